@@ -1,0 +1,110 @@
+//! Frames as they come from a source, in batches: the unit in which the reader hands them on.
+//!
+//! Owns the layout of a batch. Must never look inside a frame.
+
+use crate::observation::{InterfaceId, Nanos};
+
+/// Link type of a frame, by its number in the registry of tcpdump.org (`LINKTYPE_…`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkType(pub u16);
+
+impl LinkType {
+    /// BSD loopback: 4 bytes of address family in the byte order of the capturing host.
+    pub const NULL: Self = Self(0);
+    /// Ethernet.
+    pub const ETHERNET: Self = Self(1);
+    /// Raw IP as some systems number it (`DLT_RAW` on most systems).
+    pub const RAW_DLT: Self = Self(12);
+    /// Raw IP.
+    pub const RAW: Self = Self(101);
+    /// OpenBSD loopback: as [`Self::NULL`], big-endian.
+    pub const LOOP: Self = Self(108);
+    /// Linux "cooked" capture.
+    pub const LINUX_SLL: Self = Self(113);
+    /// Raw IPv4.
+    pub const IPV4: Self = Self(228);
+    /// Raw IPv6.
+    pub const IPV6: Self = Self(229);
+    /// Linux "cooked" capture, version 2: with the interface index.
+    pub const LINUX_SLL2: Self = Self(276);
+}
+
+/// A frame, borrowed from its batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// Packet time.
+    pub time: Nanos,
+    /// Capture and interface it came from. For SLL2 the decoder replaces `index` by the kernel's.
+    pub interface: InterfaceId,
+    /// How `data` begins.
+    pub link: LinkType,
+    /// Length on the wire; more than `data.len()` when the snap length cut it.
+    pub wire_len: u32,
+    /// The captured bytes.
+    pub data: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    time: Nanos,
+    interface: InterfaceId,
+    link: LinkType,
+    wire_len: u32,
+    offset: u32,
+    len: u32,
+}
+
+/// Some frames in the order of the source, stored in one allocation that is reused.
+#[derive(Debug, Default)]
+pub struct Batch {
+    records: Vec<Record>,
+    bytes: Vec<u8>,
+}
+
+impl Batch {
+    /// Forgets the frames and keeps the memory.
+    pub fn clear(&mut self) {
+        self.records.clear();
+        self.bytes.clear();
+    }
+
+    /// Adds a copy of a frame.
+    pub fn push(&mut self, frame: Frame<'_>) {
+        let offset = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(frame.data);
+        self.records.push(Record {
+            time: frame.time,
+            interface: frame.interface,
+            link: frame.link,
+            wire_len: frame.wire_len,
+            offset,
+            len: frame.data.len() as u32,
+        });
+    }
+
+    /// Number of frames.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// True when it holds no frame.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Bytes of frame data held.
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The frames in order.
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = Frame<'_>> {
+        self.records.iter().map(|r| Frame {
+            time: r.time,
+            interface: r.interface,
+            link: r.link,
+            wire_len: r.wire_len,
+            data: &self.bytes[r.offset as usize..(r.offset + r.len) as usize],
+        })
+    }
+}

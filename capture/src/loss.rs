@@ -1,0 +1,48 @@
+//! Counters of everything that was seen and could not be used, each cause apart.
+//!
+//! A loss is counted where it happens, once, and is never folded into another cause. Must never be reset by a reader.
+
+/// What was read, and what of it could not be used.
+///
+/// All values are packets unless the field says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets read from the source.
+    pub packets: u64,
+    /// Bytes of packet data read (captured length, not wire length).
+    pub bytes: u64,
+    /// TCP, UDP and SCTP packets that were used.
+    pub used: u64,
+    /// Not IP: ARP, STP, 802.1X… Not a loss.
+    pub not_ip: u64,
+    /// IP, but no TCP, UDP or SCTP: ICMP, IGMP, ESP… Not a loss.
+    pub other_transport: u64,
+    /// IP fragments after the first: they carry no ports. Not a loss by themselves, the first fragment is used.
+    pub later_fragments: u64,
+    /// Link layer unknown or cut before the network header.
+    pub bad_link: u64,
+    /// Network header cut or malformed.
+    pub bad_network: u64,
+    /// Transport header cut by the snap length or malformed.
+    pub bad_transport: u64,
+    /// Link type that Sidecarta does not read.
+    pub unknown_link_type: u64,
+    /// Packets whose payload was cut by the snap length: used, but names in the missing part are lost.
+    pub cut_payload: u64,
+    /// Multicast, broadcast, loopback and unspecified addresses: never a Service. Not a loss.
+    pub not_unicast: u64,
+    /// DNS messages that could not be read.
+    pub bad_dns: u64,
+    /// Connections whose ClientHello or request head began readable and never completed (cut, lost or out of order).
+    pub incomplete_head: u64,
+    /// Connections forgotten while active because the flow table was full; learned again with their next packet.
+    pub evicted_flows: u64,
+    /// Partly joined heads dropped because too many were pending.
+    pub evicted_heads: u64,
+    /// Remembered DNS answers dropped because there were too many.
+    pub evicted_answers: u64,
+    /// Interfaces whose totals were not kept because there were too many.
+    pub evicted_interfaces: u64,
+    /// Sightings of a packet already seen on another interface. Not a loss.
+    pub repeated_sightings: u64,
+}

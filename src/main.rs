@@ -1,0 +1,2 @@
+//! The `sidecarta` command.
+fn main() {}
