@@ -1,1 +1,11 @@
 //! Sidecarta learns what each workload of an Istio mesh calls, and writes its least-privilege `Sidecar`.
+//!
+//! Data flows one way: frame → segment → observation → attribution → resolution → dependency → store → generation. Imports
+//! follow it; `ARCHITECTURE.md` draws it.
+
+pub mod attribute;
+pub mod cluster;
+pub mod learn;
+pub mod model;
+pub mod resolve;
+pub mod yaml;

@@ -1,0 +1,83 @@
+//! Which workload's pod sent from an address at a time, and whose interface was watched.
+//!
+//! Owns the source side of a connection. Must never look at destinations, and never guess: an address that nobody is known to
+//! have held is said to be just that.
+
+use sidecarta_capture::observation::{CommonAddress, InterfaceSpan};
+
+use crate::cluster::{Cluster, Holder, Pod};
+use crate::model::{DataPlane, Time};
+
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attribution<'a> {
+    /// This pod's.
+    Pod(&'a Pod),
+    /// A node's, or a pod's on the host network: never blamed on a workload.
+    Node,
+    /// Several pods claim the address.
+    Contested,
+    /// A pod's by its address, but no known pod held it then.
+    UnknownPod,
+    /// From outside the cluster.
+    Outside,
+}
+
+/// Whose connection it is that came from this address at this time.
+pub fn attribute(cluster: &Cluster, source: std::net::IpAddr, time: Time) -> Attribution<'_> {
+    match cluster.holder(source, time) {
+        Holder::Pod(pod) if pod.data_plane == DataPlane::HostNetwork => Attribution::Node,
+        Holder::Pod(pod) => Attribution::Pod(pod),
+        Holder::Contested => Attribution::Contested,
+        Holder::Node => Attribution::Node,
+        Holder::NobodyInPodRange => Attribution::UnknownPod,
+        Holder::Nobody => Attribution::Outside,
+    }
+}
+
+/// Whose interface it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Watched<'a> {
+    /// The host side of this pod's veth, or its own interface.
+    Pod(&'a Pod),
+    /// It has shown one conversation only, and either end could be the owner.
+    OneConversation(&'a Pod, &'a Pod),
+    /// No pod's: packets of several pods with each other, or of none.
+    NoPod,
+}
+
+/// Whose interface it was: the pod whose address stands at one end of every packet.
+///
+/// While it has shown a single conversation of two pods, the hop limit decides where it can: what a pod sends has not been
+/// routed yet, what reaches it from elsewhere usually has.
+pub fn watched<'a>(cluster: &'a Cluster, span: &InterfaceSpan) -> Watched<'a> {
+    // A pod may have been created while its interface was watched, or deleted: either end of the span may know it.
+    let holder = |c: &CommonAddress| {
+        let then = |time| match attribute(cluster, c.address, time) {
+            Attribution::Pod(pod) => Some(pod),
+            _ => None,
+        };
+        then(Time(span.first)).or_else(|| then(Time(span.last)))
+    };
+    let v4: Vec<(CommonAddress, &Pod)> = span.common_v4.iter().filter_map(|c| Some((*c, holder(c)?))).collect();
+    let v6: Vec<(CommonAddress, &Pod)> = span.common_v6.iter().filter_map(|c| Some((*c, holder(c)?))).collect();
+    match (decide(&v4), decide(&v6)) {
+        (Watched::Pod(a), Watched::Pod(b)) if !std::ptr::eq(a, b) => Watched::NoPod,
+        (Watched::Pod(pod), _) | (_, Watched::Pod(pod)) => Watched::Pod(pod),
+        (Watched::OneConversation(a, b), _) | (_, Watched::OneConversation(a, b)) => Watched::OneConversation(a, b),
+        _ => Watched::NoPod,
+    }
+}
+
+fn decide<'a>(pods: &[(CommonAddress, &'a Pod)]) -> Watched<'a> {
+    let local = |c: &CommonAddress| c.unrouted > 0 && c.routed == 0;
+    match pods {
+        [(_, pod)] => Watched::Pod(pod),
+        [(a, first), (b, second)] => match (local(a) && b.routed > 0, local(b) && a.routed > 0) {
+            (true, false) => Watched::Pod(first),
+            (false, true) => Watched::Pod(second),
+            _ => Watched::OneConversation(first, second),
+        },
+        _ => Watched::NoPod,
+    }
+}

@@ -1,0 +1,247 @@
+//! What is known of the cluster: who held an address when, which Services stand behind an address, and which hosts are in the mesh.
+//!
+//! Owns the indexes and the ways to fill them (snapshot files today). Plain structures: no I/O but in [`snapshot`], no client
+//! yet. Must never decide what a connection means; that is `attribute`'s and `resolve`'s part.
+
+mod index;
+mod names;
+mod objects;
+mod owners;
+pub mod snapshot;
+mod text;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::model::{DataPlane, Protocol, ServicePort, Time, WorkloadId};
+
+pub use index::Builder;
+pub use names::Named;
+
+/// A pod, with the interval in which it held its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Name of the pod.
+    pub name: String,
+    /// Its top controller.
+    pub workload: WorkloadId,
+    /// Labels of the pod.
+    pub labels: BTreeMap<String, String>,
+    /// Labels that select its workload's pods and survive a rollout.
+    pub selector: BTreeMap<String, String>,
+    /// How it takes part in the mesh.
+    pub data_plane: DataPlane,
+    /// When it began to hold its addresses; [`Time::MIN`] where the snapshot does not say.
+    pub start: Time,
+    /// When it ceased to; [`Time::MAX`] while it runs.
+    pub end: Time,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Whether its outbound traffic on this port and to this address goes through its proxy.
+    pub(crate) capture: CaptureScope,
+}
+
+impl Pod {
+    /// Whether its proxy captures connections to this address and port (annotations `traffic.sidecar.istio.io/…`).
+    pub fn captures(&self, address: IpAddr, port: u16) -> bool {
+        self.data_plane == DataPlane::Sidecar && self.capture.includes(address, port)
+    }
+
+    /// Whether it takes Istio's mutual TLS (label `security.istio.io/tlsMode`, set by the injector).
+    pub fn takes_mutual_tls(&self) -> bool {
+        self.labels.get("security.istio.io/tlsMode").is_some_and(|m| m == "istio")
+    }
+}
+
+/// Which outbound connections of a pod are redirected to its proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CaptureScope {
+    /// `None`: all ranges.
+    pub include_ranges: Option<Vec<IpNet>>,
+    pub exclude_ranges: Vec<IpNet>,
+    pub exclude_ports: BTreeSet<u16>,
+    /// Ports captured whatever the range.
+    pub include_ports: BTreeSet<u16>,
+}
+
+impl CaptureScope {
+    fn includes(&self, address: IpAddr, port: u16) -> bool {
+        if self.exclude_ports.contains(&port) || self.exclude_ranges.iter().any(|n| n.contains(&address)) {
+            return false;
+        }
+        self.include_ports.contains(&port)
+            || self.include_ranges.as_ref().is_none_or(|r| r.iter().any(|n| n.contains(&address)))
+    }
+}
+
+/// A Service as resolution sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Fully qualified host.
+    pub host: String,
+    /// Ports, by number and protocol.
+    pub ports: BTreeSet<(u16, Protocol)>,
+    /// Part of Istio's control plane.
+    pub control_plane: bool,
+    /// For an ExternalName Service, the host it stands for.
+    pub external_name: Option<String>,
+}
+
+impl Service {
+    /// One of its ports as a destination.
+    pub fn at(&self, port: u16) -> ServicePort {
+        ServicePort { namespace: self.namespace.clone(), name: self.name.clone(), host: self.host.clone(), port }
+    }
+}
+
+/// A host of a ServiceEntry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryHost {
+    /// The host as listed, wildcard included.
+    pub host: String,
+    /// Namespace of the ServiceEntry.
+    pub namespace: String,
+    /// Name of the ServiceEntry.
+    pub name: String,
+}
+
+/// Who held an address at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder<'a> {
+    /// This pod.
+    Pod(&'a Pod),
+    /// Several live pods claim it.
+    Contested,
+    /// A node, or a node's own address in its pod range.
+    Node,
+    /// Nobody known, and it lies where pods' addresses lie.
+    NobodyInPodRange,
+    /// Nobody known.
+    Nobody,
+}
+
+/// The indexes. Built by [`Builder`]; a live view swaps it whole.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    pods: Vec<Pod>,
+    pods_by_address: HashMap<IpAddr, Vec<u32>>,
+    nodes: HashSet<IpAddr>,
+    services: Vec<Service>,
+    services_by_host: HashMap<String, u32>,
+    services_by_address: HashMap<IpAddr, Vec<u32>>,
+    node_ports: HashMap<(u16, Protocol), (u32, u16)>,
+    endpoints: HashMap<(IpAddr, u16, Protocol), BTreeSet<(u32, u16)>>,
+    entries: BTreeMap<String, BTreeSet<EntryHost>>,
+    entries_by_address: HashMap<IpAddr, BTreeSet<EntryHost>>,
+    entry_ranges: Vec<(IpNet, EntryHost)>,
+    entry_endpoints: HashMap<IpAddr, BTreeSet<EntryHost>>,
+    pod_ranges: Vec<IpNet>,
+    service_ranges: Vec<IpNet>,
+    domain: String,
+}
+
+impl Cluster {
+    /// All pods, in the order of the snapshot's names.
+    pub fn pods(&self) -> &[Pod] {
+        &self.pods
+    }
+
+    /// All Services, sorted by namespace and name.
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+
+    /// The cluster's DNS domain, `cluster.local` unless said otherwise.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// Who held this address then.
+    pub fn holder(&self, address: IpAddr, time: Time) -> Holder<'_> {
+        let mut found = None;
+        for &i in self.pods_by_address.get(&address).map_or(&[][..], Vec::as_slice) {
+            let pod = &self.pods[i as usize];
+            if pod.start <= time && time < pod.end {
+                if found.is_some() {
+                    return Holder::Contested;
+                }
+                found = Some(pod);
+            }
+        }
+        match found {
+            Some(pod) => Holder::Pod(pod),
+            None if self.nodes.contains(&address) => Holder::Node,
+            None if self.pod_ranges.iter().any(|n| n.contains(&address)) => Holder::NobodyInPodRange,
+            None => Holder::Nobody,
+        }
+    }
+
+    /// Services whose own address (ClusterIP, external or load-balancer address) this is, sorted.
+    pub fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &Service> {
+        let found = self.services_by_address.get(&address).map_or(&[][..], Vec::as_slice);
+        found.iter().map(|&i| &self.services[i as usize])
+    }
+
+    /// The Service port that a node port leads to, where the address is a node's.
+    pub fn node_port(&self, address: IpAddr, port: u16, protocol: Protocol) -> Option<(&Service, u16)> {
+        if !self.nodes.contains(&address) {
+            return None;
+        }
+        let &(i, port) = self.node_ports.get(&(port, protocol))?;
+        Some((&self.services[i as usize], port))
+    }
+
+    /// Service ports that have this address and port among their endpoints, sorted.
+    pub fn endpoint(&self, address: IpAddr, port: u16, protocol: Protocol) -> impl Iterator<Item = (&Service, u16)> {
+        let found = self.endpoints.get(&(address, port, protocol));
+        found.into_iter().flatten().map(|&(i, p)| (&self.services[i as usize], p))
+    }
+
+    /// The Service of this fully qualified host.
+    pub fn service(&self, host: &str) -> Option<&Service> {
+        self.services_by_host.get(host).map(|&i| &self.services[i as usize])
+    }
+
+    /// ServiceEntry hosts that own this address: listed, allocated, or within a listed range.
+    pub fn entries_at(&self, address: IpAddr) -> BTreeSet<&EntryHost> {
+        let exact = self.entries_by_address.get(&address).into_iter().flatten();
+        exact.chain(self.entry_ranges.iter().filter(|(n, _)| n.contains(&address)).map(|(_, e)| e)).collect()
+    }
+
+    /// ServiceEntry hosts that have this address as an endpoint.
+    pub fn entry_endpoints(&self, address: IpAddr) -> impl Iterator<Item = &EntryHost> {
+        self.entry_endpoints.get(&address).into_iter().flatten()
+    }
+
+    /// Whether the address lies where Services' addresses lie.
+    pub fn in_service_range(&self, address: IpAddr) -> bool {
+        self.service_ranges.iter().any(|n| n.contains(&address))
+    }
+
+    /// Sockets and ports that are known to listen, for telling initiator from responder.
+    pub fn listening(&self) -> (HashSet<(IpAddr, u16)>, HashSet<u16>) {
+        let mut sockets: HashSet<(IpAddr, u16)> = self.endpoints.keys().map(|&(a, p, _)| (a, p)).collect();
+        for (address, services) in &self.services_by_address {
+            for &i in services {
+                sockets.extend(self.services[i as usize].ports.iter().map(|&(p, _)| (*address, p)));
+            }
+        }
+        let mut ports: HashSet<u16> = sockets.iter().map(|&(_, p)| p).collect();
+        // Ports of the proxy itself: probes and metrics reach every injected pod on them.
+        ports.extend([15020, 15021, 15090]);
+        (sockets, ports)
+    }
+
+    /// True when an address is known in any role: used to notice a snapshot of another cluster.
+    pub fn knows(&self, address: IpAddr) -> bool {
+        self.pods_by_address.contains_key(&address)
+            || self.services_by_address.contains_key(&address)
+            || self.entries_by_address.contains_key(&address)
+    }
+}

@@ -1,0 +1,85 @@
+//! From a name as an application or a packet spells it to a host of the mesh.
+
+use std::collections::BTreeSet;
+
+use super::{Cluster, EntryHost, Service};
+
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named<'a> {
+    /// A Service; `via` is the ExternalName Service's host that led there, where one did.
+    Service {
+        /// The Service (never an ExternalName Service).
+        service: &'a Service,
+        /// Host of the alias.
+        via: Option<&'a str>,
+    },
+    /// Hosts of ServiceEntries, at least one.
+    Entry(BTreeSet<&'a EntryHost>),
+    /// Neither.
+    Unknown,
+}
+
+/// ExternalName Services may point at each other; the DNS gives up as well after a few.
+const MAX_ALIASES: usize = 8;
+
+impl Cluster {
+    /// What a host name stands for when a pod of `namespace` uses it: fully qualified, or completed by the search path
+    /// (`NAMESPACE.svc.DOMAIN`, `svc.DOMAIN`, `DOMAIN`), or the name of a pod below a headless Service.
+    pub fn named(&self, name: &str, namespace: &str) -> Named<'_> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let domain = &self.domain;
+        let candidates = [
+            name.clone(),
+            format!("{name}.{namespace}.svc.{domain}"),
+            format!("{name}.svc.{domain}"),
+            format!("{name}.{domain}"),
+        ];
+        for host in &candidates {
+            if let Some(service) = self.service(host) {
+                return self.follow(service);
+            }
+        }
+        for host in &candidates {
+            // `web-0.web.data.svc.cluster.local`: the pod of a headless Service.
+            if let Some(service) = host.split_once('.').and_then(|(_, rest)| self.service(rest)) {
+                return self.follow(service);
+            }
+        }
+        let entries = self.entries_named(&name);
+        if entries.is_empty() { Named::Unknown } else { Named::Entry(entries) }
+    }
+
+    /// ServiceEntry hosts that a name falls under: the exact ones, else those of the longest wildcard.
+    pub fn entries_named(&self, name: &str) -> BTreeSet<&EntryHost> {
+        if let Some(exact) = self.entries.get(name) {
+            return exact.iter().collect();
+        }
+        let mut rest = name;
+        while let Some((_, parent)) = rest.split_once('.') {
+            if let Some(found) = self.entries.get(&format!("*.{parent}")) {
+                return found.iter().collect();
+            }
+            rest = parent;
+        }
+        BTreeSet::new()
+    }
+
+    fn follow<'a>(&'a self, service: &'a Service) -> Named<'a> {
+        let mut at = service;
+        for _ in 0..MAX_ALIASES {
+            let Some(target) = &at.external_name else {
+                let via = (at.host != service.host).then_some(service.host.as_str());
+                return Named::Service { service: at, via };
+            };
+            match self.service(target) {
+                Some(next) => at = next,
+                None => {
+                    let entries = self.entries_named(target);
+                    return if entries.is_empty() { Named::Unknown } else { Named::Entry(entries) };
+                }
+            }
+        }
+        Named::Unknown
+    }
+}

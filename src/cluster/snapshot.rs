@@ -1,0 +1,255 @@
+//! Snapshot files: what `kubectl get … -o yaml` or `-o json` prints, in one file, several, or a directory.
+//!
+//! Owns reading and naming what could not be read. A broken object is named with file and line, and the rest goes on; a file that
+//! cannot be read at all is an error. Must never guess a value that an object lacks.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::objects::Envelope;
+use super::text::{Piece, guess_name, pieces};
+use super::{Builder, Cluster};
+use crate::yaml;
+
+/// Why no snapshot could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// A path cannot be read.
+    #[error("cannot read the snapshot {}: {source}; pass what `kubectl get pods,svc,endpointslices,… -A -o yaml` printed", path.display())]
+    Read {
+        /// The path.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// Nothing in it is a Kubernetes object.
+    #[error(
+        "no Kubernetes object was found in {paths}; a snapshot is what `kubectl get pods,services,endpointslices,… -A -o yaml` prints{}",
+        first.as_deref().map(|f| format!("\n  first problem: {f}")).unwrap_or_default()
+    )]
+    Nothing {
+        /// The paths given.
+        paths: String,
+        /// What was wrong first, where something was.
+        first: Option<String>,
+    },
+}
+
+/// What was read, and what not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Objects used, by kind.
+    pub used: BTreeMap<String, u64>,
+    /// Objects of kinds that Sidecarta does not need, by kind.
+    pub skipped: BTreeMap<String, u64>,
+    /// Broken objects and contradictions, each with file and line where there is one.
+    pub problems: Vec<String>,
+    /// Digest of the objects' text, whatever files they stood in: tells one snapshot from another.
+    pub digest: u64,
+}
+
+/// Reads a snapshot.
+///
+/// # Errors
+/// When a path cannot be read, or no object at all is found.
+pub fn load(paths: &[PathBuf], domain: Option<&str>) -> Result<(Cluster, Report), SnapshotError> {
+    let mut builder = domain.map_or_else(Builder::default, |d| Builder::default().domain(d));
+    let mut report = Report::default();
+    for path in paths {
+        for file in files(path)? {
+            let bytes = fs::read(&file).map_err(|source| SnapshotError::Read { path: file.clone(), source })?;
+            read(&file, &bytes, &mut builder, &mut report);
+        }
+    }
+    if report.used.is_empty() {
+        let paths = paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+        return Err(SnapshotError::Nothing { paths, first: report.problems.into_iter().next() });
+    }
+    let (cluster, problems) = builder.build();
+    report.problems.extend(problems);
+    Ok((cluster, report))
+}
+
+/// The files of a path: itself, or below a directory all that end in .yaml, .yml or .json, sorted.
+fn files(path: &Path) -> Result<Vec<PathBuf>, SnapshotError> {
+    let fail = |source| SnapshotError::Read { path: path.to_owned(), source };
+    if !fs::metadata(path).map_err(fail)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut out = Vec::new();
+    for entry in fs::read_dir(path).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let path = entry.path();
+        // Symbolic links to directories are not followed: they may lead in circles.
+        if entry.file_type().map_err(fail)?.is_dir() {
+            out.extend(files(&path)?);
+        } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") {
+            out.push(path);
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
+/// Reads one file's objects. Never fails: what cannot be read is named in the report.
+pub fn read(file: &Path, bytes: &[u8], builder: &mut Builder, report: &mut Report) {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+        Err(e) => {
+            let line = 1 + bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count();
+            report.problems.push(format!("{}:{line}: not UTF-8 text; the file is skipped", file.display()));
+            return;
+        }
+    };
+    if text.trim_start().starts_with('{') {
+        read_json(file, text, builder, report);
+    } else {
+        for piece in pieces(text) {
+            read_yaml(file, piece, builder, report);
+        }
+    }
+}
+
+fn read_yaml(file: &Path, piece: Piece<'_>, builder: &mut Builder, report: &mut Report) {
+    let parsed: Result<yaml::Value, _> = if piece.item {
+        yaml::from_str::<Vec<yaml::Value>>(piece.text).map(|v| v.into_iter().next().unwrap_or_default())
+    } else {
+        yaml::from_str(piece.text)
+    };
+    let mut value = match parsed {
+        Ok(value) => value,
+        Err(e) => {
+            let line = piece.line + e.location().map_or(0, |l| l.line().saturating_sub(1));
+            let what = guess_name(piece.text);
+            report.problems.push(format!("{}:{line}: {what} cannot be read and is skipped: {e}", file.display()));
+            return;
+        }
+    };
+    // `<<` merges are rare in snapshots and cheap to honour.
+    let _ = value.apply_merge();
+    // A list in flow style, which the text could not be cut at.
+    if let Some(items) = value.get_mut("items").and_then(yaml::Value::as_sequence_mut).map(std::mem::take) {
+        for item in items {
+            accept(file, piece.line, piece.text, Source::Yaml(item), builder, report);
+        }
+    } else {
+        accept(file, piece.line, piece.text, Source::Yaml(value), builder, report);
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct JsonList<'a> {
+    #[serde(borrow, default)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+fn read_json(file: &Path, text: &str, builder: &mut Builder, report: &mut Report) {
+    let line_of = |part: &str| {
+        let offset = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize).min(text.len());
+        1 + text.as_bytes()[..offset].iter().filter(|b| **b == b'\n').count()
+    };
+    let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+    while let Some(next) = documents.next() {
+        let document = match next {
+            Ok(document) => document.get(),
+            Err(e) => {
+                report.problems.push(format!(
+                    "{}:{}: not valid JSON, the rest of the file is skipped: {e}",
+                    file.display(),
+                    e.line()
+                ));
+                return;
+            }
+        };
+        match serde_json::from_str::<JsonList<'_>>(document) {
+            Ok(JsonList { items: Some(items) }) => {
+                // Counting lines is linear in the offset: one pass keeps a large list linear as a whole.
+                let (mut at, mut line) = (0, 1);
+                for item in items {
+                    let offset = item.get().as_ptr() as usize - text.as_ptr() as usize;
+                    line += text.as_bytes()[at..offset].iter().filter(|b| **b == b'\n').count();
+                    at = offset;
+                    accept(file, line, item.get(), Source::Json(item.get()), builder, report);
+                }
+            }
+            _ => accept(file, line_of(document), document, Source::Json(document), builder, report),
+        }
+    }
+}
+
+enum Source<'a> {
+    Yaml(yaml::Value),
+    Json(&'a str),
+}
+
+impl Source<'_> {
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, String> {
+        match self {
+            Self::Yaml(value) => T::deserialize(value).map_err(|e| e.to_string()),
+            Self::Json(text) => serde_json::from_str(text).map_err(|e| e.to_string()),
+        }
+    }
+}
+
+/// Kinds that will be needed to prove Sidecars, and are no part of resolution.
+const ISTIO_KINDS: [&str; 7] = [
+    "VirtualService",
+    "DestinationRule",
+    "Sidecar",
+    "Telemetry",
+    "AuthorizationPolicy",
+    "Gateway",
+    "PeerAuthentication",
+];
+
+fn accept(file: &Path, line: usize, text: &str, source: Source<'_>, builder: &mut Builder, report: &mut Report) {
+    let envelope: Envelope = match source.parse() {
+        Ok(envelope) => envelope,
+        Err(e) => {
+            report.problems.push(format!("{}:{line}: not a Kubernetes object, skipped: {e}", file.display()));
+            return;
+        }
+    };
+    let kind = envelope.kind.as_str();
+    if kind.is_empty() {
+        report.problems.push(format!("{}:{line}: an object without `kind` is skipped", file.display()));
+        return;
+    }
+    let group = envelope.api_version.rsplit_once('/').map_or("", |(g, _)| g);
+    let istio = group.ends_with("istio.io");
+    let taken = match kind {
+        "Pod" if group.is_empty() => source.parse().map(|o| builder.pod(o)),
+        // Knative has a Service as well; only the core one has addresses.
+        "Service" if group.is_empty() => source.parse().map(|o| builder.service(o)),
+        "EndpointSlice" => source.parse().map(|o| builder.slice(o)),
+        "Node" if group.is_empty() => source.parse().map(|o| builder.node(o)),
+        "ServiceEntry" if istio => source.parse().map(|o| builder.entry(o)),
+        "ReplicaSet" | "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob" | "Rollout" => {
+            source.parse().map(|o| builder.controller(kind, o))
+        }
+        "Namespace" | "ConfigMap" if group.is_empty() => Ok(()),
+        _ if istio && ISTIO_KINDS.contains(&kind) => Ok(()),
+        _ => {
+            *report.skipped.entry(kind.to_owned()).or_default() += 1;
+            return;
+        }
+    };
+    match taken {
+        Ok(()) => {
+            *report.used.entry(kind.to_owned()).or_default() += 1;
+            // Order and file boundaries must not show, so the digests of the objects are added.
+            let mut hasher = DefaultHasher::new();
+            text.trim().hash(&mut hasher);
+            report.digest = report.digest.wrapping_add(hasher.finish());
+        }
+        Err(e) => {
+            let what = guess_name(text);
+            report.problems.push(format!("{}:{line}: {what} has a wrong type and is skipped: {e}", file.display()));
+        }
+    }
+}

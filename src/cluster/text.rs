@@ -1,0 +1,124 @@
+//! Cuts the text of a snapshot into its objects, so that a broken one costs only itself and can be named by its line.
+//!
+//! Owns positions in text. Must never interpret an object.
+
+/// A piece of text that should be one object, and the line (from 1) where it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece<'a> {
+    pub line: usize,
+    pub text: &'a str,
+    /// The piece is an item of a block sequence: its first line begins with `- `.
+    pub item: bool,
+}
+
+/// Cuts a YAML stream at `---`, and each `List` as `kubectl` prints it at its items.
+///
+/// An item's lines are indented deeper than its dash, block scalars included, so a dash in that column begins the next item.
+pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let mut out = Vec::new();
+    for document in documents(text) {
+        if !items(document, &mut out) {
+            out.push(document);
+        }
+    }
+    out.retain(|p| p.text.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')));
+    out
+}
+
+fn documents(text: &str) -> Vec<Piece<'_>> {
+    let mut out = Vec::new();
+    let (mut start, mut start_line) = (0, 1);
+    let mut at = 0;
+    for (n, line) in text.split_inclusive('\n').enumerate() {
+        let bare = line.trim_end();
+        if bare == "---" || bare == "..." || line.starts_with("--- ") {
+            out.push(Piece { line: start_line, text: &text[start..at], item: false });
+            start = at + line.len();
+            start_line = n + 2;
+        }
+        at += line.len();
+    }
+    out.push(Piece { line: start_line, text: &text[start..], item: false });
+    out
+}
+
+fn items<'a>(document: Piece<'a>, out: &mut Vec<Piece<'a>>) -> bool {
+    let is_list = |l: &str| l.strip_prefix("kind:").is_some_and(|k| k.trim().trim_matches('"').ends_with("List"));
+    if !document.text.lines().any(is_list) {
+        return false;
+    }
+    let mut at = 0;
+    let mut in_items = false;
+    let mut column = None;
+    let mut current: Option<(usize, usize)> = None;
+    let mut found = Vec::new();
+    for (n, line) in document.text.split_inclusive('\n').enumerate() {
+        let here = document.line + n;
+        let indent = line.len() - line.trim_start_matches(' ').len();
+        let dash = line[indent..].starts_with("- ") || line[indent..].trim_end() == "-";
+        if in_items && dash && column.is_none_or(|c| c == indent) {
+            column = Some(indent);
+            if let Some((from, at_line)) = current.replace((at, here)) {
+                found.push(Piece { line: at_line, text: &document.text[from..at], item: true });
+            }
+        } else if in_items && indent == 0 && !line.trim().is_empty() && !line.starts_with('#') {
+            in_items = false;
+            if let Some((from, at_line)) = current.take() {
+                found.push(Piece { line: at_line, text: &document.text[from..at], item: true });
+            }
+        }
+        if line.trim_end() == "items:" {
+            in_items = true;
+        }
+        at += line.len();
+    }
+    if let Some((from, at_line)) = current {
+        found.push(Piece { line: at_line, text: &document.text[from..], item: true });
+    }
+    if found.is_empty() {
+        return false;
+    }
+    out.extend(found);
+    true
+}
+
+/// A name for a piece that could not be read: the first `kind:` and `name:` that stand in its text.
+pub(super) fn guess_name(text: &str) -> String {
+    let value = |key: &str| {
+        let lines = text.lines().map(|l| l.trim_start().trim_start_matches("- ").trim_start());
+        lines.filter_map(|l| l.strip_prefix(key)).map(|v| v.trim().trim_matches('"').to_owned()).find(|v| !v.is_empty())
+    };
+    match (value("kind:"), value("name:")) {
+        (Some(kind), Some(name)) => format!("{kind} {name}"),
+        (Some(kind), None) => kind,
+        _ => "an object".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_cut_at_its_items_and_lines_are_kept() {
+        let text = "apiVersion: v1\nitems:\n- kind: A\n  data: |\n    - x\n- kind: B\nkind: List\n---\n# only a comment\n---\nkind: C\n";
+        let got: Vec<(usize, &str, bool)> = pieces(text).iter().map(|p| (p.line, p.text, p.item)).collect();
+        assert_eq!(
+            got,
+            [(3, "- kind: A\n  data: |\n    - x\n", true), (6, "- kind: B\n", true), (11, "kind: C\n", false)]
+        );
+    }
+
+    #[test]
+    fn indented_items_are_cut_too() {
+        let text = "kind: List\nitems:\n  - kind: A\n    list:\n      - 1\n  - kind: B\n";
+        let got: Vec<usize> = pieces(text).iter().map(|p| p.line).collect();
+        assert_eq!(got, [3, 6]);
+    }
+
+    #[test]
+    fn the_name_of_a_broken_object_is_guessed_from_its_text() {
+        assert_eq!(guess_name("- kind: Pod\n  metadata:\n    name: web-0\n"), "Pod web-0");
+        assert_eq!(guess_name("\t\t"), "an object");
+    }
+}

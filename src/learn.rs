@@ -1,0 +1,238 @@
+//! Observations become dependencies: attribute, resolve, merge.
+//!
+//! Owns aggregation. Pure: observations in, batches out, nothing kept beyond what a batch holds; memory is bounded by distinct
+//! dependencies. Must never drop an observation without counting why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::{Entry, HashMap};
+
+use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observation, Orientation};
+
+use crate::attribute::{Attribution, Watched, attribute, watched};
+use crate::cluster::{Cluster, Named, Pod};
+use crate::model::{
+    Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Key, Lookups, Merge, Record, Source, Span,
+    Spans, Tally, Time, Watch, Workload, WorkloadId,
+};
+use crate::resolve::{Resolution, protocol, resolve};
+
+/// Addresses outside the cluster that are listed one by one per workload. A scanner or a crawler reaches millions; what
+/// exceeds this is counted, and tells no more for a Sidecar than the first thousand do.
+const MAX_ADDRESSES: u32 = 1_000;
+
+/// What one source of observations has taught so far.
+#[derive(Debug, Default)]
+struct Lesson {
+    records: HashMap<Key, Record>,
+    addresses: HashMap<WorkloadId, u32>,
+    counters: BTreeMap<&'static str, u64>,
+    spans: Spans,
+}
+
+/// Aggregates observations per source, against one view of the cluster.
+#[derive(Debug)]
+pub struct Learner<'a> {
+    cluster: &'a Cluster,
+    lessons: BTreeMap<u32, Lesson>,
+    notes: BTreeSet<String>,
+}
+
+/// Names of the counters that a [`Source`] record carries besides those of the capture layer.
+pub mod counter {
+    /// Connections told by the capture layer.
+    pub const CONNECTIONS: &str = "connections";
+    /// Connections of pods: learned.
+    pub const LEARNED: &str = "learned";
+    /// From a node or a pod on its network: kubelet's probes, node agents.
+    pub const FROM_NODE: &str = "from-node";
+    /// From outside the cluster.
+    pub const FROM_OUTSIDE: &str = "from-outside";
+    /// From a pod's address that no known pod held then: a loss.
+    pub const UNATTRIBUTED: &str = "unattributed";
+    /// From an address that several pods claim: a loss.
+    pub const CONTESTED: &str = "contested-source";
+    /// The initiator is a guess.
+    pub const GUESSED: &str = "guessed-initiator";
+    /// Joined midway.
+    pub const MIDWAY: &str = "midway";
+    /// External addresses beyond those listed one by one.
+    pub const UNLISTED: &str = "external-addresses-not-listed";
+    /// Connections neither end of which is known: a snapshot of another cluster shows here.
+    pub const STRANGE: &str = "neither-end-known";
+}
+
+impl<'a> Learner<'a> {
+    /// A learner that knows this cluster.
+    pub fn new(cluster: &'a Cluster) -> Self {
+        Self { cluster, lessons: BTreeMap::new(), notes: BTreeSet::new() }
+    }
+
+    /// Learns from one observation.
+    pub fn observe(&mut self, observation: Observation) {
+        match observation {
+            Observation::Connection(c) => self.connection(&c),
+            Observation::Lookup(l) => self.lookup(&l),
+            Observation::Interface(s) => self.interface(&s),
+        }
+    }
+
+    /// What could not be decided, in words, sorted.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        self.notes.iter().map(String::as_str)
+    }
+
+    fn connection(&mut self, c: &Connection) {
+        let cluster = self.cluster;
+        let lesson = self.lessons.entry(c.interface.source).or_default();
+        let counts = u64::from(c.is_new);
+        let mut count = |name| *lesson.counters.entry(name).or_default() += counts;
+        count(counter::CONNECTIONS);
+        if !c.from_start {
+            count(counter::MIDWAY);
+        }
+        if c.orientation == Orientation::Guessed {
+            count(counter::GUESSED);
+        }
+        if !cluster.knows(c.initiator.ip()) && !cluster.knows(c.responder.ip()) {
+            count(counter::STRANGE);
+        }
+        match attribute(cluster, c.initiator.ip(), Time(c.first)) {
+            Attribution::Pod(pod) => {
+                count(counter::LEARNED);
+                let resolution = resolve(cluster, pod, c);
+                lesson.learn(pod, c, resolution);
+            }
+            Attribution::Node => count(counter::FROM_NODE),
+            Attribution::Outside => count(counter::FROM_OUTSIDE),
+            Attribution::UnknownPod => count(counter::UNATTRIBUTED),
+            Attribution::Contested => count(counter::CONTESTED),
+        }
+    }
+
+    fn lookup(&mut self, l: &Lookup) {
+        let Attribution::Pod(pod) = attribute(self.cluster, l.client, Time(l.time)) else { return };
+        // Names that the DNS denies are steps of the search path, not what was meant.
+        if l.rcode.is_some_and(|r| r != 0) {
+            return;
+        }
+        let host = match self.cluster.named(&l.question, &pod.workload.namespace) {
+            Named::Service { service, via } => via.unwrap_or(&service.host).to_owned(),
+            Named::Entry(_) => l.question.clone(),
+            Named::Unknown => return,
+        };
+        let time = Time(l.time);
+        let lesson = self.lessons.entry(0).or_default();
+        lesson.merge(Record::Lookups(Lookups {
+            workload: pod.workload.clone(),
+            host,
+            tally: Tally::new(1, time, time),
+        }));
+        lesson.note_workload(pod, time);
+    }
+
+    fn interface(&mut self, s: &InterfaceSpan) {
+        let lesson = self.lessons.entry(s.interface.source).or_default();
+        let span = Span { from: Time(s.first), to: Time(s.last) };
+        lesson.spans.merge(&span.alone());
+        match watched(self.cluster, s) {
+            Watched::Pod(pod) => {
+                lesson.merge(Record::Watch(Watch {
+                    workload: pod.workload.clone(),
+                    pod: pod.name.clone(),
+                    started: Some(pod.start).filter(|t| *t != Time::MIN),
+                    spans: span.alone(),
+                    packets: s.packets,
+                }));
+                lesson.note_workload(pod, span.to);
+            }
+            Watched::OneConversation(a, b) => {
+                self.notes.insert(format!(
+                    "one interface showed nothing but a conversation of {}/{} with {}/{}: whose it is cannot be told, so neither \
+                     counts as watched",
+                    a.workload.namespace, a.name, b.workload.namespace, b.name
+                ));
+            }
+            Watched::NoPod => {}
+        }
+    }
+
+    /// Sources that have taught anything.
+    pub fn sources(&self) -> impl Iterator<Item = u32> + '_ {
+        self.lessons.keys().copied()
+    }
+
+    /// Takes what a source has taught as a batch. `counters` are those of the capture layer for this source.
+    pub fn take(&mut self, source: u32, id: BatchId, label: &str, counters: BTreeMap<String, u64>) -> Batch {
+        let lesson = self.lessons.remove(&source).unwrap_or_default();
+        let mut all = counters;
+        for (name, n) in lesson.counters {
+            *all.entry(name.to_owned()).or_default() += n;
+        }
+        let source = Source { source: id.source.clone(), label: label.to_owned(), spans: lesson.spans, counters: all };
+        let mut rows: Vec<(Key, Record)> = lesson.records.into_iter().collect();
+        let source = Record::Source(source);
+        rows.push((source.key(), source));
+        rows.sort_by(|a, b| a.0.cmp(&b.0));
+        Batch { id, records: rows.into_iter().map(|(_, r)| r).collect() }
+    }
+}
+
+impl Lesson {
+    fn learn(&mut self, pod: &Pod, c: &Connection, resolution: Resolution) {
+        let Resolution { destination, port, grades, addressed, scope_miss } = resolution;
+        let counts = u64::from(c.is_new);
+        let (first, last) = (Time(c.first), Time(c.last));
+        let tally = Tally::new(counts, first, last);
+        let key = DependencyKey { workload: pod.workload.clone(), destination, port, protocol: protocol(c.transport) };
+        let mut dependency = Dependency::new(key, tally);
+        if !self.may_list(&dependency.key) {
+            *self.counters.entry(counter::UNLISTED).or_default() += counts;
+            return;
+        }
+        for (grade, name) in grades {
+            let example = Example { time: first, from: c.initiator, to: c.responder, name };
+            dependency.evidence.insert(grade, Evidence { tally, examples: vec![example] });
+        }
+        dependency.addressed = addressed.into_iter().map(|h| (h, tally)).collect();
+        dependency.scope_miss = scope_miss.then_some(tally);
+        dependency.midway = if c.from_start { 0 } else { counts };
+        dependency.guessed = if c.orientation == Orientation::Guessed { counts } else { 0 };
+        dependency.unanswered = if c.answered { 0 } else { counts };
+        self.merge(Record::Dependency(dependency));
+        self.note_workload(pod, last);
+    }
+
+    /// Whether a destination that no configuration of the mesh names may get a row of its own: those have no natural bound.
+    fn may_list(&mut self, key: &DependencyKey) -> bool {
+        let unbounded =
+            matches!(key.destination, Destination::External { namespace: None, .. } | Destination::Unresolved { .. });
+        if !unbounded || self.records.contains_key(&Key::Dependency(key.clone())) {
+            return true;
+        }
+        let listed = self.addresses.entry(key.workload.clone()).or_default();
+        *listed += 1;
+        *listed <= MAX_ADDRESSES
+    }
+
+    fn note_workload(&mut self, pod: &Pod, seen: Time) {
+        let key = Key::Workload(pod.workload.clone());
+        match self.records.get_mut(&key) {
+            Some(Record::Workload(w)) if w.last_seen >= seen => {}
+            _ => self.merge(Record::Workload(Workload {
+                id: pod.workload.clone(),
+                selector: pod.selector.clone(),
+                data_plane: pod.data_plane,
+                last_seen: seen,
+            })),
+        }
+    }
+
+    fn merge(&mut self, record: Record) {
+        match self.records.entry(record.key()) {
+            Entry::Vacant(e) => {
+                e.insert(record);
+            }
+            Entry::Occupied(mut e) => e.get_mut().merge(&record),
+        }
+    }
+}

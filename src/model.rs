@@ -1,0 +1,31 @@
+//! The words of the house: workloads, destinations, evidence, dependencies, coverage, and how two records of the same thing merge.
+//!
+//! Owns plain values and their merge laws. Must never do I/O, read a clock, or import another module of the house.
+
+mod batch;
+mod coverage;
+mod dependency;
+mod destination;
+mod evidence;
+mod time;
+mod workload;
+
+pub use batch::{Batch, BatchId, Key, Record, Source};
+pub use coverage::{Lookups, Span, Spans, Watch};
+pub use dependency::{Dependency, DependencyKey, Tally};
+pub use destination::{Destination, Infrastructure, ServicePort, Unresolved};
+pub use evidence::{Evidence, Example, Grade};
+pub use time::Time;
+pub use workload::{DataPlane, Protocol, Workload, WorkloadId};
+
+/// Two records of the same thing become one.
+///
+/// `merge` must be associative and commutative, so that neither the order of batches nor how they were cut shows in the
+/// result. Counts are sums; that a batch counts once is the store's duty (it remembers which batches it holds).
+pub trait Merge {
+    /// Takes `other` into `self`.
+    fn merge(&mut self, other: &Self);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! Batches: what learning hands to the store, self-contained and mergeable.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Dependency, DependencyKey, Lookups, Merge, Span, Spans, Watch, Workload, WorkloadId};
+
+/// Names a batch for ever: a batch with an identity that the store already holds changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BatchId {
+    /// Who made it: the digest of a capture and its snapshot, or an agent and its boot.
+    pub source: String,
+    /// Its number within the source.
+    pub sequence: u64,
+}
+
+impl fmt::Display for BatchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.source, self.sequence)
+    }
+}
+
+/// Totals of one source of observations: a replayed capture or an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// Same as [`BatchId::source`].
+    pub source: String,
+    /// What people call it: file names, or the agent's node.
+    pub label: String,
+    /// Packet time covered.
+    pub spans: Spans,
+    /// Counters by name: packets, bytes, connections, and every loss apart.
+    pub counters: BTreeMap<String, u64>,
+}
+
+impl Merge for Source {
+    fn merge(&mut self, other: &Self) {
+        if other.label > self.label {
+            self.label.clone_from(&other.label);
+        }
+        self.spans.merge(&other.spans);
+        for (name, n) in &other.counters {
+            *self.counters.entry(name.clone()).or_default() += n;
+        }
+    }
+}
+
+/// One row of what is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case")]
+pub enum Record {
+    /// A workload.
+    Workload(Workload),
+    /// A dependency.
+    Dependency(Dependency),
+    /// That a pod was watched.
+    Watch(Watch),
+    /// That a workload looked a host up.
+    Lookups(Lookups),
+    /// Totals of a source.
+    Source(Source),
+}
+
+/// What makes two records the same. The order groups by kind, then by workload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Key {
+    /// By workload.
+    Workload(WorkloadId),
+    /// By dependency.
+    Dependency(DependencyKey),
+    /// By workload and pod.
+    Watch(WorkloadId, String),
+    /// By workload and host.
+    Lookups(WorkloadId, String),
+    /// By source.
+    Source(String),
+}
+
+impl Record {
+    /// Its key.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Workload(w) => Key::Workload(w.id.clone()),
+            Self::Dependency(d) => Key::Dependency(d.key.clone()),
+            Self::Watch(w) => Key::Watch(w.workload.clone(), w.pod.clone()),
+            Self::Lookups(l) => Key::Lookups(l.workload.clone(), l.host.clone()),
+            Self::Source(s) => Key::Source(s.source.clone()),
+        }
+    }
+}
+
+impl Merge for Record {
+    /// Records of different kinds do not merge: `self` stays (keys keep them apart).
+    fn merge(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Workload(a), Self::Workload(b)) => a.merge(b),
+            (Self::Dependency(a), Self::Dependency(b)) => a.merge(b),
+            (Self::Watch(a), Self::Watch(b)) => a.merge(b),
+            (Self::Lookups(a), Self::Lookups(b)) => a.merge(b),
+            (Self::Source(a), Self::Source(b)) => a.merge(b),
+            _ => {}
+        }
+    }
+}
+
+/// Changes that belong together: applied whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// Its identity.
+    pub id: BatchId,
+    /// Records to merge, one per key, ascending.
+    pub records: Vec<Record>,
+}
+
+impl Span {
+    /// The span as a set of spans.
+    pub fn alone(self) -> Spans {
+        Spans(vec![self])
+    }
+}

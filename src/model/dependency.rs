@@ -1,0 +1,138 @@
+//! A dependency: a workload calls a destination on a port, and how that is known.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Destination, Evidence, Grade, Merge, Protocol, Time, WorkloadId};
+
+/// How many connections, and when the first and the last of them was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tally {
+    /// Connections.
+    pub connections: u64,
+    /// First packet of the first one.
+    pub first_seen: Time,
+    /// Last packet of the last one.
+    pub last_seen: Time,
+}
+
+impl Tally {
+    /// One connection (or, with `count` 0, more of one that was counted already).
+    pub fn new(count: u64, first: Time, last: Time) -> Self {
+        Self { connections: count, first_seen: first, last_seen: last }
+    }
+}
+
+impl Merge for Tally {
+    fn merge(&mut self, other: &Self) {
+        self.connections = self.connections.saturating_add(other.connections);
+        self.first_seen = self.first_seen.min(other.first_seen);
+        self.last_seen = self.last_seen.max(other.last_seen);
+    }
+}
+
+/// What makes two dependencies the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DependencyKey {
+    /// Who calls.
+    pub workload: WorkloadId,
+    /// What is called.
+    pub destination: Destination,
+    /// The Service's port where there is a Service, else the port on the wire.
+    pub port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}
+
+/// Names kept per dependency. A virtual host of a shared gateway can have thousands; generation needs those of the mesh, few.
+const ADDRESSED: usize = 32;
+
+/// A dependency with its evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dependency {
+    /// Which one.
+    #[serde(flatten)]
+    pub key: DependencyKey,
+    /// All connections.
+    #[serde(flatten)]
+    pub tally: Tally,
+    /// Evidence by grade, strongest first.
+    pub evidence: BTreeMap<Grade, Evidence>,
+    /// Host names that the application addressed it by (DNS, HTTP authority, SNI), other than the destination's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub addressed: BTreeMap<String, Tally>,
+    /// Some further names were not kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub addressed_more: bool,
+    /// Connections of an injected pod that reached a Service's own address: its Envoy had no configuration for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope_miss: Option<Tally>,
+    /// Connections older than the capture.
+    #[serde(default)]
+    pub midway: u64,
+    /// Connections whose initiator is a guess.
+    #[serde(default)]
+    pub guessed: u64,
+    /// Connections that nothing answered.
+    #[serde(default)]
+    pub unanswered: u64,
+}
+
+impl Dependency {
+    /// A dependency with no evidence yet.
+    pub fn new(key: DependencyKey, tally: Tally) -> Self {
+        Self {
+            key,
+            tally,
+            evidence: BTreeMap::new(),
+            addressed: BTreeMap::new(),
+            addressed_more: false,
+            scope_miss: None,
+            midway: 0,
+            guessed: 0,
+            unanswered: 0,
+        }
+    }
+
+    /// Strongest grade of evidence.
+    pub fn strongest(&self) -> Option<Grade> {
+        self.evidence.keys().next().copied()
+    }
+}
+
+impl Merge for Dependency {
+    fn merge(&mut self, other: &Self) {
+        self.tally.merge(&other.tally);
+        for (grade, evidence) in &other.evidence {
+            merge_into(&mut self.evidence, *grade, evidence);
+        }
+        for (host, tally) in &other.addressed {
+            merge_into(&mut self.addressed, host.clone(), tally);
+        }
+        self.addressed_more |= other.addressed_more || self.addressed.len() > ADDRESSED;
+        // The first by name are kept: a rule that does not depend on the order of merging.
+        while self.addressed.len() > ADDRESSED {
+            self.addressed.pop_last();
+        }
+        match (&mut self.scope_miss, &other.scope_miss) {
+            (Some(a), Some(b)) => a.merge(b),
+            (a @ None, b) => *a = *b,
+            (Some(_), None) => {}
+        }
+        self.midway += other.midway;
+        self.guessed += other.guessed;
+        self.unanswered += other.unanswered;
+    }
+}
+
+fn merge_into<K: Ord, V: Merge + Clone>(map: &mut BTreeMap<K, V>, key: K, value: &V) {
+    match map.entry(key) {
+        std::collections::btree_map::Entry::Vacant(e) => {
+            e.insert(value.clone());
+        }
+        std::collections::btree_map::Entry::Occupied(mut e) => e.get_mut().merge(value),
+    }
+}

@@ -1,0 +1,278 @@
+//! Which Service, host or pod a connection went to, and how that is known.
+//!
+//! Owns the destination side. Pure: a connection and the cluster at its time in, a resolution out. Must never choose among
+//! candidates that nothing on the wire tells apart: that is [`Destination::Ambiguous`].
+
+mod names;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use sidecarta_capture::observation::{Connection, Transport};
+
+use crate::cluster::{Cluster, EntryHost, Holder, Pod, Service};
+use crate::model::{Destination, Grade, Infrastructure, Protocol, ServicePort, Time, Unresolved};
+use names::{Clue, Clues};
+
+pub use names::{IstioSni, parse_istio_sni};
+
+/// What a connection resolved to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolution {
+    /// Where it went.
+    pub destination: Destination,
+    /// The Service's port where there is a Service, else the port on the wire.
+    pub port: u16,
+    /// Every grade of evidence for it, with the name that was the evidence.
+    pub grades: BTreeMap<Grade, Option<String>>,
+    /// Mesh hosts by which the application addressed it, other than the destination's own host.
+    pub addressed: BTreeSet<String>,
+    /// An injected pod reached a Service's own address on a port that its proxy captures.
+    pub scope_miss: bool,
+}
+
+impl Resolution {
+    fn new(destination: Destination, port: u16) -> Self {
+        Self { destination, port, grades: BTreeMap::new(), addressed: BTreeSet::new(), scope_miss: false }
+    }
+
+    fn graded(mut self, grade: Grade, name: Option<&str>) -> Self {
+        self.grades.entry(grade).or_insert_with(|| name.map(str::to_owned));
+        self
+    }
+}
+
+/// The protocol of a transport.
+pub fn protocol(transport: Transport) -> Protocol {
+    match transport {
+        Transport::Tcp => Protocol::Tcp,
+        Transport::Udp => Protocol::Udp,
+        Transport::Sctp => Protocol::Sctp,
+    }
+}
+
+/// Ports of istiod: plaintext and TLS xDS, monitoring, webhook (`pkg/config/constants`, `pilot/cmd`).
+const CONTROL_PLANE_PORTS: [u16; 5] = [443, 15010, 15012, 15014, 15017];
+/// The proxy's merged metrics, health and Envoy statistics.
+const PROXY_PORTS: [u16; 3] = [15020, 15021, 15090];
+/// The proxy's own listeners and HBONE.
+const INTERNAL_PORTS: [u16; 5] = [15001, 15004, 15006, 15008, 15053];
+
+/// Resolves a connection of `pod`.
+pub fn resolve(cluster: &Cluster, pod: &Pod, connection: &Connection) -> Resolution {
+    let to = connection.responder.ip();
+    let port = connection.responder.port();
+    let protocol = protocol(connection.transport);
+    if let Some(sni) = connection.names.sni.as_deref().and_then(parse_istio_sni) {
+        return by_istio_sni(cluster, to, &sni, connection);
+    }
+    let owners: Vec<&Service> = cluster.services_at(to).collect();
+    let backing: Vec<(&Service, u16)> = cluster.endpoint(to, port, protocol).collect();
+    if let Some(what) = infrastructure(cluster, connection, protocol, &owners, &backing) {
+        return what;
+    }
+    let clues = Clues::read(cluster, pod, connection);
+    let resolution = if !owners.is_empty() {
+        own_address(&owners, pod, connection, protocol, &clues)
+    } else if let Some((service, port)) = cluster.node_port(to, port, protocol) {
+        Resolution::new(Destination::Service(service.at(port)), port).graded(Grade::ServiceAddress, None)
+    } else if !backing.is_empty() {
+        endpoint(cluster, connection, &backing, &clues)
+    } else {
+        elsewhere(cluster, connection, &clues)
+    };
+    note_addressed(resolution, &clues)
+}
+
+fn by_istio_sni(cluster: &Cluster, to: IpAddr, sni: &IstioSni<'_>, connection: &Connection) -> Resolution {
+    let name = connection.names.sni.as_deref();
+    let host = sni.host;
+    let resolution = match cluster.service(host) {
+        Some(service) => Resolution::new(Destination::Service(service.at(sni.port)), sni.port),
+        None => match cluster.entries_named(host).first() {
+            Some(entry) => Resolution::new(external(host, Some(entry)), sni.port),
+            None => {
+                let why = Unresolved::UnknownMeshHost;
+                Resolution::new(Destination::Unresolved { address: to, host: Some(host.to_owned()), why }, sni.port)
+            }
+        },
+    };
+    resolution.graded(Grade::IstioSni, name)
+}
+
+/// By destination *and* port: an application may have a Service on any of these ports.
+fn infrastructure(
+    cluster: &Cluster,
+    connection: &Connection,
+    protocol: Protocol,
+    owners: &[&Service],
+    backing: &[(&Service, u16)],
+) -> Option<Resolution> {
+    let (to, port) = (connection.responder.ip(), connection.responder.port());
+    let service = owners.first().copied().or(backing.first().map(|(s, _)| *s));
+    let what = if service.is_some_and(|s| s.control_plane) && CONTROL_PLANE_PORTS.contains(&port) {
+        Infrastructure::ControlPlane
+    } else if protocol == Protocol::Udp && port == 53 {
+        Infrastructure::Dns
+    } else if PROXY_PORTS.contains(&port) && matches!(cluster.holder(to, Time(connection.first)), Holder::Pod(_)) {
+        Infrastructure::ProxyPort
+    } else if INTERNAL_PORTS.contains(&port) && matches!(cluster.holder(to, Time(connection.first)), Holder::Pod(_)) {
+        Infrastructure::MeshInternal
+    } else {
+        return None;
+    };
+    let destination = Destination::Infrastructure {
+        what,
+        namespace: service.map(|s| s.namespace.clone()),
+        name: service.map(|s| s.name.clone()),
+    };
+    let grade = if owners.is_empty() { Grade::Endpoint } else { Grade::ServiceAddress };
+    let grade = if service.is_none() { Grade::Address } else { grade };
+    Some(Resolution::new(destination, port).graded(grade, None))
+}
+
+fn own_address(
+    owners: &[&Service],
+    pod: &Pod,
+    connection: &Connection,
+    protocol: Protocol,
+    clues: &Clues<'_>,
+) -> Resolution {
+    let (to, port) = (connection.responder.ip(), connection.responder.port());
+    // Only TCP goes through Envoy; an excluded port or range reaches the address by intention.
+    let missed = protocol == Protocol::Tcp && pod.captures(to, port);
+    let with_port: Vec<&&Service> = owners.iter().filter(|s| s.ports.contains(&(port, protocol))).collect();
+    let mut resolution = match with_port.as_slice() {
+        [] => Resolution::new(
+            Destination::Unresolved { address: to, host: None, why: Unresolved::NoServicePort },
+            port,
+        )
+        .graded(Grade::Address, None),
+        [service] => {
+            let resolution = Resolution::new(Destination::Service(service.at(port)), port);
+            clues.supporting(&service.host, resolution.graded(Grade::ServiceAddress, None))
+        }
+        several => {
+            // One external address shared by several Services (a load balancer's): as ambiguous as shared endpoints.
+            let candidates: BTreeSet<ServicePort> = several.iter().map(|s| s.at(port)).collect();
+            among(candidates, Grade::ServiceAddress, clues)
+        }
+    };
+    resolution.scope_miss = missed && !matches!(resolution.destination, Destination::Unresolved { .. });
+    resolution
+}
+
+fn endpoint(
+    cluster: &Cluster,
+    connection: &Connection,
+    backing: &[(&Service, u16)],
+    clues: &Clues<'_>,
+) -> Resolution {
+    let (to, port) = (connection.responder.ip(), connection.responder.port());
+    // The request head holds the pod's own address: the application addressed the pod, no Service.
+    if clues.authority_address == Some((to, port)) {
+        if let Holder::Pod(target) = cluster.holder(to, Time(connection.first)) {
+            let name = connection.names.authority.as_deref();
+            return Resolution::new(Destination::pod(target.workload.clone()), port).graded(Grade::HttpAuthority, name);
+        }
+    }
+    let candidates: BTreeSet<ServicePort> = backing.iter().map(|(s, p)| s.at(*p)).collect();
+    let grade = if candidates.len() == 1 { Grade::Endpoint } else { Grade::EndpointOfSeveral };
+    among(candidates, grade, clues)
+}
+
+/// Chooses among candidates by names only; without a name that is one of them, all stay.
+fn among(candidates: BTreeSet<ServicePort>, grade: Grade, clues: &Clues<'_>) -> Resolution {
+    let named = |c: &&ServicePort| clues.services.iter().any(|clue| clue.host == c.host && clue.port_fits(c.port));
+    let chosen: Vec<&ServicePort> = candidates.iter().filter(named).collect();
+    // One Service under two ports with one target port is still told apart by the port of an authority.
+    let only = match (chosen.as_slice(), candidates.len()) {
+        ([one], _) => Some((*one).clone()),
+        ([], 1) => candidates.first().cloned(),
+        _ => None,
+    };
+    match only {
+        Some(service) => {
+            let port = service.port;
+            let host = service.host.clone();
+            clues.supporting(&host, Resolution::new(Destination::Service(service), port).graded(grade, None))
+        }
+        None => {
+            let candidates: BTreeSet<ServicePort> =
+                if chosen.len() > 1 { chosen.into_iter().cloned().collect() } else { candidates };
+            let port = candidates.first().map_or(0, |c| c.port);
+            Resolution::new(Destination::Ambiguous { candidates }, port).graded(grade, None)
+        }
+    }
+}
+
+/// No Service behind the address: a ServiceEntry's, a pod's, the outside's, or unknown.
+fn elsewhere(cluster: &Cluster, connection: &Connection, clues: &Clues<'_>) -> Resolution {
+    let (to, port) = (connection.responder.ip(), connection.responder.port());
+    let holder = cluster.holder(to, Time(connection.first));
+    if let Holder::Pod(target) = holder {
+        return Resolution::new(Destination::pod(target.workload.clone()), port).graded(Grade::Address, None);
+    }
+    let unresolved = |why| {
+        Resolution::new(Destination::Unresolved { address: to, host: None, why }, port).graded(Grade::Address, None)
+    };
+    match holder {
+        Holder::Contested => return unresolved(Unresolved::SeveralPods),
+        Holder::NobodyInPodRange if clues.best_external().is_none() => return unresolved(Unresolved::NoPodThen),
+        _ if cluster.in_service_range(to) => return unresolved(Unresolved::NoService),
+        _ => {}
+    }
+    if let Some(clue) = clues.best_external() {
+        let entry = clue.entry;
+        return Resolution::new(external(&clue.name, entry), port).graded(clue.grade, Some(&clue.name));
+    }
+    let mut entries = cluster.entries_at(to);
+    let grade = if entries.is_empty() { Grade::Endpoint } else { Grade::ServiceAddress };
+    if entries.is_empty() {
+        entries = cluster.entry_endpoints(to).collect();
+    }
+    match entries.iter().copied().collect::<Vec<_>>().as_slice() {
+        [entry] => Resolution::new(external(&entry.host, Some(entry)), port).graded(grade, None),
+        _ => {
+            let destination = Destination::External {
+                host: None,
+                address: Some(to),
+                namespace: None,
+                name: None,
+                entry_host: None,
+            };
+            let mut resolution = Resolution::new(destination, port).graded(Grade::Address, None);
+            // Several entries own the address and no name tells which: all are shown.
+            resolution.addressed.extend(entries.iter().map(|e| e.host.clone()));
+            resolution
+        }
+    }
+}
+
+fn external(host: &str, entry: Option<&EntryHost>) -> Destination {
+    Destination::External {
+        host: Some(host.to_owned()),
+        address: None,
+        namespace: entry.map(|e| e.namespace.clone()),
+        name: entry.map(|e| e.name.clone()),
+        entry_host: entry.map(|e| e.host.clone()).filter(|h| h != host),
+    }
+}
+
+/// Keeps the mesh hosts that the application named, where they are not the destination itself: a VirtualService or an alias
+/// may stand between.
+fn note_addressed(mut resolution: Resolution, clues: &Clues<'_>) -> Resolution {
+    let own = match &resolution.destination {
+        Destination::Service(s) => Some(s.host.as_str()),
+        Destination::External { host, .. } => host.as_deref(),
+        _ => None,
+    };
+    let hosts = clues.services.iter().flat_map(|c: &Clue| std::iter::once(&c.host).chain(&c.via));
+    let entries = clues.externals.iter().filter(|e| e.entry.is_some()).map(|e| &e.name);
+    let named: BTreeSet<String> = hosts.chain(entries).filter(|h| Some(h.as_str()) != own).cloned().collect();
+    resolution.addressed.extend(named);
+    resolution
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! What the names on a connection stand for.
+
+use std::net::IpAddr;
+
+use sidecarta_capture::observation::Connection;
+
+use super::Resolution;
+use crate::cluster::{Cluster, EntryHost, Named, Pod};
+use crate::model::Grade;
+
+/// Istio's server name of a cluster: `outbound_.PORT_.SUBSET_.HOST` (`BuildDNSSrvSubsetKey`, `pilot/pkg/model/service.go`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IstioSni<'a> {
+    /// The Service's port.
+    pub port: u16,
+    /// Subset of a DestinationRule, where one was chosen.
+    pub subset: Option<&'a str>,
+    /// The Service's host.
+    pub host: &'a str,
+}
+
+/// Reads Istio's server name; `None` for any other.
+pub fn parse_istio_sni(name: &str) -> Option<IstioSni<'_>> {
+    let rest = name.strip_prefix("outbound_.")?;
+    let (port, rest) = rest.split_once("_.")?;
+    let (subset, host) = rest.split_once("_.")?;
+    let port = port.parse().ok()?;
+    (!host.is_empty()).then_some(IstioSni { port, subset: Some(subset).filter(|s| !s.is_empty()), host })
+}
+
+/// A name that stands for a Service.
+#[derive(Clone, Debug)]
+pub(super) struct Clue {
+    pub grade: Grade,
+    /// As it stood on the wire.
+    pub name: String,
+    /// Host of the Service.
+    pub host: String,
+    /// Host of the ExternalName Service that led there.
+    pub via: Option<String>,
+    /// Port that the name came with (HTTP authority).
+    pub port: Option<u16>,
+}
+
+impl Clue {
+    /// A name without a port fits any.
+    pub fn port_fits(&self, port: u16) -> bool {
+        self.port.is_none_or(|p| p == port)
+    }
+}
+
+/// A name that stands for no Service.
+#[derive(Clone, Debug)]
+pub(super) struct ExternalClue<'a> {
+    pub grade: Grade,
+    pub name: String,
+    pub entry: Option<&'a EntryHost>,
+}
+
+/// All that the names of a connection tell.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Clues<'a> {
+    pub services: Vec<Clue>,
+    pub externals: Vec<ExternalClue<'a>>,
+    /// The HTTP authority where it is an address, with its port (80 where it had none).
+    pub authority_address: Option<(IpAddr, u16)>,
+}
+
+impl<'a> Clues<'a> {
+    pub fn read(cluster: &'a Cluster, pod: &Pod, connection: &Connection) -> Self {
+        let mut clues = Self::default();
+        let names = &connection.names;
+        if let Some(sni) = &names.sni {
+            clues.add(cluster, pod, Grade::Sni, sni, None);
+        }
+        if let Some(authority) = &names.authority {
+            let (host, port) = split_authority(authority);
+            match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+                Ok(address) => {
+                    clues.authority_address = Some((address, port.unwrap_or(80)));
+                    // A Service called by its own address: Envoy keeps the authority as the application wrote it.
+                    for service in cluster.services_at(address) {
+                        clues.services.push(Clue {
+                            grade: Grade::HttpAuthority,
+                            name: authority.clone(),
+                            host: service.host.clone(),
+                            via: None,
+                            port: Some(port.unwrap_or(80)),
+                        });
+                    }
+                }
+                Err(_) => clues.add(cluster, pod, Grade::HttpAuthority, host, Some(port.unwrap_or(80))),
+            }
+        }
+        for answer in &names.dns {
+            clues.add(cluster, pod, Grade::DnsAnswer, &answer.question, None);
+        }
+        clues
+    }
+
+    fn add(&mut self, cluster: &'a Cluster, pod: &Pod, grade: Grade, name: &str, port: Option<u16>) {
+        match cluster.named(name, &pod.workload.namespace) {
+            Named::Service { service, via } => self.services.push(Clue {
+                grade,
+                name: name.to_owned(),
+                host: service.host.clone(),
+                via: via.map(str::to_owned),
+                port,
+            }),
+            Named::Entry(entries) => {
+                // Several entries hold the host: the pod's own namespace first (istio-scope: duplicates), then by name.
+                let own = entries.iter().find(|e| e.namespace == pod.workload.namespace).or(entries.first());
+                self.externals.push(ExternalClue { grade, name: name.to_owned(), entry: own.copied() });
+            }
+            Named::Unknown if name.contains('.') && name.parse::<IpAddr>().is_err() => {
+                self.externals.push(ExternalClue { grade, name: name.to_owned(), entry: None });
+            }
+            Named::Unknown => {}
+        }
+    }
+
+    /// The name that best tells an external host. What stands on this very connection (SNI, authority) outranks an earlier DNS
+    /// answer here: one address often serves several hosts.
+    pub fn best_external(&self) -> Option<&ExternalClue<'a>> {
+        self.externals.first()
+    }
+
+    /// Adds the grades of every name that stands for this host.
+    pub fn supporting(&self, host: &str, mut resolution: Resolution) -> Resolution {
+        for clue in self.services.iter().filter(|c| c.host == host) {
+            resolution = resolution.graded(clue.grade, Some(&clue.name));
+        }
+        resolution
+    }
+}
+
+/// Splits `host:port`; a bare IPv6 address in brackets keeps its brackets.
+fn split_authority(authority: &str) -> (&str, Option<u16>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => match port.parse() {
+            Ok(port) => (host, Some(port)),
+            Err(_) => (authority, None),
+        },
+        _ => (authority, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn istio_server_names() {
+        let sni = parse_istio_sni("outbound_.9080_._.reviews.bookinfo.svc.cluster.local").unwrap();
+        assert_eq!(sni, IstioSni { port: 9080, subset: None, host: "reviews.bookinfo.svc.cluster.local" });
+        let sni = parse_istio_sni("outbound_.80_.v2_.api.example.com").unwrap();
+        assert_eq!((sni.port, sni.subset, sni.host), (80, Some("v2"), "api.example.com"));
+        for other in ["api.example.com", "outbound_.x_._.h", "outbound_.80_._.", "outbound_.80_"] {
+            assert_eq!(parse_istio_sni(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn authorities() {
+        assert_eq!(split_authority("reviews:9080"), ("reviews", Some(9080)));
+        assert_eq!(split_authority("reviews"), ("reviews", None));
+        assert_eq!(split_authority("[fd00::1]:80"), ("[fd00::1]", Some(80)));
+        assert_eq!(split_authority("fd00::1"), ("fd00::1", None));
+    }
+}

@@ -1,0 +1,199 @@
+//! YAML in and out: the only module that names the YAML library.
+//!
+//! Owns the guard for words that YAML 1.1 readers (`kubectl`'s among them) take for booleans, numbers or dates: the library
+//! writes YAML 1.2 and leaves them bare. Must never change a value, only how it is quoted.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use serde_yaml::{Error, Value};
+
+/// Reads one YAML document.
+///
+/// # Errors
+/// With line and column, on malformed text, duplicate keys, or a wrong type.
+pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    serde_yaml::from_str(text)
+}
+
+/// Writes a value as one YAML document, quoted so that YAML 1.1 and 1.2 readers agree on every scalar.
+///
+/// # Errors
+/// When the value cannot be YAML (a map with complex keys).
+pub fn to_string<T: Serialize>(value: &T) -> Result<String, Error> {
+    Ok(guard(&serde_yaml::to_string(value)?))
+}
+
+/// Quotes the plain scalars that YAML 1.1 reads otherwise. Works on what the library writes: block style, one scalar a line,
+/// strings with line breaks as block scalars (whose lines are left alone).
+fn guard(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut block: Option<usize> = None;
+    for line in text.split_inclusive('\n') {
+        let body = line.trim_end_matches('\n');
+        let indent = body.len() - body.trim_start_matches(' ').len();
+        if let Some(at) = block {
+            if body.is_empty() || indent > at {
+                out.push_str(line);
+                continue;
+            }
+            block = None;
+        }
+        let mut rest = &body[indent..];
+        out.push_str(&body[..indent]);
+        let mut depth = indent;
+        while let Some(item) = rest.strip_prefix("- ") {
+            out.push_str("- ");
+            depth += 2;
+            rest = item;
+        }
+        let (key, value) = split_key(rest);
+        if let Some(key) = key {
+            out.push_str(&quote(key));
+            out.push(':');
+            if !value.is_empty() {
+                out.push(' ');
+            }
+        }
+        if matches!(value.as_bytes().first(), Some(b'|' | b'>')) {
+            // A block scalar's lines are indented deeper than the line that holds its key or dash.
+            block = Some(if key.is_some() { depth } else { depth.saturating_sub(2) });
+            out.push_str(value);
+        } else {
+            out.push_str(&quote(value));
+        }
+        if line.ends_with('\n') {
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// Splits `key: value` or `key:`; a line that is only a scalar has no key.
+fn split_key(text: &str) -> (Option<&str>, &str) {
+    let bytes = text.as_bytes();
+    let end = match bytes.first() {
+        Some(&q @ (b'"' | b'\'')) => closing(bytes, q),
+        _ => None,
+    };
+    let from = end.unwrap_or(0);
+    if end.is_some() && text[from..].is_empty() {
+        return (None, text);
+    }
+    match text[from..].find(": ") {
+        Some(i) => (Some(&text[..from + i]), &text[from + i + 2..]),
+        None => match text.strip_suffix(':') {
+            Some(key) => (Some(key), ""),
+            None => (None, text),
+        },
+    }
+}
+
+/// Where the quoted scalar at the beginning ends.
+fn closing(bytes: &[u8], quote: u8) -> Option<usize> {
+    let mut i = 1;
+    while i < bytes.len() {
+        match bytes[i] {
+            b'\\' if quote == b'"' => i += 1,
+            b if b == quote && quote == b'\'' && bytes.get(i + 1) == Some(&b'\'') => i += 1,
+            b if b == quote => return Some(i + 1),
+            _ => {}
+        }
+        i += 1;
+    }
+    None
+}
+
+fn quote(scalar: &str) -> std::borrow::Cow<'_, str> {
+    if ambiguous(scalar) { format!("'{scalar}'").into() } else { scalar.into() }
+}
+
+/// Whether a plain scalar that YAML 1.2 reads as a string is something else in YAML 1.1 (types `bool`, `int`, `float`,
+/// `timestamp`, `merge`, `value` of yaml.org/type). Real booleans, numbers and null come as YAML 1.2 spells them and stay bare.
+fn ambiguous(s: &str) -> bool {
+    const WORDS: [&str; 8] = ["y", "n", "yes", "no", "on", "off", "=", "<<"];
+    if WORDS.contains(&s.to_ascii_lowercase().as_str()) {
+        return true;
+    }
+    let Some(first) = s.strip_prefix(['-', '+']).unwrap_or(s).bytes().next() else { return false };
+    if !(first.is_ascii_digit() || first == b'.') {
+        return false;
+    }
+    let only = |extra: &str| s.bytes().all(|b| b.is_ascii_digit() || extra.as_bytes().contains(&b));
+    // 1_000, 0x_ff, 0b1_0 · sexagesimal 12:30:45 · timestamps 2026-01-01 and 2026-01-01T12:30:45Z
+    let underscored = s.contains('_') && s.bytes().all(|b| b.is_ascii_hexdigit() || b"_.+-xXoOeE:".contains(&b));
+    let sexagesimal = s.contains(':') && only("+-:._");
+    let dated = s.len() >= 8 && s.as_bytes().get(4) == Some(&b'-') && only("-:.TtZz +");
+    underscored || sexagesimal || dated
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a YAML 1.1 reader takes for something other than a string, written down independently from the regular
+    /// expressions on yaml.org/type (as whole-string rules).
+    fn yaml11_not_a_string(s: &str) -> bool {
+        let bool_words = "y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF";
+        if bool_words.split('|').any(|w| w == s) || ["~", "null", "Null", "NULL", "", "=", "<<"].contains(&s) {
+            return true;
+        }
+        let body = s.strip_prefix(['-', '+']).unwrap_or(s);
+        let digits = |t: &str, set: &str| !t.is_empty() && t.chars().all(|c| set.contains(c) || c == '_');
+        let sexagesimal = body.contains(':')
+            && body.split(':').enumerate().all(|(i, p)| {
+                let p = p.split('.').next().unwrap_or(p);
+                !p.is_empty() && p.chars().all(|c| c.is_ascii_digit() || (i == 0 && c == '_')) && (i == 0 || p.len() <= 2)
+            });
+        let int = digits(body, "0123456789") && body.starts_with(|c: char| c.is_ascii_digit());
+        let parts: Vec<&str> = s.split(['-', 'T', 't', ' ']).collect();
+        let date = parts.len() >= 3
+            && parts[0].len() == 4
+            && parts[..3].iter().all(|p| !p.is_empty() && p.len() <= 4 && p.chars().all(|c| c.is_ascii_digit()));
+        sexagesimal || int || date
+    }
+
+    fn written(s: &str) -> String {
+        to_string(&BTreeMap::from([("k", s)])).unwrap()
+    }
+
+    #[test]
+    fn words_of_yaml_1_1_are_quoted() {
+        for word in ["on", "OFF", "yes", "No", "y", "N", "2026-01-01", "1_000", "12:30:45", "=", "<<"] {
+            assert_eq!(written(word), format!("k: '{word}'\n"));
+        }
+        for word in ["reviews", "v1", "bookinfo/reviews.bookinfo.svc.cluster.local", "~/*", "one", "online"] {
+            assert_eq!(written(word), format!("k: {word}\n"));
+        }
+    }
+
+    #[test]
+    fn keys_are_guarded_and_block_scalars_are_left_alone() {
+        let map = BTreeMap::from([("on", "x"), ("text", "yes\non\n")]);
+        assert_eq!(to_string(&map).unwrap(), "'on': x\ntext: |\n  yes\n  on\n");
+        assert_eq!(to_string(&vec!["off", "a: b"]).unwrap(), "- 'off'\n- 'a: b'\n");
+        assert_eq!(to_string(&BTreeMap::from([("n", 12)])).unwrap(), "'n': 12\n");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_reads_back_as_the_same_string(s in "\\PC*|[-+0-9_:.eTZ ]{1,12}|(on|off|y|n|yes|no|=|<<)[: #]?.{0,3}", k in "\\PC{1,8}") {
+            let map = BTreeMap::from([(k, vec![s.clone()])]);
+            let text = to_string(&map).unwrap();
+            prop_assert_eq!(from_str::<BTreeMap<String, Vec<String>>>(&text).unwrap(), map);
+        }
+
+        #[test]
+        fn what_yaml_1_1_reads_otherwise_never_stands_bare(s in "[-+]?[0-9_:.]{1,10}|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|[a-zA-Z=<~]{1,5}") {
+            if yaml11_not_a_string(&s) {
+                let text = written(&s);
+                let value = text.trim_start_matches("k: ").trim_end();
+                prop_assert!(value.starts_with(['\'', '"']), "{} stands bare", value);
+            }
+        }
+    }
+}
