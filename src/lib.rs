@@ -4,8 +4,11 @@
 //! follow it; `ARCHITECTURE.md` draws it.
 
 pub mod attribute;
+pub mod cli;
 pub mod cluster;
+pub mod generate;
 pub mod learn;
 pub mod model;
 pub mod resolve;
+pub mod store;
 pub mod yaml;

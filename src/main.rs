@@ -1,2 +1,7 @@
 //! The `sidecarta` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sidecarta::cli::main()
+}

@@ -97,14 +97,23 @@ impl Batch {
         self.bytes.len()
     }
 
+    /// The frame at this place, where there is one.
+    pub fn get(&self, index: usize) -> Option<Frame<'_>> {
+        self.records.get(index).map(|r| self.frame(r))
+    }
+
     /// The frames in order.
     pub fn frames(&self) -> impl ExactSizeIterator<Item = Frame<'_>> {
-        self.records.iter().map(|r| Frame {
+        self.records.iter().map(|r| self.frame(r))
+    }
+
+    fn frame(&self, r: &Record) -> Frame<'_> {
+        Frame {
             time: r.time,
             interface: r.interface,
             link: r.link,
             wire_len: r.wire_len,
             data: &self.bytes[r.offset as usize..(r.offset + r.len) as usize],
-        })
+        }
     }
 }

@@ -6,8 +6,19 @@
 //!
 //! ```text
 //! source ─► Batch of frames ─► decode ─► Segment ─► flow ─► Observation
+//!                                 names: dns, tls, http ─┘     └─ meter composes
 //! ```
 
+mod bytes;
+pub mod decode;
+pub mod dns;
+pub mod flow;
 pub mod frame;
+pub mod http;
+mod interfaces;
 pub mod loss;
+pub mod meter;
 pub mod observation;
+mod skim;
+pub mod source;
+pub mod tls;

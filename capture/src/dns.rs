@@ -1,0 +1,228 @@
+//! DNS messages (RFC 1035): what was asked, and the addresses answered, as far as the packet holds them.
+//!
+//! Owns the reading of a message,. Must never resolve
+//! anything itself.
+
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use domain::base::iana::{Class, Rtype};
+use domain::base::{Message as Wire, ToName};
+use domain::rdata::{A, Aaaa};
+
+use crate::bytes::be16;
+
+/// Addresses taken from one answer. A message over UDP holds some thirty; a headless Service over TCP may have hundreds.
+const MAX_ADDRESSES: usize = 512;
+
+/// A message, as far as it could be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Identifier that question and answer share.
+    pub id: u16,
+    /// True for an answer.
+    pub response: bool,
+    /// Response code of an answer.
+    pub rcode: u8,
+    /// Type asked for.
+    pub qtype: u16,
+    /// Name asked for, lower case, without the final dot; bytes that are not plain text are escaped as in zone files.
+    pub question: String,
+    /// Owner of the addresses, where it is not the name asked for.
+    pub canonical: Option<String>,
+    /// Addresses answered.
+    pub addresses: Vec<IpAddr>,
+    /// Smallest time to live of the addresses, in seconds.
+    pub ttl: u32,
+}
+
+/// Reads a message; `None` where not even its question can be read.
+pub fn message(bytes: &[u8]) -> Option<Message> {
+    let wire = Wire::from_octets(bytes).ok()?;
+    let header = wire.header();
+    // Standard queries only: updates and notifies have the same layout and another meaning.
+    if header.opcode().to_int() != 0 {
+        return None;
+    }
+    let question = wire.first_question()?;
+    let mut message = Message {
+        id: header.id(),
+        response: header.qr(),
+        rcode: header.rcode().to_int(),
+        qtype: question.qtype().to_int(),
+        question: text(question.qname()),
+        canonical: None,
+        addresses: Vec::new(),
+        ttl: u32::MAX,
+    };
+    if !message.response {
+        return Some(message);
+    }
+    let Ok(records) = wire.answer() else { return Some(message) };
+    let mut owner = None;
+    // The first record that cannot be read ends it: the packet was cut there.
+    for record in records.map_while(Result::ok) {
+        if record.class() != Class::IN || message.addresses.len() == MAX_ADDRESSES {
+            continue;
+        }
+        let address: Option<IpAddr> = match record.rtype() {
+            Rtype::A => record.to_record::<A>().ok().flatten().map(|r| r.data().addr().into()),
+            Rtype::AAAA => record.to_record::<Aaaa>().ok().flatten().map(|r| r.data().addr().into()),
+            _ => None,
+        };
+        if let Some(address) = address {
+            if owner.is_none() {
+                owner = Some(text(&record.owner()));
+            }
+            message.ttl = message.ttl.min(record.ttl().as_secs());
+            message.addresses.push(address);
+        }
+    }
+    message.canonical = owner.filter(|o| *o != message.question);
+    Some(message)
+}
+
+/// The messages in a segment of DNS over TCP (RFC 1035 §4.2.2: a length of two bytes before each). A message that goes on
+/// in the next segment is given as far as it goes.
+pub fn stream(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = payload;
+    std::iter::from_fn(move || {
+        let length = usize::from(be16(rest, 0)?);
+        let body = &rest[2..];
+        let (message, after) = body.split_at(length.min(body.len()));
+        rest = after;
+        (!message.is_empty()).then_some(message)
+    })
+}
+
+/// A name in text form: lower case, no final dot, and nothing but printable ASCII.
+fn text(name: &impl ToName) -> String {
+    let mut text = String::new();
+    for label in name.iter_labels().filter(|l| !l.is_root()) {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        for byte in label.as_slice() {
+            // Writing to a string cannot fail.
+            let _ = match byte {
+                b'.' | b'\\' => write!(text, "\\{}", char::from(*byte)),
+                b if b.is_ascii_graphic() => write!(text, "{}", char::from(b.to_ascii_lowercase())),
+                b => write!(text, "\\{b:03}"),
+            };
+        }
+    }
+    if text.is_empty() {
+        text.push('.');
+    }
+    text
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn wire_name(name: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        for label in name.split('.').filter(|l| !l.is_empty()) {
+            out.push(label.len() as u8);
+            out.extend(label.bytes());
+        }
+        out.push(0);
+        out
+    }
+
+    /// A message; with answers it is a response.
+    pub(crate) fn wire(id: u16, name: &str, canonical: Option<&str>, addresses: &[[u8; 4]], response: bool, ttl: u32) -> Vec<u8> {
+        let mut out = id.to_be_bytes().to_vec();
+        out.extend(if response { [0x81, 0x80] } else { [1, 0] });
+        let answers = addresses.len() as u16 + u16::from(canonical.is_some());
+        for count in [1, answers, 0, 0] {
+            out.extend(count.to_be_bytes());
+        }
+        out.extend(wire_name(name));
+        out.extend([0, 1, 0, 1]);
+        let owner = wire_name(canonical.unwrap_or(name));
+        if canonical.is_some() {
+            out.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 30]);
+            out.extend((owner.len() as u16).to_be_bytes());
+            out.extend(&owner);
+        }
+        for address in addresses {
+            out.extend(&owner);
+            out.extend([0, 1, 0, 1]);
+            out.extend(ttl.to_be_bytes());
+            out.extend([0, 4]);
+            out.extend(address);
+        }
+        out
+    }
+
+    #[test]
+    fn question_and_answer() {
+        let asked = message(&wire(7, "Reviews.Bookinfo.", None, &[], false, 0)).expect("question");
+        assert_eq!((asked.id, asked.response, asked.question.as_str(), asked.qtype), (7, false, "reviews.bookinfo", 1));
+        let bytes = wire(7, "alias", Some("Target.ns"), &[[10, 0, 0, 1], [10, 0, 0, 2]], true, 5);
+        let answer = message(&bytes).expect("answer");
+        assert_eq!(answer.canonical.as_deref(), Some("target.ns"));
+        assert_eq!(answer.addresses, [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])]);
+        assert_eq!((answer.ttl, answer.rcode), (5, 0));
+    }
+
+    #[test]
+    fn every_cut_gives_what_stands_before_it() {
+        let bytes = wire(7, "web.data", None, &[[10, 0, 0, 1], [10, 0, 0, 2]], true, 5);
+        let mut count = 0;
+        for length in 0..=bytes.len() {
+            let Some(read) = message(&bytes[..length]) else {
+                assert!(length < 12 + 10 + 4, "cut at {length}");
+                continue;
+            };
+            assert_eq!(read.question, "web.data");
+            assert!(read.addresses.len() >= count);
+            count = read.addresses.len();
+        }
+        assert_eq!(count, 2);
+    }
+
+    #[test]
+    fn names_are_safe_text() {
+        let mut bytes = wire(7, "aXb", None, &[], false, 0);
+        bytes[14] = b'.';
+        assert_eq!(message(&bytes).map(|m| m.question).as_deref(), Some("a\\.b"));
+        bytes[14] = b'\n';
+        assert_eq!(message(&bytes).map(|m| m.question).as_deref(), Some("a\\010b"));
+        assert_eq!(message(&wire(7, "", None, &[], false, 0)).map(|m| m.question).as_deref(), Some("."));
+        bytes[13] = 0xc0;
+        assert_eq!(message(&bytes[..16]), None, "a pointer to nowhere");
+    }
+
+    #[test]
+    fn messages_in_a_stream() {
+        let one = wire(1, "a", None, &[], false, 0);
+        let two = wire(2, "b", None, &[], false, 0);
+        let mut bytes = (one.len() as u16).to_be_bytes().to_vec();
+        bytes.extend(&one);
+        bytes.extend((two.len() as u16).to_be_bytes());
+        bytes.extend(&two[..two.len() - 1]);
+        let read: Vec<_> = stream(&bytes).collect();
+        assert_eq!(read, [one.as_slice(), &two[..two.len() - 1]]);
+        assert_eq!(stream(&[0, 5]).count(), 0);
+        assert_eq!(stream(&[0]).count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_do_not_panic(data in proptest::collection::vec(any::<u8>(), 0..300), at in 0usize..200, value: u8) {
+            let _ = message(&data);
+            prop_assert!(stream(&data).count() <= data.len());
+            let mut bytes = wire(7, "alias", Some("target.ns"), &[[10, 0, 0, 1]], true, 5);
+            let at = at % bytes.len();
+            bytes[at] = value;
+            if let Some(read) = message(&bytes) {
+                prop_assert!(read.question.bytes().all(|b| b.is_ascii_graphic()));
+            }
+        }
+    }
+}

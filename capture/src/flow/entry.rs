@@ -1,0 +1,271 @@
+//! One connection while it is followed.
+
+use std::net::SocketAddr;
+
+use super::head::{self, Begins, MAX_HEAD};
+use crate::decode::Segment;
+use crate::observation::{Connection, Content, InterfaceId, Names, Nanos, Orientation, Transport};
+
+/// Segments of an initiator that are searched for a name before the connection counts as nameless: a connection joined midway
+/// may begin with the rest of a body.
+const MAX_TRIES: u8 = 32;
+
+/// Both ends and the protocol, the lower end first: the same for both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct FlowKey {
+    pub low: SocketAddr,
+    pub high: SocketAddr,
+    pub transport: Transport,
+}
+
+impl FlowKey {
+    pub fn of(from: SocketAddr, to: SocketAddr, transport: Transport) -> Self {
+        let (low, high) = if from <= to { (from, to) } else { (to, from) };
+        Self { low, high, transport }
+    }
+}
+
+/// A head being joined.
+#[derive(Debug)]
+struct Pending {
+    content: Content,
+    bytes: Vec<u8>,
+    next: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub key: FlowKey,
+    pub initiator: SocketAddr,
+    pub orientation: Orientation,
+    pub from_start: bool,
+    pub answered: bool,
+    pub refused: bool,
+    pub closed: bool,
+    /// Names can change no more: the fast path may count its packets.
+    pub settled: bool,
+    /// A translated twin of another connection, on a capture of all interfaces: never told.
+    pub twin: bool,
+    told: bool,
+    changed: bool,
+    responder_spoke: bool,
+    tries: u8,
+    /// Initial sequence number of the initiator.
+    pub isn: Option<u32>,
+    pub first: Nanos,
+    pub last: Nanos,
+    packets: u64,
+    pub interface: InterfaceId,
+    content: Content,
+    names: Option<Box<Names>>,
+    pending: Option<Box<Pending>>,
+    /// Which entry of the expiry queues is the valid one.
+    pub stamp: u32,
+}
+
+/// What a segment changed that the table must know of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// A head began to be joined.
+    pub head_began: bool,
+    /// A joined head is done with.
+    pub head_ended: bool,
+    /// It ended without being whole.
+    pub head_incomplete: bool,
+    /// The packet was seen before on another interface.
+    pub repeated: bool,
+}
+
+impl Entry {
+    pub fn new(key: FlowKey, initiator: SocketAddr, orientation: Orientation, s: &Segment<'_>) -> Self {
+        Self {
+            key,
+            initiator,
+            orientation,
+            from_start: false,
+            answered: false,
+            refused: false,
+            closed: false,
+            settled: false,
+            twin: false,
+            told: false,
+            changed: false,
+            responder_spoke: false,
+            tries: 0,
+            isn: None,
+            first: s.time,
+            last: s.time,
+            packets: 0,
+            interface: s.interface,
+            content: Content::Unknown,
+            names: None,
+            pending: None,
+            stamp: 0,
+        }
+    }
+
+    pub fn responder(&self) -> SocketAddr {
+        if self.initiator == self.key.low { self.key.high } else { self.key.low }
+    }
+
+    pub fn set_names(&mut self, names: Names) {
+        if names != Names::default() {
+            self.names = Some(Box::new(names));
+        }
+    }
+
+    /// Counts a packet that changes nothing else.
+    pub fn count(&mut self, time: Nanos, interface: InterfaceId) -> bool {
+        self.last = self.last.max(time);
+        self.changed = true;
+        if interface == self.interface {
+            self.packets += 1;
+            return false;
+        }
+        true
+    }
+
+    /// Takes a segment in. `may_join`: another head may be joined.
+    pub fn take(&mut self, s: &Segment<'_>, may_join: bool) -> Change {
+        let mut change = Change { repeated: self.count(s.time, s.interface), ..Change::default() };
+        self.first = self.first.min(s.time);
+        let tcp = s.transport == Transport::Tcp;
+        if tcp && s.tcp.syn {
+            self.from_start = true;
+            self.orientation = Orientation::Handshake;
+            if s.tcp.ack {
+                self.initiator = s.to;
+                self.isn.get_or_insert(s.tcp.ack_number.wrapping_sub(1));
+            } else {
+                self.initiator = s.from;
+                self.isn = Some(s.tcp.seq);
+            }
+        }
+        let by_initiator = s.from == self.initiator;
+        if !by_initiator {
+            self.answered = true;
+            if s.tcp.rst && !self.responder_spoke {
+                self.refused = true;
+            }
+            self.responder_spoke |= !s.payload.is_empty();
+        } else if tcp && s.tcp.ack && !s.tcp.rst {
+            // Where only this half is visible, what it acknowledges shows that the other half exists.
+            self.answered = true;
+        }
+        if tcp && (s.tcp.fin || s.tcp.rst) {
+            self.closed = true;
+        }
+        if !s.payload.is_empty() && !self.settled {
+            self.payload(s, by_initiator, may_join, &mut change);
+        }
+        change
+    }
+
+    fn payload(&mut self, s: &Segment<'_>, by_initiator: bool, may_join: bool, change: &mut Change) {
+        if s.transport != Transport::Tcp {
+            self.settled = true;
+            return;
+        }
+        let sure = self.orientation <= Orientation::Request;
+        if sure && !by_initiator {
+            return;
+        }
+        if let Some(pending) = &mut self.pending {
+            if s.from == self.initiator {
+                let done = pending.join(s, self.names.get_or_insert_default());
+                if done.is_some() {
+                    *change = Change { head_ended: true, head_incomplete: done == Some(false), ..*change };
+                    self.pending = None;
+                    self.settled = true;
+                }
+            }
+            return;
+        }
+        match head::begins(s.payload) {
+            Begins::Head(content) => {
+                // Whoever sends a request or a ClientHello is the initiator.
+                if !sure {
+                    self.initiator = s.from;
+                    self.orientation = Orientation::Request;
+                }
+                self.content = content;
+                let whole = head::read(content, s.payload, self.names.get_or_insert_default());
+                if whole {
+                    self.settled = true;
+                } else if s.cut || !may_join {
+                    change.head_incomplete = true;
+                    self.settled = true;
+                } else {
+                    change.head_began = true;
+                    let bytes = s.payload[..s.payload.len().min(MAX_HEAD)].to_vec();
+                    let next = s.tcp.seq.wrapping_add(s.payload.len() as u32);
+                    self.pending = Some(Box::new(Pending { content, bytes, next }));
+                }
+            }
+            Begins::TlsRecords => {
+                self.content = Content::Tls;
+                self.settled = true;
+            }
+            Begins::Nothing => {
+                let begins_connection = self.isn.is_some_and(|isn| s.tcp.seq == isn.wrapping_add(1));
+                self.tries += 1;
+                if by_initiator && begins_connection {
+                    self.content = Content::Other;
+                    self.settled = true;
+                }
+                self.settled |= self.tries >= MAX_TRIES;
+            }
+        }
+    }
+
+    /// What is told of it now; `None` where there is nothing new.
+    pub fn report(&mut self) -> Option<Connection> {
+        if self.twin || !self.changed {
+            return None;
+        }
+        let connection = Connection {
+            initiator: self.initiator,
+            responder: self.responder(),
+            transport: self.key.transport,
+            orientation: self.orientation,
+            from_start: self.from_start,
+            answered: self.answered,
+            refused: self.refused,
+            first: self.first,
+            last: self.last,
+            packets: self.packets,
+            content: self.content,
+            names: self.names.as_deref().cloned().unwrap_or_default(),
+            interface: self.interface,
+            is_new: !self.told,
+        };
+        self.told = true;
+        self.changed = false;
+        self.packets = 0;
+        Some(connection)
+    }
+
+    pub fn joining(&self) -> bool {
+        self.pending.is_some()
+    }
+}
+
+impl Pending {
+    /// Adds a segment. `Some(whole)` when it is done with.
+    fn join(&mut self, s: &Segment<'_>, names: &mut Names) -> Option<bool> {
+        // How far this segment begins behind what is expected: retransmissions overlap.
+        let behind = self.next.wrapping_sub(s.tcp.seq);
+        let Some(new) = s.payload.get(behind as usize..).filter(|n| !n.is_empty()) else {
+            // An old segment again, or a gap: a lost segment cannot be waited for without end.
+            let gap = (behind as i32) < 0;
+            return gap.then_some(false);
+        };
+        let room = MAX_HEAD - self.bytes.len();
+        self.bytes.extend_from_slice(&new[..new.len().min(room)]);
+        self.next = s.tcp.seq.wrapping_add(s.payload.len() as u32);
+        if head::read(self.content, &self.bytes, names) {
+            return Some(true);
+        }
+        (s.cut || self.bytes.len() >= MAX_HEAD).then_some(false)
+    }
+}

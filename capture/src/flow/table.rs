@@ -1,0 +1,303 @@
+//! The bounded table of flows, with expiry on packet time.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+
+use super::answers::Answers;
+use super::entry::{Entry, FlowKey};
+use super::{Config, KnownPorts};
+use crate::decode::Segment;
+use crate::loss::Counters;
+use crate::observation::{Connection, InterfaceId, Names, Nanos, Observation, Orientation, Transport};
+
+/// Two sightings of one SYN, before and after translation, are microseconds apart; a second is safe and no port is reused so fast
+/// with the same sequence number.
+const TWIN_WINDOW: i64 = 1_000_000_000;
+/// SYNs remembered for finding twins.
+const MAX_SYNS: usize = 16_384;
+
+/// Slot and stamp of an entry that is due at a time, in three classes so that each queue is nearly sorted by time.
+type Queue = VecDeque<(Nanos, u32, u32)>;
+
+pub(crate) struct Table {
+    config: Config,
+    known: KnownPorts,
+    // Keys come from the network: the standard library's keyed hash withstands chosen ones.
+    index: HashMap<FlowKey, u32>,
+    slots: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    closed: Queue,
+    short: Queue,
+    long: Queue,
+    syns: HashMap<(SocketAddr, u32), (SocketAddr, Nanos)>,
+    heads: usize,
+    /// Latest packet time: time that steps back expires nothing.
+    high_water: Nanos,
+}
+
+impl Table {
+    pub fn new(config: Config, known: KnownPorts) -> Self {
+        Self {
+            config,
+            known,
+            index: HashMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            closed: Queue::new(),
+            short: Queue::new(),
+            long: Queue::new(),
+            syns: HashMap::new(),
+            heads: 0,
+            high_water: Nanos::MIN,
+        }
+    }
+
+    pub fn set_known(&mut self, known: KnownPorts) {
+        self.known = known;
+    }
+
+    /// Counts a packet of a settled flow; `None` where the flow is unknown or may still change: the caller decodes in full.
+    pub fn bump(&mut self, key: &FlowKey, time: Nanos, interface: InterfaceId) -> Option<bool> {
+        let slot = *self.index.get(key)?;
+        let entry = self.slots[slot as usize].as_mut()?;
+        if !entry.settled || !entry.answered {
+            return None;
+        }
+        self.high_water = self.high_water.max(time);
+        Some(entry.count(time, interface))
+    }
+
+    pub fn segment(
+        &mut self,
+        s: &Segment<'_>,
+        answers: &Answers,
+        counters: &mut Counters,
+        sink: &mut impl FnMut(Observation),
+    ) {
+        self.high_water = self.high_water.max(s.time);
+        self.expire(counters, sink);
+        let key = FlowKey::of(s.from, s.to, s.transport);
+        let opens = s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack;
+        let mut slot = self.index.get(&key).copied();
+        if let Some(old) = slot.filter(|_| opens) {
+            if self.entry(old).is_some_and(|e| reused(e, s)) {
+                self.remove(old, counters, sink);
+                slot = None;
+            }
+        }
+        let slot = match slot {
+            Some(slot) => slot,
+            None => self.insert(key, s, opens, answers, counters, sink),
+        };
+        let may_join = self.heads < self.config.max_heads;
+        let Some(entry) = self.slots[slot as usize].as_mut() else { return };
+        let (was_closed, was_joining) = (entry.closed, entry.joining());
+        let change = entry.take(s, may_join);
+        let twin = entry.twin;
+        let closed_now = entry.closed && !was_closed;
+        counters.repeated_sightings += u64::from(change.repeated || twin);
+        counters.incomplete_head += u64::from(change.head_incomplete && !twin);
+        if change.head_began {
+            self.heads += 1;
+        }
+        if was_joining && change.head_ended {
+            self.heads -= 1;
+        }
+        if closed_now {
+            self.schedule(slot);
+        }
+    }
+
+    fn entry(&self, slot: u32) -> Option<&Entry> {
+        self.slots[slot as usize].as_ref()
+    }
+
+    fn insert(
+        &mut self,
+        key: FlowKey,
+        s: &Segment<'_>,
+        opens: bool,
+        answers: &Answers,
+        counters: &mut Counters,
+        sink: &mut impl FnMut(Observation),
+    ) -> u32 {
+        if self.index.len() >= self.config.max_flows.max(1) {
+            self.evict(counters, sink);
+        }
+        let (initiator, orientation) = self.orient(s);
+        let mut entry = Entry::new(key, initiator, orientation, s);
+        entry.twin = s.cooked && opens && self.is_twin(s);
+        let responder = if initiator == s.from { s.to } else { s.from };
+        let dns = answers.names(initiator.ip(), responder.ip(), s.time);
+        entry.set_names(Names { dns, ..Names::default() });
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(entry);
+                slot
+            }
+            None => {
+                self.slots.push(Some(entry));
+                (self.slots.len() - 1) as u32
+            }
+        };
+        self.index.insert(key, slot);
+        self.schedule(slot);
+        slot
+    }
+
+    fn orient(&self, s: &Segment<'_>) -> (SocketAddr, Orientation) {
+        if s.transport == Transport::Tcp && s.tcp.syn {
+            let initiator = if s.tcp.ack { s.to } else { s.from };
+            return (initiator, Orientation::Handshake);
+        }
+        if s.transport == Transport::Udp && (s.from.port() == 53) != (s.to.port() == 53) {
+            let initiator = if s.to.port() == 53 { s.from } else { s.to };
+            return (initiator, Orientation::Request);
+        }
+        let sides = |listens: &dyn Fn(SocketAddr) -> bool| match (listens(s.from), listens(s.to)) {
+            (false, true) => Some(s.from),
+            (true, false) => Some(s.to),
+            _ => None,
+        };
+        let sockets: &HashSet<_> = &self.known.sockets;
+        let known = sides(&|a| sockets.contains(&(a.ip(), a.port())))
+            .or_else(|| sides(&|a| self.known.ports.contains(&a.port())));
+        if let Some(initiator) = known {
+            return (initiator, Orientation::KnownPort);
+        }
+        let initiator = if s.from.port() < s.to.port() && s.transport != Transport::Udp { s.to } else { s.from };
+        (initiator, Orientation::Guessed)
+    }
+
+    /// Whether this SYN is one that was seen just before, now on its way to where kube-proxy translated its destination.
+    fn is_twin(&mut self, s: &Segment<'_>) -> bool {
+        if self.syns.len() >= MAX_SYNS {
+            let limit = self.high_water.saturating_sub(TWIN_WINDOW);
+            self.syns.retain(|_, (_, time)| *time >= limit);
+            if self.syns.len() >= MAX_SYNS {
+                self.syns.clear();
+            }
+        }
+        match self.syns.get(&(s.from, s.tcp.seq)) {
+            Some((to, time)) => *to != s.to && s.time.saturating_sub(*time).abs() <= TWIN_WINDOW,
+            None => {
+                self.syns.insert((s.from, s.tcp.seq), (s.to, s.time));
+                false
+            }
+        }
+    }
+
+    fn deadline(&self, entry: &Entry) -> (Nanos, Class) {
+        let (idle, class) = if entry.closed {
+            (self.config.linger, Class::Closed)
+        } else if !entry.answered || entry.key.transport != Transport::Tcp {
+            (self.config.idle_short, Class::Short)
+        } else {
+            (self.config.idle_established, Class::Long)
+        };
+        (entry.last.saturating_add(idle), class)
+    }
+
+    fn schedule(&mut self, slot: u32) {
+        let Some(entry) = self.slots[slot as usize].as_mut() else { return };
+        entry.stamp = entry.stamp.wrapping_add(1);
+        let stamp = entry.stamp;
+        let Some(entry) = self.slots[slot as usize].as_ref() else { return };
+        let (due, class) = self.deadline(entry);
+        self.queue(class).push_back((due, slot, stamp));
+    }
+
+    fn queue(&mut self, class: Class) -> &mut Queue {
+        match class {
+            Class::Closed => &mut self.closed,
+            Class::Short => &mut self.short,
+            Class::Long => &mut self.long,
+        }
+    }
+
+    fn expire(&mut self, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
+        for class in [Class::Closed, Class::Short, Class::Long] {
+            while let Some(&(due, slot, stamp)) = self.queue(class).front() {
+                let valid = self.entry(slot).is_some_and(|e| e.stamp == stamp);
+                if valid && due > self.high_water {
+                    break;
+                }
+                self.queue(class).pop_front();
+                if !valid {
+                    continue;
+                }
+                // Packets since it was queued may have moved its deadline.
+                if self.entry(slot).is_some_and(|e| self.deadline(e).0 > self.high_water) {
+                    self.schedule(slot);
+                } else {
+                    self.remove(slot, counters, sink);
+                }
+            }
+        }
+    }
+
+    /// Makes room: the flow that is due first goes, closed ones before others.
+    fn evict(&mut self, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
+        /// An active flow may stand at the head of its queue: it is queued anew this often before one goes all the same.
+        const PATIENCE: usize = 16;
+        let mut tried = 0;
+        for class in [Class::Closed, Class::Short, Class::Long] {
+            while let Some((due, slot, stamp)) = self.queue(class).pop_front() {
+                let Some(entry) = self.entry(slot).filter(|e| e.stamp == stamp) else { continue };
+                tried += 1;
+                if self.deadline(entry).0 > due && tried < PATIENCE {
+                    self.schedule(slot);
+                    continue;
+                }
+                counters.evicted_flows += u64::from(!entry.closed);
+                return self.remove(slot, counters, sink);
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: u32, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
+        let Some(mut entry) = self.slots[slot as usize].take() else { return };
+        self.index.remove(&entry.key);
+        self.free.push(slot);
+        if entry.joining() {
+            self.heads -= 1;
+            counters.incomplete_head += 1;
+        }
+        if let Some(connection) = entry.report() {
+            sink(Observation::Connection(connection));
+        }
+    }
+
+    /// Tells all that changed, in an order that does not depend on hashes.
+    pub fn report(&mut self, sink: &mut impl FnMut(Observation)) {
+        let mut all: Vec<Connection> = self.slots.iter_mut().flatten().filter_map(Entry::report).collect();
+        all.sort_by_key(|c| (c.first, c.initiator, c.responder, c.transport));
+        all.into_iter().for_each(|c| sink(Observation::Connection(c)));
+    }
+
+    pub fn expire_until(&mut self, now: Nanos, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
+        self.high_water = self.high_water.max(now);
+        self.expire(counters, sink);
+    }
+
+    /// Heads that were never completed.
+    pub fn unfinished(&self) -> u64 {
+        self.heads as u64
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Closed,
+    Short,
+    Long,
+}
+
+/// Whether this SYN opens another connection on the same ports.
+fn reused(entry: &Entry, s: &Segment<'_>) -> bool {
+    match entry.isn {
+        Some(isn) => isn != s.tcp.seq,
+        // Joined midway: a SYN ends it for certain.
+        None => true,
+    }
+}

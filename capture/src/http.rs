@@ -1,0 +1,144 @@
+//! HTTP request heads: the authority that was asked for, in HTTP/1 and in HTTP/2 without TLS.
+//!
+//! Owns what counts as a readable authority. A head that was cut gives what stands before the cut, never half a name. Must
+//! never look at a body, nor at a response.
+
+pub mod h2;
+
+/// Longest authority or server name taken. DNS allows 253 characters (RFC 1035 §2.3.4 as text); a port adds six.
+const MAX_NAME: usize = 260;
+
+/// Headers read. More are skipped: httparse needs room for each, and Host comes early.
+const MAX_HEADERS: usize = 96;
+
+/// A request head, as far as it could be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Host, with its port where it was sent.
+    pub authority: Option<String>,
+    /// Nothing more can be learned from further bytes.
+    pub complete: bool,
+}
+
+/// Reads an HTTP/1 request head (RFC 9112) that begins with `bytes`; `None` where they begin something else.
+pub fn request(bytes: &[u8]) -> Option<Head> {
+    // A method is a token in upper case (RFC 9110 §9.1); asking this first spares most binary protocols the parser.
+    if !bytes.first()?.is_ascii_uppercase() {
+        return None;
+    }
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let complete = match request.parse(bytes) {
+        Ok(status) => status.is_complete(),
+        // More headers than there is room for: those read so far are good.
+        Err(httparse::Error::TooManyHeaders) => true,
+        Err(_) => return None,
+    };
+    // Until the first line is whole, it may be another protocol that talks in words.
+    if request.version.is_none() && bytes.contains(&b'\n') {
+        return None;
+    }
+    let target = request.path.filter(|_| request.version.is_some());
+    // The target, where it holds an authority, stands above the Host header (RFC 9112 §3.2.2 and §3.2.3).
+    let authority = match (request.method, target) {
+        (Some("CONNECT"), Some(target)) => authority_text(target.as_bytes()),
+        (_, Some(target)) if target.contains("://") && !target.starts_with('/') => absolute(target),
+        _ => None,
+    };
+    let authority = authority.or_else(|| {
+        let host = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case("host"))?;
+        authority_text(host.value)
+    });
+    Some(Head { complete: complete || authority.is_some(), authority })
+}
+
+fn absolute(target: &str) -> Option<String> {
+    let (_, rest) = target.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    authority_text(authority.rsplit('@').next()?.as_bytes())
+}
+
+/// A host with or without port, in lower case, without the final dot of the host; `None` where it is not text or too long.
+pub(crate) fn authority_text(bytes: &[u8]) -> Option<String> {
+    let text = plain(bytes)?;
+    let Some((host, port)) = text.rsplit_once(':').filter(|(_, port)| !port.contains(']')) else {
+        return host_text(bytes);
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    (!host.is_empty()).then(|| format!("{host}:{port}"))
+}
+
+/// A host name in lower case without the final dot.
+pub(crate) fn host_text(bytes: &[u8]) -> Option<String> {
+    let mut text = plain(bytes)?;
+    if text.ends_with('.') {
+        text.pop();
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+fn plain(bytes: &[u8]) -> Option<String> {
+    let bytes = bytes.trim_ascii();
+    let fits = !bytes.is_empty() && bytes.len() <= MAX_NAME && bytes.iter().all(u8::is_ascii_graphic);
+    fits.then(|| bytes.iter().map(|b| char::from(b.to_ascii_lowercase())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn authority(head: &str) -> Option<String> {
+        request(head.as_bytes()).and_then(|h| h.authority)
+    }
+
+    #[test]
+    fn where_the_authority_stands() {
+        assert_eq!(authority("GET / HTTP/1.1\r\nhost: Reviews.bookinfo:9080\r\n\r\n").as_deref(), Some("reviews.bookinfo:9080"));
+        assert_eq!(authority("GET http://a.b.:80/x?y HTTP/1.1\r\nHost: c\r\n\r\n").as_deref(), Some("a.b:80"));
+        assert_eq!(authority("GET http://user@a.b/x HTTP/1.1\r\n\r\n").as_deref(), Some("a.b"));
+        assert_eq!(authority("CONNECT h.i:443 HTTP/1.1\r\nHost: c\r\n\r\n").as_deref(), Some("h.i:443"));
+        assert_eq!(authority("GET /?u=http://x/ HTTP/1.1\r\nHost: c.\r\n\r\n").as_deref(), Some("c"));
+        assert_eq!(authority("GET / HTTP/1.1\r\nHost: [2001:DB8::1]:80\r\n\r\n").as_deref(), Some("[2001:db8::1]:80"));
+        assert_eq!(authority("GET / HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n").as_deref(), Some("[2001:db8::1]"));
+        assert_eq!(request(b"GET / HTTP/1.0\r\n\r\n"), Some(Head { authority: None, complete: true }));
+    }
+
+    #[test]
+    fn what_is_no_request() {
+        for other in ["hello\n", "PING\r\n", "EHLO a\r\n", "HTTP/1.1 200 OK\r\n\r\n", "SSH-2.0-OpenSSH_9 x\r\n", "get foo\r\n", "\0\0", ""] {
+            assert_eq!(request(other.as_bytes()), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn every_cut_gives_nothing_or_the_whole_authority() {
+        let head = b"GET /reviews/1 HTTP/1.1\r\nAccept: */*\r\nHost: reviews.bookinfo:9080\r\nUser-Agent: x\r\n\r\n";
+        let mut found = false;
+        for length in 1..=head.len() {
+            let read = request(&head[..length]).expect("begins a request");
+            assert!(read.authority.is_none() || read.authority.as_deref() == Some("reviews.bookinfo:9080"), "cut at {length}");
+            assert!(found <= read.authority.is_some());
+            found = read.authority.is_some();
+        }
+        assert!(found);
+    }
+
+    #[test]
+    fn many_headers() {
+        let mut head = String::from("GET / HTTP/1.1\r\nHost: a\r\n");
+        for i in 0..200 {
+            head += &format!("X-{i}: y\r\n");
+        }
+        assert_eq!(authority(&(head + "\r\n")).as_deref(), Some("a"));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_do_not_panic(data in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = request(&data);
+            let _ = request(&[b"GET http://".as_slice(), &data].concat());
+            let _ = request(&[b"GET / HTTP/1.1\r\nHost: ".as_slice(), &data, b"\r\n\r\n"].concat());
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Frames in, observations out: composes decoding, names and the flow table.
+//!
+//! Owns the counters and the totals of interfaces. Must never block, read a clock, or drop a frame without counting why.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::decode::{Segment, Skip, decode};
+use crate::dns;
+use crate::flow::answers::Answers;
+use crate::flow::table::Table;
+pub use crate::flow::{Config, KnownPorts};
+use crate::frame::Frame;
+use crate::interfaces::Interfaces;
+use crate::loss::Counters;
+use crate::observation::{DnsName, Lookup, Nanos, Observation, Transport};
+use crate::skim::skim;
+
+/// Open DNS questions remembered. A client asks a handful at a time.
+const MAX_QUESTIONS: usize = 8_192;
+
+/// Who asked what: client, its port, message identifier.
+type Asked = (std::net::SocketAddr, u16, String);
+
+/// Turns frames into observations. Memory is bounded by [`Config`], whatever the input.
+pub struct Meter {
+    table: Table,
+    answers: Answers,
+    questions: HashMap<Asked, Question>,
+    interfaces: Interfaces,
+    counters: Counters,
+}
+
+struct Question {
+    lookup: Lookup,
+    answered: bool,
+}
+
+impl Meter {
+    /// A meter with nothing seen yet.
+    pub fn new(config: Config, known: KnownPorts) -> Self {
+        Self {
+            answers: Answers::new(config.max_answers),
+            interfaces: Interfaces::new(config.max_interfaces),
+            table: Table::new(config, known),
+            questions: HashMap::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Replaces what is known to listen; flows told already keep their orientation.
+    pub fn set_known(&mut self, known: KnownPorts) {
+        self.table.set_known(known);
+    }
+
+    /// What was seen and lost so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Takes a frame in.
+    pub fn frame(&mut self, frame: &Frame<'_>, sink: &mut impl FnMut(Observation)) {
+        self.counters.packets += 1;
+        self.counters.bytes += frame.data.len() as u64;
+        if let Some(skim) = skim(frame) {
+            if let Some(repeated) = self.table.bump(&skim.key, frame.time, frame.interface) {
+                self.counters.used += 1;
+                self.counters.cut_payload += u64::from(skim.cut);
+                self.counters.repeated_sightings += u64::from(repeated);
+                let lost = self.interfaces.count(frame.interface, frame.time, skim.from, skim.to, skim.hops);
+                self.counters.evicted_interfaces += u64::from(lost);
+                return;
+            }
+        }
+        match decode(frame) {
+            Ok(segment) => self.segment(&segment, sink),
+            Err(skip) => {
+                let c = &mut self.counters;
+                *match skip {
+                    Skip::NotIp => &mut c.not_ip,
+                    Skip::OtherTransport => &mut c.other_transport,
+                    Skip::LaterFragment => &mut c.later_fragments,
+                    Skip::BadLink => &mut c.bad_link,
+                    Skip::BadNetwork => &mut c.bad_network,
+                    Skip::BadTransport => &mut c.bad_transport,
+                    Skip::UnknownLinkType => &mut c.unknown_link_type,
+                    Skip::NotUnicast => &mut c.not_unicast,
+                } += 1;
+            }
+        }
+    }
+
+    fn segment(&mut self, s: &Segment<'_>, sink: &mut impl FnMut(Observation)) {
+        self.counters.used += 1;
+        self.counters.cut_payload += u64::from(s.cut);
+        let lost = self.interfaces.count(s.interface, s.time, s.from.ip(), s.to.ip(), s.hops);
+        self.counters.evicted_interfaces += u64::from(lost);
+        self.table.segment(s, &self.answers, &mut self.counters, sink);
+        if (s.from.port() == 53 || s.to.port() == 53) && !s.payload.is_empty() {
+            match s.transport {
+                Transport::Udp => self.dns(s, s.payload, sink),
+                Transport::Tcp => dns::stream(s.payload).for_each(|m| self.dns(s, m, sink)),
+                Transport::Sctp => {}
+            }
+        }
+    }
+
+    fn dns(&mut self, s: &Segment<'_>, bytes: &[u8], sink: &mut impl FnMut(Observation)) {
+        let Some(message) = dns::message(bytes) else {
+            self.counters.bad_dns += 1;
+            return;
+        };
+        let (client, server) = if message.response { (s.to, s.from) } else { (s.from, s.to) };
+        let asked = (client, message.id, message.question.clone());
+        let answered = message.response;
+        if answered && self.questions.get(&asked).is_some_and(|q| q.answered) {
+            // The same answer on another interface.
+            return;
+        }
+        if !answered && self.questions.contains_key(&asked) {
+            return;
+        }
+        if self.questions.len() >= MAX_QUESTIONS {
+            self.tell_unanswered(sink);
+        }
+        let lookup = Lookup {
+            client: client.ip(),
+            server,
+            time: s.time,
+            question: message.question,
+            canonical: message.canonical,
+            addresses: message.addresses,
+            rcode: answered.then_some(message.rcode),
+        };
+        if answered {
+            for &address in &lookup.addresses {
+                self.remember(client.ip(), address, &lookup, message.ttl);
+            }
+            sink(Observation::Lookup(lookup.clone()));
+        }
+        self.questions.insert(asked, Question { lookup, answered });
+    }
+
+    fn remember(&mut self, client: IpAddr, address: IpAddr, lookup: &Lookup, ttl: u32) {
+        let name = DnsName {
+            question: lookup.question.clone(),
+            canonical: lookup.canonical.clone(),
+            answered: lookup.time,
+        };
+        self.counters.evicted_answers += u64::from(self.answers.add(client, address, name, ttl));
+    }
+
+    /// Tells the questions whose answers were not seen, and forgets all.
+    fn tell_unanswered(&mut self, sink: &mut impl FnMut(Observation)) {
+        let open = self.questions.drain().map(|(_, q)| q).filter(|q| !q.answered);
+        let mut open: Vec<Lookup> = open.map(|q| q.lookup).collect();
+        open.sort_by(|a, b| (a.time, a.client, &a.question).cmp(&(b.time, b.client, &b.question)));
+        open.into_iter().for_each(|l| sink(Observation::Lookup(l)));
+    }
+
+    /// Tells all connections that changed since they were last told; for a source that does not end. `now`: packet time reached.
+    pub fn harvest(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
+        self.table.expire_until(now, &mut self.counters, sink);
+        self.table.report(sink);
+        self.interfaces.report(sink);
+    }
+
+    /// The input has ended: tells everything.
+    pub fn finish(&mut self, sink: &mut impl FnMut(Observation)) {
+        self.counters.incomplete_head += self.table.unfinished();
+        self.table.report(sink);
+        self.tell_unanswered(sink);
+        self.interfaces.report(sink);
+    }
+}

@@ -1,0 +1,246 @@
+//! One input: opened, unwrapped, read frame by frame.
+
+use std::fs::File;
+use std::io::{self, Cursor, IsTerminal, Read, Seek, Write};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use pcap::{Capture, Offline, Precision};
+
+use super::ng::NgReader;
+use super::sniff::{self, Kind};
+use super::SourceError;
+use crate::frame::{Frame, LinkType};
+use crate::observation::InterfaceId;
+
+/// What became of an attempt to read a frame.
+pub(super) enum Next {
+    Frame,
+    End,
+    Damaged(String),
+}
+
+enum Packets {
+    // The field order matters: the capture closes its end of the pipe before the pump is joined.
+    Classic { capture: Capture<Offline>, link: LinkType },
+    Ng(Box<NgReader>),
+}
+
+/// An opened input.
+pub(super) struct Input {
+    packets: Option<Packets>,
+    pump: Option<Pump>,
+    format: String,
+}
+
+/// A thread that decompresses into a pipe.
+struct Pump {
+    thread: Option<JoinHandle<()>>,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl Input {
+    pub fn open(path: &Path) -> Result<Self, SourceError> {
+        let name = path.display().to_string();
+        let fail = |error| SourceError::Open { path: name.clone(), error };
+        if path.as_os_str() == "-" {
+            let stdin = io::stdin();
+            if stdin.is_terminal() {
+                return Err(SourceError::NotACapture {
+                    path: "standard input".to_owned(),
+                    found: "it is a terminal, nothing is piped in".to_owned(),
+                });
+            }
+            return Self::piped(Box::new(io::stdin()), "standard input");
+        }
+        let mut file = File::open(path).map_err(fail)?;
+        if !file.metadata().map_err(fail)?.is_file() {
+            return Self::piped(Box::new(file), &name);
+        }
+        let head = sniff::head(&mut file).map_err(fail)?;
+        match sniff::kind(&head) {
+            Some(Kind::Pcap | Kind::PcapNg) => {
+                file.rewind().map_err(fail)?;
+                let kind = sniff::kind(&head);
+                Self::packets(file.into(), kind, None, &name, String::new())
+            }
+            Some(_) => {
+                file.rewind().map_err(fail)?;
+                Self::piped(Box::new(file), &name)
+            }
+            None if head.is_empty() => Err(SourceError::Empty { path: name }),
+            None => Err(SourceError::NotACapture { path: name, found: sniff::describe(&head) }),
+        }
+    }
+
+    /// From a stream that cannot be rewound: what was sniffed is put in front again.
+    fn piped(mut raw: Box<dyn Read + Send>, name: &str) -> Result<Self, SourceError> {
+        let fail = |error| SourceError::Open { path: name.to_owned(), error };
+        let head = sniff::head(&mut raw).map_err(fail)?;
+        if head.is_empty() {
+            return Err(SourceError::Empty { path: name.to_owned() });
+        }
+        let kind = sniff::kind(&head);
+        let whole = Cursor::new(head.clone()).chain(raw);
+        let (mut plain, wrapped): (Box<dyn Read + Send>, &str) = match kind {
+            Some(Kind::Gzip) => (Box::new(flate2::read::MultiGzDecoder::new(whole)), ", gzip"),
+            Some(Kind::Zstd) => (Box::new(zstd::Decoder::new(whole).map_err(fail)?), ", zstd"),
+            Some(_) => (Box::new(whole), ""),
+            None => {
+                return Err(SourceError::NotACapture { path: name.to_owned(), found: sniff::describe(&head) });
+            }
+        };
+        let inner = sniff::head(&mut plain).map_err(|e| SourceError::Refused {
+            path: name.to_owned(),
+            reason: format!("it cannot be decompressed: {e}"),
+        })?;
+        let kind = sniff::kind(&inner).filter(|k| matches!(k, Kind::Pcap | Kind::PcapNg));
+        if kind.is_none() {
+            let found = if inner.is_empty() { "there is nothing in it".to_owned() } else { sniff::describe(&inner) };
+            return Err(SourceError::NotACapture { path: name.to_owned(), found: format!("unpacked, {found}") });
+        }
+        let (reader, mut writer) = io::pipe().map_err(fail)?;
+        let failure = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&failure);
+        let thread = std::thread::Builder::new()
+            .name("unpack".to_owned())
+            .spawn(move || {
+                let mut whole = Cursor::new(inner).chain(plain);
+                if let Err(why) = copy(&mut whole, &mut writer) {
+                    *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                }
+            })
+            .map_err(fail)?;
+        let pump = Pump { thread: Some(thread), failure };
+        Self::packets(reader.into(), kind, Some(pump), name, wrapped.to_owned())
+    }
+
+    fn packets(
+        fd: OwnedFd,
+        kind: Option<Kind>,
+        pump: Option<Pump>,
+        name: &str,
+        wrapped: String,
+    ) -> Result<Self, SourceError> {
+        let refused = |reason: String| SourceError::Refused { path: name.to_owned(), reason };
+        if kind == Some(Kind::PcapNg) {
+            let reader = NgReader::new(File::from(fd)).map_err(refused)?;
+            let packets = Some(Packets::Ng(Box::new(reader)));
+            return Ok(Self { packets, pump, format: format!("pcapng{wrapped}") });
+        }
+        // SAFETY: the descriptor is open and owned by nobody else; libpcap owns it from here on.
+        let capture = unsafe { Capture::from_raw_fd_with_precision(fd.into_raw_fd(), Precision::Nano) };
+        let capture = capture.map_err(|e| refused(e.to_string()))?;
+        let link = LinkType(u16::try_from(capture.get_datalink().0).unwrap_or(u16::MAX));
+        Ok(Self { packets: Some(Packets::Classic { capture, link }), pump, format: format!("pcap{wrapped}") })
+    }
+
+    pub fn format(&self) -> String {
+        self.format.clone()
+    }
+
+    pub fn is_piped(&self) -> bool {
+        self.pump.is_some()
+    }
+
+    /// Reads one frame and hands it on. `InterfaceId::source` is left 0.
+    pub fn next(&mut self, take: impl FnOnce(Frame<'_>)) -> Next {
+        let next = match &mut self.packets {
+            None => return Next::End,
+            Some(Packets::Ng(reader)) => reader.next(take),
+            Some(Packets::Classic { capture, link }) => match capture.next_packet() {
+                Ok(packet) => {
+                    let ts = packet.header.ts;
+                    take(Frame {
+                        time: ts.tv_sec.saturating_mul(1_000_000_000).saturating_add(ts.tv_usec),
+                        interface: InterfaceId { source: 0, index: 0 },
+                        link: *link,
+                        wire_len: packet.header.len,
+                        data: packet.data,
+                    });
+                    return Next::Frame;
+                }
+                Err(pcap::Error::NoMorePackets) => Next::End,
+                Err(e) => Next::Damaged(format!("it is cut or damaged ({e})")),
+            },
+        };
+        match (next, self.pump.as_mut().and_then(Pump::failed)) {
+            (Next::Frame, _) => Next::Frame,
+            // The reader only saw its pipe end: the pump knows why.
+            (_, Some(why)) => Next::Damaged(format!("it cannot be decompressed further ({why})")),
+            (other, None) => other,
+        }
+    }
+}
+
+impl Pump {
+    /// Why decompression ended early. Only called when the pipe has ended, so the thread is at its end too.
+    fn failed(&mut self) -> Option<String> {
+        if let Some(thread) = self.thread.take_if(|t| t.is_finished()) {
+            let _ = thread.join();
+        }
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        // Closing the reading end first makes a pump that still writes fail at once instead of blocking for ever.
+        self.packets = None;
+        if let Some(thread) = self.pump.as_mut().and_then(|p| p.thread.take()) {
+            // A pump that waits for its own input (an idle pipe) cannot be woken: it ends with that input.
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Copies until the end. A reader that went away is no failure.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> Result<(), String> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => match to.write_all(&buffer[..n]) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(e) => return Err(e.to_string()),
+            },
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+}
+
+/// Start of a digest: the fractional part of the golden ratio, so that an empty capture has no zero digest.
+pub(super) const DIGEST_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Bytes of a frame that enter the digest: link, network and transport headers.
+const DIGESTED: usize = 64;
+
+/// Adds a frame to a digest. Folded multiplication, fixed for ever: digests are stored.
+pub(super) fn digest(so_far: u64, frame: &Frame<'_>) -> u64 {
+    let mix = |a: u64, b: u64| {
+        let wide = u128::from(a ^ 0xa076_1d64_78bd_642f) * u128::from(b ^ 0xe703_7ed1_a0b4_28db);
+        (wide as u64) ^ ((wide >> 64) as u64)
+    };
+    let lengths = u64::from(frame.wire_len) << 32 | frame.data.len() as u64;
+    let mut d = mix(so_far ^ frame.time as u64, lengths ^ u64::from(frame.link.0) << 48);
+    let head = &frame.data[..frame.data.len().min(DIGESTED)];
+    let mut chunks = head.chunks_exact(16);
+    for chunk in &mut chunks {
+        let (a, b) = chunk.split_at(8);
+        d = mix(d ^ word(a), word(b));
+    }
+    let (a, b) = chunks.remainder().split_at(chunks.remainder().len().min(8));
+    mix(d ^ word(a), word(b))
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(word)
+}

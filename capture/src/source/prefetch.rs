@@ -1,0 +1,59 @@
+//! Reads on a thread of its own, so that decoding has the other core.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use super::Reader;
+use crate::frame::Batch;
+
+/// Batches on their way: enough to smooth out a slow moment of either side, few enough to stay in cache.
+const DEPTH: usize = 4;
+
+/// A reader at work on its own thread.
+pub struct Prefetch {
+    full: Receiver<Batch>,
+    empty: SyncSender<Batch>,
+    thread: JoinHandle<Reader>,
+}
+
+/// Starts reading.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn spawn(mut reader: Reader) -> std::io::Result<Prefetch> {
+    let (full_in, full) = sync_channel::<Batch>(DEPTH);
+    let (empty, empty_out) = sync_channel::<Batch>(DEPTH + 2);
+    let thread = std::thread::Builder::new().name("read".to_owned()).spawn(move || {
+        loop {
+            let mut batch = empty_out.try_recv().unwrap_or_default();
+            // A receiver that went away wants no more: the reader is given back as it is.
+            if !reader.next_batch(&mut batch) || full_in.send(batch).is_err() {
+                return reader;
+            }
+        }
+    })?;
+    Ok(Prefetch { full, empty, thread })
+}
+
+impl Prefetch {
+    /// The next batch; `None` at the end.
+    pub fn next(&mut self) -> Option<Batch> {
+        self.full.recv().ok()
+    }
+
+    /// Gives a batch back for reuse.
+    pub fn recycle(&mut self, batch: Batch) {
+        // A full queue means that enough are in use.
+        let _ = self.empty.try_send(batch);
+    }
+
+    /// Waits for the thread and returns the reader with its reports.
+    ///
+    /// # Errors
+    /// When the thread panicked.
+    pub fn finish(self) -> Result<Reader, String> {
+        drop(self.full);
+        drop(self.empty);
+        self.thread.join().map_err(|_| "the reading thread ended unexpectedly; this is a bug".to_owned())
+    }
+}

@@ -1,0 +1,65 @@
+//! What a file is, by its first bytes.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Container of packets, or what is wrapped around one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Pcap,
+    PcapNg,
+    Gzip,
+    Zstd,
+}
+
+/// Bytes that [`kind`] needs.
+pub(super) const ENOUGH: usize = 12;
+
+/// Recognises by magic number: pcap in both byte orders and precisions (and Kuznetzov's variant, which libpcap reads too),
+/// pcapng (draft-ietf-opsawg-pcapng §4.1), gzip (RFC 1952), zstd (RFC 8878).
+pub(super) fn kind(head: &[u8]) -> Option<Kind> {
+    match head {
+        [0xd4, 0xc3, 0xb2, 0xa1, ..]
+        | [0xa1, 0xb2, 0xc3, 0xd4, ..]
+        | [0x4d, 0x3c, 0xb2, 0xa1, ..]
+        | [0xa1, 0xb2, 0x3c, 0x4d, ..]
+        | [0x34, 0xcd, 0xb2, 0xa1, ..]
+        | [0xa1, 0xb2, 0xcd, 0x34, ..] => Some(Kind::Pcap),
+        [0x0a, 0x0d, 0x0d, 0x0a, ..] => Some(Kind::PcapNg),
+        [0x1f, 0x8b, ..] => Some(Kind::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Kind::Zstd),
+        _ => None,
+    }
+}
+
+/// In words, what a file that is no capture begins with.
+pub(super) fn describe(head: &[u8]) -> String {
+    if head.iter().all(|b| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e)) {
+        let text: String = head.iter().map(|b| if *b < 0x20 { ' ' } else { char::from(*b) }).collect();
+        format!("it begins with the text {:?}", text.trim())
+    } else {
+        let hex: Vec<String> = head.iter().take(4).map(|b| format!("{b:02x}")).collect();
+        format!("it begins with the bytes {}", hex.join(" "))
+    }
+}
+
+/// Reads up to [`ENOUGH`] bytes.
+pub(super) fn head(input: &mut impl Read) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(ENOUGH);
+    input.by_ref().take(ENOUGH as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+/// Whether a file in a directory is taken for a capture.
+pub(super) fn is_capture(path: &Path) -> bool {
+    let regular = std::fs::metadata(path).is_ok_and(|m| m.is_file());
+    let head = || File::open(path).and_then(|mut f| head(&mut f)).unwrap_or_default();
+    regular
+        && match kind(&head()) {
+            Some(Kind::Pcap | Kind::PcapNg) => true,
+            // Anything may be compressed: in a directory only what is named as a capture is taken.
+            Some(_) => path.file_name().is_some_and(|n| n.to_string_lossy().contains("pcap")),
+            None => false,
+        }
+}

@@ -1,0 +1,262 @@
+//! TLS ClientHello: server name (RFC 6066) and application protocols (RFC 7301), from as many bytes as there are.
+//!
+//! Owns the record and handshake layout of a ClientHello (RFC 8446 §4.1.2, §5.1; the same since SSL 3). Lenient: a hello that
+//! was cut gives what stands before the cut. Must never read anything but a ClientHello, nor allocate for what it skips.
+
+use std::borrow::Cow;
+
+use crate::http::host_text;
+use crate::bytes::be16;
+
+/// Application protocols kept. Envoy's hello in a mesh has two or three.
+const MAX_ALPN: usize = 4;
+
+/// Longest application protocol name kept, in bytes. The registered ones have at most 12, Istio's 20.
+const MAX_ALPN_LEN: usize = 32;
+
+/// What a ClientHello says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientHello {
+    /// Server name, lower case, without the final dot.
+    pub sni: Option<String>,
+    /// First application protocols.
+    pub alpn: Vec<String>,
+    /// All of it was there.
+    pub complete: bool,
+}
+
+/// True when the bytes may be the beginning of a record that begins a ClientHello.
+pub fn begins_hello(bytes: &[u8]) -> bool {
+    // Handshake record, version 3.x, message type 1. Its length is below 2^14 (RFC 8446 §5.1), so at least four bytes.
+    bytes.first() == Some(&0x16)
+        && bytes.get(1).is_none_or(|b| *b == 3)
+        && bytes.get(2).is_none_or(|b| *b <= 4)
+        && be16(bytes, 3).is_none_or(|n| (4..=0x4000).contains(&n))
+        && bytes.get(5).is_none_or(|b| *b == 1)
+}
+
+/// True when a segment begins with some other TLS record: what a connection joined midway shows.
+pub fn is_record(bytes: &[u8]) -> bool {
+    // Change cipher spec, alert, handshake, application data; at most 2^14 + 2048 bytes (RFC 5246 §6.2.3).
+    matches!(bytes.first(), Some(0x14..=0x17))
+        && bytes.get(1) == Some(&3)
+        && matches!(bytes.get(2), Some(1..=4))
+        && be16(bytes, 3).is_some_and(|n| (1..=0x4800).contains(&n))
+}
+
+/// Reads a ClientHello that begins with `bytes`, or `None` where they begin something else.
+pub fn client_hello(bytes: &[u8]) -> Option<ClientHello> {
+    if bytes.len() < 6 || !begins_hello(bytes) {
+        return None;
+    }
+    let message = handshake(bytes);
+    let mut hello = ClientHello::default();
+    let mut rest = Reader(&message);
+    if rest.number(1) != Some(1) {
+        return None;
+    }
+    let whole = rest.number(3).is_some_and(|length| {
+        let whole = rest.0.len() >= length;
+        rest.0 = &rest.0[..length.min(rest.0.len())];
+        whole
+    });
+    hello.complete = body(&mut rest, &mut hello).is_some() && whole;
+    Some(hello)
+}
+
+/// The handshake bytes of consecutive records: nearly always one record, which is not copied.
+fn handshake(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let mut message: Cow<'_, [u8]> = Cow::Borrowed(&[]);
+    let mut rest = bytes;
+    while rest.first() == Some(&0x16) && rest.get(1) == Some(&3) {
+        let (Some(length), Some(content)) = (be16(rest, 3), rest.get(5..)) else { break };
+        let content = &content[..content.len().min(usize::from(length))];
+        if message.is_empty() {
+            message = Cow::Borrowed(content);
+        } else {
+            message.to_mut().extend_from_slice(content);
+        }
+        // All of the message is here: what follows is not part of the hello.
+        let wanted = message.get(1..4).map(|b| 4 + (usize::from(b[0]) << 16 | usize::from(b[1]) << 8 | usize::from(b[2])));
+        if length == 0 || wanted.is_some_and(|n| message.len() >= n) {
+            break;
+        }
+        rest = rest.get(5 + usize::from(length)..).unwrap_or(&[]);
+    }
+    message
+}
+
+/// `None` where the bytes end before the hello does.
+fn body(rest: &mut Reader<'_>, hello: &mut ClientHello) -> Option<()> {
+    rest.take(2 + 32)?;
+    for length_bytes in [1, 2, 1] {
+        // Session id, cipher suites, compression methods.
+        let length = rest.number(length_bytes)?;
+        rest.take(length)?;
+    }
+    if rest.0.is_empty() {
+        return Some(()); // Before TLS 1.2 there need not be extensions.
+    }
+    let length = rest.number(2)?;
+    let whole = rest.0.len() >= length;
+    rest.0 = &rest.0[..length.min(rest.0.len())];
+    while !rest.0.is_empty() {
+        let kind = rest.number(2)?;
+        let length = rest.number(2)?;
+        let held = rest.0.len() >= length;
+        let mut extension = Reader(&rest.0[..length.min(rest.0.len())]);
+        match kind {
+            0 => hello.sni = hello.sni.take().or_else(|| server_name(&mut extension)),
+            16 => {
+                let _ = protocols(&mut extension, &mut hello.alpn);
+            }
+            _ => {}
+        }
+        if !held {
+            return None;
+        }
+        rest.take(length)?;
+    }
+    whole.then_some(())
+}
+
+fn server_name(rest: &mut Reader<'_>) -> Option<String> {
+    rest.number(2)?;
+    while !rest.0.is_empty() {
+        let kind = rest.number(1)?;
+        let length = rest.number(2)?;
+        let name = rest.take(length)?;
+        if kind == 0 {
+            return host_text(name);
+        }
+    }
+    None
+}
+
+fn protocols(rest: &mut Reader<'_>, alpn: &mut Vec<String>) -> Option<()> {
+    rest.number(2)?;
+    while !rest.0.is_empty() && alpn.len() < MAX_ALPN {
+        let length = rest.number(1)?;
+        let name = rest.take(length)?;
+        // GREASE values (RFC 8701) and other binary names are no use to anyone.
+        if !name.is_empty() && name.len() <= MAX_ALPN_LEN && name.iter().all(u8::is_ascii_graphic) {
+            alpn.push(String::from_utf8_lossy(name).into_owned());
+        }
+    }
+    Some(())
+}
+
+/// Reads forward, or tells that the bytes end.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    /// A big-endian number of up to three bytes.
+    fn number(&mut self, bytes: usize) -> Option<usize> {
+        Some(self.take(bytes)?.iter().fold(0, |n, b| n << 8 | usize::from(*b)))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A ClientHello record; `padding` bytes of another extension stand before the names.
+    pub(crate) fn hello(name: &str, alpn: &[&str], padding: usize) -> Vec<u8> {
+        fn sized(bytes: usize, content: &[u8]) -> Vec<u8> {
+            let mut out = content.len().to_be_bytes()[8 - bytes..].to_vec();
+            out.extend(content);
+            out
+        }
+        let mut extensions = [0xfe, 0x00].to_vec();
+        extensions.extend(sized(2, &vec![0; padding]));
+        let mut names = vec![0];
+        names.extend(sized(2, name.as_bytes()));
+        extensions.extend([0, 0]);
+        extensions.extend(sized(2, &sized(2, &names)));
+        let protocols: Vec<u8> = alpn.iter().flat_map(|p| sized(1, p.as_bytes())).collect();
+        extensions.extend([0, 16]);
+        extensions.extend(sized(2, &sized(2, &protocols)));
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.extend(sized(1, &[9; 32]));
+        body.extend(sized(2, &[0x13, 0x01]));
+        body.extend(sized(1, &[0]));
+        body.extend(sized(2, &extensions));
+        let mut message = vec![1];
+        message.extend(sized(3, &body));
+        let mut record = vec![0x16, 3, 1];
+        record.extend(sized(2, &message));
+        record
+    }
+
+    #[test]
+    fn names_of_a_hello() {
+        let bytes = hello("Outbound_.9080_._.Reviews.bookinfo.svc.cluster.local.", &["istio-peer-exchange", "h2"], 10);
+        let read = client_hello(&bytes).expect("hello");
+        assert_eq!(read.sni.as_deref(), Some("outbound_.9080_._.reviews.bookinfo.svc.cluster.local"));
+        assert_eq!(read.alpn, ["istio-peer-exchange", "h2"]);
+        assert!(read.complete);
+    }
+
+    #[test]
+    fn every_cut_gives_nothing_or_the_whole_name() {
+        let bytes = hello("web.data", &["istio"], 100);
+        let mut found = false;
+        for length in 0..bytes.len() {
+            let Some(read) = client_hello(&bytes[..length]) else {
+                assert!(length < 6);
+                continue;
+            };
+            assert!(!read.complete, "cut at {length}");
+            assert!(read.sni.is_none() || read.sni.as_deref() == Some("web.data"), "cut at {length}");
+            assert!(found <= read.sni.is_some(), "a longer piece never shows less");
+            found = read.sni.is_some();
+        }
+        assert!(found, "the name stands before the last byte");
+    }
+
+    #[test]
+    fn hello_over_two_records() {
+        let one = hello("web.data", &["istio"], 100);
+        let (first, second) = one[5..].split_at(77);
+        let mut two = Vec::new();
+        for part in [first, second] {
+            two.extend([0x16, 3, 1, 0, part.len() as u8]);
+            two.extend(part);
+        }
+        assert_eq!(client_hello(&two), client_hello(&one));
+    }
+
+    #[test]
+    fn other_records() {
+        assert!(is_record(&[0x17, 3, 3, 0, 40, 1]));
+        assert!(!is_record(&[0x17, 3, 3, 0, 0]));
+        assert!(!is_record(b"GET / HTTP/1.1"));
+        assert_eq!(client_hello(&[0x16, 3, 3, 0, 40, 2, 0, 0, 36]), None, "ServerHello");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_do_not_panic(mut data in proptest::collection::vec(any::<u8>(), 0..300), force: bool) {
+            if force && data.len() > 9 {
+                data[..9].copy_from_slice(&[0x16, 3, 1, 1, 0, 1, 0, 0, 200]);
+            }
+            let _ = (client_hello(&data), is_record(&data), begins_hello(&data));
+        }
+
+        #[test]
+        fn changed_bytes_do_not_panic(at in 0usize..300, value: u8) {
+            let mut bytes = hello("web.data", &["istio", "h2"], 100);
+            let at = at % bytes.len();
+            bytes[at] = value;
+            let _ = client_hello(&bytes);
+        }
+    }
+}

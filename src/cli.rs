@@ -1,0 +1,149 @@
+//! The command line: composes the services into commands. The only place that prints.
+//!
+//! Owns flags, output formats and exit codes. Must never decide what a packet or an object means.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)] // printing is this module's whole purpose
+
+mod dependencies;
+mod exchange;
+mod generate;
+mod graph;
+mod output;
+mod progress;
+mod replay;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::store::{Access, Store};
+use output::Format;
+
+/// How a command ended. The numbers are documented in `--help` and the README.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// All was done.
+    Done = 0,
+    /// It could not be done.
+    Failed = 1,
+    // 2 is clap's: the command line is wrong.
+    /// Done, but part of the input could not be read.
+    Partial = 3,
+    /// Capture and snapshot have nothing in common.
+    Mismatch = 4,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed: nothing was changed, the message says why and what to do
+  2  the command line is wrong
+  3  done, but part of the input could not be read (a cut capture, a broken object); what could be read was used
+  4  the captures and the snapshot have nothing in common: most likely the wrong snapshot";
+
+/// Learns what each workload of an Istio mesh calls, from packets, and writes its least-privilege Sidecar.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXIT_CODES, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Learn from captures: pcap or pcapng, plain, gzip or zstd, files, directories or `-` for standard input
+    Replay(replay::Options),
+    /// Show what each workload calls, with the evidence
+    Dependencies(dependencies::Options),
+    /// Write one Sidecar per workload
+    Generate(generate::Options),
+    /// Show per workload what was watched, what is known, and what is not
+    Status(status::Options),
+    /// Write the whole store as NDJSON
+    Export(exchange::ExportOptions),
+    /// Merge an export into the store
+    Import(exchange::ImportOptions),
+}
+
+/// Where the store is.
+#[derive(Debug, Args)]
+struct StoreOptions {
+    /// Directory of the store
+    #[arg(long, value_name = "DIR", env = "SIDECARTA_STORE", default_value = "sidecarta-store")]
+    store: PathBuf,
+}
+
+impl StoreOptions {
+    fn existing(&self) -> anyhow::Result<Store> {
+        Ok(Store::open(&self.store, Access::Existing)?)
+    }
+
+    fn create(&self) -> anyhow::Result<Store> {
+        Ok(Store::open(&self.store, Access::CreateOrOpen)?)
+    }
+}
+
+/// Which workloads, and how to print.
+#[derive(Debug, Args)]
+struct ViewOptions {
+    /// Only workloads of this namespace
+    #[arg(short, long, value_name = "NS")]
+    namespace: Option<String>,
+}
+
+/// The snapshot of the cluster.
+#[derive(Debug, Args)]
+struct ClusterOptions {
+    /// Snapshot: what `kubectl get pods,svc,endpointslices,… -A -o yaml` printed; files or directories
+    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+    cluster: Vec<PathBuf>,
+    /// The cluster's DNS domain
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Replay(o) => replay::run(&o),
+        Command::Dependencies(o) => dependencies::run(&o),
+        Command::Generate(o) => generate::run(&o),
+        Command::Status(o) => status::run(&o),
+        Command::Export(o) => exchange::export(&o),
+        Command::Import(o) => exchange::import(&o),
+    };
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        // The reader of a pipe may stop early (`| head`): not a failure of ours.
+        Err(e) if output::is_broken_pipe(&e) => Outcome::Done,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            Outcome::Failed
+        }
+    };
+    ExitCode::from(outcome as u8)
+}
+
+/// Prints what could not be read in a snapshot; true when there was anything.
+fn report_snapshot(report: &crate::cluster::snapshot::Report) -> bool {
+    /// A wrong file can have thousands of broken objects; the first ones tell what is wrong.
+    const SHOWN: usize = 20;
+    for problem in report.problems.iter().take(SHOWN) {
+        eprintln!("warning: {problem}");
+    }
+    if report.problems.len() > SHOWN {
+        eprintln!("warning: … and {} further problems in the snapshot", report.problems.len() - SHOWN);
+    }
+    !report.problems.is_empty()
+}
+
+/// Formats of commands that print data.
+#[derive(Debug, Args)]
+struct OutputOptions {
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}

@@ -1,0 +1,44 @@
+//! A line of progress on standard error, for people who wait.
+
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use sidecarta_capture::source::Progress;
+
+/// How often the line changes.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Shows how far reading has come, where standard error is a terminal.
+pub(super) struct Line {
+    shown: bool,
+    enabled: bool,
+    next: Instant,
+}
+
+impl Line {
+    pub fn new() -> Self {
+        Self { shown: false, enabled: std::io::stderr().is_terminal(), next: Instant::now() + EVERY }
+    }
+
+    pub fn show(&mut self, progress: &Progress) {
+        if !self.enabled || Instant::now() < self.next {
+            return;
+        }
+        self.next = Instant::now() + EVERY;
+        self.shown = true;
+        let packets = progress.packets.load(Ordering::Relaxed);
+        let (done, total) = (progress.bytes.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed));
+        let share = if total > 0 { format!(", {} %", (100 * done / total).min(100)) } else { String::new() };
+        eprint!("\r{packets} packets{share}\x1b[K");
+        let _ = std::io::stderr().flush();
+    }
+
+    /// Takes the line away again.
+    pub fn clear(&mut self) {
+        if self.shown {
+            eprint!("\r\x1b[K");
+            self.shown = false;
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! `sidecarta replay`: captures in, dependencies learned.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use sidecarta_capture::loss::Counters;
+use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::source::{self, Reader, SourceReport};
+
+use super::output::{self, Format};
+use super::progress::Line;
+use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
+use crate::cluster::snapshot;
+use crate::learn::{Learner, counter};
+use crate::model::{Batch, BatchId, Destination, Merge, Record, Source, Spans, Tally};
+use crate::store::Applied;
+
+const EXAMPLE: &str = "\
+Examples:
+  sidecarta replay --cluster cluster.yaml veth5f577e0f.pcap
+  sidecarta replay --cluster snapshot/ --store staging captures/*.pcapng.zst
+  tcpdump -i any -w - | sidecarta replay --cluster cluster.yaml -";
+
+/// Learn from captures
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub(super) struct Options {
+    #[command(flatten)]
+    cluster: ClusterOptions,
+    #[command(flatten)]
+    store: StoreOptions,
+    #[command(flatten)]
+    output: OutputOptions,
+    /// Captures: files, directories, or `-` for standard input
+    #[arg(value_name = "CAPTURE", required = true)]
+    captures: Vec<PathBuf>,
+}
+
+pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
+    let (cluster, snapshot) = snapshot::load(&options.cluster.cluster, Some(&options.cluster.cluster_domain))?;
+    let mut partial = super::report_snapshot(&snapshot);
+    // Before hours of reading, not after: that the store can be opened.
+    let mut store = options.store.create()?;
+    let reader = Reader::open(&options.captures);
+    reader.errors().iter().for_each(|e| eprintln!("warning: {e}"));
+    reader.notes().iter().for_each(|n| eprintln!("note: {n}"));
+    if reader.reports().is_empty() {
+        anyhow::bail!("none of the captures could be read; nothing was learned");
+    }
+    partial |= !reader.errors().is_empty();
+    let (sockets, ports) = cluster.listening();
+    let mut meter = Meter::new(Config::default(), KnownPorts { sockets, ports });
+    let mut learner = Learner::new(&cluster);
+    let reader = read(reader, &mut meter, &mut learner)?;
+
+    let mut summary = Summary::default();
+    let totals = totals(meter.counters());
+    let reports = reader.reports();
+    for (i, report) in reports.iter().enumerate() {
+        if let Some(damage) = &report.damage {
+            eprintln!("warning: {}: {damage}", report.path);
+            partial |= report.packets > 0 || damage != "it holds no packet";
+        }
+        let id = batch_id(report, snapshot.digest);
+        // Losses are counted for all captures together; the first source carries them.
+        let counters = if i == 0 { totals.clone() } else { BTreeMap::new() };
+        let batch = learner.take(i as u32, id, &report.path, counters);
+        summary.add(&batch, store.apply(&batch)?, report);
+    }
+    store.close()?;
+    summary.notes.extend(learner.notes().map(str::to_owned));
+    match options.output.output {
+        Format::Table => output::print(&summary.to_text())?,
+        format => output::data(format, &summary)?,
+    }
+    let count = |name: &str| summary.counters.get(name).copied().unwrap_or(0);
+    if count(counter::CONNECTIONS) > 0 && count(counter::STRANGE) == count(counter::CONNECTIONS) {
+        let example = summary.strange_example(&cluster);
+        eprintln!(
+            "warning: not one of the {} connections has an end that the snapshot knows{example}: most likely the snapshot is of \
+             another cluster or another time",
+            count(counter::CONNECTIONS)
+        );
+        return Ok(Outcome::Mismatch);
+    }
+    Ok(if partial { Outcome::Partial } else { Outcome::Done })
+}
+
+fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>) -> anyhow::Result<Reader> {
+    let progress = reader.progress();
+    let mut line = Line::new();
+    let mut prefetch = source::spawn(reader)?;
+    while let Some(batch) = prefetch.next() {
+        for frame in batch.frames() {
+            meter.frame(&frame, &mut |o| learner.observe(o));
+        }
+        prefetch.recycle(batch);
+        line.show(&progress);
+    }
+    line.clear();
+    meter.finish(&mut |o| learner.observe(o));
+    prefetch.finish().map_err(anyhow::Error::msg)
+}
+
+/// The same capture with the same snapshot is the same batch for ever; another snapshot may resolve it better, so it counts as new.
+fn batch_id(report: &SourceReport, snapshot: u64) -> BatchId {
+    BatchId { source: format!("capture:{:016x}:{snapshot:016x}", report.digest), sequence: 0 }
+}
+
+/// The capture layer's counters by name.
+fn totals(c: &Counters) -> BTreeMap<String, u64> {
+    let named = [
+        ("packets", c.packets),
+        ("bytes", c.bytes),
+        ("used", c.used),
+        ("not-ip", c.not_ip),
+        ("other-transport", c.other_transport),
+        ("later-fragments", c.later_fragments),
+        ("bad-link", c.bad_link),
+        ("bad-network", c.bad_network),
+        ("bad-transport", c.bad_transport),
+        ("unknown-link-type", c.unknown_link_type),
+        ("cut-payload", c.cut_payload),
+        ("not-unicast", c.not_unicast),
+        ("bad-dns", c.bad_dns),
+        ("incomplete-head", c.incomplete_head),
+        ("evicted-flows", c.evicted_flows),
+        ("evicted-heads", c.evicted_heads),
+        ("evicted-answers", c.evicted_answers),
+        ("evicted-interfaces", c.evicted_interfaces),
+        ("repeated-sightings", c.repeated_sightings),
+    ];
+    named.into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Missed {
+    workload: String,
+    destination: String,
+    port: u16,
+    #[serde(flatten)]
+    tally: Tally,
+}
+
+/// What a replay did.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    captures: u64,
+    already_held: Vec<String>,
+    counters: BTreeMap<String, u64>,
+    workloads: u64,
+    dependencies: BTreeMap<&'static str, u64>,
+    scope_misses: Vec<Missed>,
+    ambiguous: Vec<String>,
+    unresolved: Vec<String>,
+    notes: Vec<String>,
+    #[serde(skip)]
+    seen: Spans,
+    #[serde(skip)]
+    merged: BTreeMap<crate::model::DependencyKey, crate::model::Dependency>,
+    #[serde(skip)]
+    known: std::collections::BTreeSet<crate::model::WorkloadId>,
+}
+
+impl Summary {
+    fn add(&mut self, batch: &Batch, applied: Applied, report: &SourceReport) {
+        self.captures += 1;
+        if applied == Applied::AlreadyHeld {
+            self.already_held.push(report.path.clone());
+        }
+        for record in &batch.records {
+            match record {
+                Record::Source(s) => {
+                    self.seen.merge(&s.spans);
+                    for (name, n) in &s.counters {
+                        *self.counters.entry(name.clone()).or_default() += n;
+                    }
+                }
+                Record::Dependency(d) => match self.merged.get_mut(&d.key) {
+                    Some(known) => known.merge(d),
+                    None => {
+                        self.merged.insert(d.key.clone(), d.clone());
+                    }
+                },
+                Record::Workload(w) => {
+                    self.known.insert(w.id.clone());
+                }
+                _ => {}
+            }
+        }
+        self.summarise();
+    }
+
+    fn summarise(&mut self) {
+        self.workloads = self.known.len() as u64;
+        self.dependencies.clear();
+        self.scope_misses.clear();
+        self.ambiguous.clear();
+        self.unresolved.clear();
+        for d in self.merged.values() {
+            *self.dependencies.entry(d.key.destination.kind()).or_default() += 1;
+            let (workload, destination) = (d.key.workload.to_string(), d.key.destination.to_string());
+            let (port, n) = (d.key.port, d.tally.connections);
+            match &d.key.destination {
+                Destination::Ambiguous { .. } => {
+                    self.ambiguous.push(format!("{workload}: {n} connections to one of {destination}"));
+                }
+                Destination::Unresolved { why, .. } => {
+                    self.unresolved.push(format!("{workload}: {n} connections to {destination}:{port}: {why}"));
+                }
+                _ => {}
+            }
+            if let Some(tally) = d.scope_miss {
+                self.scope_misses.push(Missed { workload, destination, port, tally });
+            }
+        }
+    }
+
+    fn strange_example(&self, cluster: &crate::cluster::Cluster) -> String {
+        match cluster.pods().iter().flat_map(|p| &p.addresses).next() {
+            Some(address) => format!(" (it holds pods such as {address})"),
+            None => " (it holds no pod)".to_owned(),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let count = |name: &str| self.counters.get(name).copied().unwrap_or(0);
+        let mut out = String::new();
+        let mut line = |text: String| {
+            out.push_str(&text);
+            out.push('\n');
+        };
+        line(format!(
+            "packets       {} read, {} used, {} of no IP, {} of other protocols",
+            count("packets"),
+            count("used"),
+            count("not-ip"),
+            count("other-transport") + count("later-fragments") + count("not-unicast")
+        ));
+        line(format!(
+            "connections   {} in all: {} of pods, {} from nodes, {} from outside the cluster",
+            count(counter::CONNECTIONS),
+            count(counter::LEARNED),
+            count(counter::FROM_NODE),
+            count(counter::FROM_OUTSIDE)
+        ));
+        let kinds: Vec<String> = self.dependencies.iter().map(|(k, n)| format!("{n} {k}")).collect();
+        let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
+        line(format!("dependencies  {kinds}; of {} workloads", self.workloads));
+        let source = Source {
+            source: String::new(),
+            label: String::new(),
+            spans: Spans::default(),
+            counters: self.counters.clone(),
+        };
+        let losses = super::status::losses(&source);
+        line(format!("lost          {}", if losses.is_empty() { "nothing".to_owned() } else { losses.join(", ") }));
+        for m in &self.scope_misses {
+            line(format!(
+                "scope miss    {} reached {}:{} at the Service's own address {} times: its Envoy had no configuration for it",
+                m.workload, m.destination, m.port, m.tally.connections
+            ));
+        }
+        self.ambiguous.iter().for_each(|a| line(format!("ambiguous     {a}")));
+        self.unresolved.iter().for_each(|u| line(format!("unresolved    {u}")));
+        self.notes.iter().for_each(|n| line(format!("note          {n}")));
+        for path in &self.already_held {
+            line(format!("unchanged     {path} was learned before, with this snapshot: nothing changed"));
+        }
+        out
+    }
+}

@@ -1,0 +1,385 @@
+//! The durable memory: every record merged into its row, every batch applied once.
+//!
+//! Owns the layout on disk, durability and torn-store detection; the only module that knows sled. Must never write after its first
+//! write error, and never open a store that lost its rows as if it were a new one.
+//!
+//! Layout: `DIR/sidecarta.json` (marker), `DIR/db/` (sled). All rows live in one named tree, so that a batch and the note that it is
+//! held are one atomic write.
+
+mod exchange;
+mod keys;
+mod marker;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::model::{Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload};
+use keys::Kind;
+use marker::Marker;
+
+pub use exchange::Imported;
+
+/// Version of the layout and of the rows' encoding.
+pub const SCHEMA: u32 = 1;
+
+/// Page cache of sled: the default of 1 GiB would dwarf everything else; a working set of 60 MB of rows fits several times over.
+const CACHE: u64 = 32 * 1024 * 1024;
+
+/// Free space below which no batch is begun: sled hangs when it meets a full disk in the middle of its work.
+const MIN_FREE: u64 = 16 * 1024 * 1024;
+
+/// Why a store could not be opened, read or written. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no store here.
+    #[error("there is no store at {}: `sidecarta replay` or `sidecarta import` makes one, `--store DIR` names another", .0.display())]
+    Missing(PathBuf),
+    /// The directory holds something else.
+    #[error("{} is not a store and not empty: it is left alone; choose another directory with --store", .0.display())]
+    NotAStore(PathBuf),
+    /// Another process has it open.
+    #[error("the store {} is in use by another process; wait for it, or export from it and import elsewhere", .0.display())]
+    Locked(PathBuf),
+    /// Made by a newer program.
+    #[error("the store {} has schema {found}, this program knows up to {SCHEMA}: use the newer sidecarta, or export with it", path.display())]
+    Newer {
+        /// The store.
+        path: PathBuf,
+        /// Its schema.
+        found: u32,
+    },
+    /// Rows are gone.
+    #[error("the store {} is damaged: {why}; nothing was changed. Restore it from an export (`sidecarta import FILE --store NEW`) or replay the captures into a new one", path.display())]
+    Torn {
+        /// The store.
+        path: PathBuf,
+        /// What shows it.
+        why: String,
+    },
+    /// Too little room.
+    #[error("{} MiB are free at {}, a batch needs {} MiB: nothing was written; make room and run the command again", free >> 20, path.display(), needed >> 20)]
+    DiskFull {
+        /// The store.
+        path: PathBuf,
+        /// Free bytes.
+        free: u64,
+        /// Wanted bytes.
+        needed: u64,
+    },
+    /// An earlier write failed.
+    #[error("the store {} stopped writing after an error; what was stored before is safe, start again when the cause is gone", .0.display())]
+    Stopped(PathBuf),
+    /// The file system refuses.
+    #[error("cannot {what} {}: {error}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The reason.
+        error: io::Error,
+    },
+    /// sled refuses.
+    #[error("the database of the store {} failed: {error}", path.display())]
+    Database {
+        /// The store.
+        path: PathBuf,
+        /// The reason.
+        error: sled::Error,
+    },
+    /// A row cannot be read.
+    #[error("a row of the store {} cannot be read ({error}): it was written by another version or is damaged; restore from an export", path.display())]
+    Row {
+        /// The store.
+        path: PathBuf,
+        /// The reason.
+        error: serde_json::Error,
+    },
+    /// An export cannot be read.
+    #[error("line {line}: {why}; nothing was imported")]
+    Import {
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// An export cannot be written.
+    #[error("cannot write the export: {0}")]
+    Export(#[from] io::Error),
+}
+
+/// How to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Make one where there is none.
+    CreateOrOpen,
+    /// It must be there.
+    Existing,
+}
+
+/// What applying a batch did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It was merged.
+    New,
+    /// The store held it already: nothing changed.
+    AlreadyHeld,
+}
+
+/// An open store. One process at a time.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    db: sled::Db,
+    rows: sled::Tree,
+    marker: Marker,
+    stopped: bool,
+}
+
+impl Store {
+    /// Opens a store.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; nothing is changed on any of them.
+    pub fn open(dir: &Path, access: Access) -> Result<Self, StoreError> {
+        let io = |what: &'static str, error| StoreError::Io { what, path: dir.to_owned(), error };
+        let marker = Marker::read(dir)?;
+        let fresh = marker.is_none();
+        if fresh {
+            let mut entries = match fs::read_dir(dir) {
+                Ok(entries) => entries,
+                Err(e) if e.kind() == io::ErrorKind::NotFound && access == Access::CreateOrOpen => {
+                    fs::create_dir_all(dir).map_err(|e| io("make the directory", e))?;
+                    fs::read_dir(dir).map_err(|e| io("read the directory", e))?
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing(dir.to_owned())),
+                Err(e) => return Err(io("open the store", e)),
+            };
+            if entries.next().is_some() {
+                return Err(StoreError::NotAStore(dir.to_owned()));
+            }
+            if access == Access::Existing {
+                return Err(StoreError::Missing(dir.to_owned()));
+            }
+            room(dir)?;
+        }
+        if let Some(found) = marker.as_ref().map(|m| m.schema).filter(|s| *s > SCHEMA) {
+            return Err(StoreError::Newer { path: dir.to_owned(), found });
+        }
+        let db = sled::Config::new()
+            .path(dir.join("db"))
+            .cache_capacity(CACHE)
+            .flush_every_ms(None)
+            .open()
+            .map_err(|e| opening(dir, e))?;
+        let database = |error| StoreError::Database { path: dir.to_owned(), error };
+        let rows = db.open_tree("rows").map_err(database)?;
+        let mut store = Self { dir: dir.to_owned(), db, rows, marker: marker.unwrap_or_default(), stopped: false };
+        if fresh {
+            store.sync()?;
+        } else {
+            store.check()?;
+        }
+        Ok(store)
+    }
+
+    /// sled opens a cut or foreign file as an empty database without a word: the marker knows better.
+    fn check(&self) -> Result<(), StoreError> {
+        let found = self.rows.len() as u64;
+        let torn = |why| Err(StoreError::Torn { path: self.dir.clone(), why });
+        if self.marker.rows > 0 && !self.db.was_recovered() {
+            return torn(format!("{} rows were written and no database was found", self.marker.rows));
+        }
+        // A crash after a batch and before the marker leaves more rows than the marker tells, never fewer.
+        if found < self.marker.rows {
+            return torn(format!("{} rows were written and {found} are found", self.marker.rows));
+        }
+        Ok(())
+    }
+
+    /// Merges a batch, whole or not at all. When this returns, it is on the disk.
+    ///
+    /// # Errors
+    /// On any failure nothing of the batch is held, and the store writes no more.
+    pub fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        self.apply_holding(batch, &BTreeSet::new())
+    }
+
+    /// As [`Store::apply`], and counts further batches as held from then on (those that an export was made of).
+    fn apply_holding(&mut self, batch: &Batch, also: &BTreeSet<BatchId>) -> Result<Applied, StoreError> {
+        if self.stopped {
+            return Err(StoreError::Stopped(self.dir.clone()));
+        }
+        let held = keys::batch(&batch.id);
+        if self.get(&held)?.is_some() {
+            return Ok(Applied::AlreadyHeld);
+        }
+        room(&self.dir)?;
+        let mut writes = sled::Batch::default();
+        for record in &batch.records {
+            let key = keys::record(record);
+            let row = match self.get(&key)? {
+                Some(row) => {
+                    let mut merged = self.decode(&row)?;
+                    merged.merge(record);
+                    self.encode(&merged)?
+                }
+                None => self.encode(record)?,
+            };
+            writes.insert(key, row);
+        }
+        for id in also.iter().chain(std::iter::once(&batch.id)) {
+            writes.insert(keys::batch(id), &b""[..]);
+        }
+        let result = self.rows.apply_batch(writes).map_err(|error| self.database(error)).and_then(|()| self.sync());
+        // After the first error sled must not be written to again: it may hang.
+        self.stopped = result.is_err();
+        result.map(|()| Applied::New)
+    }
+
+    /// Whether a batch is held.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn holds(&self, id: &BatchId) -> Result<bool, StoreError> {
+        Ok(self.get(&keys::batch(id))?.is_some())
+    }
+
+    /// Dependencies, of one namespace or all, sorted.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn dependencies(&self, namespace: Option<&str>) -> Result<Vec<Dependency>, StoreError> {
+        let mut all: Vec<Dependency> = self.all(Kind::Dependency, namespace, |r| match r {
+            Record::Dependency(d) => Some(d),
+            _ => None,
+        })?;
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(all)
+    }
+
+    /// Workloads, sorted.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn workloads(&self, namespace: Option<&str>) -> Result<Vec<Workload>, StoreError> {
+        self.all(Kind::Workload, namespace, |r| match r {
+            Record::Workload(w) => Some(w),
+            _ => None,
+        })
+    }
+
+    /// Which pods were watched, sorted by workload and pod.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn watches(&self, namespace: Option<&str>) -> Result<Vec<Watch>, StoreError> {
+        self.all(Kind::Watch, namespace, |r| match r {
+            Record::Watch(w) => Some(w),
+            _ => None,
+        })
+    }
+
+    /// Hosts looked up, sorted by workload and host.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn lookups(&self, namespace: Option<&str>) -> Result<Vec<Lookups>, StoreError> {
+        self.all(Kind::Lookups, namespace, |r| match r {
+            Record::Lookups(l) => Some(l),
+            _ => None,
+        })
+    }
+
+    /// Totals of every source, sorted.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn sources(&self) -> Result<Vec<Source>, StoreError> {
+        self.all(Kind::Source, None, |r| match r {
+            Record::Source(s) => Some(s),
+            _ => None,
+        })
+    }
+
+    /// Flushes and closes.
+    ///
+    /// # Errors
+    /// When the last flush fails.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        if self.stopped { Err(StoreError::Stopped(self.dir.clone())) } else { self.sync() }
+    }
+
+    fn all<T>(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        pick: impl Fn(Record) -> Option<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut out = Vec::new();
+        for row in self.rows.scan_prefix(keys::prefix(kind, namespace)) {
+            let (_, row) = row.map_err(|e| self.database(e))?;
+            out.extend(pick(self.decode(&row)?));
+        }
+        Ok(out)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
+        self.rows.get(key).map_err(|e| self.database(e))
+    }
+
+    fn database(&self, error: sled::Error) -> StoreError {
+        StoreError::Database { path: self.dir.clone(), error }
+    }
+
+    fn decode(&self, row: &[u8]) -> Result<Record, StoreError> {
+        serde_json::from_slice(row).map_err(|error| StoreError::Row { path: self.dir.clone(), error })
+    }
+
+    fn encode(&self, record: &Record) -> Result<Vec<u8>, StoreError> {
+        serde_json::to_vec(record).map_err(|error| StoreError::Row { path: self.dir.clone(), error })
+    }
+
+    /// Makes everything durable. sled's own flush leaves file metadata and the device cache alone.
+    fn sync(&mut self) -> Result<(), StoreError> {
+        self.db.flush().map_err(|e| self.database(e))?;
+        let file = self.dir.join("db").join("db");
+        File::open(&file)
+            .and_then(|f| f.sync_all())
+            .map_err(|error| StoreError::Io { what: "make durable", path: file, error })?;
+        self.marker.rows = self.rows.len() as u64;
+        self.marker.write(&self.dir)
+    }
+}
+
+fn opening(dir: &Path, error: sled::Error) -> StoreError {
+    match error {
+        sled::Error::Io(e) if e.kind() == io::ErrorKind::WouldBlock || e.to_string().contains("lock") => {
+            StoreError::Locked(dir.to_owned())
+        }
+        sled::Error::Io(error) => StoreError::Io { what: "open the database of", path: dir.to_owned(), error },
+        sled::Error::Corruption { .. } => {
+            StoreError::Torn { path: dir.to_owned(), why: "the database file is corrupt".to_owned() }
+        }
+        error => StoreError::Database { path: dir.to_owned(), error },
+    }
+}
+
+/// Refuses to begin a write that may not find room.
+fn room(dir: &Path) -> Result<(), StoreError> {
+    let stat = rustix::fs::statvfs(dir).map_err(|e| StoreError::Io {
+        what: "ask for the free space of",
+        path: dir.to_owned(),
+        error: e.into(),
+    })?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < MIN_FREE {
+        return Err(StoreError::DiskFull { path: dir.to_owned(), free, needed: MIN_FREE });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

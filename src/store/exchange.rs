@@ -1,0 +1,159 @@
+//! Export and import as NDJSON: backup, migration, and moving what was learned from one store to another.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::{BufRead, Write};
+
+use serde::{Deserialize, Serialize};
+
+use super::keys::{self, Kind};
+use super::{Applied, Store, StoreError};
+use crate::model::{Batch, BatchId, Record};
+
+/// Version of the export format.
+const VERSION: u32 = 1;
+
+/// Longest line that is read: rows have a few kilobytes, a file with a longer line is no export.
+const MAX_LINE: u64 = 16 * 1024 * 1024;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Line {
+    Sidecarta(Header),
+    Row(Record),
+    Batch(BatchId),
+    End(Footer),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    version: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Footer {
+    rows: u64,
+    batches: u64,
+}
+
+/// What an import did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// Records in the export.
+    pub rows: u64,
+    /// Whether they were merged, or known already.
+    pub applied: Applied,
+}
+
+impl fmt::Display for Imported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.applied {
+            Applied::New => write!(f, "{} records imported", self.rows),
+            Applied::AlreadyHeld => write!(f, "nothing changed: the store holds all that this export holds"),
+        }
+    }
+}
+
+impl Store {
+    /// Writes everything, sorted: the same content gives the same bytes. Returns the number of records.
+    ///
+    /// # Errors
+    /// When a row cannot be read or the output not be written.
+    pub fn export(&self, out: &mut impl Write) -> Result<u64, StoreError> {
+        let mut line = |line: &Line| -> Result<(), StoreError> {
+            serde_json::to_writer(&mut *out, line).map_err(std::io::Error::from)?;
+            Ok(out.write_all(b"\n")?)
+        };
+        line(&Line::Sidecarta(Header { version: VERSION }))?;
+        let (mut rows, mut batches) = (0, 0);
+        for row in &self.rows {
+            let (key, row) = row.map_err(|e| self.database(e))?;
+            if key.first() == Some(&(Kind::Batch as u8)) {
+                let Some(id) = keys::parse_batch(&key) else { continue };
+                line(&Line::Batch(id))?;
+                batches += 1;
+            } else {
+                line(&Line::Row(self.decode(&row)?))?;
+                rows += 1;
+            }
+        }
+        line(&Line::End(Footer { rows, batches }))?;
+        Ok(rows)
+    }
+
+    /// Merges an export. The batches that it holds count as held afterwards, so that replaying their captures changes nothing.
+    ///
+    /// # Errors
+    /// When the export is cut or malformed; then nothing is changed. Also when it holds some batches that this store holds and some
+    /// that it does not: their sums cannot be told apart.
+    pub fn import(&mut self, mut input: impl BufRead) -> Result<Imported, StoreError> {
+        let (records, batches) = read(&mut input)?;
+        let rows = records.len() as u64;
+        let mut held = 0;
+        for id in &batches {
+            held += usize::from(self.holds(id)?);
+        }
+        if held == batches.len() && held > 0 {
+            return Ok(Imported { rows, applied: Applied::AlreadyHeld });
+        }
+        if held > 0 {
+            return Err(StoreError::Import {
+                line: 1,
+                why: format!(
+                    "{held} of the {} batches in this export are in the store already, the others are not: merging would count \
+                     the former twice; import both exports into a new store, or replay the missing captures",
+                    batches.len()
+                ),
+            });
+        }
+        let digest = records.iter().fold(0u64, |d, r| {
+            let text = serde_json::to_string(r).unwrap_or_default();
+            text.bytes().fold(d.wrapping_mul(31), |d, b| (d ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
+        });
+        let id = BatchId { source: format!("import:{digest:016x}"), sequence: 0 };
+        let applied = self.apply_holding(&Batch { id, records }, &batches)?;
+        Ok(Imported { rows, applied })
+    }
+}
+
+fn read(input: &mut impl BufRead) -> Result<(Vec<Record>, BTreeSet<BatchId>), StoreError> {
+    let (mut records, mut batches) = (Vec::new(), BTreeSet::new());
+    let mut text = String::new();
+    let mut at = 0;
+    let mut end = None;
+    loop {
+        text.clear();
+        at += 1;
+        let fail = |why: String| StoreError::Import { line: at, why };
+        let n = std::io::Read::take(&mut *input, MAX_LINE)
+            .read_line(&mut text)
+            .map_err(|e| fail(format!("it cannot be read: {e}")))?;
+        if n == 0 {
+            break;
+        }
+        if n as u64 == MAX_LINE {
+            return Err(fail("it is longer than any record".to_owned()));
+        }
+        let line: Line = serde_json::from_str(&text).map_err(|e| fail(format!("no line of an export: {e}")))?;
+        match line {
+            Line::Sidecarta(h) if at == 1 && h.version == VERSION => {}
+            Line::Sidecarta(h) if at == 1 => {
+                return Err(fail(format!("the export has version {}, this program reads {VERSION}", h.version)));
+            }
+            _ if at == 1 => return Err(fail("an export begins with its version".to_owned())),
+            _ if end.is_some() => return Err(fail("there is more after the end".to_owned())),
+            Line::Sidecarta(_) => return Err(fail("a second header".to_owned())),
+            Line::Row(record) => records.push(record),
+            Line::Batch(id) => {
+                batches.insert(id);
+            }
+            Line::End(footer) => end = Some(footer),
+        }
+    }
+    match end {
+        Some(f) if f.rows == records.len() as u64 && f.batches == batches.len() as u64 => Ok((records, batches)),
+        Some(_) => Err(StoreError::Import { line: at - 1, why: "lines are missing or doubled".to_owned() }),
+        None if at == 1 => Err(StoreError::Import { line: 1, why: "it is empty".to_owned() }),
+        None => Err(StoreError::Import { line: at - 1, why: "the export is cut: its last line is missing".to_owned() }),
+    }
+}

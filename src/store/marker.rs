@@ -1,0 +1,54 @@
+//! The marker file: that a directory is a store, of which schema, and how many rows it held when it was last written.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{SCHEMA, StoreError};
+
+const FILE: &str = "sidecarta.json";
+const FORMAT: &str = "sidecarta-store";
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Marker {
+    pub format: String,
+    pub schema: u32,
+    pub rows: u64,
+}
+
+impl Default for Marker {
+    fn default() -> Self {
+        Self { format: FORMAT.to_owned(), schema: SCHEMA, rows: 0 }
+    }
+}
+
+impl Marker {
+    /// Reads the marker; `None` where there is none.
+    pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
+        let path = dir.join(FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::Io { what: "open the store at", path: dir.to_owned(), error }),
+        };
+        match serde_json::from_str::<Self>(&text) {
+            Ok(marker) if marker.format == FORMAT => Ok(Some(marker)),
+            Ok(_) => Err(StoreError::NotAStore(dir.to_owned())),
+            Err(e) => Err(StoreError::Torn { path: dir.to_owned(), why: format!("its marker {FILE} cannot be read: {e}") }),
+        }
+    }
+
+    /// Writes the marker whole or not at all.
+    pub fn write(&self, dir: &Path) -> Result<(), StoreError> {
+        let path = dir.join(FILE);
+        let new = dir.join(format!("{FILE}.new"));
+        let text = serde_json::to_string(self).unwrap_or_default();
+        File::create(&new)
+            .and_then(|mut f| f.write_all(text.as_bytes()).and_then(|()| f.sync_all()))
+            .and_then(|()| fs::rename(&new, &path))
+            .and_then(|()| File::open(dir)?.sync_all())
+            .map_err(|error| StoreError::Io { what: "write", path, error })
+    }
+}
