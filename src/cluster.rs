@@ -71,8 +71,7 @@ impl CaptureScope {
         if self.exclude_ports.contains(&port) || self.exclude_ranges.iter().any(|n| n.contains(&address)) {
             return false;
         }
-        self.include_ports.contains(&port)
-            || self.include_ranges.as_ref().is_none_or(|r| r.iter().any(|n| n.contains(&address)))
+        self.include_ports.contains(&port) || self.include_ranges.as_ref().is_none_or(|r| r.iter().any(|n| n.contains(&address)))
     }
 }
 

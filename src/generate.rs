@@ -10,9 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::cluster::{Cluster, Named};
-use crate::model::{
-    DataPlane, Dependency, Destination, Lookups, Protocol, ServicePort, Time, Watch, Workload, WorkloadId,
-};
+use crate::model::{DataPlane, Dependency, Destination, Lookups, Protocol, ServicePort, Time, Watch, Workload, WorkloadId};
 
 pub use manifest::{Manifest, SILENT};
 
@@ -61,18 +59,12 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
     let mut all: BTreeMap<WorkloadId, Subject> = stored
         .iter()
         .map(|w| {
-            let subject =
-                Subject { id: w.id.clone(), selector: w.selector.clone(), data_plane: w.data_plane, present: false };
+            let subject = Subject { id: w.id.clone(), selector: w.selector.clone(), data_plane: w.data_plane, present: false };
             (w.id.clone(), subject)
         })
         .collect();
     for pod in cluster.pods().iter().filter(|p| p.end == Time::MAX) {
-        let new = Subject {
-            id: pod.workload.clone(),
-            selector: pod.selector.clone(),
-            data_plane: pod.data_plane,
-            present: true,
-        };
+        let new = Subject { id: pod.workload.clone(), selector: pod.selector.clone(), data_plane: pod.data_plane, present: true };
         match all.get_mut(&pod.workload) {
             // During a rollout some pods may lack the proxy: one that has it is reason enough for a Sidecar.
             Some(old) if old.present && old.data_plane == DataPlane::Sidecar => {}
@@ -93,8 +85,7 @@ pub fn generate(cluster: &Cluster, subjects: &[Subject], known: &BTreeMap<Worklo
 }
 
 fn one(cluster: &Cluster, subject: &Subject, known: &Known, names: &mut Names) -> Outcome {
-    let mut outcome =
-        Outcome { workload: subject.id.clone(), manifest: None, withheld: None, notes: Vec::new() };
+    let mut outcome = Outcome { workload: subject.id.clone(), manifest: None, withheld: None, notes: Vec::new() };
     let hosts = Hosts::of(cluster, known, &mut outcome.notes);
     outcome.withheld = if let Some(why) = subject.data_plane.why_no_sidecar() {
         Some(why.to_owned())
@@ -109,9 +100,7 @@ fn one(cluster: &Cluster, subject: &Subject, known: &Known, names: &mut Names) -
         return outcome;
     }
     if known.watches.is_empty() {
-        outcome.notes.push(
-            "seen only on interfaces that are not its own: calls that never passed there are missing".to_owned(),
-        );
+        outcome.notes.push("seen only on interfaces that are not its own: calls that never passed there are missing".to_owned());
     }
     if !subject.present {
         outcome.notes.push("not in the snapshot any more".to_owned());
@@ -120,8 +109,7 @@ fn one(cluster: &Cluster, subject: &Subject, known: &Known, names: &mut Names) -
         outcome.notes.push(format!("the selector also matches pods of {other}: Istio lets only one Sidecar win"));
     }
     let entries = if hosts.entries.is_empty() { vec![SILENT.to_owned()] } else { hosts.entries.into_iter().collect() };
-    outcome.manifest =
-        Some(Manifest::new(&subject.id.namespace, &names.unique(&subject.id), subject.selector.clone(), entries));
+    outcome.manifest = Some(Manifest::new(&subject.id.namespace, &names.unique(&subject.id), subject.selector.clone(), entries));
     outcome
 }
 
@@ -196,10 +184,10 @@ impl Hosts {
     fn aliases(&mut self, cluster: &Cluster, known: &Known) {
         let addressed = known.dependencies.iter().flat_map(|d| d.addressed.keys());
         for host in addressed.chain(known.lookups.iter().map(|l| &l.host)) {
-            if let Named::Service { service, via: Some(alias) } = cluster.named(host, "") {
-                if self.entries.contains(&format!("{}/{}", service.namespace, service.host)) {
-                    self.entries.insert(format!("{}/{alias}", service.namespace));
-                }
+            if let Named::Service { service, via: Some(alias) } = cluster.named(host, "")
+                && self.entries.contains(&format!("{}/{}", service.namespace, service.host))
+            {
+                self.entries.insert(format!("{}/{alias}", service.namespace));
             }
         }
     }
@@ -210,9 +198,7 @@ impl Hosts {
                 Named::Service { service, .. } => {
                     service.control_plane || self.entries.contains(&format!("{}/{}", service.namespace, service.host))
                 }
-                Named::Entry(entries) => {
-                    entries.iter().any(|e| self.entries.contains(&format!("{}/{}", e.namespace, e.host)))
-                }
+                Named::Entry(entries) => entries.iter().any(|e| self.entries.contains(&format!("{}/{}", e.namespace, e.host))),
                 Named::Unknown => true,
             };
             if !covered {

@@ -3,16 +3,16 @@
 //! Owns aggregation. Pure: observations in, batches out, nothing kept beyond what a batch holds; memory is bounded by distinct
 //! dependencies. Must never drop an observation without counting why.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::collections::hash_map::{Entry, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observation, Orientation};
 
 use crate::attribute::{Attribution, Watched, attribute, watched};
 use crate::cluster::{Cluster, Named, Pod};
 use crate::model::{
-    Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Key, Lookups, Merge, Record, Source, Span,
-    Spans, Tally, Time, Watch, Workload, WorkloadId,
+    Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Key, Lookups, Merge, Record, Source, Span, Spans,
+    Tally, Time, Watch, Workload, WorkloadId,
 };
 use crate::resolve::{Resolution, protocol, resolve};
 
@@ -122,11 +122,7 @@ impl<'a> Learner<'a> {
         };
         let time = Time(l.time);
         let lesson = self.lessons.entry(0).or_default();
-        lesson.merge(Record::Lookups(Lookups {
-            workload: pod.workload.clone(),
-            host,
-            tally: Tally::new(1, time, time),
-        }));
+        lesson.merge(Record::Lookups(Lookups { workload: pod.workload.clone(), host, tally: Tally::new(1, time, time) }));
         lesson.note_workload(pod, time);
     }
 
@@ -204,8 +200,7 @@ impl Lesson {
 
     /// Whether a destination that no configuration of the mesh names may get a row of its own: those have no natural bound.
     fn may_list(&mut self, key: &DependencyKey) -> bool {
-        let unbounded =
-            matches!(key.destination, Destination::External { namespace: None, .. } | Destination::Unresolved { .. });
+        let unbounded = matches!(key.destination, Destination::External { namespace: None, .. } | Destination::Unresolved { .. });
         if !unbounded || self.records.contains_key(&Key::Dependency(key.clone())) {
             return true;
         }

@@ -131,23 +131,14 @@ fn infrastructure(
     Some(Resolution::new(destination, port).graded(grade, None))
 }
 
-fn own_address(
-    owners: &[&Service],
-    pod: &Pod,
-    connection: &Connection,
-    protocol: Protocol,
-    clues: &Clues<'_>,
-) -> Resolution {
+fn own_address(owners: &[&Service], pod: &Pod, connection: &Connection, protocol: Protocol, clues: &Clues<'_>) -> Resolution {
     let (to, port) = (connection.responder.ip(), connection.responder.port());
     // Only TCP goes through Envoy; an excluded port or range reaches the address by intention.
     let missed = protocol == Protocol::Tcp && pod.captures(to, port);
     let with_port: Vec<&&Service> = owners.iter().filter(|s| s.ports.contains(&(port, protocol))).collect();
     let mut resolution = match with_port.as_slice() {
-        [] => Resolution::new(
-            Destination::Unresolved { address: to, host: None, why: Unresolved::NoServicePort },
-            port,
-        )
-        .graded(Grade::Address, None),
+        [] => Resolution::new(Destination::Unresolved { address: to, host: None, why: Unresolved::NoServicePort }, port)
+            .graded(Grade::Address, None),
         [service] => {
             let resolution = Resolution::new(Destination::Service(service.at(port)), port);
             clues.supporting(&service.host, resolution.graded(Grade::ServiceAddress, None))
@@ -162,19 +153,14 @@ fn own_address(
     resolution
 }
 
-fn endpoint(
-    cluster: &Cluster,
-    connection: &Connection,
-    backing: &[(&Service, u16)],
-    clues: &Clues<'_>,
-) -> Resolution {
+fn endpoint(cluster: &Cluster, connection: &Connection, backing: &[(&Service, u16)], clues: &Clues<'_>) -> Resolution {
     let (to, port) = (connection.responder.ip(), connection.responder.port());
     // The request head holds the pod's own address: the application addressed the pod, no Service.
-    if clues.authority_address == Some((to, port)) {
-        if let Holder::Pod(target) = cluster.holder(to, Time(connection.first)) {
-            let name = connection.names.authority.as_deref();
-            return Resolution::new(Destination::pod(target.workload.clone()), port).graded(Grade::HttpAuthority, name);
-        }
+    if clues.authority_address == Some((to, port))
+        && let Holder::Pod(target) = cluster.holder(to, Time(connection.first))
+    {
+        let name = connection.names.authority.as_deref();
+        return Resolution::new(Destination::pod(target.workload.clone()), port).graded(Grade::HttpAuthority, name);
     }
     let candidates: BTreeSet<ServicePort> = backing.iter().map(|(s, p)| s.at(*p)).collect();
     let grade = if candidates.len() == 1 { Grade::Endpoint } else { Grade::EndpointOfSeveral };
@@ -213,9 +199,8 @@ fn elsewhere(cluster: &Cluster, connection: &Connection, clues: &Clues<'_>) -> R
     if let Holder::Pod(target) = holder {
         return Resolution::new(Destination::pod(target.workload.clone()), port).graded(Grade::Address, None);
     }
-    let unresolved = |why| {
-        Resolution::new(Destination::Unresolved { address: to, host: None, why }, port).graded(Grade::Address, None)
-    };
+    let unresolved =
+        |why| Resolution::new(Destination::Unresolved { address: to, host: None, why }, port).graded(Grade::Address, None);
     match holder {
         Holder::Contested => return unresolved(Unresolved::SeveralPods),
         Holder::NobodyInPodRange if clues.best_external().is_none() => return unresolved(Unresolved::NoPodThen),
@@ -234,13 +219,8 @@ fn elsewhere(cluster: &Cluster, connection: &Connection, clues: &Clues<'_>) -> R
     match entries.iter().copied().collect::<Vec<_>>().as_slice() {
         [entry] => Resolution::new(external(&entry.host, Some(entry)), port).graded(grade, None),
         _ => {
-            let destination = Destination::External {
-                host: None,
-                address: Some(to),
-                namespace: None,
-                name: None,
-                entry_host: None,
-            };
+            let destination =
+                Destination::External { host: None, address: Some(to), namespace: None, name: None, entry_host: None };
             let mut resolution = Resolution::new(destination, port).graded(Grade::Address, None);
             // Several entries own the address and no name tells which: all are shown.
             resolution.addressed.extend(entries.iter().map(|e| e.host.clone()));

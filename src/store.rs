@@ -312,12 +312,7 @@ impl Store {
         if self.stopped { Err(StoreError::Stopped(self.dir.clone())) } else { self.sync() }
     }
 
-    fn all<T>(
-        &self,
-        kind: Kind,
-        namespace: Option<&str>,
-        pick: impl Fn(Record) -> Option<T>,
-    ) -> Result<Vec<T>, StoreError> {
+    fn all<T>(&self, kind: Kind, namespace: Option<&str>, pick: impl Fn(Record) -> Option<T>) -> Result<Vec<T>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix(keys::prefix(kind, namespace)) {
             let (_, row) = row.map_err(|e| self.database(e))?;
@@ -346,9 +341,11 @@ impl Store {
     fn sync(&mut self) -> Result<(), StoreError> {
         self.db.flush().map_err(|e| self.database(e))?;
         let file = self.dir.join("db").join("db");
-        File::open(&file)
-            .and_then(|f| f.sync_all())
-            .map_err(|error| StoreError::Io { what: "make durable", path: file, error })?;
+        File::open(&file).and_then(|f| f.sync_all()).map_err(|error| StoreError::Io {
+            what: "make durable",
+            path: file,
+            error,
+        })?;
         self.marker.rows = self.rows.len() as u64;
         self.marker.write(&self.dir)
     }

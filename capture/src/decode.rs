@@ -168,7 +168,7 @@ fn segment<'a>(
         // A first fragment, a cut header, or SCTP: the ports are its first four bytes in all three protocols.
         _ => bare(transport, whole)?,
     };
-    let cut = payload.incomplete || (frame.wire_len as usize > frame.data.len() && payload.incomplete);
+    let cut = payload.incomplete;
     Ok(Segment {
         time: frame.time,
         interface,
@@ -195,8 +195,7 @@ fn bare(transport: Transport, data: &[u8]) -> Result<Bare<'_>, Skip> {
             tcp.seq = u32::from_be_bytes([h[0], h[1], h[2], h[3]]);
             tcp.ack_number = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
             let flags = h[9];
-            (tcp.fin, tcp.syn, tcp.rst, tcp.ack) =
-                (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
+            (tcp.fin, tcp.syn, tcp.rst, tcp.ack) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
             let header = usize::from(h[8] >> 4) * 4;
             if header < 20 {
                 return Err(Skip::BadTransport);

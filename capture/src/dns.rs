@@ -3,7 +3,6 @@
 //! Owns the reading of a message,. Must never resolve
 //! anything itself.
 
-
 use std::fmt::Write as _;
 use std::net::IpAddr;
 

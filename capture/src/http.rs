@@ -106,7 +106,9 @@ mod tests {
 
     #[test]
     fn what_is_no_request() {
-        for other in ["hello\n", "PING\r\n", "EHLO a\r\n", "HTTP/1.1 200 OK\r\n\r\n", "SSH-2.0-OpenSSH_9 x\r\n", "get foo\r\n", "\0\0", ""] {
+        for other in
+            ["hello\n", "PING\r\n", "EHLO a\r\n", "HTTP/1.1 200 OK\r\n\r\n", "SSH-2.0-OpenSSH_9 x\r\n", "get foo\r\n", "\0\0", ""]
+        {
             assert_eq!(request(other.as_bytes()), None, "{other:?}");
         }
     }

@@ -19,14 +19,7 @@ pub(crate) struct Interfaces {
 
 impl Interfaces {
     pub fn new(limit: usize) -> Self {
-        Self {
-            known: HashMap::new(),
-            spans: Vec::new(),
-            seen_v4: Vec::new(),
-            seen_v6: Vec::new(),
-            recent: None,
-            limit,
-        }
+        Self { known: HashMap::new(), spans: Vec::new(), seen_v4: Vec::new(), seen_v6: Vec::new(), recent: None, limit }
     }
 
     /// Counts a packet; true where its interface is one too many.

@@ -62,15 +62,15 @@ impl Meter {
     pub fn frame(&mut self, frame: &Frame<'_>, sink: &mut impl FnMut(Observation)) {
         self.counters.packets += 1;
         self.counters.bytes += frame.data.len() as u64;
-        if let Some(skim) = skim(frame) {
-            if let Some(repeated) = self.table.bump(&skim.key, frame.time, frame.interface) {
-                self.counters.used += 1;
-                self.counters.cut_payload += u64::from(skim.cut);
-                self.counters.repeated_sightings += u64::from(repeated);
-                let lost = self.interfaces.count(frame.interface, frame.time, skim.from, skim.to, skim.hops);
-                self.counters.evicted_interfaces += u64::from(lost);
-                return;
-            }
+        if let Some(skim) = skim(frame)
+            && let Some(repeated) = self.table.bump(&skim.key, frame.time, frame.interface)
+        {
+            self.counters.used += 1;
+            self.counters.cut_payload += u64::from(skim.cut);
+            self.counters.repeated_sightings += u64::from(repeated);
+            let lost = self.interfaces.count(frame.interface, frame.time, skim.from, skim.to, skim.hops);
+            self.counters.evicted_interfaces += u64::from(lost);
+            return;
         }
         match decode(frame) {
             Ok(segment) => self.segment(&segment, sink),
@@ -142,11 +142,7 @@ impl Meter {
     }
 
     fn remember(&mut self, client: IpAddr, address: IpAddr, lookup: &Lookup, ttl: u32) {
-        let name = DnsName {
-            question: lookup.question.clone(),
-            canonical: lookup.canonical.clone(),
-            answered: lookup.time,
-        };
+        let name = DnsName { question: lookup.question.clone(), canonical: lookup.canonical.clone(), answered: lookup.time };
         self.counters.evicted_answers += u64::from(self.answers.add(client, address, name, ttl));
     }
 

@@ -74,6 +74,8 @@ pub struct DnsName {
 pub struct Names {
     /// Server name of the ClientHello (RFC 6066), Istio's `outbound_.PORT_.SUBSET_.HOST` included, verbatim but for case.
     pub sni: Option<String>,
+    /// A whole ClientHello was read and it named no server: the client was given an address, not a host name.
+    pub nameless_hello: bool,
     /// First ALPN protocols of the ClientHello (RFC 7301), at most four.
     pub alpn: Vec<String>,
     /// HTTP/1 `Host`, absolute-form target or CONNECT target, or HTTP/2 `:authority`: host with the port as it was sent.

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use prefetch::{Prefetch, spawn};
+pub use sniff::is_capture;
 
 use crate::frame::{Batch, Frame};
 use crate::observation::{InterfaceId, Nanos};
@@ -159,13 +160,7 @@ impl Reader {
         reader
     }
 
-    fn plan(
-        &mut self,
-        path: &Path,
-        found: &mut Vec<(Nanos, PathBuf)>,
-        seen: &mut HashSet<(u64, u64)>,
-        plain: &mut bool,
-    ) {
+    fn plan(&mut self, path: &Path, found: &mut Vec<(Nanos, PathBuf)>, seen: &mut HashSet<(u64, u64)>, plain: &mut bool) {
         if path.as_os_str() == "-" {
             *plain = false;
             // Standard input cannot be looked into first: it is opened at once, as if it began before all others.
@@ -229,10 +224,7 @@ impl Reader {
             }
         }
         if left > 0 {
-            self.notes.push(format!(
-                "{}: {taken} captures are read, {left} other files are left alone",
-                path.display()
-            ));
+            self.notes.push(format!("{}: {taken} captures are read, {left} other files are left alone", path.display()));
         }
     }
 
@@ -285,8 +277,7 @@ impl Reader {
             match Input::open(&planned.path) {
                 Ok(input) => {
                     self.reports[planned.id as usize].format = input.format();
-                    let mut open =
-                        Open { input, id: planned.id, pending: Batch::default(), at: 0, ended: false };
+                    let mut open = Open { input, id: planned.id, pending: Batch::default(), at: 0, ended: false };
                     open.refill(&mut self.reports[planned.id as usize]);
                     self.open.push(open);
                 }

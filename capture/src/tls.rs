@@ -5,8 +5,8 @@
 
 use std::borrow::Cow;
 
-use crate::http::host_text;
 use crate::bytes::be16;
+use crate::http::host_text;
 
 /// Application protocols kept. Envoy's hello in a mesh has two or three.
 const MAX_ALPN: usize = 4;

@@ -11,7 +11,9 @@ use super::{Outcome, StoreOptions};
 
 /// Write the whole store as NDJSON
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sidecarta export > backup.ndjson\n  sidecarta export --store staging | zstd > staging.ndjson.zst")]
+#[command(
+    after_help = "Example:\n  sidecarta export > backup.ndjson\n  sidecarta export --store staging | zstd > staging.ndjson.zst"
+)]
 pub(super) struct ExportOptions {
     #[command(flatten)]
     store: StoreOptions,
@@ -22,7 +24,9 @@ pub(super) struct ExportOptions {
 
 /// Merge an export into the store
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sidecarta import backup.ndjson --store fresh\n  zstd -dc staging.ndjson.zst | sidecarta import -")]
+#[command(
+    after_help = "Example:\n  sidecarta import backup.ndjson --store fresh\n  zstd -dc staging.ndjson.zst | sidecarta import -"
+)]
 pub(super) struct ImportOptions {
     #[command(flatten)]
     store: StoreOptions,

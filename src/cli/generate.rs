@@ -55,10 +55,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let namespace = options.view.namespace.as_deref();
     let known = known(&store, namespace)?;
     let stored = store.workloads(namespace)?;
-    let subjects: Vec<_> = subjects(&cluster, &stored)
-        .into_iter()
-        .filter(|s| namespace.is_none_or(|n| s.id.namespace == n))
-        .collect();
+    let subjects: Vec<_> =
+        subjects(&cluster, &stored).into_iter().filter(|s| namespace.is_none_or(|n| s.id.namespace == n)).collect();
     let outcomes = generate(&cluster, &subjects, &known);
     let mut written = 0;
     for outcome in &outcomes {

@@ -29,7 +29,7 @@ impl Line {
         self.shown = true;
         let packets = progress.packets.load(Ordering::Relaxed);
         let (done, total) = (progress.bytes.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed));
-        let share = if total > 0 { format!(", {} %", (100 * done / total).min(100)) } else { String::new() };
+        let share = (100 * done).checked_div(total).map_or_else(String::new, |p| format!(", {} %", p.min(100)));
         eprint!("\r{packets} packets{share}\x1b[K");
         let _ = std::io::stderr().flush();
     }

@@ -34,16 +34,40 @@ pub(super) struct Options {
     #[command(flatten)]
     output: OutputOptions,
     /// Captures: files, directories, or `-` for standard input
-    #[arg(value_name = "CAPTURE", required = true)]
+    #[arg(value_name = "CAPTURE")]
     captures: Vec<PathBuf>,
 }
 
+/// `--cluster PATH... CAPTURE...` reads naturally, and a parser gives all of it to `--cluster`: what is a capture by its content, or
+/// standard input, is one; where no other is named, the last path is.
+fn divide(cluster: &[PathBuf], captures: &[PathBuf]) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let mut snapshots = Vec::new();
+    let mut found = captures.to_vec();
+    for (i, path) in cluster.iter().enumerate() {
+        if i > 0 && (path.as_os_str() == "-" || source::is_capture(path)) {
+            found.push(path.clone());
+        } else {
+            snapshots.push(path.clone());
+        }
+    }
+    if found.is_empty() && snapshots.len() > 1 {
+        found.extend(snapshots.pop());
+    }
+    (snapshots, found)
+}
+
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let (cluster, snapshot) = snapshot::load(&options.cluster.cluster, Some(&options.cluster.cluster_domain))?;
+    let (snapshots, captures) = divide(&options.cluster.cluster, &options.captures);
+    anyhow::ensure!(
+        !captures.is_empty(),
+        "no capture is named: `sidecarta replay --cluster {} CAPTURE...`",
+        snapshots[0].display()
+    );
+    let (cluster, snapshot) = snapshot::load(&snapshots, Some(&options.cluster.cluster_domain))?;
     let mut partial = super::report_snapshot(&snapshot);
     // Before hours of reading, not after: that the store can be opened.
     let mut store = options.store.create()?;
-    let reader = Reader::open(&options.captures);
+    let reader = Reader::open(&captures);
     reader.errors().iter().for_each(|e| eprintln!("warning: {e}"));
     reader.notes().iter().for_each(|n| eprintln!("note: {n}"));
     if reader.reports().is_empty() {
@@ -92,7 +116,7 @@ fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>) -> anyhow:
     let progress = reader.progress();
     let mut line = Line::new();
     let mut prefetch = source::spawn(reader)?;
-    while let Some(batch) = prefetch.next() {
+    while let Some(batch) = prefetch.next_batch() {
         for frame in batch.frames() {
             meter.frame(&frame, &mut |o| learner.observe(o));
         }
@@ -251,12 +275,8 @@ impl Summary {
         let kinds: Vec<String> = self.dependencies.iter().map(|(k, n)| format!("{n} {k}")).collect();
         let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
         line(format!("dependencies  {kinds}; of {} workloads", self.workloads));
-        let source = Source {
-            source: String::new(),
-            label: String::new(),
-            spans: Spans::default(),
-            counters: self.counters.clone(),
-        };
+        let source =
+            Source { source: String::new(), label: String::new(), spans: Spans::default(), counters: self.counters.clone() };
         let losses = super::status::losses(&source);
         line(format!("lost          {}", if losses.is_empty() { "nothing".to_owned() } else { losses.join(", ") }));
         for m in &self.scope_misses {

@@ -112,10 +112,9 @@ fn one(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Workloa
             Destination::Ambiguous { .. } => {
                 unknown.push(format!("{} connections: one of {}", d.tally.connections, d.key.destination));
             }
-            Destination::Unresolved { why, .. } => unknown.push(format!(
-                "{} connections to {}:{}: {why}",
-                d.tally.connections, d.key.destination, d.key.port
-            )),
+            Destination::Unresolved { why, .. } => {
+                unknown.push(format!("{} connections to {}:{}: {why}", d.tally.connections, d.key.destination, d.key.port))
+            }
             _ => {}
         }
     }
@@ -150,7 +149,15 @@ fn table(status: &Status) -> String {
         return "the store knows no workload yet: `sidecarta replay` fills it\n".to_owned();
     }
     let mut t = output::table(&[
-        "WORKLOAD", "MESH", "WATCHED", "PODS", "CONNECTIONS", "MIDWAY", "DEPENDENCIES", "NEXT IS NEW", "BEST EVIDENCE",
+        "WORKLOAD",
+        "MESH",
+        "WATCHED",
+        "PODS",
+        "CONNECTIONS",
+        "MIDWAY",
+        "DEPENDENCIES",
+        "NEXT IS NEW",
+        "BEST EVIDENCE",
     ]);
     for w in &status.workloads {
         let plane = w.data_plane.map_or_else(|| "?".to_owned(), |p| format!("{p:?}").to_lowercase());
@@ -199,8 +206,19 @@ fn table(status: &Status) -> String {
 pub(super) fn losses(source: &Source) -> Vec<String> {
     /// Counters that are no loss: totals, and traffic that concerns no workload.
     const NO_LOSS: [&str; 13] = [
-        "packets", "bytes", "used", "not-ip", "other-transport", "later-fragments", "not-unicast", "repeated-sightings",
-        "connections", "learned", "from-node", "from-outside", "midway",
+        "packets",
+        "bytes",
+        "used",
+        "not-ip",
+        "other-transport",
+        "later-fragments",
+        "not-unicast",
+        "repeated-sightings",
+        "connections",
+        "learned",
+        "from-node",
+        "from-outside",
+        "midway",
     ];
     let lost = source.counters.iter().filter(|(name, n)| **n > 0 && !NO_LOSS.contains(&name.as_str()));
     lost.map(|(name, n)| format!("{name} {n}")).collect()

@@ -60,10 +60,9 @@ impl Builder {
     /// The indexes, and what in the objects contradicts itself, in words.
     pub fn build(mut self) -> (Cluster, Vec<String>) {
         let mut problems = Vec::new();
-        let mut cluster =
-            Cluster { domain: self.domain.take().unwrap_or_else(|| DOMAIN.to_owned()), ..Cluster::default() };
+        let mut cluster = Cluster { domain: self.domain.take().unwrap_or_else(|| DOMAIN.to_owned()), ..Cluster::default() };
         self.pods.sort_by(|a, b| key(&a.metadata).cmp(&key(&b.metadata)));
-        let derived = self.services.len() > 0 && self.slices.is_empty();
+        let derived = !self.services.is_empty() && self.slices.is_empty();
         self.nodes_into(&mut cluster);
         let by_name = self.services_into(&mut cluster);
         self.slices_into(&mut cluster, &by_name, &mut problems);
@@ -144,12 +143,7 @@ impl Builder {
         by_name
     }
 
-    fn slices_into(
-        &self,
-        cluster: &mut Cluster,
-        by_name: &HashMap<(String, String), u32>,
-        problems: &mut Vec<String>,
-    ) {
+    fn slices_into(&self, cluster: &mut Cluster, by_name: &HashMap<(String, String), u32>, problems: &mut Vec<String>) {
         for slice in &self.slices {
             let meta = &slice.metadata;
             let Some(service) = meta.labels.get("kubernetes.io/service-name") else { continue };
@@ -168,11 +162,7 @@ impl Builder {
                 let ports = spec.ports.iter().filter(|p| p.name == port.name && p.protocol.0 == port.protocol.0);
                 for service_port in ports {
                     for a in slice.endpoints.iter().flat_map(|e| &e.addresses).filter_map(|a| address(a)) {
-                        cluster
-                            .endpoints
-                            .entry((a, number, port.protocol.0))
-                            .or_default()
-                            .insert((index, service_port.port));
+                        cluster.endpoints.entry((a, number, port.protocol.0)).or_default().insert((index, service_port.port));
                     }
                 }
             }
@@ -345,4 +335,3 @@ fn capture_scope(meta: &Meta) -> CaptureScope {
         include_ports: get("includeOutboundPorts").map(ports).unwrap_or_default(),
     }
 }
-

@@ -153,8 +153,8 @@ fn read_json(file: &Path, text: &str, builder: &mut Builder, report: &mut Report
         let offset = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize).min(text.len());
         1 + text.as_bytes()[..offset].iter().filter(|b| **b == b'\n').count()
     };
-    let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-    while let Some(next) = documents.next() {
+    let documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+    for next in documents {
         let document = match next {
             Ok(document) => document.get(),
             Err(e) => {
@@ -197,15 +197,8 @@ impl Source<'_> {
 }
 
 /// Kinds that will be needed to prove Sidecars, and are no part of resolution.
-const ISTIO_KINDS: [&str; 7] = [
-    "VirtualService",
-    "DestinationRule",
-    "Sidecar",
-    "Telemetry",
-    "AuthorizationPolicy",
-    "Gateway",
-    "PeerAuthentication",
-];
+const ISTIO_KINDS: [&str; 7] =
+    ["VirtualService", "DestinationRule", "Sidecar", "Telemetry", "AuthorizationPolicy", "Gateway", "PeerAuthentication"];
 
 fn accept(file: &Path, line: usize, text: &str, source: Source<'_>, builder: &mut Builder, report: &mut Report) {
     let envelope: Envelope = match source.parse() {

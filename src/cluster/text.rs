@@ -101,12 +101,10 @@ mod tests {
 
     #[test]
     fn a_list_is_cut_at_its_items_and_lines_are_kept() {
-        let text = "apiVersion: v1\nitems:\n- kind: A\n  data: |\n    - x\n- kind: B\nkind: List\n---\n# only a comment\n---\nkind: C\n";
+        let text =
+            "apiVersion: v1\nitems:\n- kind: A\n  data: |\n    - x\n- kind: B\nkind: List\n---\n# only a comment\n---\nkind: C\n";
         let got: Vec<(usize, &str, bool)> = pieces(text).iter().map(|p| (p.line, p.text, p.item)).collect();
-        assert_eq!(
-            got,
-            [(3, "- kind: A\n  data: |\n    - x\n", true), (6, "- kind: B\n", true), (11, "kind: C\n", false)]
-        );
+        assert_eq!(got, [(3, "- kind: A\n  data: |\n    - x\n", true), (6, "- kind: B\n", true), (11, "kind: C\n", false)]);
     }
 
     #[test]

@@ -92,7 +92,9 @@ impl<'a> Clues<'a> {
                 Err(_) => clues.add(cluster, pod, Grade::HttpAuthority, host, Some(port.unwrap_or(80))),
             }
         }
-        for answer in &names.dns {
+        // A client that was given a host name puts it into its ClientHello; one without was given the address, and an earlier
+        // answer with that address is a coincidence.
+        for answer in names.dns.iter().filter(|_| !names.nameless_hello) {
             clues.add(cluster, pod, Grade::DnsAnswer, &answer.question, None);
         }
         clues

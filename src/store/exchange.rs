@@ -20,7 +20,7 @@ const MAX_LINE: u64 = 16 * 1024 * 1024;
 #[serde(rename_all = "lowercase")]
 enum Line {
     Sidecarta(Header),
-    Row(Record),
+    Row(Box<Record>),
     Batch(BatchId),
     End(Footer),
 }
@@ -73,7 +73,7 @@ impl Store {
                 line(&Line::Batch(id))?;
                 batches += 1;
             } else {
-                line(&Line::Row(self.decode(&row)?))?;
+                line(&Line::Row(Box::new(self.decode(&row)?)))?;
                 rows += 1;
             }
         }
@@ -143,7 +143,7 @@ fn read(input: &mut impl BufRead) -> Result<(Vec<Record>, BTreeSet<BatchId>), St
             _ if at == 1 => return Err(fail("an export begins with its version".to_owned())),
             _ if end.is_some() => return Err(fail("there is more after the end".to_owned())),
             Line::Sidecarta(_) => return Err(fail("a second header".to_owned())),
-            Line::Row(record) => records.push(record),
+            Line::Row(record) => records.push(*record),
             Line::Batch(id) => {
                 batches.insert(id);
             }

@@ -38,11 +38,11 @@ impl Answers {
         let pair = (client, address);
         let mut evicted = false;
         if !self.known.contains_key(&pair) {
-            if self.known.len() >= self.limit {
-                if let Some(oldest) = self.order.pop_front() {
-                    // A pair whose names have all expired is no loss, but telling would cost more than counting it.
-                    evicted = self.known.remove(&oldest).is_some();
-                }
+            if self.known.len() >= self.limit
+                && let Some(oldest) = self.order.pop_front()
+            {
+                // A pair whose names have all expired is no loss, but telling would cost more than counting it.
+                evicted = self.known.remove(&oldest).is_some();
             }
             self.order.push_back(pair);
         }

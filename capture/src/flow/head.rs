@@ -41,6 +41,7 @@ pub(super) fn read(content: Content, bytes: &[u8], names: &mut Names) -> bool {
                 if !hello.alpn.is_empty() {
                     names.alpn = hello.alpn;
                 }
+                names.nameless_hello = hello.complete && names.sni.is_none();
                 hello.complete
             }
             None => true,

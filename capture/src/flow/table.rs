@@ -67,23 +67,17 @@ impl Table {
         Some(entry.count(time, interface))
     }
 
-    pub fn segment(
-        &mut self,
-        s: &Segment<'_>,
-        answers: &Answers,
-        counters: &mut Counters,
-        sink: &mut impl FnMut(Observation),
-    ) {
+    pub fn segment(&mut self, s: &Segment<'_>, answers: &Answers, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
         self.high_water = self.high_water.max(s.time);
         self.expire(counters, sink);
         let key = FlowKey::of(s.from, s.to, s.transport);
         let opens = s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack;
         let mut slot = self.index.get(&key).copied();
-        if let Some(old) = slot.filter(|_| opens) {
-            if self.entry(old).is_some_and(|e| reused(e, s)) {
-                self.remove(old, counters, sink);
-                slot = None;
-            }
+        if let Some(old) = slot.filter(|_| opens)
+            && self.entry(old).is_some_and(|e| reused(e, s))
+        {
+            self.remove(old, counters, sink);
+            slot = None;
         }
         let slot = match slot {
             Some(slot) => slot,
@@ -160,8 +154,8 @@ impl Table {
             _ => None,
         };
         let sockets: &HashSet<_> = &self.known.sockets;
-        let known = sides(&|a| sockets.contains(&(a.ip(), a.port())))
-            .or_else(|| sides(&|a| self.known.ports.contains(&a.port())));
+        let known =
+            sides(&|a| sockets.contains(&(a.ip(), a.port()))).or_else(|| sides(&|a| self.known.ports.contains(&a.port())));
         if let Some(initiator) = known {
             return (initiator, Orientation::KnownPort);
         }

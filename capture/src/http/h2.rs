@@ -100,7 +100,8 @@ pub(crate) mod tests {
     }
 
     fn block(authority: &str) -> Vec<u8> {
-        let headers = [(":method", "POST"), (":scheme", "http"), (":path", "/a.B/C"), (":authority", authority), ("te", "trailers")];
+        let headers =
+            [(":method", "POST"), (":scheme", "http"), (":path", "/a.B/C"), (":authority", authority), ("te", "trailers")];
         hpack_patched::Encoder::new().encode(headers.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())))
     }
 
@@ -120,8 +121,7 @@ pub(crate) mod tests {
         let block = block("ratings:9080");
         let (one, two) = block.split_at(3);
         let headers = [&[4, 0, 0, 0, 0, 16], one, &[0; 4]].concat();
-        let bytes =
-            [start(), frame(HEADERS, PADDED | PRIORITY, 1, &headers), frame(CONTINUATION, END_HEADERS, 1, two)].concat();
+        let bytes = [start(), frame(HEADERS, PADDED | PRIORITY, 1, &headers), frame(CONTINUATION, END_HEADERS, 1, two)].concat();
         assert_eq!(request(&bytes).and_then(|h| h.authority).as_deref(), Some("ratings:9080"));
         for length in 0..bytes.len() {
             let read = request(&bytes[..length]).and_then(|h| h.authority);

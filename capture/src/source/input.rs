@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 
 use pcap::{Capture, Offline, Precision};
 
+use super::SourceError;
 use super::ng::NgReader;
 use super::sniff::{self, Kind};
-use super::SourceError;
 use crate::frame::{Frame, LinkType};
 use crate::observation::InterfaceId;
 
@@ -92,10 +92,8 @@ impl Input {
                 return Err(SourceError::NotACapture { path: name.to_owned(), found: sniff::describe(&head) });
             }
         };
-        let inner = sniff::head(&mut plain).map_err(|e| SourceError::Refused {
-            path: name.to_owned(),
-            reason: format!("it cannot be decompressed: {e}"),
-        })?;
+        let inner = sniff::head(&mut plain)
+            .map_err(|e| SourceError::Refused { path: name.to_owned(), reason: format!("it cannot be decompressed: {e}") })?;
         let kind = sniff::kind(&inner).filter(|k| matches!(k, Kind::Pcap | Kind::PcapNg));
         if kind.is_none() {
             let found = if inner.is_empty() { "there is nothing in it".to_owned() } else { sniff::describe(&inner) };
@@ -117,13 +115,7 @@ impl Input {
         Self::packets(reader.into(), kind, Some(pump), name, wrapped.to_owned())
     }
 
-    fn packets(
-        fd: OwnedFd,
-        kind: Option<Kind>,
-        pump: Option<Pump>,
-        name: &str,
-        wrapped: String,
-    ) -> Result<Self, SourceError> {
+    fn packets(fd: OwnedFd, kind: Option<Kind>, pump: Option<Pump>, name: &str, wrapped: String) -> Result<Self, SourceError> {
         let refused = |reason: String| SourceError::Refused { path: name.to_owned(), reason };
         if kind == Some(Kind::PcapNg) {
             let reader = NgReader::new(File::from(fd)).map_err(refused)?;

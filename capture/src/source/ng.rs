@@ -61,6 +61,9 @@ impl NgReader {
                         return Next::Damaged("it cannot be read further".to_owned());
                     }
                     if self.reader.data().len() == before {
+                        if self.reader.data().is_empty() {
+                            return Next::End;
+                        }
                         if self.reader.reader_exhausted() {
                             return Next::Damaged("it is cut in the middle of a block".to_owned());
                         }

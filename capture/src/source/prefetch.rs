@@ -37,7 +37,7 @@ pub fn spawn(mut reader: Reader) -> std::io::Result<Prefetch> {
 
 impl Prefetch {
     /// The next batch; `None` at the end.
-    pub fn next(&mut self) -> Option<Batch> {
+    pub fn next_batch(&mut self) -> Option<Batch> {
         self.full.recv().ok()
     }
 

@@ -51,8 +51,8 @@ pub(super) fn head(input: &mut impl Read) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Whether a file in a directory is taken for a capture.
-pub(super) fn is_capture(path: &Path) -> bool {
+/// Whether a file is taken for a capture by its first bytes (a compressed one also by its name).
+pub fn is_capture(path: &Path) -> bool {
     let regular = std::fs::metadata(path).is_ok_and(|m| m.is_file());
     let head = || File::open(path).and_then(|mut f| head(&mut f)).unwrap_or_default();
     regular

@@ -1,0 +1,31 @@
+# Two commands: `make demo` shows the main job on the samples, `make test` runs every test.
+# Both install what a bare Debian machine lacks. Builds go to a cache outside the clone, so that a clean clone finds them.
+
+SHELL := /bin/bash
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidecarta
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+BIN := $(CARGO_TARGET_DIR)/release/sidecarta
+
+.PHONY: demo test bench build setup lint clean
+
+demo: build
+	@./samples/demo $(BIN)
+
+test: setup lint
+	cargo test --workspace --locked
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+bench: build
+	cargo bench --locked --bench replay
+
+build: setup
+	cargo build --release --locked
+
+setup:
+	@./setup
+
+clean:
+	cargo clean
