@@ -121,7 +121,7 @@ impl<'a> Learner<'a> {
             Named::Unknown => return,
         };
         let time = Time(l.time);
-        let lesson = self.lessons.entry(0).or_default();
+        let lesson = self.lessons.entry(l.interface.source).or_default();
         lesson.merge(Record::Lookups(Lookups { workload: pod.workload.clone(), host, tally: Tally::new(1, time, time) }));
         lesson.note_workload(pod, time);
     }

@@ -145,6 +145,7 @@ mod tests {
         let body = s.strip_prefix(['-', '+']).unwrap_or(s);
         let digits = |t: &str, set: &str| !t.is_empty() && t.chars().all(|c| set.contains(c) || c == '_');
         let sexagesimal = body.contains(':')
+            && body.starts_with(|c: char| c.is_ascii_digit())
             && body.split(':').enumerate().all(|(i, p)| {
                 let p = p.split('.').next().unwrap_or(p);
                 !p.is_empty() && p.chars().all(|c| c.is_ascii_digit() || (i == 0 && c == '_')) && (i == 0 || p.len() <= 2)

@@ -124,6 +124,7 @@ impl Meter {
             self.tell_unanswered(sink);
         }
         let lookup = Lookup {
+            interface: s.interface,
             client: client.ip(),
             server,
             time: s.time,

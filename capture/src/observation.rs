@@ -122,6 +122,8 @@ pub struct Connection {
 /// A DNS question, with what was answered where the answer was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lookup {
+    /// Interface on which it was seen first.
+    pub interface: InterfaceId,
     /// Who asked.
     pub client: IpAddr,
     /// The DNS server asked.

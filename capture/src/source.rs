@@ -377,6 +377,3 @@ impl Open {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -38,18 +38,18 @@ pub(super) struct Options {
     captures: Vec<PathBuf>,
 }
 
-/// `--cluster PATH... CAPTURE...` reads naturally, and a parser gives all of it to `--cluster`: what is a capture by its content, or
-/// standard input, is one; where no other is named, the last path is.
+/// `--cluster PATH... CAPTURE...` reads naturally, and a parser gives all of it to `--cluster`. Behind the first path, a snapshot is a
+/// directory or ends in .yaml, .yml or .json; the first that does neither, and all behind it, are captures. Where that leaves no
+/// capture, the last path is one.
 fn divide(cluster: &[PathBuf], captures: &[PathBuf]) -> (Vec<PathBuf>, Vec<PathBuf>) {
-    let mut snapshots = Vec::new();
-    let mut found = captures.to_vec();
-    for (i, path) in cluster.iter().enumerate() {
-        if i > 0 && (path.as_os_str() == "-" || source::is_capture(path)) {
-            found.push(path.clone());
-        } else {
-            snapshots.push(path.clone());
-        }
-    }
+    let snapshot = |p: &PathBuf| {
+        let named = p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        (named || p.is_dir()) && !source::is_capture(p)
+    };
+    let behind = cluster.iter().skip(1).take_while(|p| snapshot(p)).count();
+    let (snapshots, rest) = cluster.split_at((1 + behind).min(cluster.len()));
+    let mut snapshots = snapshots.to_vec();
+    let mut found = [rest, captures].concat();
     if found.is_empty() && snapshots.len() > 1 {
         found.extend(snapshots.pop());
     }

@@ -20,12 +20,12 @@ use crate::yaml;
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// A path cannot be read.
-    #[error("cannot read the snapshot {}: {source}; pass what `kubectl get pods,svc,endpointslices,… -A -o yaml` printed", path.display())]
+    #[error("cannot read the snapshot {}: {error}; pass what `kubectl get pods,svc,endpointslices,… -A -o yaml` printed", path.display())]
     Read {
         /// The path.
         path: PathBuf,
         /// The reason.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// Nothing in it is a Kubernetes object.
     #[error(
@@ -62,7 +62,7 @@ pub fn load(paths: &[PathBuf], domain: Option<&str>) -> Result<(Cluster, Report)
     let mut report = Report::default();
     for path in paths {
         for file in files(path)? {
-            let bytes = fs::read(&file).map_err(|source| SnapshotError::Read { path: file.clone(), source })?;
+            let bytes = fs::read(&file).map_err(|error| SnapshotError::Read { path: file.clone(), error })?;
             read(&file, &bytes, &mut builder, &mut report);
         }
     }
@@ -77,7 +77,7 @@ pub fn load(paths: &[PathBuf], domain: Option<&str>) -> Result<(Cluster, Report)
 
 /// The files of a path: itself, or below a directory all that end in .yaml, .yml or .json, sorted.
 fn files(path: &Path) -> Result<Vec<PathBuf>, SnapshotError> {
-    let fail = |source| SnapshotError::Read { path: path.to_owned(), source };
+    let fail = |error| SnapshotError::Read { path: path.to_owned(), error };
     if !fs::metadata(path).map_err(fail)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }

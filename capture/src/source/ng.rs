@@ -1,6 +1,7 @@
 //! pcapng: sections, interfaces with their own link types and clocks, packets.
 
 use std::fs::File;
+use std::io::{Chain, Cursor, Read};
 
 use pcap_parser::traits::{PcapNGPacketBlock, PcapReaderIterator};
 use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader};
@@ -11,6 +12,8 @@ use crate::observation::{InterfaceId, Nanos};
 
 /// First size of the buffer: a block must fit whole, and most are small.
 const BUFFER: usize = 128 * 1024;
+/// Bytes within which the section header must end: writers put a few hundred bytes of options there.
+const HEAD: u64 = 4096;
 /// A larger block than this is no packet (the largest snap length is 256 KiB): the file is damaged or hostile.
 const MAX_BLOCK: usize = 1024 * 1024;
 
@@ -25,7 +28,7 @@ struct Interface {
 
 /// Reads pcapng as a stream.
 pub(super) struct NgReader {
-    reader: PcapNGReader<File>,
+    reader: PcapNGReader<Chain<Cursor<Vec<u8>>, File>>,
     interfaces: Vec<Interface>,
     /// Interfaces of earlier sections, which number anew: numbers stay unique within the file.
     earlier: u32,
@@ -42,7 +45,11 @@ enum Step {
 }
 
 impl NgReader {
-    pub fn new(file: File) -> Result<Self, String> {
+    pub fn new(mut file: File) -> Result<Self, String> {
+        // The parser wants the whole section header in its first read; a pipe gives whatever has arrived.
+        let mut head = Vec::new();
+        file.by_ref().take(HEAD).read_to_end(&mut head).map_err(|e| format!("it cannot be read: {e}"))?;
+        let file = Cursor::new(head).chain(file);
         let reader = PcapNGReader::new(BUFFER, file)
             .map_err(|e| format!("its pcapng section header cannot be read ({e}); it may be cut within the first bytes"))?;
         Ok(Self { reader, interfaces: Vec::new(), earlier: 0, size: BUFFER })
