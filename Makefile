@@ -19,6 +19,7 @@ lint: setup
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 bench: build
+	@command -v tcpdump >/dev/null || { [ "$$(id -u)" -eq 0 ] || SUDO=sudo; $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq tcpdump >/dev/null; }
 	cargo bench --locked --bench replay
 
 build: setup

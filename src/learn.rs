@@ -6,7 +6,7 @@
 use std::collections::hash_map::{Entry, HashMap};
 use std::collections::{BTreeMap, BTreeSet};
 
-use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observation, Orientation};
+use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observation, Orientation, Transport};
 
 use crate::attribute::{Attribution, Watched, attribute, watched};
 use crate::cluster::{Cluster, Named, Pod};
@@ -87,7 +87,7 @@ impl<'a> Learner<'a> {
         let counts = u64::from(c.is_new);
         let mut count = |name| *lesson.counters.entry(name).or_default() += counts;
         count(counter::CONNECTIONS);
-        if !c.from_start {
+        if midway(c) {
             count(counter::MIDWAY);
         }
         if c.orientation == Orientation::Guessed {
@@ -173,6 +173,11 @@ impl<'a> Learner<'a> {
     }
 }
 
+/// Older than the capture. Only TCP has a beginning that can be missed.
+fn midway(c: &Connection) -> bool {
+    c.transport == Transport::Tcp && !c.from_start
+}
+
 impl Lesson {
     fn learn(&mut self, pod: &Pod, c: &Connection, resolution: Resolution) {
         let Resolution { destination, port, grades, addressed, scope_miss } = resolution;
@@ -191,7 +196,7 @@ impl Lesson {
         }
         dependency.addressed = addressed.into_iter().map(|h| (h, tally)).collect();
         dependency.scope_miss = scope_miss.then_some(tally);
-        dependency.midway = if c.from_start { 0 } else { counts };
+        dependency.midway = if midway(c) { counts } else { 0 };
         dependency.guessed = if c.orientation == Orientation::Guessed { counts } else { 0 };
         dependency.unanswered = if c.answered { 0 } else { counts };
         self.merge(Record::Dependency(dependency));

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::output::{self, Format};
 use super::{Outcome, OutputOptions, StoreOptions, ViewOptions, generate::known};
 use crate::generate::Known;
-use crate::model::{DataPlane, Destination, Grade, Merge, Protocol, Source, Spans, Tally, WorkloadId};
+use crate::model::{DataPlane, Destination, Grade, Merge, Source, Spans, Tally, WorkloadId};
 
 const EXAMPLE: &str = "\
 Example:
@@ -94,12 +94,15 @@ fn one(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Workloa
     let mut dependencies: BTreeMap<&'static str, u64> = BTreeMap::new();
     let mut evidence: BTreeMap<Grade, u64> = BTreeMap::new();
     let (mut scope_misses, mut unknown) = (Vec::new(), Vec::new());
-    let (mut connections, mut once) = (0, 0);
+    let (mut connections, mut calls, mut once) = (0, 0, 0);
     let (mut midway, mut guessed) = (0, 0);
     for d in &known.dependencies {
         *dependencies.entry(d.key.destination.kind()).or_default() += 1;
         connections += d.tally.connections;
-        once += u64::from(d.tally.connections == 1);
+        if !matches!(d.key.destination, Destination::Infrastructure { .. }) {
+            calls += d.tally.connections;
+            once += u64::from(d.tally.connections == 1);
+        }
         midway += d.midway;
         guessed += d.guessed;
         for (grade, e) in &d.evidence {
@@ -121,7 +124,6 @@ fn one(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Workloa
     if known.watches.is_empty() {
         unknown.push("none of its pods was watched on its own interface".to_owned());
     }
-    let tcp = known.dependencies.iter().any(|d| d.key.protocol == Protocol::Tcp);
     WorkloadStatus {
         workload: id.clone(),
         data_plane,
@@ -138,7 +140,7 @@ fn one(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Workloa
         dependencies,
         evidence,
         // Good-Turing: the chance that the next observation is of a kind not seen yet is about (kinds seen once) / (observations).
-        chance_that_next_is_new: (tcp && connections > 0).then(|| once as f64 / connections as f64),
+        chance_that_next_is_new: (calls > 0).then(|| once as f64 / calls as f64),
         scope_misses,
         unknown,
     }
@@ -205,7 +207,7 @@ fn table(status: &Status) -> String {
 /// Counters of a source that are losses, in words. The rest tells what was read.
 pub(super) fn losses(source: &Source) -> Vec<String> {
     /// Counters that are no loss: totals, and traffic that concerns no workload.
-    const NO_LOSS: [&str; 13] = [
+    const NO_LOSS: [&str; 14] = [
         "packets",
         "bytes",
         "used",
@@ -219,6 +221,7 @@ pub(super) fn losses(source: &Source) -> Vec<String> {
         "from-node",
         "from-outside",
         "midway",
+        "neither-end-known",
     ];
     let lost = source.counters.iter().filter(|(name, n)| **n > 0 && !NO_LOSS.contains(&name.as_str()));
     lost.map(|(name, n)| format!("{name} {n}")).collect()
