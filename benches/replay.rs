@@ -43,8 +43,10 @@ fn packet(out: &mut Vec<u8>, edge: u32, round: u32) {
     out.extend(from.0);
     out.extend(to.0);
     out.extend(from.1.to_be_bytes());
-    out.extend((to.1 as u16).to_be_bytes());
-    out.extend((1_000 + edge + round * 132).to_be_bytes());
+    out.extend(to.1.to_be_bytes());
+    // Each side sends its data in order: a handshake, then 132 bytes a segment.
+    let sent = if round < 2 { 0 } else { 1 + (round / 2).saturating_sub(2) * 132 };
+    out.extend((1_000 + edge + sent).to_be_bytes());
     out.extend((if flags == 0x02 { 0u32 } else { 1_000 + edge + 1 }).to_be_bytes());
     out.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     out.resize(out.len() + payload, 0xab);

@@ -1,6 +1,6 @@
 //! `sidecarta replay`: captures in, dependencies learned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -14,7 +14,7 @@ use super::progress::Line;
 use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
 use crate::cluster::snapshot;
 use crate::learn::{Learner, counter};
-use crate::model::{Batch, BatchId, Destination, Merge, Record, Source, Spans, Tally};
+use crate::model::{Batch, BatchId, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId};
 use crate::store::Applied;
 
 const EXAMPLE: &str = "\
@@ -78,9 +78,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let mut meter = Meter::new(Config::default(), KnownPorts { sockets, ports });
     let mut learner = Learner::new(&cluster);
     let reader = read(reader, &mut meter, &mut learner)?;
+    let totals = totals(meter.counters());
+    // The flow table is no longer needed, and storing wants memory of its own.
+    drop(meter);
 
     let mut summary = Summary::default();
-    let totals = totals(meter.counters());
     let reports = reader.reports();
     for (i, report) in reports.iter().enumerate() {
         if let Some(damage) = &report.damage {
@@ -94,6 +96,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         summary.add(&batch, store.apply(&batch)?, report);
     }
     store.close()?;
+    summary.summarise();
     summary.notes.extend(learner.notes().map(str::to_owned));
     match options.output.output {
         Format::Table => output::print(&summary.to_text())?,
@@ -185,9 +188,9 @@ struct Summary {
     #[serde(skip)]
     seen: Spans,
     #[serde(skip)]
-    merged: BTreeMap<crate::model::DependencyKey, crate::model::Dependency>,
+    merged: BTreeMap<DependencyKey, (Tally, Option<Tally>)>,
     #[serde(skip)]
-    known: std::collections::BTreeSet<crate::model::WorkloadId>,
+    known: BTreeSet<WorkloadId>,
 }
 
 impl Summary {
@@ -205,9 +208,18 @@ impl Summary {
                     }
                 }
                 Record::Dependency(d) => match self.merged.get_mut(&d.key) {
-                    Some(known) => known.merge(d),
+                    Some((tally, missed)) => {
+                        tally.merge(&d.tally);
+                        *missed = match (*missed, d.scope_miss) {
+                            (Some(mut a), Some(b)) => {
+                                a.merge(&b);
+                                Some(a)
+                            }
+                            (a, b) => a.or(b),
+                        };
+                    }
                     None => {
-                        self.merged.insert(d.key.clone(), d.clone());
+                        self.merged.insert(d.key.clone(), (d.tally, d.scope_miss));
                     }
                 },
                 Record::Workload(w) => {
@@ -216,7 +228,6 @@ impl Summary {
                 _ => {}
             }
         }
-        self.summarise();
     }
 
     fn summarise(&mut self) {
@@ -225,11 +236,11 @@ impl Summary {
         self.scope_misses.clear();
         self.ambiguous.clear();
         self.unresolved.clear();
-        for d in self.merged.values() {
-            *self.dependencies.entry(d.key.destination.kind()).or_default() += 1;
-            let (workload, destination) = (d.key.workload.to_string(), d.key.destination.to_string());
-            let (port, n) = (d.key.port, d.tally.connections);
-            match &d.key.destination {
+        for (key, (tally, missed)) in &self.merged {
+            *self.dependencies.entry(key.destination.kind()).or_default() += 1;
+            let (workload, destination) = (key.workload.to_string(), key.destination.to_string());
+            let (port, n) = (key.port, tally.connections);
+            match &key.destination {
                 Destination::Ambiguous { .. } => {
                     self.ambiguous.push(format!("{workload}: {n} connections to one of {destination}"));
                 }
@@ -238,7 +249,7 @@ impl Summary {
                 }
                 _ => {}
             }
-            if let Some(tally) = d.scope_miss {
+            if let Some(tally) = *missed {
                 self.scope_misses.push(Missed { workload, destination, port, tally });
             }
         }

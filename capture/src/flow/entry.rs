@@ -1,6 +1,6 @@
 //! One connection while it is followed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::head::{self, Begins, MAX_HEAD};
 use crate::decode::Segment;
@@ -10,18 +10,31 @@ use crate::observation::{Connection, Content, InterfaceId, Names, Nanos, Orienta
 /// may begin with the rest of a body.
 const MAX_TRIES: u8 = 32;
 
-/// Both ends and the protocol, the lower end first: the same for both directions.
+/// Both ends and the protocol, the lower end first: the same for both directions. Compact, for it is hashed with every packet: IPv4
+/// addresses stand as mapped ones (RFC 4291 §2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct FlowKey {
-    pub low: SocketAddr,
-    pub high: SocketAddr,
-    pub transport: Transport,
+    low: [u64; 2],
+    high: [u64; 2],
+    /// Port of the low end, port of the high end, protocol.
+    rest: u64,
+}
+
+fn words(address: IpAddr) -> [u64; 2] {
+    let bits = match address {
+        IpAddr::V4(a) => 0xffff_0000_0000 | u128::from(a.to_bits()),
+        IpAddr::V6(a) => a.to_bits(),
+    };
+    [(bits >> 64) as u64, bits as u64]
 }
 
 impl FlowKey {
+    #[inline]
     pub fn of(from: SocketAddr, to: SocketAddr, transport: Transport) -> Self {
-        let (low, high) = if from <= to { (from, to) } else { (to, from) };
-        Self { low, high, transport }
+        let (a, b) = ((words(from.ip()), from.port()), (words(to.ip()), to.port()));
+        let (low, high) = if a <= b { (a, b) } else { (b, a) };
+        let rest = u64::from(low.1) << 32 | u64::from(high.1) << 16 | transport as u64;
+        Self { low: low.0, high: high.0, rest }
     }
 }
 
@@ -37,6 +50,9 @@ struct Pending {
 pub(crate) struct Entry {
     pub key: FlowKey,
     pub initiator: SocketAddr,
+    /// The two ends, in the order of the first packet.
+    ends: (SocketAddr, SocketAddr),
+    transport: Transport,
     pub orientation: Orientation,
     pub from_start: bool,
     pub answered: bool,
@@ -81,6 +97,8 @@ impl Entry {
         Self {
             key,
             initiator,
+            ends: (s.from, s.to),
+            transport: s.transport,
             orientation,
             from_start: false,
             answered: false,
@@ -105,7 +123,7 @@ impl Entry {
     }
 
     pub fn responder(&self) -> SocketAddr {
-        if self.initiator == self.key.low { self.key.high } else { self.key.low }
+        if self.initiator == self.ends.0 { self.ends.1 } else { self.ends.0 }
     }
 
     pub fn set_names(&mut self, names: Names) {
@@ -226,7 +244,7 @@ impl Entry {
         let connection = Connection {
             initiator: self.initiator,
             responder: self.responder(),
-            transport: self.key.transport,
+            transport: self.transport,
             orientation: self.orientation,
             from_start: self.from_start,
             answered: self.answered,
@@ -243,6 +261,10 @@ impl Entry {
         self.changed = false;
         self.packets = 0;
         Some(connection)
+    }
+
+    pub fn is_tcp(&self) -> bool {
+        self.transport == Transport::Tcp
     }
 
     pub fn joining(&self) -> bool {

@@ -22,8 +22,9 @@ type Queue = VecDeque<(Nanos, u32, u32)>;
 pub(crate) struct Table {
     config: Config,
     known: KnownPorts,
-    // Keys come from the network: the standard library's keyed hash withstands chosen ones.
-    index: HashMap<FlowKey, u32>,
+    // Keys come from the network, so the hash is seeded at random; chosen collisions could at most slow a table whose size is
+    // bounded. A keyed cryptographic hash costs more than all other work on a packet.
+    index: HashMap<FlowKey, u32, foldhash::quality::RandomState>,
     slots: Vec<Option<Entry>>,
     free: Vec<u32>,
     closed: Queue,
@@ -40,7 +41,7 @@ impl Table {
         Self {
             config,
             known,
-            index: HashMap::new(),
+            index: HashMap::default(),
             slots: Vec::new(),
             free: Vec::new(),
             closed: Queue::new(),
@@ -184,7 +185,7 @@ impl Table {
     fn deadline(&self, entry: &Entry) -> (Nanos, Class) {
         let (idle, class) = if entry.closed {
             (self.config.linger, Class::Closed)
-        } else if !entry.answered || entry.key.transport != Transport::Tcp {
+        } else if !entry.answered || !entry.is_tcp() {
             (self.config.idle_short, Class::Short)
         } else {
             (self.config.idle_established, Class::Long)
