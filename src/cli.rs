@@ -128,7 +128,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Prints what could not be read in a snapshot; true when there was anything.
-fn report_snapshot(report: &crate::cluster::snapshot::Report) -> bool {
+fn report_snapshot(report: &crate::snapshot::Report) -> bool {
     /// A wrong file can have thousands of broken objects; the first ones tell what is wrong.
     const SHOWN: usize = 20;
     for problem in report.problems.iter().take(SHOWN) {

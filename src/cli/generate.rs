@@ -8,9 +8,9 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{ClusterOptions, Outcome, StoreOptions, ViewOptions, output};
-use crate::cluster::snapshot;
 use crate::generate::{Known, generate, subjects};
 use crate::model::WorkloadId;
+use crate::snapshot;
 use crate::store::Store;
 
 const EXAMPLE: &str = "\
