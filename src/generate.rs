@@ -4,6 +4,7 @@
 //! the same text. Must never list a host without a dependency that asks for it, and never be silent about one that it cannot list.
 
 mod manifest;
+pub mod minimal;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -7,6 +7,7 @@
 pub mod clusters;
 mod http;
 mod imports;
+pub mod inbound;
 mod l4;
 pub mod report;
 pub mod route;
@@ -61,7 +62,7 @@ pub struct Listener<'m> {
     /// VirtualServices, in istiod's order.
     pub virtual_services: Vec<&'m VirtualService>,
     /// Indexes for routing, made when they are first needed.
-    routing: std::cell::OnceCell<route::Index<'m>>,
+    routing: std::sync::OnceLock<route::Index<'m>>,
 }
 
 /// The scope of a namespace under a list of egress listeners.
@@ -101,7 +102,7 @@ impl<'m> Scope<'m> {
                     egress: e,
                     services: select::services(mesh, namespace, e, &imports),
                     virtual_services: select::virtual_services(mesh, namespace, &imports),
-                    routing: std::cell::OnceCell::new(),
+                    routing: std::sync::OnceLock::new(),
                 }
             })
             .collect();

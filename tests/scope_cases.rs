@@ -5,6 +5,8 @@ mod common;
 
 use common::cases::{self, Case};
 use serde_json::{Value, json};
+use sidecarta::generate::minimal::{Demand, Instance, SILENT, Widening, minimal};
+use sidecarta::scope::clusters::Size;
 use sidecarta::scope::report::ScopeReport;
 use sidecarta::scope::{Call, Client, Route, Scope, everything, policy};
 
@@ -111,4 +113,40 @@ fn every_call_takes_the_route_that_istiod_gives_it() {
     let total = all.len();
     assert!(total >= 100, "only {total} cases were found");
     report(all, total);
+}
+
+#[test]
+fn generated_lists_are_proved_and_no_larger_than_the_references() {
+    let (mut ours, mut theirs) = (Size::default(), Size::default());
+    let mut all = Vec::new();
+    for line in cases::read("calls.jsonl") {
+        let mesh = cases::mesh(&line["mesh"]);
+        let case = Case::new(&line);
+        let client = client(&case);
+        let egress = [everything()];
+        let sidecar = mesh.applied(client.namespace, client.labels);
+        let full = Scope::new(&mesh, client.namespace, &egress, policy(&mesh, sidecar));
+        let calls: Vec<Call> = line["calls"].as_array().expect("calls").iter().map(cases::call).collect();
+        let pod = mesh.pod(client.namespace, &case.client.pod).expect("pod");
+        let instances = [Instance::new(pod, true)];
+        let demand = Demand { full: &full, bound: &[], carried: sidecar, instances: &instances, calls: &calls, implied: &[] };
+        let found = minimal(&demand);
+        let reference = |k: &str| line["reference"][k].as_u64().expect("number");
+        let mut wrong = Vec::new();
+        if found.widening >= Widening::Port {
+            wrong.push(format!("widened to {:?}: {:?}", found.widening, found.hosts));
+        }
+        let unexplained = found.hosts.iter().filter(|h| *h != SILENT && !found.reasons.contains_key(*h));
+        wrong.extend(unexplained.map(|h| format!("{h} can be left out")));
+        if found.after.clusters > reference("clusters") || found.after.endpoints > reference("endpoints") {
+            println!("{}: {:?} {:?}, reference {}", case.id, found.after, found.hosts, line["reference"]);
+        }
+        theirs += Size { clusters: reference("clusters"), endpoints: reference("endpoints") };
+        ours += found.after;
+        all.push((case.id.clone(), wrong));
+    }
+    let total = all.len();
+    report(all, total);
+    println!("ours {ours:?}, references {theirs:?}");
+    assert!(ours.clusters <= theirs.clusters && ours.endpoints <= theirs.endpoints, "ours {ours:?}, references {theirs:?}");
 }

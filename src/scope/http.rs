@@ -148,7 +148,7 @@ impl Hosts<'_, '_> {
                 break;
             }
             for (j, m) in rule.matches.iter().enumerate() {
-                if (m.port == 0 || m.port == self.port) && self.from_here(m) {
+                if (m.port == 0 || m.port == self.port) && self.of_client(m) {
                     out.push(self.step(virtual_service, rule, (i, j)));
                     if takes_all(m) {
                         break 'rules;
@@ -160,7 +160,7 @@ impl Hosts<'_, '_> {
     }
 
     /// `sourceMatchHTTP`: where gateways are named, only they are asked.
-    fn from_here(&self, m: &HttpMatch) -> bool {
+    fn of_client(&self, m: &HttpMatch) -> bool {
         if !m.gateways.is_empty() {
             return m.gateways.iter().any(|g| g == MESH_GATEWAY);
         }

@@ -83,6 +83,7 @@ fn tls(
                         detected_http: false,
                         action,
                         uncertain: false,
+                        made_by: 0,
                     });
                 }
             }
@@ -95,7 +96,7 @@ fn tls(
             !ranges.is_empty() || no_address || (is_wildcard(&service.host) && service.resolution == Resolution::DynamicDns);
         let names = std::iter::once(&service.host).chain(scoped.aliases.iter().map(|(_, h)| h)).cloned();
         let sni = if by_name { names.collect() } else { Vec::new() };
-        out.push(Chain { sni, ranges, detected_http: false, action: plain(scoped, port), uncertain: false });
+        out.push(Chain { sni, ranges, detected_http: false, action: plain(scoped, port), uncertain: false, made_by: 0 });
     }
     out
 }
@@ -108,7 +109,7 @@ fn tcp(
     configs: &[&VirtualService],
     ranges: Vec<String>,
 ) -> Vec<Chain> {
-    let chain = |ranges: Vec<String>, action| Chain { sni: Vec::new(), ranges, detected_http: false, action, uncertain: false };
+    let chain = |ranges: Vec<String>, action| Chain { sni: Vec::new(), ranges, detected_http: false, action, uncertain: false, made_by: 0 };
     let mut out = Vec::new();
     for v in configs {
         for rule in v.tcp.iter().filter(|r| !r.route.is_empty()) {

@@ -131,6 +131,8 @@ pub struct Treatment {
     pub backing: BTreeMap<Cluster, Option<u32>>,
     /// istiod may give another answer after its next start.
     pub uncertain: bool,
+    /// The Service whose listener took the call; it decides nothing by itself.
+    pub taken_by: Option<u32>,
 }
 
 impl Treatment {
@@ -227,6 +229,21 @@ fn bind<'m>(mesh: &'m Mesh, scoped: &Scoped<'m>, port: &Port) -> Bind<'m> {
 }
 
 impl<'m> Listener<'m> {
+    /// Services with this port that answer to a host: by name, by an alias, by a wildcard, or as a name below a headless one.
+    pub fn index_named(&self, mesh: &'m Mesh, port: u16, host: &str) -> Vec<&Scoped<'m>> {
+        let Some(at) = self.index(mesh).ports.get(&port) else { return Vec::new() };
+        let by_name = at.names.get(host).into_iter().chain(at.aliases.get(host).into_iter().flatten());
+        let below = |s: &&u32| {
+            let name = &self.services[**s as usize].service.host;
+            host.strip_suffix(name.as_str()).is_some_and(|h| h.ends_with('.'))
+        };
+        let by_suffix = at.wild_names.iter().filter(|(w, _)| crate::mesh::host::subset_of(host, w)).map(|(_, s)| s);
+        let mut out: Vec<u32> = by_name.chain(by_suffix).chain(at.headless.iter().filter(below)).copied().collect();
+        out.sort_unstable();
+        out.dedup();
+        out.into_iter().map(|s| &self.services[s as usize]).collect()
+    }
+
     pub(super) fn index(&self, mesh: &'m Mesh) -> &Index<'m> {
         self.routing.get_or_init(|| self.make_index(mesh))
     }
@@ -316,6 +333,8 @@ pub(super) struct Chain {
     pub detected_http: bool,
     pub action: Action,
     pub uncertain: bool,
+    /// The Service that it was made for.
+    pub made_by: u32,
 }
 
 impl Chain {
@@ -421,7 +440,7 @@ impl Entry {
     }
 }
 
-fn narrow<'c>(chains: &mut Vec<&'c Chain>, rank: impl Fn(&Chain) -> Option<usize>) {
+fn narrow(chains: &mut Vec<&Chain>, rank: impl Fn(&Chain) -> Option<usize>) {
     let best = chains.iter().filter_map(|c| rank(c)).max();
     chains.retain(|c| rank(c).is_some() && rank(c) == best);
 }
@@ -433,38 +452,45 @@ impl<'m> Scope<'m> {
         let (exact, every) = self.entries(client, call.port, &address);
         let entry = if exact.protocol.is_some() { exact } else { every };
         let chain = if entry.protocol.is_some() { entry.choose(call) } else { None };
-        let Some(chain) = chain else { return self.unknown() };
+        let Some(chain) = chain else { return self.unknown(client) };
         let mut treatment = match &chain.action {
-            Action::Http { .. } if call.protocol != CallProtocol::Http => self.ends(RouteKind::None, Vec::new()),
+            Action::Http { .. } if call.protocol != CallProtocol::Http => self.ends(client, RouteKind::None, Vec::new()),
             Action::Http { listener, only } => match http::route(self, *listener, client, call, only.as_deref()) {
-                http::Found::Steps(steps) => self.ends(RouteKind::Http, steps),
-                http::Found::Unknown => self.unknown(),
-                http::Found::Nothing => self.ends(RouteKind::None, Vec::new()),
+                http::Found::Steps(steps) => self.ends(client, RouteKind::Http, steps),
+                http::Found::Unknown => self.unknown(client),
+                http::Found::Nothing => self.ends(client, RouteKind::None, Vec::new()),
             },
             Action::Tcp { virtual_service, clusters } => {
                 let step =
                     Step { virtual_service: *virtual_service, rule: (0, 0), clusters: clusters.clone(), mirrors: Vec::new() };
-                self.ends(RouteKind::Tcp, vec![step])
+                self.ends(client, RouteKind::Tcp, vec![step])
             }
         };
         treatment.uncertain |= chain.uncertain;
+        treatment.taken_by = Some(chain.made_by);
         treatment
     }
 
-    fn unknown(&self) -> Treatment {
+    fn unknown(&self, client: &Client<'_>) -> Treatment {
         let refused = self.policy == TrafficMode::RegistryOnly;
-        self.ends(if refused { RouteKind::Blackhole } else { RouteKind::Passthrough }, Vec::new())
+        self.ends(client, if refused { RouteKind::Blackhole } else { RouteKind::Passthrough }, Vec::new())
     }
 
-    fn ends(&self, kind: RouteKind, steps: Vec<Step>) -> Treatment {
+    fn ends(&self, client: &Client<'_>, kind: RouteKind, steps: Vec<Step>) -> Treatment {
         let named = steps.iter().flat_map(|s| s.clusters.iter().map(|(c, _)| c).chain(&s.mirrors));
         let backing = named
             .map(|c| {
                 let found = self.service(&c.host).filter(|s| s.port(c.port).is_some());
+                // A subset that no rule defines has no cluster.
+                let defined = |s: &&Scoped<'_>| {
+                    let rule = self.rule(s.service, client.labels);
+                    rule.is_some_and(|r| r.subsets.iter().any(|x| x.name == c.subset))
+                };
+                let found = found.filter(|s| c.subset.is_empty() || defined(s));
                 (c.clone(), found.map(|s| s.service.order))
             })
             .collect();
-        Treatment { kind, steps, backing, uncertain: false }
+        Treatment { kind, steps, backing, uncertain: false, taken_by: None }
     }
 
     /// The proxy's listeners on this port: at this address, and at every address.
@@ -522,10 +548,12 @@ impl<'m> Scope<'m> {
                 detected_http: on_every || !protocol.is_http(),
                 action: Action::Http { listener: n, only },
                 uncertain: false,
+                made_by: 0,
             });
         }
         for chain in &mut out {
             chain.uncertain = scoped.uncertain;
+            chain.made_by = scoped.service.order;
         }
         out
     }
