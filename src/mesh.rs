@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::model::Time;
-pub use build::Builder;
+pub use build::{Builder, sidecar_from_text};
 pub use config::{MeshConfig, TrafficMode};
 pub use destinationrule::{Merged, Rules};
 pub use objects::{Egress, EgressPort};
@@ -91,7 +91,8 @@ pub(crate) struct ProviderUse {
     pub namespace: String,
     pub name: String,
     pub selector: BTreeMap<String, String>,
-    pub providers: Vec<String>,
+    /// By part: `tracing`, `accessLogging`, `metrics`, `authorization`.
+    pub providers: Vec<(&'static str, Vec<String>)>,
 }
 
 /// One entry of the index by host and namespace.
@@ -165,7 +166,8 @@ impl Mesh {
 
     /// The pod of this name.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&MeshPod> {
-        self.pods.iter().find(|p| p.namespace == namespace && p.name == name)
+        let at = self.pods.binary_search_by(|p| (p.namespace.as_str(), p.name.as_str()).cmp(&(namespace, name)));
+        at.ok().map(|i| &self.pods[i])
     }
 
     /// The Services of one host, by namespace.
@@ -182,9 +184,19 @@ impl Mesh {
     /// The Sidecar that applies to a pod (`doGetSidecarScope`): of its namespace the first whose selector matches, then the
     /// namespace's default, then the root namespace's default. Nothing is merged.
     pub fn applied(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Option<&Sidecar> {
-        let own = self.sidecars.iter().find(|s| s.namespace == namespace && s.selects(labels));
+        self.first(namespace, labels, |_| true)
+    }
+
+    /// As [`Mesh::applied`], as if the Sidecars that were generated before were not there.
+    pub fn applied_before(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Option<&Sidecar> {
+        self.first(namespace, labels, |s| !s.generated)
+    }
+
+    fn first(&self, namespace: &str, labels: &BTreeMap<String, String>, counts: impl Fn(&Sidecar) -> bool) -> Option<&Sidecar> {
+        let all = || self.sidecars.iter().filter(|s| counts(s));
         let root = &self.config.root_namespace;
-        own.or_else(|| self.sidecars.iter().find(|s| s.namespace == *root && s.selector.is_none()))
+        let own = all().find(|s| s.namespace == namespace && s.selects(labels));
+        own.or_else(|| all().find(|s| s.namespace == *root && s.selector.is_none()))
     }
 
     /// The DestinationRules that a client in this namespace finds for a Service.

@@ -53,6 +53,8 @@ pub struct Report {
     pub skipped: BTreeMap<String, u64>,
     /// Broken objects and contradictions, each with file and line where there is one.
     pub problems: Vec<String>,
+    /// Objects that were read whole, and of which istiod refuses or leaves out something.
+    pub remarks: Vec<String>,
     /// Digest of the objects' text, whatever files they stood in: tells one snapshot from another.
     pub digest: u64,
 }
@@ -92,8 +94,8 @@ impl Builders {
     pub fn build(self, mut report: Report) -> Snapshot {
         let (cluster, problems) = self.cluster.build();
         report.problems.extend(problems);
-        let (mesh, problems) = self.mesh.unwrap_or_default().build();
-        report.problems.extend(problems);
+        let (mesh, remarks) = self.mesh.unwrap_or_default().build();
+        report.remarks.extend(remarks);
         Snapshot { cluster, mesh, report }
     }
 }

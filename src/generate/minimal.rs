@@ -80,9 +80,7 @@ pub struct Minimal {
     pub widening: Widening,
     /// For each host: why it cannot be left out.
     pub reasons: BTreeMap<String, Reason>,
-    /// Clusters and endpoints with all hosts imported, and with these.
-    pub before: Size,
-    /// With these hosts.
+    /// Clusters and endpoints with these hosts.
     pub after: Size,
 }
 
@@ -398,12 +396,9 @@ impl<'a, 'm> Search<'a, 'm> {
             };
             reasons.extend(reason.map(|r| (host.clone(), r)));
         }
-        let none = BTreeMap::new();
-        let labels = self.demand.instances.first().map_or(&none, |i| &*i.pod.labels);
         Minimal {
             widening,
             reasons,
-            before: self.demand.full.size(labels),
             after: self.size(&hosts),
             hosts: if hosts.is_empty() { vec![SILENT.to_owned()] } else { hosts },
         }
@@ -412,4 +407,14 @@ impl<'a, 'm> Search<'a, 'm> {
 
 fn backing(scope: &Scope<'_>, host: &str, port: u16) -> Option<u32> {
     scope.service(host).filter(|s| s.port(port).is_some()).map(|s| s.service.order)
+}
+
+/// Entries that a call's route may depend on, whether they are needed or not.
+pub fn entries_of(demand: &Demand<'_, '_>, call: &Call) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    let treatments: Vec<Treatment> =
+        demand.instances.iter().filter(|i| i.calls).map(|i| demand.full.treat(&i.client(), call)).collect();
+    let wanted = Wanted { treatments: Vec::new(), pools: Vec::new(), implied: Vec::new() };
+    Search { demand, wanted }.candidates(call, treatments.iter().collect(), &mut out);
+    out
 }

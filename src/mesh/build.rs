@@ -9,7 +9,7 @@ use super::config::MeshConfig;
 use super::destinationrule::Rules;
 use super::host::is_wildcard;
 use super::objects::{
-    AuthorizationPolicySpec, ConfigMap, DestinationRuleSpec, MeshConfigSpec, Object, SidecarSpec, TelemetrySpec,
+    AuthorizationPolicySpec, ConfigMap, DestinationRuleSpec, MeshConfigSpec, Object, Provided, SidecarSpec, TelemetrySpec,
     VirtualServiceSpec,
 };
 use super::service::{Registry, Resolution, from_entry, from_kube};
@@ -264,9 +264,15 @@ impl Builder {
         let mut out = Vec::new();
         for t in &self.telemetries {
             let spec = t.spec.clone().unwrap_or_default();
-            let off = spec.tracing.iter().filter(|p| !p.disable_span_reporting);
-            let on = off.chain(spec.access_logging.iter().filter(|p| !p.disabled)).chain(&spec.metrics);
-            let providers: Vec<String> = on.flat_map(|p| p.providers.iter().map(|n| n.name.clone())).collect();
+            let part = |all: &[Provided]| {
+                let on = all.iter().filter(|p| !p.disabled && !p.disable_span_reporting);
+                on.flat_map(|p| p.providers.iter().map(|n| n.name.clone())).collect::<Vec<_>>()
+            };
+            let parts = [("tracing", &spec.tracing), ("accessLogging", &spec.access_logging), ("metrics", &spec.metrics)];
+            // One that sets only a rate, say, leaves the providers as they are.
+            let says = |p: &Provided| !p.providers.is_empty() || p.disabled || p.disable_span_reporting;
+            let said = parts.into_iter().filter(|(_, p)| p.iter().any(says));
+            let providers = said.map(|(name, p)| (name, part(p))).collect();
             out.push(ProviderUse {
                 kind: "Telemetry",
                 namespace: t.metadata.namespace.clone(),
@@ -285,7 +291,7 @@ impl Builder {
                 namespace: p.metadata.namespace.clone(),
                 name: p.metadata.name.clone(),
                 selector: spec.selector.unwrap_or_default().match_labels,
-                providers: spec.provider.into_iter().map(|n| n.name).collect(),
+                providers: vec![("authorization", spec.provider.into_iter().map(|n| n.name).collect())],
             });
         }
         out.sort_by(|a, b| (a.kind, &a.namespace, &a.name).cmp(&(b.kind, &b.namespace, &b.name)));

@@ -68,8 +68,8 @@ pub struct MeshConfig {
     pub destination_rule_export: Export,
     /// `extensionProviders` that have a Service.
     pub providers: Vec<Provider>,
-    /// Providers in force without a Telemetry: names.
-    pub default_providers: Vec<String>,
+    /// Providers in force without a Telemetry, by part: `tracing`, `accessLogging`, `metrics`.
+    pub default_providers: Vec<(&'static str, Vec<String>)>,
     /// Hosts of `defaultConfig.tracing`, in force where tracing has no provider: host and port.
     pub default_tracing: Vec<(String, u16)>,
     /// Proxies resolve names themselves and use allocated addresses.
@@ -95,7 +95,11 @@ impl MeshConfig {
             virtual_service_export: export(spec.default_virtual_service_export_to),
             destination_rule_export: export(spec.default_destination_rule_export_to),
             providers: spec.extension_providers.iter().filter_map(provider).collect(),
-            default_providers: [default.tracing, default.access_logging, default.metrics].concat(),
+            default_providers: vec![
+                ("tracing", default.tracing),
+                ("accessLogging", default.access_logging),
+                ("metrics", default.metrics),
+            ],
             default_tracing: if spec.enable_tracing { tracing(&proxy) } else { Vec::new() },
             dns_capture: truthy("ISTIO_META_DNS_CAPTURE"),
         }

@@ -46,9 +46,8 @@ pub fn pools<'m>(scope: &Scope<'m>, pod: &MeshPod, carried: Option<&'m Sidecar>)
 /// Own Services of a pod, `namespace/host`: listing them keeps the pools that their DestinationRules set.
 pub fn own_services(scope: &Scope<'_>, pod: &MeshPod) -> Vec<String> {
     let targets = scope.mesh.targets.get(&(pod.namespace.clone(), pod.name.clone())).into_iter().flatten();
-    let mut out: Vec<String> = targets
-        .filter_map(|t| Some(scope.service(&scope.mesh.services[t.service as usize].host)?.service.entry()))
-        .collect();
+    let mut out: Vec<String> =
+        targets.filter_map(|t| Some(scope.service(&scope.mesh.services[t.service as usize].host)?.service.entry())).collect();
     out.sort();
     out.dedup();
     out

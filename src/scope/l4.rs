@@ -109,7 +109,14 @@ fn tcp(
     configs: &[&VirtualService],
     ranges: Vec<String>,
 ) -> Vec<Chain> {
-    let chain = |ranges: Vec<String>, action| Chain { sni: Vec::new(), ranges, detected_http: false, action, uncertain: false, made_by: 0 };
+    let chain = |ranges: Vec<String>, action| Chain {
+        sni: Vec::new(),
+        ranges,
+        detected_http: false,
+        action,
+        uncertain: false,
+        made_by: 0,
+    };
     let mut out = Vec::new();
     for v in configs {
         for rule in v.tcp.iter().filter(|r| !r.route.is_empty()) {
