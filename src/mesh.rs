@@ -12,9 +12,10 @@ pub mod service;
 mod validate;
 pub mod virtualservice;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use foldhash::HashMap;
 use serde_json::Value;
 
 use crate::model::Time;

@@ -14,11 +14,14 @@ pub mod route;
 mod select;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use crate::mesh::{Egress, Merged, Mesh, Port, Registry, Service, Sidecar, TrafficMode, VirtualService, destinationrule};
+use foldhash::HashMap;
+
+use crate::mesh::{Egress, Merged, Mesh, Port, Registry, Service, Sidecar, VirtualService, destinationrule};
 use imports::Imports;
 
+pub use crate::mesh::TrafficMode;
 pub use route::{Address, Call, CallProtocol, Route, RouteKind, Treatment};
 
 /// The workload that is asked about: a pod of it stands for all.
@@ -106,7 +109,7 @@ impl<'m> Scope<'m> {
                 }
             })
             .collect();
-        let mut scope = Self { mesh, namespace, policy, listeners, services: Vec::new(), by_host: HashMap::new() };
+        let mut scope = Self { mesh, namespace, policy, listeners, services: Vec::new(), by_host: HashMap::default() };
         scope.collect();
         scope
     }

@@ -3,7 +3,9 @@
 //! Owns the search: candidates from the calls' own routes, widened only as far as the proof asks, then every host taken out that
 //! no call misses. Must never list a host that can be left out, nor end without comparing each call's treatment.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+use foldhash::HashMap;
 
 use crate::mesh::host::{is_wildcard, matches, subset_of};
 use crate::mesh::{Egress, Mesh, MeshPod, Registry, Resolution, Sidecar};
@@ -114,19 +116,19 @@ pub fn minimal(demand: &Demand<'_, '_>) -> Minimal {
     let search = Search::new(demand);
     let (mut hosts, mut widening) = search.provable();
     let more = search.alternatives(&hosts);
-    search.reduce(&mut hosts);
+    let mut reasons = search.reduce(&mut hosts);
     if let Some(mut other) = more {
         // Another way in can be cheaper: an entry for a VirtualService brings its destinations with the ports it routes to alone.
-        search.reduce(&mut other);
+        let why = search.reduce(&mut other);
         let (a, b) = (search.size(&other), search.size(&hosts));
         if a.clusters <= b.clusters && a.endpoints <= b.endpoints && a != b {
-            hosts = other;
+            (hosts, reasons) = (other, why);
         }
     }
     if hosts.iter().all(|h| h != FORCE_SCAN) && widening == Widening::Scan {
         widening = Widening::None;
     }
-    search.answer(hosts, widening)
+    search.answer(hosts, widening, reasons)
 }
 
 impl<'a, 'm> Search<'a, 'm> {
@@ -244,12 +246,12 @@ impl<'a, 'm> Search<'a, 'm> {
     fn alternatives(&self, hosts: &[String]) -> Option<Vec<String>> {
         /// Each is tried by a scope of its own.
         const FEW: usize = 64;
-        let all = self.demand.full.listeners.iter().flat_map(|l| &l.virtual_services);
-        let exact = all.flat_map(|v| v.hosts.iter().filter(|h| !is_wildcard(h)).map(move |h| format!("{}/{h}", v.namespace)));
-        let mut more: BTreeSet<String> = exact.take(FEW + 1).collect();
-        if more.len() > FEW {
+        if self.demand.full.listeners.iter().map(|l| l.virtual_services.len()).sum::<usize>() > FEW {
             return None;
         }
+        let all = self.demand.full.listeners.iter().flat_map(|l| &l.virtual_services);
+        let exact = all.flat_map(|v| v.hosts.iter().filter(|h| !is_wildcard(h)).map(move |h| format!("{}/{h}", v.namespace)));
+        let mut more: BTreeSet<String> = exact.collect();
         more.extend(hosts.iter().cloned());
         let more: Vec<String> = more.into_iter().collect();
         (more.len() > hosts.len() && self.broken(&more).is_none()).then_some(more)
@@ -314,21 +316,34 @@ impl<'a, 'm> Search<'a, 'm> {
         opening.min_by_key(cost).map(|s| s.service.entry())
     }
 
-    /// Takes out every host that nothing misses, the most expensive ones first.
-    fn reduce(&self, hosts: &mut Vec<String>) {
+    /// Takes out every host that nothing misses, the most expensive ones first. For each host that is left: why.
+    fn reduce(&self, hosts: &mut Vec<String>) -> BTreeMap<String, Reason> {
+        // Hosts that only a rule leads to come in with it: mostly all of them go at once.
+        let called: BTreeSet<&str> = self.demand.calls.iter().map(|c| c.host.as_str()).collect();
+        let direct = |h: &String| h.split_once('/').is_none_or(|(_, host)| is_wildcard(host) || called.contains(host));
+        let rest: Vec<String> = hosts.iter().filter(|h| direct(h)).cloned().collect();
+        if rest.len() < hosts.len() && self.broken(&rest).is_none() {
+            *hosts = rest;
+        }
         loop {
             let before = hosts.len();
-            let needed = self.directly_needed(hosts);
+            let mut needed: BTreeMap<String, Reason> =
+                self.directly_needed(hosts).into_iter().map(|(h, call)| (h, Reason::Call(call))).collect();
+            needed.retain(|h, _| hosts.contains(h));
             let mut doubtful: Vec<String> = hosts.iter().filter(|h| !needed.contains_key(*h)).cloned().collect();
             doubtful.sort_by_cached_key(|h| (std::cmp::Reverse(self.cost(h)), h.clone()));
             for host in doubtful {
                 let rest: Vec<String> = hosts.iter().filter(|h| **h != host).cloned().collect();
-                if self.broken(&rest).is_none() {
-                    *hosts = rest;
+                match self.broken(&rest) {
+                    None => *hosts = rest,
+                    Some(reason) => {
+                        needed.insert(host, reason);
+                    }
                 }
             }
+            // What was needed beside a host that went later is asked again.
             if hosts.len() == before {
-                return;
+                return needed;
             }
         }
     }
@@ -359,7 +374,7 @@ impl<'a, 'm> Search<'a, 'm> {
             .flat_map(|l| &l.virtual_services)
             .flat_map(|v| v.destinations(scope.namespace).into_keys())
             .collect();
-        let mut listed: HashMap<&str, u32> = HashMap::new();
+        let mut listed: HashMap<&str, u32> = HashMap::default();
         let mut wild: Vec<&str> = Vec::new();
         let carried = self.demand.bound.iter().flat_map(|e| &e.hosts);
         for (_, host) in hosts.iter().chain(carried).filter_map(|h| h.split_once('/')) {
@@ -369,7 +384,7 @@ impl<'a, 'm> Search<'a, 'm> {
                 *listed.entry(host).or_default() += 1;
             }
         }
-        let mut out = HashMap::new();
+        let mut out = HashMap::default();
         for (i, (_, wants)) in self.each_wanted().enumerate() {
             for s in wants.iter().flat_map(|w| w.backing.values().flatten()).map(|&s| &self.mesh().services[s as usize]) {
                 let alone = listed.get(s.host.as_str()) == Some(&1)
@@ -383,18 +398,10 @@ impl<'a, 'm> Search<'a, 'm> {
         out
     }
 
-    fn answer(&self, mut hosts: Vec<String>, widening: Widening) -> Minimal {
+    fn answer(&self, mut hosts: Vec<String>, widening: Widening, mut reasons: BTreeMap<String, Reason>) -> Minimal {
         hosts.sort();
-        let direct = self.directly_needed(&hosts);
-        let mut reasons = BTreeMap::new();
-        for host in &hosts {
-            let rest: Vec<String> = hosts.iter().filter(|h| *h != host).cloned().collect();
-            let reason = match direct.get(host) {
-                Some(&call) => Some(Reason::Call(call)),
-                None if widening == Widening::Everything => Some(Reason::Unproved),
-                None => self.broken(&rest),
-            };
-            reasons.extend(reason.map(|r| (host.clone(), r)));
+        if widening == Widening::Everything {
+            reasons.values_mut().for_each(|r| *r = Reason::Unproved);
         }
         Minimal {
             widening,

@@ -67,7 +67,7 @@ pub(super) fn never_called(
             .listeners
             .iter()
             .flat_map(|l| &l.virtual_services)
-            .any(|v| v.hosts.iter().any(|h| *h == l.host) && listed(&v.namespace, &l.host));
+            .any(|v| v.hosts.contains(&l.host) && listed(&v.namespace, &l.host));
         if !covered && !by_rule && !rejected.contains_key(&l.host) {
             notes.push(format!(
                 "{} was looked up and no connection to it was seen: a VirtualService may lead it elsewhere, or the proxy refused \

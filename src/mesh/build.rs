@@ -1,8 +1,9 @@
 //! Builds the mesh from objects, whatever order they come in.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt, HashSet};
 use serde_json::Value;
 
 use super::config::MeshConfig;
@@ -306,7 +307,8 @@ fn aliases(services: &[Service]) -> HashMap<String, Vec<(String, String)>> {
         services.iter().filter(alias).filter_map(|s| Some((s.host.as_str(), s.external_name.as_deref()?))).collect();
     let mut out: HashMap<String, Vec<(String, String)>> = HashMap::new();
     for s in services.iter().filter(alias) {
-        let mut seen = HashSet::from([s.host.as_str()]);
+        let mut seen: HashSet<&str> = HashSet::default();
+        seen.insert(&s.host);
         let mut at = s.external_name.as_deref().unwrap_or_default();
         let concrete = loop {
             if !seen.insert(at) {

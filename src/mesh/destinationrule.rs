@@ -3,8 +3,9 @@
 //!
 //! Owns which rules a client in a namespace finds for a Service. Must never ask whether the Service is in scope.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use foldhash::HashMap;
 use serde_json::Value;
 
 use super::host::{is_wildcard, most_specific, qualify};

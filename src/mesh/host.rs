@@ -2,7 +2,7 @@
 //!
 //! Owns comparison only; must never resolve a name.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 /// Whether the host begins with `*`.
 pub fn is_wildcard(host: &str) -> bool {
@@ -39,7 +39,7 @@ pub struct HostMap<'m, V> {
 
 impl<V> Default for HostMap<'_, V> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), wild: Vec::new() }
+        Self { exact: HashMap::default(), wild: Vec::new() }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The hosts of one egress listener, by the namespace that they name (`hostClassification` in `model/sidecar.go`).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+
+use foldhash::HashSet;
 
 use crate::mesh::host::{is_wildcard, matches, subset_of};
 
@@ -40,12 +42,15 @@ pub(super) struct Imports<'a> {
     pub classes: BTreeMap<&'a str, Class<'a>>,
     /// Exact hosts of named namespaces only: istiod looks them up instead of scanning.
     pub all_exact: bool,
+    /// A host is listed under two namespaces.
+    pub repeated: bool,
 }
 
 impl<'a> Imports<'a> {
     /// Reads the list. An entry without exactly one slash is left out, as istiod does.
     pub fn new(hosts: &'a [String], client: &'a str) -> Self {
-        let mut out = Self { classes: BTreeMap::new(), all_exact: true };
+        let mut out = Self { classes: BTreeMap::new(), all_exact: true, repeated: false };
+        let mut seen: HashSet<&str> = HashSet::default();
         for host in hosts {
             let Some((namespace, name)) = host.split_once('/').filter(|(_, n)| !n.contains('/')) else { continue };
             let (excluded, namespace) = match namespace.strip_prefix('~') {
@@ -62,7 +67,7 @@ impl<'a> Imports<'a> {
                 class.wild.push(name);
             } else {
                 out.all_exact &= namespace != ANY;
-                class.exact.insert(name);
+                out.repeated |= class.exact.insert(name) && !seen.insert(name);
             }
         }
         out

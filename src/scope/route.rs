@@ -3,9 +3,10 @@
 //!
 //! Owns the path from a call to its treatment. Must never build more than the listeners that the call can meet.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use foldhash::HashMap;
 use ipnet::IpNet;
 
 use super::{Client, Listener, Scope, Scoped, http, l4};
@@ -194,6 +195,7 @@ pub(super) struct Index<'m> {
 pub(super) struct PortIndex<'m> {
     /// On every address; of HTTP Services the first stands for all.
     every: Vec<u32>,
+    has_http: bool,
     by_address: HashMap<&'m str, Vec<u32>>,
     /// By host, for virtual hosts; the last of several wins.
     pub names: HashMap<&'m str, u32>,
@@ -250,7 +252,7 @@ impl<'m> Listener<'m> {
 
     fn make_index(&self, mesh: &'m Mesh) -> Index<'m> {
         let mut index =
-            Index { ports: HashMap::new(), exact: HashMap::new(), wild: Vec::new(), most_specific: HostMap::default() };
+            Index { ports: HashMap::default(), exact: HashMap::default(), wild: Vec::new(), most_specific: HostMap::default() };
         for (i, v) in self.virtual_services.iter().enumerate() {
             let v: &'m VirtualService = v;
             for host in &v.hosts {
@@ -274,8 +276,12 @@ impl<'m> Listener<'m> {
                 }
                 let port = Port { protocol: declared.unwrap_or(port.protocol), ..port.clone() };
                 match bind(mesh, s, &port) {
-                    Bind::Every if port.protocol.is_http() && at.has_http(self, declared) => {}
-                    Bind::Every => at.every.push(i),
+                    // More HTTP Services change nothing about the listener.
+                    Bind::Every if port.protocol.is_http() && at.has_http => {}
+                    Bind::Every => {
+                        at.has_http |= port.protocol.is_http();
+                        at.every.push(i);
+                    }
                     Bind::Address(a) => at.by_address.entry(a).or_default().push(i),
                     Bind::Each(all) => {
                         for a in all {
@@ -303,15 +309,6 @@ impl<'m> PortIndex<'m> {
         if s.service.resolution == Resolution::Passthrough && s.service.registry == Registry::Kubernetes {
             self.headless.push(i);
         }
-    }
-
-    /// Whether an HTTP Service is there already: more of them change nothing.
-    fn has_http(&self, listener: &Listener<'_>, declared: Option<AppProtocol>) -> bool {
-        declared.is_some_and(AppProtocol::is_http) && !self.every.is_empty()
-            || self.every.last().is_some_and(|&i| {
-                let s = &listener.services[i as usize];
-                s.ports.iter().all(|p| p.protocol.is_http())
-            })
     }
 }
 

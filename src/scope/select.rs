@@ -2,7 +2,8 @@
 //! `servicesForExactHosts` in `model/sidecar.go`; `SelectVirtualServices` in `model/virtualservice.go`).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+
+use foldhash::{HashMap, HashMapExt};
 
 use super::imports::{Class, Imports};
 use super::{Scoped, match_port, trim_to, whole};
@@ -25,7 +26,8 @@ pub(super) fn services<'m>(mesh: &'m Mesh, client: &str, egress: &Egress, import
             out.push(scoped);
         }
     }
-    one_namespace_per_host(out, client)
+    // Looked up under one namespace each, no host can be there twice.
+    if imports.all_exact && !imports.repeated { out } else { one_namespace_per_host(out, client) }
 }
 
 /// A Service as a list of hosts imports it: with the listener's port only, and with the aliases that are listed as well.
