@@ -1,13 +1,15 @@
 //! Replay of a large synthetic capture, against reference programs in the same run. Prints ratios; asserts only that the edges found
 //! are those generated.
 //!
-//! `SIDECARTA_BENCH_PACKETS` sets the number of packets (default 10,000,000: about 2 GB in the temporary directory).
+//! `SIDECARTA_BENCH_PACKETS` sets the number of packets (default 10,000,000: about 2 GB in the temporary directory),
+//! `SIDECARTA_BENCH_ROUNDS` how often all programs run, in turn (default 5). `SIDECARTA_BENCH_DIR` keeps the capture there, for the next
+//! run and for other programs.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -111,20 +113,38 @@ fn timed(command: &mut Command) -> (Duration, u64) {
     }
 }
 
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// Least and median.
+fn spread(mut values: Vec<f64>) -> String {
+    values.sort_by(f64::total_cmp);
+    format!("{:.2} least, {:.2} median", values[0], values[values.len() / 2])
+}
+
 fn main() {
-    let packets: u64 = std::env::var("SIDECARTA_BENCH_PACKETS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000_000);
-    let dir = tempfile::tempdir().unwrap();
-    let (capture, snapshot) = (dir.path().join("bench.pcap"), dir.path().join("cluster.json"));
-    write_capture(&capture, packets);
+    let packets = setting("SIDECARTA_BENCH_PACKETS", 10_000_000);
+    let scratch = tempfile::tempdir().unwrap();
+    let kept = std::env::var_os("SIDECARTA_BENCH_DIR").map(PathBuf::from);
+    let dir = kept.as_deref().unwrap_or(scratch.path());
+    std::fs::create_dir_all(dir).unwrap();
+    let (capture, snapshot) = (dir.join(format!("bench-{packets}.pcap")), dir.join("cluster.json"));
+    if !capture.exists() {
+        let unfinished = dir.join("bench.new");
+        write_capture(&unfinished, packets);
+        std::fs::rename(unfinished, &capture).unwrap();
+    }
     write_snapshot(&snapshot);
     let size = std::fs::metadata(&capture).unwrap().len();
     println!("{packets} packets, {} MB, {EDGES} edges of {} pods in {WORKLOADS} workloads", size / 1_000_000, WORKLOADS * PODS);
     let binary = env!("CARGO_BIN_EXE_sidecarta");
-    for round in 1..=3 {
+    let (mut to_dump, mut to_lines) = (Vec::new(), Vec::new());
+    for round in 1..=setting("SIDECARTA_BENCH_ROUNDS", 5) {
         let (lines, _) = timed(Command::new("wc").arg("-l").arg(&capture));
         let (dump, _) =
             timed(Command::new("tcpdump").args(["-r"]).arg(&capture).args(["-w", "/dev/null", "tcp[tcpflags] & tcp-syn != 0"]));
-        let store = dir.path().join(format!("store{round}"));
+        let store = scratch.path().join(format!("store{round}"));
         let (replay, peak) =
             timed(Command::new(binary).args(["replay", "--cluster"]).arg(&snapshot).arg("--store").arg(&store).arg(&capture));
         let ratio = |d: Duration| replay.as_secs_f64() / d.as_secs_f64();
@@ -134,8 +154,11 @@ fn main() {
             ratio(dump),
             ratio(lines)
         );
+        to_dump.push(ratio(dump));
+        to_lines.push(ratio(lines));
         check(binary, &store);
     }
+    println!("replay to tcpdump: {}; to wc -l: {}", spread(to_dump), spread(to_lines));
 }
 
 /// Every workload calls exactly the Services generated, with as many connections.

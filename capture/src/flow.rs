@@ -5,8 +5,9 @@
 
 pub(crate) mod answers;
 mod entry;
-pub(crate) use entry::FlowKey;
 mod head;
+pub(crate) mod key;
+mod slots;
 pub(crate) mod table;
 
 use std::collections::HashSet;

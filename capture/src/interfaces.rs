@@ -1,8 +1,8 @@
 //! Totals per interface, and the addresses that stand at one end of all its packets.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
+use crate::flow::key::FlowKey;
 use crate::observation::{CommonAddress, InterfaceId, InterfaceSpan, Nanos, Observation};
 
 /// Totals of the interfaces seen, bounded.
@@ -23,7 +23,7 @@ impl Interfaces {
     }
 
     /// Counts a packet; true where its interface is one too many.
-    pub fn count(&mut self, id: InterfaceId, time: Nanos, from: IpAddr, to: IpAddr, hops: u8) -> bool {
+    pub fn count(&mut self, id: InterfaceId, time: Nanos, key: &FlowKey, from_low: bool, hops: u8) -> bool {
         let at = match self.recent {
             Some((recent, at)) if recent == id => at as usize,
             _ => {
@@ -36,15 +36,19 @@ impl Interfaces {
         span.first = span.first.min(time);
         span.last = span.last.max(time);
         span.packets += 1;
-        let (common, seen) = match from {
-            IpAddr::V4(_) => (&mut span.common_v4, &mut self.seen_v4[at]),
-            IpAddr::V6(_) => (&mut span.common_v6, &mut self.seen_v6[at]),
+        let (common, seen) = match key.is_v6() {
+            false => (&mut span.common_v4, &mut self.seen_v4[at]),
+            true => (&mut span.common_v6, &mut self.seen_v6[at]),
         };
+        if *seen && common.is_empty() {
+            return false;
+        }
+        let (from, to) = (key.address(from_low), key.address(!from_low));
         if !*seen {
             *seen = true;
             let new = |address| CommonAddress { address, unrouted: 0, routed: 0 };
-            *common = if from == to { vec![new(from)] } else { vec![new(from), new(to)] };
-        } else if !common.is_empty() {
+            *common = if key.to_itself() { vec![new(from)] } else { vec![new(from), new(to)] };
+        } else {
             common.retain(|c| c.address == from || c.address == to);
         }
         if let Some(sender) = common.iter_mut().find(|c| c.address == from) {

@@ -8,16 +8,26 @@ use std::net::IpAddr;
 use crate::decode::{Segment, Skip, decode};
 use crate::dns;
 use crate::flow::answers::Answers;
+use crate::flow::key::FlowKey;
 use crate::flow::table::Table;
 pub use crate::flow::{Config, KnownPorts};
-use crate::frame::Frame;
+use crate::frame::{Batch, Frame};
 use crate::interfaces::Interfaces;
 use crate::loss::Counters;
 use crate::observation::{DnsName, Lookup, Nanos, Observation, Transport};
-use crate::skim::skim;
+use crate::skim::{Skim, skim};
 
 /// Open DNS questions remembered. A client asks a handful at a time.
 const MAX_QUESTIONS: usize = 8_192;
+
+/// Frames whose flows are looked for before the first of them is taken in.
+const AHEAD: usize = 16;
+
+/// A plain packet, with the hash of its key and the slot that is probably its flow's.
+struct Glance {
+    skim: Skim,
+    likely: (u64, u32),
+}
 
 /// Who asked what: client, its port, message identifier.
 type Asked = (std::net::SocketAddr, u16, String);
@@ -60,18 +70,53 @@ impl Meter {
 
     /// Takes a frame in.
     pub fn frame(&mut self, frame: &Frame<'_>, sink: &mut impl FnMut(Observation)) {
+        let glance = self.glance(frame);
+        self.take(frame, glance.as_ref(), sink);
+    }
+
+    /// Takes all frames of a batch in. Faster than one by one where there are many flows: the processor fetches those of several
+    /// frames from memory at the same time.
+    pub fn batch(&mut self, batch: &Batch, sink: &mut impl FnMut(Observation)) {
+        let mut ahead: [Option<Glance>; AHEAD] = [const { None }; AHEAD];
+        for start in (0..batch.len()).step_by(AHEAD) {
+            let frames = || (start..start + AHEAD).map_while(|i| batch.get(i));
+            for (place, frame) in ahead.iter_mut().zip(frames()) {
+                *place = self.glance(&frame);
+            }
+            let near = ahead.iter().flatten().fold(0, |sum, g| sum ^ self.table.touch(g.likely.1));
+            std::hint::black_box(near);
+            for (glance, frame) in ahead.iter().zip(frames()) {
+                self.take(&frame, glance.as_ref(), sink);
+            }
+        }
+    }
+
+    /// Finds what is probably the flow of a plain packet.
+    #[inline(always)]
+    fn glance(&self, frame: &Frame<'_>) -> Option<Glance> {
+        let skim = skim(frame)?;
+        let likely = self.table.likely(&skim.key)?;
+        Some(Glance { skim, likely })
+    }
+
+    #[inline(always)]
+    fn take(&mut self, frame: &Frame<'_>, glance: Option<&Glance>, sink: &mut impl FnMut(Observation)) {
         self.counters.packets += 1;
         self.counters.bytes += frame.data.len() as u64;
-        if let Some(skim) = skim(frame)
-            && let Some(repeated) = self.table.bump(&skim.key, frame.time, frame.interface)
+        if let Some(Glance { skim, likely }) = glance
+            && let Some(repeated) = self.table.bump(&skim.key, *likely, frame.time, frame.interface)
         {
             self.counters.used += 1;
             self.counters.cut_payload += u64::from(skim.cut);
             self.counters.repeated_sightings += u64::from(repeated);
-            let lost = self.interfaces.count(frame.interface, frame.time, skim.from, skim.to, skim.hops);
+            let lost = self.interfaces.count(frame.interface, frame.time, &skim.key, skim.from_low, skim.hops);
             self.counters.evicted_interfaces += u64::from(lost);
             return;
         }
+        self.decode(frame, sink);
+    }
+
+    fn decode(&mut self, frame: &Frame<'_>, sink: &mut impl FnMut(Observation)) {
         match decode(frame) {
             Ok(segment) => self.segment(&segment, sink),
             Err(skip) => {
@@ -93,7 +138,8 @@ impl Meter {
     fn segment(&mut self, s: &Segment<'_>, sink: &mut impl FnMut(Observation)) {
         self.counters.used += 1;
         self.counters.cut_payload += u64::from(s.cut);
-        let lost = self.interfaces.count(s.interface, s.time, s.from.ip(), s.to.ip(), s.hops);
+        let (key, from_low) = FlowKey::of(s.from, s.to, s.transport);
+        let lost = self.interfaces.count(s.interface, s.time, &key, from_low, s.hops);
         self.counters.evicted_interfaces += u64::from(lost);
         self.table.segment(s, &self.answers, &mut self.counters, sink);
         if (s.from.port() == 53 || s.to.port() == 53) && !s.payload.is_empty() {

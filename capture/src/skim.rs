@@ -4,10 +4,8 @@
 //! without full decoding. Must agree with `decode` wherever it answers (property-tested), and answer nothing that could matter
 //! otherwise: SYN, FIN and RST, options, fragments, VLANs, and everything but TCP over Ethernet go the long way.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
 use crate::bytes::be16;
-use crate::flow::FlowKey;
+use crate::flow::key::{self, FlowKey};
 use crate::frame::{Frame, LinkType};
 use crate::observation::Transport;
 
@@ -15,8 +13,8 @@ use crate::observation::Transport;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Skim {
     pub key: FlowKey,
-    pub from: IpAddr,
-    pub to: IpAddr,
+    /// The low end sent it.
+    pub from_low: bool,
     pub hops: u8,
     pub cut: bool,
 }
@@ -35,6 +33,7 @@ pub(crate) fn skim(frame: &Frame<'_>) -> Option<Skim> {
     }
 }
 
+#[inline]
 fn v4(ip: &[u8]) -> Option<Skim> {
     let (h, tcp) = ip.split_first_chunk::<20>()?;
     // Version 4, no options, neither fragment offset nor more fragments, TCP.
@@ -46,11 +45,14 @@ fn v4(ip: &[u8]) -> Option<Skim> {
     if total < 40 {
         return None;
     }
-    let from = IpAddr::V4(Ipv4Addr::new(h[12], h[13], h[14], h[15]));
-    let to = IpAddr::V4(Ipv4Addr::new(h[16], h[17], h[18], h[19]));
-    tcp_ports(tcp, total - 20, from, to, h[8], ip.len() < total)
+    let (source, target) = ports(tcp, total - 20)?;
+    let from = key::v4(u32::from_be_bytes([h[12], h[13], h[14], h[15]]), source);
+    let to = key::v4(u32::from_be_bytes([h[16], h[17], h[18], h[19]]), target);
+    let (key, from_low) = FlowKey::between(from, to, false, Transport::Tcp);
+    Some(Skim { key, from_low, hops: h[8], cut: ip.len() < total })
 }
 
+#[inline]
 fn v6(ip: &[u8]) -> Option<Skim> {
     let (h, tcp) = ip.split_first_chunk::<40>()?;
     if h[0] >> 4 != 6 || h[6] != 6 {
@@ -60,22 +62,23 @@ fn v6(ip: &[u8]) -> Option<Skim> {
     if payload < 20 {
         return None;
     }
-    let from: [u8; 16] = h[8..24].try_into().ok()?;
-    let to: [u8; 16] = h[24..40].try_into().ok()?;
-    let (from, to) = (IpAddr::V6(Ipv6Addr::from(from)), IpAddr::V6(Ipv6Addr::from(to)));
-    tcp_ports(tcp, payload, from, to, h[7], tcp.len() < payload)
+    let (source, target) = ports(tcp, payload)?;
+    let from = key::v6(u128::from_be_bytes(h[8..24].try_into().ok()?), source);
+    let to = key::v6(u128::from_be_bytes(h[24..40].try_into().ok()?), target);
+    let (key, from_low) = FlowKey::between(from, to, true, Transport::Tcp);
+    Some(Skim { key, from_low, hops: h[7], cut: tcp.len() < payload })
 }
 
-fn tcp_ports(tcp: &[u8], length: usize, from: IpAddr, to: IpAddr, hops: u8, cut: bool) -> Option<Skim> {
+/// Ports of a segment of `length` bytes.
+#[inline]
+fn ports(tcp: &[u8], length: usize) -> Option<(u16, u16)> {
     let h = tcp.first_chunk::<14>()?;
     let header = usize::from(h[12] >> 4) * 4;
     // SYN, FIN or RST; a header that lies about its length, or is not wholly there.
     if h[13] & 7 != 0 || header < 20 || header > length || header > tcp.len() {
         return None;
     }
-    let source = SocketAddr::new(from, u16::from_be_bytes([h[0], h[1]]));
-    let target = SocketAddr::new(to, u16::from_be_bytes([h[2], h[3]]));
-    Some(Skim { key: FlowKey::of(source, target, Transport::Tcp), from, to, hops, cut })
+    Some((u16::from_be_bytes([h[0], h[1]]), u16::from_be_bytes([h[2], h[3]])))
 }
 
 #[cfg(test)]
@@ -104,8 +107,8 @@ mod tests {
         let Some(skim) = skim(&frame) else { return false };
         // Addresses that no connection can have never match a known one: the long way refuses them.
         if let Ok(s) = decode(&frame) {
-            assert_eq!(skim.key, FlowKey::of(s.from, s.to, s.transport));
-            assert_eq!((skim.from, skim.to, skim.hops, skim.cut), (s.from.ip(), s.to.ip(), s.hops, s.cut));
+            assert_eq!((skim.key, skim.from_low), FlowKey::of(s.from, s.to, s.transport));
+            assert_eq!((skim.hops, skim.cut), (s.hops, s.cut));
             assert!(!s.tcp.syn && !s.tcp.fin && !s.tcp.rst);
         }
         true

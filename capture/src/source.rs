@@ -11,6 +11,7 @@ mod input;
 mod ng;
 mod prefetch;
 mod sniff;
+mod stdio;
 
 use std::collections::HashSet;
 use std::fs;
@@ -29,6 +30,8 @@ use input::{Input, Next};
 const BATCH_FRAMES: usize = 2048;
 /// Bytes per batch, for captures of large frames.
 const BATCH_BYTES: usize = 512 * 1024;
+/// Frames asked for at once: the limit of bytes is looked at in between.
+const STRIDE: usize = 64;
 
 /// Why an input could not be read at all. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -190,7 +193,8 @@ impl Reader {
             Ok(mut input) => {
                 *plain &= !input.is_piped();
                 let mut first = Nanos::MIN;
-                if let Next::Frame = input.next(|frame| first = frame.time) {}
+                // How it ends is told when it is read.
+                let _ = input.read(1, &mut |frame| first = frame.time);
                 found.push((first, path.to_owned()));
             }
             Err(error) => self.errors.push(error),
@@ -301,7 +305,7 @@ impl Reader {
         }
         let report = &mut self.reports[open.id as usize];
         while batch.len() < BATCH_FRAMES && batch.byte_len() < BATCH_BYTES {
-            if !open.read(report, |frame| batch.push(frame)) {
+            if !open.read(report, STRIDE, |frame| batch.push(frame)) {
                 self.open.clear();
                 return;
             }
@@ -342,17 +346,17 @@ impl Open {
         self.at = 0;
         let mut pending = std::mem::take(&mut self.pending);
         pending.clear();
-        while pending.len() < AHEAD && self.read(report, |frame| pending.push(frame)) {}
+        while pending.len() < AHEAD && self.read(report, AHEAD, |frame| pending.push(frame)) {}
         self.pending = pending;
     }
 
-    /// Reads one frame. False: the input has ended, and the report says how.
-    fn read(&mut self, report: &mut SourceReport, mut take: impl FnMut(Frame<'_>)) -> bool {
+    /// Reads up to `count` frames. False: the input has ended with them, and the report says how.
+    fn read(&mut self, report: &mut SourceReport, count: usize, mut take: impl FnMut(Frame<'_>)) -> bool {
         if self.ended {
             return false;
         }
         let id = self.id;
-        let next = self.input.next(|frame| {
+        let next = self.input.read(count, &mut |frame| {
             let interface = InterfaceId { source: id, index: frame.interface.index };
             report.packets += 1;
             report.bytes += frame.data.len() as u64;
@@ -361,7 +365,7 @@ impl Open {
             take(Frame { interface, ..frame });
         });
         match next {
-            Next::Frame => true,
+            Next::More => true,
             Next::End => {
                 self.ended = true;
                 if report.packets == 0 {

@@ -120,9 +120,7 @@ fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>) -> anyhow:
     let mut line = Line::new();
     let mut prefetch = source::spawn(reader)?;
     while let Some(batch) = prefetch.next_batch() {
-        for frame in batch.frames() {
-            meter.frame(&frame, &mut |o| learner.observe(o));
-        }
+        meter.batch(&batch, &mut |o| learner.observe(o));
         prefetch.recycle(batch);
         line.show(&progress);
     }

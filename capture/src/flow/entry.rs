@@ -1,42 +1,15 @@
 //! One connection while it is followed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::head::{self, Begins, MAX_HEAD};
+use super::slots::Hot;
 use crate::decode::Segment;
-use crate::observation::{Connection, Content, InterfaceId, Names, Nanos, Orientation, Transport};
+use crate::observation::{Connection, Content, Names, Nanos, Orientation, Transport};
 
 /// Segments of an initiator that are searched for a name before the connection counts as nameless: a connection joined midway
 /// may begin with the rest of a body.
 const MAX_TRIES: u8 = 32;
-
-/// Both ends and the protocol, the lower end first: the same for both directions. Compact, for it is hashed with every packet: IPv4
-/// addresses stand as mapped ones (RFC 4291 §2.5.5.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct FlowKey {
-    low: [u64; 2],
-    high: [u64; 2],
-    /// Port of the low end, port of the high end, protocol.
-    rest: u64,
-}
-
-fn words(address: IpAddr) -> [u64; 2] {
-    let bits = match address {
-        IpAddr::V4(a) => 0xffff_0000_0000 | u128::from(a.to_bits()),
-        IpAddr::V6(a) => a.to_bits(),
-    };
-    [(bits >> 64) as u64, bits as u64]
-}
-
-impl FlowKey {
-    #[inline]
-    pub fn of(from: SocketAddr, to: SocketAddr, transport: Transport) -> Self {
-        let (a, b) = ((words(from.ip()), from.port()), (words(to.ip()), to.port()));
-        let (low, high) = if a <= b { (a, b) } else { (b, a) };
-        let rest = u64::from(low.1) << 32 | u64::from(high.1) << 16 | transport as u64;
-        Self { low: low.0, high: high.0, rest }
-    }
-}
 
 /// A head being joined.
 #[derive(Debug)]
@@ -48,11 +21,7 @@ struct Pending {
 
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub key: FlowKey,
     pub initiator: SocketAddr,
-    /// The two ends, in the order of the first packet.
-    ends: (SocketAddr, SocketAddr),
-    transport: Transport,
     pub orientation: Orientation,
     pub from_start: bool,
     pub answered: bool,
@@ -63,15 +32,13 @@ pub(crate) struct Entry {
     /// A translated twin of another connection, on a capture of all interfaces: never told.
     pub twin: bool,
     told: bool,
-    changed: bool,
     responder_spoke: bool,
     tries: u8,
     /// Initial sequence number of the initiator.
     pub isn: Option<u32>,
     pub first: Nanos,
-    pub last: Nanos,
-    packets: u64,
-    pub interface: InterfaceId,
+    /// Packets since it was last told, beyond those that [`Hot::packets`] has room for.
+    earlier: u64,
     content: Content,
     names: Option<Box<Names>>,
     pending: Option<Box<Pending>>,
@@ -93,12 +60,9 @@ pub(crate) struct Change {
 }
 
 impl Entry {
-    pub fn new(key: FlowKey, initiator: SocketAddr, orientation: Orientation, s: &Segment<'_>) -> Self {
+    pub fn new(initiator: SocketAddr, orientation: Orientation, first: Nanos) -> Self {
         Self {
-            key,
             initiator,
-            ends: (s.from, s.to),
-            transport: s.transport,
             orientation,
             from_start: false,
             answered: false,
@@ -107,23 +71,16 @@ impl Entry {
             settled: false,
             twin: false,
             told: false,
-            changed: false,
             responder_spoke: false,
             tries: 0,
             isn: None,
-            first: s.time,
-            last: s.time,
-            packets: 0,
-            interface: s.interface,
+            first,
+            earlier: 0,
             content: Content::Unknown,
             names: None,
             pending: None,
             stamp: 0,
         }
-    }
-
-    pub fn responder(&self) -> SocketAddr {
-        if self.initiator == self.ends.0 { self.ends.1 } else { self.ends.0 }
     }
 
     pub fn set_names(&mut self, names: Names) {
@@ -132,20 +89,12 @@ impl Entry {
         }
     }
 
-    /// Counts a packet that changes nothing else.
-    pub fn count(&mut self, time: Nanos, interface: InterfaceId) -> bool {
-        self.last = self.last.max(time);
-        self.changed = true;
-        if interface == self.interface {
-            self.packets += 1;
-            return false;
-        }
-        true
-    }
-
     /// Takes a segment in. `may_join`: another head may be joined.
-    pub fn take(&mut self, s: &Segment<'_>, may_join: bool) -> Change {
-        let mut change = Change { repeated: self.count(s.time, s.interface), ..Change::default() };
+    pub fn take(&mut self, hot: &mut Hot, s: &Segment<'_>, may_join: bool) -> Change {
+        if hot.packets == u32::MAX {
+            self.earlier += u64::from(std::mem::take(&mut hot.packets));
+        }
+        let mut change = Change { repeated: hot.count(s.time, s.interface), ..Change::default() };
         self.first = self.first.min(s.time);
         let tcp = s.transport == Transport::Tcp;
         if tcp && s.tcp.syn {
@@ -176,6 +125,7 @@ impl Entry {
         if !s.payload.is_empty() && !self.settled {
             self.payload(s, by_initiator, may_join, &mut change);
         }
+        hot.settled = self.settled && self.answered;
         change
     }
 
@@ -237,34 +187,32 @@ impl Entry {
     }
 
     /// What is told of it now; `None` where there is nothing new.
-    pub fn report(&mut self) -> Option<Connection> {
-        if self.twin || !self.changed {
+    pub fn report(&mut self, hot: &mut Hot) -> Option<Connection> {
+        if self.twin || !hot.changed {
             return None;
         }
+        let (low, high) = (hot.key.end(true), hot.key.end(false));
         let connection = Connection {
             initiator: self.initiator,
-            responder: self.responder(),
-            transport: self.transport,
+            responder: if self.initiator == low { high } else { low },
+            transport: hot.key.transport(),
             orientation: self.orientation,
             from_start: self.from_start,
             answered: self.answered,
             refused: self.refused,
             first: self.first,
-            last: self.last,
-            packets: self.packets,
+            last: hot.last,
+            packets: self.earlier + u64::from(hot.packets),
             content: self.content,
             names: self.names.as_deref().cloned().unwrap_or_default(),
-            interface: self.interface,
+            interface: hot.interface,
             is_new: !self.told,
         };
         self.told = true;
-        self.changed = false;
-        self.packets = 0;
+        self.earlier = 0;
+        hot.changed = false;
+        hot.packets = 0;
         Some(connection)
-    }
-
-    pub fn is_tcp(&self) -> bool {
-        self.transport == Transport::Tcp
     }
 
     pub fn joining(&self) -> bool {

@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 
 use super::answers::Answers;
-use super::entry::{Entry, FlowKey};
+use super::entry::Entry;
+use super::key::FlowKey;
+use super::slots::{Hot, Slots};
 use super::{Config, KnownPorts};
 use crate::decode::Segment;
 use crate::loss::Counters;
@@ -16,17 +18,16 @@ const TWIN_WINDOW: i64 = 1_000_000_000;
 /// SYNs remembered for finding twins.
 const MAX_SYNS: usize = 16_384;
 
+/// Flows that room is reserved for at once, at most.
+const EXPECTED: usize = 1 << 17;
+
 /// Slot and stamp of an entry that is due at a time, in three classes so that each queue is nearly sorted by time.
 type Queue = VecDeque<(Nanos, u32, u32)>;
 
 pub(crate) struct Table {
     config: Config,
     known: KnownPorts,
-    // Keys come from the network, so the hash is seeded at random; chosen collisions could at most slow a table whose size is
-    // bounded. A keyed cryptographic hash costs more than all other work on a packet.
-    index: HashMap<FlowKey, u32, foldhash::quality::RandomState>,
-    slots: Vec<Option<Entry>>,
-    free: Vec<u32>,
+    slots: Slots,
     closed: Queue,
     short: Queue,
     long: Queue,
@@ -39,11 +40,9 @@ pub(crate) struct Table {
 impl Table {
     pub fn new(config: Config, known: KnownPorts) -> Self {
         Self {
+            slots: Slots::new(config.max_flows.min(EXPECTED)),
             config,
             known,
-            index: HashMap::default(),
-            slots: Vec::new(),
-            free: Vec::new(),
             closed: Queue::new(),
             short: Queue::new(),
             long: Queue::new(),
@@ -57,23 +56,39 @@ impl Table {
         self.known = known;
     }
 
+    /// Hash of a key, and the slot that is probably its flow's: both for [`Table::bump`].
+    #[inline]
+    pub fn likely(&self, key: &FlowKey) -> Option<(u64, u32)> {
+        let hash = self.slots.hash(key);
+        self.slots.likely(hash).map(|slot| (hash, slot))
+    }
+
+    /// Brings a flow near.
+    #[inline]
+    pub fn touch(&self, slot: u32) -> u32 {
+        self.slots.touch(slot)
+    }
+
     /// Counts a packet of a settled flow; `None` where the flow is unknown or may still change: the caller decodes in full.
-    pub fn bump(&mut self, key: &FlowKey, time: Nanos, interface: InterfaceId) -> Option<bool> {
-        let slot = *self.index.get(key)?;
-        let entry = self.slots[slot as usize].as_mut()?;
-        if !entry.settled || !entry.answered {
+    /// Else whether it was seen before on another interface.
+    #[inline]
+    pub fn bump(&mut self, key: &FlowKey, (hash, likely): (u64, u32), time: Nanos, interface: InterfaceId) -> Option<bool> {
+        let slot = if self.slots.hot(likely).key == *key { likely } else { self.slots.find(hash, key)? };
+        let hot = self.slots.hot(slot);
+        if !hot.settled || hot.packets == u32::MAX {
             return None;
         }
         self.high_water = self.high_water.max(time);
-        Some(entry.count(time, interface))
+        Some(hot.count(time, interface))
     }
 
     pub fn segment(&mut self, s: &Segment<'_>, answers: &Answers, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
         self.high_water = self.high_water.max(s.time);
         self.expire(counters, sink);
-        let key = FlowKey::of(s.from, s.to, s.transport);
+        let (key, _) = FlowKey::of(s.from, s.to, s.transport);
+        let hash = self.slots.hash(&key);
         let opens = s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack;
-        let mut slot = self.index.get(&key).copied();
+        let mut slot = self.slots.find(hash, &key);
         if let Some(old) = slot.filter(|_| opens)
             && self.entry(old).is_some_and(|e| reused(e, s))
         {
@@ -82,12 +97,12 @@ impl Table {
         }
         let slot = match slot {
             Some(slot) => slot,
-            None => self.insert(key, s, opens, answers, counters, sink),
+            None => self.insert(hash, key, s, opens, answers, counters, sink),
         };
         let may_join = self.heads < self.config.max_heads;
-        let Some(entry) = self.slots[slot as usize].as_mut() else { return };
+        let Some((hot, entry)) = self.slots.get_mut(slot) else { return };
         let (was_closed, was_joining) = (entry.closed, entry.joining());
-        let change = entry.take(s, may_join);
+        let change = entry.take(hot, s, may_join);
         let twin = entry.twin;
         let closed_now = entry.closed && !was_closed;
         counters.repeated_sightings += u64::from(change.repeated || twin);
@@ -104,11 +119,13 @@ impl Table {
     }
 
     fn entry(&self, slot: u32) -> Option<&Entry> {
-        self.slots[slot as usize].as_ref()
+        self.slots.get(slot).map(|(_, entry)| entry)
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn insert(
         &mut self,
+        hash: u64,
         key: FlowKey,
         s: &Segment<'_>,
         opens: bool,
@@ -116,26 +133,16 @@ impl Table {
         counters: &mut Counters,
         sink: &mut impl FnMut(Observation),
     ) -> u32 {
-        if self.index.len() >= self.config.max_flows.max(1) {
+        if self.slots.len() >= self.config.max_flows.max(1) {
             self.evict(counters, sink);
         }
         let (initiator, orientation) = self.orient(s);
-        let mut entry = Entry::new(key, initiator, orientation, s);
+        let mut entry = Entry::new(initiator, orientation, s.time);
         entry.twin = s.cooked && opens && self.is_twin(s);
         let responder = if initiator == s.from { s.to } else { s.from };
         let dns = answers.names(initiator.ip(), responder.ip(), s.time);
         entry.set_names(Names { dns, ..Names::default() });
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize] = Some(entry);
-                slot
-            }
-            None => {
-                self.slots.push(Some(entry));
-                (self.slots.len() - 1) as u32
-            }
-        };
-        self.index.insert(key, slot);
+        let slot = self.slots.insert(hash, Hot::new(key, s.time, s.interface), entry);
         self.schedule(slot);
         slot
     }
@@ -182,23 +189,23 @@ impl Table {
         }
     }
 
-    fn deadline(&self, entry: &Entry) -> (Nanos, Class) {
+    fn deadline(&self, slot: u32) -> Option<(Nanos, Class)> {
+        let (hot, entry) = self.slots.get(slot)?;
         let (idle, class) = if entry.closed {
             (self.config.linger, Class::Closed)
-        } else if !entry.answered || !entry.is_tcp() {
+        } else if !entry.answered || hot.key.transport() != Transport::Tcp {
             (self.config.idle_short, Class::Short)
         } else {
             (self.config.idle_established, Class::Long)
         };
-        (entry.last.saturating_add(idle), class)
+        Some((hot.last.saturating_add(idle), class))
     }
 
     fn schedule(&mut self, slot: u32) {
-        let Some(entry) = self.slots[slot as usize].as_mut() else { return };
+        let Some((due, class)) = self.deadline(slot) else { return };
+        let Some((_, entry)) = self.slots.get_mut(slot) else { return };
         entry.stamp = entry.stamp.wrapping_add(1);
         let stamp = entry.stamp;
-        let Some(entry) = self.slots[slot as usize].as_ref() else { return };
-        let (due, class) = self.deadline(entry);
         self.queue(class).push_back((due, slot, stamp));
     }
 
@@ -222,7 +229,7 @@ impl Table {
                     continue;
                 }
                 // Packets since it was queued may have moved its deadline.
-                if self.entry(slot).is_some_and(|e| self.deadline(e).0 > self.high_water) {
+                if self.deadline(slot).is_some_and(|(due, _)| due > self.high_water) {
                     self.schedule(slot);
                 } else {
                     self.remove(slot, counters, sink);
@@ -240,32 +247,31 @@ impl Table {
             while let Some((due, slot, stamp)) = self.queue(class).pop_front() {
                 let Some(entry) = self.entry(slot).filter(|e| e.stamp == stamp) else { continue };
                 tried += 1;
-                if self.deadline(entry).0 > due && tried < PATIENCE {
+                let closed = entry.closed;
+                if self.deadline(slot).is_some_and(|(now, _)| now > due) && tried < PATIENCE {
                     self.schedule(slot);
                     continue;
                 }
-                counters.evicted_flows += u64::from(!entry.closed);
+                counters.evicted_flows += u64::from(!closed);
                 return self.remove(slot, counters, sink);
             }
         }
     }
 
     fn remove(&mut self, slot: u32, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
-        let Some(mut entry) = self.slots[slot as usize].take() else { return };
-        self.index.remove(&entry.key);
-        self.free.push(slot);
+        let Some((mut hot, mut entry)) = self.slots.remove(slot) else { return };
         if entry.joining() {
             self.heads -= 1;
             counters.incomplete_head += 1;
         }
-        if let Some(connection) = entry.report() {
+        if let Some(connection) = entry.report(&mut hot) {
             sink(Observation::Connection(connection));
         }
     }
 
     /// Tells all that changed, in an order that does not depend on hashes.
     pub fn report(&mut self, sink: &mut impl FnMut(Observation)) {
-        let mut all: Vec<Connection> = self.slots.iter_mut().flatten().filter_map(Entry::report).collect();
+        let mut all: Vec<Connection> = self.slots.iter_mut().filter_map(|(hot, entry)| entry.report(hot)).collect();
         all.sort_by_key(|c| (c.first, c.initiator, c.responder, c.transport));
         all.into_iter().for_each(|c| sink(Observation::Connection(c)));
     }

@@ -12,19 +12,23 @@ use pcap::{Capture, Offline, Precision};
 use super::SourceError;
 use super::ng::NgReader;
 use super::sniff::{self, Kind};
+use super::stdio::Buffered;
 use crate::frame::{Frame, LinkType};
 use crate::observation::InterfaceId;
 
-/// What became of an attempt to read a frame.
+/// What became of an attempt to read frames.
 pub(super) enum Next {
-    Frame,
+    /// Some were handed on, and there may be more.
+    More,
+    /// There is no further one.
     End,
+    /// After those that were handed on, it can be read no further.
     Damaged(String),
 }
 
 enum Packets {
     // The field order matters: the capture closes its end of the pipe before the pump is joined.
-    Classic { capture: Capture<Offline>, link: LinkType },
+    Classic { capture: Buffered, link: LinkType },
     Ng(Box<NgReader>),
 }
 
@@ -125,6 +129,8 @@ impl Input {
         // SAFETY: the descriptor is open and owned by nobody else; libpcap owns it from here on.
         let capture = unsafe { Capture::from_raw_fd_with_precision(fd.into_raw_fd(), Precision::Nano) };
         let capture = capture.map_err(|e| refused(e.to_string()))?;
+        // Without a pump, it is a regular file.
+        let capture = if pump.is_none() { Buffered::large(capture) } else { Buffered::small(capture) };
         let link = LinkType(u16::try_from(capture.get_datalink().0).unwrap_or(u16::MAX));
         Ok(Self { packets: Some(Packets::Classic { capture, link }), pump, format: format!("pcap{wrapped}") })
     }
@@ -137,33 +143,41 @@ impl Input {
         self.pump.is_some()
     }
 
-    /// Reads one frame and hands it on. `InterfaceId::source` is left 0.
-    pub fn next(&mut self, take: impl FnOnce(Frame<'_>)) -> Next {
+    /// Reads up to `count` frames and hands them on. `InterfaceId::source` is left 0.
+    pub fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> Next {
         let next = match &mut self.packets {
             None => return Next::End,
-            Some(Packets::Ng(reader)) => reader.next(take),
-            Some(Packets::Classic { capture, link }) => match capture.next_packet() {
-                Ok(packet) => {
-                    let ts = packet.header.ts;
-                    take(Frame {
-                        time: ts.tv_sec.saturating_mul(1_000_000_000).saturating_add(ts.tv_usec),
-                        interface: InterfaceId { source: 0, index: 0 },
-                        link: *link,
-                        wire_len: packet.header.len,
-                        data: packet.data,
-                    });
-                    return Next::Frame;
-                }
-                Err(pcap::Error::NoMorePackets) => Next::End,
-                Err(e) => Next::Damaged(format!("it is cut or damaged ({e})")),
-            },
+            Some(Packets::Ng(reader)) => reader.read(count, take),
+            Some(Packets::Classic { capture, link }) => classic(capture, *link, count, take),
         };
         match (next, self.pump.as_mut().and_then(Pump::failed)) {
-            (Next::Frame, _) => Next::Frame,
+            (Next::More, _) => Next::More,
             // The reader only saw its pipe end: the pump knows why.
             (_, Some(why)) => Next::Damaged(format!("it cannot be decompressed further ({why})")),
             (other, None) => other,
         }
+    }
+}
+
+/// By `pcap_dispatch`: one call of libpcap for many packets.
+fn classic(capture: &mut Capture<Offline>, link: LinkType, count: usize, take: &mut impl FnMut(Frame<'_>)) -> Next {
+    let mut read = 0;
+    let result = capture.dispatch(Some(count), |packet| {
+        read += 1;
+        let ts = packet.header.ts;
+        take(Frame {
+            time: ts.tv_sec.saturating_mul(1_000_000_000).saturating_add(ts.tv_usec),
+            interface: InterfaceId { source: 0, index: 0 },
+            link,
+            wire_len: packet.header.len,
+            data: packet.data,
+        });
+    });
+    match result {
+        // At the end of the file libpcap says 0, whatever it handed on before.
+        Ok(_) if read > 0 => Next::More,
+        Ok(_) => Next::End,
+        Err(e) => Next::Damaged(format!("it is cut or damaged ({e})")),
     }
 }
 

@@ -55,11 +55,12 @@ impl NgReader {
         Ok(Self { reader, interfaces: Vec::new(), earlier: 0, size: BUFFER })
     }
 
-    pub fn next(&mut self, take: impl FnOnce(Frame<'_>)) -> Next {
-        let mut take = Some(take);
-        loop {
-            match self.step(&mut take) {
-                Step::Told => return Next::Frame,
+    /// Reads up to `count` frames and hands them on.
+    pub fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> Next {
+        let mut read = 0;
+        while read < count {
+            match self.step(take) {
+                Step::Told => read += 1,
                 Step::More => {}
                 Step::Refill => {
                     // At the end of the file with half a block left, refilling gives nothing new.
@@ -88,6 +89,7 @@ impl NgReader {
                 Step::Damaged(why) => return Next::Damaged(why),
             }
         }
+        Next::More
     }
 
     fn grow(&mut self) -> Option<Next> {
@@ -98,7 +100,7 @@ impl NgReader {
         None
     }
 
-    fn step<F: FnOnce(Frame<'_>)>(&mut self, take: &mut Option<F>) -> Step {
+    fn step(&mut self, take: &mut impl FnMut(Frame<'_>)) -> Step {
         let (consumed, step) = match self.reader.next() {
             Ok((consumed, block)) => (consumed, Self::block(&mut self.interfaces, &mut self.earlier, &block, take)),
             Err(PcapError::Eof) => return Step::End,
@@ -112,11 +114,11 @@ impl NgReader {
         step
     }
 
-    fn block<F: FnOnce(Frame<'_>)>(
+    fn block(
         interfaces: &mut Vec<Interface>,
         earlier: &mut u32,
         block: &PcapBlockOwned<'_>,
-        take: &mut Option<F>,
+        take: &mut impl FnMut(Frame<'_>),
     ) -> Step {
         let PcapBlockOwned::NG(block) = block else { return Step::More };
         match block {
@@ -136,10 +138,8 @@ impl NgReader {
                 };
                 let ticks = u64::from(p.ts_high) << 32 | u64::from(p.ts_low);
                 let data = p.packet_data();
-                if let Some(take) = take.take() {
-                    let interface = InterfaceId { source: 0, index: *earlier + p.if_id };
-                    take(Frame { time: i.time(ticks), interface, link: i.link, wire_len: p.origlen, data });
-                }
+                let interface = InterfaceId { source: 0, index: *earlier + p.if_id };
+                take(Frame { time: i.time(ticks), interface, link: i.link, wire_len: p.origlen, data });
                 return Step::Told;
             }
             Block::SimplePacket(p) => {
@@ -149,11 +149,9 @@ impl NgReader {
                 let data = p.raw_packet_data();
                 let cut = if i.snap_len == 0 { p.origlen } else { p.origlen.min(i.snap_len) };
                 let data = &data[..data.len().min(cut as usize)];
-                if let Some(take) = take.take() {
-                    let interface = InterfaceId { source: 0, index: *earlier };
-                    // A simple packet has no time; 0 keeps it before all that is known.
-                    take(Frame { time: 0, interface, link: i.link, wire_len: p.origlen, data });
-                }
+                let interface = InterfaceId { source: 0, index: *earlier };
+                // A simple packet has no time; 0 keeps it before all that is known.
+                take(Frame { time: 0, interface, link: i.link, wire_len: p.origlen, data });
                 return Step::Told;
             }
             _ => {}
