@@ -6,11 +6,14 @@
 
 mod dependencies;
 mod exchange;
+mod explain;
+mod forecast;
 mod generate;
 mod graph;
 mod output;
 mod progress;
 mod replay;
+mod scope;
 mod status;
 
 use std::path::PathBuf;
@@ -33,6 +36,8 @@ pub(crate) enum Outcome {
     Partial = 3,
     /// Capture and snapshot have nothing in common.
     Mismatch = 4,
+    /// Done, but a workload was withheld because it is not ready.
+    Unready = 5,
 }
 
 const EXIT_CODES: &str = "\
@@ -41,7 +46,8 @@ Exit codes:
   1  failed: nothing was changed, the message says why and what to do
   2  the command line is wrong
   3  done, but part of the input could not be read (a cut capture, a broken object); what could be read was used
-  4  the captures and the snapshot have nothing in common: most likely the wrong snapshot";
+  4  the captures and the snapshot have nothing in common: most likely the wrong snapshot
+  5  done, but Sidecars of workloads that are not ready were withheld (generate)";
 
 /// Learns what each workload of an Istio mesh calls, from packets, and writes its least-privilege Sidecar.
 #[derive(Debug, Parser)]
@@ -59,6 +65,12 @@ enum Command {
     Dependencies(dependencies::Options),
     /// Write one Sidecar per workload
     Generate(generate::Options),
+    /// Show what a pod sees under Istio's scoping, and why; try a Sidecar and calls on it
+    Scope(scope::Options),
+    /// Show for each egress host of a workload which calls and which evidence ask for it
+    Explain(explain::Options),
+    /// Show clusters and endpoints per workload, before and after
+    Forecast(forecast::Options),
     /// Show per workload what was watched, what is known, and what is not
     Status(status::Options),
     /// Write the whole store as NDJSON
@@ -111,6 +123,9 @@ pub fn main() -> ExitCode {
         Command::Replay(o) => replay::run(&o),
         Command::Dependencies(o) => dependencies::run(&o),
         Command::Generate(o) => generate::run(&o),
+        Command::Scope(o) => scope::run(&o),
+        Command::Explain(o) => explain::run(&o),
+        Command::Forecast(o) => forecast::run(&o),
         Command::Status(o) => status::run(&o),
         Command::Export(o) => exchange::export(&o),
         Command::Import(o) => exchange::import(&o),
@@ -128,15 +143,19 @@ pub fn main() -> ExitCode {
 }
 
 /// Prints what could not be read in a snapshot; true when there was anything.
-fn report_snapshot(report: &crate::cluster::snapshot::Report) -> bool {
+fn report_snapshot(report: &crate::snapshot::Report) -> bool {
     /// A wrong file can have thousands of broken objects; the first ones tell what is wrong.
     const SHOWN: usize = 20;
-    for problem in report.problems.iter().take(SHOWN) {
-        eprintln!("warning: {problem}");
-    }
-    if report.problems.len() > SHOWN {
-        eprintln!("warning: … and {} further problems in the snapshot", report.problems.len() - SHOWN);
-    }
+    let show = |word: &str, all: &[String]| {
+        for line in all.iter().take(SHOWN) {
+            eprintln!("{word}: {line}");
+        }
+        if all.len() > SHOWN {
+            eprintln!("{word}: … and {} more of the kind in the snapshot", all.len() - SHOWN);
+        }
+    };
+    show("warning", &report.problems);
+    show("note", &report.remarks);
     !report.problems.is_empty()
 }
 

@@ -1,14 +1,11 @@
 //! What is known of the cluster: who held an address when, which Services stand behind an address, and which hosts are in the mesh.
 //!
-//! Owns the indexes and the ways to fill them (snapshot files today). Plain structures: no I/O but in [`snapshot`], no client
-//! yet. Must never decide what a connection means; that is `attribute`'s and `resolve`'s part.
+//! Owns the indexes and their builder. Plain structures: no I/O, no client yet. Must never decide what a connection means; that is `attribute`'s and `resolve`'s part.
 
 mod index;
 mod names;
-mod objects;
+pub(crate) mod objects;
 mod owners;
-pub mod snapshot;
-mod text;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;

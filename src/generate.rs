@@ -1,18 +1,33 @@
-//! From dependencies to one `Sidecar` per workload.
+//! From dependencies to Sidecars, with proof.
 //!
 //! Owns which hosts a manifest lists and why, and what is withheld and why. Pure and byte-stable: the same store and snapshot give
-//! the same text. Must never list a host without a dependency that asks for it, and never be silent about one that it cannot list.
+//! the same text. Must never list a host that no call asks for, and never be silent about a call that it cannot keep.
 
+pub mod calls;
+pub mod group;
+pub mod implied;
 mod manifest;
+pub mod minimal;
+mod notes;
+pub mod readiness;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::cluster::{Cluster, Named};
-use crate::model::{DataPlane, Dependency, Destination, Lookups, Protocol, ServicePort, Time, Watch, Workload, WorkloadId};
+use crate::cluster::Cluster;
+use crate::mesh::{Egress, Mesh, MeshPod, Sidecar};
+use crate::model::{DataPlane, Dependency, Lookups, Time, Watch, Workload, WorkloadId};
+use crate::scope::clusters::Size;
+use crate::scope::{Call, Client, Scope, Treatment, everything, policy};
+use calls::{Declared, Plan, Planned, Planner};
+use group::{Group, GroupBy, Running};
+use implied::Implied;
+use minimal::{Demand, Instance, Minimal, Widening};
+use readiness::{Readiness, Thresholds};
 
-pub use manifest::{Manifest, SILENT};
+pub use manifest::Manifest;
+pub use minimal::SILENT;
 
 /// What is known of one workload, gathered for generation.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +38,14 @@ pub struct Known {
     pub watches: Vec<Watch>,
     /// The hosts it looked up.
     pub lookups: Vec<Lookups>,
+    /// Calls that people or other tools declare for it.
+    pub declared: Vec<Declared>,
+}
+
+impl Known {
+    fn learned(&self) -> bool {
+        !self.dependencies.is_empty() || !self.watches.is_empty()
+    }
 }
 
 /// A workload as the snapshot, or failing that the store, describes it.
@@ -38,20 +61,81 @@ pub struct Subject {
     pub present: bool,
 }
 
-/// What generation says of one workload.
+/// How to generate.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What shares a Sidecar.
+    pub group_by: GroupBy,
+    /// Also a default per namespace, the union of its workloads.
+    pub namespace_default: bool,
+    /// What is asked for before a Sidecar is written.
+    pub least: Thresholds,
+    /// Write it all the same.
+    pub include_unready: bool,
+    /// Also compute what only explanations and forecasts show.
+    pub detail: bool,
+}
+
+/// Why no Sidecar is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Outcome {
-    /// Which workload.
+pub struct Withheld {
+    /// For people.
+    pub reason: String,
+    /// More watching would help.
+    pub unready: bool,
+}
+
+/// A call and what became of it.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Who calls.
     pub workload: WorkloadId,
+    /// The call and its origin.
+    pub planned: Planned,
+    /// How it is treated, with all hosts imported and with the Sidecar alike.
+    pub treatment: Treatment,
+    /// Egress hosts that its route may depend on.
+    pub hosts: BTreeSet<String>,
+}
+
+/// What generation says of one workload or group.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Which workloads.
+    pub workloads: Vec<WorkloadId>,
     /// The Sidecar, where one is written.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Manifest>,
     /// Why none is written.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub withheld: Option<String>,
+    pub withheld: Option<Withheld>,
     /// What a reviewer must know: ambiguity, gaps in what was watched, calls that no host covers.
     pub notes: Vec<String>,
+    /// The proof.
+    pub proof: Option<Minimal>,
+    /// The calls that it keeps.
+    pub calls: Vec<Kept>,
+    /// Clusters that the proxy itself sends to.
+    pub implied: Vec<Implied>,
+    /// Hosts that could have been addressed and were not.
+    pub rejected: BTreeMap<String, String>,
+    /// How much is known.
+    pub readiness: BTreeMap<WorkloadId, Readiness>,
+    /// Clusters and endpoints with all hosts imported; with [`Options::detail`] only.
+    pub before: Size,
+    /// Clusters and endpoints under what applies today; with [`Options::detail`] only.
+    pub today: Size,
+}
+
+/// All that generation works on.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// Who holds which address, and the workloads.
+    pub cluster: &'a Cluster,
+    /// What istiod makes of the configuration.
+    pub mesh: &'a Mesh,
+    /// What is known, by workload.
+    pub known: &'a BTreeMap<WorkloadId, Known>,
+    /// How to generate.
+    pub options: &'a Options,
 }
 
 /// All workloads, of the snapshot and of the store, sorted.
@@ -77,155 +161,263 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
     all.into_values().collect()
 }
 
-/// Generates for every subject. The result is sorted by workload.
-pub fn generate(cluster: &Cluster, subjects: &[Subject], known: &BTreeMap<WorkloadId, Known>) -> Vec<Outcome> {
+/// Generates for every subject, and for the namespaces where that is asked for. The result is sorted by namespace and name.
+pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
     let nothing = Known::default();
-    let mut names = Names::default();
-    subjects.iter().map(|s| one(cluster, s, known.get(&s.id).unwrap_or(&nothing), &mut names)).collect()
-}
-
-fn one(cluster: &Cluster, subject: &Subject, known: &Known, names: &mut Names) -> Outcome {
-    let mut outcome = Outcome { workload: subject.id.clone(), manifest: None, withheld: None, notes: Vec::new() };
-    let hosts = Hosts::of(cluster, known, &mut outcome.notes);
-    outcome.withheld = if let Some(why) = subject.data_plane.why_no_sidecar() {
-        Some(why.to_owned())
-    } else if subject.selector.is_empty() {
-        Some("no label selects its pods across rollouts; give them one".to_owned())
-    } else if hosts.entries.is_empty() && known.watches.is_empty() {
-        Some("not watched: none of its pods' interfaces was captured, so its silence means nothing".to_owned())
-    } else {
-        None
-    };
-    if outcome.withheld.is_some() {
-        return outcome;
-    }
-    if known.watches.is_empty() {
-        outcome.notes.push("seen only on interfaces that are not its own: calls that never passed there are missing".to_owned());
-    }
-    if !subject.present {
-        outcome.notes.push("not in the snapshot any more".to_owned());
-    }
-    for other in others(cluster, subject) {
-        outcome.notes.push(format!("the selector also matches pods of {other}: Istio lets only one Sidecar win"));
-    }
-    let entries = if hosts.entries.is_empty() { vec![SILENT.to_owned()] } else { hosts.entries.into_iter().collect() };
-    outcome.manifest = Some(Manifest::new(&subject.id.namespace, &names.unique(&subject.id), subject.selector.clone(), entries));
-    outcome
-}
-
-/// Other workloads of the namespace whose pods the selector matches.
-fn others(cluster: &Cluster, subject: &Subject) -> BTreeSet<String> {
-    cluster
-        .pods()
-        .iter()
-        .filter(|p| p.end == Time::MAX && p.workload.namespace == subject.id.namespace && p.workload != subject.id)
-        .filter(|p| subject.selector.iter().all(|(k, v)| p.labels.get(k) == Some(v)))
-        .map(|p| p.workload.to_string())
-        .collect()
-}
-
-struct Hosts {
-    entries: BTreeSet<String>,
-}
-
-impl Hosts {
-    fn of(cluster: &Cluster, known: &Known, notes: &mut Vec<String>) -> Self {
-        let mut hosts = Self { entries: BTreeSet::new() };
-        // Envoy captures TCP only.
-        for d in known.dependencies.iter().filter(|d| d.key.protocol == Protocol::Tcp) {
-            hosts.cover(d, notes);
+    let known = |id: &WorkloadId| input.known.get(id).unwrap_or(&nothing);
+    let mut out: Vec<Outcome> = Vec::new();
+    let mut ready: Vec<&Subject> = Vec::new();
+    for s in subjects {
+        match withheld(s, known(&s.id), input.options) {
+            Some(why) => out.push(Outcome::withheld(vec![s.id.clone()], why)),
+            None => ready.push(s),
         }
-        hosts.aliases(cluster, known);
-        hosts.never_called(cluster, known, notes);
-        hosts
+    }
+    let running = Running::new(input.cluster);
+    let by_id: BTreeMap<&WorkloadId, &Subject> = subjects.iter().map(|s| (&s.id, s)).collect();
+    let mut groups = group::groups(&ready, input.options.group_by, &running);
+    if input.options.namespace_default && input.options.group_by != GroupBy::Namespace {
+        groups.extend(group::groups(&ready, GroupBy::Namespace, &running));
+    }
+    let served: BTreeSet<&WorkloadId> = ready.iter().map(|s| &s.id).collect();
+    let replaced: Vec<Option<&Sidecar>> = groups.iter_mut().map(|g| group::check(g, input.mesh, &running, &served)).collect();
+    let work = Work { input, running: &running, by_id: &by_id };
+    let shapes: Vec<Shape<'_>> = groups.iter().zip(replaced).map(|(g, r)| work.shape(g, r)).collect();
+    // One scope with all hosts imported serves every group that has the same namespace, policy and listeners with a port.
+    let mut egress: BTreeMap<Vec<String>, Vec<Egress>> = BTreeMap::new();
+    for shape in &shapes {
+        egress.entry(shape.key()).or_insert_with(|| shape.full_egress());
+    }
+    let mut full: BTreeMap<&[String], Scope<'_>> = BTreeMap::new();
+    for shape in &shapes {
+        let (key, all) = egress.get_key_value(&shape.key()).unwrap_or_else(|| unreachable!("every shape has its egress"));
+        full.entry(key).or_insert_with(|| Scope::new(input.mesh, shape.namespace, all, shape.policy));
+    }
+    let jobs: Vec<(Group, &Shape<'_>)> = groups.into_iter().zip(&shapes).collect();
+    out.extend(in_parallel(&jobs, |(g, shape)| work.one(g, shape, &full[shape.key().as_slice()])));
+    out.sort_by_cached_key(|o| {
+        let first = o.workloads.first();
+        let name = o.manifest.as_ref().map(|m| m.name().to_owned()).or_else(|| first.map(|w| w.name.clone()));
+        (first.map(|w| w.namespace.clone()), name, o.workloads.clone())
+    });
+    out
+}
+
+/// Runs the jobs on all processors; the results stand in the order of the jobs.
+fn in_parallel<J: Sync, R: Send>(jobs: &[J], run: impl Fn(&J) -> R + Sync) -> Vec<R> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len().max(1));
+    let share = jobs.len().div_ceil(workers).max(1);
+    std::thread::scope(|s| {
+        let running: Vec<_> = jobs.chunks(share).map(|part| s.spawn(|| part.iter().map(&run).collect::<Vec<R>>())).collect();
+        // A panic there is a panic here.
+        running.into_iter().flat_map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+    })
+}
+
+fn withheld(subject: &Subject, known: &Known, options: &Options) -> Option<Withheld> {
+    let never = |reason: &str| Some(Withheld { reason: reason.to_owned(), unready: false });
+    if let Some(why) = subject.data_plane.why_no_sidecar() {
+        return never(why);
+    }
+    if subject.selector.is_empty() {
+        return never("no label selects its pods across rollouts; give them one");
+    }
+    if !known.declared.is_empty() && !known.learned() {
+        return None;
+    }
+    if !known.learned() {
+        return never("not watched: none of its pods' interfaces was captured, so its silence means nothing");
+    }
+    if known.watches.is_empty() && known.dependencies.iter().all(|d| !notes::needs_a_host(d)) && known.declared.is_empty() {
+        return never("not watched: none of its pods' interfaces was captured, so its silence means nothing");
+    }
+    if options.include_unready {
+        return None;
+    }
+    Readiness::of(known).lacks(&options.least).map(|reason| Withheld { reason, unready: true })
+}
+
+/// What a group's Sidecar must keep, beside calls.
+struct Shape<'m> {
+    namespace: &'m str,
+    replaced: Option<&'m Sidecar>,
+    policy: crate::mesh::TrafficMode,
+    bound: Vec<Egress>,
+    pods: Vec<(MeshPod, WorkloadId)>,
+}
+
+impl Shape<'_> {
+    fn key(&self) -> Vec<String> {
+        let bound = self.bound.iter().map(|e| format!("{e:?}"));
+        [self.namespace.to_owned(), self.policy.name().to_owned()].into_iter().chain(bound).collect()
     }
 
-    fn service(&mut self, s: &ServicePort) {
-        self.entries.insert(format!("{}/{}", s.namespace, s.host));
+    fn full_egress(&self) -> Vec<Egress> {
+        self.bound.iter().cloned().chain([everything()]).collect()
     }
+}
 
-    fn cover(&mut self, d: &Dependency, notes: &mut Vec<String>) {
-        let (port, n) = (d.key.port, d.tally.connections);
-        match &d.key.destination {
-            Destination::Service(s) => self.service(s),
-            Destination::Ambiguous { candidates } => {
-                candidates.iter().for_each(|c| self.service(c));
-                notes.push(format!(
-                    "{n} connections went to one of {}: nothing on the wire told which, so all are listed",
-                    d.key.destination
-                ));
+struct Work<'a> {
+    input: &'a Input<'a>,
+    running: &'a Running<'a>,
+    by_id: &'a BTreeMap<&'a WorkloadId, &'a Subject>,
+}
+
+impl<'a> Work<'a> {
+    fn shape(&self, g: &Group, replaced: Option<&'a Sidecar>) -> Shape<'a> {
+        let mesh = self.input.mesh;
+        // Pods with the same labels are treated alike.
+        let mut seen: BTreeSet<(&WorkloadId, &BTreeMap<String, String>)> = BTreeSet::new();
+        let mut pods: Vec<(MeshPod, WorkloadId)> = Vec::new();
+        for p in self.running.selected(&g.namespace, g.selector.as_ref()).filter(|p| p.data_plane == DataPlane::Sidecar) {
+            if let Some(pod) = mesh.pod(&g.namespace, &p.name).filter(|_| seen.insert((&p.workload, &p.labels))) {
+                pods.push((pod.clone(), p.workload.clone()));
             }
-            Destination::External { namespace: Some(namespace), host: Some(host), entry_host, .. } => {
-                self.entries.insert(format!("{namespace}/{}", entry_host.as_ref().unwrap_or(host)));
-            }
-            Destination::External { .. } => notes.push(format!(
-                "{}:{port} is outside the mesh and no ServiceEntry holds it: there is no host to list",
-                d.key.destination
-            )),
-            Destination::Pod { .. } => notes.push(format!(
-                "{n} connections called pods of {} directly on port {port}: no host covers a pod address",
-                d.key.destination
-            )),
-            Destination::Infrastructure { .. } => {}
-            Destination::Unresolved { why, .. } => notes.push(format!(
-                "{n} connections to {}:{port} could not be resolved ({why}): what they need is missing here",
-                d.key.destination
-            )),
         }
-        if let Some(missed) = d.scope_miss {
-            notes.push(format!(
-                "scope miss: {} connections reached {}:{port} at the Service's own address, outside the mesh",
-                missed.connections, d.key.destination
+        let present: BTreeSet<WorkloadId> = pods.iter().map(|(_, w)| w.clone()).collect();
+        for id in g.members.iter().filter(|m| !present.contains(*m)) {
+            // Not in the snapshot: a pod is imagined from its selector.
+            let labels = self.by_id.get(id).map(|s| s.selector.clone()).unwrap_or_default();
+            let pod = MeshPod {
+                namespace: g.namespace.clone(),
+                name: id.name.clone(),
+                labels: std::sync::Arc::new(labels),
+                addresses: Vec::new(),
+                ready: false,
+            };
+            pods.push((pod, id.clone()));
+        }
+        let labels = pods.iter().find(|(_, w)| g.members.contains(w)).map(|(p, _)| &*p.labels);
+        let none = BTreeMap::new();
+        let replaced = replaced.or_else(|| mesh.applied_before(&g.namespace, labels.unwrap_or(&none)));
+        let bound =
+            replaced.map(|s| s.egress.iter().filter(|e| e.port.as_ref().is_some_and(|p| p.number != 0)).cloned().collect());
+        let namespace = g.members.first().and_then(|m| self.by_id.get_key_value(m)).map_or("", |(w, _)| w.namespace.as_str());
+        Shape { namespace, replaced, policy: policy(mesh, replaced), bound: bound.unwrap_or_default(), pods }
+    }
+
+    fn one<'s>(&self, g: &Group, shape: &'s Shape<'a>, full: &'s Scope<'s>) -> Outcome {
+        let mut outcome = Outcome::withheld(g.members.clone(), Withheld { reason: String::new(), unready: false });
+        outcome.withheld = g.refused.clone().map(|reason| Withheld { reason, unready: false });
+        outcome.notes.clone_from(&g.notes);
+        let nothing = Known::default();
+        let known = |id: &WorkloadId| self.input.known.get(id).unwrap_or(&nothing);
+        let mut all: BTreeMap<Call, (WorkloadId, Planned)> = BTreeMap::new();
+        for id in &g.members {
+            let plan = self.plan(shape, full, id, known(id));
+            outcome.readiness.insert(id.clone(), Readiness::of(known(id)));
+            outcome.notes.extend(plan.notes);
+            outcome.rejected.extend(plan.rejected);
+            for planned in plan.calls {
+                all.entry(planned.call.clone()).or_insert_with(|| (id.clone(), planned));
+            }
+        }
+        let calls: Vec<Call> = all.keys().cloned().collect();
+        let instances: Vec<Instance<'_>> = shape.pods.iter().map(|(p, w)| Instance::new(p, g.members.contains(w))).collect();
+        let implied: BTreeSet<Implied> =
+            shape.pods.iter().flat_map(|(p, _)| implied::implied(self.input.mesh, p, shape.replaced)).collect();
+        let wanted: BTreeSet<(String, u16)> = implied.iter().map(|i| (i.host.clone(), i.port)).collect();
+        let wanted: Vec<(String, u16)> = wanted.into_iter().collect();
+        let demand =
+            Demand { full, bound: &shape.bound, carried: shape.replaced, instances: &instances, calls: &calls, implied: &wanted };
+        let proof = minimal::minimal(&demand);
+        outcome.implied = implied.into_iter().collect();
+        self.notes(g, &mut outcome, &proof, full);
+        if let Some(i) = instances.iter().find(|i| i.calls).or(instances.first()).filter(|_| self.input.options.detail) {
+            outcome.calls = all
+                .into_values()
+                .map(|(workload, planned)| {
+                    let treatment = full.treat(&i.client(), &planned.call);
+                    let hosts = minimal::entries_of(&demand, &planned.call);
+                    let hosts = hosts.into_iter().filter(|h| proof.hosts.contains(h)).collect();
+                    Kept { workload, planned, treatment, hosts }
+                })
+                .collect();
+            outcome.before = full.size(&i.pod.labels);
+            outcome.today = self.today(shape, &i.client());
+        }
+        if outcome.withheld.is_none() {
+            let catch_all = Egress { hosts: proof.hosts.clone(), ..Egress::default() };
+            let egress = shape.bound.iter().cloned().chain([catch_all]).collect();
+            outcome.manifest = Some(Manifest::new(&g.namespace, &g.name, g.selector.clone(), egress).carrying(shape.replaced));
+        }
+        outcome.proof = Some(proof);
+        outcome
+    }
+
+    fn plan(&self, shape: &Shape<'_>, full: &Scope<'_>, id: &WorkloadId, known: &Known) -> Plan {
+        let Some((pod, _)) = shape.pods.iter().find(|(_, w)| w == id) else { return Plan::default() };
+        let address = pod.addresses.first().map(ToString::to_string);
+        let client = Client { namespace: &pod.namespace, labels: &pod.labels, address: address.as_deref() };
+        let mut planner = Planner::new(full, client);
+        planner.learn(known);
+        known.declared.iter().for_each(|d| planner.declare(d));
+        planner.finish()
+    }
+
+    /// Clusters and endpoints under the Sidecar that applies now, whoever wrote it.
+    fn today(&self, shape: &Shape<'_>, client: &Client<'_>) -> Size {
+        let applied = self.input.mesh.applied(shape.namespace, client.labels);
+        let egress = applied.map(|s| s.egress.clone()).filter(|e| !e.is_empty()).unwrap_or_else(|| vec![everything()]);
+        Scope::new(self.input.mesh, shape.namespace, &egress, shape.policy).size(client.labels)
+    }
+
+    fn notes(&self, g: &Group, outcome: &mut Outcome, proof: &Minimal, full: &Scope<'_>) {
+        let nothing = Known::default();
+        for id in &g.members {
+            let known = self.input.known.get(id).unwrap_or(&nothing);
+            notes::of_dependencies(known, &mut outcome.notes);
+            notes::never_called(self.input.cluster, known, full, &proof.hosts, &outcome.rejected, &mut outcome.notes);
+            if known.watches.is_empty() && known.learned() {
+                outcome
+                    .notes
+                    .push("seen only on interfaces that are not its own: calls that never passed there are missing".to_owned());
+            }
+            if self.by_id.get(id).is_some_and(|s| !s.present) {
+                outcome.notes.push("not in the snapshot any more".to_owned());
+            }
+        }
+        if !g.bystanders.is_empty() && g.selector.is_some() {
+            let all: Vec<String> = g.bystanders.iter().map(ToString::to_string).collect();
+            outcome.notes.push(format!(
+                "its selector also meets pods of {}: they get this Sidecar too, and what they call is not known",
+                all.join(", ")
             ));
         }
-    }
-
-    /// An ExternalName Service is in scope only when it is listed under its target's namespace (seen in a running mesh).
-    fn aliases(&mut self, cluster: &Cluster, known: &Known) {
-        let addressed = known.dependencies.iter().flat_map(|d| d.addressed.keys());
-        for host in addressed.chain(known.lookups.iter().map(|l| &l.host)) {
-            if let Named::Service { service, via: Some(alias) } = cluster.named(host, "")
-                && self.entries.contains(&format!("{}/{}", service.namespace, service.host))
-            {
-                self.entries.insert(format!("{}/{alias}", service.namespace));
+        match proof.widening {
+            Widening::None => {}
+            Widening::Scan => outcome.notes.push(format!(
+                "{} matches nothing: it makes istiod scan its Services, because the look-up of exact hosts takes one of several \
+                 entries or addresses that a call needs",
+                minimal::FORCE_SCAN
+            )),
+            Widening::Port => {
+                outcome.notes.push(
+                    "exact hosts of the calls alone change a route: a host that shares a port with one is kept too".to_owned(),
+                );
             }
-        }
-    }
-
-    fn never_called(&self, cluster: &Cluster, known: &Known, notes: &mut Vec<String>) {
-        for l in &known.lookups {
-            let covered = match cluster.named(&l.host, "") {
-                Named::Service { service, .. } => {
-                    service.control_plane || self.entries.contains(&format!("{}/{}", service.namespace, service.host))
-                }
-                Named::Entry(entries) => entries.iter().any(|e| self.entries.contains(&format!("{}/{}", e.namespace, e.host))),
-                Named::Unknown => true,
-            };
-            if !covered {
-                notes.push(format!(
-                    "{} was looked up and no connection to it was seen: a VirtualService may lead it elsewhere, or the proxy \
-                     refused the call",
-                    l.host
-                ));
-            }
+            Widening::Everything => outcome.notes.push(
+                "*/*: no narrower list keeps every call as it is; run `sidecarta explain` to see which call stands against it"
+                    .to_owned(),
+            ),
         }
     }
 }
 
-/// Names of Sidecars: the workload's, told apart by kind where two of a namespace share one.
-#[derive(Default)]
-struct Names {
-    taken: BTreeSet<(String, String)>,
-}
-
-impl Names {
-    fn unique(&mut self, id: &WorkloadId) -> String {
-        let plain = (id.namespace.clone(), id.name.clone());
-        if self.taken.insert(plain) {
-            return id.name.clone();
+impl Outcome {
+    fn withheld(workloads: Vec<WorkloadId>, why: Withheld) -> Self {
+        Self {
+            workloads,
+            manifest: None,
+            withheld: Some(why),
+            notes: Vec::new(),
+            proof: None,
+            calls: Vec::new(),
+            implied: Vec::new(),
+            rejected: BTreeMap::new(),
+            readiness: BTreeMap::new(),
+            before: Size::default(),
+            today: Size::default(),
         }
-        let name = format!("{}-{}", id.name, id.kind.to_ascii_lowercase());
-        self.taken.insert((id.namespace.clone(), name.clone()));
-        name
     }
 }

@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use serde_yaml::{Error, Value};
+pub use serde_yaml::{Error, Value, from_value};
 
 /// Reads one YAML document.
 ///

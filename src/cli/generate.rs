@@ -1,36 +1,115 @@
-//! `sidecarta generate`.
+//! `sidecarta generate`, and what `explain` and `forecast` share with it.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::{ClusterOptions, Outcome, StoreOptions, ViewOptions, output};
-use crate::cluster::snapshot;
-use crate::generate::{Known, generate, subjects};
+use super::{ClusterOptions, Outcome, ViewOptions, output};
+use crate::generate::calls::Declared;
+use crate::generate::group::GroupBy;
+use crate::generate::readiness::Thresholds;
+use crate::generate::{self as generation, Input, Known, Subject, generate, subjects};
 use crate::model::WorkloadId;
-use crate::store::Store;
+use crate::snapshot::{self, Snapshot};
+use crate::store::{Access, Store};
 
 const EXAMPLE: &str = "\
-Example:
+Examples:
   sidecarta generate --cluster cluster.yaml                      # a stream on standard output
-  sidecarta generate --cluster cluster.yaml --output sidecars    # one file per workload, for a pull request";
+  sidecarta generate --cluster cluster.yaml --output sidecars    # one file per workload, for a pull request
+  sidecarta generate --cluster cluster.yaml --calls calls.jsonl --workload shop/web   # from declared calls
+
+Each Sidecar is proved: every call keeps its route, and no host can be left out. What is not ready is withheld, listed with the
+reason, and gives exit code 5.";
+
+/// Where the store is; without one, declared calls can stand alone.
+#[derive(Debug, Args)]
+pub(super) struct SourceOptions {
+    /// Directory of the store (default: sidecarta-store; with --calls no store is needed)
+    #[arg(long, value_name = "DIR", env = "SIDECARTA_STORE")]
+    store: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) cluster: ClusterOptions,
+    /// Calls that people or other tools declare: JSON Lines of {"workload": "NAMESPACE/NAME", "host", "port", "protocol",
+    /// "address"}; a workload or a pod, the last three optional. Joined with what was learned
+    #[arg(long, value_name = "FILE")]
+    calls: Vec<PathBuf>,
+}
+
+/// Which workloads.
+#[derive(Debug, Args)]
+pub(super) struct ChoiceOptions {
+    #[command(flatten)]
+    view: ViewOptions,
+    /// Only this workload (or the workload of this pod); may be repeated
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    workload: Vec<String>,
+    /// Not this workload, or not this namespace; may be repeated
+    #[arg(long, value_name = "NAMESPACE[/NAME]")]
+    exclude: Vec<String>,
+}
+
+/// When a workload is ready.
+#[derive(Debug, Args)]
+pub(super) struct ReadyOptions {
+    /// Least time that a workload must have been watched, in seconds or with a unit (90s, 15m, 24h, 7d)
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
+    min_coverage: u64,
+    /// Least confidence, 0 to 1, that the next connection is of a dependency already known (Good-Turing estimate)
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    min_confidence: f64,
+    /// Write Sidecars of workloads that are not ready all the same
+    #[arg(long)]
+    include_unready: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum By {
+    Workload,
+    App,
+    Namespace,
+}
 
 /// Write one Sidecar per workload
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Options {
     #[command(flatten)]
-    store: StoreOptions,
+    source: SourceOptions,
     #[command(flatten)]
-    cluster: ClusterOptions,
+    choice: ChoiceOptions,
     #[command(flatten)]
-    view: ViewOptions,
+    ready: ReadyOptions,
+    /// What shares a Sidecar
+    #[arg(long, value_enum, default_value_t = By::Workload)]
+    group_by: By,
+    /// Also a default Sidecar per namespace, the union of its workloads: a safety net for new ones
+    #[arg(long)]
+    namespace_default: bool,
     /// Write one file per workload, NAMESPACE/NAME.yaml, below this directory instead of a stream
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+}
+
+fn duration(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let seconds = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        unit => return Err(format!("the unit {unit:?} is none of s, m, h, d")),
+    };
+    let n: f64 = digits.parse().map_err(|_| format!("{digits:?} is no number"))?;
+    if n >= 0.0 { Ok((n * seconds as f64 * 1e9) as u64) } else { Err("a time is not negative".to_owned()) }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|s| (0.0..=1.0).contains(s)).ok_or_else(|| "a share lies between 0 and 1".to_owned())
 }
 
 /// All that the store knows, by workload.
@@ -48,21 +127,129 @@ pub(super) fn known(store: &Store, namespace: Option<&str>) -> anyhow::Result<BT
     Ok(all)
 }
 
+/// Snapshot, subjects and knowledge, gathered.
+pub(super) struct Gathered {
+    pub(super) snapshot: Snapshot,
+    pub(super) subjects: Vec<Subject>,
+    pub(super) known: BTreeMap<WorkloadId, Known>,
+    pub(super) partial: bool,
+}
+
+/// Reads all that generation works on.
+pub(super) fn gather(source: &SourceOptions) -> anyhow::Result<Gathered> {
+    let snapshot = snapshot::load_mesh(&source.cluster.cluster, Some(&source.cluster.cluster_domain))?;
+    let mut partial = super::report_snapshot(&snapshot.report);
+    let (mut all, mut stored) = (BTreeMap::new(), Vec::new());
+    let dir = source.store.clone().unwrap_or_else(|| PathBuf::from("sidecarta-store"));
+    // Declared calls may stand alone; a store that was named must be there.
+    if source.calls.is_empty() || source.store.is_some() || dir.exists() {
+        let store = Store::open(&dir, Access::Existing)?;
+        all = known(&store, None)?;
+        stored = store.workloads(None)?;
+    }
+    let subjects = subjects(&snapshot.cluster, &stored);
+    for file in &source.calls {
+        partial |= declared(file, &snapshot, &subjects, &mut all)?;
+    }
+    Ok(Gathered { snapshot, subjects, known: all, partial })
+}
+
+/// Reads declared calls; whether a line could not be used. Each such line is named.
+fn declared(
+    file: &Path,
+    snapshot: &Snapshot,
+    subjects: &[Subject],
+    all: &mut BTreeMap<WorkloadId, Known>,
+) -> anyhow::Result<bool> {
+    let open = fs::File::open(file).with_context(|| format!("cannot read the calls {}", file.display()))?;
+    let mut partial = false;
+    for (n, line) in std::io::BufReader::new(open).lines().enumerate() {
+        let line = line.with_context(|| format!("cannot read the calls {}:{}", file.display(), n + 1))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let mut skip = |why: String| {
+            eprintln!("warning: {}:{}: {why}; the line is skipped", file.display(), n + 1);
+            partial = true;
+        };
+        let call: Declared = match serde_json::from_str(&line) {
+            Ok(call) => call,
+            Err(e) => {
+                skip(format!("not a call ({e})"));
+                continue;
+            }
+        };
+        match find(&call.workload, snapshot, subjects) {
+            Some(id) => all.entry(id).or_default().declared.push(call),
+            None => skip(format!("no workload and no pod of the snapshot is called {}", call.workload)),
+        }
+    }
+    Ok(partial)
+}
+
+/// The workload of this name, or of the pod of this name.
+pub(super) fn find(name: &str, snapshot: &Snapshot, subjects: &[Subject]) -> Option<WorkloadId> {
+    let (namespace, name) = name.split_once('/')?;
+    // Where workloads of several kinds share a name, the one that a Sidecar can serve is meant.
+    let named = subjects.iter().filter(|s| s.id.namespace == namespace && s.id.name == name);
+    let workload = named.min_by_key(|s| s.data_plane.why_no_sidecar().is_some()).map(|s| s.id.clone());
+    let pods = snapshot.cluster.pods().iter();
+    workload.or_else(|| pods.filter(|p| p.workload.namespace == namespace && p.name == name).map(|p| p.workload.clone()).next())
+}
+
+impl ChoiceOptions {
+    /// The workloads asked for.
+    ///
+    /// # Errors
+    /// When a workload that is named is not there.
+    pub(super) fn chosen(&self, gathered: &Gathered) -> anyhow::Result<impl Fn(&WorkloadId) -> bool + use<>> {
+        let find = |name: &String| {
+            find(name, &gathered.snapshot, &gathered.subjects).with_context(|| {
+                format!("no workload and no pod is called {name}; name it NAMESPACE/NAME as `sidecarta status` shows it")
+            })
+        };
+        let only = self.workload.iter().map(find).collect::<anyhow::Result<Vec<_>>>()?;
+        let (namespace, exclude) = (self.view.namespace.clone(), self.exclude.clone());
+        Ok(move |id: &WorkloadId| {
+            let excluded = |e: &String| match e.split_once('/') {
+                Some((n, name)) => id.namespace == n && id.name == name,
+                None => id.namespace == *e,
+            };
+            namespace.as_ref().is_none_or(|n| *n == id.namespace)
+                && (only.is_empty() || only.contains(id))
+                && !exclude.iter().any(excluded)
+        })
+    }
+}
+
+impl ReadyOptions {
+    pub(super) fn apply(&self, options: &mut generation::Options) {
+        options.least = Thresholds { min_coverage: self.min_coverage, min_confidence: self.min_confidence };
+        options.include_unready = self.include_unready;
+    }
+}
+
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let (cluster, report) = snapshot::load(&options.cluster.cluster, Some(&options.cluster.cluster_domain))?;
-    let partial = super::report_snapshot(&report);
-    let store = options.store.existing()?;
-    let namespace = options.view.namespace.as_deref();
-    let known = known(&store, namespace)?;
-    let stored = store.workloads(namespace)?;
-    let subjects: Vec<_> =
-        subjects(&cluster, &stored).into_iter().filter(|s| namespace.is_none_or(|n| s.id.namespace == n)).collect();
-    let outcomes = generate(&cluster, &subjects, &known);
-    let mut written = 0;
+    let gathered = gather(&options.source)?;
+    let chosen = options.choice.chosen(&gathered)?;
+    let mut how = generation::Options {
+        group_by: match options.group_by {
+            By::Workload => GroupBy::Workload,
+            By::App => GroupBy::App,
+            By::Namespace => GroupBy::Namespace,
+        },
+        namespace_default: options.namespace_default,
+        ..generation::Options::default()
+    };
+    options.ready.apply(&mut how);
+    let outcomes = outcomes(&gathered, &how, &chosen);
+    let (mut written, mut unready) = (0, 0);
     for outcome in &outcomes {
         let Some(manifest) = &outcome.manifest else {
-            let why = outcome.withheld.as_deref().unwrap_or("no reason was given");
-            eprintln!("withheld: {}: {why}", outcome.workload);
+            let why = outcome.withheld.as_ref();
+            unready += usize::from(why.is_some_and(|w| w.unready));
+            let all: Vec<String> = outcome.workloads.iter().map(ToString::to_string).collect();
+            eprintln!("withheld: {}: {}", all.join(", "), why.map_or("no reason was given", |w| &w.reason));
             continue;
         };
         let text = manifest.to_yaml(&outcome.notes)?;
@@ -76,7 +263,30 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         Some(dir) => eprintln!("{written} Sidecars written below {}", dir.display()),
         None => eprintln!("{written} Sidecars written"),
     }
-    Ok(if partial { Outcome::Partial } else { Outcome::Done })
+    if unready > 0 {
+        eprintln!("{unready} workloads are not ready: watch them for longer, or pass --include-unready");
+    }
+    Ok(match () {
+        () if unready > 0 => Outcome::Unready,
+        () if gathered.partial => Outcome::Partial,
+        () => Outcome::Done,
+    })
+}
+
+/// Generates for the chosen workloads. Groups are formed over all, so that a choice changes no Sidecar.
+pub(super) fn outcomes(
+    gathered: &Gathered,
+    how: &generation::Options,
+    chosen: &impl Fn(&WorkloadId) -> bool,
+) -> Vec<generation::Outcome> {
+    let near: std::collections::BTreeSet<&str> =
+        gathered.subjects.iter().filter(|s| chosen(&s.id)).map(|s| s.id.namespace.as_str()).collect();
+    let subjects: Vec<Subject> = gathered.subjects.iter().filter(|s| near.contains(s.id.namespace.as_str())).cloned().collect();
+    let input =
+        Input { cluster: &gathered.snapshot.cluster, mesh: &gathered.snapshot.mesh, known: &gathered.known, options: how };
+    let mut all = generate(&input, &subjects);
+    all.retain(|o| o.workloads.iter().any(chosen));
+    all
 }
 
 /// Writes one file whole or not at all.

@@ -12,9 +12,9 @@ use sidecarta_capture::source::{self, Reader, SourceReport};
 use super::output::{self, Format};
 use super::progress::Line;
 use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
-use crate::cluster::snapshot;
 use crate::learn::{Learner, counter};
 use crate::model::{Batch, BatchId, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId};
+use crate::snapshot;
 use crate::store::Applied;
 
 const EXAMPLE: &str = "\

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::objects::{self, Meta, PortRef, address};
+use super::objects::{self, Meta, address, addresses, target_port};
 use super::owners::{Owners, data_plane};
 use super::{CaptureScope, Cluster, EntryHost, Pod, Service};
 use crate::model::Time;
@@ -33,27 +33,27 @@ impl Builder {
         self
     }
 
-    pub(super) fn pod(&mut self, pod: objects::Pod) {
+    pub(crate) fn pod(&mut self, pod: objects::Pod) {
         self.pods.push(pod);
     }
 
-    pub(super) fn service(&mut self, service: objects::Service) {
+    pub(crate) fn service(&mut self, service: objects::Service) {
         self.services.insert((service.metadata.namespace.clone(), service.metadata.name.clone()), service);
     }
 
-    pub(super) fn slice(&mut self, slice: objects::EndpointSlice) {
+    pub(crate) fn slice(&mut self, slice: objects::EndpointSlice) {
         self.slices.push(slice);
     }
 
-    pub(super) fn node(&mut self, node: objects::Node) {
+    pub(crate) fn node(&mut self, node: objects::Node) {
         self.nodes.push(node);
     }
 
-    pub(super) fn entry(&mut self, entry: objects::ServiceEntry) {
+    pub(crate) fn entry(&mut self, entry: objects::ServiceEntry) {
         self.entries.push(entry);
     }
 
-    pub(super) fn controller(&mut self, kind: &str, controller: objects::Controller) {
+    pub(crate) fn controller(&mut self, kind: &str, controller: objects::Controller) {
         self.owners.add(kind, controller);
     }
 
@@ -260,29 +260,6 @@ impl Builder {
 
 fn key(meta: &Meta) -> (&str, &str) {
     (&meta.namespace, &meta.name)
-}
-
-fn addresses(pod: &objects::Pod) -> Vec<IpAddr> {
-    let all = std::iter::once(&pod.status.pod_ip).chain(pod.status.pod_ips.iter().map(|p| &p.ip));
-    let mut out: Vec<IpAddr> = Vec::new();
-    for a in all.filter_map(|a| address(a)) {
-        if !out.contains(&a) {
-            out.push(a);
-        }
-    }
-    out
-}
-
-fn target_port(port: &objects::ServicePortSpec, pod: &objects::Pod) -> Option<u16> {
-    match &port.target_port {
-        None => Some(port.port),
-        Some(PortRef::Number(0)) => Some(port.port),
-        Some(PortRef::Number(n)) => Some(*n),
-        Some(PortRef::Name(name)) => {
-            let ports = pod.spec.containers.iter().chain(&pod.spec.init_containers).flat_map(|c| &c.ports);
-            ports.filter(|p| p.name == *name).map(|p| p.container_port).next()
-        }
-    }
 }
 
 /// When a pod held its addresses: from its start to its deletion, or, for one that ended, to the end of its last container.

@@ -9,13 +9,13 @@ use serde::{Deserialize, Deserializer};
 use crate::model::{Protocol, Time};
 
 /// `null` and absent alike give the default: `kubectl` prints both.
-fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
+pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Meta {
+pub(crate) struct Meta {
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub namespace: String,
@@ -32,15 +32,15 @@ pub(super) struct Meta {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct OwnerReference {
+pub(crate) struct OwnerReference {
     pub kind: String,
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub controller: bool,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Pod {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Pod {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: PodSpec,
@@ -48,9 +48,9 @@ pub(super) struct Pod {
     pub status: PodStatus,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct PodSpec {
+pub(crate) struct PodSpec {
     #[serde(default, deserialize_with = "nullable")]
     pub host_network: bool,
     #[serde(default, deserialize_with = "nullable")]
@@ -59,8 +59,8 @@ pub(super) struct PodSpec {
     pub init_containers: Vec<Container>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Container {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Container {
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub args: Vec<String>,
@@ -68,17 +68,17 @@ pub(super) struct Container {
     pub ports: Vec<ContainerPort>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ContainerPort {
+pub(crate) struct ContainerPort {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
     pub container_port: u16,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct PodStatus {
+pub(crate) struct PodStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub phase: String,
     #[serde(default, rename = "podIP", deserialize_with = "nullable")]
@@ -91,35 +91,52 @@ pub(super) struct PodStatus {
     pub start_time: Option<Time>,
     #[serde(default, deserialize_with = "nullable")]
     pub container_statuses: Vec<ContainerStatus>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub conditions: Vec<PodCondition>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct PodIp {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct PodCondition {
+    #[serde(rename = "type", default, deserialize_with = "nullable")]
+    pub kind: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub status: String,
+}
+
+impl Pod {
+    /// Whether its condition `Ready` is true.
+    pub fn is_ready(&self) -> bool {
+        self.status.conditions.iter().any(|c| c.kind == "Ready" && c.status == "True")
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct PodIp {
     #[serde(default, deserialize_with = "nullable")]
     pub ip: String,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct ContainerStatus {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ContainerStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub state: ContainerState,
 }
 
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct ContainerState {
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct ContainerState {
     #[serde(default)]
     pub terminated: Option<Terminated>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Terminated {
+pub(crate) struct Terminated {
     #[serde(default)]
     pub finished_at: Option<Time>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Service {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Service {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: ServiceSpec,
@@ -127,9 +144,9 @@ pub(super) struct Service {
     pub status: ServiceStatus,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ServiceSpec {
+pub(crate) struct ServiceSpec {
     #[serde(default, rename = "type", deserialize_with = "nullable")]
     pub kind: String,
     #[serde(default, rename = "clusterIP", deserialize_with = "nullable")]
@@ -144,16 +161,20 @@ pub(super) struct ServiceSpec {
     pub ports: Vec<ServicePortSpec>,
     #[serde(default, deserialize_with = "nullable")]
     pub selector: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub publish_not_ready_addresses: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ServicePortSpec {
+pub(crate) struct ServicePortSpec {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
     pub port: u16,
     #[serde(default)]
     pub protocol: ProtocolName,
+    #[serde(default)]
+    pub app_protocol: Option<String>,
     #[serde(default)]
     pub target_port: Option<PortRef>,
     #[serde(default)]
@@ -162,14 +183,14 @@ pub(super) struct ServicePortSpec {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
-pub(super) enum PortRef {
+pub(crate) enum PortRef {
     Number(u16),
     Name(String),
 }
 
 /// Kubernetes' protocol, TCP where it is absent.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ProtocolName(pub Protocol);
+pub(crate) struct ProtocolName(pub Protocol);
 
 impl Default for ProtocolName {
     fn default() -> Self {
@@ -183,27 +204,27 @@ impl<'de> Deserialize<'de> for ProtocolName {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ServiceStatus {
+pub(crate) struct ServiceStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub load_balancer: LoadBalancer,
 }
 
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct LoadBalancer {
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct LoadBalancer {
     #[serde(default, deserialize_with = "nullable")]
     pub ingress: Vec<Ingress>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Ingress {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Ingress {
     #[serde(default, deserialize_with = "nullable")]
     pub ip: String,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct EndpointSlice {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct EndpointSlice {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
     pub endpoints: Vec<Endpoint>,
@@ -211,14 +232,34 @@ pub(super) struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Endpoint {
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Endpoint {
     #[serde(default, deserialize_with = "nullable")]
     pub addresses: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub conditions: Conditions,
+    #[serde(default)]
+    pub target_ref: Option<TargetRef>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct EndpointPort {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct TargetRef {
+    #[serde(default, deserialize_with = "nullable")]
+    pub kind: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct Conditions {
+    /// Absent means ready (`discovery.k8s.io/v1`).
+    #[serde(default)]
+    pub ready: Option<bool>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct EndpointPort {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
     #[serde(default)]
@@ -228,16 +269,16 @@ pub(super) struct EndpointPort {
 }
 
 /// Any controller: only its owner, selector and template labels matter.
-#[derive(Debug, Deserialize)]
-pub(super) struct Controller {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Controller {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: ControllerSpec,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ControllerSpec {
+pub(crate) struct ControllerSpec {
     #[serde(default, deserialize_with = "nullable")]
     pub selector: Selector,
     #[serde(default, deserialize_with = "nullable")]
@@ -246,66 +287,66 @@ pub(super) struct ControllerSpec {
     pub job_template: JobTemplate,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Selector {
+pub(crate) struct Selector {
     #[serde(default, deserialize_with = "nullable")]
     pub match_labels: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Template {
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct Template {
     #[serde(default, deserialize_with = "nullable")]
     pub metadata: TemplateMeta,
 }
 
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct TemplateMeta {
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct TemplateMeta {
     #[serde(default, deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct JobTemplate {
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct JobTemplate {
     #[serde(default, deserialize_with = "nullable")]
     pub spec: JobSpec,
 }
 
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct JobSpec {
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct JobSpec {
     #[serde(default, deserialize_with = "nullable")]
     pub template: Template,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Node {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Node {
     #[serde(default, deserialize_with = "nullable")]
     pub spec: NodeSpec,
     #[serde(default, deserialize_with = "nullable")]
     pub status: NodeStatus,
 }
 
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct NodeSpec {
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct NodeSpec {
     #[serde(default, rename = "podCIDR", deserialize_with = "nullable")]
     pub pod_cidr: String,
     #[serde(default, rename = "podCIDRs", deserialize_with = "nullable")]
     pub pod_cidrs: Vec<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct NodeStatus {
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct NodeStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub addresses: Vec<NodeAddress>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct NodeAddress {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct NodeAddress {
     pub address: String,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct ServiceEntry {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ServiceEntry {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: ServiceEntrySpec,
@@ -313,38 +354,67 @@ pub(super) struct ServiceEntry {
     pub status: ServiceEntryStatus,
 }
 
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct ServiceEntrySpec {
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ServiceEntrySpec {
     #[serde(default, deserialize_with = "nullable")]
     pub hosts: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub addresses: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub endpoints: Vec<WorkloadEntry>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub ports: Vec<ServiceEntryPort>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub location: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub resolution: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub export_to: Vec<String>,
+    #[serde(default)]
+    pub workload_selector: Option<WorkloadSelector>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct WorkloadEntry {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ServiceEntryPort {
+    pub number: u16,
+    #[serde(default, deserialize_with = "nullable")]
+    pub name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub protocol: String,
+}
+
+/// `networking.istio.io` `WorkloadSelector`: labels, all of which a pod must have.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct WorkloadSelector {
+    #[serde(default, deserialize_with = "nullable")]
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct WorkloadEntry {
     #[serde(default, deserialize_with = "nullable")]
     pub address: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub labels: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct ServiceEntryStatus {
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct ServiceEntryStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub addresses: Vec<EntryAddress>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct EntryAddress {
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct EntryAddress {
     #[serde(default, deserialize_with = "nullable")]
     pub value: String,
 }
 
 /// Just enough of any object to name it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Envelope {
+pub(crate) struct Envelope {
     #[serde(default, deserialize_with = "nullable")]
     pub api_version: String,
     #[serde(default, deserialize_with = "nullable")]
@@ -352,6 +422,30 @@ pub(super) struct Envelope {
 }
 
 /// Parses an address; `None` for the empty string and `None`-like words (`clusterIP: None`).
-pub(super) fn address(text: &str) -> Option<IpAddr> {
+pub(crate) fn address(text: &str) -> Option<IpAddr> {
     text.parse().ok()
+}
+
+/// A pod's addresses, the first one first.
+pub(crate) fn addresses(pod: &Pod) -> Vec<IpAddr> {
+    let all = std::iter::once(&pod.status.pod_ip).chain(pod.status.pod_ips.iter().map(|p| &p.ip));
+    let mut out: Vec<IpAddr> = Vec::new();
+    for a in all.filter_map(|a| address(a)) {
+        if !out.contains(&a) {
+            out.push(a);
+        }
+    }
+    out
+}
+
+/// The port of a pod that a Service port leads to; `None` when it has a name that the pod does not know.
+pub(crate) fn target_port(port: &ServicePortSpec, pod: &Pod) -> Option<u16> {
+    match &port.target_port {
+        None | Some(PortRef::Number(0)) => Some(port.port),
+        Some(PortRef::Number(n)) => Some(*n),
+        Some(PortRef::Name(name)) => {
+            let ports = pod.spec.containers.iter().chain(&pod.spec.init_containers).flat_map(|c| &c.ports);
+            ports.filter(|p| p.name == *name).map(|p| p.container_port).next()
+        }
+    }
 }

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 
+use crate::mesh::{Egress, Sidecar};
 use crate::yaml;
 
-/// Imports nothing: what a workload without calls needs (an empty list would mean `*/*`).
-pub const SILENT: &str = "~/*";
-
 /// A `networking.istio.io/v1` Sidecar. Fields stand in the order in which people write them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     api_version: &'static str,
@@ -26,11 +25,18 @@ struct Metadata {
     labels: BTreeMap<&'static str, &'static str>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Spec {
-    workload_selector: Selector,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload_selector: Option<Selector>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ingress: Vec<Value>,
     egress: Vec<Egress>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inbound_connection_pool: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outbound_traffic_policy: Option<Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,14 +44,9 @@ struct Selector {
     labels: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Egress {
-    hosts: Vec<String>,
-}
-
 impl Manifest {
-    /// A Sidecar with one catch-all egress listener. `hosts` must be sorted and not empty.
-    pub fn new(namespace: &str, name: &str, selector: BTreeMap<String, String>, hosts: Vec<String>) -> Self {
+    /// A Sidecar; without a selector, the namespace's default. `egress` must hold a host.
+    pub fn new(namespace: &str, name: &str, selector: Option<BTreeMap<String, String>>, egress: Vec<Egress>) -> Self {
         Self {
             api_version: "networking.istio.io/v1",
             kind: "Sidecar",
@@ -54,8 +55,25 @@ impl Manifest {
                 namespace: namespace.to_owned(),
                 labels: BTreeMap::from([("app.kubernetes.io/managed-by", "sidecarta")]),
             },
-            spec: Spec { workload_selector: Selector { labels: selector }, egress: vec![Egress { hosts }] },
+            spec: Spec {
+                workload_selector: selector.map(|labels| Selector { labels }),
+                ingress: Vec::new(),
+                egress,
+                inbound_connection_pool: None,
+                outbound_traffic_policy: None,
+            },
         }
+    }
+
+    /// Takes over what the replaced Sidecar sets beside `egress`: nothing is merged by Istio, so it would be lost.
+    #[must_use]
+    pub fn carrying(mut self, replaced: Option<&Sidecar>) -> Self {
+        if let Some(old) = replaced {
+            self.spec.ingress.clone_from(&old.ingress);
+            self.spec.inbound_connection_pool.clone_from(&old.inbound_connection_pool);
+            self.spec.outbound_traffic_policy.clone_from(&old.outbound_traffic_policy);
+        }
+        self
     }
 
     /// Namespace of the Sidecar.
@@ -68,7 +86,7 @@ impl Manifest {
         &self.metadata.name
     }
 
-    /// Hosts of the egress listener.
+    /// Hosts of the egress listeners.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         self.spec.egress.iter().flat_map(|e| e.hosts.iter().map(String::as_str))
     }

@@ -5,7 +5,8 @@ use sidecarta_capture::observation::{Content, InterfaceId, Names, Orientation};
 
 use super::*;
 use crate::attribute::{Attribution, attribute};
-use crate::cluster::{Builder, snapshot};
+use crate::cluster::Cluster;
+use crate::snapshot;
 
 const SNAPSHOT: &str = r#"
 kind: Node
@@ -60,11 +61,11 @@ const LATE: i64 = 1_767_240_000_000_000_000;
 
 fn cluster() -> Cluster {
     let mut report = snapshot::Report::default();
-    let mut builder = Builder::default();
-    snapshot::read(Path::new("test.yaml"), SNAPSHOT.as_bytes(), &mut builder, &mut report);
-    let (cluster, problems) = builder.build();
-    assert_eq!((report.problems, problems), (vec![], vec![]));
-    cluster
+    let mut builders = snapshot::Builders::addresses(None);
+    snapshot::read(Path::new("test.yaml"), SNAPSHOT.as_bytes(), &mut builders, &mut report);
+    let snapshot = builders.build(report);
+    assert_eq!(snapshot.report.problems, Vec::<String>::new());
+    snapshot.cluster
 }
 
 fn call(to: &str, names: Names) -> Connection {

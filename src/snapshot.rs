@@ -1,7 +1,10 @@
 //! Snapshot files: what `kubectl get … -o yaml` or `-o json` prints, in one file, several, or a directory.
 //!
-//! Owns reading and naming what could not be read. A broken object is named with file and line, and the rest goes on; a file that
-//! cannot be read at all is an error. Must never guess a value that an object lacks.
+//! Owns reading and naming what could not be read, and feeds the indexes of `cluster` and of `mesh` with the same objects. A
+//! broken object is named with file and line, and the rest goes on; a file that cannot be read at all is an error. Must never
+//! guess a value that an object lacks.
+
+mod text;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,10 +14,11 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::objects::Envelope;
-use super::text::{Piece, guess_name, pieces};
-use super::{Builder, Cluster};
+use crate::cluster::objects::Envelope;
+use crate::cluster::{Builder, Cluster};
+use crate::mesh::{self, Mesh};
 use crate::yaml;
+use text::{Piece, guess_name, pieces};
 
 /// Why no snapshot could be had.
 #[derive(Debug, thiserror::Error)]
@@ -49,30 +53,83 @@ pub struct Report {
     pub skipped: BTreeMap<String, u64>,
     /// Broken objects and contradictions, each with file and line where there is one.
     pub problems: Vec<String>,
+    /// Objects that were read whole, and of which istiod refuses or leaves out something.
+    pub remarks: Vec<String>,
     /// Digest of the objects' text, whatever files they stood in: tells one snapshot from another.
     pub digest: u64,
 }
 
-/// Reads a snapshot.
+/// A snapshot in both its forms.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Who held which address, and what answers behind it.
+    pub cluster: Cluster,
+    /// What istiod would make of it.
+    pub mesh: Mesh,
+    /// What was read, and what not.
+    pub report: Report,
+}
+
+/// Collects objects for both forms.
+#[derive(Debug, Default)]
+pub struct Builders {
+    cluster: Builder,
+    /// Absent where only addresses matter.
+    mesh: Option<mesh::Builder>,
+}
+
+impl Builders {
+    /// For resolving addresses only.
+    pub fn addresses(domain: Option<&str>) -> Self {
+        Self { cluster: domain.map_or_else(Builder::default, |d| Builder::default().domain(d)), mesh: None }
+    }
+
+    /// For resolving addresses and for scoping.
+    pub fn both(domain: Option<&str>) -> Self {
+        let mesh = domain.map_or_else(mesh::Builder::default, |d| mesh::Builder::default().domain(d));
+        Self { mesh: Some(mesh), ..Self::addresses(domain) }
+    }
+
+    /// Both forms, with what was read so far.
+    pub fn build(self, mut report: Report) -> Snapshot {
+        let (cluster, problems) = self.cluster.build();
+        report.problems.extend(problems);
+        let (mesh, remarks) = self.mesh.unwrap_or_default().build();
+        report.remarks.extend(remarks);
+        Snapshot { cluster, mesh, report }
+    }
+}
+
+/// Reads a snapshot for resolving addresses.
 ///
 /// # Errors
 /// When a path cannot be read, or no object at all is found.
 pub fn load(paths: &[PathBuf], domain: Option<&str>) -> Result<(Cluster, Report), SnapshotError> {
-    let mut builder = domain.map_or_else(Builder::default, |d| Builder::default().domain(d));
+    let snapshot = read_all(paths, Builders::addresses(domain))?;
+    Ok((snapshot.cluster, snapshot.report))
+}
+
+/// Reads a snapshot for resolving addresses and for scoping.
+///
+/// # Errors
+/// When a path cannot be read, or no object at all is found.
+pub fn load_mesh(paths: &[PathBuf], domain: Option<&str>) -> Result<Snapshot, SnapshotError> {
+    read_all(paths, Builders::both(domain))
+}
+
+fn read_all(paths: &[PathBuf], mut builders: Builders) -> Result<Snapshot, SnapshotError> {
     let mut report = Report::default();
     for path in paths {
         for file in files(path)? {
             let bytes = fs::read(&file).map_err(|error| SnapshotError::Read { path: file.clone(), error })?;
-            read(&file, &bytes, &mut builder, &mut report);
+            read(&file, &bytes, &mut builders, &mut report);
         }
     }
     if report.used.is_empty() {
         let paths = paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
         return Err(SnapshotError::Nothing { paths, first: report.problems.into_iter().next() });
     }
-    let (cluster, problems) = builder.build();
-    report.problems.extend(problems);
-    Ok((cluster, report))
+    Ok(builders.build(report))
 }
 
 /// The files of a path: itself, or below a directory all that end in .yaml, .yml or .json, sorted.
@@ -97,7 +154,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, SnapshotError> {
 }
 
 /// Reads one file's objects. Never fails: what cannot be read is named in the report.
-pub fn read(file: &Path, bytes: &[u8], builder: &mut Builder, report: &mut Report) {
+pub fn read(file: &Path, bytes: &[u8], builders: &mut Builders, report: &mut Report) {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
         Err(e) => {
@@ -107,15 +164,15 @@ pub fn read(file: &Path, bytes: &[u8], builder: &mut Builder, report: &mut Repor
         }
     };
     if text.trim_start().starts_with('{') {
-        read_json(file, text, builder, report);
+        read_json(file, text, builders, report);
     } else {
         for piece in pieces(text) {
-            read_yaml(file, piece, builder, report);
+            read_yaml(file, piece, builders, report);
         }
     }
 }
 
-fn read_yaml(file: &Path, piece: Piece<'_>, builder: &mut Builder, report: &mut Report) {
+fn read_yaml(file: &Path, piece: Piece<'_>, builders: &mut Builders, report: &mut Report) {
     let parsed: Result<yaml::Value, _> = if piece.item {
         yaml::from_str::<Vec<yaml::Value>>(piece.text).map(|v| v.into_iter().next().unwrap_or_default())
     } else {
@@ -135,10 +192,10 @@ fn read_yaml(file: &Path, piece: Piece<'_>, builder: &mut Builder, report: &mut 
     // A list in flow style, which the text could not be cut at.
     if let Some(items) = value.get_mut("items").and_then(yaml::Value::as_sequence_mut).map(std::mem::take) {
         for item in items {
-            accept(file, piece.line, piece.text, Source::Yaml(item), builder, report);
+            accept(file, piece.line, piece.text, Source::Yaml(item), builders, report);
         }
     } else {
-        accept(file, piece.line, piece.text, Source::Yaml(value), builder, report);
+        accept(file, piece.line, piece.text, Source::Yaml(value), builders, report);
     }
 }
 
@@ -148,7 +205,7 @@ struct JsonList<'a> {
     items: Option<Vec<&'a RawValue>>,
 }
 
-fn read_json(file: &Path, text: &str, builder: &mut Builder, report: &mut Report) {
+fn read_json(file: &Path, text: &str, builders: &mut Builders, report: &mut Report) {
     let line_of = |part: &str| {
         let offset = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize).min(text.len());
         1 + text.as_bytes()[..offset].iter().filter(|b| **b == b'\n').count()
@@ -174,10 +231,10 @@ fn read_json(file: &Path, text: &str, builder: &mut Builder, report: &mut Report
                     let offset = item.get().as_ptr() as usize - text.as_ptr() as usize;
                     line += text.as_bytes()[at..offset].iter().filter(|b| **b == b'\n').count();
                     at = offset;
-                    accept(file, line, item.get(), Source::Json(item.get()), builder, report);
+                    accept(file, line, item.get(), Source::Json(item.get()), builders, report);
                 }
             }
-            _ => accept(file, line_of(document), document, Source::Json(document), builder, report),
+            _ => accept(file, line_of(document), document, Source::Json(document), builders, report),
         }
     }
 }
@@ -196,11 +253,7 @@ impl Source<'_> {
     }
 }
 
-/// Kinds that will be needed to prove Sidecars, and are no part of resolution.
-const ISTIO_KINDS: [&str; 7] =
-    ["VirtualService", "DestinationRule", "Sidecar", "Telemetry", "AuthorizationPolicy", "Gateway", "PeerAuthentication"];
-
-fn accept(file: &Path, line: usize, text: &str, source: Source<'_>, builder: &mut Builder, report: &mut Report) {
+fn accept(file: &Path, line: usize, text: &str, source: Source<'_>, builders: &mut Builders, report: &mut Report) {
     let envelope: Envelope = match source.parse() {
         Ok(envelope) => envelope,
         Err(e) => {
@@ -215,18 +268,26 @@ fn accept(file: &Path, line: usize, text: &str, source: Source<'_>, builder: &mu
     }
     let group = envelope.api_version.rsplit_once('/').map_or("", |(g, _)| g);
     let istio = group.ends_with("istio.io");
+    let (cluster, mesh) = (&mut builders.cluster, &mut builders.mesh);
     let taken = match kind {
-        "Pod" if group.is_empty() => source.parse().map(|o| builder.pod(o)),
+        "Pod" if group.is_empty() => feed(&source, mesh, |m| &mut m.pods, |o| cluster.pod(o)),
         // Knative has a Service as well; only the core one has addresses.
-        "Service" if group.is_empty() => source.parse().map(|o| builder.service(o)),
-        "EndpointSlice" => source.parse().map(|o| builder.slice(o)),
-        "Node" if group.is_empty() => source.parse().map(|o| builder.node(o)),
-        "ServiceEntry" if istio => source.parse().map(|o| builder.entry(o)),
+        "Service" if group.is_empty() => feed(&source, mesh, |m| &mut m.services, |o| cluster.service(o)),
+        "EndpointSlice" => feed(&source, mesh, |m| &mut m.slices, |o| cluster.slice(o)),
+        "Node" if group.is_empty() => source.parse().map(|o| cluster.node(o)),
+        "ServiceEntry" if istio => feed(&source, mesh, |m| &mut m.entries, |o| cluster.entry(o)),
         "ReplicaSet" | "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob" | "Rollout" => {
-            source.parse().map(|o| builder.controller(kind, o))
+            source.parse().map(|o| cluster.controller(kind, o))
         }
-        "Namespace" | "ConfigMap" if group.is_empty() => Ok(()),
-        _ if istio && ISTIO_KINDS.contains(&kind) => Ok(()),
+        "Namespace" if group.is_empty() => Ok(()),
+        "ConfigMap" if group.is_empty() => feed(&source, mesh, |m| &mut m.config_maps, drop),
+        "VirtualService" if istio => feed(&source, mesh, |m| &mut m.virtual_services, drop),
+        "DestinationRule" if istio => feed(&source, mesh, |m| &mut m.rules, drop),
+        "Sidecar" if istio => feed(&source, mesh, |m| &mut m.sidecars, drop),
+        "Telemetry" if istio => feed(&source, mesh, |m| &mut m.telemetries, drop),
+        "AuthorizationPolicy" if istio => feed(&source, mesh, |m| &mut m.policies, drop),
+        // Part of a snapshot, and no part of scoping.
+        "Gateway" | "PeerAuthentication" if istio => Ok(()),
         _ => {
             *report.skipped.entry(kind.to_owned()).or_default() += 1;
             return;
@@ -245,4 +306,19 @@ fn accept(file: &Path, line: usize, text: &str, source: Source<'_>, builder: &mu
             report.problems.push(format!("{}:{line}: {what} has a wrong type and is skipped: {e}", file.display()));
         }
     }
+}
+
+/// Parses an object and hands it to the mesh, where that is built, and to `then`.
+fn feed<T: DeserializeOwned + Clone>(
+    source: &Source<'_>,
+    mesh: &mut Option<mesh::Builder>,
+    list: impl FnOnce(&mut mesh::Builder) -> &mut Vec<T>,
+    then: impl FnOnce(T),
+) -> Result<(), String> {
+    let object: T = source.parse()?;
+    if let Some(mesh) = mesh {
+        list(mesh).push(object.clone());
+    }
+    then(object);
+    Ok(())
 }

@@ -1,0 +1,225 @@
+//! `sidecarta explain`.
+
+use anyhow::Context;
+use clap::Args;
+use serde::Serialize;
+
+use super::generate::{ReadyOptions, SourceOptions, find, gather, outcomes};
+use super::output::{self, Format};
+use super::{Outcome, OutputOptions};
+use crate::generate::calls::Origin;
+use crate::generate::minimal::{FORCE_SCAN, Reason};
+use crate::generate::{self, Kept, Known, SILENT};
+use crate::model::{Dependency, Example, Grade, Tally};
+use crate::scope::Route;
+
+const EXAMPLE: &str = "\
+Examples:
+  sidecarta explain --cluster cluster.yaml default/my-shell
+  sidecarta explain --cluster cluster.yaml default/my-shell reviews.bookinfo.svc.cluster.local";
+
+/// Show for each egress host of a workload which calls and which evidence ask for it
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub(super) struct Options {
+    #[command(flatten)]
+    source: SourceOptions,
+    /// The workload, or a pod of it
+    #[arg(value_name = "NAMESPACE/WORKLOAD")]
+    workload: String,
+    /// Only this host
+    #[arg(value_name = "HOST")]
+    host: Option<String>,
+    #[command(flatten)]
+    ready: ReadyOptions,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Explanation {
+    workload: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    withheld: Option<generate::Withheld>,
+    hosts: Vec<Host>,
+    not_covered: Vec<NotCovered>,
+    rejected: Vec<Rejected>,
+    notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Host {
+    host: String,
+    why: String,
+    calls: Vec<Called>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Called {
+    host: String,
+    port: u16,
+    protocol: &'static str,
+    origin: Origin,
+    route: Route,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seen: Option<Tally>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    evidence: Vec<Grade>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    example: Option<Example>,
+}
+
+#[derive(Debug, Serialize)]
+struct NotCovered {
+    #[serde(flatten)]
+    call: Called,
+    why: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Rejected {
+    host: String,
+    why: String,
+}
+
+pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
+    let gathered = gather(&options.source)?;
+    let id = find(&options.workload, &gathered.snapshot, &gathered.subjects).with_context(|| {
+        format!("no workload and no pod is called {}; name it NAMESPACE/NAME as `sidecarta status` shows it", options.workload)
+    })?;
+    let mut how = generate::Options { detail: true, ..generate::Options::default() };
+    options.ready.apply(&mut how);
+    let all = outcomes(&gathered, &how, &|w| *w == id);
+    let outcome = all.into_iter().next().with_context(|| format!("nothing is known of {id}"))?;
+    let nothing = Known::default();
+    let called = |k: &Kept| {
+        let known = gathered.known.get(&k.workload).unwrap_or(&nothing);
+        called(k, k.planned.dependency.and_then(|i| known.dependencies.get(i)), &gathered.snapshot.mesh)
+    };
+    let wanted = |text: &str| {
+        options.host.as_ref().is_none_or(|h| {
+            let h = h.to_ascii_lowercase();
+            text == h
+                || text.ends_with(&format!("/{h}"))
+                || text.starts_with(&format!("{h}."))
+                || text.contains(&format!("/{h}."))
+        })
+    };
+    let proof = outcome.proof.as_ref();
+    let hosts = proof.map(|p| p.hosts.clone()).unwrap_or_default().into_iter().filter(|h| wanted(h));
+    let hosts = hosts.map(|host| {
+        let why = match proof.and_then(|p| p.reasons.get(&host)) {
+            _ if host == SILENT => "nothing was called that a host could cover".to_owned(),
+            _ if host == FORCE_SCAN => "makes istiod scan instead of looking exact hosts up".to_owned(),
+            Some(Reason::Call(i)) => match outcome.calls.get(*i) {
+                Some(k) => format!("without it the call of {}:{} would be treated otherwise", k.planned.call.host, k.planned.call.port),
+                None => "a call needs it".to_owned(),
+            },
+            Some(Reason::Implied(h, p)) => {
+                let by: Vec<&str> = outcome.implied.iter().filter(|i| i.host == *h && i.port == *p).map(|i| i.why.as_str()).collect();
+                format!("implied: the proxy itself sends to {h}:{p} ({})", by.join("; "))
+            }
+            Some(Reason::Inbound(pod, port)) => format!(
+                "the workload's own Service: without it port {port} of {pod} loses the connection pool that a DestinationRule sets"
+            ),
+            Some(Reason::Unproved) => "no narrower list keeps every call as it is".to_owned(),
+            None => "it can be left out".to_owned(),
+        };
+        let calls = outcome.calls.iter().filter(|k| k.hosts.contains(&host)).map(called).collect();
+        Host { host, why, calls }
+    });
+    let not_covered = outcome.calls.iter().filter(|k| k.treatment.unknown() && wanted(&k.planned.call.host));
+    let explanation = Explanation {
+        workload: id.to_string(),
+        withheld: outcome.withheld.clone(),
+        hosts: hosts.collect(),
+        not_covered: not_covered
+            .map(|k| NotCovered {
+                call: called(k),
+                why:
+                    "no Service, ServiceEntry or VirtualService that this workload may see has this host and port: it is treated \
+                      the same with and without the Sidecar"
+                        .to_owned(),
+            })
+            .collect(),
+        rejected: outcome.rejected.iter().map(|(host, why)| Rejected { host: host.clone(), why: why.clone() }).collect(),
+        notes: outcome.notes.clone(),
+    };
+    match options.output.output {
+        Format::Table => output::print(&text(&explanation))?,
+        format => output::data(format, &explanation)?,
+    }
+    Ok(if gathered.partial { Outcome::Partial } else { Outcome::Done })
+}
+
+fn called(k: &Kept, dependency: Option<&Dependency>, mesh: &crate::mesh::Mesh) -> Called {
+    let call = &k.planned.call;
+    Called {
+        host: call.host.clone(),
+        port: call.port,
+        protocol: call.protocol.name(),
+        origin: k.planned.origin,
+        route: Route::of(&k.treatment, mesh),
+        seen: dependency.map(|d| d.tally),
+        evidence: dependency.map(|d| d.evidence.keys().copied().collect()).unwrap_or_default(),
+        example: dependency.and_then(|d| d.evidence.values().flat_map(|e| &e.examples).next().cloned()),
+    }
+}
+
+fn text(e: &Explanation) -> String {
+    let mut out = format!("{}\n", e.workload);
+    if let Some(w) = &e.withheld {
+        out.push_str(&format!("withheld: {}\n", w.reason));
+    }
+    for h in &e.hosts {
+        out.push_str(&format!("\n{}\n  {}\n", h.host, h.why));
+        h.calls.iter().for_each(|c| line(c, &mut out));
+    }
+    if !e.not_covered.is_empty() {
+        out.push_str("\nnot covered by any host:\n");
+        for n in &e.not_covered {
+            line(&n.call, &mut out);
+            out.push_str(&format!("    {}\n", n.why));
+        }
+    }
+    if !e.rejected.is_empty() {
+        out.push_str("\nrejected:\n");
+        e.rejected.iter().for_each(|r| out.push_str(&format!("  {}: {}\n", r.host, r.why)));
+    }
+    if !e.notes.is_empty() {
+        out.push_str("\nnotes:\n");
+        e.notes.iter().for_each(|n| out.push_str(&format!("  {n}\n")));
+    }
+    out
+}
+
+fn line(c: &Called, out: &mut String) {
+    let origin = match c.origin {
+        Origin::Learned => "seen",
+        Origin::Addressed => "addressed by this name",
+        Origin::Possible => "possibly addressed by this name",
+        Origin::Declared => "declared",
+    };
+    out.push_str(&format!("  call {}://{}:{}, {origin}: {}", c.protocol, c.host, c.port, c.route.kind));
+    if !c.route.virtual_services.is_empty() {
+        let all: Vec<&str> = c.route.virtual_services.iter().map(String::as_str).collect();
+        out.push_str(&format!(", by the VirtualService {}", all.join(", ")));
+    }
+    out.push('\n');
+    if let Some(t) = &c.seen {
+        let evidence: Vec<&str> = c.evidence.iter().map(|g| g.describe()).collect();
+        out.push_str(&format!(
+            "    {} connections, first {}, last {}; evidence: {}\n",
+            t.connections,
+            output::moment(t.first_seen),
+            output::moment(t.last_seen),
+            evidence.join(", ")
+        ));
+    }
+    if let Some(x) = &c.example {
+        let name = x.name.as_deref().map(|n| format!(" naming {n}")).unwrap_or_default();
+        out.push_str(&format!("    for example {} from {} to {}{name}\n", x.time, x.from, x.to));
+    }
+}

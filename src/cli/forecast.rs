@@ -1,0 +1,96 @@
+//! `sidecarta forecast`.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::generate::{ChoiceOptions, ReadyOptions, SourceOptions, gather, outcomes};
+use super::output::{self, Format};
+use super::{Outcome, OutputOptions};
+use crate::generate;
+use crate::model::WorkloadId;
+use crate::scope::clusters::Size;
+
+const EXAMPLE: &str = "\
+Examples:
+  sidecarta forecast --cluster cluster.yaml
+  sidecarta forecast --cluster cluster.yaml -n bookinfo -o json
+
+`before` is with all hosts imported, `today` under the Sidecar that applies now, `after` under the one that would be generated.";
+
+/// Show clusters and endpoints per workload, before and after
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub(super) struct Options {
+    #[command(flatten)]
+    source: SourceOptions,
+    #[command(flatten)]
+    choice: ChoiceOptions,
+    #[command(flatten)]
+    ready: ReadyOptions,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+#[derive(Debug, Serialize)]
+struct Forecast {
+    workloads: Vec<Row>,
+    totals: Row3,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    workloads: Vec<WorkloadId>,
+    #[serde(flatten)]
+    sizes: Row3,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Row3 {
+    before: Size,
+    today: Size,
+    after: Size,
+}
+
+pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
+    let gathered = gather(&options.source)?;
+    let chosen = options.choice.chosen(&gathered)?;
+    let mut how = generate::Options { detail: true, ..generate::Options::default() };
+    options.ready.apply(&mut how);
+    let all = outcomes(&gathered, &how, &chosen);
+    let mut forecast = Forecast { workloads: Vec::new(), totals: Row3::default() };
+    for o in all.iter().filter(|o| o.manifest.is_some()) {
+        let Some(proof) = &o.proof else { continue };
+        let sizes = Row3 { before: o.before, today: o.today, after: proof.after };
+        forecast.totals.before += sizes.before;
+        forecast.totals.today += sizes.today;
+        forecast.totals.after += sizes.after;
+        forecast.workloads.push(Row { workloads: o.workloads.clone(), sizes });
+    }
+    match options.output.output {
+        Format::Table => output::print(&table(&forecast))?,
+        format => output::data(format, &forecast)?,
+    }
+    Ok(if gathered.partial { Outcome::Partial } else { Outcome::Done })
+}
+
+fn table(forecast: &Forecast) -> String {
+    let mut t = output::table(&["WORKLOAD", "CLUSTERS BEFORE", "TODAY", "AFTER", "ENDPOINTS BEFORE", "TODAY", "AFTER"]);
+    let mut row = |name: String, r: &Row3| {
+        let n = |n: u64| n.to_string();
+        t.add_row([
+            name,
+            n(r.before.clusters),
+            n(r.today.clusters),
+            n(r.after.clusters),
+            n(r.before.endpoints),
+            n(r.today.endpoints),
+            n(r.after.endpoints),
+        ]);
+    };
+    for r in &forecast.workloads {
+        let all: Vec<String> = r.workloads.iter().map(ToString::to_string).collect();
+        row(all.join(", "), &r.sizes);
+    }
+    row("total".to_owned(), &forecast.totals);
+    output::render(&t)
+}

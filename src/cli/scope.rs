@@ -1,0 +1,233 @@
+//! `sidecarta scope`: an `istioctl proxy-config` without a cluster.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde::Serialize;
+
+use super::output::{self, Format};
+use super::{ClusterOptions, Outcome, OutputOptions};
+use crate::generate::calls::{Declared, Planner};
+use crate::mesh::{Mesh, MeshPod, Sidecar, VirtualService, sidecar_from_text};
+use crate::scope::report::ScopeReport;
+use crate::scope::{Call, Client, Route, Scope, everything, policy};
+use crate::snapshot;
+
+const EXAMPLE: &str = "\
+Examples:
+  sidecarta scope --cluster cluster.yaml shop/web-7d4b9c
+  sidecarta scope --cluster cluster.yaml shop/web-7d4b9c --call reviews:9080 --call https://api.example.com:443
+  sidecarta scope --cluster cluster.yaml shop/web-7d4b9c --sidecar new.yaml -o json
+
+A call is [PROTOCOL://]HOST:PORT[@ADDRESS]; the protocol is http, tls or tcp, by default as the port declares.";
+
+/// Show what a pod sees under Istio's scoping, and why
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub(super) struct Options {
+    #[command(flatten)]
+    cluster: ClusterOptions,
+    /// The pod (or a workload: its first pod)
+    #[arg(value_name = "NAMESPACE/POD")]
+    pod: String,
+    /// As if this Sidecar applied in place of the one that does
+    #[arg(long, value_name = "FILE")]
+    sidecar: Option<PathBuf>,
+    /// Also the route of this call; may be repeated
+    #[arg(long, value_name = "CALL")]
+    call: Vec<String>,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    #[serde(flatten)]
+    scope: ScopeReport,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    calls: Vec<CallAnswer>,
+    /// VirtualServices of the mesh that the pod does not see, with the reason.
+    virtual_services_not_in_scope: Vec<Unseen>,
+}
+
+#[derive(Debug, Serialize)]
+struct CallAnswer {
+    host: String,
+    port: u16,
+    protocol: &'static str,
+    address: String,
+    route: Route,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Unseen {
+    virtual_service: String,
+    why: String,
+}
+
+pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
+    let snapshot = snapshot::load_mesh(&options.cluster.cluster, Some(&options.cluster.cluster_domain))?;
+    let partial = super::report_snapshot(&snapshot.report);
+    let mesh = &snapshot.mesh;
+    let pod = pod(&snapshot, &options.pod)?;
+    let address = pod.addresses.first().map(ToString::to_string);
+    let client = Client { namespace: &pod.namespace, labels: &pod.labels, address: address.as_deref() };
+    let tried = options.sidecar.as_ref().map(read_sidecar).transpose()?;
+    let applied = match &tried {
+        Some(s) => {
+            if !s.selects(client.labels) {
+                eprintln!("note: the selector of {} does not match the pod; shown is what it would give", s.name);
+            }
+            Some(s)
+        }
+        None => mesh.applied(client.namespace, client.labels),
+    };
+    let egress = applied.map(|s| s.egress.clone()).filter(|e| !e.is_empty()).unwrap_or_else(|| vec![everything()]);
+    for host in egress.iter().flat_map(|e| &e.hosts).filter(|_| tried.is_some()) {
+        if let Some(why) = crate::mesh::validate_egress_host(host) {
+            eprintln!("warning: egress host {host:?}: istiod's validation refuses it: {why}");
+        }
+    }
+    let scope = Scope::new(mesh, client.namespace, &egress, policy(mesh, applied));
+    let mut calls = Vec::new();
+    for text in &options.call {
+        for call in parse(text, &scope, client)? {
+            let route = Route::of(&scope.treat(&client, &call), mesh);
+            let Call { host, port, protocol, address } = call;
+            calls.push(CallAnswer { host, port, protocol: protocol.name(), address: address.to_string(), route });
+        }
+    }
+    let answer =
+        Answer { scope: ScopeReport::new(&scope, &client, applied), calls, virtual_services_not_in_scope: unseen(mesh, &scope) };
+    match options.output.output {
+        Format::Table => output::print(&table(&answer, applied, mesh))?,
+        format => output::data(format, &answer)?,
+    }
+    Ok(if partial { Outcome::Partial } else { Outcome::Done })
+}
+
+/// The pod of this name, else the first pod of the workload of this name.
+fn pod<'s>(snapshot: &'s snapshot::Snapshot, name: &str) -> anyhow::Result<&'s MeshPod> {
+    let Some((namespace, short)) = name.split_once('/') else {
+        bail!("{name:?} names no pod: write NAMESPACE/POD");
+    };
+    if let Some(pod) = snapshot.mesh.pod(namespace, short) {
+        return Ok(pod);
+    }
+    let of_workload = snapshot.cluster.pods().iter().filter(|p| p.workload.namespace == namespace && p.workload.name == short);
+    of_workload.filter_map(|p| snapshot.mesh.pod(namespace, &p.name)).next().with_context(|| {
+        let near: Vec<&str> =
+            snapshot.mesh.pods().iter().filter(|p| p.namespace == namespace).map(|p| p.name.as_str()).take(5).collect();
+        match near.as_slice() {
+            [] => format!("no pod and no workload {name} is in the snapshot, nor any pod of the namespace {namespace}"),
+            some => format!("no pod and no workload {name} is in the snapshot; of {namespace} there are {}", some.join(", ")),
+        }
+    })
+}
+
+fn read_sidecar(path: &PathBuf) -> anyhow::Result<Sidecar> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read the Sidecar {}", path.display()))?;
+    sidecar_from_text(&text).map_err(|e| anyhow::anyhow!("{} is no Sidecar: {e}", path.display()))
+}
+
+/// `[PROTOCOL://]HOST:PORT[@ADDRESS]`.
+fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Vec<Call>> {
+    let wrong = || {
+        format!("{text:?} is no call: write [PROTOCOL://]HOST:PORT[@ADDRESS], for example reviews.shop.svc.cluster.local:9080")
+    };
+    let (protocol, rest) = text.split_once("://").map_or((None, text), |(p, r)| (Some(p.to_owned()), r));
+    let (rest, address) = rest.split_once('@').map_or((rest, None), |(r, a)| (r, Some(a)));
+    let (host, port) = rest.rsplit_once(':').with_context(wrong)?;
+    let port = port.parse().ok().with_context(wrong)?;
+    let address = address.map(str::parse).transpose().ok().with_context(wrong)?;
+    anyhow::ensure!(!host.is_empty(), wrong());
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    // The mesh as a whole tells what the host resolves to, whether it is in scope or not.
+    let everything = [everything()];
+    let full = Scope::new(scope.mesh, scope.namespace, &everything, scope.policy);
+    let mut planner = Planner::new(&full, client);
+    planner.declare(&Declared { workload: String::new(), host, port: Some(port), protocol, address });
+    let plan = planner.finish();
+    plan.notes.iter().for_each(|n| eprintln!("note: {n}"));
+    Ok(plan.calls.into_iter().map(|p| p.call).collect())
+}
+
+fn unseen(mesh: &Mesh, scope: &Scope<'_>) -> Vec<Unseen> {
+    let seen = |v: &VirtualService| scope.listeners.iter().any(|l| l.virtual_services.iter().any(|x| x.order == v.order));
+    let why = |v: &VirtualService| {
+        let namespace = scope.namespace;
+        if !v.mesh {
+            "it is bound to gateways only (its `gateways` do not name `mesh`)".to_owned()
+        } else if !v.export.public() && (v.export.lists("~") || !v.export.lists(namespace)) {
+            format!("it is not exported to {namespace}")
+        } else {
+            let entry = |h: &String| format!("{}/{h}", v.namespace);
+            let hosts: Vec<String> = v.hosts.iter().map(entry).collect();
+            format!("no egress host imports it: its own namespace counts, so list {}", hosts.join(" or "))
+        }
+    };
+    let all = mesh.virtual_services().iter().filter(|v| !seen(v));
+    let mut out: Vec<Unseen> = all.map(|v| Unseen { virtual_service: v.id(), why: why(v) }).collect();
+    out.sort_by(|a, b| a.virtual_service.cmp(&b.virtual_service));
+    out
+}
+
+fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
+    let mut out = String::new();
+    match applied {
+        Some(s) => {
+            let kind = match (&s.selector, s.namespace == mesh.config.root_namespace) {
+                (Some(_), _) => "its selector matches",
+                (None, true) => "the mesh's default",
+                (None, false) => "the namespace's default",
+            };
+            out.push_str(&format!("Sidecar        {}/{} ({kind})\n", s.namespace, s.name));
+        }
+        None => out.push_str("Sidecar        none: everything that is exported to the namespace is imported\n"),
+    }
+    let s = &answer.scope;
+    out.push_str(&format!("unknown hosts  {}\n", s.outbound_traffic_policy));
+    let endpoints: u64 = s.clusters.values().sum();
+    out.push_str(&format!("clusters       {} with {endpoints} endpoints\n\n", s.clusters.len()));
+    for l in &s.listeners {
+        let port = l.port.map_or_else(|| "catch-all".to_owned(), |p| format!("port {p}"));
+        let virtuals = if l.virtual_services.is_empty() { "none".to_owned() } else { l.virtual_services.join(", ") };
+        out.push_str(&format!("egress listener, {port}: {}\n", l.hosts.join(", ")));
+        out.push_str(&format!("  VirtualServices: {virtuals}\n"));
+    }
+    out.push('\n');
+    let mut t = output::table(&["HOST", "NAMESPACE", "KIND", "PORTS", "DESTINATION RULES", "ALIASES"]);
+    for x in &s.services {
+        let ports: Vec<String> = x.ports.iter().map(ToString::to_string).collect();
+        let rules = s.destination_rules.get(&x.host).map(|r| r.join(", ")).unwrap_or_default();
+        t.add_row([x.host.clone(), x.namespace.clone(), x.kind.to_owned(), ports.join(","), rules, x.aliases.join(", ")]);
+    }
+    out.push_str(&output::render(&t));
+    for c in &answer.calls {
+        let by: Vec<String> = c.route.virtual_services.iter().cloned().collect();
+        let to: Vec<String> = c.route.clusters.iter().cloned().collect();
+        out.push_str(&format!("\ncall {}://{}:{} to {}: {}", c.protocol, c.host, c.port, c.address, c.route.kind));
+        if !by.is_empty() {
+            out.push_str(&format!(", by {}", by.join(", ")));
+        }
+        if !to.is_empty() {
+            out.push_str(&format!("\n  {}", to.join("\n  ")));
+        }
+        if !c.route.mirrors.is_empty() {
+            let all: Vec<String> = c.route.mirrors.iter().cloned().collect();
+            out.push_str(&format!("\n  mirrored to {}", all.join(", ")));
+        }
+        out.push('\n');
+    }
+    if !answer.virtual_services_not_in_scope.is_empty() {
+        out.push_str("\nnot in scope:\n");
+        for u in &answer.virtual_services_not_in_scope {
+            out.push_str(&format!("  VirtualService {}: {}\n", u.virtual_service, u.why));
+        }
+    }
+    out
+}

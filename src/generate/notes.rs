@@ -1,0 +1,79 @@
+//! What a reviewer must know beside the hosts: words for ambiguity, gaps and calls that no host covers.
+
+use std::collections::BTreeMap;
+
+use super::Known;
+use crate::cluster::{Cluster, Named};
+use crate::model::{Dependency, Destination, Protocol};
+use crate::scope::Scope;
+
+/// Whether a dependency is reason for a host: it leads to a Service or a ServiceEntry over TCP.
+pub(super) fn needs_a_host(d: &Dependency) -> bool {
+    d.key.protocol == Protocol::Tcp
+        && match &d.key.destination {
+            Destination::Service(_) | Destination::Ambiguous { .. } => true,
+            Destination::External { namespace, .. } => namespace.is_some(),
+            Destination::Pod { .. } | Destination::Infrastructure { .. } | Destination::Unresolved { .. } => false,
+        }
+}
+
+/// Of what was learned.
+pub(super) fn of_dependencies(known: &Known, notes: &mut Vec<String>) {
+    // Envoy captures TCP only.
+    for d in known.dependencies.iter().filter(|d| d.key.protocol == Protocol::Tcp) {
+        let (port, n, to) = (d.key.port, d.tally.connections, &d.key.destination);
+        match to {
+            Destination::Service(_) | Destination::Infrastructure { .. } => {}
+            Destination::Ambiguous { .. } => {
+                notes.push(format!("{n} connections went to one of {to}: nothing on the wire told which, so all are listed"))
+            }
+            Destination::External { namespace: Some(_), .. } => {}
+            Destination::External { .. } => {
+                notes.push(format!("{to}:{port} is outside the mesh and no ServiceEntry holds it: there is no host to list"));
+            }
+            Destination::Pod { .. } => {
+                notes.push(format!("{n} connections called pods of {to} directly on port {port}: no host covers a pod address"))
+            }
+            Destination::Unresolved { why, .. } => notes
+                .push(format!("{n} connections to {to}:{port} could not be resolved ({why}): what they need is missing here")),
+        }
+        if let Some(missed) = d.scope_miss {
+            notes.push(format!(
+                "scope miss: {} connections reached {to}:{port} at the Service's own address, outside the mesh",
+                missed.connections
+            ));
+        }
+    }
+}
+
+/// Hosts that were looked up and not called.
+pub(super) fn never_called(
+    cluster: &Cluster,
+    known: &Known,
+    full: &Scope<'_>,
+    hosts: &[String],
+    rejected: &BTreeMap<String, String>,
+    notes: &mut Vec<String>,
+) {
+    let listed = |namespace: &str, host: &str| hosts.iter().any(|h| *h == format!("{namespace}/{host}"));
+    for l in &known.lookups {
+        let covered = match cluster.named(&l.host, "") {
+            Named::Service { service, .. } => service.control_plane || listed(&service.namespace, &service.host),
+            Named::Entry(entries) => entries.iter().any(|e| listed(&e.namespace, &e.host)),
+            Named::Unknown => true,
+        };
+        // A VirtualService may have led it elsewhere, and is listed under its own namespace then.
+        let by_rule = full
+            .listeners
+            .iter()
+            .flat_map(|l| &l.virtual_services)
+            .any(|v| v.hosts.contains(&l.host) && listed(&v.namespace, &l.host));
+        if !covered && !by_rule && !rejected.contains_key(&l.host) {
+            notes.push(format!(
+                "{} was looked up and no connection to it was seen: a VirtualService may lead it elsewhere, or the proxy refused \
+                 the call",
+                l.host
+            ));
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Whether enough is known of a workload to write its Sidecar.
+//!
+//! Owns the estimate and the thresholds. Must never hide the figures behind a verdict.
+
+use serde::Serialize;
+
+use super::Known;
+use crate::model::{Destination, Merge, Spans};
+
+/// What a person asks for before a Sidecar is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Thresholds {
+    /// Least time watched, in nanoseconds.
+    pub min_coverage: u64,
+    /// Least confidence that the next connection is of a dependency already known, 0 to 1.
+    pub min_confidence: f64,
+}
+
+/// How much is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Readiness {
+    /// Time during which one of its pods was watched, in nanoseconds.
+    pub watched: u64,
+    /// Connections to anything but the mesh's own machinery.
+    pub connections: u64,
+    /// Dependencies seen in a single connection.
+    pub seen_once: u64,
+    /// Good-Turing: the share of connections that were not the only one of their kind estimates the chance that the next one is
+    /// known. `None` without a connection.
+    pub confidence: Option<f64>,
+}
+
+impl Readiness {
+    /// Of what is known.
+    pub fn of(known: &Known) -> Self {
+        let mut spans = Spans::default();
+        known.watches.iter().for_each(|w| spans.merge(&w.spans));
+        let (mut connections, mut seen_once) = (0, 0);
+        for d in known.dependencies.iter().filter(|d| !matches!(d.key.destination, Destination::Infrastructure { .. })) {
+            connections += d.tally.connections;
+            seen_once += u64::from(d.tally.connections == 1);
+        }
+        Self {
+            watched: spans.total(),
+            connections,
+            seen_once,
+            confidence: (connections > 0).then(|| 1.0 - seen_once as f64 / connections as f64),
+        }
+    }
+
+    /// Why it is not enough; `None` when it is.
+    pub fn lacks(&self, least: &Thresholds) -> Option<String> {
+        if self.watched < least.min_coverage {
+            let seconds = |n: u64| n / 1_000_000_000;
+            return Some(format!(
+                "not ready: watched for {} s of the {} s asked for",
+                seconds(self.watched),
+                seconds(least.min_coverage)
+            ));
+        }
+        match self.confidence {
+            Some(c) if c < least.min_confidence => Some(format!(
+                "not ready: {} of {} connections were the only one of their dependency, so the next one is known with a chance of \
+                 {:.2}, below the {:.2} asked for",
+                self.seen_once, self.connections, c, least.min_confidence
+            )),
+            _ => None,
+        }
+    }
+}

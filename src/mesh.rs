@@ -1,0 +1,223 @@
+//! The mesh's configuration as istiod holds it: Services and ServiceEntries in one form, VirtualServices, DestinationRules and
+//! Sidecars, each in istiod's order and with its indexes.
+//!
+//! Owns what is true of the mesh whoever asks. Must never decide what a workload sees; that is `scope`'s part. No I/O.
+
+mod build;
+pub mod config;
+pub mod destinationrule;
+pub mod host;
+pub(crate) mod objects;
+pub mod service;
+mod validate;
+pub mod virtualservice;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use foldhash::HashMap;
+use serde_json::Value;
+
+use crate::model::Time;
+pub use build::{Builder, sidecar_from_text};
+pub use config::{MeshConfig, TrafficMode};
+pub use destinationrule::{Merged, Rules};
+pub use objects::{Egress, EgressPort};
+pub use service::{AppProtocol, Port, Registry, Resolution, Service};
+pub use validate::egress_host as validate_egress_host;
+pub use virtualservice::VirtualService;
+
+/// A Sidecar resource.
+#[derive(Clone, Debug)]
+pub struct Sidecar {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// When it was created: of several that match, the oldest wins.
+    pub created: Time,
+    /// Labels of the pods that it is for; `None`: it is a default.
+    pub selector: Option<BTreeMap<String, String>>,
+    /// Egress listeners as written.
+    pub egress: Vec<Egress>,
+    /// `outboundTrafficPolicy` as written.
+    pub outbound_traffic_policy: Option<Value>,
+    /// `ingress` as written.
+    pub ingress: Vec<Value>,
+    /// `inboundConnectionPool` as written.
+    pub inbound_connection_pool: Option<Value>,
+    /// Label `app.kubernetes.io/managed-by: sidecarta`: written by us, so it is no setting of the user's.
+    pub generated: bool,
+}
+
+impl Sidecar {
+    /// Whether its selector matches these labels. A selector without labels matches all.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.selector.as_ref().is_none_or(|s| s.iter().all(|(k, v)| labels.get(k) == Some(v)))
+    }
+}
+
+/// Somebody who answers for a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Address, or a name that the proxy resolves.
+    pub address: String,
+    /// Name of the Service port that it answers on.
+    pub port_name: String,
+    /// Number of that port, of a ServiceEntry's endpoint.
+    pub port_number: Option<u16>,
+    /// Labels, of its pod for instance: subsets select by them.
+    pub labels: std::sync::Arc<BTreeMap<String, String>>,
+}
+
+/// A pod as the mesh sees it.
+#[derive(Clone, Debug)]
+pub struct MeshPod {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Labels.
+    pub labels: std::sync::Arc<BTreeMap<String, String>>,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its condition `Ready` is true.
+    pub ready: bool,
+}
+
+/// A Telemetry or AuthorizationPolicy that names providers.
+#[derive(Clone, Debug)]
+pub(crate) struct ProviderUse {
+    pub kind: &'static str,
+    pub namespace: String,
+    pub name: String,
+    pub selector: BTreeMap<String, String>,
+    /// By part: `tracing`, `accessLogging`, `metrics`, `authorization`.
+    pub providers: Vec<(&'static str, Vec<String>)>,
+}
+
+/// One entry of the index by host and namespace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Indexed {
+    /// The Service that istiod keeps of several.
+    pub service: u32,
+    /// Several were equally entitled: which one istiod keeps can differ from one start to the next.
+    pub uncertain: bool,
+}
+
+/// The mesh.
+#[derive(Debug, Default)]
+pub struct Mesh {
+    /// The mesh's own settings.
+    pub config: MeshConfig,
+    /// DNS domain.
+    pub domain: String,
+    pub(crate) services: Vec<Service>,
+    pub(crate) by_host: HashMap<String, BTreeMap<String, Indexed>>,
+    pub(crate) by_namespace: HashMap<String, Vec<u32>>,
+    pub(crate) virtual_services: Vec<VirtualService>,
+    pub(crate) virtual_by_namespace: HashMap<String, VirtualIndex>,
+    pub(crate) rules: Rules,
+    pub(crate) sidecars: Vec<Sidecar>,
+    pub(crate) endpoints: HashMap<(String, String), Vec<Endpoint>>,
+    pub(crate) pods: Vec<MeshPod>,
+    pub(crate) provider_uses: Vec<ProviderUse>,
+    /// Service ports by the pods behind them: what inbound settings depend on.
+    pub(crate) targets: HashMap<(String, String), Vec<Target>>,
+}
+
+/// VirtualServices of a namespace by host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct VirtualIndex {
+    pub all: Vec<u32>,
+    pub exact: HashMap<String, Vec<u32>>,
+    pub wild: Vec<(String, u32)>,
+}
+
+/// A Service port that a pod answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub service: u32,
+    /// The Service's port.
+    pub port: u16,
+    /// The pod's port.
+    pub target: u16,
+}
+
+impl Mesh {
+    /// All Services, in istiod's order.
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+
+    /// All root VirtualServices, in istiod's order.
+    pub fn virtual_services(&self) -> &[VirtualService] {
+        &self.virtual_services
+    }
+
+    /// All Sidecars: those with a selector first, each group in order of creation.
+    pub fn sidecars(&self) -> &[Sidecar] {
+        &self.sidecars
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> &[MeshPod] {
+        &self.pods
+    }
+
+    /// The pod of this name.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<&MeshPod> {
+        let at = self.pods.binary_search_by(|p| (p.namespace.as_str(), p.name.as_str()).cmp(&(namespace, name)));
+        at.ok().map(|i| &self.pods[i])
+    }
+
+    /// The Services of one host, by namespace.
+    pub(crate) fn named(&self, host: &str) -> impl Iterator<Item = (&str, Indexed)> {
+        self.by_host.get(host).into_iter().flatten().map(|(n, i)| (n.as_str(), *i))
+    }
+
+    /// The Service of this host in this namespace.
+    pub fn service_in(&self, namespace: &str, host: &str) -> Option<&Service> {
+        let found = self.by_host.get(host)?.get(namespace)?;
+        Some(&self.services[found.service as usize])
+    }
+
+    /// The Sidecar that applies to a pod (`doGetSidecarScope`): of its namespace the first whose selector matches, then the
+    /// namespace's default, then the root namespace's default. Nothing is merged.
+    pub fn applied(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Option<&Sidecar> {
+        self.first(namespace, labels, |_| true)
+    }
+
+    /// As [`Mesh::applied`], as if the Sidecars that were generated before were not there.
+    pub fn applied_before(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Option<&Sidecar> {
+        self.first(namespace, labels, |s| !s.generated)
+    }
+
+    fn first(&self, namespace: &str, labels: &BTreeMap<String, String>, counts: impl Fn(&Sidecar) -> bool) -> Option<&Sidecar> {
+        let all = || self.sidecars.iter().filter(|s| counts(s));
+        let root = &self.config.root_namespace;
+        let own = all().find(|s| s.namespace == namespace && s.selects(labels));
+        own.or_else(|| all().find(|s| s.namespace == *root && s.selector.is_none()))
+    }
+
+    /// The DestinationRules that a client in this namespace finds for a Service.
+    pub fn rules(&self, client: &str, service: &Service) -> Vec<&Merged> {
+        self.rules.lookup(client, &service.host, &service.namespace)
+    }
+
+    /// Endpoints of a Service, whatever the port.
+    pub fn endpoints(&self, service: &Service) -> &[Endpoint] {
+        if service.hidden_from_all() && service.registry == Registry::Kubernetes {
+            return &[];
+        }
+        let key = (service.namespace.clone(), service.host.clone());
+        self.endpoints.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Endpoints of a port as istiod finds them for DNS clusters and for the listeners of headless Services: by the number, where
+    /// they have one (`EndpointShards.CopyEndpoints`; elsewhere the port's name decides).
+    pub(crate) fn endpoints_by_number<'m>(&'m self, service: &Service, port: &Port) -> impl Iterator<Item = &'m Endpoint> {
+        let (name, number) = (port.name.clone(), port.number);
+        self.endpoints(service).iter().filter(move |e| e.port_number.map_or(e.port_name == name, |n| n == number))
+    }
+}

@@ -1,0 +1,126 @@
+//! MeshConfig: the mesh's own settings, from the ConfigMap `istio`.
+//!
+//! Owns their defaults (`pkg/config/mesh/mesh.go`). Must never hold anything of a workload.
+
+use serde_json::Value;
+
+use super::objects::{MeshConfigSpec, ProxyConfigSpec};
+use super::service::Export;
+
+/// What happens to calls that the proxy does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TrafficMode {
+    /// Refused.
+    RegistryOnly,
+    /// Let through, outside the mesh.
+    AllowAny,
+    /// Let through; HTTP by a dynamic forward proxy.
+    AllowAnyDynamicDns,
+}
+
+impl TrafficMode {
+    /// As Istio spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RegistryOnly => "REGISTRY_ONLY",
+            Self::AllowAny => "ALLOW_ANY",
+            Self::AllowAnyDynamicDns => "ALLOW_ANY_DYNAMIC_DNS",
+        }
+    }
+
+    /// Reads an `outboundTrafficPolicy`. Without a mode it is REGISTRY_ONLY, the enum's zero.
+    pub(crate) fn of(policy: &Value) -> Self {
+        match policy.get("mode") {
+            Some(Value::String(m)) if m == "ALLOW_ANY" => Self::AllowAny,
+            Some(Value::String(m)) if m == "ALLOW_ANY_DYNAMIC_DNS" => Self::AllowAnyDynamicDns,
+            Some(Value::Number(n)) if n.as_u64() == Some(1) => Self::AllowAny,
+            Some(Value::Number(n)) if n.as_u64() == Some(2) => Self::AllowAnyDynamicDns,
+            _ => Self::RegistryOnly,
+        }
+    }
+}
+
+/// Who besides the application sends to a provider's Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provider {
+    /// Name that Telemetry and AuthorizationPolicy use.
+    pub name: String,
+    /// What it is, as MeshConfig's field says: `zipkin`, `envoyExtAuthzGrpc`…
+    pub kind: String,
+    /// Its host, fully qualified or `namespace/host`.
+    pub service: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// The mesh's settings.
+#[derive(Clone, Debug)]
+pub struct MeshConfig {
+    /// Where mesh-wide defaults live.
+    pub root_namespace: String,
+    /// In force where a Sidecar says nothing.
+    pub outbound: TrafficMode,
+    /// Of Services that say nothing.
+    pub service_export: Export,
+    /// Of VirtualServices that say nothing.
+    pub virtual_service_export: Export,
+    /// Of DestinationRules that say nothing.
+    pub destination_rule_export: Export,
+    /// `extensionProviders` that have a Service.
+    pub providers: Vec<Provider>,
+    /// Providers in force without a Telemetry, by part: `tracing`, `accessLogging`, `metrics`.
+    pub default_providers: Vec<(&'static str, Vec<String>)>,
+    /// Hosts of `defaultConfig.tracing`, in force where tracing has no provider: host and port.
+    pub default_tracing: Vec<(String, u16)>,
+    /// Proxies resolve names themselves and use allocated addresses.
+    pub dns_capture: bool,
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        Self::new(MeshConfigSpec::default())
+    }
+}
+
+impl MeshConfig {
+    pub(super) fn new(spec: MeshConfigSpec) -> Self {
+        let export = |list: Vec<String>| if list.is_empty() { Export::new(vec!["*".to_owned()]) } else { Export::new(list) };
+        let default = spec.default_providers.unwrap_or_default();
+        let proxy = spec.default_config.unwrap_or_default();
+        let truthy = |k: &str| proxy.proxy_metadata.get(k).is_some_and(|v| v == "true");
+        Self {
+            root_namespace: if spec.root_namespace.is_empty() { "istio-system".to_owned() } else { spec.root_namespace },
+            outbound: spec.outbound_traffic_policy.as_ref().map_or(TrafficMode::AllowAny, TrafficMode::of),
+            service_export: export(spec.default_service_export_to),
+            virtual_service_export: export(spec.default_virtual_service_export_to),
+            destination_rule_export: export(spec.default_destination_rule_export_to),
+            providers: spec.extension_providers.iter().filter_map(provider).collect(),
+            default_providers: vec![
+                ("tracing", default.tracing),
+                ("accessLogging", default.access_logging),
+                ("metrics", default.metrics),
+            ],
+            default_tracing: if spec.enable_tracing { tracing(&proxy) } else { Vec::new() },
+            dns_capture: truthy("ISTIO_META_DNS_CAPTURE"),
+        }
+    }
+}
+
+/// An extension provider: a name beside one field that tells its kind.
+fn provider(entry: &serde_json::Map<String, Value>) -> Option<Provider> {
+    let name = entry.get("name")?.as_str()?.to_owned();
+    entry.iter().filter(|(k, _)| *k != "name").find_map(|(kind, v)| {
+        let service = v.get("service").or_else(|| v.get("host"))?.as_str()?.to_owned();
+        let port = u16::try_from(v.get("port")?.as_u64()?).ok()?;
+        Some(Provider { name: name.clone(), kind: kind.clone(), service, port })
+    })
+}
+
+fn tracing(proxy: &ProxyConfigSpec) -> Vec<(String, u16)> {
+    let Some(tracing) = &proxy.tracing else { return Vec::new() };
+    ["zipkin", "lightstep", "openCensusAgent"]
+        .iter()
+        .filter_map(|k| tracing.get(k)?.get("address")?.as_str()?.rsplit_once(':'))
+        .filter_map(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
+        .collect()
+}

@@ -1,0 +1,182 @@
+//! DestinationRules as istiod merges and indexes them (`model/destination_rule.go`, `setDestinationRules` and `destinationRule`
+//! in `model/push_context.go`).
+//!
+//! Owns which rules a client in a namespace finds for a Service. Must never ask whether the Service is in scope.
+
+use std::collections::BTreeMap;
+
+use foldhash::HashMap;
+use serde_json::Value;
+
+use super::host::{is_wildcard, most_specific, qualify};
+use super::objects::{DestinationRuleSpec, Object, Subset};
+use super::service::Export;
+use crate::model::Time;
+
+/// One or more rules of a namespace for one host, merged.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    /// `namespace/name` of the rules, in the order of merging.
+    pub from: Vec<String>,
+    /// Namespace of the rules.
+    pub namespace: String,
+    /// As declared; a rule with a selector is private.
+    pub export: Export,
+    /// Pods that it is for; `None`: all.
+    pub selector: Option<BTreeMap<String, String>>,
+    pub(crate) subsets: Vec<Subset>,
+    pub(crate) policy: Option<Value>,
+}
+
+impl Merged {
+    /// The connection pool that it sets for a Service port, where it sets one (`GetPortLevelTrafficPolicy`: settings of a port
+    /// replace the others whole).
+    pub fn connection_pool(&self, port: u16) -> Option<&Value> {
+        let policy = self.policy.as_ref()?;
+        let of_port = policy.get("portLevelSettings").and_then(Value::as_array).into_iter().flatten();
+        let of_port = of_port
+            .filter(|p| p.pointer("/port/number").and_then(Value::as_u64) == Some(u64::from(port)))
+            .map(|p| p.get("connectionPool"))
+            .next();
+        of_port.unwrap_or_else(|| policy.get("connectionPool")).filter(|p| !p.is_null())
+    }
+}
+
+type ByHost = HashMap<String, Vec<u32>>;
+
+/// Rules of a namespace by host.
+#[derive(Clone, Debug, Default)]
+struct Hosts {
+    exact: ByHost,
+    wild: ByHost,
+}
+
+impl Hosts {
+    fn most_specific(&self, host: &str) -> Option<&[u32]> {
+        let found = (!is_wildcard(host)).then(|| self.exact.get(host)).flatten();
+        let found = found.or_else(|| self.wild.get(host));
+        found.or_else(|| most_specific(host, self.wild.iter().map(|(h, v)| (h.as_str(), v)))).map(Vec::as_slice)
+    }
+}
+
+/// The index of all rules.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    merged: Vec<Merged>,
+    local: HashMap<String, Hosts>,
+    exported: HashMap<String, Hosts>,
+    root_private: Hosts,
+    root: String,
+}
+
+impl Rules {
+    pub(super) fn build(objects: &[Object<DestinationRuleSpec>], root: &str, default_export: &Export, domain: &str) -> Self {
+        let mut sorted: Vec<&Object<DestinationRuleSpec>> = objects.iter().collect();
+        // Rules with a selector first, then the oldest.
+        sorted.sort_by_key(|o| {
+            let m = &o.metadata;
+            let created = m.creation_timestamp.unwrap_or(Time::MIN);
+            (o.spec.as_ref().is_none_or(|s| s.workload_selector.is_none()), created, m.name.clone(), m.namespace.clone())
+        });
+        let mut out = Self { root: root.to_owned(), ..Self::default() };
+        for object in sorted {
+            let spec = object.spec.clone().unwrap_or_default();
+            let namespace = &object.metadata.namespace;
+            let selector = spec.workload_selector.map(|s| s.match_labels);
+            let export = if selector.is_some() { vec![".".to_owned()] } else { spec.export_to };
+            let rule = Merged {
+                from: vec![format!("{namespace}/{}", object.metadata.name)],
+                namespace: namespace.clone(),
+                export: Export::new(export),
+                selector,
+                subsets: spec.subsets,
+                policy: spec.traffic_policy,
+            };
+            let host = qualify(&spec.host, namespace, domain);
+            let export = &rule.export;
+            if export.is_empty() || export.public() || export.lists(".") || export.lists(namespace) {
+                merge(&mut out.merged, out.local.entry(namespace.clone()).or_default(), &host, &rule);
+            }
+            // Of the mesh's default only `.` and `*` are honoured.
+            let private = (export.is_empty() && default_export.lists("."))
+                || (export.len() == 1 && (export.lists(".") || export.lists(namespace)));
+            if !private {
+                merge(&mut out.merged, out.exported.entry(namespace.clone()).or_default(), &host, &rule);
+            } else if namespace == root {
+                merge(&mut out.merged, &mut out.root_private, &host, &rule);
+            }
+        }
+        out
+    }
+
+    /// Rules that a client in `client` finds for a host whose Service lives in `owner`: the client's namespace, then the
+    /// Service's, then the root namespace.
+    pub fn lookup(&self, client: &str, host: &str, owner: &str) -> Vec<&Merged> {
+        let local = if client == self.root { Some(&self.root_private) } else { self.local.get(client) };
+        if let Some(found) = local.and_then(|h| h.most_specific(host)) {
+            return found.iter().map(|&i| &self.merged[i as usize]).collect();
+        }
+        for namespace in [owner, &self.root] {
+            let found = self.exported.get(namespace).and_then(|h| h.most_specific(host)).unwrap_or_default();
+            let seen = |m: &&Merged| m.export.is_empty() || m.export.public() || m.export.lists(client);
+            let found: Vec<&Merged> = found.iter().map(|&i| &self.merged[i as usize]).filter(seen).collect();
+            if !found.is_empty() {
+                return found;
+            }
+        }
+        Vec::new()
+    }
+}
+
+/// Of the rules that were found, the one for pods with these labels: one whose selector matches and that lives in the client's
+/// namespace, else the last without a selector (`SidecarScope.DestinationRule`).
+pub fn select<'r>(found: &[&'r Merged], client: &str, labels: &BTreeMap<String, String>) -> Option<&'r Merged> {
+    let chosen = |m: &&&Merged| {
+        m.namespace == client && m.selector.as_ref().is_some_and(|s| s.iter().all(|(k, v)| labels.get(k) == Some(v)))
+    };
+    let by_selector = found.iter().find(chosen).copied();
+    by_selector.or_else(|| found.iter().rev().find(|m| m.selector.is_none()).copied())
+}
+
+/// The last rule without a selector: what the receiving side uses.
+pub fn inbound<'r>(found: &[&'r Merged]) -> Option<&'r Merged> {
+    found.iter().rev().find(|m| m.selector.is_none()).copied()
+}
+
+/// `mergeDestinationRule`.
+fn merge(all: &mut Vec<Merged>, into: &mut Hosts, host: &str, rule: &Merged) {
+    let list = if is_wildcard(host) { &mut into.wild } else { &mut into.exact };
+    let list = list.entry(host.to_owned()).or_default();
+    let mut separate = true;
+    for &mut i in list.iter_mut() {
+        let existing = &mut all[i as usize];
+        if rule.export == existing.export {
+            separate = false;
+        } else {
+            separate = true;
+            if existing.export.is_empty() || !rule.export.superset_of(&existing.export) {
+                continue;
+            }
+        }
+        match (&existing.selector, &rule.selector) {
+            (Some(a), Some(b)) if a != b => {
+                separate = true;
+                continue;
+            }
+            (Some(_), Some(_)) | (None, None) => separate = false,
+            // One with a selector and one without are merged, and the new one stands by itself as well.
+            _ => {}
+        }
+        existing.from.extend(rule.from.iter().cloned());
+        for subset in &rule.subsets {
+            if !existing.subsets.iter().any(|s| s.name == subset.name) {
+                existing.subsets.push(subset.clone());
+            }
+        }
+        existing.policy = existing.policy.take().or_else(|| rule.policy.clone());
+    }
+    if separate {
+        list.push(all.len() as u32);
+        all.push(rule.clone());
+    }
+}

@@ -1,0 +1,126 @@
+//! How Istio compares host names, wildcards included (`pkg/config/host/name.go`, `names.go`, `pilot/pkg/model/config.go`).
+//!
+//! Owns comparison only; must never resolve a name.
+
+use foldhash::HashMap;
+
+/// Whether the host begins with `*`.
+pub fn is_wildcard(host: &str) -> bool {
+    host.starts_with('*')
+}
+
+/// Whether every name that `host` stands for is one that `of` stands for (`Name.SubsetOf`).
+pub fn subset_of(host: &str, of: &str) -> bool {
+    match (host.strip_prefix('*'), of.strip_prefix('*')) {
+        (Some(h), Some(o)) => host.len() >= of.len() && h.ends_with(o),
+        (Some(_), None) => false,
+        (None, Some(o)) => host.ends_with(o),
+        (None, None) => host == of,
+    }
+}
+
+/// Whether the two hosts overlap (`Name.Matches`).
+pub fn matches(a: &str, b: &str) -> bool {
+    match (a.strip_prefix('*'), b.strip_prefix('*')) {
+        (Some(x), Some(y)) if a.len() < b.len() => y.ends_with(x),
+        (Some(x), Some(y)) => x.ends_with(y),
+        (Some(x), None) => b.ends_with(x),
+        (None, Some(y)) => a.ends_with(y),
+        (None, None) => a == b,
+    }
+}
+
+/// Values by host, of which the most specific that covers a name is looked up (`MostSpecificHostMatch`).
+#[derive(Clone, Debug)]
+pub struct HostMap<'m, V> {
+    exact: HashMap<&'m str, V>,
+    wild: Vec<(&'m str, V)>,
+}
+
+impl<V> Default for HostMap<'_, V> {
+    fn default() -> Self {
+        Self { exact: HashMap::default(), wild: Vec::new() }
+    }
+}
+
+impl<'m, V> HostMap<'m, V> {
+    /// Adds a value, unless the host has one already.
+    pub fn insert_first(&mut self, host: &'m str, value: V) {
+        if !is_wildcard(host) {
+            self.exact.entry(host).or_insert(value);
+        } else if !self.wild.iter().any(|(h, _)| *h == host) {
+            self.wild.push((host, value));
+        }
+    }
+
+    /// The value of the most specific host that covers the name: the host itself, else the longest wildcard.
+    pub fn most_specific(&self, name: &str) -> Option<&V> {
+        if let Some(v) = self.exact.get(name) {
+            return Some(v);
+        }
+        most_specific(name, self.wild.iter().map(|(h, v)| (*h, v)))
+    }
+}
+
+/// The value of the longest wildcard that covers the name; a wildcard name is covered by itself first.
+pub fn most_specific<'h, V>(name: &str, wildcards: impl Iterator<Item = (&'h str, V)>) -> Option<V> {
+    let needle = name.strip_prefix('*').unwrap_or(name);
+    let mut best: Option<(&str, V)> = None;
+    for (host, value) in wildcards {
+        if host == name {
+            return Some(value);
+        }
+        // At equal length both would be the same suffix of one name.
+        if needle.ends_with(&host[1..]) && best.as_ref().is_none_or(|(b, _)| host.len() > b.len()) {
+            best = Some((host, value));
+        }
+    }
+    best.map(|(_, v)| v)
+}
+
+/// A short name of a Service made whole (`ResolveShortnameToFQDN`): names with a dot, addresses and `*` stay.
+pub fn qualify(host: &str, namespace: &str, domain: &str) -> String {
+    if host.is_empty() || host == "*" || host.contains('.') || host.contains(':') {
+        host.to_owned()
+    } else if namespace.is_empty() {
+        format!("{host}.svc.{domain}")
+    } else {
+        format!("{host}.{namespace}.svc.{domain}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn wildcards_cover_what_ends_alike() {
+        assert!(subset_of("a.b.c", "*.c") && subset_of("*.b.c", "*.c") && subset_of("*.c", "*.c"));
+        assert!(!subset_of("*.c", "a.c") && !subset_of("*.c", "*.b.c") && !subset_of("a.c", "b.c"));
+        assert!(matches("*.c", "a.c") && matches("a.c", "*.c") && matches("*", "*.x") && !matches("*.foo.com", "foo.com"));
+    }
+
+    #[test]
+    fn the_longest_wildcard_wins_and_the_exact_name_before_it() {
+        let mut map = HostMap::default();
+        for h in ["*.com", "*.foo.com", "a.foo.com", "*"] {
+            map.insert_first(h, h);
+        }
+        assert_eq!(map.most_specific("a.foo.com"), Some(&"a.foo.com"));
+        assert_eq!(map.most_specific("b.foo.com"), Some(&"*.foo.com"));
+        assert_eq!(map.most_specific("*.foo.com"), Some(&"*.foo.com"));
+        assert_eq!(map.most_specific("x.org"), Some(&"*"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_subset_overlaps(a in "\\*?(\\.?[ab]){1,4}", b in "\\*?(\\.?[ab]){1,4}") {
+            prop_assert_eq!(matches(&a, &b), matches(&b, &a));
+            if subset_of(&a, &b) {
+                prop_assert!(matches(&a, &b));
+            }
+        }
+    }
+}

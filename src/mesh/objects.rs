@@ -1,0 +1,346 @@
+//! Istio's objects as `kubectl` prints them, as far as scoping and routing ask for them. Unknown fields are ignored; a known
+//! field of a wrong type is an error that names it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cluster::objects::{Meta, WorkloadSelector, nullable};
+
+/// Any object of which only metadata and specification matter.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Object<S> {
+    pub metadata: Meta,
+    #[serde(default = "Option::default")]
+    pub spec: Option<S>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct VirtualServiceSpec {
+    #[serde(default, deserialize_with = "nullable")]
+    pub hosts: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub gateways: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub http: Vec<HttpRoute>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub tls: Vec<L4Route>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub tcp: Vec<L4Route>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub export_to: Vec<String>,
+}
+
+/// A rule for HTTP traffic.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRoute {
+    #[serde(default, rename = "match", deserialize_with = "nullable")]
+    pub(crate) matches: Vec<HttpMatch>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) route: Vec<Weighted>,
+    #[serde(default)]
+    pub(crate) delegate: Option<Delegate>,
+    #[serde(default)]
+    pub(crate) redirect: Option<Value>,
+    #[serde(default)]
+    pub(crate) direct_response: Option<Value>,
+    #[serde(default)]
+    pub(crate) mirror: Option<Target>,
+    #[serde(default)]
+    pub(crate) mirror_percent: Option<Value>,
+    #[serde(default)]
+    pub(crate) mirror_percentage: Option<Percent>,
+    #[serde(default)]
+    pub(crate) mirrors: Option<Vec<Mirror>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub(crate) struct Delegate {
+    #[serde(default, deserialize_with = "nullable")]
+    pub name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub namespace: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Mirror {
+    #[serde(default)]
+    pub destination: Option<Target>,
+    #[serde(default)]
+    pub percentage: Option<Percent>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Percent {
+    #[serde(default)]
+    pub value: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Weighted {
+    #[serde(default)]
+    pub destination: Option<Target>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub weight: i64,
+}
+
+/// Where a rule sends traffic.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Target {
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) host: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) subset: String,
+    #[serde(default)]
+    pub(crate) port: Option<PortSelector>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub(crate) struct PortSelector {
+    #[serde(default)]
+    pub number: u16,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct StringMatch {
+    #[serde(default, deserialize_with = "nullable")]
+    pub exact: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub prefix: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub regex: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HttpMatch {
+    #[serde(default)]
+    pub uri: Option<StringMatch>,
+    #[serde(default)]
+    pub scheme: Option<StringMatch>,
+    #[serde(default)]
+    pub method: Option<StringMatch>,
+    #[serde(default)]
+    pub authority: Option<StringMatch>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub headers: BTreeMap<String, StringMatch>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub without_headers: BTreeMap<String, StringMatch>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub query_params: BTreeMap<String, StringMatch>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub ignore_uri_case: bool,
+    #[serde(default, deserialize_with = "nullable")]
+    pub port: u16,
+    #[serde(default, deserialize_with = "nullable")]
+    pub source_labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub source_namespace: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub gateways: Vec<String>,
+}
+
+/// A rule for TLS or TCP traffic.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub(crate) struct L4Route {
+    #[serde(default, rename = "match", deserialize_with = "nullable")]
+    pub matches: Vec<L4Match>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub route: Vec<Weighted>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct L4Match {
+    #[serde(default, deserialize_with = "nullable")]
+    pub sni_hosts: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub destination_subnets: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub port: u16,
+    #[serde(default, deserialize_with = "nullable")]
+    pub source_labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub source_namespace: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub gateways: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DestinationRuleSpec {
+    #[serde(default, deserialize_with = "nullable")]
+    pub host: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub subsets: Vec<Subset>,
+    #[serde(default)]
+    pub traffic_policy: Option<Value>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub export_to: Vec<String>,
+    #[serde(default)]
+    pub workload_selector: Option<MatchLabels>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MatchLabels {
+    #[serde(default, deserialize_with = "nullable")]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// A named part of a Service's endpoints.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Subset {
+    #[serde(default, deserialize_with = "nullable")]
+    pub name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub traffic_policy: Option<Value>,
+}
+
+/// The specification of a Sidecar. What is only carried over stays as it was written.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SidecarSpec {
+    #[serde(default)]
+    pub workload_selector: Option<WorkloadSelector>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub ingress: Vec<Value>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub egress: Vec<Egress>,
+    #[serde(default)]
+    pub inbound_connection_pool: Option<Value>,
+    #[serde(default)]
+    pub outbound_traffic_policy: Option<Value>,
+}
+
+/// An egress listener of a Sidecar.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Egress {
+    /// Absent on the catch-all listener.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<EgressPort>,
+    /// Address or Unix socket that it is bound to.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "nullable")]
+    pub bind: String,
+    /// `DEFAULT`, `IPTABLES` or `NONE`.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "nullable")]
+    pub capture_mode: String,
+    /// `namespace/dnsName`.
+    #[serde(default, deserialize_with = "nullable")]
+    pub hosts: Vec<String>,
+}
+
+/// The port of an egress listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressPort {
+    /// Number.
+    #[serde(default, deserialize_with = "nullable")]
+    pub number: u16,
+    /// Protocol as Istio spells it.
+    #[serde(default, deserialize_with = "nullable")]
+    pub protocol: String,
+    /// Name.
+    #[serde(default, deserialize_with = "nullable")]
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TelemetrySpec {
+    #[serde(default)]
+    pub selector: Option<MatchLabels>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub tracing: Vec<Provided>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub access_logging: Vec<Provided>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub metrics: Vec<Provided>,
+}
+
+/// A part of a Telemetry resource that names providers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Provided {
+    #[serde(default, deserialize_with = "nullable")]
+    pub providers: Vec<ProviderName>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub disable_span_reporting: bool,
+    #[serde(default, deserialize_with = "nullable")]
+    pub disabled: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct ProviderName {
+    #[serde(default, deserialize_with = "nullable")]
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AuthorizationPolicySpec {
+    #[serde(default)]
+    pub selector: Option<MatchLabels>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub action: String,
+    #[serde(default)]
+    pub provider: Option<ProviderName>,
+}
+
+/// A ConfigMap: only the mesh's own is read.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ConfigMap {
+    pub metadata: Meta,
+    #[serde(default, deserialize_with = "nullable")]
+    pub data: BTreeMap<String, String>,
+}
+
+/// The part of MeshConfig that scoping depends on.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeshConfigSpec {
+    #[serde(default, deserialize_with = "nullable")]
+    pub root_namespace: String,
+    #[serde(default)]
+    pub outbound_traffic_policy: Option<Value>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub default_service_export_to: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub default_virtual_service_export_to: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub default_destination_rule_export_to: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub extension_providers: Vec<serde_json::Map<String, Value>>,
+    #[serde(default)]
+    pub default_providers: Option<DefaultProviders>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub enable_tracing: bool,
+    #[serde(default)]
+    pub default_config: Option<ProxyConfigSpec>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DefaultProviders {
+    #[serde(default, deserialize_with = "nullable")]
+    pub tracing: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub access_logging: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub metrics: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ProxyConfigSpec {
+    #[serde(default, deserialize_with = "nullable")]
+    pub proxy_metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    pub tracing: Option<Value>,
+}

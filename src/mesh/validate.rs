@@ -1,0 +1,131 @@
+//! What istiod's admission would refuse (`pkg/config/validation/agent/validation.go`, `validation.go`), named with its rule.
+//!
+//! Owns the wording. Nothing is left out for it: istiod's own behaviour towards such an object is what `scope` models.
+
+use super::Builder;
+use super::objects::{Egress, Object, SidecarSpec};
+
+/// Why an egress host is refused; `None` when it is fine.
+pub fn egress_host(entry: &str) -> Option<&'static str> {
+    let Some((namespace, name)) = entry.split_once('/') else {
+        return Some("a host must be `namespace/dnsName`");
+    };
+    if name.contains('/') {
+        return Some("a host holds exactly one slash");
+    }
+    let namespace = namespace.strip_prefix('~').unwrap_or(namespace);
+    if !matches!(namespace, "" | "*" | ".") && !is_label(namespace) {
+        return Some("the namespace must be a name, `.`, `*` or `~`");
+    }
+    if namespace.is_empty() && !entry.starts_with('~') {
+        return Some("the namespace must be a name, `.`, `*` or `~`");
+    }
+    if name == "*" {
+        return None;
+    }
+    if !name.contains('.') {
+        return Some("short names are not allowed: the host must be fully qualified");
+    }
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    if rest.contains('*') {
+        return Some("a wildcard may only be the whole left-most label");
+    }
+    if rest.len() > 255 || !rest.trim_end_matches('.').split('.').all(is_label) {
+        return Some("it is not a DNS name");
+    }
+    None
+}
+
+/// A DNS label (RFC 1123); upper case is refused by some of Istio's checks and accepted here.
+fn is_label(label: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    !label.is_empty() && label.len() <= 63 && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+}
+
+/// Checks all objects.
+pub(super) fn all(builder: &Builder, problems: &mut Vec<String>) {
+    let mut sorted: Vec<&Object<SidecarSpec>> = builder.sidecars.iter().collect();
+    sorted.sort_by_key(|o| (&o.metadata.namespace, &o.metadata.name));
+    for object in sorted {
+        for why in sidecar(object) {
+            let m = &object.metadata;
+            problems.push(format!("Sidecar {}/{}: istiod's validation refuses it: {why}", m.namespace, m.name));
+        }
+    }
+    for object in &builder.virtual_services {
+        let (m, spec) = (&object.metadata, object.spec.clone().unwrap_or_default());
+        let bare = spec.hosts.is_empty() && (!spec.tcp.is_empty() || !spec.tls.is_empty());
+        if bare {
+            problems.push(format!(
+                "VirtualService {}/{}: istiod's validation refuses it: a delegate (no hosts) may hold HTTP rules only",
+                m.namespace, m.name
+            ));
+        }
+    }
+    for object in &builder.rules {
+        let (m, spec) = (&object.metadata, object.spec.clone().unwrap_or_default());
+        if spec.host.is_empty() {
+            problems.push(format!("DestinationRule {}/{}: istiod's validation refuses it: it needs a host", m.namespace, m.name));
+        }
+    }
+}
+
+fn sidecar(object: &Object<SidecarSpec>) -> Vec<String> {
+    let spec = object.spec.clone().unwrap_or_default();
+    let mut out = Vec::new();
+    if let Some(selector) = &spec.workload_selector {
+        if selector.labels.is_empty() {
+            out.push("its workloadSelector is empty: it would match every pod of the namespace".to_owned());
+        }
+        for (k, v) in &selector.labels {
+            if k.is_empty() || k.contains('*') || v.contains('*') {
+                out.push(format!("its workloadSelector holds a wildcard or an empty key ({k}: {v})"));
+            }
+        }
+    }
+    if spec.egress.is_empty()
+        && spec.ingress.is_empty()
+        && spec.inbound_connection_pool.is_none()
+        && spec.outbound_traffic_policy.is_none()
+    {
+        out.push("it is empty".to_owned());
+    }
+    let last = spec.egress.len().saturating_sub(1);
+    for (i, Egress { port, hosts, .. }) in spec.egress.iter().enumerate() {
+        if port.is_none() && i < last {
+            out.push("the egress listener without a port must be the last one".to_owned());
+        }
+        if hosts.is_empty() {
+            out.push("an egress listener without hosts".to_owned());
+        }
+        for host in hosts {
+            if let Some(why) = egress_host(host) {
+                out.push(format!("egress host {host:?}: {why}"));
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_the_webhook_refuses_are_named_with_the_rule() {
+        for fine in ["prod/reviews.prod.svc.cluster.local", "./*", "*/*", "~/*", "~prod/*", "ext/*.wikipedia.org", "*/a.b"] {
+            assert_eq!(egress_host(fine), None, "{fine}");
+        }
+        for (host, part) in [
+            ("prod/reviews", "short names"),
+            ("reviews.prod.svc.cluster.local", "namespace/dnsName"),
+            ("prod/rev*.prod.svc", "not a DNS name"),
+            ("prod/a.*.svc", "wildcard"),
+            ("a/b/c.d", "one slash"),
+            ("/a.b", "namespace must"),
+        ] {
+            let why = egress_host(host).unwrap_or_else(|| panic!("{host} is accepted"));
+            assert!(why.contains(part) || why.contains("wildcard"), "{host}: {why}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What istiod selects for a workload: the model of Istio's scoping.
+//!
+//! Owns, for a namespace and a list of egress listeners, which Services and VirtualServices are imported
+//! (`model/sidecar.go`, `model/virtualservice.go`), which DestinationRules apply, which clusters follow, and the route of a call.
+//! Pure. Must never decide what a Sidecar should list; that is `generate`'s part.
+
+pub mod clusters;
+mod http;
+mod imports;
+pub mod inbound;
+mod l4;
+pub mod report;
+pub mod route;
+mod select;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use foldhash::HashMap;
+
+use crate::mesh::{Egress, Merged, Mesh, Port, Registry, Service, Sidecar, VirtualService, destinationrule};
+use imports::Imports;
+
+pub use crate::mesh::TrafficMode;
+pub use route::{Address, Call, CallProtocol, Route, RouteKind, Treatment};
+
+/// The workload that is asked about: a pod of it stands for all.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// Namespace.
+    pub namespace: &'a str,
+    /// Labels of the pod.
+    pub labels: &'a BTreeMap<String, String>,
+    /// The pod's address, where it is known: a headless Service gets no listener for the client itself.
+    pub address: Option<&'a str>,
+}
+
+/// A Service as one scope holds it: perhaps with fewer ports and aliases than it has.
+#[derive(Clone, Debug)]
+pub struct Scoped<'m> {
+    /// The Service.
+    pub service: &'m Service,
+    /// Its ports in scope.
+    pub ports: Cow<'m, [Port]>,
+    /// ExternalName Services in scope that lead to it.
+    pub aliases: Cow<'m, [(String, String)]>,
+    /// istiod may keep another Service of this host and namespace after its next start.
+    pub uncertain: bool,
+}
+
+impl Scoped<'_> {
+    /// The port of this number.
+    pub fn port(&self, number: u16) -> Option<&Port> {
+        self.ports.iter().find(|p| p.number == number)
+    }
+}
+
+/// What one egress listener imports.
+#[derive(Debug)]
+pub struct Listener<'m> {
+    /// As in the Sidecar.
+    pub egress: &'m Egress,
+    /// Services, in istiod's order.
+    pub services: Vec<Scoped<'m>>,
+    /// VirtualServices, in istiod's order.
+    pub virtual_services: Vec<&'m VirtualService>,
+    /// Indexes for routing, made when they are first needed.
+    routing: std::sync::OnceLock<route::Index<'m>>,
+}
+
+/// The scope of a namespace under a list of egress listeners.
+#[derive(Debug)]
+pub struct Scope<'m> {
+    /// The mesh.
+    pub mesh: &'m Mesh,
+    /// Namespace of the client.
+    pub namespace: &'m str,
+    /// In force for unknown destinations.
+    pub policy: TrafficMode,
+    /// Egress listeners, in the Sidecar's order.
+    pub listeners: Vec<Listener<'m>>,
+    /// The union over the listeners, one per host, with the destinations of imported VirtualServices.
+    pub services: Vec<Scoped<'m>>,
+    by_host: HashMap<&'m str, u32>,
+}
+
+/// The listener that a Sidecar without `egress` has, and a namespace without a Sidecar.
+pub fn everything() -> Egress {
+    Egress { hosts: vec!["*/*".to_owned()], ..Egress::default() }
+}
+
+/// The policy that a Sidecar puts in force: its own, else the mesh's.
+pub fn policy(mesh: &Mesh, sidecar: Option<&Sidecar>) -> TrafficMode {
+    sidecar.and_then(|s| s.outbound_traffic_policy.as_ref()).map_or(mesh.config.outbound, TrafficMode::of)
+}
+
+impl<'m> Scope<'m> {
+    /// Computes the scope. `egress` must not be empty: see [`everything`].
+    pub fn new(mesh: &'m Mesh, namespace: &'m str, egress: &'m [Egress], policy: TrafficMode) -> Self {
+        let listeners = egress
+            .iter()
+            .map(|e| {
+                let imports = Imports::new(&e.hosts, namespace);
+                Listener {
+                    egress: e,
+                    services: select::services(mesh, namespace, e, &imports),
+                    virtual_services: select::virtual_services(mesh, namespace, &imports),
+                    routing: std::sync::OnceLock::new(),
+                }
+            })
+            .collect();
+        let mut scope = Self { mesh, namespace, policy, listeners, services: Vec::new(), by_host: HashMap::default() };
+        scope.collect();
+        scope
+    }
+
+    /// The Service that this host has in scope.
+    pub fn service(&self, host: &str) -> Option<&Scoped<'m>> {
+        self.by_host.get(host).map(|&i| &self.services[i as usize])
+    }
+
+    /// The DestinationRules that apply to a Service of the scope for this client, merged.
+    pub fn rule(&self, service: &Service, labels: &BTreeMap<String, String>) -> Option<&'m Merged> {
+        destinationrule::select(&self.mesh.rules(self.namespace, service), self.namespace, labels)
+    }
+
+    /// `collectImportedServices`.
+    fn collect(&mut self) {
+        let listeners = std::mem::take(&mut self.listeners);
+        for listener in &listeners {
+            for s in &listener.services {
+                self.append(s.clone());
+            }
+            for v in &listener.virtual_services {
+                for (host, ports) in v.destinations(self.namespace) {
+                    let Some(service) = self.destination(host) else { continue };
+                    let trimmed = match listener.match_port() {
+                        Some(port) => trim_to(service, |p| p.number == port),
+                        None if ports.contains(&None) => Some(whole(service)),
+                        None => trim_to(service, |p| ports.contains(&Some(p.number))),
+                    };
+                    if let Some(scoped) = trimmed {
+                        self.append(scoped);
+                    }
+                }
+            }
+        }
+        self.listeners = listeners;
+    }
+
+    /// The Service that a VirtualService's destination stands for: the client's namespace's (visible or not), else a visible
+    /// one of Kubernetes, else the oldest visible one (`pickBestVisibleNamespace`).
+    fn destination(&self, host: &str) -> Option<&'m Service> {
+        let all = || self.mesh.named(host).map(|(_, i)| &self.mesh.services[i.service as usize]);
+        if let Some(own) = self.mesh.service_in(self.namespace, host) {
+            return Some(own);
+        }
+        let visible = || all().filter(|s| s.visible_in(self.namespace));
+        visible().find(|s| s.registry == Registry::Kubernetes).or_else(|| visible().min_by_key(|s| (s.created, s.order)))
+    }
+
+    /// `appendSidecarServices`: one Service per host; a Kubernetes Service before others; ports of one namespace's are merged.
+    fn append(&mut self, new: Scoped<'m>) {
+        let host = new.service.host.as_str();
+        let Some(&at) = self.by_host.get(host) else {
+            self.by_host.insert(host, self.services.len() as u32);
+            self.services.push(new);
+            return;
+        };
+        let old = &mut self.services[at as usize];
+        match (old.service.registry, new.service.registry) {
+            (Registry::Kubernetes, Registry::External) => {}
+            (Registry::External, Registry::Kubernetes) => *old = new,
+            _ if old.ports == new.ports || !mergeable(old.service, new.service) => {}
+            _ => {
+                let known: Vec<u16> = old.ports.iter().map(|p| p.number).collect();
+                let more = new.ports.iter().filter(|p| !known.contains(&p.number));
+                old.ports = old.ports.iter().chain(more).cloned().collect::<Vec<_>>().into();
+            }
+        }
+    }
+}
+
+impl Listener<'_> {
+    /// The port that Services must have, on a listener that has one (`needsPortMatch`: not of an HTTP proxy).
+    pub(crate) fn match_port(&self) -> Option<u16> {
+        match_port(self.egress)
+    }
+}
+
+fn match_port(egress: &Egress) -> Option<u16> {
+    let port = egress.port.as_ref().filter(|p| p.number != 0)?;
+    let proxy = crate::mesh::AppProtocol::parse(&port.protocol) == crate::mesh::AppProtocol::HttpProxy;
+    (!proxy).then_some(port.number)
+}
+
+/// `canMergeServices`.
+fn mergeable(a: &Service, b: &Service) -> bool {
+    a.namespace == b.namespace
+        && a.resolution == b.resolution
+        && a.labels == b.labels
+        && a.selector == b.selector
+        && a.declared_export == b.declared_export
+}
+
+fn whole(service: &Service) -> Scoped<'_> {
+    Scoped { service, ports: (&service.ports[..]).into(), aliases: (&service.aliases[..]).into(), uncertain: false }
+}
+
+/// The Service with the ports that are wanted; `None` when it has none of them.
+fn trim_to(service: &Service, wanted: impl Fn(&Port) -> bool) -> Option<Scoped<'_>> {
+    let ports: Vec<Port> = service.ports.iter().filter(|p| wanted(p)).cloned().collect();
+    let all = ports.len() == service.ports.len();
+    if ports.is_empty() && !all {
+        return None;
+    }
+    let mut scoped = whole(service);
+    if !all {
+        scoped.ports = ports.into();
+    }
+    Some(scoped)
+}

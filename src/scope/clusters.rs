@@ -1,0 +1,115 @@
+//! The clusters that a proxy receives, with their endpoints (`networking/core/cluster.go`, `cluster_builder.go`,
+//! `xds/endpoints/endpoint_builder.go`).
+//!
+//! Owns counting; must never decide what is in scope.
+
+use std::collections::BTreeMap;
+
+use super::l4::subset;
+use super::route::Cluster;
+use super::{Scope, Scoped};
+use crate::mesh::host::is_wildcard;
+use crate::mesh::objects::Subset;
+use crate::mesh::{AppProtocol, Endpoint, Merged, Mesh, Port, Resolution};
+
+/// What a proxy must hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Size {
+    /// Outbound clusters.
+    pub clusters: u64,
+    /// Endpoints in them.
+    pub endpoints: u64,
+}
+
+impl std::ops::AddAssign for Size {
+    fn add_assign(&mut self, other: Self) {
+        self.clusters += other.clusters;
+        self.endpoints += other.endpoints;
+    }
+}
+
+impl Scope<'_> {
+    /// Calls `take` with each outbound cluster and the number of its endpoints.
+    fn each_cluster(&self, labels: &BTreeMap<String, String>, mut take: impl FnMut(&Scoped<'_>, &Port, &str, u64)) {
+        for s in &self.services {
+            if s.service.resolution == Resolution::Alias {
+                continue;
+            }
+            let rule = self.rule(s.service, labels);
+            of_service(self.mesh, s, rule, |port, subset, n| take(s, port, subset, n));
+        }
+    }
+
+    /// Each outbound cluster with the number of its endpoints, by name.
+    pub fn clusters(&self, labels: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
+        let mut out = BTreeMap::new();
+        self.each_cluster(labels, |s, port, subset, n| {
+            let name = Cluster { port: port.number, subset: subset.to_owned(), host: s.service.host.clone() }.name();
+            out.insert(name, n);
+        });
+        out
+    }
+
+    /// How many clusters and endpoints.
+    pub fn size(&self, labels: &BTreeMap<String, String>) -> Size {
+        let mut out = Size::default();
+        self.each_cluster(labels, |_, _, _, n| out += Size { clusters: 1, endpoints: n });
+        out
+    }
+
+    /// What one Service of the scope costs.
+    pub fn size_of(&self, s: &Scoped<'_>, labels: &BTreeMap<String, String>) -> Size {
+        let mut out = Size::default();
+        if s.service.resolution != Resolution::Alias {
+            let rule = self.rule(s.service, labels);
+            of_service(self.mesh, s, rule, |_, _, n| out += Size { clusters: 1, endpoints: n });
+        }
+        out
+    }
+}
+
+fn of_service(mesh: &Mesh, s: &Scoped<'_>, rule: Option<&Merged>, mut take: impl FnMut(&Port, &str, u64)) {
+    let service = s.service;
+    let by_name = service.resolution == Resolution::DynamicDns && is_wildcard(&service.host);
+    let none = Vec::new();
+    let subsets = rule.map_or(&none, |r| &r.subsets);
+    for port in s.ports.iter().filter(|p| p.protocol != AppProtocol::Udp) {
+        if by_name {
+            use AppProtocol::{Grpc, Http, Http2, Tls};
+            if matches!(port.protocol, Http | Tls | Grpc | Http2) {
+                take(port, "", 0);
+            }
+            continue;
+        }
+        let count = |named: Option<&Subset>| -> u64 {
+            if service.resolution == Resolution::Passthrough || named.is_some_and(passthrough) {
+                return 0;
+            }
+            let wanted = |e: &&Endpoint| named.is_none_or(|x| subset(&x.labels, &e.labels));
+            if service.resolution == Resolution::Dns {
+                return mesh.endpoints_by_number(service, port).filter(wanted).count() as u64;
+            }
+            // What istiod tells are addresses: it leaves names out.
+            let usable = |e: &&Endpoint| e.address.is_empty() || e.address.parse::<std::net::IpAddr>().is_ok();
+            mesh.endpoints(service).iter().filter(|e| e.port_name == port.name).filter(usable).filter(wanted).count() as u64
+        };
+        // A DNS cluster without endpoints is not sent.
+        let sent = |n: u64| service.resolution != Resolution::Dns || n > 0;
+        let n = count(None);
+        if !sent(n) {
+            continue;
+        }
+        take(port, "", n);
+        for x in subsets {
+            let n = count(Some(x));
+            if sent(n) {
+                take(port, &x.name, n);
+            }
+        }
+    }
+}
+
+fn passthrough(subset: &Subset) -> bool {
+    let simple = subset.traffic_policy.as_ref().and_then(|p| p.pointer("/loadBalancer/simple"));
+    simple.and_then(serde_json::Value::as_str) == Some("PASSTHROUGH")
+}
