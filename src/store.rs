@@ -9,23 +9,30 @@
 mod exchange;
 mod keys;
 mod marker;
+mod pages;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::model::{Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::model::{Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload, WorkloadId};
 use keys::Kind;
 use marker::Marker;
 
 pub use exchange::Imported;
 
 /// Version of the layout and of the rows' encoding.
-pub const SCHEMA: u32 = 1;
+///
+/// 1: a row for each dependency. 2: pages of them.
+pub const SCHEMA: u32 = 2;
 
-/// Page cache of sled: the default of 1 GiB would dwarf everything else; a working set of 60 MB of rows fits several times over.
-const CACHE: u64 = 32 * 1024 * 1024;
+/// Page cache of sled: the default of 1 GiB would dwarf everything else. What is read again within one command is little, and stands in
+/// the cache of the system as well.
+const CACHE: u64 = 8 * 1024 * 1024;
 
 /// Free space below which no batch is begun: sled hangs when it meets a full disk in the middle of its work.
 const MIN_FREE: u64 = 16 * 1024 * 1024;
@@ -181,6 +188,9 @@ impl Store {
             store.sync()?;
         } else {
             store.check()?;
+            if store.marker.schema < SCHEMA {
+                store.migrate()?;
+            }
         }
         Ok(store)
     }
@@ -216,13 +226,17 @@ impl Store {
         if self.get(&held)?.is_some() {
             return Ok(Applied::AlreadyHeld);
         }
-        room(&self.dir)?;
         let mut writes = sled::Batch::default();
+        let mut dependencies: BTreeMap<&WorkloadId, Vec<&Dependency>> = BTreeMap::new();
         for record in &batch.records {
+            if let Record::Dependency(d) = record {
+                dependencies.entry(&d.key.workload).or_default().push(d);
+                continue;
+            }
             let key = keys::record(record);
             let row = match self.get(&key)? {
                 Some(row) => {
-                    let mut merged = self.decode(&row)?;
+                    let mut merged: Record = self.decode(&row)?;
                     merged.merge(record);
                     self.encode(&merged)?
                 }
@@ -230,13 +244,22 @@ impl Store {
             };
             writes.insert(key, row);
         }
+        for (workload, new) in dependencies {
+            self.write_pages(workload, &new, &mut writes)?;
+        }
         for id in also.iter().chain(std::iter::once(&batch.id)) {
             writes.insert(keys::batch(id), &b""[..]);
         }
+        self.commit(writes).map(|()| Applied::New)
+    }
+
+    /// Writes all or nothing, and makes it durable.
+    fn commit(&mut self, writes: sled::Batch) -> Result<(), StoreError> {
+        room(&self.dir)?;
         let result = self.rows.apply_batch(writes).map_err(|error| self.database(error)).and_then(|()| self.sync());
         // After the first error sled must not be written to again: it may hang.
         self.stopped = result.is_err();
-        result.map(|()| Applied::New)
+        result
     }
 
     /// Whether a batch is held.
@@ -252,10 +275,11 @@ impl Store {
     /// # Errors
     /// When a row cannot be read.
     pub fn dependencies(&self, namespace: Option<&str>) -> Result<Vec<Dependency>, StoreError> {
-        let mut all: Vec<Dependency> = self.all(Kind::Dependency, namespace, |r| match r {
-            Record::Dependency(d) => Some(d),
-            _ => None,
-        })?;
+        let mut all = Vec::new();
+        for row in self.rows.scan_prefix(keys::prefix(Kind::Page, namespace)) {
+            let (_, row) = row.map_err(|e| self.database(e))?;
+            all.append(&mut self.decode::<Vec<Dependency>>(&row)?);
+        }
         all.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(all)
     }
@@ -304,12 +328,12 @@ impl Store {
         })
     }
 
-    /// Flushes and closes.
+    /// Closes. All that was applied is durable already.
     ///
     /// # Errors
-    /// When the last flush fails.
-    pub fn close(mut self) -> Result<(), StoreError> {
-        if self.stopped { Err(StoreError::Stopped(self.dir.clone())) } else { self.sync() }
+    /// When an earlier write failed.
+    pub fn close(self) -> Result<(), StoreError> {
+        if self.stopped { Err(StoreError::Stopped(self.dir.clone())) } else { Ok(()) }
     }
 
     fn all<T>(&self, kind: Kind, namespace: Option<&str>, pick: impl Fn(Record) -> Option<T>) -> Result<Vec<T>, StoreError> {
@@ -329,12 +353,18 @@ impl Store {
         StoreError::Database { path: self.dir.clone(), error }
     }
 
-    fn decode(&self, row: &[u8]) -> Result<Record, StoreError> {
+    fn decode<T: DeserializeOwned>(&self, row: &[u8]) -> Result<T, StoreError> {
         serde_json::from_slice(row).map_err(|error| StoreError::Row { path: self.dir.clone(), error })
     }
 
     fn encode(&self, record: &Record) -> Result<Vec<u8>, StoreError> {
-        serde_json::to_vec(record).map_err(|error| StoreError::Row { path: self.dir.clone(), error })
+        let mut row = Vec::new();
+        self.encode_into(&mut row, record)?;
+        Ok(row)
+    }
+
+    fn encode_into(&self, row: &mut Vec<u8>, value: &impl Serialize) -> Result<(), StoreError> {
+        serde_json::to_writer(row, value).map_err(|error| StoreError::Row { path: self.dir.clone(), error })
     }
 
     /// Makes everything durable. sled's own flush leaves file metadata and the device cache alone.
@@ -346,6 +376,7 @@ impl Store {
             path: file,
             error,
         })?;
+        self.marker.schema = SCHEMA;
         self.marker.rows = self.rows.len() as u64;
         self.marker.write(&self.dir)
     }

@@ -1,6 +1,6 @@
 //! `sidecarta replay`: captures in, dependencies learned.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -93,7 +93,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         // Losses are counted for all captures together; the first source carries them.
         let counters = if i == 0 { totals.clone() } else { BTreeMap::new() };
         let batch = learner.take(i as u32, id, &report.path, counters);
-        summary.add(&batch, store.apply(&batch)?, report);
+        let applied = store.apply(&batch)?;
+        summary.add(batch, applied, report);
     }
     store.close()?;
     summary.summarise();
@@ -186,23 +187,23 @@ struct Summary {
     #[serde(skip)]
     seen: Spans,
     #[serde(skip)]
-    merged: BTreeMap<DependencyKey, (Tally, Option<Tally>)>,
+    merged: HashMap<DependencyKey, (Tally, Option<Tally>)>,
     #[serde(skip)]
     known: BTreeSet<WorkloadId>,
 }
 
 impl Summary {
-    fn add(&mut self, batch: &Batch, applied: Applied, report: &SourceReport) {
+    fn add(&mut self, batch: Batch, applied: Applied, report: &SourceReport) {
         self.captures += 1;
         if applied == Applied::AlreadyHeld {
             self.already_held.push(report.path.clone());
         }
-        for record in &batch.records {
+        for record in batch.records {
             match record {
                 Record::Source(s) => {
                     self.seen.merge(&s.spans);
-                    for (name, n) in &s.counters {
-                        *self.counters.entry(name.clone()).or_default() += n;
+                    for (name, n) in s.counters {
+                        *self.counters.entry(name).or_default() += n;
                     }
                 }
                 Record::Dependency(d) => match self.merged.get_mut(&d.key) {
@@ -217,11 +218,11 @@ impl Summary {
                         };
                     }
                     None => {
-                        self.merged.insert(d.key.clone(), (d.tally, d.scope_miss));
+                        self.merged.insert(d.key, (d.tally, d.scope_miss));
                     }
                 },
                 Record::Workload(w) => {
-                    self.known.insert(w.id.clone());
+                    self.known.insert(w.id);
                 }
                 _ => {}
             }
@@ -234,8 +235,15 @@ impl Summary {
         self.scope_misses.clear();
         self.ambiguous.clear();
         self.unresolved.clear();
+        let mut remarkable: Vec<_> = Vec::new();
         for (key, (tally, missed)) in &self.merged {
             *self.dependencies.entry(key.destination.kind()).or_default() += 1;
+            if missed.is_some() || matches!(key.destination, Destination::Ambiguous { .. } | Destination::Unresolved { .. }) {
+                remarkable.push((key, tally, missed));
+            }
+        }
+        remarkable.sort_by_key(|(key, ..)| *key);
+        for (key, tally, missed) in remarkable {
             let (workload, destination) = (key.workload.to_string(), key.destination.to_string());
             let (port, n) = (key.port, tally.connections);
             match &key.destination {
