@@ -213,12 +213,12 @@ impl Store {
     ///
     /// # Errors
     /// On any failure nothing of the batch is held, and the store writes no more.
-    pub fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+    pub fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
         self.apply_holding(batch, &BTreeSet::new())
     }
 
     /// As [`Store::apply`], and counts further batches as held from then on (those that an export was made of).
-    fn apply_holding(&mut self, batch: &Batch, also: &BTreeSet<BatchId>) -> Result<Applied, StoreError> {
+    fn apply_holding(&mut self, batch: Batch, also: &BTreeSet<BatchId>) -> Result<Applied, StoreError> {
         if self.stopped {
             return Err(StoreError::Stopped(self.dir.clone()));
         }
@@ -226,31 +226,38 @@ impl Store {
         if self.get(&held)?.is_some() {
             return Ok(Applied::AlreadyHeld);
         }
-        let mut writes = sled::Batch::default();
-        let mut dependencies: BTreeMap<&WorkloadId, Vec<&Dependency>> = BTreeMap::new();
-        for record in &batch.records {
-            if let Record::Dependency(d) = record {
-                dependencies.entry(&d.key.workload).or_default().push(d);
-                continue;
-            }
-            let key = keys::record(record);
+        let mut writes = self.writes()?;
+        let mut dependencies: BTreeMap<WorkloadId, Vec<Dependency>> = BTreeMap::new();
+        for record in batch.records {
+            let key = keys::record(&record);
+            let record = match record {
+                Record::Dependency(d) => {
+                    match dependencies.get_mut(&d.key.workload) {
+                        Some(known) => known.push(d),
+                        None => drop(dependencies.insert(d.key.workload.clone(), vec![d])),
+                    }
+                    continue;
+                }
+                other => other,
+            };
             let row = match self.get(&key)? {
                 Some(row) => {
                     let mut merged: Record = self.decode(&row)?;
-                    merged.merge(record);
+                    merged.merge(&record);
                     self.encode(&merged)?
                 }
-                None => self.encode(record)?,
+                None => self.encode(&record)?,
             };
-            writes.insert(key, row);
+            writes.rows.insert(key, row);
         }
+        // Each is let go when it is written: they are most of the memory of a batch.
         for (workload, new) in dependencies {
-            self.write_pages(workload, &new, &mut writes)?;
+            self.write_pages(&workload, new, &mut writes)?;
         }
         for id in also.iter().chain(std::iter::once(&batch.id)) {
-            writes.insert(keys::batch(id), &b""[..]);
+            writes.rows.insert(keys::batch(id), &b""[..]);
         }
-        self.commit(writes).map(|()| Applied::New)
+        self.commit(writes.rows).map(|()| Applied::New)
     }
 
     /// Writes all or nothing, and makes it durable.
@@ -278,7 +285,7 @@ impl Store {
         let mut all = Vec::new();
         for row in self.rows.scan_prefix(keys::prefix(Kind::Page, namespace)) {
             let (_, row) = row.map_err(|e| self.database(e))?;
-            all.append(&mut self.decode::<Vec<Dependency>>(&row)?);
+            all.append(&mut self.page(&row)?);
         }
         all.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(all)

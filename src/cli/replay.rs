@@ -93,8 +93,10 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         // Losses are counted for all captures together; the first source carries them.
         let counters = if i == 0 { totals.clone() } else { BTreeMap::new() };
         let batch = learner.take(i as u32, id, &report.path, counters);
-        let applied = store.apply(&batch)?;
-        summary.add(batch, applied, report);
+        summary.add(&batch);
+        if store.apply(batch)? == Applied::AlreadyHeld {
+            summary.already_held.push(report.path.clone());
+        }
     }
     store.close()?;
     summary.summarise();
@@ -193,17 +195,14 @@ struct Summary {
 }
 
 impl Summary {
-    fn add(&mut self, batch: Batch, applied: Applied, report: &SourceReport) {
+    fn add(&mut self, batch: &Batch) {
         self.captures += 1;
-        if applied == Applied::AlreadyHeld {
-            self.already_held.push(report.path.clone());
-        }
-        for record in batch.records {
+        for record in &batch.records {
             match record {
                 Record::Source(s) => {
                     self.seen.merge(&s.spans);
-                    for (name, n) in s.counters {
-                        *self.counters.entry(name).or_default() += n;
+                    for (name, n) in &s.counters {
+                        *self.counters.entry(name.clone()).or_default() += n;
                     }
                 }
                 Record::Dependency(d) => match self.merged.get_mut(&d.key) {
@@ -218,11 +217,11 @@ impl Summary {
                         };
                     }
                     None => {
-                        self.merged.insert(d.key, (d.tally, d.scope_miss));
+                        self.merged.insert(d.key.clone(), (d.tally, d.scope_miss));
                     }
                 },
                 Record::Workload(w) => {
-                    self.known.insert(w.id);
+                    self.known.insert(w.id.clone());
                 }
                 _ => {}
             }

@@ -14,7 +14,7 @@ use crate::model::{Key, Merge, Record};
 /// Records by key.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    all: Vec<Box<Record>>,
+    all: Vec<Record>,
     index: HashTable<u32>,
     hasher: RandomState,
 }
@@ -36,7 +36,7 @@ impl Records {
             Entry::Occupied(e) => all[*e.get() as usize].merge(&record),
             Entry::Vacant(e) => {
                 e.insert(all.len() as u32);
-                all.push(Box::new(record));
+                all.push(record);
             }
         }
     }
@@ -45,6 +45,6 @@ impl Records {
     pub fn into_sorted(self) -> Vec<Record> {
         let mut all = self.all;
         all.sort_unstable_by(|a, b| a.key().cmp(&b.key()));
-        all.into_iter().map(|r| *r).collect()
+        all
     }
 }

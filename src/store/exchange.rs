@@ -67,7 +67,7 @@ impl Store {
         for row in &self.rows {
             let (key, row) = row.map_err(|e| self.database(e))?;
             let kind = key.first().copied().unwrap_or_default();
-            let mut page: Vec<Dependency> = if kind == Kind::Page as u8 { self.decode(&row)? } else { Vec::new() };
+            let mut page: Vec<Dependency> = if kind == Kind::Page as u8 { self.page(&row)? } else { Vec::new() };
             if page.first().map(|d| &d.key.workload) != workload.first().map(|d| &d.key.workload) {
                 out.dependencies(&mut workload)?;
             }
@@ -115,7 +115,7 @@ impl Store {
             text.bytes().fold(d.wrapping_mul(31), |d, b| (d ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
         });
         let id = BatchId { source: format!("import:{digest:016x}"), sequence: 0 };
-        let applied = self.apply_holding(&Batch { id, records }, &batches)?;
+        let applied = self.apply_holding(Batch { id, records }, &batches)?;
         Ok(Imported { rows, applied })
     }
 }
