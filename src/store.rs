@@ -155,7 +155,7 @@ impl Store {
         let marker = Marker::read(dir)?;
         let fresh = marker.is_none();
         if fresh {
-            let mut entries = match fs::read_dir(dir) {
+            let entries = match fs::read_dir(dir) {
                 Ok(entries) => entries,
                 Err(e) if e.kind() == io::ErrorKind::NotFound && access == Access::CreateOrOpen => {
                     fs::create_dir_all(dir).map_err(|e| io("make the directory", e))?;
@@ -164,13 +164,16 @@ impl Store {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing(dir.to_owned())),
                 Err(e) => return Err(io("open the store", e)),
             };
-            if entries.next().is_some() {
+            // What an interrupted creation may leave is no reason to refuse.
+            if entries.flatten().any(|e| !Marker::is_unfinished(&e.file_name())) {
                 return Err(StoreError::NotAStore(dir.to_owned()));
             }
             if access == Access::Existing {
                 return Err(StoreError::Missing(dir.to_owned()));
             }
             room(dir)?;
+            // Before the database: a directory with a database and no marker would be nobody's.
+            Marker::default().write(dir)?;
         }
         if let Some(found) = marker.as_ref().map(|m| m.schema).filter(|s| *s > SCHEMA) {
             return Err(StoreError::Newer { path: dir.to_owned(), found });
@@ -357,7 +360,11 @@ impl Store {
     }
 
     fn database(&self, error: sled::Error) -> StoreError {
-        StoreError::Database { path: self.dir.clone(), error }
+        let path = self.dir.clone();
+        match error {
+            sled::Error::Io(error) => StoreError::Io { what: "use the database of the store", path, error },
+            error => StoreError::Database { path, error },
+        }
     }
 
     fn decode<T: DeserializeOwned>(&self, row: &[u8]) -> Result<T, StoreError> {

@@ -114,8 +114,8 @@ impl Store {
     /// Stores of schema 1 had a row for each dependency: writes them into pages, in one step.
     pub(super) fn migrate(&mut self) -> Result<(), StoreError> {
         room(&self.dir)?;
-        // The rows become fewer, which is no damage where this is interrupted.
-        self.marker.rows = 0;
+        // The rows become fewer, which is no damage where this is interrupted; none at all would still be.
+        self.marker.rows = self.marker.rows.min(1);
         self.marker.write(&self.dir)?;
         let mut writes = self.writes()?;
         let mut all: BTreeMap<WorkloadId, Vec<Dependency>> = BTreeMap::new();
