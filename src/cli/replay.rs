@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use sidecarta_capture::loss::Counters;
 use sidecarta_capture::meter::{Config, KnownPorts, Meter};
-use sidecarta_capture::source::{self, Reader, SourceReport};
+use sidecarta_capture::source::{self, Digests, Reader};
 
 use super::output::{self, Format};
 use super::progress::Line;
@@ -77,7 +77,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let (sockets, ports) = cluster.listening();
     let mut meter = Meter::new(Config::default(), KnownPorts { sockets, ports });
     let mut learner = Learner::new(&cluster);
-    let reader = read(reader, &mut meter, &mut learner)?;
+    let (reader, digests) = read(reader, &mut meter, &mut learner)?;
     let totals = totals(meter.counters());
     // The flow table is no longer needed, and storing wants memory of its own.
     drop(meter);
@@ -89,7 +89,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
             eprintln!("warning: {}: {damage}", report.path);
             partial |= report.packets > 0 || damage != "it holds no packet";
         }
-        let id = batch_id(report, snapshot.digest);
+        let id = batch_id(digests.of(i as u32), snapshot.digest);
         // Losses are counted for all captures together; the first source carries them.
         let counters = if i == 0 { totals.clone() } else { BTreeMap::new() };
         let batch = learner.take(i as u32, id, &report.path, counters);
@@ -118,7 +118,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
 }
 
-fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>) -> anyhow::Result<Reader> {
+fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>) -> anyhow::Result<(Reader, Digests)> {
     let progress = reader.progress();
     let mut line = Line::new();
     let mut prefetch = source::spawn(reader)?;
@@ -133,8 +133,8 @@ fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>) -> anyhow:
 }
 
 /// The same capture with the same snapshot is the same batch for ever; another snapshot may resolve it better, so it counts as new.
-fn batch_id(report: &SourceReport, snapshot: u64) -> BatchId {
-    BatchId { source: format!("capture:{:016x}:{snapshot:016x}", report.digest), sequence: 0 }
+fn batch_id(capture: u64, snapshot: u64) -> BatchId {
+    BatchId { source: format!("capture:{capture:016x}:{snapshot:016x}"), sequence: 0 }
 }
 
 /// The capture layer's counters by name.
