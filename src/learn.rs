@@ -3,8 +3,9 @@
 //! Owns aggregation. Pure: observations in, batches out, nothing kept beyond what a batch holds; memory is bounded by distinct
 //! dependencies. Must never drop an observation without counting why.
 
-use std::collections::hash_map::{Entry, HashMap};
-use std::collections::{BTreeMap, BTreeSet};
+mod records;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observation, Orientation, Transport};
 
@@ -15,6 +16,7 @@ use crate::model::{
     Tally, Time, Watch, Workload, WorkloadId,
 };
 use crate::resolve::{Resolution, protocol, resolve};
+use records::Records;
 
 /// Addresses outside the cluster that are listed one by one per workload. A scanner or a crawler reaches millions; what
 /// exceeds this is counted, and tells no more for a Sidecar than the first thousand do.
@@ -23,7 +25,7 @@ const MAX_ADDRESSES: u32 = 1_000;
 /// What one source of observations has taught so far.
 #[derive(Debug, Default)]
 struct Lesson {
-    records: HashMap<Key, Record>,
+    records: Records,
     addresses: HashMap<WorkloadId, u32>,
     counters: BTreeMap<&'static str, u64>,
     spans: Spans,
@@ -122,7 +124,7 @@ impl<'a> Learner<'a> {
         };
         let time = Time(l.time);
         let lesson = self.lessons.entry(l.interface.source).or_default();
-        lesson.merge(Record::Lookups(Lookups { workload: pod.workload.clone(), host, tally: Tally::new(1, time, time) }));
+        lesson.records.merge(Record::Lookups(Lookups { workload: pod.workload.clone(), host, tally: Tally::new(1, time, time) }));
         lesson.note_workload(pod, time);
     }
 
@@ -132,7 +134,7 @@ impl<'a> Learner<'a> {
         lesson.spans.merge(&span.alone());
         match watched(self.cluster, s) {
             Watched::Pod(pod) => {
-                lesson.merge(Record::Watch(Watch {
+                lesson.records.merge(Record::Watch(Watch {
                     workload: pod.workload.clone(),
                     pod: pod.name.clone(),
                     started: Some(pod.start).filter(|t| *t != Time::MIN),
@@ -165,11 +167,9 @@ impl<'a> Learner<'a> {
             *all.entry(name.to_owned()).or_default() += n;
         }
         let source = Source { source: id.source.clone(), label: label.to_owned(), spans: lesson.spans, counters: all };
-        let mut rows: Vec<(Key, Record)> = lesson.records.into_iter().collect();
-        let source = Record::Source(source);
-        rows.push((source.key(), source));
-        rows.sort_by(|a, b| a.0.cmp(&b.0));
-        Batch { id, records: rows.into_iter().map(|(_, r)| r).collect() }
+        let mut records = lesson.records;
+        records.merge(Record::Source(source));
+        Batch { id, records: records.into_sorted() }
     }
 }
 
@@ -199,14 +199,14 @@ impl Lesson {
         dependency.midway = if midway(c) { counts } else { 0 };
         dependency.guessed = if c.orientation == Orientation::Guessed { counts } else { 0 };
         dependency.unanswered = if c.answered { 0 } else { counts };
-        self.merge(Record::Dependency(dependency));
+        self.records.merge(Record::Dependency(dependency));
         self.note_workload(pod, last);
     }
 
     /// Whether a destination that no configuration of the mesh names may get a row of its own: those have no natural bound.
     fn may_list(&mut self, key: &DependencyKey) -> bool {
         let unbounded = matches!(key.destination, Destination::External { namespace: None, .. } | Destination::Unresolved { .. });
-        if !unbounded || self.records.contains_key(&Key::Dependency(key.clone())) {
+        if !unbounded || self.records.get_mut(&Key::Dependency(key)).is_some() {
             return true;
         }
         let listed = self.addresses.entry(key.workload.clone()).or_default();
@@ -215,24 +215,14 @@ impl Lesson {
     }
 
     fn note_workload(&mut self, pod: &Pod, seen: Time) {
-        let key = Key::Workload(pod.workload.clone());
-        match self.records.get_mut(&key) {
+        match self.records.get_mut(&Key::Workload(&pod.workload)) {
             Some(Record::Workload(w)) if w.last_seen >= seen => {}
-            _ => self.merge(Record::Workload(Workload {
+            _ => self.records.merge(Record::Workload(Workload {
                 id: pod.workload.clone(),
                 selector: pod.selector.clone(),
                 data_plane: pod.data_plane,
                 last_seen: seen,
             })),
-        }
-    }
-
-    fn merge(&mut self, record: Record) {
-        match self.records.entry(record.key()) {
-            Entry::Vacant(e) => {
-                e.insert(record);
-            }
-            Entry::Occupied(mut e) => e.get_mut().merge(&record),
         }
     }
 }

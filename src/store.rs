@@ -9,23 +9,30 @@
 mod exchange;
 mod keys;
 mod marker;
+mod pages;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::model::{Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::model::{Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload, WorkloadId};
 use keys::Kind;
 use marker::Marker;
 
 pub use exchange::Imported;
 
 /// Version of the layout and of the rows' encoding.
-pub const SCHEMA: u32 = 1;
+///
+/// 1: a row for each dependency. 2: pages of them.
+pub const SCHEMA: u32 = 2;
 
-/// Page cache of sled: the default of 1 GiB would dwarf everything else; a working set of 60 MB of rows fits several times over.
-const CACHE: u64 = 32 * 1024 * 1024;
+/// Page cache of sled: the default of 1 GiB would dwarf everything else. What is read again within one command is little, and stands in
+/// the cache of the system as well.
+const CACHE: u64 = 8 * 1024 * 1024;
 
 /// Free space below which no batch is begun: sled hangs when it meets a full disk in the middle of its work.
 const MIN_FREE: u64 = 16 * 1024 * 1024;
@@ -148,7 +155,7 @@ impl Store {
         let marker = Marker::read(dir)?;
         let fresh = marker.is_none();
         if fresh {
-            let mut entries = match fs::read_dir(dir) {
+            let entries = match fs::read_dir(dir) {
                 Ok(entries) => entries,
                 Err(e) if e.kind() == io::ErrorKind::NotFound && access == Access::CreateOrOpen => {
                     fs::create_dir_all(dir).map_err(|e| io("make the directory", e))?;
@@ -157,13 +164,16 @@ impl Store {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing(dir.to_owned())),
                 Err(e) => return Err(io("open the store", e)),
             };
-            if entries.next().is_some() {
+            // What an interrupted creation may leave is no reason to refuse.
+            if entries.flatten().any(|e| !Marker::is_unfinished(&e.file_name())) {
                 return Err(StoreError::NotAStore(dir.to_owned()));
             }
             if access == Access::Existing {
                 return Err(StoreError::Missing(dir.to_owned()));
             }
             room(dir)?;
+            // Before the database: a directory with a database and no marker would be nobody's.
+            Marker::default().write(dir)?;
         }
         if let Some(found) = marker.as_ref().map(|m| m.schema).filter(|s| *s > SCHEMA) {
             return Err(StoreError::Newer { path: dir.to_owned(), found });
@@ -181,6 +191,9 @@ impl Store {
             store.sync()?;
         } else {
             store.check()?;
+            if store.marker.schema < SCHEMA {
+                store.migrate()?;
+            }
         }
         Ok(store)
     }
@@ -203,12 +216,12 @@ impl Store {
     ///
     /// # Errors
     /// On any failure nothing of the batch is held, and the store writes no more.
-    pub fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+    pub fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
         self.apply_holding(batch, &BTreeSet::new())
     }
 
     /// As [`Store::apply`], and counts further batches as held from then on (those that an export was made of).
-    fn apply_holding(&mut self, batch: &Batch, also: &BTreeSet<BatchId>) -> Result<Applied, StoreError> {
+    fn apply_holding(&mut self, batch: Batch, also: &BTreeSet<BatchId>) -> Result<Applied, StoreError> {
         if self.stopped {
             return Err(StoreError::Stopped(self.dir.clone()));
         }
@@ -216,27 +229,47 @@ impl Store {
         if self.get(&held)?.is_some() {
             return Ok(Applied::AlreadyHeld);
         }
-        room(&self.dir)?;
-        let mut writes = sled::Batch::default();
-        for record in &batch.records {
-            let key = keys::record(record);
+        let mut writes = self.writes()?;
+        let mut dependencies: BTreeMap<WorkloadId, Vec<Dependency>> = BTreeMap::new();
+        for record in batch.records {
+            let key = keys::record(&record);
+            let record = match record {
+                Record::Dependency(d) => {
+                    match dependencies.get_mut(&d.key.workload) {
+                        Some(known) => known.push(d),
+                        None => drop(dependencies.insert(d.key.workload.clone(), vec![d])),
+                    }
+                    continue;
+                }
+                other => other,
+            };
             let row = match self.get(&key)? {
                 Some(row) => {
-                    let mut merged = self.decode(&row)?;
-                    merged.merge(record);
+                    let mut merged: Record = self.decode(&row)?;
+                    merged.merge(&record);
                     self.encode(&merged)?
                 }
-                None => self.encode(record)?,
+                None => self.encode(&record)?,
             };
-            writes.insert(key, row);
+            writes.rows.insert(key, row);
+        }
+        // Each is let go when it is written: they are most of the memory of a batch.
+        for (workload, new) in dependencies {
+            self.write_pages(&workload, new, &mut writes)?;
         }
         for id in also.iter().chain(std::iter::once(&batch.id)) {
-            writes.insert(keys::batch(id), &b""[..]);
+            writes.rows.insert(keys::batch(id), &b""[..]);
         }
+        self.commit(writes.rows).map(|()| Applied::New)
+    }
+
+    /// Writes all or nothing, and makes it durable.
+    fn commit(&mut self, writes: sled::Batch) -> Result<(), StoreError> {
+        room(&self.dir)?;
         let result = self.rows.apply_batch(writes).map_err(|error| self.database(error)).and_then(|()| self.sync());
         // After the first error sled must not be written to again: it may hang.
         self.stopped = result.is_err();
-        result.map(|()| Applied::New)
+        result
     }
 
     /// Whether a batch is held.
@@ -252,10 +285,11 @@ impl Store {
     /// # Errors
     /// When a row cannot be read.
     pub fn dependencies(&self, namespace: Option<&str>) -> Result<Vec<Dependency>, StoreError> {
-        let mut all: Vec<Dependency> = self.all(Kind::Dependency, namespace, |r| match r {
-            Record::Dependency(d) => Some(d),
-            _ => None,
-        })?;
+        let mut all = Vec::new();
+        for row in self.rows.scan_prefix(keys::prefix(Kind::Page, namespace)) {
+            let (_, row) = row.map_err(|e| self.database(e))?;
+            all.append(&mut self.page(&row)?);
+        }
         all.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(all)
     }
@@ -304,12 +338,12 @@ impl Store {
         })
     }
 
-    /// Flushes and closes.
+    /// Closes. All that was applied is durable already.
     ///
     /// # Errors
-    /// When the last flush fails.
-    pub fn close(mut self) -> Result<(), StoreError> {
-        if self.stopped { Err(StoreError::Stopped(self.dir.clone())) } else { self.sync() }
+    /// When an earlier write failed.
+    pub fn close(self) -> Result<(), StoreError> {
+        if self.stopped { Err(StoreError::Stopped(self.dir.clone())) } else { Ok(()) }
     }
 
     fn all<T>(&self, kind: Kind, namespace: Option<&str>, pick: impl Fn(Record) -> Option<T>) -> Result<Vec<T>, StoreError> {
@@ -326,15 +360,25 @@ impl Store {
     }
 
     fn database(&self, error: sled::Error) -> StoreError {
-        StoreError::Database { path: self.dir.clone(), error }
+        let path = self.dir.clone();
+        match error {
+            sled::Error::Io(error) => StoreError::Io { what: "use the database of the store", path, error },
+            error => StoreError::Database { path, error },
+        }
     }
 
-    fn decode(&self, row: &[u8]) -> Result<Record, StoreError> {
+    fn decode<T: DeserializeOwned>(&self, row: &[u8]) -> Result<T, StoreError> {
         serde_json::from_slice(row).map_err(|error| StoreError::Row { path: self.dir.clone(), error })
     }
 
     fn encode(&self, record: &Record) -> Result<Vec<u8>, StoreError> {
-        serde_json::to_vec(record).map_err(|error| StoreError::Row { path: self.dir.clone(), error })
+        let mut row = Vec::new();
+        self.encode_into(&mut row, record)?;
+        Ok(row)
+    }
+
+    fn encode_into(&self, row: &mut Vec<u8>, value: &impl Serialize) -> Result<(), StoreError> {
+        serde_json::to_writer(row, value).map_err(|error| StoreError::Row { path: self.dir.clone(), error })
     }
 
     /// Makes everything durable. sled's own flush leaves file metadata and the device cache alone.
@@ -346,6 +390,7 @@ impl Store {
             path: file,
             error,
         })?;
+        self.marker.schema = SCHEMA;
         self.marker.rows = self.rows.len() as u64;
         self.marker.write(&self.dir)
     }

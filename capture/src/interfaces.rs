@@ -47,7 +47,7 @@ impl Interfaces {
         if !*seen {
             *seen = true;
             let new = |address| CommonAddress { address, unrouted: 0, routed: 0 };
-            *common = if key.to_itself() { vec![new(from)] } else { vec![new(from), new(to)] };
+            *common = if key.is_to_itself() { vec![new(from)] } else { vec![new(from), new(to)] };
         } else {
             common.retain(|c| c.address == from || c.address == to);
         }

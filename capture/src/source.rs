@@ -7,6 +7,7 @@
 //! link type or snap length, which cannot be known before the end of the file. Compressed input and pipes go through a thread that
 //! sniffs, decompresses and feeds a pipe.
 
+mod digest;
 mod input;
 mod ng;
 mod prefetch;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use digest::Digests;
 pub use prefetch::{Prefetch, spawn};
 pub use sniff::is_capture;
 
@@ -83,8 +85,6 @@ pub struct SourceReport {
     pub first: Option<Nanos>,
     /// What is wrong with it, in words, where something is.
     pub damage: Option<String>,
-    /// Digest of the frames delivered: recognises that a capture is replayed. No security function.
-    pub digest: u64,
 }
 
 /// How far reading has come. Shared between threads.
@@ -152,7 +152,6 @@ impl Reader {
                 bytes: 0,
                 first: None,
                 damage: None,
-                digest: input::DIGEST_SEED,
             });
             if plain {
                 let size = fs::metadata(path).map_or(0, |m| m.len());
@@ -361,7 +360,6 @@ impl Open {
             report.packets += 1;
             report.bytes += frame.data.len() as u64;
             report.first.get_or_insert(frame.time);
-            report.digest = input::digest(report.digest, &frame);
             take(Frame { interface, ..frame });
         });
         match next {

@@ -1,13 +1,13 @@
 //! `sidecarta replay`: captures in, dependencies learned.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
 use sidecarta_capture::loss::Counters;
 use sidecarta_capture::meter::{Config, KnownPorts, Meter};
-use sidecarta_capture::source::{self, Reader, SourceReport};
+use sidecarta_capture::source::{self, Digests, Reader};
 
 use super::output::{self, Format};
 use super::progress::Line;
@@ -77,7 +77,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let (sockets, ports) = cluster.listening();
     let mut meter = Meter::new(Config::default(), KnownPorts { sockets, ports });
     let mut learner = Learner::new(&cluster);
-    let reader = read(reader, &mut meter, &mut learner)?;
+    let (reader, digests) = read(reader, &mut meter, &mut learner)?;
     let totals = totals(meter.counters());
     // The flow table is no longer needed, and storing wants memory of its own.
     drop(meter);
@@ -89,11 +89,14 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
             eprintln!("warning: {}: {damage}", report.path);
             partial |= report.packets > 0 || damage != "it holds no packet";
         }
-        let id = batch_id(report, snapshot.digest);
+        let id = batch_id(digests.of(i as u32), snapshot.digest);
         // Losses are counted for all captures together; the first source carries them.
         let counters = if i == 0 { totals.clone() } else { BTreeMap::new() };
         let batch = learner.take(i as u32, id, &report.path, counters);
-        summary.add(&batch, store.apply(&batch)?, report);
+        summary.add(&batch);
+        if store.apply(batch)? == Applied::AlreadyHeld {
+            summary.already_held.push(report.path.clone());
+        }
     }
     store.close()?;
     summary.summarise();
@@ -115,7 +118,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
 }
 
-fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>) -> anyhow::Result<Reader> {
+fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>) -> anyhow::Result<(Reader, Digests)> {
     let progress = reader.progress();
     let mut line = Line::new();
     let mut prefetch = source::spawn(reader)?;
@@ -130,8 +133,8 @@ fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>) -> anyhow:
 }
 
 /// The same capture with the same snapshot is the same batch for ever; another snapshot may resolve it better, so it counts as new.
-fn batch_id(report: &SourceReport, snapshot: u64) -> BatchId {
-    BatchId { source: format!("capture:{:016x}:{snapshot:016x}", report.digest), sequence: 0 }
+fn batch_id(capture: u64, snapshot: u64) -> BatchId {
+    BatchId { source: format!("capture:{capture:016x}:{snapshot:016x}"), sequence: 0 }
 }
 
 /// The capture layer's counters by name.
@@ -186,17 +189,14 @@ struct Summary {
     #[serde(skip)]
     seen: Spans,
     #[serde(skip)]
-    merged: BTreeMap<DependencyKey, (Tally, Option<Tally>)>,
+    merged: HashMap<DependencyKey, (Tally, Option<Tally>)>,
     #[serde(skip)]
     known: BTreeSet<WorkloadId>,
 }
 
 impl Summary {
-    fn add(&mut self, batch: &Batch, applied: Applied, report: &SourceReport) {
+    fn add(&mut self, batch: &Batch) {
         self.captures += 1;
-        if applied == Applied::AlreadyHeld {
-            self.already_held.push(report.path.clone());
-        }
         for record in &batch.records {
             match record {
                 Record::Source(s) => {
@@ -234,8 +234,15 @@ impl Summary {
         self.scope_misses.clear();
         self.ambiguous.clear();
         self.unresolved.clear();
+        let mut remarkable: Vec<_> = Vec::new();
         for (key, (tally, missed)) in &self.merged {
             *self.dependencies.entry(key.destination.kind()).or_default() += 1;
+            if missed.is_some() || matches!(key.destination, Destination::Ambiguous { .. } | Destination::Unresolved { .. }) {
+                remarkable.push((key, tally, missed));
+            }
+        }
+        remarkable.sort_by_key(|(key, ..)| *key);
+        for (key, tally, missed) in remarkable {
             let (workload, destination) = (key.workload.to_string(), key.destination.to_string());
             let (port, n) = (key.port, tally.connections);
             match &key.destination {

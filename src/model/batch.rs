@@ -65,29 +65,29 @@ pub enum Record {
 }
 
 /// What makes two records the same. The order groups by kind, then by workload.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Key {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key<'a> {
     /// By workload.
-    Workload(WorkloadId),
+    Workload(&'a WorkloadId),
     /// By dependency.
-    Dependency(DependencyKey),
+    Dependency(&'a DependencyKey),
     /// By workload and pod.
-    Watch(WorkloadId, String),
+    Watch(&'a WorkloadId, &'a str),
     /// By workload and host.
-    Lookups(WorkloadId, String),
+    Lookups(&'a WorkloadId, &'a str),
     /// By source.
-    Source(String),
+    Source(&'a str),
 }
 
 impl Record {
     /// Its key.
-    pub fn key(&self) -> Key {
+    pub fn key(&self) -> Key<'_> {
         match self {
-            Self::Workload(w) => Key::Workload(w.id.clone()),
-            Self::Dependency(d) => Key::Dependency(d.key.clone()),
-            Self::Watch(w) => Key::Watch(w.workload.clone(), w.pod.clone()),
-            Self::Lookups(l) => Key::Lookups(l.workload.clone(), l.host.clone()),
-            Self::Source(s) => Key::Source(s.source.clone()),
+            Self::Workload(w) => Key::Workload(&w.id),
+            Self::Dependency(d) => Key::Dependency(&d.key),
+            Self::Watch(w) => Key::Watch(&w.workload, &w.pod),
+            Self::Lookups(l) => Key::Lookups(&l.workload, &l.host),
+            Self::Source(s) => Key::Source(&s.source),
         }
     }
 }

@@ -67,6 +67,13 @@ proptest! {
     }
 
     #[test]
+    fn times_read_as_the_calendar_has_them(nanos in prop_oneof![any::<i64>(), (0..4_000_000_000i64).prop_map(|s| s * 1_000_000_000)]) {
+        let expected = jiff::Timestamp::from_nanosecond(i128::from(nanos)).unwrap().to_string();
+        prop_assert_eq!(Time(nanos).to_string(), expected.clone());
+        prop_assert_eq!(expected.parse::<Time>().unwrap(), Time(nanos));
+    }
+
+    #[test]
     fn spans_merge_in_any_order_and_once(a in spans(), b in spans(), c in spans()) {
         let left = merged(&[&a, &b, &c]);
         prop_assert_eq!(&left, &merged(&[&c, &merged(&[&b, &a])]));
@@ -80,6 +87,14 @@ proptest! {
         let text = serde_json::to_string(&record).unwrap();
         prop_assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
     }
+}
+
+#[test]
+fn the_ends_of_time_are_written_and_read() {
+    for time in [Time::MIN, Time::MAX, Time(0), Time(-1), Time(951_782_400_000_000_000)] {
+        assert_eq!(time.to_string().parse::<Time>().unwrap(), time);
+    }
+    assert_eq!(Time(951_782_400_000_000_000).to_string(), "2000-02-29T00:00:00Z");
 }
 
 #[test]

@@ -26,12 +26,60 @@ impl Time {
     }
 }
 
+/// RFC 3339 in UTC, as long as it can get: `2026-01-01T20:40:00.123456789Z`.
+const TEXT: usize = 30;
+
+impl Time {
+    /// Writes it as RFC 3339 in UTC, without the zeros at its end, and gives the length. A store holds a handful per dependency, so this
+    /// is quick: the calendar of the nanoseconds that 64 bits hold is that of the years 1677 to 2262.
+    fn text(self, out: &mut [u8; TEXT]) -> usize {
+        let digits = |out: &mut [u8], mut n: u32| {
+            for digit in out.iter_mut().rev() {
+                *digit = b'0' + (n % 10) as u8;
+                n /= 10;
+            }
+        };
+        let nanos = self.0.rem_euclid(1_000_000_000) as u32;
+        let (days, second) = (self.seconds().div_euclid(86_400), self.seconds().rem_euclid(86_400) as u32);
+        let (year, month, day) = civil(days);
+        out.copy_from_slice(b"0000-00-00T00:00:00.000000000Z");
+        digits(&mut out[..4], year);
+        digits(&mut out[5..7], month);
+        digits(&mut out[8..10], day);
+        digits(&mut out[11..13], second / 3600);
+        digits(&mut out[14..16], second / 60 % 60);
+        digits(&mut out[17..19], second % 60);
+        digits(&mut out[20..29], nanos);
+        let mut length = TEXT - 1;
+        while out[length - 1] == b'0' && length > 20 {
+            length -= 1;
+        }
+        if length == 20 {
+            length = 19;
+        }
+        out[length] = b'Z';
+        length + 1
+    }
+}
+
+/// Year, month and day of a day since the epoch, in the proleptic Gregorian calendar. Counted from March, so that the leap day is the last of
+/// its year, in eras of 400 years of 146,097 days.
+fn civil(days: i64) -> (u32, u32, u32) {
+    let days = days + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let first = (153 * month + 2) / 5;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    ((era * 400 + year + next) as u32, month as u32, (day - first + 1) as u32)
+}
+
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_nanosecond(i128::from(self.0)) {
-            Ok(t) => t.fmt(f),
-            Err(_) => write!(f, "{}ns", self.0),
-        }
+        let mut out = [0; TEXT];
+        let length = self.text(&mut out);
+        f.pad(std::str::from_utf8(&out[..length]).unwrap_or_default())
     }
 }
 
@@ -46,7 +94,9 @@ impl FromStr for Time {
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        let mut out = [0; TEXT];
+        let length = self.text(&mut out);
+        s.serialize_str(std::str::from_utf8(&out[..length]).unwrap_or_default())
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Kind};
 use super::{Applied, Store, StoreError};
-use crate::model::{Batch, BatchId, Record};
+use crate::model::{Batch, BatchId, Dependency, Record};
 
 /// Version of the export format.
 const VERSION: u32 = 1;
@@ -60,24 +60,28 @@ impl Store {
     /// # Errors
     /// When a row cannot be read or the output not be written.
     pub fn export(&self, out: &mut impl Write) -> Result<u64, StoreError> {
-        let mut line = |line: &Line| -> Result<(), StoreError> {
-            serde_json::to_writer(&mut *out, line).map_err(std::io::Error::from)?;
-            Ok(out.write_all(b"\n")?)
-        };
-        line(&Line::Sidecarta(Header { version: VERSION }))?;
-        let (mut rows, mut batches) = (0, 0);
+        let mut out = Lines { out, rows: 0, batches: 0 };
+        out.line(&Line::Sidecarta(Header { version: VERSION }))?;
+        // Pages of one workload follow each other, and which of them a dependency stands on does not matter.
+        let mut workload: Vec<Dependency> = Vec::new();
         for row in &self.rows {
             let (key, row) = row.map_err(|e| self.database(e))?;
-            if key.first() == Some(&(Kind::Batch as u8)) {
-                let Some(id) = keys::parse_batch(&key) else { continue };
-                line(&Line::Batch(id))?;
-                batches += 1;
+            let kind = key.first().copied().unwrap_or_default();
+            let mut page: Vec<Dependency> = if kind == Kind::Page as u8 { self.page(&row)? } else { Vec::new() };
+            if page.first().map(|d| &d.key.workload) != workload.first().map(|d| &d.key.workload) {
+                out.dependencies(&mut workload)?;
+            }
+            if kind == Kind::Page as u8 {
+                workload.append(&mut page);
+            } else if kind == Kind::Batch as u8 {
+                out.batch(&key)?;
             } else {
-                line(&Line::Row(Box::new(self.decode(&row)?)))?;
-                rows += 1;
+                out.row(self.decode(&row)?)?;
             }
         }
-        line(&Line::End(Footer { rows, batches }))?;
+        out.dependencies(&mut workload)?;
+        let (rows, batches) = (out.rows, out.batches);
+        out.line(&Line::End(Footer { rows, batches }))?;
         Ok(rows)
     }
 
@@ -111,8 +115,38 @@ impl Store {
             text.bytes().fold(d.wrapping_mul(31), |d, b| (d ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
         });
         let id = BatchId { source: format!("import:{digest:016x}"), sequence: 0 };
-        let applied = self.apply_holding(&Batch { id, records }, &batches)?;
+        let applied = self.apply_holding(Batch { id, records }, &batches)?;
         Ok(Imported { rows, applied })
+    }
+}
+
+/// An export being written.
+struct Lines<'a, W> {
+    out: &'a mut W,
+    rows: u64,
+    batches: u64,
+}
+
+impl<W: Write> Lines<'_, W> {
+    fn line(&mut self, line: &Line) -> Result<(), StoreError> {
+        serde_json::to_writer(&mut *self.out, line).map_err(std::io::Error::from)?;
+        Ok(self.out.write_all(b"\n")?)
+    }
+
+    fn row(&mut self, record: Record) -> Result<(), StoreError> {
+        self.rows += 1;
+        self.line(&Line::Row(Box::new(record)))
+    }
+
+    fn dependencies(&mut self, all: &mut Vec<Dependency>) -> Result<(), StoreError> {
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        all.drain(..).try_for_each(|d| self.row(Record::Dependency(d)))
+    }
+
+    fn batch(&mut self, key: &[u8]) -> Result<(), StoreError> {
+        let Some(id) = keys::parse_batch(key) else { return Ok(()) };
+        self.batches += 1;
+        self.line(&Line::Batch(id))
     }
 }
 

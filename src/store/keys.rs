@@ -7,7 +7,10 @@ use crate::model::{BatchId, Record, WorkloadId};
 #[repr(u8)]
 pub(super) enum Kind {
     Workload = b'w',
+    /// One dependency, in stores of schema 1.
     Dependency = b'd',
+    /// Dependencies of a workload.
+    Page = b'c',
     Watch = b'p',
     Lookups = b'l',
     Source = b's',
@@ -26,7 +29,8 @@ fn part(key: &mut Vec<u8>, text: &str) {
     key.push(0);
 }
 
-fn of_workload(kind: Kind, id: &WorkloadId) -> Vec<u8> {
+/// What the keys of all rows of a kind of one workload begin with.
+pub(super) fn of_workload(kind: Kind, id: &WorkloadId) -> Vec<u8> {
     let mut key = vec![kind as u8];
     part(&mut key, &id.namespace);
     part(&mut key, &id.kind);
@@ -53,15 +57,21 @@ pub(super) fn record(record: &Record) -> Vec<u8> {
             part(&mut key, &s.source);
             key
         }
-        Record::Dependency(d) => {
-            let mut key = of_workload(Kind::Dependency, &d.key.workload);
-            // The destination has many forms; its serialised one is unambiguous.
-            part(&mut key, &serde_json::to_string(&d.key.destination).unwrap_or_default());
-            key.extend(d.key.port.to_be_bytes());
-            key.push(d.key.protocol as u8);
-            key
-        }
+        // Dependencies share rows: see [`page`].
+        Record::Dependency(d) => page(&d.key.workload, 0),
     }
+}
+
+/// Key of a page of dependencies.
+pub(super) fn page(workload: &WorkloadId, number: u32) -> Vec<u8> {
+    let mut key = of_workload(Kind::Page, workload);
+    key.extend(number.to_be_bytes());
+    key
+}
+
+/// Number of the page that has this key.
+pub(super) fn page_number(key: &[u8]) -> u32 {
+    key.last_chunk().map_or(0, |n| u32::from_be_bytes(*n))
 }
 
 /// Key of the note that a batch is held.

@@ -1,5 +1,6 @@
 //! The marker file: that a directory is a store, of which schema, and how many rows it held when it was last written.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -9,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{SCHEMA, StoreError};
 
 const FILE: &str = "sidecarta.json";
+/// The marker while it is written.
+const UNFINISHED: &str = "sidecarta.json.new";
 const FORMAT: &str = "sidecarta-store";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,10 +43,15 @@ impl Marker {
         }
     }
 
+    /// Whether this is the name of a marker that was not finished.
+    pub fn is_unfinished(name: &OsStr) -> bool {
+        name == UNFINISHED
+    }
+
     /// Writes the marker whole or not at all.
     pub fn write(&self, dir: &Path) -> Result<(), StoreError> {
         let path = dir.join(FILE);
-        let new = dir.join(format!("{FILE}.new"));
+        let new = dir.join(UNFINISHED);
         let text = serde_json::to_string(self).unwrap_or_default();
         File::create(&new)
             .and_then(|mut f| f.write_all(text.as_bytes()).and_then(|()| f.sync_all()))

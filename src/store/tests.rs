@@ -24,8 +24,8 @@ fn a_batch_counts_once_and_survives_closing() {
     let path = dir.path().join("s");
     let b = batch("a", vec![workload("w", 5)]);
     let mut store = Store::open(&path, Access::CreateOrOpen).unwrap();
-    assert_eq!(store.apply(&b).unwrap(), Applied::New);
-    assert_eq!(store.apply(&b).unwrap(), Applied::AlreadyHeld);
+    assert_eq!(store.apply(b.clone()).unwrap(), Applied::New);
+    assert_eq!(store.apply(b.clone()).unwrap(), Applied::AlreadyHeld);
     store.close().unwrap();
     let store = Store::open(&path, Access::Existing).unwrap();
     assert_eq!(store.workloads(None).unwrap().len(), 1);
@@ -49,11 +49,11 @@ fn a_second_opener_a_newer_store_and_a_torn_one_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let mut store = Store::open(&path, Access::CreateOrOpen).unwrap();
-    store.apply(&batch("a", (0..200).map(|i| workload(&format!("w{i}"), i)).collect())).unwrap();
+    store.apply(batch("a", (0..200).map(|i| workload(&format!("w{i}"), i)).collect())).unwrap();
     assert!(matches!(Store::open(&path, Access::Existing), Err(StoreError::Locked(_))));
     store.close().unwrap();
     let marker = std::fs::read_to_string(path.join("sidecarta.json")).unwrap();
-    std::fs::write(path.join("sidecarta.json"), marker.replace("\"schema\":1", "\"schema\":9")).unwrap();
+    std::fs::write(path.join("sidecarta.json"), marker.replace(&format!("\"schema\":{SCHEMA}"), "\"schema\":9")).unwrap();
     assert!(matches!(Store::open(&path, Access::Existing), Err(StoreError::Newer { found: 9, .. })));
     std::fs::write(path.join("sidecarta.json"), &marker).unwrap();
     // Cut the database anywhere: never an empty store without a word.
@@ -80,7 +80,7 @@ fn a_second_opener_a_newer_store_and_a_torn_one_are_told_apart() {
 fn a_cut_or_altered_export_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(&dir.path().join("a"), Access::CreateOrOpen).unwrap();
-    store.apply(&batch("a", vec![workload("w", 5), workload("x", 6)])).unwrap();
+    store.apply(batch("a", vec![workload("w", 5), workload("x", 6)])).unwrap();
     let text = exported(&store);
     let mut other = Store::open(&dir.path().join("b"), Access::CreateOrOpen).unwrap();
     let lines: Vec<&str> = text.lines().collect();
@@ -107,10 +107,10 @@ proptest! {
         let mut straight = Store::open(&dir.path().join("a"), Access::CreateOrOpen).unwrap();
         let mut shuffled = Store::open(&dir.path().join("b"), Access::CreateOrOpen).unwrap();
         for b in &batches {
-            straight.apply(b).unwrap();
+            straight.apply(b.clone()).unwrap();
         }
         for i in order.into_iter().chain([again]) {
-            shuffled.apply(&batches[i]).unwrap();
+            shuffled.apply(batches[i].clone()).unwrap();
         }
         prop_assert_eq!(exported(&straight), exported(&shuffled));
     }
@@ -119,5 +119,66 @@ proptest! {
     fn keys_of_batches_read_back(source in "\\PC{0,12}|[\\x00-\\x03]{0,6}", sequence in any::<u64>()) {
         let id = BatchId { source, sequence };
         prop_assert_eq!(keys::parse_batch(&keys::batch(&id)), Some(id));
+    }
+}
+
+fn dependency(workload: &str, to: &str, connections: u64) -> Record {
+    use crate::model::{DependencyKey, Destination, Protocol, ServicePort, Tally};
+    let workload = WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: workload.into() };
+    let host = format!("{to}.n.svc.cluster.local");
+    let service = ServicePort { namespace: "n".into(), name: to.into(), host, port: 80 };
+    let key = DependencyKey { workload, destination: Destination::Service(service), port: 80, protocol: Protocol::Tcp };
+    Record::Dependency(Dependency::new(key, Tally::new(connections, Time(1), Time(2))))
+}
+
+/// The numbers of connections by workload and Service.
+fn connections(store: &Store) -> Vec<(String, u64)> {
+    let all = store.dependencies(None).unwrap();
+    all.iter().map(|d| (format!("{} {}", d.key.workload, d.key.destination), d.tally.connections)).collect()
+}
+
+#[test]
+fn dependencies_of_a_workload_share_rows_and_each_stands_on_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&dir.path().join("s"), Access::CreateOrOpen).unwrap();
+    let odd = (0..200).filter(|i| i % 2 == 1);
+    let records = |i: u64| [dependency("w", &format!("s{i:03}"), i), dependency("w1", &format!("s{i:03}"), 1)];
+    store.apply(batch("odd", odd.flat_map(records).collect())).unwrap();
+    store.apply(batch("all", (0..200).flat_map(records).collect())).unwrap();
+    let found = connections(&store);
+    assert_eq!(found.len(), 400);
+    for (i, (name, n)) in (0..).zip(&found[..200]) {
+        let sightings = if i % 2 == 1 { 2 } else { 1 };
+        assert_eq!((name.as_str(), *n), (format!("n/w n/s{i:03}").as_str(), i * sightings));
+    }
+    // Pages are neither many nor long.
+    let pages: Vec<usize> = store.rows.scan_prefix(keys::prefix(Kind::Page, None)).map(|r| r.unwrap().1.len()).collect();
+    assert!((4..20).contains(&pages.len()) && pages.iter().all(|n| *n <= 6 * 1024), "{pages:?}");
+    assert_eq!(store.dependencies(Some("other")).unwrap(), []);
+}
+
+/// `tests/store-1` was written by the program when each dependency had a row, with the export that it made.
+#[test]
+fn a_store_of_schema_1_becomes_one_of_pages_with_all_that_it_held() {
+    let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store-1");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    fs::create_dir_all(path.join("db")).unwrap();
+    fs::copy(old.join("sidecarta.json"), path.join("sidecarta.json")).unwrap();
+    fs::copy(old.join("conf"), path.join("db/conf")).unwrap();
+    let mut packed = flate2::read::GzDecoder::new(File::open(old.join("db.gz")).unwrap());
+    io::copy(&mut packed, &mut File::create(path.join("db/db")).unwrap()).unwrap();
+
+    let lines = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let expected = lines(&fs::read_to_string(old.join("export.ndjson")).unwrap());
+    for _ in 0..2 {
+        let store = Store::open(&path, Access::Existing).unwrap();
+        assert_eq!(lines(&exported(&store)), expected);
+        assert_eq!(store.rows.scan_prefix(keys::prefix(Kind::Dependency, None)).count(), 0);
+        assert!(store.marker.schema == SCHEMA && store.marker.rows > 10);
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::head::{self, Begins, MAX_HEAD};
+use super::key::FlowKey;
 use super::slots::Hot;
 use crate::decode::Segment;
 use crate::observation::{Connection, Content, Names, Nanos, Orientation, Transport};
@@ -186,15 +187,21 @@ impl Entry {
         }
     }
 
+    /// Initiator and responder.
+    pub fn ends(&self, key: &FlowKey) -> (SocketAddr, SocketAddr) {
+        let (low, high) = (key.end(true), key.end(false));
+        if self.initiator == low { (low, high) } else { (high, low) }
+    }
+
     /// What is told of it now; `None` where there is nothing new.
     pub fn report(&mut self, hot: &mut Hot) -> Option<Connection> {
         if self.twin || !hot.changed {
             return None;
         }
-        let (low, high) = (hot.key.end(true), hot.key.end(false));
+        let (initiator, responder) = self.ends(&hot.key);
         let connection = Connection {
-            initiator: self.initiator,
-            responder: if self.initiator == low { high } else { low },
+            initiator,
+            responder,
             transport: hot.key.transport(),
             orientation: self.orientation,
             from_start: self.from_start,

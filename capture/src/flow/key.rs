@@ -65,7 +65,7 @@ impl FlowKey {
     }
 
     /// Whether both ends have the same address.
-    pub fn to_itself(&self) -> bool {
+    pub fn is_to_itself(&self) -> bool {
         self.low == self.high
     }
 

@@ -142,7 +142,7 @@ impl Slots {
     }
 
     /// All flows, by slot.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&mut Hot, &mut Entry)> {
-        self.hot.iter_mut().zip(&mut self.cold).filter_map(|(hot, cold)| Some((hot, cold.as_mut()?)))
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
+        (0..).zip(&self.cold).filter_map(|(slot, cold)| Some((slot, cold.as_ref()?)))
     }
 }

@@ -10,7 +10,7 @@ use super::slots::{Hot, Slots};
 use super::{Config, KnownPorts};
 use crate::decode::Segment;
 use crate::loss::Counters;
-use crate::observation::{Connection, InterfaceId, Names, Nanos, Observation, Orientation, Transport};
+use crate::observation::{InterfaceId, Names, Nanos, Observation, Orientation, Transport};
 
 /// Two sightings of one SYN, before and after translation, are microseconds apart; a second is safe and no port is reused so fast
 /// with the same sequence number.
@@ -271,9 +271,16 @@ impl Table {
 
     /// Tells all that changed, in an order that does not depend on hashes.
     pub fn report(&mut self, sink: &mut impl FnMut(Observation)) {
-        let mut all: Vec<Connection> = self.slots.iter_mut().filter_map(|(hot, entry)| entry.report(hot)).collect();
-        all.sort_by_key(|c| (c.first, c.initiator, c.responder, c.transport));
-        all.into_iter().for_each(|c| sink(Observation::Connection(c)));
+        let mut order: Vec<(Nanos, u32)> = self.slots.iter().map(|(slot, entry)| (entry.first, slot)).collect();
+        let ends = |slot| self.slots.get(slot).map(|(hot, entry)| (entry.ends(&hot.key), hot.key.transport()));
+        order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| ends(a.1).cmp(&ends(b.1))));
+        for (_, slot) in order {
+            if let Some((hot, entry)) = self.slots.get_mut(slot)
+                && let Some(connection) = entry.report(hot)
+            {
+                sink(Observation::Connection(connection));
+            }
+        }
     }
 
     pub fn expire_until(&mut self, now: Nanos, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {

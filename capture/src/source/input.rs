@@ -220,33 +220,3 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> Result<(), String> {
         }
     }
 }
-
-/// Start of a digest: the fractional part of the golden ratio, so that an empty capture has no zero digest.
-pub(super) const DIGEST_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// Bytes of a frame that enter the digest: link, network and transport headers.
-const DIGESTED: usize = 64;
-
-/// Adds a frame to a digest. Folded multiplication, fixed for ever: digests are stored.
-pub(super) fn digest(so_far: u64, frame: &Frame<'_>) -> u64 {
-    let mix = |a: u64, b: u64| {
-        let wide = u128::from(a ^ 0xa076_1d64_78bd_642f) * u128::from(b ^ 0xe703_7ed1_a0b4_28db);
-        (wide as u64) ^ ((wide >> 64) as u64)
-    };
-    let lengths = u64::from(frame.wire_len) << 32 | frame.data.len() as u64;
-    let mut d = mix(so_far ^ frame.time as u64, lengths ^ u64::from(frame.link.0) << 48);
-    let head = &frame.data[..frame.data.len().min(DIGESTED)];
-    let mut chunks = head.chunks_exact(16);
-    for chunk in &mut chunks {
-        let (a, b) = chunk.split_at(8);
-        d = mix(d ^ word(a), word(b));
-    }
-    let (a, b) = chunks.remainder().split_at(chunks.remainder().len().min(8));
-    mix(d ^ word(a), word(b))
-}
-
-fn word(bytes: &[u8]) -> u64 {
-    let mut word = [0; 8];
-    word[..bytes.len()].copy_from_slice(bytes);
-    u64::from_le_bytes(word)
-}

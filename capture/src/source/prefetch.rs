@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use super::Reader;
+use super::{Digests, Reader};
 use crate::frame::Batch;
 
 /// Batches on their way: enough to smooth out a slow moment of either side, few enough to stay in cache.
@@ -14,6 +14,7 @@ pub struct Prefetch {
     full: Receiver<Batch>,
     empty: SyncSender<Batch>,
     thread: JoinHandle<Reader>,
+    digests: Digests,
 }
 
 /// Starts reading.
@@ -32,13 +33,15 @@ pub fn spawn(mut reader: Reader) -> std::io::Result<Prefetch> {
             }
         }
     })?;
-    Ok(Prefetch { full, empty, thread })
+    Ok(Prefetch { full, empty, thread, digests: Digests::default() })
 }
 
 impl Prefetch {
     /// The next batch; `None` at the end.
     pub fn next_batch(&mut self) -> Option<Batch> {
-        self.full.recv().ok()
+        let batch = self.full.recv().ok()?;
+        self.digests.add(&batch);
+        Some(batch)
     }
 
     /// Gives a batch back for reuse.
@@ -47,13 +50,14 @@ impl Prefetch {
         let _ = self.empty.try_send(batch);
     }
 
-    /// Waits for the thread and returns the reader with its reports.
+    /// Waits for the thread and returns the reader with its reports, and the digests of what was delivered.
     ///
     /// # Errors
     /// When the thread panicked.
-    pub fn finish(self) -> Result<Reader, String> {
+    pub fn finish(self) -> Result<(Reader, Digests), String> {
         drop(self.full);
         drop(self.empty);
-        self.thread.join().map_err(|_| "the reading thread ended unexpectedly; this is a bug".to_owned())
+        let reader = self.thread.join().map_err(|_| "the reading thread ended unexpectedly; this is a bug".to_owned())?;
+        Ok((reader, self.digests))
     }
 }

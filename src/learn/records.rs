@@ -1,0 +1,50 @@
+//! What was learned so far, one record per key.
+//!
+//! Owns finding a record by a borrowed key. Must never hold a key besides the one in its record: there are as many as dependencies, and
+//! they are most of the memory of a replay.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use crate::model::{Key, Merge, Record};
+
+/// Records by key.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    all: Vec<Record>,
+    index: HashTable<u32>,
+    hasher: RandomState,
+}
+
+impl Records {
+    pub fn get_mut(&mut self, key: &Key<'_>) -> Option<&mut Record> {
+        let hash = self.hasher.hash_one(key);
+        let at = *self.index.find(hash, |i| self.all[*i as usize].key() == *key)?;
+        Some(&mut self.all[at as usize])
+    }
+
+    /// Merges a record into the one of its key, or keeps it as that.
+    pub fn merge(&mut self, record: Record) {
+        let hash = self.hasher.hash_one(record.key());
+        let (all, hasher) = (&mut self.all, &self.hasher);
+        let entry =
+            self.index.entry(hash, |i| all[*i as usize].key() == record.key(), |i| hasher.hash_one(all[*i as usize].key()));
+        match entry {
+            Entry::Occupied(e) => all[*e.get() as usize].merge(&record),
+            Entry::Vacant(e) => {
+                e.insert(all.len() as u32);
+                all.push(record);
+            }
+        }
+    }
+
+    /// All, ascending by key.
+    pub fn into_sorted(self) -> Vec<Record> {
+        let mut all = self.all;
+        all.sort_unstable_by(|a, b| a.key().cmp(&b.key()));
+        all
+    }
+}

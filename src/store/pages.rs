@@ -1,0 +1,134 @@
+//! Dependencies on the disk: those of a workload, many to a row.
+//!
+//! Owns how they are spread over rows. sled's cost is that of a row, and then that of its bytes, several times over: a row for each
+//! dependency took longer to write than ten million packets to read. A page is a JSON array, compressed; which page a dependency stands
+//! on means nothing. Must never hold a dependency on two pages.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde::de::Error as _;
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe;
+
+use super::keys::{self, Kind};
+use super::{Store, StoreError, room};
+use crate::model::{Dependency, DependencyKey, Merge, Record, WorkloadId};
+
+/// Longest text of a page of several dependencies. sled splits a leaf at 17 rows, and puts one of more than 128 KiB in a file that it
+/// never deletes. Packed to a quarter (a tenth is usual), 17 pages stay below.
+const PAGE: usize = 24 * 1024;
+
+/// Longest text that is unpacked: one dependency with all that it can hold has a hundredth of this.
+const MAX_PAGE: usize = 16 * 1024 * 1024;
+
+/// Compression level: the fastest that has a number of its own. More would take time and gain little.
+const LEVEL: i32 = 1;
+
+struct Page {
+    number: u32,
+    dependencies: Vec<Dependency>,
+    changed: bool,
+}
+
+/// Rows to be written together.
+pub(super) struct Writes {
+    pub rows: sled::Batch,
+    packer: Compressor<'static>,
+}
+
+impl Store {
+    pub(super) fn writes(&self) -> Result<Writes, StoreError> {
+        let packer = Compressor::new(LEVEL).map_err(|e| self.unpackable(&e))?;
+        Ok(Writes { rows: sled::Batch::default(), packer })
+    }
+
+    /// Merges dependencies of one workload into its pages.
+    pub(super) fn write_pages(&self, workload: &WorkloadId, new: Vec<Dependency>, writes: &mut Writes) -> Result<(), StoreError> {
+        let mut pages = Vec::new();
+        for row in self.rows.scan_prefix(keys::of_workload(Kind::Page, workload)) {
+            let (key, row) = row.map_err(|e| self.database(e))?;
+            pages.push(Page { number: keys::page_number(&key), dependencies: self.page(&row)?, changed: false });
+        }
+        if pages.is_empty() {
+            pages.push(Page { number: 0, dependencies: Vec::new(), changed: false });
+        }
+        let places: Vec<Option<(usize, usize)>> = {
+            let mut known: BTreeMap<&DependencyKey, (usize, usize)> = BTreeMap::new();
+            for (p, page) in pages.iter().enumerate() {
+                known.extend(page.dependencies.iter().enumerate().map(|(i, d)| (&d.key, (p, i))));
+            }
+            new.iter().map(|d| known.get(&d.key).copied()).collect()
+        };
+        let last = pages.len() - 1;
+        for (dependency, place) in new.into_iter().zip(places) {
+            let page = &mut pages[place.map_or(last, |(p, _)| p)];
+            page.changed = true;
+            match place {
+                Some((_, i)) => page.dependencies[i].merge(&dependency),
+                None => page.dependencies.push(dependency),
+            }
+        }
+        let mut next = pages[last].number + 1;
+        for page in pages.iter().filter(|p| p.changed) {
+            let mut number = page.number;
+            let mut text = Vec::with_capacity(PAGE);
+            for dependency in &page.dependencies {
+                let start = text.len();
+                text.push(if start == 0 { b'[' } else { b',' });
+                self.encode_into(&mut text, dependency)?;
+                if start > 0 && text.len() >= PAGE {
+                    // What is one too many begins another page.
+                    let mut rest = text.split_off(start);
+                    rest[0] = b'[';
+                    self.write_page(workload, number, text, writes)?;
+                    text = rest;
+                    number = next;
+                    next += 1;
+                }
+            }
+            self.write_page(workload, number, text, writes)?;
+        }
+        Ok(())
+    }
+
+    fn write_page(&self, workload: &WorkloadId, number: u32, mut text: Vec<u8>, writes: &mut Writes) -> Result<(), StoreError> {
+        text.push(b']');
+        let row = writes.packer.compress(&text).map_err(|e| self.unpackable(&e))?;
+        writes.rows.insert(keys::page(workload, number), row);
+        Ok(())
+    }
+
+    /// Reads a page.
+    pub(super) fn page(&self, row: &[u8]) -> Result<Vec<Dependency>, StoreError> {
+        let length = zstd_safe::get_frame_content_size(row).ok().flatten().and_then(|n| usize::try_from(n).ok());
+        let length = length.filter(|n| *n <= MAX_PAGE).ok_or_else(|| self.unpackable(&io::ErrorKind::InvalidData.into()))?;
+        let text = Decompressor::new().and_then(|mut d| d.decompress(row, length)).map_err(|e| self.unpackable(&e))?;
+        self.decode(&text)
+    }
+
+    fn unpackable(&self, error: &io::Error) -> StoreError {
+        StoreError::Row { path: self.dir.clone(), error: serde_json::Error::custom(format!("its compression: {error}")) }
+    }
+
+    /// Stores of schema 1 had a row for each dependency: writes them into pages, in one step.
+    pub(super) fn migrate(&mut self) -> Result<(), StoreError> {
+        room(&self.dir)?;
+        // The rows become fewer, which is no damage where this is interrupted; none at all would still be.
+        self.marker.rows = self.marker.rows.min(1);
+        self.marker.write(&self.dir)?;
+        let mut writes = self.writes()?;
+        let mut all: BTreeMap<WorkloadId, Vec<Dependency>> = BTreeMap::new();
+        for row in self.rows.scan_prefix(keys::prefix(Kind::Dependency, None)) {
+            let (key, row) = row.map_err(|e| self.database(e))?;
+            if let Record::Dependency(d) = self.decode(&row)? {
+                all.entry(d.key.workload.clone()).or_default().push(d);
+            }
+            writes.rows.remove(key);
+        }
+        for (workload, dependencies) in all {
+            self.write_pages(&workload, dependencies, &mut writes)?;
+        }
+        self.commit(writes.rows)
+    }
+}
