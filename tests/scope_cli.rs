@@ -98,7 +98,8 @@ fn what_the_proxy_itself_calls_is_implied() {
 #[test]
 fn workloads_that_share_labels_share_a_sidecar_and_groups_hold_the_union() {
     let lab = Lab::new("");
-    let calls = [("shop/twin-a", "ratings.prod", 9080), ("shop/twin-b", "reviews.prod", 9080), ("shop/cart", "ratings.prod", 9080)];
+    let calls =
+        [("shop/twin-a", "ratings.prod", 9080), ("shop/twin-b", "reviews.prod", 9080), ("shop/cart", "ratings.prod", 9080)];
     let found = lab.generate(&calls, &[]);
     assert_eq!(found.len(), 2, "the twins share one");
     let union =
@@ -144,10 +145,16 @@ fn scope_tells_what_a_pod_sees_and_why_not() {
     assert_eq!(got["calls"][0]["route"]["virtualServices"], json!([]));
     assert_eq!(got["calls"][0]["route"]["clusters"], json!(["outbound|9080||reviews.prod.svc.cluster.local"]));
     let missing = got["virtualServicesNotInScope"].as_array().unwrap();
-    assert!(missing.iter().any(|m| m["virtualService"] == "central/reviews" && m["why"].as_str().unwrap().contains("central/reviews.prod")));
-    let without: Value =
-        serde_json::from_str(&expect(0, &["scope", "--cluster", &mesh, "shop/web", "--call", "http://reviews.prod:9080", "-o", "json"]))
-            .unwrap();
+    assert!(
+        missing
+            .iter()
+            .any(|m| m["virtualService"] == "central/reviews" && m["why"].as_str().unwrap().contains("central/reviews.prod"))
+    );
+    let without: Value = serde_json::from_str(&expect(
+        0,
+        &["scope", "--cluster", &mesh, "shop/web", "--call", "http://reviews.prod:9080", "-o", "json"],
+    ))
+    .unwrap();
     assert_eq!(without["sidecar"], Value::Null);
     assert_eq!(without["calls"][0]["route"]["virtualServices"], json!(["central/reviews"]));
     let table = expect(0, &["scope", "--cluster", &mesh, "shop/web", "--call", "reviews.prod:9080"]);
@@ -188,7 +195,8 @@ fn what_is_not_ready_is_withheld_with_its_own_exit_code() {
 fn odd_input_gives_one_clear_message() {
     let lab = Lab::new("");
     let mesh = lab.mesh();
-    let bad = lab.file("bad.jsonl", "{\"workload\": \"shop/web\"}\nnot json\n{\"workload\": \"shop/nobody\", \"host\": \"a.b\"}\n");
+    let bad =
+        lab.file("bad.jsonl", "{\"workload\": \"shop/web\"}\nnot json\n{\"workload\": \"shop/nobody\", \"host\": \"a.b\"}\n");
     let out = run(&["generate", "--cluster", &mesh, "--calls", &bad.display().to_string()]);
     assert_eq!(out.status.code(), Some(3));
     let told = String::from_utf8_lossy(&out.stderr).into_owned();

@@ -1,6 +1,8 @@
 //! Whatever the mesh and the Sidecar: scoping ends, never panics, and holds its own laws. Meshes are the recorded ones with objects
 //! left out and repeated, so that references dangle and contradict each other.
 
+#![allow(clippy::expect_used)] // a test that cannot go on should say where
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,8 @@ fn egress() -> impl Strategy<Value = Egress> {
         "[a-z*./]{0,8}",
     ];
     let hosts = proptest::collection::vec((namespace, name).prop_map(|(a, b)| format!("{a}/{b}")), 0..6);
-    let port = proptest::option::weighted(0.2, (prop_oneof![Just(80u16), Just(5432), any::<u16>()], "(HTTP|TCP|TLS|HTTP_PROXY|x)?"));
+    let port =
+        proptest::option::weighted(0.2, (prop_oneof![Just(80u16), Just(5432), any::<u16>()], "(HTTP|TCP|TLS|HTTP_PROXY|x)?"));
     (hosts, port, "(0\\.0\\.0\\.0|127\\.0\\.0\\.1)?").prop_map(|(hosts, port, bind)| Egress {
         port: port.map(|(number, protocol)| EgressPort { number, protocol, name: "p".to_owned() }),
         bind,
@@ -48,6 +51,9 @@ fn call() -> impl Strategy<Value = Call> {
     })
 }
 
+/// The recorded calls, read once.
+static CASES: std::sync::LazyLock<Vec<Value>> = std::sync::LazyLock::new(|| cases::read("calls.jsonl"));
+
 /// A recorded mesh with some objects left out and some repeated.
 fn mutate(line: &Value, keep: &[bool], twice: usize) -> Value {
     let objects = line["mesh"]["objects"].as_array().expect("objects");
@@ -66,7 +72,12 @@ fn mutate(line: &Value, keep: &[bool], twice: usize) -> Value {
 /// Objects repeated are contradictions that the snapshot tells; here only the mesh matters.
 fn build(mesh: &Value) -> sidecarta::mesh::Mesh {
     let (mut builders, mut report) = (sidecarta::snapshot::Builders::both(None), sidecarta::snapshot::Report::default());
-    sidecarta::snapshot::read(std::path::Path::new("mesh.json"), cases::list(mesh).to_string().as_bytes(), &mut builders, &mut report);
+    sidecarta::snapshot::read(
+        std::path::Path::new("mesh.json"),
+        cases::list(mesh).to_string().as_bytes(),
+        &mut builders,
+        &mut report,
+    );
     builders.build(report).mesh
 }
 
@@ -81,7 +92,7 @@ proptest! {
         listeners in proptest::collection::vec(egress(), 1..4),
         calls in proptest::collection::vec(call(), 1..8),
     ) {
-        let lines = cases::read("calls.jsonl");
+        let lines = &*CASES;
         let line = &lines[n % lines.len()];
         let mesh = build(&mutate(line, &keep, twice));
         let case = cases::Case::new(line);
@@ -111,7 +122,7 @@ proptest! {
         keep in proptest::collection::vec(proptest::bool::weighted(0.9), 1..40),
         calls in proptest::collection::vec(call(), 0..6),
     ) {
-        let lines = cases::read("calls.jsonl");
+        let lines = &*CASES;
         let line = &lines[n % lines.len()];
         let mesh = build(&mutate(line, &keep, 0));
         let case = cases::Case::new(line);

@@ -86,7 +86,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let (workload, host) = match names.as_slice() {
         [workload] => (workload, None),
         [workload, host] => (workload, Some(host)),
-        _ => anyhow::bail!("name one workload: `sidecarta explain --cluster PATH... NAMESPACE/WORKLOAD [HOST]`; given are {names:?}"),
+        _ => anyhow::bail!(
+            "name one workload: `sidecarta explain --cluster PATH... NAMESPACE/WORKLOAD [HOST]`; given are {names:?}"
+        ),
     };
     let gathered = gather(&options.source, &cluster)?;
     let id = find(workload, &gathered.snapshot, &gathered.subjects).with_context(|| {
