@@ -116,6 +116,7 @@ pub fn minimal(demand: &Demand<'_, '_>) -> Minimal {
     let search = Search::new(demand);
     let (mut hosts, mut widening) = search.provable();
     let more = search.alternatives(&hosts);
+    search.drop_led_to(&mut hosts);
     let mut reasons = search.reduce(&mut hosts);
     if let Some(mut other) = more {
         // Another way in can be cheaper: an entry for a VirtualService brings its destinations with the ports it routes to alone.
@@ -316,15 +317,18 @@ impl<'a, 'm> Search<'a, 'm> {
         opening.min_by_key(cost).map(|s| s.service.entry())
     }
 
-    /// Takes out every host that nothing misses, the most expensive ones first. For each host that is left: why.
-    fn reduce(&self, hosts: &mut Vec<String>) -> BTreeMap<String, Reason> {
-        // Hosts that only a rule leads to come in with it: mostly all of them go at once.
+    /// Takes out what only a rule leads to, all at once: it comes in with the rule.
+    fn drop_led_to(&self, hosts: &mut Vec<String>) {
         let called: BTreeSet<&str> = self.demand.calls.iter().map(|c| c.host.as_str()).collect();
         let direct = |h: &String| h.split_once('/').is_none_or(|(_, host)| is_wildcard(host) || called.contains(host));
         let rest: Vec<String> = hosts.iter().filter(|h| direct(h)).cloned().collect();
         if rest.len() < hosts.len() && self.broken(&rest).is_none() {
             *hosts = rest;
         }
+    }
+
+    /// Takes out every host that nothing misses, the most expensive ones first. For each host that is left: why.
+    fn reduce(&self, hosts: &mut Vec<String>) -> BTreeMap<String, Reason> {
         let mut needed: BTreeMap<String, Reason> =
             self.directly_needed(hosts).into_iter().map(|(h, call)| (h, Reason::Call(call))).collect();
         needed.retain(|h, _| hosts.contains(h));
@@ -364,8 +368,9 @@ impl<'a, 'm> Search<'a, 'm> {
         sum(&mut full.service(host).into_iter())
     }
 
-    /// Hosts that are needed for a plain reason: a call's route ends in the host's Service, and nothing else would bring that
-    /// Service in. Without the host the route would lack its cluster, so no comparison is necessary.
+    /// Hosts that are needed for a plain reason, so that no comparison is necessary: a call's route ends in the host's Service, and
+    /// nothing else would bring that Service in (the route would lack its cluster); or a step of the route is a rule of a
+    /// VirtualService that no other host imports.
     fn directly_needed(&self, hosts: &[String]) -> HashMap<String, usize> {
         let egress = self.egress(hosts);
         let scope = self.scope(&egress);
@@ -393,6 +398,24 @@ impl<'a, 'm> Search<'a, 'm> {
                     && !wild.iter().any(|w| subset_of(&s.host, w));
                 if alone {
                     out.entry(s.entry()).or_insert(i);
+                }
+            }
+        }
+        // A listener with a port may import the VirtualService as well.
+        if self.demand.bound.is_empty() {
+            let mut by_namespace: HashMap<&str, Vec<(&String, &str)>> = HashMap::default();
+            for entry in hosts {
+                let Some((namespace, host)) = entry.split_once('/') else { continue };
+                by_namespace.entry(namespace).or_default().push((entry, host));
+            }
+            for (i, (_, wants)) in self.each_wanted().enumerate() {
+                let rules = wants.iter().flat_map(|w| &w.steps).filter_map(|s| s.virtual_service);
+                for v in rules.map(|v| &self.mesh().virtual_services[v as usize]) {
+                    let near = [v.namespace.as_str(), "*", "."].into_iter().filter_map(|n| by_namespace.get(n)).flatten();
+                    let mut importing = near.filter(|(_, host)| v.hosts.iter().any(|h| matches(h, host)));
+                    if let (Some((entry, _)), None) = (importing.next(), importing.next()) {
+                        out.entry((*entry).clone()).or_insert(i);
+                    }
                 }
             }
         }
