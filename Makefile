@@ -21,6 +21,7 @@ lint: setup
 bench: build
 	@command -v tcpdump >/dev/null || { [ "$$(id -u)" -eq 0 ] || SUDO=sudo; $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq tcpdump >/dev/null; }
 	cargo bench --locked --bench replay
+	cargo bench --locked --bench scope
 
 build: setup
 	cargo build --release --locked

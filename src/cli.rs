@@ -116,6 +116,18 @@ struct ClusterOptions {
     cluster_domain: String,
 }
 
+impl ClusterOptions {
+    /// `--cluster PATH... NAME` reads naturally, and a parser gives all of it to `--cluster`: behind the first path, what is no file
+    /// and has no snapshot's name is a name. The paths, and the names with those that were parsed as such.
+    fn and_names(&self, parsed: &[String]) -> (Self, Vec<String>) {
+        let snapshot = |p: &PathBuf| p.exists() || p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        let behind = self.cluster.iter().skip(1).take_while(|p| snapshot(p)).count();
+        let (paths, names) = self.cluster.split_at((1 + behind).min(self.cluster.len()));
+        let names = names.iter().map(|n| n.display().to_string()).chain(parsed.iter().cloned()).collect();
+        (Self { cluster: paths.to_vec(), cluster_domain: self.cluster_domain.clone() }, names)
+    }
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -188,11 +188,14 @@ pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
     for shape in &shapes {
         egress.entry(shape.key()).or_insert_with(|| shape.full_egress());
     }
-    let mut full: BTreeMap<&[String], Scope<'_>> = BTreeMap::new();
+    let mut wanted: BTreeMap<&[String], &Shape<'_>> = BTreeMap::new();
     for shape in &shapes {
-        let (key, all) = egress.get_key_value(&shape.key()).unwrap_or_else(|| unreachable!("every shape has its egress"));
-        full.entry(key).or_insert_with(|| Scope::new(input.mesh, shape.namespace, all, shape.policy));
+        let Some((key, _)) = egress.get_key_value(&shape.key()) else { continue };
+        wanted.entry(key).or_insert(shape);
     }
+    let wanted: Vec<(&[String], &Shape<'_>)> = wanted.into_iter().collect();
+    let made = in_parallel(&wanted, |(key, shape)| (*key, Scope::new(input.mesh, shape.namespace, &egress[*key], shape.policy)));
+    let full: BTreeMap<&[String], Scope<'_>> = made.into_iter().collect();
     let jobs: Vec<(Group, &Shape<'_>)> = groups.into_iter().zip(&shapes).collect();
     out.extend(in_parallel(&jobs, |(g, shape)| work.one(g, shape, &full[shape.key().as_slice()])));
     out.sort_by_cached_key(|o| {

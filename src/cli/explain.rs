@@ -24,12 +24,9 @@ Examples:
 pub(super) struct Options {
     #[command(flatten)]
     source: SourceOptions,
-    /// The workload, or a pod of it
-    #[arg(value_name = "NAMESPACE/WORKLOAD")]
-    workload: String,
-    /// Only this host
-    #[arg(value_name = "HOST")]
-    host: Option<String>,
+    /// The workload, or a pod of it; then, only this host
+    #[arg(value_name = "NAMESPACE/WORKLOAD [HOST]")]
+    names: Vec<String>,
     #[command(flatten)]
     ready: ReadyOptions,
     #[command(flatten)]
@@ -85,9 +82,17 @@ struct Rejected {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let gathered = gather(&options.source)?;
-    let id = find(&options.workload, &gathered.snapshot, &gathered.subjects).with_context(|| {
-        format!("no workload and no pod is called {}; name it NAMESPACE/NAME as `sidecarta status` shows it", options.workload)
+    let (cluster, names) = options.source.cluster.and_names(&options.names);
+    let (workload, host) = match names.as_slice() {
+        [workload] => (workload, None),
+        [workload, host] => (workload, Some(host)),
+        _ => anyhow::bail!(
+            "name one workload: `sidecarta explain --cluster PATH... NAMESPACE/WORKLOAD [HOST]`; given are {names:?}"
+        ),
+    };
+    let gathered = gather(&options.source, &cluster)?;
+    let id = find(workload, &gathered.snapshot, &gathered.subjects).with_context(|| {
+        format!("no workload and no pod is called {}; name it NAMESPACE/NAME as `sidecarta status` shows it", workload)
     })?;
     let mut how = generate::Options { detail: true, ..generate::Options::default() };
     options.ready.apply(&mut how);
@@ -99,7 +104,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         called(k, k.planned.dependency.and_then(|i| known.dependencies.get(i)), &gathered.snapshot.mesh)
     };
     let wanted = |text: &str| {
-        options.host.as_ref().is_none_or(|h| {
+        host.is_none_or(|h| {
             let h = h.to_ascii_lowercase();
             text == h
                 || text.ends_with(&format!("/{h}"))

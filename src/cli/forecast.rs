@@ -52,7 +52,7 @@ struct Row3 {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let gathered = gather(&options.source)?;
+    let gathered = gather(&options.source, &options.source.cluster)?;
     let chosen = options.choice.chosen(&gathered)?;
     let mut how = generate::Options { detail: true, ..generate::Options::default() };
     options.ready.apply(&mut how);

@@ -136,8 +136,8 @@ pub(super) struct Gathered {
 }
 
 /// Reads all that generation works on.
-pub(super) fn gather(source: &SourceOptions) -> anyhow::Result<Gathered> {
-    let snapshot = snapshot::load_mesh(&source.cluster.cluster, Some(&source.cluster.cluster_domain))?;
+pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow::Result<Gathered> {
+    let snapshot = snapshot::load_mesh(&cluster.cluster, Some(&cluster.cluster_domain))?;
     let mut partial = super::report_snapshot(&snapshot.report);
     let (mut all, mut stored) = (BTreeMap::new(), Vec::new());
     let dir = source.store.clone().unwrap_or_else(|| PathBuf::from("sidecarta-store"));
@@ -230,7 +230,7 @@ impl ReadyOptions {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let gathered = gather(&options.source)?;
+    let gathered = gather(&options.source, &options.source.cluster)?;
     let chosen = options.choice.chosen(&gathered)?;
     let mut how = generation::Options {
         group_by: match options.group_by {

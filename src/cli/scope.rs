@@ -31,7 +31,7 @@ pub(super) struct Options {
     cluster: ClusterOptions,
     /// The pod (or a workload: its first pod)
     #[arg(value_name = "NAMESPACE/POD")]
-    pod: String,
+    pod: Vec<String>,
     /// As if this Sidecar applied in place of the one that does
     #[arg(long, value_name = "FILE")]
     sidecar: Option<PathBuf>,
@@ -70,10 +70,14 @@ struct Unseen {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let snapshot = snapshot::load_mesh(&options.cluster.cluster, Some(&options.cluster.cluster_domain))?;
+    let (cluster, names) = options.cluster.and_names(&options.pod);
+    let [name] = names.as_slice() else {
+        bail!("name one pod: `sidecarta scope --cluster PATH... NAMESPACE/POD`; given are {names:?}");
+    };
+    let snapshot = snapshot::load_mesh(&cluster.cluster, Some(&cluster.cluster_domain))?;
     let partial = super::report_snapshot(&snapshot.report);
     let mesh = &snapshot.mesh;
-    let pod = pod(&snapshot, &options.pod)?;
+    let pod = pod(&snapshot, name)?;
     let address = pod.addresses.first().map(ToString::to_string);
     let client = Client { namespace: &pod.namespace, labels: &pod.labels, address: address.as_deref() };
     let tried = options.sidecar.as_ref().map(read_sidecar).transpose()?;

@@ -273,7 +273,7 @@ impl<'a, 'm> Search<'a, 'm> {
         let (mesh, full) = (self.mesh(), self.demand.full);
         for want in wants.iter().filter(|w| !w.unknown()) {
             let taken_by = want.taken_by.map(|s| &mesh.services[s as usize]);
-            let backing = want.backing.values().flatten().map(|&s| &mesh.services[s as usize]);
+            let backing = want.backing.iter().flatten().map(|&s| &mesh.services[s as usize]);
             out.extend(backing.map(|s| s.entry()));
             let http = want.kind == RouteKind::Http;
             let mut served = false;
@@ -325,27 +325,28 @@ impl<'a, 'm> Search<'a, 'm> {
         if rest.len() < hosts.len() && self.broken(&rest).is_none() {
             *hosts = rest;
         }
-        loop {
-            let before = hosts.len();
-            let mut needed: BTreeMap<String, Reason> =
-                self.directly_needed(hosts).into_iter().map(|(h, call)| (h, Reason::Call(call))).collect();
-            needed.retain(|h, _| hosts.contains(h));
-            let mut doubtful: Vec<String> = hosts.iter().filter(|h| !needed.contains_key(*h)).cloned().collect();
-            doubtful.sort_by_cached_key(|h| (std::cmp::Reverse(self.cost(h)), h.clone()));
-            for host in doubtful {
-                let rest: Vec<String> = hosts.iter().filter(|h| **h != host).cloned().collect();
-                match self.broken(&rest) {
-                    None => *hosts = rest,
-                    Some(reason) => {
-                        needed.insert(host, reason);
-                    }
-                }
-            }
-            // What was needed beside a host that went later is asked again.
-            if hosts.len() == before {
-                return needed;
+        let mut needed: BTreeMap<String, Reason> =
+            self.directly_needed(hosts).into_iter().map(|(h, call)| (h, Reason::Call(call))).collect();
+        needed.retain(|h, _| hosts.contains(h));
+        let mut doubtful: Vec<String> = hosts.iter().filter(|h| !needed.contains_key(*h)).cloned().collect();
+        doubtful.sort_by_cached_key(|h| (std::cmp::Reverse(self.cost(h)), h.clone()));
+        // Round after round, until each one that is left was asked for since the last one went.
+        let mut doubtful = std::collections::VecDeque::from(doubtful);
+        let mut asked = 0;
+        while asked < doubtful.len() {
+            let Some(host) = doubtful.pop_front() else { break };
+            let rest: Vec<String> = hosts.iter().filter(|h| **h != host).cloned().collect();
+            if let Some(reason) = self.broken(&rest) {
+                needed.insert(host.clone(), reason);
+                doubtful.push_back(host);
+                asked += 1;
+            } else {
+                *hosts = rest;
+                needed.remove(&host);
+                asked = 0;
             }
         }
+        needed
     }
 
     fn cost(&self, entry: &str) -> (u64, u64) {
@@ -386,7 +387,7 @@ impl<'a, 'm> Search<'a, 'm> {
         }
         let mut out = HashMap::default();
         for (i, (_, wants)) in self.each_wanted().enumerate() {
-            for s in wants.iter().flat_map(|w| w.backing.values().flatten()).map(|&s| &self.mesh().services[s as usize]) {
+            for s in wants.iter().flat_map(|w| w.backing.iter().flatten()).map(|&s| &self.mesh().services[s as usize]) {
                 let alone = listed.get(s.host.as_str()) == Some(&1)
                     && !by_rules.contains(s.host.as_str())
                     && !wild.iter().any(|w| subset_of(&s.host, w));

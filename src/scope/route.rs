@@ -3,7 +3,7 @@
 //!
 //! Owns the path from a call to its treatment. Must never build more than the listeners that the call can meet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use foldhash::HashMap;
@@ -128,8 +128,9 @@ pub struct Treatment {
     pub kind: RouteKind,
     /// The steps, in the order in which the proxy tries them.
     pub steps: Vec<Step>,
-    /// For each cluster named: the Service that makes it in this scope, `None` when there is none.
-    pub backing: BTreeMap<Cluster, Option<u32>>,
+    /// For each cluster named, in the order of the steps, mirrors after the rest of a step: the Service that makes it in this scope,
+    /// `None` when there is none.
+    pub backing: Vec<Option<u32>>,
     /// istiod may give another answer after its next start.
     pub uncertain: bool,
     /// The Service whose listener took the call; it decides nothing by itself.
@@ -475,18 +476,16 @@ impl<'m> Scope<'m> {
 
     fn ends(&self, client: &Client<'_>, kind: RouteKind, steps: Vec<Step>) -> Treatment {
         let named = steps.iter().flat_map(|s| s.clusters.iter().map(|(c, _)| c).chain(&s.mirrors));
-        let backing = named
-            .map(|c| {
-                let found = self.service(&c.host).filter(|s| s.port(c.port).is_some());
-                // A subset that no rule defines has no cluster.
-                let defined = |s: &&Scoped<'_>| {
-                    let rule = self.rule(s.service, client.labels);
-                    rule.is_some_and(|r| r.subsets.iter().any(|x| x.name == c.subset))
-                };
-                let found = found.filter(|s| c.subset.is_empty() || defined(s));
-                (c.clone(), found.map(|s| s.service.order))
-            })
-            .collect();
+        let backing = named.map(|c| {
+            let found = self.service(&c.host).filter(|s| s.port(c.port).is_some());
+            // A subset that no rule defines has no cluster.
+            let defined = |s: &&Scoped<'_>| {
+                let rule = self.rule(s.service, client.labels);
+                rule.is_some_and(|r| r.subsets.iter().any(|x| x.name == c.subset))
+            };
+            found.filter(|s| c.subset.is_empty() || defined(s)).map(|s| s.service.order)
+        });
+        let backing = backing.collect();
         Treatment { kind, steps, backing, uncertain: false, taken_by: None }
     }
 

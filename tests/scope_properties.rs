@@ -1,0 +1,146 @@
+//! Whatever the mesh and the Sidecar: scoping ends, never panics, and holds its own laws. Meshes are the recorded ones with objects
+//! left out and repeated, so that references dangle and contradict each other.
+
+#![allow(clippy::expect_used)] // a test that cannot go on should say where
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::cases;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use sidecarta::generate::minimal::{Demand, Instance, SILENT, minimal};
+use sidecarta::mesh::{Egress, EgressPort};
+use sidecarta::scope::{Call, CallProtocol, Client, Scope, TrafficMode, everything};
+
+fn egress() -> impl Strategy<Value = Egress> {
+    let namespace = prop_oneof!["[.*~]", "(shop|pay|edge|data|front|istio-system)", "~(shop|pay)?", "[a-z/~]{0,4}"];
+    let name = prop_oneof![
+        Just("*".to_owned()),
+        "(web|api|cache|db|queue)\\.(shop|pay|edge|data|front)\\.svc\\.cluster\\.local",
+        "\\*\\.(shop\\.svc\\.cluster\\.local|com|example\\.com|net)",
+        "(www|api)\\.example\\.com",
+        "[a-z*./]{0,8}",
+    ];
+    let hosts = proptest::collection::vec((namespace, name).prop_map(|(a, b)| format!("{a}/{b}")), 0..6);
+    let port =
+        proptest::option::weighted(0.2, (prop_oneof![Just(80u16), Just(5432), any::<u16>()], "(HTTP|TCP|TLS|HTTP_PROXY|x)?"));
+    (hosts, port, "(0\\.0\\.0\\.0|127\\.0\\.0\\.1)?").prop_map(|(hosts, port, bind)| Egress {
+        port: port.map(|(number, protocol)| EgressPort { number, protocol, name: "p".to_owned() }),
+        bind,
+        hosts,
+        ..Egress::default()
+    })
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let host = prop_oneof![
+        "(web|api|cache|db|queue|search)\\.(shop|pay|edge|data|front)\\.svc\\.cluster\\.local",
+        "(www|api|one)\\.(example\\.com|partner\\.net)",
+        "[a-z.*]{0,6}",
+    ];
+    let port = prop_oneof![Just(80u16), Just(443), Just(5432), Just(9080), Just(7000), any::<u16>()];
+    let protocol = prop_oneof![Just(CallProtocol::Http), Just(CallProtocol::Tls), Just(CallProtocol::Tcp)];
+    let address = prop_oneof!["10\\.96\\.0\\.(1[0-9])", "10\\.77\\.0\\.[4-7]", "203\\.0\\.113\\.9"];
+    (host, port, protocol, address).prop_map(|(host, port, protocol, a)| Call {
+        host,
+        port,
+        protocol,
+        address: a.parse().expect("an address"),
+    })
+}
+
+/// The recorded calls, read once.
+static CASES: std::sync::LazyLock<Vec<Value>> = std::sync::LazyLock::new(|| cases::read("calls.jsonl"));
+
+/// A recorded mesh with some objects left out and some repeated.
+fn mutate(line: &Value, keep: &[bool], twice: usize) -> Value {
+    let objects = line["mesh"]["objects"].as_array().expect("objects");
+    let mut kept: Vec<Value> =
+        objects.iter().zip(keep.iter().cycle()).filter(|(o, k)| **k || o["kind"] == "Pod").map(|(o, _)| o.clone()).collect();
+    for _ in 0..twice.min(kept.len()) {
+        kept.push(kept[twice % kept.len()].clone());
+    }
+    let mut mesh = json!({"objects": kept});
+    if let Some(config) = line["mesh"].get("meshConfig") {
+        mesh["meshConfig"] = config.clone();
+    }
+    mesh
+}
+
+/// Objects repeated are contradictions that the snapshot tells; here only the mesh matters.
+fn build(mesh: &Value) -> sidecarta::mesh::Mesh {
+    let (mut builders, mut report) = (sidecarta::snapshot::Builders::both(None), sidecarta::snapshot::Report::default());
+    sidecarta::snapshot::read(
+        std::path::Path::new("mesh.json"),
+        cases::list(mesh).to_string().as_bytes(),
+        &mut builders,
+        &mut report,
+    );
+    builders.build(report).mesh
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn any_sidecar_on_any_mesh_has_a_scope(
+        n in 0usize..150,
+        keep in proptest::collection::vec(proptest::bool::weighted(0.85), 1..40),
+        twice in 0usize..4,
+        listeners in proptest::collection::vec(egress(), 1..4),
+        calls in proptest::collection::vec(call(), 1..8),
+    ) {
+        let lines = &*CASES;
+        let line = &lines[n % lines.len()];
+        let mesh = build(&mutate(line, &keep, twice));
+        let case = cases::Case::new(line);
+        let client = Client { namespace: &case.client.namespace, labels: &case.client.labels, address: Some(&case.client.ip) };
+        let scope = Scope::new(&mesh, client.namespace, &listeners, TrafficMode::AllowAny);
+        // One Service per host, and none that the client may not see unless a VirtualService of its own brings it in.
+        let mut seen = BTreeMap::new();
+        for s in &scope.services {
+            prop_assert!(seen.insert(s.service.host.as_str(), ()).is_none(), "{} stands twice", s.service.host);
+            prop_assert!(s.service.visible_in(client.namespace) || s.service.namespace == client.namespace);
+        }
+        for l in &scope.listeners {
+            for s in &l.services {
+                prop_assert!(s.service.visible_in(client.namespace));
+            }
+        }
+        prop_assert_eq!(scope.size(client.labels).clusters as usize, scope.clusters(client.labels).len());
+        for call in &calls {
+            let once = scope.treat(&client, call);
+            prop_assert_eq!(&once, &scope.treat(&client, call));
+        }
+    }
+
+    #[test]
+    fn any_calls_on_any_mesh_have_a_list_that_keeps_them(
+        n in 0usize..150,
+        keep in proptest::collection::vec(proptest::bool::weighted(0.9), 1..40),
+        calls in proptest::collection::vec(call(), 0..6),
+    ) {
+        let lines = &*CASES;
+        let line = &lines[n % lines.len()];
+        let mesh = build(&mutate(line, &keep, 0));
+        let case = cases::Case::new(line);
+        let all = [everything()];
+        let full = Scope::new(&mesh, &case.client.namespace, &all, TrafficMode::RegistryOnly);
+        let pod = mesh.pod(&case.client.namespace, &case.client.pod).expect("the client's pod is kept");
+        let instances = [Instance::new(pod, true)];
+        let demand = Demand { full: &full, bound: &[], carried: None, instances: &instances, calls: &calls, implied: &[] };
+        let found = minimal(&demand);
+        let listed = [Egress { hosts: found.hosts.clone(), ..Egress::default() }];
+        let scope = Scope::new(&mesh, &case.client.namespace, &listed, TrafficMode::RegistryOnly);
+        let client = instances[0].client();
+        for call in &calls {
+            prop_assert!(scope.treat(&client, call).keeps(&full.treat(&client, call)), "{:?} under {:?}", call, found.hosts);
+        }
+        for host in found.hosts.iter().filter(|h| *h != SILENT) {
+            prop_assert!(found.reasons.contains_key(host), "{} has no reason", host);
+        }
+        prop_assert!(scope.size(client.labels).clusters <= full.size(client.labels).clusters);
+    }
+}
