@@ -6,6 +6,7 @@
 //! Layout: `DIR/sidecarta.json` (marker), `DIR/db/` (sled). All rows live in one named tree, so that a batch and the note that it is
 //! held are one atomic write.
 
+mod error;
 mod exchange;
 mod keys;
 mod marker;
@@ -23,6 +24,7 @@ use crate::model::{Batch, BatchId, Dependency, Lookups, Merge, Record, Source, W
 use keys::Kind;
 use marker::Marker;
 
+pub use error::StoreError;
 pub use exchange::Imported;
 
 /// Version of the layout and of the rows' encoding.
@@ -36,86 +38,6 @@ const CACHE: u64 = 8 * 1024 * 1024;
 
 /// Free space below which no batch is begun: sled hangs when it meets a full disk in the middle of its work.
 const MIN_FREE: u64 = 16 * 1024 * 1024;
-
-/// Why a store could not be opened, read or written. Each says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// There is no store here.
-    #[error("there is no store at {}: `sidecarta replay` or `sidecarta import` makes one, `--store DIR` names another", .0.display())]
-    Missing(PathBuf),
-    /// The directory holds something else.
-    #[error("{} is not a store and not empty: it is left alone; choose another directory with --store", .0.display())]
-    NotAStore(PathBuf),
-    /// Another process has it open.
-    #[error("the store {} is in use by another process; wait for it, or export from it and import elsewhere", .0.display())]
-    Locked(PathBuf),
-    /// Made by a newer program.
-    #[error("the store {} has schema {found}, this program knows up to {SCHEMA}: use the newer sidecarta, or export with it", path.display())]
-    Newer {
-        /// The store.
-        path: PathBuf,
-        /// Its schema.
-        found: u32,
-    },
-    /// Rows are gone.
-    #[error("the store {} is damaged: {why}; nothing was changed. Restore it from an export (`sidecarta import FILE --store NEW`) or replay the captures into a new one", path.display())]
-    Torn {
-        /// The store.
-        path: PathBuf,
-        /// What shows it.
-        why: String,
-    },
-    /// Too little room.
-    #[error("{} MiB are free at {}, a batch needs {} MiB: nothing was written; make room and run the command again", free >> 20, path.display(), needed >> 20)]
-    DiskFull {
-        /// The store.
-        path: PathBuf,
-        /// Free bytes.
-        free: u64,
-        /// Wanted bytes.
-        needed: u64,
-    },
-    /// An earlier write failed.
-    #[error("the store {} stopped writing after an error; what was stored before is safe, start again when the cause is gone", .0.display())]
-    Stopped(PathBuf),
-    /// The file system refuses.
-    #[error("cannot {what} {}: {error}", path.display())]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The reason.
-        error: io::Error,
-    },
-    /// sled refuses.
-    #[error("the database of the store {} failed: {error}", path.display())]
-    Database {
-        /// The store.
-        path: PathBuf,
-        /// The reason.
-        error: sled::Error,
-    },
-    /// A row cannot be read.
-    #[error("a row of the store {} cannot be read ({error}): it was written by another version or is damaged; restore from an export", path.display())]
-    Row {
-        /// The store.
-        path: PathBuf,
-        /// The reason.
-        error: serde_json::Error,
-    },
-    /// An export cannot be read.
-    #[error("line {line}: {why}; nothing was imported")]
-    Import {
-        /// Line, from 1.
-        line: usize,
-        /// What is wrong.
-        why: String,
-    },
-    /// An export cannot be written.
-    #[error("cannot write the export: {0}")]
-    Export(#[from] io::Error),
-}
 
 /// How to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

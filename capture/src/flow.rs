@@ -25,7 +25,7 @@ pub struct KnownPorts {
 /// Limits of memory and time. All have defaults.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Flows followed at once. 131,072 take about 40 MB and are more than a node of 110 pods has.
+    /// Flows followed at once. 131,072 take about 35 MB and are more than a node of 110 pods has.
     pub max_flows: usize,
     /// Heads (ClientHello, request) being joined at once, each at most 16 KiB.
     pub max_heads: usize,

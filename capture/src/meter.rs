@@ -21,12 +21,15 @@ use crate::skim::{Skim, skim};
 const MAX_QUESTIONS: usize = 8_192;
 
 /// Frames whose flows are looked for before the first of them is taken in.
-const AHEAD: usize = 16;
+const AHEAD: usize = 32;
 
-/// A plain packet, with the hash of its key and the slot that is probably its flow's.
+/// A plain packet.
 struct Glance {
     skim: Skim,
-    likely: (u64, u32),
+    /// Of its key.
+    hash: u64,
+    /// Where its flow probably is.
+    slot: Option<u32>,
 }
 
 /// Who asked what: client, its port, message identifier.
@@ -70,7 +73,10 @@ impl Meter {
 
     /// Takes a frame in.
     pub fn frame(&mut self, frame: &Frame<'_>, sink: &mut impl FnMut(Observation)) {
-        let glance = self.glance(frame);
+        let mut glance = self.glance(frame);
+        if let Some(glance) = &mut glance {
+            glance.slot = self.table.likely(glance.hash);
+        }
         self.take(frame, glance.as_ref(), sink);
     }
 
@@ -83,7 +89,11 @@ impl Meter {
             for (place, frame) in ahead.iter_mut().zip(frames()) {
                 *place = self.glance(&frame);
             }
-            let near = ahead.iter().flatten().fold(0, |sum, g| sum ^ self.table.touch(g.likely.1));
+            // Each of these loops does nothing but fetch, so that all of its fetches are under way at once.
+            for glance in ahead.iter_mut().flatten() {
+                glance.slot = self.table.likely(glance.hash);
+            }
+            let near = ahead.iter().flatten().filter_map(|g| g.slot).fold(0, |sum, slot| sum ^ self.table.touch(slot));
             std::hint::black_box(near);
             for (glance, frame) in ahead.iter().zip(frames()) {
                 self.take(&frame, glance.as_ref(), sink);
@@ -91,20 +101,18 @@ impl Meter {
         }
     }
 
-    /// Finds what is probably the flow of a plain packet.
     #[inline(always)]
     fn glance(&self, frame: &Frame<'_>) -> Option<Glance> {
         let skim = skim(frame)?;
-        let likely = self.table.likely(&skim.key)?;
-        Some(Glance { skim, likely })
+        Some(Glance { hash: self.table.hash(&skim.key), skim, slot: None })
     }
 
     #[inline(always)]
     fn take(&mut self, frame: &Frame<'_>, glance: Option<&Glance>, sink: &mut impl FnMut(Observation)) {
         self.counters.packets += 1;
         self.counters.bytes += frame.data.len() as u64;
-        if let Some(Glance { skim, likely }) = glance
-            && let Some(repeated) = self.table.bump(&skim.key, *likely, frame.time, frame.interface)
+        if let Some(Glance { skim, hash, slot: Some(slot) }) = glance
+            && let Some(repeated) = self.table.bump(&skim.key, *hash, *slot, frame.time, frame.interface)
         {
             self.counters.used += 1;
             self.counters.cut_payload += u64::from(skim.cut);

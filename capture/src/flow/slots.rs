@@ -59,11 +59,12 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Room for `expected` flows is reserved, and only used as they come: growing would copy, and hold both copies.
+    /// Room for `expected` flows is reserved, and only used as they come: growing would copy, and hold both copies. The index grows: it
+    /// is quick while it is small.
     pub fn new(expected: usize) -> Self {
         Self {
             hasher: RandomState::default(),
-            index: HashTable::with_capacity(expected),
+            index: HashTable::new(),
             hot: Vec::with_capacity(expected),
             cold: Vec::with_capacity(expected),
             free: Vec::new(),

@@ -56,11 +56,16 @@ impl Table {
         self.known = known;
     }
 
-    /// Hash of a key, and the slot that is probably its flow's: both for [`Table::bump`].
+    /// Hash of a key.
     #[inline]
-    pub fn likely(&self, key: &FlowKey) -> Option<(u64, u32)> {
-        let hash = self.slots.hash(key);
-        self.slots.likely(hash).map(|slot| (hash, slot))
+    pub fn hash(&self, key: &FlowKey) -> u64 {
+        self.slots.hash(key)
+    }
+
+    /// The slot that is probably that of the flow of this hash.
+    #[inline]
+    pub fn likely(&self, hash: u64) -> Option<u32> {
+        self.slots.likely(hash)
     }
 
     /// Brings a flow near.
@@ -72,7 +77,7 @@ impl Table {
     /// Counts a packet of a settled flow; `None` where the flow is unknown or may still change: the caller decodes in full.
     /// Else whether it was seen before on another interface.
     #[inline]
-    pub fn bump(&mut self, key: &FlowKey, (hash, likely): (u64, u32), time: Nanos, interface: InterfaceId) -> Option<bool> {
+    pub fn bump(&mut self, key: &FlowKey, hash: u64, likely: u32, time: Nanos, interface: InterfaceId) -> Option<bool> {
         let slot = if self.slots.hot(likely).key == *key { likely } else { self.slots.find(hash, key)? };
         let hot = self.slots.hot(slot);
         if !hot.settled || hot.packets == u32::MAX {
