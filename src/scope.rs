@@ -4,10 +4,12 @@
 //! (`model/sidecar.go`, `model/virtualservice.go`), which DestinationRules apply, which clusters follow, and the route of a call.
 //! Pure. Must never decide what a Sidecar should list; that is `generate`'s part.
 
+mod chain;
 pub mod clusters;
 mod http;
 mod imports;
 pub mod inbound;
+mod index;
 mod l4;
 pub mod report;
 pub mod route;
@@ -65,7 +67,7 @@ pub struct Listener<'m> {
     /// VirtualServices, in istiod's order.
     pub virtual_services: Vec<&'m VirtualService>,
     /// Indexes for routing, made when they are first needed.
-    routing: std::sync::OnceLock<route::Index<'m>>,
+    routing: std::sync::OnceLock<index::Index<'m>>,
 }
 
 /// The scope of a namespace under a list of egress listeners.

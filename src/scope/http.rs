@@ -1,7 +1,8 @@
 //! Virtual hosts and HTTP rules (`networking/core/httproute.go`, `networking/core/route/route.go`), for one host at a time.
 
+use super::index::{Index, PortIndex};
 use super::l4::{destination, subset};
-use super::route::{Call, Cluster, Index, PortIndex, Step};
+use super::route::{Call, Cluster, Step};
 use super::{Client, Listener, Scope};
 use crate::mesh::host::{is_wildcard, matches, subset_of};
 use crate::mesh::objects::{HttpMatch, HttpRoute, Percent, Target};

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::route::{Action, Chain, Cluster};
+use super::chain::{Action, Chain};
+use super::route::Cluster;
 use super::{Client, Scope, Scoped};
 use crate::mesh::host::{is_wildcard, matches};
 use crate::mesh::objects::{L4Match, Target, Weighted};

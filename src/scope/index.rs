@@ -1,0 +1,147 @@
+//! What a listener holds, by port, address and host, so that a call asks only what it can meet.
+//!
+//! Owns what the proxy's listeners bind to (`buildSidecarOutboundListeners` in `networking/core/listener.go`). Must never look at a
+//! call.
+
+use std::net::IpAddr;
+
+use foldhash::HashMap;
+
+use super::{Listener, Scoped};
+use crate::mesh::host::{HostMap, is_wildcard, subset_of};
+use crate::mesh::service::UNSPECIFIED;
+use crate::mesh::{AppProtocol, Mesh, Port, Registry, Resolution, VirtualService};
+
+/// Indexes of a listener for routing.
+#[derive(Debug)]
+pub(super) struct Index<'m> {
+    pub ports: HashMap<u16, PortIndex<'m>>,
+    /// VirtualServices by exact host: positions in the listener's list.
+    pub exact: HashMap<&'m str, Vec<u32>>,
+    /// VirtualServices with wildcard hosts.
+    pub wild: Vec<(&'m str, u32)>,
+    /// The VirtualService of the most specific host (`computeWildcardHostVirtualServiceIndex`).
+    pub most_specific: HostMap<'m, u32>,
+}
+
+/// Services of a listener that have one port, by what their listeners bind to. Positions in the listener's list.
+#[derive(Debug, Default)]
+pub(super) struct PortIndex<'m> {
+    /// On every address; of HTTP Services the first stands for all.
+    pub every: Vec<u32>,
+    has_http: bool,
+    pub by_address: HashMap<&'m str, Vec<u32>>,
+    /// By host, for virtual hosts; the last of several wins.
+    pub names: HashMap<&'m str, u32>,
+    /// Hosts that are wildcards.
+    pub wild_names: Vec<(&'m str, u32)>,
+    /// By the host of an alias in scope.
+    pub aliases: HashMap<String, Vec<u32>>,
+    /// Headless Services: their hosts have names below them.
+    pub headless: Vec<u32>,
+}
+
+/// What the listener of a Service port binds to.
+enum Bind<'m> {
+    Every,
+    Address(&'m str),
+    Each(Vec<&'m str>),
+}
+
+fn bind<'m>(mesh: &'m Mesh, scoped: &Scoped<'m>, port: &Port) -> Bind<'m> {
+    let service = scoped.service;
+    if port.protocol.is_http() {
+        return Bind::Every;
+    }
+    if service.resolution == Resolution::Passthrough && service.address == UNSPECIFIED {
+        let addresses: Vec<&str> = mesh.endpoints_by_number(service, port).map(|e| e.address.as_str()).collect();
+        if service.registry == Registry::External && addresses.is_empty() && service.selector.is_empty() {
+            return Bind::Every;
+        }
+        return Bind::Each(addresses.into_iter().filter(|a| a.parse::<IpAddr>().is_ok()).collect());
+    }
+    // Ranges are matched by a filter chain of the listener on every address.
+    if service.address == UNSPECIFIED || service.address.contains('/') { Bind::Every } else { Bind::Address(&service.address) }
+}
+
+impl<'m> Listener<'m> {
+    /// Services with this port that answer to a host: by name, by an alias, by a wildcard, or as a name below a headless one.
+    pub fn index_named(&self, mesh: &'m Mesh, port: u16, host: &str) -> Vec<&Scoped<'m>> {
+        let Some(at) = self.index(mesh).ports.get(&port) else { return Vec::new() };
+        let by_name = at.names.get(host).into_iter().chain(at.aliases.get(host).into_iter().flatten());
+        let below = |s: &&u32| {
+            let name = &self.services[**s as usize].service.host;
+            host.strip_suffix(name.as_str()).is_some_and(|h| h.ends_with('.'))
+        };
+        let by_suffix = at.wild_names.iter().filter(|(w, _)| subset_of(host, w)).map(|(_, s)| s);
+        let mut out: Vec<u32> = by_name.chain(by_suffix).chain(at.headless.iter().filter(below)).copied().collect();
+        out.sort_unstable();
+        out.dedup();
+        out.into_iter().map(|s| &self.services[s as usize]).collect()
+    }
+
+    pub(super) fn index(&self, mesh: &'m Mesh) -> &Index<'m> {
+        self.routing.get_or_init(|| self.make_index(mesh))
+    }
+
+    fn make_index(&self, mesh: &'m Mesh) -> Index<'m> {
+        let mut index =
+            Index { ports: HashMap::default(), exact: HashMap::default(), wild: Vec::new(), most_specific: HostMap::default() };
+        for (i, v) in self.virtual_services.iter().enumerate() {
+            let v: &'m VirtualService = v;
+            for host in &v.hosts {
+                index.most_specific.insert_first(host, i as u32);
+                if is_wildcard(host) {
+                    index.wild.push((host, i as u32));
+                } else {
+                    index.exact.entry(host).or_default().push(i as u32);
+                }
+            }
+        }
+        // On a listener with a port, the port's protocol is the listener's.
+        let declared = self.egress.port.as_ref().map(|p| AppProtocol::parse(&p.protocol));
+        for (i, s) in self.services.iter().enumerate() {
+            let i = i as u32;
+            for port in s.ports.iter() {
+                let at = index.ports.entry(port.number).or_default();
+                at.add_name(i, s);
+                if s.service.resolution == Resolution::Alias {
+                    continue;
+                }
+                let port = Port { protocol: declared.unwrap_or(port.protocol), ..port.clone() };
+                match bind(mesh, s, &port) {
+                    // More HTTP Services change nothing about the listener.
+                    Bind::Every if port.protocol.is_http() && at.has_http => {}
+                    Bind::Every => {
+                        at.has_http |= port.protocol.is_http();
+                        at.every.push(i);
+                    }
+                    Bind::Address(a) => at.by_address.entry(a).or_default().push(i),
+                    Bind::Each(all) => {
+                        for a in all {
+                            at.by_address.entry(a).or_default().push(i);
+                        }
+                    }
+                }
+            }
+        }
+        index
+    }
+}
+
+impl<'m> PortIndex<'m> {
+    fn add_name(&mut self, i: u32, s: &Scoped<'m>) {
+        let host: &'m str = &s.service.host;
+        self.names.insert(host, i);
+        if is_wildcard(host) {
+            self.wild_names.retain(|(h, _)| *h != host);
+            self.wild_names.push((host, i));
+        }
+        for (_, alias) in s.aliases.iter() {
+            self.aliases.entry(alias.clone()).or_default().push(i);
+        }
+        if s.service.resolution == Resolution::Passthrough && s.service.registry == Registry::Kubernetes {
+            self.headless.push(i);
+        }
+    }
+}
