@@ -173,6 +173,11 @@ fn forecast_and_explain_agree_with_what_is_generated() {
     let text = expect(0, &[&["explain"], &source[..], &["shop/web"]].concat());
     assert!(text.contains("central/reviews.prod.svc.cluster.local") && text.contains("VirtualService central/reviews"), "{text}");
     assert!(text.contains("not covered") && text.contains("nowhere.example.test"), "{text}");
+    let one = expect(0, &[&["explain"], &source[..], &["shop/web", "reviews.prod.svc.cluster.local"]].concat());
+    assert!(one.contains("central/reviews.prod") && !one.contains("nowhere"), "{one}");
+    let none = run(&[&["explain"], &source[..], &["shop/web", "details"]].concat());
+    assert_eq!(none.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("concerns details"));
 }
 
 #[test]

@@ -149,9 +149,22 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
                         .to_owned(),
             })
             .collect(),
-        rejected: outcome.rejected.iter().map(|(host, why)| Rejected { host: host.clone(), why: why.clone() }).collect(),
+        rejected: outcome
+            .rejected
+            .iter()
+            .filter(|(h, _)| wanted(h))
+            .map(|(host, why)| Rejected { host: host.clone(), why: why.clone() })
+            .collect(),
         notes: outcome.notes.clone(),
     };
+    if let Some(host) = host
+        && explanation.hosts.is_empty()
+        && explanation.not_covered.is_empty()
+        && explanation.rejected.is_empty()
+    {
+        let listed = proof.map(|p| p.hosts.join(", ")).unwrap_or_default();
+        anyhow::bail!("nothing that is known of {id} concerns {host}; its hosts are {listed}");
+    }
     match options.output.output {
         Format::Table => output::print(&text(&explanation))?,
         format => output::data(format, &explanation)?,

@@ -23,8 +23,8 @@ Examples:
   sidecarta generate --cluster cluster.yaml --output sidecars    # one file per workload, for a pull request
   sidecarta generate --cluster cluster.yaml --calls calls.jsonl --workload shop/web   # from declared calls
 
-Each Sidecar is proved: every call keeps its route, and no host can be left out. What is not ready is withheld, listed with the
-reason, and gives exit code 5.";
+Each Sidecar is proved: every call keeps its route, and no host can be left out. What is not ready is withheld, listed
+with the reason, and gives exit code 5.";
 
 /// Where the store is; without one, declared calls can stand alone.
 #[derive(Debug, Args)]
@@ -259,10 +259,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         }
         written += 1;
     }
-    match &options.output {
-        Some(dir) => eprintln!("{written} Sidecars written below {}", dir.display()),
-        None => eprintln!("{written} Sidecars written"),
-    }
+    let below = options.output.as_ref().map(|d| format!(" below {}", d.display())).unwrap_or_default();
+    eprintln!("{written} {} written{below}", if written == 1 { "Sidecar" } else { "Sidecars" });
     if unready > 0 {
         eprintln!("{unready} workloads are not ready: watch them for longer, or pass --include-unready");
     }
