@@ -129,6 +129,9 @@ impl<'m> Scope<'m> {
     /// `collectImportedServices`.
     fn collect(&mut self) {
         let listeners = std::mem::take(&mut self.listeners);
+        let expected = listeners.iter().map(|l| l.services.len()).sum();
+        self.services.reserve(expected);
+        self.by_host.reserve(expected);
         for listener in &listeners {
             for s in &listener.services {
                 self.append(s.clone());

@@ -155,6 +155,9 @@ impl Builder {
                 old.uncertain = true;
             }
         }
+        for s in &mut all {
+            s.contested = mesh.by_host.get(&s.host).is_some_and(|by_namespace| by_namespace.len() > 1);
+        }
         mesh.services = all;
     }
 

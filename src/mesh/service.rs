@@ -222,6 +222,8 @@ pub struct Service {
     pub mesh_external: bool,
     /// Its place in istiod's order: by creation, then name, then namespace.
     pub order: u32,
+    /// Its host is one of other namespaces as well.
+    pub contested: bool,
 }
 
 impl Service {
@@ -281,6 +283,7 @@ pub(super) fn from_kube(service: &KubeService, domain: &str) -> Service {
         mesh_external: external_name.is_some(),
         external_name,
         order: 0,
+        contested: false,
     }
 }
 
@@ -322,6 +325,7 @@ pub(super) fn from_entry(entry: &ServiceEntry, dns_capture: bool) -> Vec<Service
         external_name: None,
         mesh_external: !matches!(spec.location.as_str(), "MESH_INTERNAL" | "1"),
         order: 0,
+        contested: false,
     };
     spec.hosts.iter().flat_map(|h| addresses.iter().map(move |a| (h, a))).map(|(h, a)| one(h, a)).collect()
 }

@@ -88,8 +88,8 @@ fn candidates(mesh: &Mesh, client: &str, imports: &Imports<'_>) -> Vec<(u32, boo
 
 /// Of a host in several namespaces one namespace is taken: the client's, else a Kubernetes Service's, else the first.
 fn one_namespace_per_host<'m>(mut imported: Vec<Scoped<'m>>, client: &str) -> Vec<Scoped<'m>> {
-    let mut chosen: HashMap<&'m str, (&'m str, bool)> = HashMap::with_capacity(imported.len());
-    for s in &imported {
+    let mut chosen: HashMap<&'m str, (&'m str, bool)> = HashMap::new();
+    for s in imported.iter().filter(|s| s.service.contested) {
         let new = (s.service.namespace.as_str(), s.service.registry == Registry::Kubernetes);
         let old = chosen.entry(&s.service.host).or_insert(new);
         let better = new.0 == client || (!old.1 && new.1 && old.0 != client);
@@ -97,7 +97,7 @@ fn one_namespace_per_host<'m>(mut imported: Vec<Scoped<'m>>, client: &str) -> Ve
             *old = new;
         }
     }
-    imported.retain(|s| chosen[s.service.host.as_str()].0 == s.service.namespace);
+    imported.retain(|s| chosen.get(s.service.host.as_str()).is_none_or(|(n, _)| *n == s.service.namespace));
     imported
 }
 
