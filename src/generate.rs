@@ -4,6 +4,7 @@
 //! the same text. Must never list a host that no call asks for, and never be silent about a call that it cannot keep.
 
 pub mod calls;
+mod candidates;
 pub mod group;
 pub mod implied;
 mod manifest;
@@ -16,10 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::cluster::Cluster;
-use crate::mesh::{Egress, Mesh, MeshPod, Sidecar};
+use crate::mesh::{Egress, Mesh, MeshPod, Sidecar, TrafficMode};
 use crate::model::{DataPlane, Dependency, Lookups, Time, Watch, Workload, WorkloadId};
 use crate::scope::clusters::Size;
-use crate::scope::{Call, Client, Scope, Treatment, everything, policy};
+use crate::scope::{Call, Client, Scope, Treatment, everything, listeners, policy};
 use calls::{Declared, Plan, Planned, Planner};
 use group::{Group, GroupBy, Running};
 use implied::Implied;
@@ -41,6 +42,9 @@ pub struct Known {
     /// Calls that people or other tools declare for it.
     pub declared: Vec<Declared>,
 }
+
+/// Of a workload of which nothing is known.
+static NOTHING: Known = Known { dependencies: Vec::new(), watches: Vec::new(), lookups: Vec::new(), declared: Vec::new() };
 
 impl Known {
     fn learned(&self) -> bool {
@@ -138,6 +142,13 @@ pub struct Input<'a> {
     pub options: &'a Options,
 }
 
+impl<'a> Input<'a> {
+    /// What is known of a workload.
+    fn known(&self, id: &WorkloadId) -> &'a Known {
+        self.known.get(id).unwrap_or(&NOTHING)
+    }
+}
+
 /// All workloads, of the snapshot and of the store, sorted.
 pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
     let mut all: BTreeMap<WorkloadId, Subject> = stored
@@ -163,13 +174,11 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
 
 /// Generates for every subject, and for the namespaces where that is asked for. The result is sorted by namespace and name.
 pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
-    let nothing = Known::default();
-    let known = |id: &WorkloadId| input.known.get(id).unwrap_or(&nothing);
     let mut out: Vec<Outcome> = Vec::new();
     let mut ready: Vec<&Subject> = Vec::new();
     for s in subjects {
-        match withheld(s, known(&s.id), input.options) {
-            Some(why) => out.push(Outcome::withheld(vec![s.id.clone()], why)),
+        match withheld(s, input.known(&s.id), input.options) {
+            Some(why) => out.push(Outcome::new(vec![s.id.clone()], Some(why))),
             None => ready.push(s),
         }
     }
@@ -184,20 +193,12 @@ pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
     let work = Work { input, running: &running, by_id: &by_id };
     let shapes: Vec<Shape<'_>> = groups.iter().zip(replaced).map(|(g, r)| work.shape(g, r)).collect();
     // One scope with all hosts imported serves every group that has the same namespace, policy and listeners with a port.
-    let mut egress: BTreeMap<Vec<String>, Vec<Egress>> = BTreeMap::new();
-    for shape in &shapes {
-        egress.entry(shape.key()).or_insert_with(|| shape.full_egress());
-    }
-    let mut wanted: BTreeMap<&[String], &Shape<'_>> = BTreeMap::new();
-    for shape in &shapes {
-        let Some((key, _)) = egress.get_key_value(&shape.key()) else { continue };
-        wanted.entry(key).or_insert(shape);
-    }
-    let wanted: Vec<(&[String], &Shape<'_>)> = wanted.into_iter().collect();
-    let made = in_parallel(&wanted, |(key, shape)| (*key, Scope::new(input.mesh, shape.namespace, &egress[*key], shape.policy)));
+    let distinct: BTreeMap<&[String], &Shape<'_>> = shapes.iter().map(|s| (s.key.as_slice(), s)).collect();
+    let distinct: Vec<(&Shape<'_>, Vec<Egress>)> = distinct.into_values().map(|s| (s, s.full_egress())).collect();
+    let made = in_parallel(&distinct, |(s, egress)| (s.key.as_slice(), Scope::new(input.mesh, s.namespace, egress, s.policy)));
     let full: BTreeMap<&[String], Scope<'_>> = made.into_iter().collect();
     let jobs: Vec<(Group, &Shape<'_>)> = groups.into_iter().zip(&shapes).collect();
-    out.extend(in_parallel(&jobs, |(g, shape)| work.one(g, shape, &full[shape.key().as_slice()])));
+    out.extend(in_parallel(&jobs, |(g, shape)| work.one(g, shape, &full[shape.key.as_slice()])));
     out.sort_by_cached_key(|o| {
         let first = o.workloads.first();
         let name = o.manifest.as_ref().map(|m| m.name().to_owned()).or_else(|| first.map(|w| w.name.clone()));
@@ -207,7 +208,7 @@ pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
 }
 
 /// Runs the jobs on all processors; the results stand in the order of the jobs.
-fn in_parallel<J: Sync, R: Send>(jobs: &[J], run: impl Fn(&J) -> R + Sync) -> Vec<R> {
+fn in_parallel<'j, J: Sync, R: Send>(jobs: &'j [J], run: impl Fn(&'j J) -> R + Sync) -> Vec<R> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len().max(1));
     let share = jobs.len().div_ceil(workers).max(1);
     std::thread::scope(|s| {
@@ -228,9 +229,6 @@ fn withheld(subject: &Subject, known: &Known, options: &Options) -> Option<Withh
     if !known.declared.is_empty() && !known.learned() {
         return None;
     }
-    if !known.learned() {
-        return never("not watched: none of its pods' interfaces was captured, so its silence means nothing");
-    }
     if known.watches.is_empty() && known.dependencies.iter().all(|d| !notes::needs_a_host(d)) && known.declared.is_empty() {
         return never("not watched: none of its pods' interfaces was captured, so its silence means nothing");
     }
@@ -244,17 +242,14 @@ fn withheld(subject: &Subject, known: &Known, options: &Options) -> Option<Withh
 struct Shape<'m> {
     namespace: &'m str,
     replaced: Option<&'m Sidecar>,
-    policy: crate::mesh::TrafficMode,
+    policy: TrafficMode,
     bound: Vec<Egress>,
     pods: Vec<(MeshPod, WorkloadId)>,
+    /// What its scope with all hosts imported depends on: namespace, policy, listeners with a port.
+    key: Vec<String>,
 }
 
 impl Shape<'_> {
-    fn key(&self) -> Vec<String> {
-        let bound = self.bound.iter().map(|e| format!("{e:?}"));
-        [self.namespace.to_owned(), self.policy.name().to_owned()].into_iter().chain(bound).collect()
-    }
-
     fn full_egress(&self) -> Vec<Egress> {
         self.bound.iter().cloned().chain([everything()]).collect()
     }
@@ -293,22 +288,24 @@ impl<'a> Work<'a> {
         let labels = pods.iter().find(|(_, w)| g.members.contains(w)).map(|(p, _)| &*p.labels);
         let none = BTreeMap::new();
         let replaced = replaced.or_else(|| mesh.applied_before(&g.namespace, labels.unwrap_or(&none)));
-        let bound =
-            replaced.map(|s| s.egress.iter().filter(|e| e.port.as_ref().is_some_and(|p| p.number != 0)).cloned().collect());
+        let with_port = |e: &&Egress| e.port.as_ref().is_some_and(|p| p.number != 0);
+        let bound: Vec<Egress> = replaced.iter().flat_map(|s| &s.egress).filter(with_port).cloned().collect();
         let namespace = g.members.first().and_then(|m| self.by_id.get_key_value(m)).map_or("", |(w, _)| w.namespace.as_str());
-        Shape { namespace, replaced, policy: policy(mesh, replaced), bound: bound.unwrap_or_default(), pods }
+        let policy = policy(mesh, replaced);
+        let written = bound.iter().map(|e| format!("{e:?}"));
+        let key = [namespace.to_owned(), policy.name().to_owned()].into_iter().chain(written).collect();
+        Shape { namespace, replaced, policy, bound, pods, key }
     }
 
     fn one<'s>(&self, g: &Group, shape: &'s Shape<'a>, full: &'s Scope<'s>) -> Outcome {
-        let mut outcome = Outcome::withheld(g.members.clone(), Withheld { reason: String::new(), unready: false });
-        outcome.withheld = g.refused.clone().map(|reason| Withheld { reason, unready: false });
+        let refused = g.refused.clone().map(|reason| Withheld { reason, unready: false });
+        let mut outcome = Outcome::new(g.members.clone(), refused);
         outcome.notes.clone_from(&g.notes);
-        let nothing = Known::default();
-        let known = |id: &WorkloadId| self.input.known.get(id).unwrap_or(&nothing);
         let mut all: BTreeMap<Call, (WorkloadId, Planned)> = BTreeMap::new();
         for id in &g.members {
-            let plan = self.plan(shape, full, id, known(id));
-            outcome.readiness.insert(id.clone(), Readiness::of(known(id)));
+            let known = self.input.known(id);
+            let plan = self.plan(shape, full, id, known);
+            outcome.readiness.insert(id.clone(), Readiness::of(known));
             outcome.notes.extend(plan.notes);
             outcome.rejected.extend(plan.rejected);
             for planned in plan.calls {
@@ -331,7 +328,7 @@ impl<'a> Work<'a> {
                 .into_values()
                 .map(|(workload, planned)| {
                     let treatment = full.treat(&i.client(), &planned.call);
-                    let hosts = minimal::entries_of(&demand, &planned.call);
+                    let hosts = demand.entries_of(&planned.call);
                     let hosts = hosts.into_iter().filter(|h| proof.hosts.contains(h)).collect();
                     Kept { workload, planned, treatment, hosts }
                 })
@@ -360,15 +357,13 @@ impl<'a> Work<'a> {
 
     /// Clusters and endpoints under the Sidecar that applies now, whoever wrote it.
     fn today(&self, shape: &Shape<'_>, client: &Client<'_>) -> Size {
-        let applied = self.input.mesh.applied(shape.namespace, client.labels);
-        let egress = applied.map(|s| s.egress.clone()).filter(|e| !e.is_empty()).unwrap_or_else(|| vec![everything()]);
+        let egress = listeners(self.input.mesh.applied(shape.namespace, client.labels));
         Scope::new(self.input.mesh, shape.namespace, &egress, shape.policy).size(client.labels)
     }
 
     fn notes(&self, g: &Group, outcome: &mut Outcome, proof: &Minimal, full: &Scope<'_>) {
-        let nothing = Known::default();
         for id in &g.members {
-            let known = self.input.known.get(id).unwrap_or(&nothing);
+            let known = self.input.known(id);
             notes::of_dependencies(known, &mut outcome.notes);
             notes::never_called(self.input.cluster, known, full, &proof.hosts, &outcome.rejected, &mut outcome.notes);
             if known.watches.is_empty() && known.learned() {
@@ -408,11 +403,11 @@ impl<'a> Work<'a> {
 }
 
 impl Outcome {
-    fn withheld(workloads: Vec<WorkloadId>, why: Withheld) -> Self {
+    fn new(workloads: Vec<WorkloadId>, withheld: Option<Withheld>) -> Self {
         Self {
             workloads,
             manifest: None,
-            withheld: Some(why),
+            withheld,
             notes: Vec::new(),
             proof: None,
             calls: Vec::new(),

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use foldhash::HashMap;
 use serde_json::Value;
 
-use crate::model::Time;
+use crate::model::{Time, selects};
 pub use build::{Builder, sidecar_from_text};
 pub use config::{MeshConfig, TrafficMode};
 pub use destinationrule::{Merged, Rules};
@@ -53,7 +53,7 @@ pub struct Sidecar {
 impl Sidecar {
     /// Whether its selector matches these labels. A selector without labels matches all.
     pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.selector.as_ref().is_none_or(|s| s.iter().all(|(k, v)| labels.get(k) == Some(v)))
+        self.selector.as_ref().is_none_or(|s| selects(s, labels))
     }
 }
 

@@ -16,7 +16,7 @@ pub use dependency::{Dependency, DependencyKey, Tally};
 pub use destination::{Destination, Infrastructure, ServicePort, Unresolved};
 pub use evidence::{Evidence, Example, Grade};
 pub use time::Time;
-pub use workload::{DataPlane, Protocol, Workload, WorkloadId};
+pub use workload::{DataPlane, Protocol, Workload, WorkloadId, selects};
 
 /// Two records of the same thing become one.
 ///

@@ -91,6 +91,11 @@ pub fn everything() -> Egress {
     Egress { hosts: vec!["*/*".to_owned()], ..Egress::default() }
 }
 
+/// The egress listeners of what applies: the Sidecar's, else everything.
+pub fn listeners(sidecar: Option<&Sidecar>) -> Vec<Egress> {
+    sidecar.map(|s| s.egress.clone()).filter(|e| !e.is_empty()).unwrap_or_else(|| vec![everything()])
+}
+
 /// The policy that a Sidecar puts in force: its own, else the mesh's.
 pub fn policy(mesh: &Mesh, sidecar: Option<&Sidecar>) -> TrafficMode {
     sidecar.and_then(|s| s.outbound_traffic_policy.as_ref()).map_or(mesh.config.outbound, TrafficMode::of)

@@ -8,9 +8,10 @@ mod common;
 use common::cases::{self, Case};
 use serde_json::{Value, json};
 use sidecarta::generate::minimal::{Demand, Instance, SILENT, Widening, minimal};
+use sidecarta::mesh::Sidecar;
 use sidecarta::scope::clusters::Size;
 use sidecarta::scope::report::ScopeReport;
-use sidecarta::scope::{Call, Client, Route, Scope, everything, policy};
+use sidecarta::scope::{Call, Client, Route, Scope, everything, listeners, policy};
 
 /// Differences shown before the rest is only counted.
 const SHOWN: usize = 40;
@@ -75,13 +76,12 @@ fn every_scope_is_what_istiod_selects() {
             let case = Case::new(case);
             let client = client(&case);
             let sidecar = mesh.applied(client.namespace, client.labels);
-            let egress = sidecar.map(|s| s.egress.clone()).filter(|e| !e.is_empty()).unwrap_or_else(|| vec![everything()]);
+            let egress = listeners(sidecar);
             let scope = Scope::new(&mesh, client.namespace, &egress, policy(&mesh, sidecar));
             let got = serde_json::to_value(ScopeReport::new(&scope, &client, sidecar)).expect("json");
             let mut want = case.expect.clone();
             // Route configurations are compared through calls.
             want.as_object_mut().expect("object").remove("routes");
-            // A missing list and an empty one are the same.
             let mut found = Vec::new();
             differences("", &want, &got, &mut found);
             all.push((case.id.clone(), found));
@@ -92,34 +92,8 @@ fn every_scope_is_what_istiod_selects() {
     report(all, total);
 }
 
-#[test]
-fn every_call_takes_the_route_that_istiod_gives_it() {
-    let mut all = Vec::new();
-    for line in cases::read("calls.jsonl") {
-        let mesh = cases::mesh(&line["mesh"]);
-        let case = Case::new(&line);
-        let client = client(&case);
-        let egress = [everything()];
-        let sidecar = mesh.applied(client.namespace, client.labels);
-        let scope = Scope::new(&mesh, client.namespace, &egress, policy(&mesh, sidecar));
-        let mut found = Vec::new();
-        for call in line["calls"].as_array().expect("calls") {
-            let wanted: Call = cases::call(call);
-            let got = serde_json::to_value(Route::of(&scope.treat(&client, &wanted), &mesh)).expect("json");
-            let path = format!("{}:{} {} to {}", wanted.host, wanted.port, wanted.protocol.name(), wanted.address);
-            differences(&path, &call["route"], &got, &mut found);
-        }
-        differences("full", &line["full"], &json!(scope.size(client.labels)), &mut found);
-        all.push((case.id.clone(), found));
-    }
-    let total = all.len();
-    assert!(total >= 100, "only {total} cases were found");
-    report(all, total);
-}
-
-#[test]
-fn generated_lists_are_proved_and_no_larger_than_the_references() {
-    let (mut ours, mut theirs) = (Size::default(), Size::default());
+/// Runs a check on every call case, with the scope of all hosts under what applies to its client.
+fn each_call_case(mut check: impl for<'m> FnMut(&Value, &Case, &Scope<'m>, Option<&'m Sidecar>) -> Vec<String>) {
     let mut all = Vec::new();
     for line in cases::read("calls.jsonl") {
         let mesh = cases::mesh(&line["mesh"]);
@@ -128,10 +102,37 @@ fn generated_lists_are_proved_and_no_larger_than_the_references() {
         let egress = [everything()];
         let sidecar = mesh.applied(client.namespace, client.labels);
         let full = Scope::new(&mesh, client.namespace, &egress, policy(&mesh, sidecar));
+        all.push((case.id.clone(), check(&line, &case, &full, sidecar)));
+    }
+    let total = all.len();
+    assert!(total >= 100, "only {total} cases were found");
+    report(all, total);
+}
+
+#[test]
+fn every_call_takes_the_route_that_istiod_gives_it() {
+    each_call_case(|line, case, full, _| {
+        let client = client(case);
+        let mut found = Vec::new();
+        for call in line["calls"].as_array().expect("calls") {
+            let wanted: Call = cases::call(call);
+            let got = serde_json::to_value(Route::of(&full.treat(&client, &wanted), full.mesh)).expect("json");
+            let path = format!("{}:{} {} to {}", wanted.host, wanted.port, wanted.protocol.name(), wanted.address);
+            differences(&path, &call["route"], &got, &mut found);
+        }
+        differences("full", &line["full"], &json!(full.size(client.labels)), &mut found);
+        found
+    });
+}
+
+#[test]
+fn generated_lists_are_proved_and_no_larger_than_the_references() {
+    let (mut ours, mut theirs) = (Size::default(), Size::default());
+    each_call_case(|line, case, full, sidecar| {
         let calls: Vec<Call> = line["calls"].as_array().expect("calls").iter().map(cases::call).collect();
-        let pod = mesh.pod(client.namespace, &case.client.pod).expect("pod");
+        let pod = full.mesh.pod(full.namespace, &case.client.pod).expect("pod");
         let instances = [Instance::new(pod, true)];
-        let demand = Demand { full: &full, bound: &[], carried: sidecar, instances: &instances, calls: &calls, implied: &[] };
+        let demand = Demand { full, bound: &[], carried: sidecar, instances: &instances, calls: &calls, implied: &[] };
         let found = minimal(&demand);
         let reference = |k: &str| line["reference"][k].as_u64().expect("number");
         let mut wrong = Vec::new();
@@ -145,10 +146,8 @@ fn generated_lists_are_proved_and_no_larger_than_the_references() {
         }
         theirs += Size { clusters: reference("clusters"), endpoints: reference("endpoints") };
         ours += found.after;
-        all.push((case.id.clone(), wrong));
-    }
-    let total = all.len();
-    report(all, total);
+        wrong
+    });
     println!("ours {ours:?}, references {theirs:?}");
     assert!(ours.clusters <= theirs.clusters && ours.endpoints <= theirs.endpoints, "ours {ours:?}, references {theirs:?}");
 }

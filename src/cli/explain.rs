@@ -9,7 +9,7 @@ use super::output::{self, Format};
 use super::{Outcome, OutputOptions};
 use crate::generate::calls::Origin;
 use crate::generate::minimal::{FORCE_SCAN, Reason};
-use crate::generate::{self, Kept, Known, SILENT};
+use crate::generate::{self, Kept, SILENT};
 use crate::model::{Dependency, Example, Grade, Tally};
 use crate::scope::Route;
 
@@ -98,10 +98,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     options.ready.apply(&mut how);
     let all = outcomes(&gathered, &how, &|w| *w == id);
     let outcome = all.into_iter().next().with_context(|| format!("nothing is known of {id}"))?;
-    let nothing = Known::default();
     let called = |k: &Kept| {
-        let known = gathered.known.get(&k.workload).unwrap_or(&nothing);
-        called(k, k.planned.dependency.and_then(|i| known.dependencies.get(i)), &gathered.snapshot.mesh)
+        let known = gathered.known.get(&k.workload);
+        called(k, k.planned.dependency.and_then(|i| known?.dependencies.get(i)), &gathered.snapshot.mesh)
     };
     let wanted = |text: &str| {
         host.is_none_or(|h| {

@@ -12,7 +12,7 @@ use super::{ClusterOptions, Outcome, OutputOptions};
 use crate::generate::calls::{Declared, Planner};
 use crate::mesh::{Mesh, MeshPod, Sidecar, VirtualService, sidecar_from_text};
 use crate::scope::report::ScopeReport;
-use crate::scope::{Call, Client, Route, Scope, everything, policy};
+use crate::scope::{Call, Client, Route, Scope, everything, listeners, policy};
 use crate::snapshot;
 
 const EXAMPLE: &str = "\
@@ -90,7 +90,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         }
         None => mesh.applied(client.namespace, client.labels),
     };
-    let egress = applied.map(|s| s.egress.clone()).filter(|e| !e.is_empty()).unwrap_or_else(|| vec![everything()]);
+    let egress = listeners(applied);
     for host in egress.iter().flat_map(|e| &e.hosts).filter(|_| tried.is_some()) {
         if let Some(why) = crate::mesh::validate_egress_host(host) {
             eprintln!("warning: egress host {host:?}: istiod's validation refuses it: {why}");

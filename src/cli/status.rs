@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::output::{self, Format};
 use super::{Outcome, OutputOptions, StoreOptions, ViewOptions, generate::known};
 use crate::generate::Known;
+use crate::generate::readiness::Readiness;
 use crate::model::{DataPlane, Destination, Grade, Merge, Source, Spans, Tally, WorkloadId};
 
 const EXAMPLE: &str = "\
@@ -94,15 +95,10 @@ fn one(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Workloa
     let mut dependencies: BTreeMap<&'static str, u64> = BTreeMap::new();
     let mut evidence: BTreeMap<Grade, u64> = BTreeMap::new();
     let (mut scope_misses, mut unknown) = (Vec::new(), Vec::new());
-    let (mut connections, mut calls, mut once) = (0, 0, 0);
-    let (mut midway, mut guessed) = (0, 0);
+    let (mut connections, mut midway, mut guessed) = (0, 0, 0);
     for d in &known.dependencies {
         *dependencies.entry(d.key.destination.kind()).or_default() += 1;
         connections += d.tally.connections;
-        if !matches!(d.key.destination, Destination::Infrastructure { .. }) {
-            calls += d.tally.connections;
-            once += u64::from(d.tally.connections == 1);
-        }
         midway += d.midway;
         guessed += d.guessed;
         for (grade, e) in &d.evidence {
@@ -139,8 +135,7 @@ fn one(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Workloa
         guessed,
         dependencies,
         evidence,
-        // Good-Turing: the chance that the next observation is of a kind not seen yet is about (kinds seen once) / (observations).
-        chance_that_next_is_new: (calls > 0).then(|| once as f64 / calls as f64),
+        chance_that_next_is_new: Readiness::of(known).chance_that_next_is_new(),
         scope_misses,
         unknown,
     }

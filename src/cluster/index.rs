@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::objects::{self, Meta, address, addresses, target_port};
 use super::owners::{Owners, data_plane};
 use super::{CaptureScope, Cluster, EntryHost, Pod, Service};
-use crate::model::Time;
+use crate::model::{Time, selects};
 
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
@@ -172,10 +172,8 @@ impl Builder {
     fn endpoints_from_selectors(&self, cluster: &mut Cluster) {
         for (i, service) in self.services.values().enumerate().filter(|(_, s)| !s.spec.selector.is_empty()) {
             let selector = &service.spec.selector;
-            let chosen = |p: &&objects::Pod| {
-                p.metadata.namespace == service.metadata.namespace
-                    && selector.iter().all(|(k, v)| p.metadata.labels.get(k) == Some(v))
-            };
+            let chosen =
+                |p: &&objects::Pod| p.metadata.namespace == service.metadata.namespace && selects(selector, &p.metadata.labels);
             for pod in self.pods.iter().filter(chosen) {
                 for port in &service.spec.ports {
                     let Some(number) = target_port(port, pod) else { continue };

@@ -166,7 +166,7 @@ impl<'a, 'm> Planner<'a, 'm> {
         let mut leads: BTreeSet<String> =
             named.iter().filter(|n| self.lead_to(i, d, n, host, Origin::Addressed)).cloned().collect();
         // Hosts of VirtualServices that send traffic there.
-        let (mesh, port) = (self.mesh(), d.key.port);
+        let port = d.key.port;
         let routing = self.full.listeners.iter().flat_map(|l| &l.virtual_services).filter(|v| {
             v.destinations(self.client.namespace)
                 .get(host)
@@ -204,7 +204,7 @@ impl<'a, 'm> Planner<'a, 'm> {
         }
         // Its own name counts unless the look-ups tell that only others were used.
         let own = looked_up.contains(host) || looked_up.is_empty() || leads.is_empty();
-        if own || mesh.by_host.is_empty() {
+        if own {
             self.seen(i, d, host, port);
         } else {
             let by: Vec<&str> = leads.iter().map(String::as_str).collect();
@@ -213,10 +213,7 @@ impl<'a, 'm> Planner<'a, 'm> {
     }
 
     fn seen(&mut self, i: usize, d: &Dependency, host: &str, port: u16) {
-        let protocol = match () {
-            () if d.evidence.contains_key(&Grade::Sni) => Some(CallProtocol::Tls),
-            () => None,
-        };
+        let protocol = d.evidence.contains_key(&Grade::Sni).then_some(CallProtocol::Tls);
         let mut calls = self.expand(host, port, protocol, None);
         // Of a headless Service and of an entry without an address, the wire tells addresses.
         for a in wire_addresses(d) {

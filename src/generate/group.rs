@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Subject;
 use crate::cluster::{Cluster, Pod};
 use crate::mesh::{Mesh, Sidecar};
-use crate::model::{DataPlane, Time, WorkloadId};
+use crate::model::{DataPlane, Time, WorkloadId, selects};
 
 /// What one Sidecar is written for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,10 +57,13 @@ impl<'a> Running<'a> {
     }
 
     /// Pods of a namespace that a selector meets; `None` meets all.
-    pub fn selected(&self, namespace: &str, selector: Option<&BTreeMap<String, String>>) -> impl Iterator<Item = &'a Pod> {
-        let selector = selector.cloned().unwrap_or_default();
-        let all = self.by_namespace.get(namespace).cloned().unwrap_or_default();
-        all.into_iter().filter(move |p| selector.iter().all(|(k, v)| p.labels.get(k) == Some(v)))
+    pub fn selected<'s>(
+        &'s self,
+        namespace: &str,
+        selector: Option<&'s BTreeMap<String, String>>,
+    ) -> impl Iterator<Item = &'a Pod> + use<'a, 's> {
+        let all = self.by_namespace.get(namespace).into_iter().flatten().copied();
+        all.filter(move |p| selector.is_none_or(|s| selects(s, &p.labels)))
     }
 }
 

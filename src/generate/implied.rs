@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::calls::full_name;
 use crate::mesh::{Mesh, MeshPod, Sidecar};
+use crate::model::selects;
 
 /// A provider in force: why, and the host and port that it needs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +41,7 @@ pub fn implied(mesh: &Mesh, pod: &MeshPod, carried: Option<&Sidecar>) -> BTreeSe
             () if u.namespace == *root && u.selector.is_empty() => 0,
             () => continue,
         };
-        if !u.selector.iter().all(|(k, v)| pod.labels.get(k) == Some(v)) {
+        if !selects(&u.selector, &pod.labels) {
             continue;
         }
         let by = format!("{} {}/{}", u.kind, u.namespace, u.name);

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use foldhash::HashMap;
 
 use crate::mesh::host::{is_wildcard, matches, subset_of};
-use crate::mesh::{Egress, Mesh, MeshPod, Registry, Resolution, Sidecar};
+use crate::mesh::{Egress, Mesh, MeshPod, Sidecar};
 use crate::scope::clusters::Size;
 use crate::scope::inbound::{self, own_services};
-use crate::scope::{Call, Client, RouteKind, Scope, Treatment};
+use crate::scope::{Call, Client, Scope, Scoped, Treatment};
 
 /// Imports nothing: what a workload without calls needs (an empty list would mean `*/*`).
 pub const SILENT: &str = "~/*";
@@ -57,6 +57,13 @@ pub struct Demand<'a, 'm> {
     pub calls: &'a [Call],
     /// Clusters that the proxy itself sends to: host and port.
     pub implied: &'a [(String, u16)],
+}
+
+impl Demand<'_, '_> {
+    /// Labels of the pod that sizes are told for.
+    pub(super) fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        self.instances.first().map(|i| &*i.pod.labels)
+    }
 }
 
 /// How far the search had to go.
@@ -158,21 +165,7 @@ impl<'a, 'm> Search<'a, 'm> {
     /// The first thing that these hosts do not keep; `None` is the proof.
     fn broken(&self, hosts: &[String]) -> Option<Reason> {
         let egress = self.egress(hosts);
-        self.broken_in(&self.scope(&egress))
-    }
-
-    fn scope<'e>(&self, egress: &'e [Egress]) -> Scope<'e>
-    where
-        'm: 'e,
-        'a: 'e,
-    {
-        Scope::new(self.mesh(), self.demand.full.namespace, egress, self.demand.full.policy)
-    }
-
-    fn broken_in<'e>(&self, scope: &Scope<'e>) -> Option<Reason>
-    where
-        'm: 'e,
-    {
+        let scope = self.scope(&egress);
         let calling = self.demand.instances.iter().filter(|i| i.calls);
         for (instance, wanted) in calling.zip(&self.wanted.treatments) {
             let client = instance.client();
@@ -183,12 +176,12 @@ impl<'a, 'm> Search<'a, 'm> {
             }
         }
         for ((host, port), want) in self.demand.implied.iter().zip(&self.wanted.implied) {
-            if backing(scope, host, *port) != *want {
+            if backing(&scope, host, *port) != *want {
                 return Some(Reason::Implied(host.clone(), *port));
             }
         }
         for (instance, want) in self.demand.instances.iter().zip(&self.wanted.pools) {
-            let got = inbound::pools(scope, instance.pod, self.demand.carried);
+            let got = inbound::pools(&scope, instance.pod, self.demand.carried);
             if got != *want {
                 let port = want.iter().find(|(p, v)| got.get(p) != Some(v)).or_else(|| got.iter().next()).map_or(0, |(p, _)| *p);
                 return Some(Reason::Inbound(instance.pod.name.clone(), port));
@@ -197,11 +190,19 @@ impl<'a, 'm> Search<'a, 'm> {
         None
     }
 
+    fn scope<'e>(&self, egress: &'e [Egress]) -> Scope<'e>
+    where
+        'm: 'e,
+        'a: 'e,
+    {
+        Scope::new(self.mesh(), self.demand.full.namespace, egress, self.demand.full.policy)
+    }
+
     /// A list that keeps everything, and how far it had to be widened.
     fn provable(&self) -> (Vec<String>, Widening) {
         let mut hosts: BTreeSet<String> = BTreeSet::new();
         for (call, wants) in self.each_wanted() {
-            self.candidates(call, wants, &mut hosts);
+            self.demand.candidates(call, &wants, &mut hosts);
         }
         for (host, _) in self.demand.implied {
             hosts.extend(self.demand.full.service(host).map(|s| s.service.entry()));
@@ -259,62 +260,12 @@ impl<'a, 'm> Search<'a, 'm> {
     }
 
     fn size(&self, hosts: &[String]) -> Size {
-        let none = BTreeMap::new();
-        let labels = self.demand.instances.first().map_or(&none, |i| &*i.pod.labels);
-        self.scope(&self.egress(hosts)).size(labels)
+        self.scope(&self.egress(hosts)).size(self.demand.labels().unwrap_or(&BTreeMap::new()))
     }
 
     fn each_wanted(&self) -> impl Iterator<Item = (&'a Call, Vec<&Treatment>)> {
         let calls = self.demand.calls.iter().enumerate();
         calls.map(|(i, c)| (c, self.wanted.treatments.iter().map(|t| &t[i]).collect()))
-    }
-
-    /// Entries that a call's route may depend on.
-    fn candidates(&self, call: &Call, wants: Vec<&Treatment>, out: &mut BTreeSet<String>) {
-        let (mesh, full) = (self.mesh(), self.demand.full);
-        for want in wants.iter().filter(|w| !w.unknown()) {
-            let taken_by = want.taken_by.map(|s| &mesh.services[s as usize]);
-            let backing = want.backing.iter().flatten().map(|&s| &mesh.services[s as usize]);
-            out.extend(backing.map(|s| s.entry()));
-            let http = want.kind == RouteKind::Http;
-            let mut served = false;
-            for s in full.listeners.iter().flat_map(|l| l.index_named(mesh, call.port, &call.host)) {
-                served = true;
-                out.insert(s.service.entry());
-                let alias = s.aliases.iter().find(|(_, h)| *h == call.host);
-                out.extend(alias.map(|(_, h)| format!("{}/{h}", s.service.namespace)));
-            }
-            // A TCP listener belongs to the Service that it was made for; of HTTP the virtual host counts, whoever opened the port.
-            if let Some(s) = taken_by.filter(|_| !http) {
-                out.insert(s.entry());
-            } else if http && !served {
-                out.extend(self.opener(call.port));
-            }
-            for v in want.steps.iter().filter_map(|s| s.virtual_service).map(|v| &mesh.virtual_services[v as usize]) {
-                let names = std::iter::once(call.host.as_str()).chain(taken_by.map(|s| s.host.as_str()));
-                for name in names {
-                    for host in v.hosts.iter().filter(|h| matches(h, name)) {
-                        // An exact host within a wildcard imports the VirtualService and no Service beside.
-                        let host = if is_wildcard(host) { name } else { host };
-                        out.insert(format!("{}/{host}", v.namespace));
-                    }
-                }
-            }
-        }
-    }
-
-    /// The cheapest Service that opens a port for HTTP: a VirtualService whose host is no Service needs one to be listed.
-    fn opener(&self, port: u16) -> Option<String> {
-        let full = self.demand.full;
-        let labels = self.demand.instances.first().map(|i| &i.pod.labels)?;
-        let all = full.listeners.iter().flat_map(|l| &l.services);
-        let opening = all.filter(|s| s.service.resolution != Resolution::Alias);
-        let opening = opening.filter(|s| s.port(port).is_some_and(|p| p.protocol.is_http()));
-        let cost = |s: &&crate::scope::Scoped<'_>| {
-            let size = full.size_of(s, labels);
-            (size.clusters, size.endpoints, s.service.registry == Registry::External, s.service.entry())
-        };
-        opening.min_by_key(cost).map(|s| s.service.entry())
     }
 
     /// Takes out what only a rule leads to, all at once: it comes in with the rule.
@@ -355,9 +306,9 @@ impl<'a, 'm> Search<'a, 'm> {
 
     fn cost(&self, entry: &str) -> (u64, u64) {
         let Some((namespace, host)) = entry.split_once('/') else { return (0, 0) };
-        let Some(labels) = self.demand.instances.first().map(|i| &i.pod.labels) else { return (0, 0) };
+        let Some(labels) = self.demand.labels() else { return (0, 0) };
         let full = self.demand.full;
-        let sum = |all: &mut dyn Iterator<Item = &crate::scope::Scoped<'_>>| {
+        let sum = |all: &mut dyn Iterator<Item = &Scoped<'_>>| {
             let mut size = Size::default();
             all.filter(|s| namespace == "*" || s.service.namespace == namespace).for_each(|s| size += full.size_of(s, labels));
             (size.clusters, size.endpoints)
@@ -438,14 +389,4 @@ impl<'a, 'm> Search<'a, 'm> {
 
 fn backing(scope: &Scope<'_>, host: &str, port: u16) -> Option<u32> {
     scope.service(host).filter(|s| s.port(port).is_some()).map(|s| s.service.order)
-}
-
-/// Entries that a call's route may depend on, whether they are needed or not.
-pub fn entries_of(demand: &Demand<'_, '_>, call: &Call) -> BTreeSet<String> {
-    let mut out = BTreeSet::new();
-    let treatments: Vec<Treatment> =
-        demand.instances.iter().filter(|i| i.calls).map(|i| demand.full.treat(&i.client(), call)).collect();
-    let wanted = Wanted { treatments: Vec::new(), pools: Vec::new(), implied: Vec::new() };
-    Search { demand, wanted }.candidates(call, treatments.iter().collect(), &mut out);
-    out
 }

@@ -26,8 +26,7 @@ pub struct Readiness {
     pub connections: u64,
     /// Dependencies seen in a single connection.
     pub seen_once: u64,
-    /// Good-Turing: the share of connections that were not the only one of their kind estimates the chance that the next one is
-    /// known. `None` without a connection.
+    /// The estimated chance that the next connection is of a dependency already known. `None` without a connection.
     pub confidence: Option<f64>,
 }
 
@@ -41,12 +40,14 @@ impl Readiness {
             connections += d.tally.connections;
             seen_once += u64::from(d.tally.connections == 1);
         }
-        Self {
-            watched: spans.total(),
-            connections,
-            seen_once,
-            confidence: (connections > 0).then(|| 1.0 - seen_once as f64 / connections as f64),
-        }
+        let mut out = Self { watched: spans.total(), connections, seen_once, confidence: None };
+        out.confidence = out.chance_that_next_is_new().map(|new| 1.0 - new);
+        out
+    }
+
+    /// Good-Turing: the chance that the next observation is of a kind not seen yet is about (kinds seen once) / (observations).
+    pub fn chance_that_next_is_new(&self) -> Option<f64> {
+        (self.connections > 0).then(|| self.seen_once as f64 / self.connections as f64)
     }
 
     /// Why it is not enough; `None` when it is.

@@ -16,7 +16,7 @@ use super::objects::{
 use super::service::{Registry, Resolution, from_entry, from_kube};
 use super::{Endpoint, Indexed, Mesh, MeshPod, ProviderUse, Service, Sidecar, Target, validate, virtualservice};
 use crate::cluster::objects as kube;
-use crate::model::Time;
+use crate::model::{Time, selects};
 use crate::yaml;
 
 /// Default DNS domain of a cluster.
@@ -219,7 +219,7 @@ impl Builder {
                 if let Some(selector) = &spec.workload_selector {
                     let of_namespace = mesh.pods.iter().filter(|p| p.namespace == entry.metadata.namespace);
                     // Of pods that an entry selects, only ready ones count (`controller/pod.go`).
-                    for p in of_namespace.filter(|p| p.ready && selector.labels.iter().all(|(k, v)| p.labels.get(k) == Some(v))) {
+                    for p in of_namespace.filter(|p| p.ready && selects(&selector.labels, &p.labels)) {
                         if let Some(a) = p.addresses.first() {
                             add(&a.to_string(), &p.labels);
                         }
@@ -249,7 +249,7 @@ impl Builder {
                 continue;
             }
             let matching = of_namespace.get(s.namespace.as_str()).into_iter().flatten();
-            for p in matching.filter(|p| s.selector.iter().all(|(k, v)| p.metadata.labels.get(k) == Some(v))) {
+            for p in matching.filter(|p| selects(&s.selector, &p.metadata.labels)) {
                 let object = objects.get(&(s.namespace.as_str(), s.object.as_str()));
                 for port in &s.ports {
                     let spec = object

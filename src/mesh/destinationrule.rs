@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use foldhash::HashMap;
 use serde_json::Value;
 
-use super::host::{is_wildcard, most_specific, qualify};
+use super::host::{HostMap, qualify};
 use super::objects::{DestinationRuleSpec, Object, Subset};
 use super::service::Export;
-use crate::model::Time;
+use crate::model::{Time, selects};
 
 /// One or more rules of a namespace for one host, merged.
 #[derive(Clone, Debug)]
@@ -42,22 +42,8 @@ impl Merged {
     }
 }
 
-type ByHost = HashMap<String, Vec<u32>>;
-
 /// Rules of a namespace by host.
-#[derive(Clone, Debug, Default)]
-struct Hosts {
-    exact: ByHost,
-    wild: ByHost,
-}
-
-impl Hosts {
-    fn most_specific(&self, host: &str) -> Option<&[u32]> {
-        let found = (!is_wildcard(host)).then(|| self.exact.get(host)).flatten();
-        let found = found.or_else(|| self.wild.get(host));
-        found.or_else(|| most_specific(host, self.wild.iter().map(|(h, v)| (h.as_str(), v)))).map(Vec::as_slice)
-    }
-}
+type Hosts = HostMap<String, Vec<u32>>;
 
 /// The index of all rules.
 #[derive(Clone, Debug, Default)]
@@ -117,7 +103,7 @@ impl Rules {
             return found.iter().map(|&i| &self.merged[i as usize]).collect();
         }
         for namespace in [owner, &self.root] {
-            let found = self.exported.get(namespace).and_then(|h| h.most_specific(host)).unwrap_or_default();
+            let found = self.exported.get(namespace).and_then(|h| h.most_specific(host)).map_or(&[][..], Vec::as_slice);
             let seen = |m: &&Merged| m.export.is_empty() || m.export.public() || m.export.lists(client);
             let found: Vec<&Merged> = found.iter().map(|&i| &self.merged[i as usize]).filter(seen).collect();
             if !found.is_empty() {
@@ -131,9 +117,7 @@ impl Rules {
 /// Of the rules that were found, the one for pods with these labels: one whose selector matches and that lives in the client's
 /// namespace, else the last without a selector (`SidecarScope.DestinationRule`).
 pub fn select<'r>(found: &[&'r Merged], client: &str, labels: &BTreeMap<String, String>) -> Option<&'r Merged> {
-    let chosen = |m: &&&Merged| {
-        m.namespace == client && m.selector.as_ref().is_some_and(|s| s.iter().all(|(k, v)| labels.get(k) == Some(v)))
-    };
+    let chosen = |m: &&&Merged| m.namespace == client && m.selector.as_ref().is_some_and(|s| selects(s, labels));
     let by_selector = found.iter().find(chosen).copied();
     by_selector.or_else(|| found.iter().rev().find(|m| m.selector.is_none()).copied())
 }
@@ -145,8 +129,7 @@ pub fn inbound<'r>(found: &[&'r Merged]) -> Option<&'r Merged> {
 
 /// `mergeDestinationRule`.
 fn merge(all: &mut Vec<Merged>, into: &mut Hosts, host: &str, rule: &Merged) {
-    let list = if is_wildcard(host) { &mut into.wild } else { &mut into.exact };
-    let list = list.entry(host.to_owned()).or_default();
+    let list = into.or_insert(host.to_owned(), Vec::new());
     let mut separate = true;
     for &mut i in list.iter_mut() {
         let existing = &mut all[i as usize];

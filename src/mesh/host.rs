@@ -2,6 +2,9 @@
 //!
 //! Owns comparison only; must never resolve a name.
 
+use std::borrow::Borrow;
+use std::hash::Hash;
+
 use foldhash::HashMap;
 
 /// Whether the host begins with `*`.
@@ -32,25 +35,28 @@ pub fn matches(a: &str, b: &str) -> bool {
 
 /// Values by host, of which the most specific that covers a name is looked up (`MostSpecificHostMatch`).
 #[derive(Clone, Debug)]
-pub struct HostMap<'m, V> {
-    exact: HashMap<&'m str, V>,
-    wild: Vec<(&'m str, V)>,
+pub struct HostMap<K, V> {
+    exact: HashMap<K, V>,
+    wild: Vec<(K, V)>,
 }
 
-impl<V> Default for HostMap<'_, V> {
+impl<K, V> Default for HostMap<K, V> {
     fn default() -> Self {
         Self { exact: HashMap::default(), wild: Vec::new() }
     }
 }
 
-impl<'m, V> HostMap<'m, V> {
-    /// Adds a value, unless the host has one already.
-    pub fn insert_first(&mut self, host: &'m str, value: V) {
-        if !is_wildcard(host) {
-            self.exact.entry(host).or_insert(value);
-        } else if !self.wild.iter().any(|(h, _)| *h == host) {
-            self.wild.push((host, value));
+impl<K: Borrow<str> + Eq + Hash, V> HostMap<K, V> {
+    /// The value of the host itself, made if there is none.
+    pub fn or_insert(&mut self, host: K, value: V) -> &mut V {
+        if !is_wildcard(host.borrow()) {
+            return self.exact.entry(host).or_insert(value);
         }
+        let at = self.wild.iter().position(|(h, _)| *h == host).unwrap_or_else(|| {
+            self.wild.push((host, value));
+            self.wild.len() - 1
+        });
+        &mut self.wild[at].1
     }
 
     /// The value of the most specific host that covers the name: the host itself, else the longest wildcard.
@@ -58,24 +64,19 @@ impl<'m, V> HostMap<'m, V> {
         if let Some(v) = self.exact.get(name) {
             return Some(v);
         }
-        most_specific(name, self.wild.iter().map(|(h, v)| (*h, v)))
-    }
-}
-
-/// The value of the longest wildcard that covers the name; a wildcard name is covered by itself first.
-pub fn most_specific<'h, V>(name: &str, wildcards: impl Iterator<Item = (&'h str, V)>) -> Option<V> {
-    let needle = name.strip_prefix('*').unwrap_or(name);
-    let mut best: Option<(&str, V)> = None;
-    for (host, value) in wildcards {
-        if host == name {
-            return Some(value);
+        let needle = name.strip_prefix('*').unwrap_or(name);
+        let mut best: Option<(&str, &V)> = None;
+        for (host, value) in self.wild.iter().map(|(h, v)| (h.borrow(), v)) {
+            if host == name {
+                return Some(value);
+            }
+            // At equal length both would be the same suffix of one name.
+            if needle.ends_with(&host[1..]) && best.is_none_or(|(b, _)| host.len() > b.len()) {
+                best = Some((host, value));
+            }
         }
-        // At equal length both would be the same suffix of one name.
-        if needle.ends_with(&host[1..]) && best.as_ref().is_none_or(|(b, _)| host.len() > b.len()) {
-            best = Some((host, value));
-        }
+        best.map(|(_, v)| v)
     }
-    best.map(|(_, v)| v)
 }
 
 /// A short name of a Service made whole (`ResolveShortnameToFQDN`): names with a dot, addresses and `*` stay.
@@ -106,7 +107,7 @@ mod tests {
     fn the_longest_wildcard_wins_and_the_exact_name_before_it() {
         let mut map = HostMap::default();
         for h in ["*.com", "*.foo.com", "a.foo.com", "*"] {
-            map.insert_first(h, h);
+            map.or_insert(h, h);
         }
         assert_eq!(map.most_specific("a.foo.com"), Some(&"a.foo.com"));
         assert_eq!(map.most_specific("b.foo.com"), Some(&"*.foo.com"));

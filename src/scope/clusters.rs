@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use super::l4::subset;
 use super::route::Cluster;
 use super::{Scope, Scoped};
 use crate::mesh::host::is_wildcard;
 use crate::mesh::objects::Subset;
 use crate::mesh::{AppProtocol, Endpoint, Merged, Mesh, Port, Resolution};
+use crate::model::selects;
 
 /// What a proxy must hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -85,7 +85,7 @@ fn of_service(mesh: &Mesh, s: &Scoped<'_>, rule: Option<&Merged>, mut take: impl
             if service.resolution == Resolution::Passthrough || named.is_some_and(passthrough) {
                 return 0;
             }
-            let wanted = |e: &&Endpoint| named.is_none_or(|x| subset(&x.labels, &e.labels));
+            let wanted = |e: &&Endpoint| named.is_none_or(|x| selects(&x.labels, &e.labels));
             if service.resolution == Resolution::Dns {
                 return mesh.endpoints_by_number(service, port).filter(wanted).count() as u64;
             }

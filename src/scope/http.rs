@@ -1,13 +1,14 @@
 //! Virtual hosts and HTTP rules (`networking/core/httproute.go`, `networking/core/route/route.go`), for one host at a time.
 
 use super::index::{Index, PortIndex};
-use super::l4::{destination, subset};
+use super::l4::destination;
 use super::route::{Call, Cluster, Step};
 use super::{Client, Listener, Scope};
 use crate::mesh::host::{is_wildcard, matches, subset_of};
 use crate::mesh::objects::{HttpMatch, HttpRoute, Percent, Target};
 use crate::mesh::virtualservice::MESH_GATEWAY;
 use crate::mesh::{Port, Resolution, VirtualService};
+use crate::model::selects;
 
 /// What the virtual hosts of a port have for a call.
 pub(super) enum Found {
@@ -165,7 +166,7 @@ impl Hosts<'_, '_> {
         if !m.gateways.is_empty() {
             return m.gateways.iter().any(|g| g == MESH_GATEWAY);
         }
-        subset(&m.source_labels, self.client.labels)
+        selects(&m.source_labels, self.client.labels)
             && (m.source_namespace.is_empty() || m.source_namespace == self.client.namespace)
     }
 

@@ -21,7 +21,7 @@ pub(super) struct Index<'m> {
     /// VirtualServices with wildcard hosts.
     pub wild: Vec<(&'m str, u32)>,
     /// The VirtualService of the most specific host (`computeWildcardHostVirtualServiceIndex`).
-    pub most_specific: HostMap<'m, u32>,
+    pub most_specific: HostMap<&'m str, u32>,
 }
 
 /// Services of a listener that have one port, by what their listeners bind to. Positions in the listener's list.
@@ -90,7 +90,7 @@ impl<'m> Listener<'m> {
         for (i, v) in self.virtual_services.iter().enumerate() {
             let v: &'m VirtualService = v;
             for host in &v.hosts {
-                index.most_specific.insert_first(host, i as u32);
+                index.most_specific.or_insert(host, i as u32);
                 if is_wildcard(host) {
                     index.wild.push((host, i as u32));
                 } else {

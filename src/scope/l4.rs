@@ -1,6 +1,6 @@
 //! Filter chains for TLS and TCP (`networking/core/tls.go`, `networkfilter.go`).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use super::chain::{Action, Chain};
 use super::route::Cluster;
@@ -10,6 +10,7 @@ use crate::mesh::objects::{L4Match, Target, Weighted};
 use crate::mesh::service::UNSPECIFIED;
 use crate::mesh::virtualservice::MESH_GATEWAY;
 use crate::mesh::{AppProtocol, Resolution, VirtualService};
+use crate::model::selects;
 
 /// The chains of a Service port.
 pub(super) fn chains(
@@ -49,13 +50,9 @@ fn of_host<'m>(scope: &Scope<'m>, listener: usize, host: &str) -> Vec<&'m Virtua
 /// `matchTLS`, `matchTCP`: what is known when the configuration is made.
 fn applies(m: &L4Match, client: &Client<'_>, port: u16) -> bool {
     (m.gateways.is_empty() || m.gateways.iter().any(|g| g == MESH_GATEWAY))
-        && subset(&m.source_labels, client.labels)
+        && selects(&m.source_labels, client.labels)
         && (m.port == 0 || m.port == port)
         && (m.source_namespace.is_empty() || m.source_namespace == client.namespace)
-}
-
-pub(super) fn subset(of: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
-    of.iter().all(|(k, v)| labels.get(k) == Some(v))
 }
 
 fn tls(

@@ -1,0 +1,73 @@
+//! Istio's ServiceEntry, which owns addresses as a Service does.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{Meta, nullable};
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ServiceEntry {
+    pub metadata: Meta,
+    #[serde(default, deserialize_with = "nullable")]
+    pub spec: ServiceEntrySpec,
+    #[serde(default, deserialize_with = "nullable")]
+    pub status: ServiceEntryStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ServiceEntrySpec {
+    #[serde(default, deserialize_with = "nullable")]
+    pub hosts: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub addresses: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub endpoints: Vec<WorkloadEntry>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub ports: Vec<ServiceEntryPort>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub location: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub resolution: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub export_to: Vec<String>,
+    #[serde(default)]
+    pub workload_selector: Option<WorkloadSelector>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ServiceEntryPort {
+    pub number: u16,
+    #[serde(default, deserialize_with = "nullable")]
+    pub name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub protocol: String,
+}
+
+/// `networking.istio.io` `WorkloadSelector`: labels, all of which a pod must have.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct WorkloadSelector {
+    #[serde(default, deserialize_with = "nullable")]
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct WorkloadEntry {
+    #[serde(default, deserialize_with = "nullable")]
+    pub address: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct ServiceEntryStatus {
+    #[serde(default, deserialize_with = "nullable")]
+    pub addresses: Vec<EntryAddress>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct EntryAddress {
+    #[serde(default, deserialize_with = "nullable")]
+    pub value: String,
+}
