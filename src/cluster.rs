@@ -7,9 +7,10 @@ mod names;
 pub(crate) mod objects;
 mod owners;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{self, BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 
 use crate::model::{DataPlane, Protocol, ServicePort, Time, WorkloadId};
@@ -221,14 +222,14 @@ impl Cluster {
     }
 
     /// Sockets and ports that are known to listen, for telling initiator from responder.
-    pub fn listening(&self) -> (HashSet<(IpAddr, u16)>, HashSet<u16>) {
-        let mut sockets: HashSet<(IpAddr, u16)> = self.endpoints.keys().map(|&(a, p, _)| (a, p)).collect();
+    pub fn listening(&self) -> (collections::HashSet<(IpAddr, u16)>, collections::HashSet<u16>) {
+        let mut sockets: collections::HashSet<(IpAddr, u16)> = self.endpoints.keys().map(|&(a, p, _)| (a, p)).collect();
         for (address, services) in &self.services_by_address {
             for &i in services {
                 sockets.extend(self.services[i as usize].ports.iter().map(|&(p, _)| (*address, p)));
             }
         }
-        let mut ports: HashSet<u16> = sockets.iter().map(|&(_, p)| p).collect();
+        let mut ports: collections::HashSet<u16> = sockets.iter().map(|&(_, p)| p).collect();
         // Ports of the proxy itself: probes and metrics reach every injected pod on them.
         ports.extend([15020, 15021, 15090]);
         (sockets, ports)

@@ -5,8 +5,9 @@
 
 mod records;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use foldhash::HashMap;
 use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observation, Orientation, Transport};
 
 use crate::attribute::{Attribution, Watched, attribute, watched};
@@ -217,6 +218,8 @@ impl Lesson {
     fn note_workload(&mut self, pod: &Pod, seen: Time) {
         match self.records.get_mut(&Key::Workload(&pod.workload)) {
             Some(Record::Workload(w)) if w.last_seen >= seen => {}
+            // The usual case, once a connection: nothing is new but the time.
+            Some(Record::Workload(w)) if w.data_plane == pod.data_plane && w.selector == pod.selector => w.last_seen = seen,
             _ => self.records.merge(Record::Workload(Workload {
                 id: pod.workload.clone(),
                 selector: pod.selector.clone(),

@@ -210,21 +210,33 @@ fn read_json(file: &Path, text: &str, builders: &mut Builders, report: &mut Repo
         let offset = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize).min(text.len());
         1 + text.as_bytes()[..offset].iter().filter(|b| **b == b'\n').count()
     };
-    let documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-    for next in documents {
-        let document = match next {
-            Ok(document) => document.get(),
-            Err(e) => {
-                report.problems.push(format!(
-                    "{}:{}: not valid JSON, the rest of the file is skipped: {e}",
-                    file.display(),
-                    e.line()
-                ));
-                return;
+    let mut at = 0;
+    loop {
+        let rest = &text[at..];
+        // As a list at once: most of a snapshot is one, and its text is long. What is none is read again as it is.
+        let mut lists = serde_json::Deserializer::from_str(rest).into_iter::<JsonList<'_>>();
+        let (items, length) = match lists.next() {
+            None => return,
+            Some(Ok(list)) => (list.items, lists.byte_offset()),
+            Some(Err(_)) => {
+                let mut documents = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
+                match documents.next() {
+                    Some(Err(e)) => {
+                        // Read from the beginning once more, the place that the error tells is one in the file.
+                        let all = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+                        let e = all.filter_map(Result::err).next().unwrap_or(e);
+                        let (file, line) = (file.display(), e.line());
+                        report.problems.push(format!("{file}:{line}: not valid JSON, the rest of the file is skipped: {e}"));
+                        return;
+                    }
+                    _ => (None, documents.byte_offset()),
+                }
             }
         };
-        match serde_json::from_str::<JsonList<'_>>(document) {
-            Ok(JsonList { items: Some(items) }) => {
+        let document = rest[..length].trim_start();
+        at += length;
+        match items {
+            Some(items) => {
                 // Counting lines is linear in the offset: one pass keeps a large list linear as a whole.
                 let (mut at, mut line) = (0, 1);
                 for item in items {
@@ -234,7 +246,7 @@ fn read_json(file: &Path, text: &str, builders: &mut Builders, report: &mut Repo
                     accept(file, line, item.get(), Source::Json(item.get()), builders, report);
                 }
             }
-            _ => accept(file, line_of(document), document, Source::Json(document), builders, report),
+            None => accept(file, line_of(document), document, Source::Json(document), builders, report),
         }
     }
 }
@@ -251,10 +263,23 @@ impl Source<'_> {
             Self::Json(text) => serde_json::from_str(text).map_err(|e| e.to_string()),
         }
     }
+
+    /// What it is. Both words stand first in what `kubectl` prints, so the text is not read further than them.
+    fn envelope(&self) -> Result<Envelope, String> {
+        if let Self::Json(text) = self {
+            let mut found = Envelope::default();
+            // Stopping early is an error to the parser, and none here.
+            let _ = Envelope::find(&mut serde_json::Deserializer::from_str(text), &mut found);
+            if found.complete() {
+                return Ok(found);
+            }
+        }
+        self.parse()
+    }
 }
 
 fn accept(file: &Path, line: usize, text: &str, source: Source<'_>, builders: &mut Builders, report: &mut Report) {
-    let envelope: Envelope = match source.parse() {
+    let envelope = match source.envelope() {
         Ok(envelope) => envelope,
         Err(e) => {
             report.problems.push(format!("{}:{line}: not a Kubernetes object, skipped: {e}", file.display()));

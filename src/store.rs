@@ -12,7 +12,7 @@ mod keys;
 mod marker;
 mod pages;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,9 +20,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::{Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload, WorkloadId};
+use crate::model::{Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload};
 use keys::Kind;
 use marker::Marker;
+use pages::New;
 
 pub use error::StoreError;
 pub use exchange::Imported;
@@ -138,12 +139,12 @@ impl Store {
     ///
     /// # Errors
     /// On any failure nothing of the batch is held, and the store writes no more.
-    pub fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+    pub fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
         self.apply_holding(batch, &BTreeSet::new())
     }
 
     /// As [`Store::apply`], and counts further batches as held from then on (those that an export was made of).
-    fn apply_holding(&mut self, batch: Batch, also: &BTreeSet<BatchId>) -> Result<Applied, StoreError> {
+    fn apply_holding(&mut self, batch: &Batch, also: &BTreeSet<BatchId>) -> Result<Applied, StoreError> {
         if self.stopped {
             return Err(StoreError::Stopped(self.dir.clone()));
         }
@@ -151,38 +152,29 @@ impl Store {
         if self.get(&held)?.is_some() {
             return Ok(Applied::AlreadyHeld);
         }
-        let mut writes = self.writes()?;
-        let mut dependencies: BTreeMap<WorkloadId, Vec<Dependency>> = BTreeMap::new();
-        for record in batch.records {
-            let key = keys::record(&record);
-            let record = match record {
-                Record::Dependency(d) => {
-                    match dependencies.get_mut(&d.key.workload) {
-                        Some(known) => known.push(d),
-                        None => drop(dependencies.insert(d.key.workload.clone(), vec![d])),
-                    }
-                    continue;
-                }
-                other => other,
-            };
+        let mut writes = sled::Batch::default();
+        let mut dependencies = New::new();
+        for record in &batch.records {
+            if let Record::Dependency(d) = record {
+                dependencies.entry(&d.key.workload).or_default().push(d);
+                continue;
+            }
+            let key = keys::record(record);
             let row = match self.get(&key)? {
                 Some(row) => {
                     let mut merged: Record = self.decode(&row)?;
-                    merged.merge(&record);
+                    merged.merge(record);
                     self.encode(&merged)?
                 }
-                None => self.encode(&record)?,
+                None => self.encode(record)?,
             };
-            writes.rows.insert(key, row);
+            writes.insert(key, row);
         }
-        // Each is let go when it is written: they are most of the memory of a batch.
-        for (workload, new) in dependencies {
-            self.write_pages(&workload, new, &mut writes)?;
-        }
+        self.write_all(&dependencies, &mut writes)?;
         for id in also.iter().chain(std::iter::once(&batch.id)) {
-            writes.rows.insert(keys::batch(id), &b""[..]);
+            writes.insert(keys::batch(id), &b""[..]);
         }
-        self.commit(writes.rows).map(|()| Applied::New)
+        self.commit(writes).map(|()| Applied::New)
     }
 
     /// Writes all or nothing, and makes it durable.

@@ -14,6 +14,7 @@ use super::progress::Line;
 use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
 use crate::learn::{Learner, counter};
 use crate::model::{Batch, BatchId, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId};
+use crate::parallel::both;
 use crate::snapshot;
 use crate::store::Applied;
 
@@ -63,11 +64,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         "no capture is named: `sidecarta replay --cluster {} CAPTURE...`",
         snapshots[0].display()
     );
-    let (cluster, snapshot) = snapshot::load(&snapshots, Some(&options.cluster.cluster_domain))?;
+    let (loaded, reader) = both(|| snapshot::load(&snapshots, Some(&options.cluster.cluster_domain)), || Reader::open(&captures));
+    let (cluster, snapshot) = loaded?;
     let mut partial = super::report_snapshot(&snapshot);
     // Before hours of reading, not after: that the store can be opened.
     let mut store = options.store.create()?;
-    let reader = Reader::open(&captures);
     reader.errors().iter().for_each(|e| eprintln!("warning: {e}"));
     reader.notes().iter().for_each(|n| eprintln!("note: {n}"));
     if reader.reports().is_empty() {
@@ -93,8 +94,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         // Losses are counted for all captures together; the first source carries them.
         let counters = if i == 0 { totals.clone() } else { BTreeMap::new() };
         let batch = learner.take(i as u32, id, &report.path, counters);
-        summary.add(&batch);
-        if store.apply(batch)? == Applied::AlreadyHeld {
+        // Storing leaves a core free for much of its time.
+        let ((), applied) = both(|| summary.add(&batch), || store.apply(&batch));
+        if applied? == Applied::AlreadyHeld {
             summary.already_held.push(report.path.clone());
         }
     }

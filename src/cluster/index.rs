@@ -1,8 +1,9 @@
 //! Builds the indexes from objects, whatever order they come in.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use foldhash::HashMap;
 use ipnet::IpNet;
 
 use super::objects::{self, Meta, address, addresses, target_port};
@@ -99,7 +100,7 @@ impl Builder {
     }
 
     fn services_into(&self, cluster: &mut Cluster) -> HashMap<(String, String), u32> {
-        let mut by_name = HashMap::new();
+        let mut by_name = HashMap::default();
         let mut own = Vec::new();
         for ((namespace, name), object) in &self.services {
             let index = cluster.services.len() as u32;

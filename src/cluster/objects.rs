@@ -3,9 +3,12 @@
 
 mod entry;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::model::{Protocol, Time};
@@ -356,6 +359,38 @@ pub(crate) struct Envelope {
     pub api_version: String,
     #[serde(default, deserialize_with = "nullable")]
     pub kind: String,
+}
+
+impl Envelope {
+    /// Whether both words are there.
+    pub fn complete(&self) -> bool {
+        !self.api_version.is_empty() && !self.kind.is_empty()
+    }
+
+    /// Fills it from the first keys of an object, and fails as soon as it is complete.
+    pub fn find<'de, D: Deserializer<'de>>(deserializer: D, into: &mut Self) -> Result<(), D::Error> {
+        struct Find<'a>(&'a mut Envelope);
+        impl<'de> Visitor<'de> for Find<'_> {
+            type Value = ();
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+                while !self.0.complete() {
+                    let Some(key) = map.next_key::<Cow<'de, str>>()? else { return Ok(()) };
+                    match key.as_ref() {
+                        "apiVersion" => self.0.api_version = map.next_value()?,
+                        "kind" => self.0.kind = map.next_value()?,
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Err(A::Error::custom("enough"))
+            }
+        }
+        deserializer.deserialize_map(Find(into))
+    }
 }
 
 /// Parses an address; `None` for the empty string and `None`-like words (`clusterIP: None`).

@@ -1,6 +1,8 @@
 //! From a pod to its top controller and to labels that select it across rollouts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use foldhash::HashMap;
 
 use super::objects::{Container, Controller, Meta, Pod, PodSpec};
 use crate::model::{DataPlane, WorkloadId};

@@ -106,8 +106,8 @@ pub struct Workload {
 impl Merge for Workload {
     fn merge(&mut self, other: &Self) {
         // The later sighting describes the workload; at equal times the greater value, so that order does not matter.
-        let rank = |w: &Self| (w.last_seen, w.data_plane, w.selector.clone());
-        if rank(other) > rank(self) {
+        let later = (other.last_seen, other.data_plane, &other.selector) > (self.last_seen, self.data_plane, &self.selector);
+        if later {
             *self = other.clone();
         }
     }

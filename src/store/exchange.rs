@@ -115,7 +115,7 @@ impl Store {
             text.bytes().fold(d.wrapping_mul(31), |d, b| (d ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
         });
         let id = BatchId { source: format!("import:{digest:016x}"), sequence: 0 };
-        let applied = self.apply_holding(Batch { id, records }, &batches)?;
+        let applied = self.apply_holding(&Batch { id, records }, &batches)?;
         Ok(Imported { rows, applied })
     }
 }

@@ -4,6 +4,7 @@
 //! dependency took longer to write than ten million packets to read. A page is a JSON array, compressed; which page a dependency stands
 //! on means nothing. Must never hold a dependency on two pages.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 
@@ -14,6 +15,7 @@ use zstd::zstd_safe;
 use super::keys::{self, Kind};
 use super::{Store, StoreError, room};
 use crate::model::{Dependency, DependencyKey, Merge, Record, WorkloadId};
+use crate::parallel::both;
 
 /// Longest text of a page of several dependencies. sled splits a leaf at 17 rows, and puts one of more than 128 KiB in a file that it
 /// never deletes. Packed to a quarter (a tenth is usual), 17 pages stay below.
@@ -25,30 +27,55 @@ const MAX_PAGE: usize = 16 * 1024 * 1024;
 /// Compression level: the fastest that has a number of its own. More would take time and gain little.
 const LEVEL: i32 = 1;
 
-struct Page {
+/// New dependencies by workload.
+pub(super) type New<'a> = BTreeMap<&'a WorkloadId, Vec<&'a Dependency>>;
+
+struct Page<'a> {
     number: u32,
-    dependencies: Vec<Dependency>,
+    dependencies: Vec<Cow<'a, Dependency>>,
     changed: bool,
 }
 
-/// Rows to be written together.
-pub(super) struct Writes {
-    pub rows: sled::Batch,
+/// Pages on their way to the disk.
+struct Writes {
+    rows: Vec<(Vec<u8>, Vec<u8>)>,
     packer: Compressor<'static>,
 }
 
 impl Store {
-    pub(super) fn writes(&self) -> Result<Writes, StoreError> {
-        let packer = Compressor::new(LEVEL).map_err(|e| self.unpackable(&e))?;
-        Ok(Writes { rows: sled::Batch::default(), packer })
+    /// Merges dependencies into the pages of their workloads, on two threads where there are many: encoding is most of the work of
+    /// storing.
+    pub(super) fn write_all(&self, new: &New<'_>, batch: &mut sled::Batch) -> Result<(), StoreError> {
+        /// Workloads below which a thread costs more than it saves.
+        const MANY: usize = 32;
+        let all: Vec<_> = new.iter().collect();
+        let encode = |part: &[(&&WorkloadId, &Vec<&Dependency>)]| -> Result<_, StoreError> {
+            let packer = Compressor::new(LEVEL).map_err(|e| self.unpackable(&e))?;
+            let mut writes = Writes { rows: Vec::new(), packer };
+            part.iter().try_for_each(|(workload, new)| self.write_pages(workload, new, &mut writes))?;
+            Ok(writes.rows)
+        };
+        let halves = match all.len() {
+            0..MANY => vec![encode(&all)?],
+            n => {
+                let (here, there) = all.split_at(n / 2);
+                let (there, here) = both(|| encode(there), || encode(here));
+                vec![here?, there?]
+            }
+        };
+        for (key, row) in halves.into_iter().flatten() {
+            batch.insert(key, row);
+        }
+        Ok(())
     }
 
     /// Merges dependencies of one workload into its pages.
-    pub(super) fn write_pages(&self, workload: &WorkloadId, new: Vec<Dependency>, writes: &mut Writes) -> Result<(), StoreError> {
+    fn write_pages(&self, workload: &WorkloadId, new: &[&Dependency], writes: &mut Writes) -> Result<(), StoreError> {
         let mut pages = Vec::new();
         for row in self.rows.scan_prefix(keys::of_workload(Kind::Page, workload)) {
             let (key, row) = row.map_err(|e| self.database(e))?;
-            pages.push(Page { number: keys::page_number(&key), dependencies: self.page(&row)?, changed: false });
+            let dependencies = self.page(&row)?.into_iter().map(Cow::Owned).collect();
+            pages.push(Page { number: keys::page_number(&key), dependencies, changed: false });
         }
         if pages.is_empty() {
             pages.push(Page { number: 0, dependencies: Vec::new(), changed: false });
@@ -61,12 +88,12 @@ impl Store {
             new.iter().map(|d| known.get(&d.key).copied()).collect()
         };
         let last = pages.len() - 1;
-        for (dependency, place) in new.into_iter().zip(places) {
+        for (&dependency, place) in new.iter().zip(places) {
             let page = &mut pages[place.map_or(last, |(p, _)| p)];
             page.changed = true;
             match place {
-                Some((_, i)) => page.dependencies[i].merge(&dependency),
-                None => page.dependencies.push(dependency),
+                Some((_, i)) => page.dependencies[i].to_mut().merge(dependency),
+                None => page.dependencies.push(Cow::Borrowed(dependency)),
             }
         }
         let mut next = pages[last].number + 1;
@@ -76,7 +103,7 @@ impl Store {
             for dependency in &page.dependencies {
                 let start = text.len();
                 text.push(if start == 0 { b'[' } else { b',' });
-                self.encode_into(&mut text, dependency)?;
+                self.encode_into(&mut text, dependency.as_ref())?;
                 if start > 0 && text.len() >= PAGE {
                     // What is one too many begins another page.
                     let mut rest = text.split_off(start);
@@ -95,7 +122,7 @@ impl Store {
     fn write_page(&self, workload: &WorkloadId, number: u32, mut text: Vec<u8>, writes: &mut Writes) -> Result<(), StoreError> {
         text.push(b']');
         let row = writes.packer.compress(&text).map_err(|e| self.unpackable(&e))?;
-        writes.rows.insert(keys::page(workload, number), row);
+        writes.rows.push((keys::page(workload, number), row));
         Ok(())
     }
 
@@ -117,18 +144,20 @@ impl Store {
         // The rows become fewer, which is no damage where this is interrupted; none at all would still be.
         self.marker.rows = self.marker.rows.min(1);
         self.marker.write(&self.dir)?;
-        let mut writes = self.writes()?;
-        let mut all: BTreeMap<WorkloadId, Vec<Dependency>> = BTreeMap::new();
+        let mut writes = sled::Batch::default();
+        let mut all = Vec::new();
         for row in self.rows.scan_prefix(keys::prefix(Kind::Dependency, None)) {
             let (key, row) = row.map_err(|e| self.database(e))?;
             if let Record::Dependency(d) = self.decode(&row)? {
-                all.entry(d.key.workload.clone()).or_default().push(d);
+                all.push(d);
             }
-            writes.rows.remove(key);
+            writes.remove(key);
         }
-        for (workload, dependencies) in all {
-            self.write_pages(&workload, dependencies, &mut writes)?;
+        let mut new = New::new();
+        for d in &all {
+            new.entry(&d.key.workload).or_default().push(d);
         }
-        self.commit(writes.rows)
+        self.write_all(&new, &mut writes)?;
+        self.commit(writes)
     }
 }

@@ -24,8 +24,8 @@ fn a_batch_counts_once_and_survives_closing() {
     let path = dir.path().join("s");
     let b = batch("a", vec![workload("w", 5)]);
     let mut store = Store::open(&path, Access::CreateOrOpen).unwrap();
-    assert_eq!(store.apply(b.clone()).unwrap(), Applied::New);
-    assert_eq!(store.apply(b.clone()).unwrap(), Applied::AlreadyHeld);
+    assert_eq!(store.apply(&b).unwrap(), Applied::New);
+    assert_eq!(store.apply(&b).unwrap(), Applied::AlreadyHeld);
     store.close().unwrap();
     let store = Store::open(&path, Access::Existing).unwrap();
     assert_eq!(store.workloads(None).unwrap().len(), 1);
@@ -49,7 +49,7 @@ fn a_second_opener_a_newer_store_and_a_torn_one_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let mut store = Store::open(&path, Access::CreateOrOpen).unwrap();
-    store.apply(batch("a", (0..200).map(|i| workload(&format!("w{i}"), i)).collect())).unwrap();
+    store.apply(&batch("a", (0..200).map(|i| workload(&format!("w{i}"), i)).collect())).unwrap();
     assert!(matches!(Store::open(&path, Access::Existing), Err(StoreError::Locked(_))));
     store.close().unwrap();
     let marker = std::fs::read_to_string(path.join("sidecarta.json")).unwrap();
@@ -80,7 +80,7 @@ fn a_second_opener_a_newer_store_and_a_torn_one_are_told_apart() {
 fn a_cut_or_altered_export_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(&dir.path().join("a"), Access::CreateOrOpen).unwrap();
-    store.apply(batch("a", vec![workload("w", 5), workload("x", 6)])).unwrap();
+    store.apply(&batch("a", vec![workload("w", 5), workload("x", 6)])).unwrap();
     let text = exported(&store);
     let mut other = Store::open(&dir.path().join("b"), Access::CreateOrOpen).unwrap();
     let lines: Vec<&str> = text.lines().collect();
@@ -107,10 +107,10 @@ proptest! {
         let mut straight = Store::open(&dir.path().join("a"), Access::CreateOrOpen).unwrap();
         let mut shuffled = Store::open(&dir.path().join("b"), Access::CreateOrOpen).unwrap();
         for b in &batches {
-            straight.apply(b.clone()).unwrap();
+            straight.apply(b).unwrap();
         }
         for i in order.into_iter().chain([again]) {
-            shuffled.apply(batches[i].clone()).unwrap();
+            shuffled.apply(&batches[i]).unwrap();
         }
         prop_assert_eq!(exported(&straight), exported(&shuffled));
     }
@@ -143,8 +143,8 @@ fn dependencies_of_a_workload_share_rows_and_each_stands_on_one() {
     let mut store = Store::open(&dir.path().join("s"), Access::CreateOrOpen).unwrap();
     let odd = (0..200).filter(|i| i % 2 == 1);
     let records = |i: u64| [dependency("w", &format!("s{i:03}"), i), dependency("w1", &format!("s{i:03}"), 1)];
-    store.apply(batch("odd", odd.flat_map(records).collect())).unwrap();
-    store.apply(batch("all", (0..200).flat_map(records).collect())).unwrap();
+    store.apply(&batch("odd", odd.flat_map(records).collect())).unwrap();
+    store.apply(&batch("all", (0..200).flat_map(records).collect())).unwrap();
     let found = connections(&store);
     assert_eq!(found.len(), 400);
     for (i, (name, n)) in (0..).zip(&found[..200]) {
