@@ -1,0 +1,26 @@
+//! Two things at once.
+//!
+//! Owns the fallback where the system gives no thread. Must never be used for what waits on something outside the process.
+
+use std::panic::resume_unwind;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{Builder, scope};
+
+/// Does `there` on a thread of its own while `here` is done on this one; one after the other where the system gives no thread.
+pub(crate) fn both<A: Send, B>(there: impl FnOnce() -> A + Send, here: impl FnOnce() -> B) -> (A, B) {
+    // A thread that cannot be started must not take the work with it.
+    let work = Mutex::new(Some(there));
+    let take = || work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    scope(|scope| {
+        let started = Builder::new().name("second".to_owned()).spawn_scoped(scope, || take().map(|work| work()));
+        let here = here();
+        let there = match started {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(_) => take().map(|work| work()),
+        };
+        match there {
+            Some(there) => (there, here),
+            None => unreachable!("the work is taken once, by whoever does it"),
+        }
+    })
+}
