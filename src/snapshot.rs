@@ -59,6 +59,32 @@ pub struct Report {
     pub digest: u64,
 }
 
+impl Report {
+    /// What a proof rests on and the snapshot does not hold, in words. A cluster without such objects looks the same as a snapshot that
+    /// was taken without them, so this is for people to judge.
+    pub fn not_given(&self) -> Vec<String> {
+        /// Kinds that change what a call needs. A mesh that uses none of them is rare.
+        const ISTIO: [&str; 4] = ["VirtualService", "DestinationRule", "ServiceEntry", "Sidecar"];
+        let mut out = Vec::new();
+        if !ISTIO.iter().any(|kind| self.used.contains_key(*kind)) {
+            out.push(
+                "the snapshot holds no VirtualService, DestinationRule, ServiceEntry or Sidecar: where the cluster has any, hosts that \
+                 they ask for are missing; add `kubectl get virtualservices,destinationrules,serviceentries,sidecars,telemetries,\
+                 authorizationpolicies -A -o yaml`"
+                    .to_owned(),
+            );
+        }
+        if !self.used.contains_key("ConfigMap") {
+            out.push(
+                "the snapshot holds no MeshConfig, so Istio's defaults are taken (root namespace istio-system, outbound traffic \
+                 ALLOW_ANY); add `kubectl get configmap istio -n istio-system -o yaml`"
+                    .to_owned(),
+            );
+        }
+        out
+    }
+}
+
 /// A snapshot in both its forms.
 #[derive(Debug)]
 pub struct Snapshot {

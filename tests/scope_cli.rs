@@ -235,3 +235,19 @@ fn objects_that_istiod_refuses_are_named_with_the_rule() {
     // Treated as istiod treats it: the entries that mean something count.
     assert!(String::from_utf8_lossy(&out.stdout).contains("ratings.prod.svc.cluster.local"));
 }
+
+#[test]
+fn a_snapshot_without_what_the_proof_rests_on_is_told_as_one() {
+    let told = |mesh: &str| {
+        let lab = Lab::new("");
+        let (mesh, calls) = (lab.file("given.yaml", mesh), lab.calls(&[("shop/web", "reviews.prod.svc.cluster.local", 80)]));
+        let out = run(&["generate", "--cluster", &mesh.display().to_string(), "--calls", &calls]);
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    };
+    let bare: Vec<&str> = MESH.split("\n---\n").filter(|o| !o.contains("istio.io/")).collect();
+    let without = told(&bare.join("\n---\n"));
+    assert!(without.contains("holds no VirtualService") && without.contains("holds no MeshConfig"), "{without}");
+    let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: istio-system, name: istio}\ndata: {mesh: ''}\n";
+    let with = told(&format!("{MESH}\n---\n{config}"));
+    assert!(!with.contains("holds no"), "{with}");
+}

@@ -139,6 +139,7 @@ pub(super) struct Gathered {
 pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow::Result<Gathered> {
     let snapshot = snapshot::load_mesh(&cluster.cluster, Some(&cluster.cluster_domain))?;
     let mut partial = super::report_snapshot(&snapshot.report);
+    snapshot.report.not_given().iter().for_each(|n| eprintln!("note: {n}"));
     let (mut all, mut stored) = (BTreeMap::new(), Vec::new());
     let dir = source.store.clone().unwrap_or_else(|| PathBuf::from("sidecarta-store"));
     // Declared calls may stand alone; a store that was named must be there.
