@@ -13,13 +13,16 @@ use std::net::IpAddr;
 use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{DataPlane, Protocol, ServicePort, Time, WorkloadId};
 
 pub use index::Builder;
 pub use names::Named;
 
 /// A pod, with the interval in which it held its addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Pod {
     /// Name of the pod.
     pub name: String,
@@ -54,7 +57,8 @@ impl Pod {
 }
 
 /// Which outbound connections of a pod are redirected to its proxy.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub(crate) struct CaptureScope {
     /// `None`: all ranges.
     pub include_ranges: Option<Vec<IpNet>>,

@@ -16,6 +16,7 @@ use crate::model::{
     Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Key, Lookups, Merge, Record, Source, Span, Spans,
     Tally, Time, Watch, Workload, WorkloadId,
 };
+use crate::observed::Observed;
 use crate::resolve::{Resolution, protocol, resolve};
 use records::Records;
 
@@ -62,6 +63,8 @@ pub mod counter {
     pub const UNLISTED: &str = "external-addresses-not-listed";
     /// Connections neither end of which is known: a snapshot of another cluster shows here.
     pub const STRANGE: &str = "neither-end-known";
+    /// Connections to an address that changed hands while they were told as one.
+    pub const CHANGED_HANDS: &str = "responder-changed";
 }
 
 impl<'a> Learner<'a> {
@@ -103,7 +106,7 @@ impl<'a> Learner<'a> {
             Attribution::Pod(pod) => {
                 count(counter::LEARNED);
                 let resolution = resolve(cluster, pod, c);
-                lesson.learn(pod, c, resolution);
+                lesson.learn(pod, c, counts, resolution);
             }
             Attribution::Node => count(counter::FROM_NODE),
             Attribution::Outside => count(counter::FROM_OUTSIDE),
@@ -118,15 +121,9 @@ impl<'a> Learner<'a> {
         if l.rcode.is_some_and(|r| r != 0) {
             return;
         }
-        let host = match self.cluster.named(&l.question, &pod.workload.namespace) {
-            Named::Service { service, via } => via.unwrap_or(&service.host).to_owned(),
-            Named::Entry(_) => l.question.clone(),
-            Named::Unknown => return,
-        };
         let time = Time(l.time);
         let lesson = self.lessons.entry(l.interface.source).or_default();
-        lesson.records.merge(Record::Lookups(Lookups { workload: pod.workload.clone(), host, tally: Tally::new(1, time, time) }));
-        lesson.note_workload(pod, time);
+        lesson.asked(self.cluster, pod, &l.question, Tally::new(1, time, time));
     }
 
     fn interface(&mut self, s: &InterfaceSpan) {
@@ -134,16 +131,7 @@ impl<'a> Learner<'a> {
         let span = Span { from: Time(s.first), to: Time(s.last) };
         lesson.spans.merge(&span.alone());
         match watched(self.cluster, s) {
-            Watched::Pod(pod) => {
-                lesson.records.merge(Record::Watch(Watch {
-                    workload: pod.workload.clone(),
-                    pod: pod.name.clone(),
-                    started: Some(pod.start).filter(|t| *t != Time::MIN),
-                    spans: span.alone(),
-                    packets: s.packets,
-                }));
-                lesson.note_workload(pod, span.to);
-            }
+            Watched::Pod(pod) => lesson.watched(pod, span, s.packets),
             Watched::OneConversation(a, b) => {
                 self.notes.insert(format!(
                     "one interface showed nothing but a conversation of {}/{} with {}/{}: whose it is cannot be told, so neither \
@@ -155,6 +143,34 @@ impl<'a> Learner<'a> {
         }
     }
 
+    /// What an agent's batch teaches, as a batch of records: a function of the two and of the cluster.
+    pub fn batch(cluster: &'a Cluster, told: &Observed) -> Batch {
+        let mut lesson = Lesson { spans: told.spans.clone(), ..Lesson::default() };
+        for edge in &told.edges {
+            let pod = &told.pods[edge.pod as usize];
+            let first = edge.connection(edge.first);
+            let resolution = resolve(cluster, pod, &first);
+            let last = edge.connection(edge.last_began);
+            let also = if edge.first == edge.last_began { resolution.clone() } else { resolve(cluster, pod, &last) };
+            if also == resolution {
+                lesson.learn(pod, &first, edge.connections, resolution);
+            } else {
+                // The address changed hands between the first and the last of the connections: both holders were called, and how
+                // often each of them was is not told.
+                lesson.learn(pod, &first, edge.connections - edge.connections / 2, resolution);
+                lesson.learn(pod, &last, edge.connections / 2, also);
+                *lesson.counters.entry(counter::CHANGED_HANDS).or_default() += edge.connections;
+            }
+        }
+        for asked in &told.asked {
+            lesson.asked(cluster, &told.pods[asked.pod as usize], &asked.question, asked.tally);
+        }
+        for w in &told.watching {
+            lesson.watched(&told.pods[w.pod as usize], w.span, w.packets);
+        }
+        lesson.batch(told.id.clone(), &told.node, told.counters.clone())
+    }
+
     /// Sources that have taught anything.
     pub fn sources(&self) -> impl Iterator<Item = u32> + '_ {
         self.lessons.keys().copied()
@@ -162,15 +178,7 @@ impl<'a> Learner<'a> {
 
     /// Takes what a source has taught as a batch. `counters` are those of the capture layer for this source.
     pub fn take(&mut self, source: u32, id: BatchId, label: &str, counters: BTreeMap<String, u64>) -> Batch {
-        let lesson = self.lessons.remove(&source).unwrap_or_default();
-        let mut all = counters;
-        for (name, n) in lesson.counters {
-            *all.entry(name.to_owned()).or_default() += n;
-        }
-        let source = Source { source: id.source.clone(), label: label.to_owned(), spans: lesson.spans, counters: all };
-        let mut records = lesson.records;
-        records.merge(Record::Source(source));
-        Batch { id, records: records.into_sorted() }
+        self.lessons.remove(&source).unwrap_or_default().batch(id, label, counters)
     }
 }
 
@@ -180,9 +188,8 @@ fn midway(c: &Connection) -> bool {
 }
 
 impl Lesson {
-    fn learn(&mut self, pod: &Pod, c: &Connection, resolution: Resolution) {
+    fn learn(&mut self, pod: &Pod, c: &Connection, counts: u64, resolution: Resolution) {
         let Resolution { destination, port, grades, addressed, scope_miss } = resolution;
-        let counts = u64::from(c.is_new);
         let (first, last) = (Time(c.first), Time(c.last));
         let tally = Tally::new(counts, first, last);
         let key = DependencyKey { workload: pod.workload.clone(), destination, port, protocol: protocol(c.transport) };
@@ -202,6 +209,38 @@ impl Lesson {
         dependency.unanswered = if c.answered { 0 } else { counts };
         self.records.merge(Record::Dependency(dependency));
         self.note_workload(pod, last);
+    }
+
+    fn asked(&mut self, cluster: &Cluster, pod: &Pod, question: &str, tally: Tally) {
+        let host = match cluster.named(question, &pod.workload.namespace) {
+            Named::Service { service, via } => via.unwrap_or(&service.host).to_owned(),
+            Named::Entry(_) => question.to_owned(),
+            Named::Unknown => return,
+        };
+        self.records.merge(Record::Lookups(Lookups { workload: pod.workload.clone(), host, tally }));
+        self.note_workload(pod, tally.last_seen);
+    }
+
+    fn watched(&mut self, pod: &Pod, span: Span, packets: u64) {
+        self.records.merge(Record::Watch(Watch {
+            workload: pod.workload.clone(),
+            pod: pod.name.clone(),
+            started: Some(pod.start).filter(|t| *t != Time::MIN),
+            spans: span.alone(),
+            packets,
+        }));
+        self.note_workload(pod, span.to);
+    }
+
+    fn batch(self, id: BatchId, label: &str, counters: BTreeMap<String, u64>) -> Batch {
+        let mut all = counters;
+        for (name, n) in self.counters {
+            *all.entry(name.to_owned()).or_default() += n;
+        }
+        let source = Source { source: id.source.clone(), label: label.to_owned(), spans: self.spans, counters: all };
+        let mut records = self.records;
+        records.merge(Record::Source(source));
+        Batch { id, records: records.into_sorted() }
     }
 
     /// Whether a destination that no configuration of the mesh names may get a row of its own: those have no natural bound.

@@ -10,6 +10,7 @@ pub mod generate;
 pub mod learn;
 pub mod mesh;
 pub mod model;
+pub mod observed;
 mod parallel;
 pub mod resolve;
 pub mod scope;

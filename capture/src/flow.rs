@@ -40,6 +40,9 @@ pub struct Config {
     pub idle_short: i64,
     /// A closed connection is remembered this long, so that late packets of it are no new one.
     pub linger: i64,
+    /// New connections are noted, so that [`crate::meter::Meter::fresh`] can tell them before all are told: for a source that does not
+    /// end. Without it nothing is noted.
+    pub live: bool,
 }
 
 /// A second in nanoseconds.
@@ -55,6 +58,7 @@ impl Default for Config {
             idle_established: 900 * SECOND,
             idle_short: 60 * SECOND,
             linger: 10 * SECOND,
+            live: false,
         }
     }
 }

@@ -79,6 +79,19 @@ impl Interfaces {
         Some(self.spans.len() - 1)
     }
 
+    /// Forgets an interface that is gone, and tells its totals a last time.
+    pub fn forget(&mut self, id: InterfaceId, sink: &mut impl FnMut(Observation)) {
+        let Some(at) = self.known.remove(&id) else { return };
+        self.recent = None;
+        let at = at as usize;
+        sink(Observation::Interface(self.spans.swap_remove(at)));
+        self.seen_v4.swap_remove(at);
+        self.seen_v6.swap_remove(at);
+        if let Some(moved) = self.spans.get(at) {
+            self.known.insert(moved.interface, at as u32);
+        }
+    }
+
     /// Tells all totals, in order of the interfaces.
     pub fn report(&self, sink: &mut impl FnMut(Observation)) {
         let mut all: Vec<&InterfaceSpan> = self.spans.iter().collect();

@@ -46,3 +46,30 @@ pub struct Counters {
     /// Sightings of a packet already seen on another interface. Not a loss.
     pub repeated_sightings: u64,
 }
+
+impl Counters {
+    /// All of them with their names, as they are stored and shown.
+    pub fn named(&self) -> [(&'static str, u64); 19] {
+        [
+            ("packets", self.packets),
+            ("bytes", self.bytes),
+            ("used", self.used),
+            ("not-ip", self.not_ip),
+            ("other-transport", self.other_transport),
+            ("later-fragments", self.later_fragments),
+            ("bad-link", self.bad_link),
+            ("bad-network", self.bad_network),
+            ("bad-transport", self.bad_transport),
+            ("unknown-link-type", self.unknown_link_type),
+            ("cut-payload", self.cut_payload),
+            ("not-unicast", self.not_unicast),
+            ("bad-dns", self.bad_dns),
+            ("incomplete-head", self.incomplete_head),
+            ("evicted-flows", self.evicted_flows),
+            ("evicted-heads", self.evicted_heads),
+            ("evicted-answers", self.evicted_answers),
+            ("evicted-interfaces", self.evicted_interfaces),
+            ("repeated-sightings", self.repeated_sightings),
+        ]
+    }
+}

@@ -14,7 +14,7 @@ pub use crate::flow::{Config, KnownPorts};
 use crate::frame::{Batch, Frame};
 use crate::interfaces::Interfaces;
 use crate::loss::Counters;
-use crate::observation::{DnsName, Lookup, Nanos, Observation, Transport};
+use crate::observation::{DnsName, InterfaceId, Lookup, Nanos, Observation, Transport};
 use crate::skim::{Skim, skim};
 
 /// Open DNS questions remembered. A client asks a handful at a time.
@@ -209,10 +209,29 @@ impl Meter {
         open.into_iter().for_each(|l| sink(Observation::Lookup(l)));
     }
 
+    /// Tells connections that were never told, as soon as nothing more is to be learned of them soon: their names are known, they are
+    /// over, or they are `patience` old. Needs [`Config::live`]. `now`: packet time reached.
+    pub fn fresh(&mut self, now: Nanos, patience: Nanos, sink: &mut impl FnMut(Observation)) {
+        self.table.expire_until(now, &mut self.counters, sink);
+        self.table.report_fresh(now, patience, sink);
+    }
+
+    /// The clock that stamps packets was set by `step` nanoseconds, and shows `now`.
+    pub fn rebase(&mut self, now: Nanos, step: Nanos) {
+        self.table.rebase(now);
+        self.answers.shift(step);
+    }
+
+    /// An interface is gone: its totals are told a last time.
+    pub fn forget(&mut self, id: InterfaceId, sink: &mut impl FnMut(Observation)) {
+        self.interfaces.forget(id, sink);
+    }
+
     /// Tells all connections that changed since they were last told; for a source that does not end. `now`: packet time reached.
     pub fn harvest(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
         self.table.expire_until(now, &mut self.counters, sink);
         self.table.report(sink);
+        self.tell_unanswered(sink);
         self.interfaces.report(sink);
     }
 

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use sidecarta_capture::loss::Counters;
 use sidecarta_capture::meter::{Config, KnownPorts, Meter};
 use sidecarta_capture::source::{self, Digests, Reader};
 
@@ -79,7 +78,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let mut meter = Meter::new(Config::default(), KnownPorts { sockets, ports });
     let mut learner = Learner::new(&cluster);
     let (reader, digests) = read(reader, &mut meter, &mut learner)?;
-    let totals = totals(meter.counters());
+    let totals: BTreeMap<String, u64> = meter.counters().named().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
     // The flow table is no longer needed, and storing wants memory of its own.
     drop(meter);
 
@@ -137,32 +136,6 @@ fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>) -> anyhow:
 /// The same capture with the same snapshot is the same batch for ever; another snapshot may resolve it better, so it counts as new.
 fn batch_id(capture: u64, snapshot: u64) -> BatchId {
     BatchId { source: format!("capture:{capture:016x}:{snapshot:016x}"), sequence: 0 }
-}
-
-/// The capture layer's counters by name.
-fn totals(c: &Counters) -> BTreeMap<String, u64> {
-    let named = [
-        ("packets", c.packets),
-        ("bytes", c.bytes),
-        ("used", c.used),
-        ("not-ip", c.not_ip),
-        ("other-transport", c.other_transport),
-        ("later-fragments", c.later_fragments),
-        ("bad-link", c.bad_link),
-        ("bad-network", c.bad_network),
-        ("bad-transport", c.bad_transport),
-        ("unknown-link-type", c.unknown_link_type),
-        ("cut-payload", c.cut_payload),
-        ("not-unicast", c.not_unicast),
-        ("bad-dns", c.bad_dns),
-        ("incomplete-head", c.incomplete_head),
-        ("evicted-flows", c.evicted_flows),
-        ("evicted-heads", c.evicted_heads),
-        ("evicted-answers", c.evicted_answers),
-        ("evicted-interfaces", c.evicted_interfaces),
-        ("repeated-sightings", c.repeated_sightings),
-    ];
-    named.into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
 }
 
 #[derive(Debug, Serialize)]

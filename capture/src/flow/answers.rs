@@ -53,6 +53,14 @@ impl Answers {
         evicted
     }
 
+    /// The clock was set: answers keep their age.
+    pub fn shift(&mut self, step: Nanos) {
+        for remembered in self.known.values_mut().flatten() {
+            remembered.name.answered = remembered.name.answered.saturating_add(step);
+            remembered.until = remembered.until.saturating_add(step);
+        }
+    }
+
     /// Names that were good at this time, latest first.
     pub fn names(&self, client: IpAddr, address: IpAddr, time: Nanos) -> Vec<DnsName> {
         let names = self.known.get(&(client, address)).map_or(&[][..], Vec::as_slice);

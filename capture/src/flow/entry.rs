@@ -32,7 +32,7 @@ pub(crate) struct Entry {
     pub settled: bool,
     /// A translated twin of another connection, on a capture of all interfaces: never told.
     pub twin: bool,
-    told: bool,
+    pub told: bool,
     responder_spoke: bool,
     tries: u8,
     /// Initial sequence number of the initiator.

@@ -33,6 +33,8 @@ pub(crate) struct Table {
     long: Queue,
     syns: HashMap<(SocketAddr, u32), (SocketAddr, Nanos)>,
     heads: usize,
+    /// Flows not told yet, with the time of their first packet as it was noted; only where they are asked for.
+    fresh: VecDeque<(u32, Nanos)>,
     /// Latest packet time: time that steps back expires nothing.
     high_water: Nanos,
 }
@@ -48,6 +50,7 @@ impl Table {
             long: Queue::new(),
             syns: HashMap::new(),
             heads: 0,
+            fresh: VecDeque::new(),
             high_water: Nanos::MIN,
         }
     }
@@ -149,6 +152,9 @@ impl Table {
         entry.set_names(Names { dns, ..Names::default() });
         let slot = self.slots.insert(hash, Hot::new(key, s.time, s.interface), entry);
         self.schedule(slot);
+        if self.config.live {
+            self.fresh.push_back((slot, s.time));
+        }
         slot
     }
 
@@ -286,6 +292,40 @@ impl Table {
                 sink(Observation::Connection(connection));
             }
         }
+    }
+
+    /// Tells the flows that were never told and can be told in full: whose names can change no more, or which are `patience` old.
+    pub fn report_fresh(&mut self, now: Nanos, patience: Nanos, sink: &mut impl FnMut(Observation)) {
+        for _ in 0..self.fresh.len() {
+            let Some((slot, noted)) = self.fresh.pop_front() else { return };
+            let Some((hot, entry)) = self.slots.get_mut(slot) else { continue };
+            // The slot may have become another's, which is noted by itself.
+            if entry.told || entry.twin {
+                continue;
+            }
+            if !(entry.settled || entry.closed || now.saturating_sub(noted) >= patience) {
+                self.fresh.push_back((slot, noted));
+                continue;
+            }
+            if let Some(connection) = entry.report(hot) {
+                sink(Observation::Connection(connection));
+            }
+        }
+    }
+
+    /// The clock was set: packet times go on from here, and what was due by the old clock is due anew.
+    pub fn rebase(&mut self, now: Nanos) {
+        self.high_water = now;
+        let all: Vec<u32> = self.slots.iter().map(|(slot, _)| slot).collect();
+        [&mut self.closed, &mut self.short, &mut self.long].into_iter().for_each(Queue::clear);
+        for slot in all {
+            if let Some((hot, _)) = self.slots.get_mut(slot) {
+                hot.last = now;
+            }
+            self.schedule(slot);
+        }
+        self.fresh.iter_mut().for_each(|(_, noted)| *noted = (*noted).min(now));
+        self.syns.clear();
     }
 
     pub fn expire_until(&mut self, now: Nanos, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {

@@ -1,0 +1,565 @@
+//! The loop that reads a node's interfaces and turns their packets into observations.
+//!
+//! Owns the handles and the meter. One thread, woken by packets, by changes of interfaces and by its clock. Must never wait for whoever
+//! takes the observations, and never end without telling what it has seen.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::event::{EventfdFlags, epoll, eventfd};
+
+use super::handle::{ANY, Dropped, Handle, OpenError, Read, Settings};
+use super::links::{Change, Link, Links};
+use crate::flow::{Config as FlowConfig, KnownPorts};
+use crate::frame::Frame;
+use crate::loss::Counters;
+use crate::meter::Meter;
+use crate::observation::{InterfaceId, Nanos, Observation};
+
+/// How to collect.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Of each interface.
+    pub handle: Settings,
+    /// One handle for all interfaces in place of one each.
+    pub any: bool,
+    /// How often new connections are handed on.
+    pub tick: Duration,
+    /// How often all connections that go on are.
+    pub round: Duration,
+    /// How long the name of a connection is waited for before it is told without.
+    pub patience: Duration,
+    /// Limits of the flow table.
+    pub flows: FlowConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            handle: Settings::default(),
+            any: false,
+            tick: Duration::from_millis(500),
+            round: Duration::from_secs(30),
+            patience: Duration::from_secs(2),
+            flows: FlowConfig { live: true, ..FlowConfig::default() },
+        }
+    }
+}
+
+/// Observations held back while nobody takes them. Beyond it the oldest go, and are counted.
+const MAX_HELD: usize = 262_144;
+/// Frames read from one interface before the others have their turn.
+const TURN: usize = 4_096;
+/// How far the system's clock may move against the steady one between two ticks before it counts as set. NTP slews by 500 ppm.
+const STEP: i64 = 500_000_000;
+/// How often the kernel is asked what it dropped.
+const ASK: Duration = Duration::from_secs(5);
+
+/// What was lost and what is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Of the packets that were read.
+    pub counters: Counters,
+    /// Packets that the kernel dropped for want of room in a ring, or a device did.
+    pub dropped: Dropped,
+    /// Observations dropped because nobody took them.
+    pub unheard: u64,
+    /// Attempts to open an interface that failed, though it was there.
+    pub not_opened: u64,
+    /// Interfaces that failed while they were read.
+    pub failed: u64,
+    /// Times that the kernel dropped messages on interfaces; all were listed anew.
+    pub links_lost: u64,
+    /// Times that the system's clock was set.
+    pub clock_steps: u64,
+    /// Interfaces watched now, by index.
+    pub watched: BTreeMap<u32, String>,
+    /// One handle is used for all.
+    pub any: bool,
+}
+
+/// What is handed on at a tick.
+#[derive(Debug)]
+pub struct Told {
+    /// The clock at the tick.
+    pub now: Nanos,
+    /// In the order in which they were made.
+    pub observations: Vec<Observation>,
+    /// As of now.
+    pub status: Status,
+    /// There will be no more.
+    pub last: bool,
+}
+
+/// Why collecting cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The kernel refuses something without which nothing works.
+    #[error("cannot {what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// An interface cannot be opened for a reason that holds for all.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Whoever takes the observations has gone.
+    #[error("nobody takes the observations any more")]
+    Unheard,
+}
+
+/// Steers a collector from other threads.
+#[derive(Clone, Debug)]
+pub struct Control(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    stop: AtomicBool,
+    known: Mutex<Option<KnownPorts>>,
+    wake: OwnedFd,
+}
+
+impl Control {
+    /// Ends collecting: what is in the rings is read, everything is told.
+    pub fn stop(&self) {
+        self.0.stop.store(true, Ordering::SeqCst);
+        // A full counter wakes as well.
+        let _ = rustix::io::write(&self.0.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Replaces what is known to listen.
+    pub fn known(&self, known: KnownPorts) {
+        *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    }
+}
+
+/// A watched interface.
+struct Watched {
+    name: String,
+    /// Absent where one handle reads all.
+    handle: Option<Handle>,
+    dropped: Dropped,
+    /// Until when it was told as watched; at first, since when it is.
+    told: Nanos,
+    packets: u64,
+}
+
+/// Reads a node's interfaces.
+pub struct Collector {
+    config: Config,
+    links: Links,
+    epoll: OwnedFd,
+    shared: Arc<Shared>,
+    meter: Meter,
+    any: Option<Handle>,
+    watched: HashMap<u32, Watched>,
+    listed: HashSet<u32>,
+    /// Handles of interfaces that are gone: what the kernel still holds of them is read until then.
+    ending: Vec<(Instant, u32, Handle)>,
+    /// Interfaces that could not be opened, and when to try again.
+    again: BTreeMap<u32, (Instant, Link)>,
+    held: Vec<Observation>,
+    status: Status,
+}
+
+/// Tokens of epoll: an interface has its index.
+const LINKS: u64 = u64::MAX;
+const WAKE: u64 = u64::MAX - 1;
+const ALL: u64 = u64::MAX - 2;
+
+fn system(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> CollectError {
+    move |e| CollectError::System { what, error: e.into() }
+}
+
+/// The system's clock, in nanoseconds since the Unix epoch: what the kernel stamps packets with.
+fn clock() -> Nanos {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+}
+
+fn nanos(d: Duration) -> Nanos {
+    i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
+}
+
+impl Collector {
+    /// Opens what has to be there before any interface.
+    ///
+    /// # Errors
+    /// When the kernel gives no netlink socket, or, with [`Config::any`], no handle.
+    pub fn open(config: Config) -> Result<(Self, Control), CollectError> {
+        let io = |what| move |error| CollectError::System { what, error };
+        let mut links = Links::open().map_err(io("follow the network interfaces"))?;
+        links.list().map_err(io("list the network interfaces"))?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll instance"))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(system("make an eventfd"))?;
+        let add = |fd: BorrowedFd<'_>, token| {
+            epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN).map_err(system("wait on a descriptor"))
+        };
+        add(links.as_fd(), LINKS)?;
+        add(wake.as_fd(), WAKE)?;
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), known: Mutex::new(None), wake });
+        let mut this = Self {
+            meter: Meter::new(config.flows, KnownPorts::default()),
+            config,
+            links,
+            epoll,
+            shared: Arc::clone(&shared),
+            any: None,
+            watched: HashMap::new(),
+            listed: HashSet::new(),
+            ending: Vec::new(),
+            again: BTreeMap::new(),
+            held: Vec::new(),
+            status: Status::default(),
+        };
+        if this.config.any {
+            this.open_any()?;
+        }
+        Ok((this, Control(shared)))
+    }
+
+    /// Collects until it is stopped.
+    ///
+    /// # Errors
+    /// See [`CollectError`]. What was seen until then is told before.
+    pub fn run(mut self, out: &SyncSender<Told>) -> Result<(), CollectError> {
+        let result = self.work(out);
+        self.drain();
+        let now = clock();
+        let held = &mut self.held;
+        self.meter.finish(&mut |o| held.push(o));
+        self.spans(now);
+        let told = self.told(now, true);
+        // The last word may wait: nothing is read any more.
+        let sent = out.send(told).map_err(|_| CollectError::Unheard);
+        result.and(sent)
+    }
+
+    fn work(&mut self, out: &SyncSender<Told>) -> Result<(), CollectError> {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(256);
+        let (mut tick, mut round, mut ask) = (Instant::now(), Instant::now(), Instant::now());
+        let mut clocks = (clock(), Instant::now());
+        while !self.shared.stop.load(Ordering::SeqCst) {
+            let mut until = tick + self.config.tick;
+            // What is ending has no descriptor to wait on.
+            if !self.ending.is_empty() {
+                until = until.min(Instant::now() + Duration::from_millis(u64::from(self.config.handle.hold) / 2));
+            }
+            let wait = until.saturating_duration_since(Instant::now());
+            let wait = rustix::time::Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(system("wait for packets")(e)),
+            }
+            for event in &events {
+                match event.data.u64() {
+                    LINKS => self.changes()?,
+                    WAKE => drop(rustix::io::read(&self.shared.wake, &mut [0u8; 8])),
+                    ALL => self.read_any()?,
+                    index => self.read(index as u32),
+                }
+            }
+            self.read_ending();
+            let now = Instant::now();
+            if now < tick + self.config.tick {
+                continue;
+            }
+            tick = now;
+            clocks = self.check_clock(clocks);
+            let wall = clocks.0;
+            if let Some(known) = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                self.meter.set_known(known);
+            }
+            self.open_again()?;
+            if now >= ask + ASK {
+                ask = now;
+                self.ask_dropped();
+            }
+            let held = &mut self.held;
+            if now >= round + self.config.round {
+                round = now;
+                self.meter.harvest(wall, &mut |o| held.push(o));
+                self.spans(wall);
+            } else {
+                self.meter.fresh(wall, nanos(self.config.patience), &mut |o| held.push(o));
+            }
+            let told = self.told(wall, false);
+            match out.try_send(told) {
+                Ok(()) => {}
+                Err(TrySendError::Full(told)) => self.hold(told),
+                Err(TrySendError::Disconnected(_)) => return Err(CollectError::Unheard),
+            }
+        }
+        Ok(())
+    }
+
+    fn told(&mut self, now: Nanos, last: bool) -> Told {
+        self.status.counters = self.meter.counters().clone();
+        self.status.any = self.any.is_some();
+        self.status.watched = self.watched.iter().map(|(i, w)| (*i, w.name.clone())).collect();
+        Told { now, observations: std::mem::take(&mut self.held), status: self.status.clone(), last }
+    }
+
+    /// Nobody took it: it is told with what comes next.
+    fn hold(&mut self, told: Told) {
+        let mut observations = told.observations;
+        observations.append(&mut self.held);
+        let over = observations.len().saturating_sub(MAX_HELD);
+        self.status.unheard += over as u64;
+        observations.drain(..over);
+        self.held = observations;
+    }
+
+    fn check_clock(&mut self, (wall, steady): (Nanos, Instant)) -> (Nanos, Instant) {
+        let (now, then) = (clock(), Instant::now());
+        let step = now.saturating_sub(wall).saturating_sub(nanos(then - steady));
+        if step.abs() > STEP {
+            self.status.clock_steps += 1;
+            self.meter.rebase(now, step);
+            for w in self.watched.values_mut() {
+                w.told = now.min(w.told.saturating_add(step));
+            }
+        }
+        (now, then)
+    }
+
+    fn changes(&mut self) -> Result<(), CollectError> {
+        let mut all = Vec::new();
+        self.links
+            .read(&mut |c| all.push(c))
+            .map_err(|error| CollectError::System { what: "follow the network interfaces", error })?;
+        for change in all {
+            match change {
+                Change::There(link) => {
+                    self.listed.insert(link.index);
+                    if link.leads_elsewhere && link.up {
+                        self.watch(link)?;
+                    } else if self.watched.get(&link.index).is_some_and(|w| !link.up || w.name != link.name) {
+                        self.unwatch(link.index);
+                    }
+                }
+                Change::Gone(index) => self.unwatch(index),
+                Change::Listed => {
+                    let gone: Vec<u32> = self.watched.keys().filter(|i| !self.listed.contains(i)).copied().collect();
+                    gone.into_iter().for_each(|i| self.unwatch(i));
+                }
+                Change::Lost => {
+                    self.status.links_lost += 1;
+                    self.listed.clear();
+                    self.links.list().map_err(|error| CollectError::System { what: "list the network interfaces", error })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, link: Link) -> Result<(), CollectError> {
+        if let Some(watched) = self.watched.get(&link.index) {
+            // Down and up again while its last packets are awaited.
+            if watched.handle.is_none() && self.any.is_none() {
+                self.again.insert(link.index, (Instant::now() + Duration::from_millis(100), link));
+            }
+            return Ok(());
+        }
+        let handle = if self.any.is_some() {
+            None
+        } else {
+            match Handle::open(&link.name, link.index, &self.config.handle) {
+                // Another interface may have taken the name meanwhile.
+                Ok(_) if rustix::net::netdevice::name_to_index(&self.links, &link.name) != Ok(link.index) => return Ok(()),
+                Ok(handle) => Some(handle),
+                Err(OpenError::Gone(_)) => return Ok(()),
+                Err(e @ OpenError::Rights(_)) => return Err(e.into()),
+                Err(OpenError::Refused { why, .. }) if out_of_handles(&why) => {
+                    self.status.not_opened += 1;
+                    self.open_any()?;
+                    None
+                }
+                Err(OpenError::Refused { .. }) => {
+                    self.status.not_opened += 1;
+                    self.again.insert(link.index, (Instant::now() + Duration::from_secs(1), link));
+                    return Ok(());
+                }
+            }
+        };
+        if let Some(handle) = &handle {
+            self.wait_on(handle, u64::from(link.index))?;
+        }
+        self.again.remove(&link.index);
+        let watched = Watched { name: link.name, handle, dropped: Dropped::default(), told: clock(), packets: 0 };
+        self.watched.insert(link.index, watched);
+        Ok(())
+    }
+
+    fn wait_on(&self, handle: &Handle, token: u64) -> Result<(), CollectError> {
+        // SAFETY: the descriptor is that of a handle that is open.
+        let fd = unsafe { BorrowedFd::borrow_raw(handle.raw_fd()) };
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+            .map_err(system("wait on an interface"))
+    }
+
+    fn open_any(&mut self) -> Result<(), CollectError> {
+        // It stands for all of them.
+        let settings = Settings { ring: self.config.handle.ring.max(4 * 1024 * 1024), ..self.config.handle.clone() };
+        let handle = Handle::open(ANY, 0, &settings)?;
+        self.wait_on(&handle, ALL)?;
+        self.any = Some(handle);
+        Ok(())
+    }
+
+    fn open_again(&mut self) -> Result<(), CollectError> {
+        let now = Instant::now();
+        let due: Vec<u32> = self.again.iter().filter(|(_, (at, _))| *at <= now).map(|(i, _)| *i).collect();
+        for index in due {
+            if let Some((_, link)) = self.again.remove(&index) {
+                self.watch(link)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unwatch(&mut self, index: u32) {
+        self.again.remove(&index);
+        self.listed.remove(&index);
+        let Some(watched) = self.watched.get_mut(&index) else { return };
+        match watched.handle.take() {
+            Some(handle) => {
+                // The kernel hands over a block of packets when it is full or its time has come, even of a device that is gone.
+                let hold = Duration::from_millis(u64::from(self.config.handle.hold));
+                // SAFETY: as in `wait_on`.
+                let _ = epoll::delete(&self.epoll, unsafe { BorrowedFd::borrow_raw(handle.raw_fd()) });
+                self.ending.push((Instant::now() + hold * 2 + Duration::from_millis(50), index, handle));
+            }
+            None => self.forget(index),
+        }
+    }
+
+    /// Tells the span of an interface a last time.
+    fn forget(&mut self, index: u32) {
+        let mut told = Vec::new();
+        self.meter.forget(InterfaceId { source: 0, index }, &mut |o| told.push(o));
+        let now = clock();
+        told.into_iter().for_each(|o| self.held.extend(self.span(o, now)));
+        self.watched.remove(&index);
+    }
+
+    fn read(&mut self, index: u32) {
+        let (meter, held) = (&mut self.meter, &mut self.held);
+        let Some(watched) = self.watched.get_mut(&index) else { return };
+        let Some(handle) = &mut watched.handle else { return };
+        match handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o))) {
+            Read::Empty | Read::More => {}
+            Read::Gone => self.unwatch(index),
+            Read::Failed(_) => {
+                self.status.failed += 1;
+                let name = watched.name.clone();
+                self.unwatch(index);
+                let link = Link { index, name, leads_elsewhere: true, up: true };
+                self.again.insert(index, (Instant::now() + Duration::from_secs(1), link));
+            }
+        }
+    }
+
+    fn read_any(&mut self) -> Result<(), CollectError> {
+        let (meter, held, watched) = (&mut self.meter, &mut self.held, &self.watched);
+        let Some(handle) = &mut self.any else { return Ok(()) };
+        let mut take = |frame: Frame<'_>| {
+            // A packet passes a veth, a bridge and a device of the node: only the veths count.
+            let index = frame.data.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
+            if index.is_some_and(|i| watched.contains_key(&i)) {
+                meter.frame(&frame, &mut |o| held.push(o));
+            }
+        };
+        match handle.read(TURN, &mut take) {
+            Read::Empty | Read::More | Read::Gone => Ok(()),
+            Read::Failed(_) => {
+                self.status.failed += 1;
+                self.open_any()
+            }
+        }
+    }
+
+    fn read_ending(&mut self) {
+        let now = Instant::now();
+        let (meter, held) = (&mut self.meter, &mut self.held);
+        let mut over = Vec::new();
+        self.ending.retain_mut(|(until, index, handle)| {
+            while handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o))) == Read::More {}
+            if now >= *until {
+                over.push((*index, handle.dropped()));
+            }
+            now < *until
+        });
+        for (index, dropped) in over {
+            self.count_dropped(index, dropped);
+            // It may have come up again meanwhile.
+            if self.watched.get(&index).is_some_and(|w| w.handle.is_none()) {
+                self.forget(index);
+            }
+        }
+    }
+
+    fn ask_dropped(&mut self) {
+        let all: Vec<(u32, Option<Dropped>)> =
+            self.watched.iter_mut().filter_map(|(i, w)| Some((*i, w.handle.as_mut()?.dropped()))).collect();
+        all.into_iter().for_each(|(i, dropped)| self.count_dropped(i, dropped));
+        if let Some(dropped) = self.any.as_mut().and_then(Handle::dropped) {
+            self.status.dropped = dropped;
+        }
+    }
+
+    fn count_dropped(&mut self, index: u32, dropped: Option<Dropped>) {
+        if let (Some(w), Some(dropped)) = (self.watched.get_mut(&index), dropped) {
+            self.status.dropped.ring += dropped.ring.saturating_sub(w.dropped.ring);
+            self.status.dropped.interface += dropped.interface.saturating_sub(w.dropped.interface);
+            w.dropped = dropped;
+        }
+    }
+
+    /// The totals that were just told become what is new in them, and watching what it was: also where no packet came.
+    fn spans(&mut self, now: Nanos) {
+        let held = std::mem::take(&mut self.held);
+        self.held = held.into_iter().filter_map(|o| self.span(o, now)).collect();
+    }
+
+    fn span(&mut self, observation: Observation, now: Nanos) -> Option<Observation> {
+        let Observation::Interface(mut span) = observation else { return Some(observation) };
+        let Some(watched) = self.watched.get_mut(&span.interface.index).filter(|_| span.last != span.first || span.packets > 0) else {
+            return None;
+        };
+        span.first = watched.told.min(now);
+        span.last = now;
+        let total = span.packets;
+        span.packets = total.saturating_sub(watched.packets);
+        watched.told = now;
+        watched.packets = total;
+        Some(Observation::Interface(span))
+    }
+
+    /// Reads what the kernel holds, for as long as it may hold it.
+    fn drain(&mut self) {
+        let until = Instant::now() + Duration::from_millis(u64::from(self.config.handle.hold) + 50);
+        loop {
+            let all: Vec<u32> = self.watched.keys().copied().collect();
+            all.into_iter().for_each(|i| self.read(i));
+            let _ = self.read_any();
+            self.read_ending();
+            if Instant::now() >= until {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.ask_dropped();
+    }
+}
+
+/// No descriptor or no memory for one more ring (pcap-linux.c tells the words of errno).
+fn out_of_handles(why: &str) -> bool {
+    ["Too many open files", "Cannot allocate memory", "No buffer space"].iter().any(|w| why.contains(w))
+}

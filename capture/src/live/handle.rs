@@ -1,0 +1,182 @@
+//! One opened interface.
+//!
+//! Owns a libpcap handle with its kernel ring and its filter. Must never block, and never put an interface into promiscuous mode:
+//! what a pod sends and receives passes its veth anyway.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use pcap::{Active, Capture, Error, Linktype, Precision};
+
+use super::filter::{self, Link as Layer};
+use crate::frame::{Frame, LinkType};
+use crate::observation::{InterfaceId, Nanos};
+
+/// How to open interfaces.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Of packets that begin nothing, one in this many is kept, at random. 1 keeps all.
+    pub sample: u32,
+    /// Bytes kept of each packet.
+    pub snap: u32,
+    /// Kernel ring of each interface, in bytes.
+    pub ring: u32,
+    /// How long the kernel may hold packets back, in milliseconds.
+    pub hold: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { sample: 256, snap: 2_048, ring: 256 * 1024, hold: 100 }
+    }
+}
+
+/// Why an interface could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The right to capture is missing.
+    #[error("capturing on {0} needs the capability CAP_NET_RAW")]
+    Rights(String),
+    /// It is gone or not up (any more): no fault.
+    #[error("the interface {0} is gone or down")]
+    Gone(String),
+    /// libpcap refuses.
+    #[error("cannot capture on {name}: {why}")]
+    Refused {
+        /// Name of the interface.
+        name: String,
+        /// libpcap's words.
+        why: String,
+    },
+}
+
+/// What a read gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Nothing more is there now.
+    Empty,
+    /// There may be more.
+    More,
+    /// The interface is gone or down.
+    Gone,
+    /// Reading failed.
+    Failed(String),
+}
+
+/// Packets that the kernel or the device dropped, in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// For want of room in the ring.
+    pub ring: u64,
+    /// By the interface.
+    pub interface: u64,
+}
+
+/// All interfaces at once.
+pub const ANY: &str = "any";
+
+/// An opened interface.
+pub struct Handle {
+    capture: Capture<Active>,
+    name: String,
+    id: InterfaceId,
+    link: LinkType,
+}
+
+impl Handle {
+    /// Opens an interface, or [`ANY`] for all (with index 0: each packet carries that of its own).
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(name: &str, index: u32, settings: &Settings) -> Result<Self, OpenError> {
+        let fail = |e: Error| match e {
+            Error::PcapError(why) => refused(name, why),
+            e => refused(name, e.to_string()),
+        };
+        let inactive = Capture::from_device(name).map_err(fail)?;
+        let inactive = inactive
+            .snaplen(i32::try_from(settings.snap).unwrap_or(i32::MAX))
+            .buffer_size(i32::try_from(settings.ring).unwrap_or(i32::MAX))
+            .timeout(i32::try_from(settings.hold).unwrap_or(i32::MAX))
+            .promisc(false)
+            .immediate_mode(false)
+            .precision(Precision::Nano);
+        let mut capture = inactive.open().map_err(fail)?.setnonblock().map_err(fail)?;
+        if name == ANY {
+            capture.set_datalink(Linktype(i32::from(LinkType::LINUX_SLL2.0))).map_err(fail)?;
+        }
+        let number = capture.get_datalink().0;
+        let link = u16::try_from(number).map_or(LinkType(u16::MAX), LinkType);
+        let layer = match link {
+            LinkType::ETHERNET => Layer::Ethernet,
+            LinkType::RAW | LinkType::RAW_DLT => Layer::RawIp,
+            LinkType::LINUX_SLL2 => Layer::Cooked,
+            _ => return Err(refused(name, format!("its link type {number} is not read"))),
+        };
+        let config = filter::Config { sample: settings.sample, snap: settings.snap, always_ports: Vec::new() };
+        // SAFETY: the descriptor belongs to `capture`, which outlives this borrow.
+        let socket = unsafe { BorrowedFd::borrow_raw(capture.as_raw_fd()) };
+        filter::attach(socket, &filter::program(layer, &config))
+            .map_err(|e| refused(name, format!("the kernel refuses the filter: {e}")))?;
+        Ok(Self { capture, name: name.to_owned(), id: InterfaceId { source: 0, index }, link })
+    }
+
+    /// Name of the interface.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which one; index 0 for [`ANY`].
+    pub fn id(&self) -> InterfaceId {
+        self.id
+    }
+
+    /// What to wait on.
+    pub fn raw_fd(&self) -> std::os::fd::RawFd {
+        self.capture.as_raw_fd()
+    }
+
+    /// Hands on at most `limit` frames that are there already.
+    pub fn read(&mut self, limit: usize, sink: &mut impl FnMut(Frame<'_>)) -> Read {
+        let (interface, link) = (self.id, self.link);
+        let mut seen = 0;
+        let result = self.capture.dispatch(Some(limit), |packet| {
+            seen += 1;
+            sink(Frame {
+                // With Precision::Nano the field for microseconds holds nanoseconds.
+                time: packet.header.ts.tv_sec.saturating_mul(1_000_000_000).saturating_add(packet.header.ts.tv_usec),
+                interface,
+                link,
+                wire_len: packet.header.len,
+                data: packet.data,
+            });
+        });
+        match result {
+            Ok(_) | Err(Error::TimeoutExpired) if seen >= limit => Read::More,
+            Ok(_) | Err(Error::TimeoutExpired | Error::NoMorePackets) => Read::Empty,
+            Err(Error::PcapError(why)) if is_gone(&why) => Read::Gone,
+            Err(e) => Read::Failed(e.to_string()),
+        }
+    }
+
+    /// What was dropped since it was opened; `None` where the kernel does not say.
+    pub fn dropped(&mut self) -> Option<Dropped> {
+        let stat = self.capture.stats().ok()?;
+        Some(Dropped { ring: u64::from(stat.dropped), interface: u64::from(stat.if_dropped) })
+    }
+}
+
+/// libpcap tells these in words only (pcap-linux.c).
+fn is_gone(why: &str) -> bool {
+    ["went down", "disappeared", "not up", "No such device", "ENETDOWN", "Network is down"].iter().any(|w| why.contains(w))
+}
+
+fn refused(name: &str, why: String) -> OpenError {
+    let lower = why.to_ascii_lowercase();
+    if lower.contains("permission") || lower.contains("not permitted") {
+        return OpenError::Rights(name.to_owned());
+    }
+    if is_gone(&why) {
+        return OpenError::Gone(name.to_owned());
+    }
+    OpenError::Refused { name: name.to_owned(), why }
+}
