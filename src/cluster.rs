@@ -40,6 +40,8 @@ pub struct Pod {
     pub end: Time,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The node that it runs on; empty where that is not known.
+    pub node: String,
     /// Whether its outbound traffic on this port and to this address goes through its proxy.
     pub(crate) capture: CaptureScope,
 }

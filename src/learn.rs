@@ -49,6 +49,10 @@ pub mod counter {
     pub const LEARNED: &str = "learned";
     /// From a node or a pod on its network: kubelet's probes, node agents.
     pub const FROM_NODE: &str = "from-node";
+    /// Of pods of other nodes, which the agents there tell of.
+    pub const ELSEWHERE: &str = "from-elsewhere";
+    /// Names asked for by an address that no known pod held then: a loss.
+    pub const LOOKUPS_UNATTRIBUTED: &str = "look-ups-unattributed";
     /// From outside the cluster.
     pub const FROM_OUTSIDE: &str = "from-outside";
     /// From a pod's address that no known pod held then: a loss.
@@ -131,7 +135,7 @@ impl<'a> Learner<'a> {
         let span = Span { from: Time(s.first), to: Time(s.last) };
         lesson.spans.merge(&span.alone());
         match watched(self.cluster, s) {
-            Watched::Pod(pod) => lesson.watched(pod, span, s.packets),
+            Watched::Pod(pod) => lesson.watched(pod, span.alone(), s.packets),
             Watched::OneConversation(a, b) => {
                 self.notes.insert(format!(
                     "one interface showed nothing but a conversation of {}/{} with {}/{}: whose it is cannot be told, so neither \
@@ -166,7 +170,7 @@ impl<'a> Learner<'a> {
             lesson.asked(cluster, &told.pods[asked.pod as usize], &asked.question, asked.tally);
         }
         for w in &told.watching {
-            lesson.watched(&told.pods[w.pod as usize], w.span, w.packets);
+            lesson.watched(&told.pods[w.pod as usize], w.spans.clone(), w.packets);
         }
         lesson.batch(told.id.clone(), &told.node, told.counters.clone())
     }
@@ -221,15 +225,16 @@ impl Lesson {
         self.note_workload(pod, tally.last_seen);
     }
 
-    fn watched(&mut self, pod: &Pod, span: Span, packets: u64) {
+    fn watched(&mut self, pod: &Pod, spans: Spans, packets: u64) {
+        let seen = spans.0.last().map_or(pod.start, |s| s.to);
         self.records.merge(Record::Watch(Watch {
             workload: pod.workload.clone(),
             pod: pod.name.clone(),
             started: Some(pod.start).filter(|t| *t != Time::MIN),
-            spans: span.alone(),
+            spans,
             packets,
         }));
-        self.note_workload(pod, span.to);
+        self.note_workload(pod, seen);
     }
 
     fn batch(self, id: BatchId, label: &str, counters: BTreeMap<String, u64>) -> Batch {

@@ -3,6 +3,7 @@
 //! Data flows one way: frame → segment → observation → attribution → resolution → dependency → store → generation. Imports
 //! follow it; `ARCHITECTURE.md` draws it.
 
+pub mod agent;
 pub mod attribute;
 pub mod cli;
 pub mod cluster;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sidecarta_capture::observation::{Connection, Content, InterfaceId, Names, Orientation, Transport};
 
 use crate::cluster::Pod;
-use crate::model::{BatchId, Merge, Span, Spans, Tally, Time};
+use crate::model::{BatchId, Merge, Spans, Tally, Time};
 
 pub use gather::Gatherer;
 pub use ndjson::{ReadError, Reader, write};
@@ -120,9 +120,8 @@ pub struct Asked {
 pub struct Watching {
     /// Index of the pod in [`Observed::pods`].
     pub pod: u32,
-    /// Since it was last told.
-    #[serde(flatten)]
-    pub span: Span,
+    /// When, since it was last told.
+    pub spans: Spans,
     /// Packets sampled on it.
     pub packets: u64,
 }

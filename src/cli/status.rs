@@ -202,7 +202,7 @@ fn table(status: &Status) -> String {
 /// Counters of a source that are losses, in words. The rest tells what was read.
 pub(super) fn losses(source: &Source) -> Vec<String> {
     /// Counters that are no loss: totals, and traffic that concerns no workload.
-    const NO_LOSS: [&str; 14] = [
+    const NO_LOSS: [&str; 15] = [
         "packets",
         "bytes",
         "used",
@@ -215,6 +215,7 @@ pub(super) fn losses(source: &Source) -> Vec<String> {
         "learned",
         "from-node",
         "from-outside",
+        "from-elsewhere",
         "midway",
         "neither-end-known",
     ];

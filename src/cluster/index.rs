@@ -218,6 +218,7 @@ impl Builder {
                 end,
                 addresses,
                 capture: capture_scope(&pod.metadata),
+                node: pod.spec.node_name.clone(),
             });
         }
         // Where no Node tells its range, pods lie where other pods lie: the same /24, or /64 in IPv6.

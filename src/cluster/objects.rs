@@ -58,6 +58,8 @@ pub(crate) struct Pod {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PodSpec {
     #[serde(default, deserialize_with = "nullable")]
+    pub node_name: String,
+    #[serde(default, deserialize_with = "nullable")]
     pub host_network: bool,
     #[serde(default, deserialize_with = "nullable")]
     pub containers: Vec<Container>,

@@ -41,6 +41,7 @@ pub struct Gatherer {
     asked: HashMap<(u32, String), Tally>,
     watching: HashMap<u32, Watching>,
     counters: BTreeMap<String, u64>,
+    totals: BTreeMap<String, u64>,
     spans: Spans,
     told: HashSet<u64>,
     hasher: RandomState,
@@ -60,6 +61,7 @@ impl Gatherer {
             asked: HashMap::new(),
             watching: HashMap::new(),
             counters: BTreeMap::new(),
+            totals: BTreeMap::new(),
             spans: Spans::default(),
             told: HashSet::new(),
             hasher: RandomState::default(),
@@ -119,10 +121,10 @@ impl Gatherer {
     /// Takes in that a pod's interface was watched.
     pub fn watch(&mut self, pod: &Pod, s: &InterfaceSpan) {
         let at = self.pod(pod);
-        let span = Span { from: Time(s.first), to: Time(s.last) };
-        self.spans.merge(&span.alone());
-        let entry = self.watching.entry(at).or_insert(Watching { pod: at, span, packets: 0 });
-        entry.span = Span { from: entry.span.from.min(span.from), to: entry.span.to.max(span.to) };
+        let spans = Span { from: Time(s.first), to: Time(s.last) }.alone();
+        self.spans.merge(&spans);
+        let entry = self.watching.entry(at).or_insert_with(|| Watching { pod: at, spans: Spans::default(), packets: 0 });
+        entry.spans.merge(&spans);
         entry.packets += s.packets;
     }
 
@@ -130,7 +132,13 @@ impl Gatherer {
     pub fn count(&mut self, name: &str, n: u64) {
         if n > 0 {
             *self.counters.entry(name.to_owned()).or_default() += n;
+            *self.totals.entry(name.to_owned()).or_default() += n;
         }
+    }
+
+    /// All counters, since it was made.
+    pub fn totals(&self) -> &BTreeMap<String, u64> {
+        &self.totals
     }
 
     /// Whether something was taken in that has not been told before.
@@ -145,25 +153,17 @@ impl Gatherer {
 
     /// The batch of all that was taken in since the last one; `None` where that is nothing.
     pub fn take(&mut self, made: Time) -> Option<Observed> {
-        let batch = Observed {
-            id: BatchId { source: self.source.clone(), sequence: self.sequence },
-            node: self.node.clone(),
-            made,
-            spans: std::mem::take(&mut self.spans),
-            counters: std::mem::take(&mut self.counters),
-            pods: std::mem::take(&mut self.pods),
-            edges: sorted(self.edges.drain().map(|(_, e)| e), |e| (e.pod, e.call.clone())),
-            asked: sorted(self.asked.drain().map(|((pod, question), tally)| Asked { pod, question, tally }), |a| {
-                (a.pod, a.question.clone())
-            }),
-            watching: sorted(self.watching.drain().map(|(_, w)| w), |w| w.pod),
-        };
-        self.known.clear();
-        self.fresh = false;
-        if batch.is_empty() && batch.counters.is_empty() {
-            return None;
-        }
+        let id = BatchId { source: self.source.clone(), sequence: self.sequence };
+        let batch = Observed { id, made, ..self.pending()? };
         self.sequence += 1;
+        self.fresh = false;
+        self.pods.clear();
+        self.known.clear();
+        self.edges.clear();
+        self.asked.clear();
+        self.watching.clear();
+        self.counters.clear();
+        self.spans = Spans::default();
         if self.told.len() + batch.edges.len() > MAX_TOLD {
             self.told.clear();
         }
@@ -172,6 +172,45 @@ impl Gatherer {
             self.told.insert(self.hasher.hash_one((&pod.workload, &pod.name, pod.start, &e.call)));
         }
         Some(batch)
+    }
+
+    /// What the next batch will hold at least, as a batch without an identity.
+    pub fn pending(&self) -> Option<Observed> {
+        let asked = self.asked.iter().map(|((pod, question), tally)| Asked { pod: *pod, question: question.clone(), tally: *tally });
+        let batch = Observed {
+            id: BatchId { source: String::new(), sequence: 0 },
+            node: self.node.clone(),
+            made: Time(0),
+            spans: self.spans.clone(),
+            counters: self.counters.clone(),
+            pods: self.pods.clone(),
+            edges: sorted(self.edges.values().cloned(), |e| (e.pod, e.call.clone())),
+            asked: sorted(asked, |a| (a.pod, a.question.clone())),
+            watching: sorted(self.watching.values().cloned(), |w| w.pod),
+        };
+        (!batch.is_empty() || !batch.counters.is_empty()).then_some(batch)
+    }
+
+    /// Takes in what an earlier run had gathered.
+    pub fn absorb(&mut self, batch: &Observed) {
+        let at: Vec<u32> = batch.pods.iter().map(|p| self.pod(p)).collect();
+        for edge in &batch.edges {
+            let edge = Edge { pod: at[edge.pod as usize], ..edge.clone() };
+            self.edges.entry((edge.pod, edge.call.clone())).and_modify(|e| e.merge(&edge)).or_insert(edge);
+        }
+        for asked in &batch.asked {
+            let key = (at[asked.pod as usize], asked.question.clone());
+            self.asked.entry(key).and_modify(|t| t.merge(&asked.tally)).or_insert(asked.tally);
+        }
+        for w in &batch.watching {
+            let pod = at[w.pod as usize];
+            let entry = self.watching.entry(pod).or_insert_with(|| Watching { pod, spans: Spans::default(), packets: 0 });
+            entry.spans.merge(&w.spans);
+            entry.packets += w.packets;
+        }
+        self.spans.merge(&batch.spans);
+        batch.counters.iter().for_each(|(name, n)| self.count(name, *n));
+        self.fresh = true;
     }
 
     fn pod(&mut self, pod: &Pod) -> u32 {

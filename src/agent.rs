@@ -1,0 +1,313 @@
+//! The live agent: composes collecting, attribution, gathering and delivery, and their lives.
+//!
+//! Owns threads, signals and shutdown. Nothing ends unseen: whatever ends first ends the process, with its reason. Must never decide what
+//! a packet means.
+
+pub mod outbox;
+pub mod outlet;
+mod rights;
+mod serve;
+pub mod waiting;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use sidecarta_capture::live::collector::{Collector, Config as CollectorConfig, Control, Status as Collected, Told};
+use tokio::sync::{oneshot, watch};
+
+use crate::cluster::Cluster;
+use crate::model::Time;
+use crate::observed::Gatherer;
+use crate::view::View;
+use outbox::{Outbox, Pace, Progress};
+use outlet::Outlet;
+use waiting::Waiting;
+
+pub use rights::{Missing, keep_only_capture};
+
+/// Told observations that wait for the pipeline.
+const QUEUE: usize = 8;
+
+/// How to run.
+pub struct Config {
+    /// Name of the node.
+    pub node: String,
+    /// Only pods of the node are told of.
+    pub own_pods_only: bool,
+    /// Of collecting.
+    pub collector: CollectorConfig,
+    /// How long an unknown address waits for the watch of pods.
+    pub patience: Duration,
+    /// Of delivery.
+    pub pace: Pace,
+    /// Directory of the spool.
+    pub spool: Option<PathBuf>,
+    /// Where metrics and health are served.
+    pub listen: Option<SocketAddr>,
+    /// How long draining may take.
+    pub drain: Duration,
+}
+
+/// What the agent does, for those who ask.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    pub collected: Collected,
+    pub progress: Progress,
+    /// All counters, by name.
+    pub counted: std::collections::BTreeMap<String, u64>,
+    pub waiting: usize,
+    pub edges: usize,
+    pub kinds: Vec<(String, String)>,
+    pub synced: bool,
+    pub draining: bool,
+}
+
+type Shared = Arc<Mutex<State>>;
+
+/// Runs until a signal comes or a part of it ends. `begin` gives the view, within the runtime that its watches live in.
+///
+/// # Errors
+/// When it cannot begin, or a part of it failed.
+pub fn run<F>(config: Config, outlet: impl FnOnce(View) -> Box<dyn Outlet>, begin: F) -> anyhow::Result<()>
+where
+    F: AsyncFnOnce(watch::Receiver<bool>) -> anyhow::Result<(View, Option<tokio::task::JoinHandle<()>>)>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
+    runtime.block_on(live(config, outlet, begin))
+}
+
+async fn live<F>(config: Config, outlet: impl FnOnce(View) -> Box<dyn Outlet>, begin: F) -> anyhow::Result<()>
+where
+    F: AsyncFnOnce(watch::Receiver<bool>) -> anyhow::Result<(View, Option<tokio::task::JoinHandle<()>>)>,
+{
+    let mut signals = Signals::new()?;
+    let (stop, stopped) = watch::channel(false);
+    let (view, watching) = begin(stopped.clone()).await?;
+    let state = Shared::default();
+    let server = match config.listen {
+        Some(address) => Some(serve::start(address, Arc::clone(&state), stopped.clone()).await?),
+        None => None,
+    };
+    let mut gatherer = Gatherer::new(&config.node, &boot());
+    let (outbox, problems) = Outbox::open(outlet(view.clone()), config.pace, config.spool.as_deref(), &mut gatherer)
+        .map_err(|e| anyhow::anyhow!("cannot use the spool {:?}: {e}", config.spool))?;
+    problems.iter().for_each(|p| tracing::warn!(problem = %p, "a part of the spool cannot be read; the file is kept as spool.damaged"));
+    let (collector, control) = Collector::open(config.collector.clone())?;
+    let (told_in, told) = sync_channel(QUEUE);
+    let collecting = Part::start("collector", move || collector.run(&told_in).map_err(|e| e.to_string()))?;
+    let waiting = Waiting::new(config.patience, config.own_pods_only.then(|| config.node.clone()));
+    let pipeline = Pipeline { view, gatherer, outbox, waiting, state: Arc::clone(&state), control: control.clone(), counted: Collected::default() };
+    let (limit, settle) = (config.drain, config.pace.settle);
+    let piping = Part::start("pipeline", move || pipeline.run(&told, settle))?;
+    tracing::info!(node = %config.node, any = config.collector.any, sample = config.collector.handle.sample, "the agent runs");
+
+    let (mut collecting, mut piping) = (collecting, piping);
+    let mut reasons = Vec::new();
+    tokio::select! {
+        name = signals.next() => tracing::info!(signal = name, "draining; a second signal aborts"),
+        r = &mut collecting.ended => reasons.extend(reason("collector", r)),
+        r = &mut piping.ended => reasons.extend(reason("pipeline", r)),
+    }
+    lock(&state).draining = true;
+    control.stop();
+    let drained = async {
+        for part in [&mut collecting, &mut piping] {
+            if !part.ended.is_terminated() {
+                let name = part.name;
+                reasons.extend(reason(name, (&mut part.ended).await));
+            }
+        }
+    };
+    tokio::select! {
+        () = drained => {}
+        name = signals.next() => anyhow::bail!("aborted by {name} while draining: what was not delivered is lost, or in the spool"),
+        () = tokio::time::sleep(limit) => anyhow::bail!("draining took longer than {limit:?} and was given up"),
+    }
+    let _ = stop.send(true);
+    collecting.join();
+    piping.join();
+    for task in watching.into_iter().chain(server) {
+        let _ = task.await;
+    }
+    anyhow::ensure!(reasons.is_empty(), "{}", reasons.join("; "));
+    tracing::info!("everything is delivered");
+    Ok(())
+}
+
+/// A thread that says when it ends.
+struct Part {
+    name: &'static str,
+    ended: Ended,
+    thread: JoinHandle<()>,
+}
+
+/// Tells once how a thread ended.
+struct Ended(Option<oneshot::Receiver<Result<(), String>>>);
+
+impl Ended {
+    fn is_terminated(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl Future for Ended {
+    type Output = Option<Result<(), String>>;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
+        let Some(receiver) = &mut self.0 else { return std::task::Poll::Pending };
+        let polled = std::pin::Pin::new(receiver).poll(context);
+        polled.map(|r| {
+            self.0 = None;
+            // A thread that panics drops its end.
+            r.ok()
+        })
+    }
+}
+
+impl Part {
+    fn start(name: &'static str, work: impl FnOnce() -> Result<(), String> + Send + 'static) -> anyhow::Result<Self> {
+        let (ended_in, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || drop(ended_in.send(work())))?;
+        Ok(Self { name, ended: Ended(Some(ended)), thread })
+    }
+
+    fn join(self) {
+        // How it ended was told.
+        let _ = self.thread.join();
+    }
+}
+
+fn reason(name: &str, ended: Option<Result<(), String>>) -> Option<String> {
+    match ended {
+        Some(Ok(())) => None,
+        Some(Err(why)) => Some(format!("the {name} ended: {why}")),
+        None => Some(format!("the {name} ended unexpectedly; this is a bug")),
+    }
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+fn lock(state: &Shared) -> std::sync::MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells this run from all others.
+fn boot() -> String {
+    let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    match random.trim() {
+        "" => format!("{:x}-{:x}", started.as_nanos(), std::process::id()),
+        id => id.to_owned(),
+    }
+}
+
+/// Attributes, gathers, delivers.
+struct Pipeline {
+    view: View,
+    gatherer: Gatherer,
+    outbox: Outbox,
+    waiting: Waiting,
+    state: Shared,
+    control: Control,
+    counted: Collected,
+}
+
+impl Pipeline {
+    fn run(mut self, told: &Receiver<Told>, settle: Duration) -> Result<(), String> {
+        let mut known: Option<Arc<Cluster>> = None;
+        // Without a last word the collector has died, and says why.
+        while let Ok(told) = told.recv() {
+            let cluster = self.view.current();
+            if known.as_ref().is_none_or(|k| !Arc::ptr_eq(k, &cluster)) {
+                let (sockets, ports) = cluster.listening();
+                self.control.known(sidecarta_capture::flow::KnownPorts { sockets, ports });
+                known = Some(Arc::clone(&cluster));
+            }
+            let Told { now, observations, status, last } = told;
+            self.count(&status, &observations);
+            self.waiting.take(now, observations, &cluster, last, &mut self.gatherer);
+            if last && !settle.is_zero() {
+                // The watch may still have to tell who was called.
+                std::thread::sleep(settle);
+            }
+            self.outbox.step(Time(now), &mut self.gatherer, last)?;
+            self.tell(status);
+            if last {
+                return self.finish();
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries for a while what could not be delivered at once.
+    fn finish(&mut self) -> Result<(), String> {
+        let until = Instant::now() + Duration::from_secs(5);
+        while !self.outbox.is_empty() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(200));
+            self.outbox.step(Time(0), &mut self.gatherer, true)?;
+        }
+        match (self.outbox.is_empty(), &self.outbox.progress.failing) {
+            (true, _) | (false, None) => Ok(()),
+            (false, Some(why)) => Err(format!("the last batch could not be delivered ({why}); it is in the spool where there is one")),
+        }
+    }
+
+    /// What the capture layer has counted since the last tick.
+    fn count(&mut self, status: &Collected, observations: &[sidecarta_capture::observation::Observation]) {
+        let connections = observations.iter().filter(|o| matches!(o, sidecarta_capture::observation::Observation::Connection(c) if c.is_new));
+        self.gatherer.count(crate::learn::counter::CONNECTIONS, connections.count() as u64);
+        let (now, before) = (named(status), named(&self.counted));
+        for ((name, now), (_, before)) in now.into_iter().zip(before) {
+            self.gatherer.count(name, now.saturating_sub(before));
+        }
+        self.counted = status.clone();
+    }
+
+    fn tell(&mut self, status: Collected) {
+        let view = self.view.status();
+        let mut state = lock(&self.state);
+        state.collected = status;
+        state.progress = self.outbox.progress.clone();
+        state.counted = self.gatherer.totals().clone();
+        state.waiting = self.waiting.len();
+        state.edges = self.gatherer.waiting();
+        state.synced = view.synced;
+        state.kinds = view.kinds.iter().map(|(kind, status)| (kind.clone(), status.to_string())).collect();
+    }
+}
+
+/// All counters of collecting with their names.
+pub(crate) fn named(status: &Collected) -> Vec<(&'static str, u64)> {
+    let mut all = status.counters.named().to_vec();
+    all.extend([
+        ("ring-dropped", status.dropped.ring),
+        ("interface-dropped", status.dropped.interface),
+        ("unheard-observations", status.unheard),
+        ("interfaces-not-opened", status.not_opened),
+        ("interfaces-failed", status.failed),
+        ("interface-changes-lost", status.links_lost),
+        ("clock-steps", status.clock_steps),
+    ]);
+    all
+}

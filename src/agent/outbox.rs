@@ -1,0 +1,188 @@
+//! What is on its way: one batch that is being delivered, and what has been gathered since.
+//!
+//! Owns retrying and the spool. Nothing piles up while nothing can be delivered: what comes merges into the batch that waits. Must
+//! never change a batch that delivery was tried of: whoever takes it may have it already.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::outlet::{Outlet, Undelivered};
+use crate::model::Time;
+use crate::observed::{self, Gatherer, Observed, Reader};
+
+/// Longest wait between two attempts.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// How often what waits is written to the spool while nothing can be delivered.
+const SPOOL_EVERY: Duration = Duration::from_secs(10);
+
+/// When batches are made and delivered.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// What was told before is told again after this long, with what has come meanwhile.
+    pub refresh: Duration,
+    /// A batch is this old before it is delivered: whoever resolves it in this process must know the cluster as of then.
+    pub settle: Duration,
+}
+
+/// What was delivered and what not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Batches delivered.
+    pub delivered: u64,
+    /// Edges in them.
+    pub edges: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Why the last attempt failed; `None` once one has worked again.
+    pub failing: Option<String>,
+    /// Times that the spool could not be written.
+    pub spool_failures: u64,
+}
+
+/// A batch on its way and what follows it.
+pub struct Outbox {
+    outlet: Box<dyn Outlet>,
+    pace: Pace,
+    spool: Option<PathBuf>,
+    spooled: Option<Instant>,
+    /// With when it may be tried, and how long to wait after the next failure.
+    inflight: Option<(Observed, Instant, Duration)>,
+    taken: Instant,
+    /// What it has done.
+    pub progress: Progress,
+}
+
+impl Outbox {
+    /// With what an earlier run left in the spool: its batch is delivered as it was, the rest is gathered anew.
+    ///
+    /// # Errors
+    /// When the spool cannot be read or written. What is malformed in it is told in the second value and kept aside.
+    pub fn open(
+        outlet: Box<dyn Outlet>,
+        pace: Pace,
+        spool: Option<&Path>,
+        gatherer: &mut Gatherer,
+    ) -> io::Result<(Self, Vec<String>)> {
+        let now = Instant::now();
+        let mut this = Self {
+            outlet,
+            pace,
+            spool: None,
+            spooled: None,
+            inflight: None,
+            taken: now,
+            progress: Progress::default(),
+        };
+        let mut problems = Vec::new();
+        let Some(dir) = spool else { return Ok((this, problems)) };
+        fs::create_dir_all(dir)?;
+        let path = dir.join("spool.ndjson");
+        match File::open(&path) {
+            Ok(file) => {
+                for batch in Reader::new(BufReader::new(file)) {
+                    match batch {
+                        Ok(batch) if this.inflight.is_none() && !batch.id.source.is_empty() => {
+                            this.inflight = Some((batch, now, Duration::from_millis(500)));
+                        }
+                        Ok(batch) => gatherer.absorb(&batch),
+                        Err(e) => problems.push(format!("{}: {e}", path.display())),
+                    }
+                }
+                if !problems.is_empty() {
+                    fs::rename(&path, dir.join("spool.damaged"))?;
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        this.spool = Some(path);
+        this.save(gatherer);
+        Ok((this, problems))
+    }
+
+    /// Makes a batch where one is due, and delivers what can be. `last`: whatever there is is due.
+    ///
+    /// # Errors
+    /// When nothing will be delivered any more.
+    pub fn step(&mut self, made: Time, gatherer: &mut Gatherer, last: bool) -> Result<(), String> {
+        let now = Instant::now();
+        if self.inflight.is_none() && (last || gatherer.is_fresh() || now >= self.taken + self.pace.refresh) {
+            self.taken = now;
+            if let Some(batch) = gatherer.take(made) {
+                self.inflight = Some((batch, now + self.pace.settle, Duration::from_millis(500)));
+            }
+        }
+        let Some((batch, at, wait)) = &mut self.inflight else { return Ok(()) };
+        if now < *at && !last {
+            return Ok(());
+        }
+        match self.outlet.deliver(batch) {
+            Ok(()) => {
+                self.progress.delivered += 1;
+                self.progress.edges += batch.edges.len() as u64;
+                self.progress.failing = None;
+                self.inflight = None;
+                if self.spooled.is_some() {
+                    self.save(gatherer);
+                    self.spooled = None;
+                }
+                // What came meanwhile does not have to wait for the next tick.
+                if last { self.step(made, gatherer, true) } else { Ok(()) }
+            }
+            Err(Undelivered::Never(why)) => {
+                self.save(gatherer);
+                Err(why)
+            }
+            Err(Undelivered::Later(why)) => {
+                self.progress.failures += 1;
+                if self.progress.failing.as_ref() != Some(&why) {
+                    tracing::warn!(reason = %why, "a batch cannot be delivered; it is kept, and tried again");
+                }
+                self.progress.failing = Some(why);
+                *at = now + *wait;
+                *wait = (*wait * 2).min(MAX_WAIT);
+                if last || self.spooled.is_none_or(|s| now >= s + SPOOL_EVERY) {
+                    self.save(gatherer);
+                    self.spooled = Some(now);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether anything waits to be delivered.
+    pub fn is_empty(&self) -> bool {
+        self.inflight.is_none()
+    }
+
+    /// Writes what waits to the spool, whole or not at all.
+    fn save(&mut self, gatherer: &Gatherer) {
+        let Some(path) = &self.spool else { return };
+        let write = || -> io::Result<()> {
+            let pending = gatherer.pending();
+            if self.inflight.is_none() && pending.is_none() {
+                return match fs::remove_file(path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                    _ => Ok(()),
+                };
+            }
+            let new = path.with_extension("new");
+            let mut file = io::BufWriter::new(File::create(&new)?);
+            if let Some((batch, ..)) = &self.inflight {
+                observed::write(batch, &mut file)?;
+            }
+            if let Some(pending) = pending {
+                observed::write(&pending, &mut file)?;
+            }
+            file.flush()?;
+            file.get_ref().sync_all()?;
+            fs::rename(&new, path)
+        };
+        if let Err(error) = write() {
+            self.progress.spool_failures += 1;
+            tracing::warn!(%error, path = %path.display(), "the spool cannot be written: what waits is only in memory");
+        }
+    }
+}
