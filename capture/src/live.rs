@@ -1,0 +1,4 @@
+//! Capturing from live interfaces.
+
+pub mod filter;
+pub mod rule;
