@@ -72,11 +72,15 @@ type Shared = Arc<Mutex<State>>;
 ///
 /// # Errors
 /// When it cannot begin, or a part of it failed.
-pub fn run<F>(config: Config, outlet: impl FnOnce(View) -> Box<dyn Outlet>, begin: F) -> anyhow::Result<()>
+pub fn run<F>(
+    runtime: tokio::runtime::Runtime,
+    config: Config,
+    outlet: impl FnOnce(View) -> Box<dyn Outlet>,
+    begin: F,
+) -> anyhow::Result<()>
 where
     F: AsyncFnOnce(watch::Receiver<bool>) -> anyhow::Result<(View, Option<tokio::task::JoinHandle<()>>)>,
 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
     runtime.block_on(live(config, outlet, begin))
 }
 
@@ -95,12 +99,22 @@ where
     let mut gatherer = Gatherer::new(&config.node, &boot());
     let (outbox, problems) = Outbox::open(outlet(view.clone()), config.pace, config.spool.as_deref(), &mut gatherer)
         .map_err(|e| anyhow::anyhow!("cannot use the spool {:?}: {e}", config.spool))?;
-    problems.iter().for_each(|p| tracing::warn!(problem = %p, "a part of the spool cannot be read; the file is kept as spool.damaged"));
+    problems
+        .iter()
+        .for_each(|p| tracing::warn!(problem = %p, "a part of the spool cannot be read; the file is kept as spool.damaged"));
     let (collector, control) = Collector::open(config.collector.clone())?;
     let (told_in, told) = sync_channel(QUEUE);
     let collecting = Part::start("collector", move || collector.run(&told_in).map_err(|e| e.to_string()))?;
     let waiting = Waiting::new(config.patience, config.own_pods_only.then(|| config.node.clone()));
-    let pipeline = Pipeline { view, gatherer, outbox, waiting, state: Arc::clone(&state), control: control.clone(), counted: Collected::default() };
+    let pipeline = Pipeline {
+        view,
+        gatherer,
+        outbox,
+        waiting,
+        state: Arc::clone(&state),
+        control: control.clone(),
+        counted: Collected::default(),
+    };
     let (limit, settle) = (config.drain, config.pace.settle);
     let piping = Part::start("pipeline", move || pipeline.run(&told, settle))?;
     tracing::info!(node = %config.node, any = config.collector.any, sample = config.collector.handle.sample, "the agent runs");
@@ -269,13 +283,16 @@ impl Pipeline {
         }
         match (self.outbox.is_empty(), &self.outbox.progress.failing) {
             (true, _) | (false, None) => Ok(()),
-            (false, Some(why)) => Err(format!("the last batch could not be delivered ({why}); it is in the spool where there is one")),
+            (false, Some(why)) => {
+                Err(format!("the last batch could not be delivered ({why}); it is in the spool where there is one"))
+            }
         }
     }
 
     /// What the capture layer has counted since the last tick.
     fn count(&mut self, status: &Collected, observations: &[sidecarta_capture::observation::Observation]) {
-        let connections = observations.iter().filter(|o| matches!(o, sidecarta_capture::observation::Observation::Connection(c) if c.is_new));
+        let connections =
+            observations.iter().filter(|o| matches!(o, sidecarta_capture::observation::Observation::Connection(c) if c.is_new));
         self.gatherer.count(crate::learn::counter::CONNECTIONS, connections.count() as u64);
         let (now, before) = (named(status), named(&self.counted));
         for ((name, now), (_, before)) in now.into_iter().zip(before) {

@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // printing is this module's whole purpose
 
+mod agent;
 mod dependencies;
 mod exchange;
 mod explain;
@@ -61,6 +62,10 @@ struct Cli {
 enum Command {
     /// Learn from captures: pcap or pcapng, plain, gzip or zstd, files, directories or `-` for standard input
     Replay(replay::Options),
+    /// Watch this node's pods and tell what they call: batches for `import`
+    Agent(agent::AgentOptions),
+    /// Watch, learn and store, all in this process: all that a cluster of one node needs
+    Run(agent::RunOptions),
     /// Show what each workload calls, with the evidence
     Dependencies(dependencies::Options),
     /// Write one Sidecar per workload
@@ -75,7 +80,7 @@ enum Command {
     Status(status::Options),
     /// Write the whole store as NDJSON
     Export(exchange::ExportOptions),
-    /// Merge an export into the store
+    /// Learn from an agent's batches, or merge an export into the store
     Import(exchange::ImportOptions),
 }
 
@@ -133,6 +138,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Replay(o) => replay::run(&o),
+        Command::Agent(o) => agent::agent(&o),
+        Command::Run(o) => agent::run(&o),
         Command::Dependencies(o) => dependencies::run(&o),
         Command::Generate(o) => generate::run(&o),
         Command::Scope(o) => scope::run(&o),

@@ -16,6 +16,7 @@ pub mod flow;
 pub mod frame;
 pub mod http;
 mod interfaces;
+pub mod live;
 pub mod loss;
 pub mod meter;
 pub mod observation;

@@ -66,15 +66,8 @@ impl Outbox {
         gatherer: &mut Gatherer,
     ) -> io::Result<(Self, Vec<String>)> {
         let now = Instant::now();
-        let mut this = Self {
-            outlet,
-            pace,
-            spool: None,
-            spooled: None,
-            inflight: None,
-            taken: now,
-            progress: Progress::default(),
-        };
+        let mut this =
+            Self { outlet, pace, spool: None, spooled: None, inflight: None, taken: now, progress: Progress::default() };
         let mut problems = Vec::new();
         let Some(dir) = spool else { return Ok((this, problems)) };
         fs::create_dir_all(dir)?;

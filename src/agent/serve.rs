@@ -23,9 +23,9 @@ use super::{Shared, lock};
 
 /// Serves until `stopped` turns true.
 pub(super) async fn start(address: SocketAddr, state: Shared, stopped: watch::Receiver<bool>) -> anyhow::Result<JoinHandle<()>> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|e| anyhow::anyhow!("cannot serve metrics and health on {address}: {e}; choose another with --listen, or --listen none"))?;
+    let listener = TcpListener::bind(address).await.map_err(|e| {
+        anyhow::anyhow!("cannot serve metrics and health on {address}: {e}; choose another with --listen, or --listen none")
+    })?;
     let mut registry = Registry::with_prefix("sidecarta_agent");
     registry.register_collector(Box::new(Metrics(state.clone())));
     let registry = std::sync::Arc::new(registry);

@@ -1,13 +1,19 @@
 //! `sidecarta export` and `sidecarta import`.
+//!
+//! An import is an export of a store, or the batches of an agent: the first line tells.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
 
 use super::{Outcome, StoreOptions};
+use crate::learn::Learner;
+use crate::observed::{ReadError, Reader};
+use crate::snapshot;
+use crate::store::Applied;
 
 /// Write the whole store as NDJSON
 #[derive(Debug, Args)]
@@ -22,17 +28,25 @@ pub(super) struct ExportOptions {
     file: Option<PathBuf>,
 }
 
-/// Merge an export into the store
+/// Learn from an agent's batches, or merge an export into the store
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  sidecarta import backup.ndjson --store fresh\n  zstd -dc staging.ndjson.zst | sidecarta import -"
-)]
+#[command(after_help = "\
+Examples:
+  sidecarta import --cluster cluster.yaml observed.ndjson
+  sidecarta import backup.ndjson --store fresh
+  zstd -dc staging.ndjson.zst | sidecarta import -")]
 pub(super) struct ImportOptions {
     #[command(flatten)]
     store: StoreOptions,
+    /// For an agent's batches: what `kubectl get … -A -o yaml` printed of the cluster, files or directories
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    cluster: Vec<PathBuf>,
+    /// DNS domain of the cluster
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
     /// File to read, `-` for standard input
     #[arg(value_name = "FILE")]
-    file: PathBuf,
+    file: Option<PathBuf>,
 }
 
 pub(super) fn export(options: &ExportOptions) -> anyhow::Result<Outcome> {
@@ -57,15 +71,51 @@ pub(super) fn export(options: &ExportOptions) -> anyhow::Result<Outcome> {
 }
 
 pub(super) fn import(options: &ImportOptions) -> anyhow::Result<Outcome> {
-    let mut store = options.store.create()?;
-    let imported = if options.file.as_os_str() == "-" {
-        store.import(std::io::stdin().lock())
-    } else {
-        let file = File::open(&options.file).with_context(|| format!("cannot read {}", options.file.display()))?;
-        store.import(BufReader::new(file))
+    // `--cluster PATH... FILE` reads naturally, and a parser gives all of it to `--cluster`.
+    let mut cluster = options.cluster.clone();
+    let file = options.file.clone().or_else(|| if cluster.len() > 1 { cluster.pop() } else { None });
+    let file = file.context("no file is named: `sidecarta import FILE`, with `-` for standard input")?;
+    let mut input: Box<dyn BufRead> = match file.to_str() {
+        Some("-") => Box::new(std::io::stdin().lock()),
+        _ => Box::new(BufReader::new(File::open(&file).with_context(|| format!("cannot read {}", file.display()))?)),
     };
-    let imported = imported.with_context(|| format!("cannot import {}", options.file.display()))?;
+    let of_agent = input.fill_buf().with_context(|| format!("cannot read {}", file.display()))?.starts_with(b"{\"observed\"");
+    if of_agent {
+        anyhow::ensure!(
+            !cluster.is_empty(),
+            "{} holds an agent's batches, which do not say whose the addresses called are: pass --cluster with what `kubectl get \
+             pods,services,endpointslices,… -A -o yaml` printed at that time",
+            file.display()
+        );
+        return learn(options, &cluster, &file, input);
+    }
+    let mut store = options.store.create()?;
+    let imported = store.import(input).with_context(|| format!("cannot import {}", file.display()))?;
     store.close()?;
     eprintln!("{imported}");
     Ok(Outcome::Done)
+}
+
+/// Learns from an agent's batches. One that cannot be read is named, and the rest goes on.
+fn learn(options: &ImportOptions, cluster: &[PathBuf], file: &Path, input: Box<dyn BufRead>) -> anyhow::Result<Outcome> {
+    let (cluster, report) = snapshot::load(cluster, Some(&options.cluster_domain))?;
+    let mut partial = super::report_snapshot(&report);
+    let mut store = options.store.create()?;
+    let (mut new, mut held, mut edges) = (0u64, 0u64, 0u64);
+    for batch in Reader::new(input) {
+        match batch {
+            Ok(batch) => match store.apply(&Learner::batch(&cluster, &batch))? {
+                Applied::New => (new, edges) = (new + 1, edges + batch.edges.len() as u64),
+                Applied::AlreadyHeld => held += 1,
+            },
+            Err(e @ ReadError::Io { .. }) => return Err(e).with_context(|| format!("cannot read {}", file.display())),
+            Err(e) => {
+                eprintln!("warning: {}: {e}", file.display());
+                partial = true;
+            }
+        }
+    }
+    store.close()?;
+    eprintln!("{new} batches with {edges} edges learned; {held} were held already");
+    Ok(if partial { Outcome::Partial } else { Outcome::Done })
 }

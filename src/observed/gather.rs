@@ -176,7 +176,8 @@ impl Gatherer {
 
     /// What the next batch will hold at least, as a batch without an identity.
     pub fn pending(&self) -> Option<Observed> {
-        let asked = self.asked.iter().map(|((pod, question), tally)| Asked { pod: *pod, question: question.clone(), tally: *tally });
+        let asked =
+            self.asked.iter().map(|((pod, question), tally)| Asked { pod: *pod, question: question.clone(), tally: *tally });
         let batch = Observed {
             id: BatchId { source: String::new(), sequence: 0 },
             node: self.node.clone(),

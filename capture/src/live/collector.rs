@@ -198,7 +198,8 @@ impl Collector {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll instance"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(system("make an eventfd"))?;
         let add = |fd: BorrowedFd<'_>, token| {
-            epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN).map_err(system("wait on a descriptor"))
+            epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+                .map_err(system("wait on a descriptor"))
         };
         add(links.as_fd(), LINKS)?;
         add(wake.as_fd(), WAKE)?;
@@ -445,7 +446,10 @@ impl Collector {
         let mut told = Vec::new();
         self.meter.forget(InterfaceId { source: 0, index }, &mut |o| told.push(o));
         let now = clock();
-        told.into_iter().for_each(|o| self.held.extend(self.span(o, now)));
+        for o in told {
+            let span = self.span(o, now);
+            self.held.extend(span);
+        }
         self.watched.remove(&index);
     }
 
@@ -530,7 +534,8 @@ impl Collector {
 
     fn span(&mut self, observation: Observation, now: Nanos) -> Option<Observation> {
         let Observation::Interface(mut span) = observation else { return Some(observation) };
-        let Some(watched) = self.watched.get_mut(&span.interface.index).filter(|_| span.last != span.first || span.packets > 0) else {
+        let Some(watched) = self.watched.get_mut(&span.interface.index).filter(|_| span.last != span.first || span.packets > 0)
+        else {
             return None;
         };
         span.first = watched.told.min(now);

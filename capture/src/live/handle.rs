@@ -9,7 +9,7 @@ use pcap::{Active, Capture, Error, Linktype, Precision};
 
 use super::filter::{self, Link as Layer};
 use crate::frame::{Frame, LinkType};
-use crate::observation::{InterfaceId, Nanos};
+use crate::observation::InterfaceId;
 
 /// How to open interfaces.
 #[derive(Clone, Debug)]

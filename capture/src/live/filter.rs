@@ -1,0 +1,342 @@
+//! The filter that runs in the kernel on each frame of a pod's interface, before a copy of the frame is made.
+//!
+//! Owns the program, which says in classic BPF what [`super::rule`] says in Rust. Must never keep state: it sees one frame at a
+//! time, so a name that is spread over segments is found only by [`Config::always_ports`]. Must never lose a workload's call for
+//! good: what it does not understand of TCP, UDP and SCTP is sampled.
+//!
+//! How the kernel runs it: net/core/filter.c (`bpf_check_classic`, `bpf_convert_filter`), net/packet/af_packet.c (`run_filter`);
+//! offsets beyond the packet: include/uapi/linux/filter.h (`SKF_AD_OFF`). A load behind the end of the frame ends the program with
+//! "drop", so loads of what may be missing are guarded.
+
+mod asm;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use socket2::{SockFilter, SockRef};
+
+use self::asm::*; // the instructions, by name
+use super::rule::{
+    AUTHENTICATION, CLIENT_HELLO, DNS, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, FRAGMENT, HANDSHAKE, HANDSHAKE_TYPE, MAX_EXTENSIONS,
+    MAX_TAGS, OPENS_OR_CLOSES, OPTIONS, REQUESTS, SCTP, TCP, TCP_HEADER, UDP,
+};
+
+/// Where the frames that the filter sees begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// At an Ethernet header (DLT_EN10MB, 1).
+    Ethernet,
+    /// At an IP header (DLT_RAW, 12 or 101).
+    RawIp,
+    /// At the network header, with the protocol told by the kernel: sockets of type SOCK_DGRAM, which libpcap hands out as
+    /// DLT_LINUX_SLL or DLT_LINUX_SLL2 (276).
+    Cooked,
+}
+
+/// What the filter keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// One in this many frames is kept of those that are neither always kept nor always dropped. 1 keeps all, as 0 does.
+    pub sample: u32,
+    /// Bytes kept of a frame, counted from where [`Link`] says it begins. At least 1.
+    pub snap: u32,
+    /// TCP destination ports all of whose payload is kept, so that a ClientHello over several segments is read. Some 1,900
+    /// different ports are possible; [`attach`] refuses more.
+    pub always_ports: Vec<u16>,
+}
+
+/// An instruction of classic BPF (`struct sock_filter`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// Operation.
+    pub code: u16,
+    /// Instructions to jump over where the test holds.
+    pub jt: u8,
+    /// Instructions to jump over where it does not.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
+
+/// Instructions the kernel accepts (BPF_MAXINSNS, include/uapi/linux/bpf_common.h).
+const MAX_INSTRUCTIONS: usize = 4096;
+
+/// The frame's EtherType as the kernel knows it (SKF_AD_OFF + SKF_AD_PROTOCOL).
+const AD_PROTOCOL: u32 = 0xffff_f000;
+/// A random number of 32 bits (SKF_AD_OFF + SKF_AD_RANDOM).
+const AD_RANDOM: u32 = 0xffff_f000 + 56;
+
+/// Scratch: protocol of what the IP packet carries.
+const PROTOCOL: u32 = 0;
+/// Scratch: where the IP packet ends by its own header, bytes from the beginning of the frame. May be behind the frame's end.
+const END: u32 = 1;
+/// Scratch: destination port.
+const TO: u32 = 2;
+/// Scratch: where TCP payload begins, bytes from the beginning of the frame.
+const PAYLOAD: u32 = 3;
+/// Scratch: length of TCP payload, bytes.
+const LENGTH: u32 = 4;
+
+/// Where blocks of the program continue.
+struct Labels {
+    network: Label,
+    transport: Label,
+    unread: Label,
+    sample: Label,
+    keep: Label,
+    drop: Label,
+}
+
+/// The program for a link type.
+///
+/// It stays below 200 instructions and one or two for each of [`Config::always_ports`].
+pub fn program(link: Link, config: &Config) -> Vec<Instruction> {
+    let mut asm = Asm::default();
+    let a = &mut asm;
+    let to = Labels {
+        network: a.label(),
+        transport: a.label(),
+        unread: a.label(),
+        sample: a.label(),
+        keep: a.label(),
+        drop: a.label(),
+    };
+    link_layer(a, link, &to);
+    network(a, &to);
+    transport(a, &to);
+    tcp(a, config, &to);
+    verdicts(a, config, &to);
+    asm.finish()
+}
+
+/// Attaches a program to a packet socket; it replaces the one that was there. Frames that wait in the socket's buffer were not
+/// seen by it.
+///
+/// # Errors
+/// The program is too long, the descriptor is not a socket, or the socket's filter is locked.
+pub fn attach(fd: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+    // Said here, as the length that the kernel gets has 16 bits and would wrap.
+    if program.len() > MAX_INSTRUCTIONS {
+        let message = format!("filter of {} instructions, {MAX_INSTRUCTIONS} are possible", program.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    let program: Vec<SockFilter> = program.iter().map(|i| SockFilter::new(i.code, i.jt, i.jf, i.k)).collect();
+    SockRef::from(&fd).attach_filter(&program)
+}
+
+/// Leaves X at the IP header. VLAN tags are rarely here: the kernel keeps the outer one beside the frame (`skb->vlan_tci`).
+fn link_layer(a: &mut Asm, link: Link, to: &Labels) {
+    let mut at = match link {
+        Link::Ethernet => {
+            a.op(LOAD_HALF, 12);
+            14
+        }
+        Link::Cooked => {
+            a.op(LOAD_WORD, AD_PROTOCOL);
+            0
+        }
+        Link::RawIp => {
+            a.op(SET_X, 0);
+            return;
+        }
+    };
+    // A: EtherType of what begins at `at`.
+    a.op(SET_X, at);
+    let typed = a.label();
+    for _ in 0..MAX_TAGS {
+        let tagged = a.label();
+        a.when(Test::Is(ETHER_VLAN[0].into()), tagged);
+        a.unless(Test::Is(ETHER_VLAN[1].into()), typed);
+        a.place(tagged);
+        // A tag is its control information, then the EtherType of what follows it.
+        a.op(LOAD_HALF, at + 2);
+        at += 4;
+        a.op(SET_X, at);
+    }
+    a.place(typed);
+    a.when(Test::Is(ETHER_IPV4.into()), to.network);
+    a.unless(Test::Is(ETHER_IPV6.into()), to.drop);
+}
+
+/// From X at the IP header to X at the transport header, with PROTOCOL and END stored.
+fn network(a: &mut Asm, to: &Labels) {
+    a.place(to.network);
+    let v6 = a.label();
+    a.op(LOAD_BYTE_X, 0);
+    a.op(SHIFT_RIGHT, 4);
+    a.when(Test::Is(6), v6);
+    a.unless(Test::Is(4), to.drop);
+
+    // IPv4 (RFC 791 §3.1). Fragments after the first have no ports.
+    a.op(LOAD_HALF_X, 6);
+    a.when(Test::AnyBit(0x1fff), to.drop);
+    a.op(LOAD_BYTE_X, 9);
+    a.op(STORE, PROTOCOL);
+    end(a, 2, 0);
+    a.op(LOAD_BYTE_X, 0);
+    a.op(AND, 0x0f);
+    a.op(SHIFT_LEFT, 2);
+    a.unless(Test::AtLeast(20), to.drop);
+    a.op(ADD_X, 0);
+    a.op(A_TO_X, 0);
+    a.go(to.transport);
+
+    // IPv6 (RFC 8200 §3).
+    a.place(v6);
+    end(a, 4, 40);
+    a.op(LOAD_BYTE_X, 6);
+    a.op(STORE, PROTOCOL);
+    a.op(X_TO_A, 0);
+    a.op(ADD, 40);
+    a.op(A_TO_X, 0);
+    for _ in 0..MAX_EXTENSIONS {
+        extension(a, to);
+    }
+    // Still not at the transport header.
+    a.op(LOAD, PROTOCOL);
+    for header in OPTIONS.into_iter().chain([FRAGMENT]) {
+        a.when(Test::Is(header.into()), to.unread);
+    }
+}
+
+/// Stores END from the length that an IP header has at `field`, which leaves out its first `without` bytes.
+fn end(a: &mut Asm, field: u32, without: u32) {
+    let (known, done) = (a.label(), a.label());
+    a.op(LOAD_HALF_X, field);
+    a.unless(Test::Is(0), known);
+    // No length: a jumbogram (RFC 2675), or a packet beyond 65,535 bytes that is yet to be segmented ("BIG TCP").
+    a.op(LOAD_LENGTH, 0);
+    a.go(done);
+    a.place(known);
+    a.op(ADD, without);
+    a.op(ADD_X, 0);
+    a.place(done);
+    a.op(STORE, END);
+}
+
+/// Walks over one IPv6 extension header at X, if there is one.
+fn extension(a: &mut Asm, to: &Labels) {
+    let (fragment, options, next) = (a.label(), a.label(), a.label());
+    a.op(LOAD, PROTOCOL);
+    a.when(Test::Is(FRAGMENT.into()), fragment);
+    for header in OPTIONS {
+        a.when(Test::Is(header.into()), options);
+    }
+    a.go(to.transport);
+
+    // The offset is above three bits of flags (RFC 8200 §4.5).
+    a.place(fragment);
+    a.op(LOAD_HALF_X, 2);
+    a.when(Test::AnyBit(0xfff8), to.drop);
+    a.op(LOAD_BYTE_X, 0);
+    a.op(STORE, PROTOCOL);
+    a.op(X_TO_A, 0);
+    a.op(ADD, 8);
+    a.op(A_TO_X, 0);
+    a.go(next);
+
+    // Length in units of eight bytes, without the first eight.
+    a.place(options);
+    a.op(LOAD_BYTE_X, 0);
+    a.op(STORE, PROTOCOL);
+    a.op(LOAD_BYTE_X, 1);
+    a.op(ADD, 1);
+    a.op(SHIFT_LEFT, 3);
+    a.op(ADD_X, 0);
+    a.op(A_TO_X, 0);
+    a.place(next);
+}
+
+/// Ports, which are the first four bytes in all three protocols. Ends with TCP that is not DNS; all else is decided.
+fn transport(a: &mut Asm, to: &Labels) {
+    a.place(to.transport);
+    let ports = a.label();
+    a.op(LOAD, PROTOCOL);
+    a.when(Test::Is(TCP.into()), ports);
+    a.when(Test::Is(UDP.into()), ports);
+    a.when(Test::Is(SCTP.into()), to.unread);
+    a.when(Test::Is(AUTHENTICATION.into()), to.unread);
+    a.go(to.drop);
+
+    // Sampled, if there are the bytes where ports would be.
+    a.place(to.unread);
+    a.op(LOAD_WORD_X, 0);
+    a.go(to.sample);
+
+    // The destination first, so that both are known to be there.
+    a.place(ports);
+    a.op(LOAD_HALF_X, 2);
+    a.op(STORE, TO);
+    a.when(Test::Is(DNS.into()), to.keep);
+    a.op(LOAD_HALF_X, 0);
+    a.when(Test::Is(DNS.into()), to.keep);
+    a.op(LOAD, PROTOCOL);
+    a.unless(Test::Is(TCP.into()), to.sample);
+}
+
+/// Flags, then how the payload begins. Falls through to sampling.
+fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
+    // A first fragment may have the ports only. X is before the frame's end, as ports were loaded there.
+    a.op(LOAD_LENGTH, 0);
+    a.op(SUBTRACT_X, 0);
+    a.unless(Test::AtLeast(TCP_HEADER as u32), to.sample);
+    a.op(LOAD_BYTE_X, 13);
+    a.when(Test::AnyBit(OPENS_OR_CLOSES.into()), to.keep);
+
+    // X to the payload: the upper half of the byte is the header's length in units of four bytes.
+    a.op(LOAD_BYTE_X, 12);
+    a.op(AND, 0xf0);
+    a.op(SHIFT_RIGHT, 2);
+    a.unless(Test::AtLeast(TCP_HEADER as u32), to.sample);
+    a.op(ADD_X, 0);
+    a.op(A_TO_X, 0);
+
+    // LENGTH: to where the IP packet ends, as Ethernet pads short frames, but not behind the end of the frame.
+    let inside = a.label();
+    a.op(STORE_X, PAYLOAD);
+    a.op(LOAD_LENGTH_X, 0);
+    a.op(LOAD, END);
+    a.unless(Test::AboveX, inside);
+    a.op(X_TO_A, 0);
+    a.place(inside);
+    a.op(LOAD_X, PAYLOAD);
+    a.unless(Test::AboveX, to.sample);
+    a.op(SUBTRACT_X, 0);
+    a.op(STORE, LENGTH);
+
+    let mut ports = config.always_ports.clone();
+    ports.sort_unstable();
+    ports.dedup();
+    if !ports.is_empty() {
+        a.op(LOAD, TO);
+    }
+    for port in ports {
+        a.when(Test::Is(port.into()), to.keep);
+    }
+
+    a.op(LOAD, LENGTH);
+    a.unless(Test::AtLeast(4), to.sample);
+    a.op(LOAD_WORD_X, 0);
+    for request in REQUESTS {
+        a.when(Test::Is(u32::from_be_bytes(request)), to.keep);
+    }
+    a.op(SHIFT_RIGHT, 16);
+    a.unless(Test::Is(u16::from_be_bytes(HANDSHAKE).into()), to.sample);
+    a.op(LOAD, LENGTH);
+    a.unless(Test::AtLeast(HANDSHAKE_TYPE as u32 + 1), to.sample);
+    a.op(LOAD_BYTE_X, HANDSHAKE_TYPE as u32);
+    a.when(Test::Is(CLIENT_HELLO.into()), to.keep);
+}
+
+fn verdicts(a: &mut Asm, config: &Config, to: &Labels) {
+    a.place(to.sample);
+    if config.sample > 1 {
+        a.op(LOAD_WORD, AD_RANDOM);
+        a.op(MODULO, config.sample);
+        a.unless(Test::Is(0), to.drop);
+    }
+    a.place(to.keep);
+    a.op(RETURN, config.snap.max(1));
+    a.place(to.drop);
+    a.op(RETURN, 0);
+}

@@ -1,0 +1,256 @@
+//! The filter as the kernel runs it decides on each frame as the rule does, and the rule keeps what calls are learned from.
+//!
+//! Sockets of a pair accept a packet filter and run it on each datagram, without any privilege. What a frame's protocol is they
+//! do not know, so that programs for cooked sockets get it as a constant.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
+
+#[path = "filter/frames.rs"]
+mod frames;
+
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+
+use etherparse::IpFragOffset;
+use proptest::prelude::*;
+use proptest::test_runner::{Config as Runs, TestRunner};
+use sidecarta_capture::decode::decode;
+use sidecarta_capture::frame::{Frame, LinkType};
+use sidecarta_capture::live::filter::{Config, Instruction, Link, attach, program};
+use sidecarta_capture::live::rule::Verdict::{Always, Drop, Sample};
+use sidecarta_capture::live::rule::{Verdict, verdict};
+use sidecarta_capture::observation::InterfaceId;
+
+use frames::*;
+
+fn config(sample: u32) -> Config {
+    Config { sample, snap: u32::MAX, always_ports: vec![TLS_PORT] }
+}
+
+/// A pair of sockets with a filter at its end.
+struct Filtered {
+    near: UnixDatagram,
+    far: UnixDatagram,
+}
+
+impl Filtered {
+    fn new(program: &[Instruction]) -> Self {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        far.set_nonblocking(true).unwrap();
+        attach(far.as_fd(), program).unwrap();
+        Self { near, far }
+    }
+
+    /// How many bytes come through.
+    fn pass(&self, frame: &[u8]) -> Option<usize> {
+        assert_eq!(self.near.send(frame).unwrap(), frame.len());
+        match self.far.recv(&mut [0; 4096]) {
+            Ok(length) => Some(length),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// What the kernel does with frames of all links.
+struct Kernel(Vec<(Link, u16, Filtered, Filtered)>);
+
+impl Kernel {
+    fn new(config: &Config) -> Self {
+        let kinds = [(Link::Ethernet, 0), (Link::RawIp, 0)];
+        let cooked = [IPV4, IPV6, VLAN, QINQ, ARP].map(|ether| (Link::Cooked, ether));
+        let filtered = |link, ether: u16, sample| {
+            let mut program = program(link, &Config { sample, ..config.clone() });
+            // `ld [SKF_AD_OFF + SKF_AD_PROTOCOL]` becomes `ld #ether`.
+            for i in program.iter_mut().filter(|i| i.code == 0x20 && i.k == 0xffff_f000) {
+                (i.code, i.k) = (0x00, ether.into());
+            }
+            Filtered::new(&program)
+        };
+        let of = |(link, ether)| (link, ether, filtered(link, ether, 1), filtered(link, ether, u32::MAX));
+        Self(kinds.into_iter().chain(cooked).map(of).collect())
+    }
+
+    /// `None` where it cannot be asked: a cooked frame without a header, or of another protocol.
+    fn verdict(&self, link: Link, frame: &[u8]) -> Option<Verdict> {
+        let (ether, frame) = match link {
+            Link::Cooked => (u16::from_be_bytes([*frame.first()?, *frame.get(1)?]), frame.get(20..)?),
+            _ => (0, frame),
+        };
+        let (_, _, all, few) = self.0.iter().find(|(l, e, ..)| (*l, *e) == (link, ether))?;
+        Some(match (all.pass(frame), few.pass(frame)) {
+            (None, None) => Drop,
+            (Some(_), None) => Sample,
+            (Some(_), Some(_)) => Always,
+            (None, Some(_)) => panic!("sampled more by keeping less"),
+        })
+    }
+}
+
+fn assert_verdict(kernel: &Kernel, name: &str, link: Link, frame: &[u8], expected: Verdict) {
+    assert_eq!(verdict(link, frame, &config(1)), expected, "rule: {name}, {link:?}, {frame:02x?}");
+    assert_eq!(kernel.verdict(link, frame), Some(expected), "kernel: {name}, {link:?}, {frame:02x?}");
+}
+
+#[test]
+fn each_kind_of_frame_gets_its_verdict() {
+    let kernel = Kernel::new(&config(1));
+    let all = all_frames();
+    assert!(all.len() > 2000);
+    for (name, link, frame, expected) in all {
+        assert_verdict(&kernel, name, link, &frame, expected);
+    }
+}
+
+#[test]
+fn what_is_in_the_way_of_ports_decides() {
+    let kernel = Kernel::new(&config(1));
+    let syn = tcp((40_000, 8080), |h| h.syn = true, b"");
+    let four = [HOP_BY_HOP, DESTINATION, ROUTING, DESTINATION];
+    let with = |at: usize, byte: u8| {
+        let mut packet = ipv4(6, &syn, |_| {});
+        packet[at] = byte;
+        packet
+    };
+    let cases = [
+        ("later fragment", ipv4(6, &syn, |h| h.fragment_offset = IpFragOffset::try_new(1).unwrap()), Drop),
+        ("later fragment, IPv6", ipv6(&[LATER_FRAGMENT], 6, &syn), Drop),
+        ("later fragment behind options", ipv6(&[HOP_BY_HOP, ROUTING, LATER_FRAGMENT], 6, &syn), Drop),
+        ("three extensions", ipv6(&four[..3], 6, &syn), Always),
+        ("four extensions", ipv6(&four, 6, &syn), Sample),
+        ("header of 16 bytes", with(0, 0x44), Drop),
+        ("header of 60 bytes", with(0, 0x4f), Drop),
+        ("total length below the header's", with(3, 7), Always),
+    ];
+    for (name, packet, expected) in cases {
+        for (link, frame) in frames(&packet) {
+            assert_verdict(&kernel, name, link, &frame, expected);
+        }
+    }
+    assert_verdict(&kernel, "version 5", Link::RawIp, &with(0, 0x55), Drop);
+    let arp = [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2];
+    assert_verdict(&kernel, "arp", Link::Ethernet, &ethernet(&[], ARP, &arp), Drop);
+    assert_verdict(&kernel, "arp, tagged", Link::Ethernet, &ethernet(&[VLAN], ARP, &arp), Drop);
+    assert_verdict(&kernel, "arp", Link::Cooked, &cooked(&[], ARP, &arp), Drop);
+    assert_verdict(&kernel, "three tags", Link::Ethernet, &ethernet(&[QINQ, VLAN, VLAN], IPV4, &with(0, 0x45)), Drop);
+}
+
+#[test]
+fn padding_is_not_payload_and_a_missing_length_is_the_frames() {
+    let kernel = Kernel::new(&config(1));
+    let ack = |payload: &[u8]| tcp((40_000, TLS_PORT), |h| h.ack = true, payload);
+    let get = tcp((40_000, 8080), |h| h.ack = true, b"GET / HTTP/1.1");
+    for mut packet in packets(6, &ack(b"")) {
+        packet.extend(b"GET /");
+        for (link, frame) in frames(&packet) {
+            assert_verdict(&kernel, "padded", link, &frame, Sample);
+        }
+    }
+    for mut packet in packets(6, &get) {
+        let length = if packet[0] >> 4 == 4 { 2 } else { 4 };
+        packet[length..length + 2].fill(0);
+        // Beyond what a socket's buffer has in one piece.
+        packet.resize(40_000, 0);
+        for (link, frame) in frames(&packet) {
+            assert_verdict(&kernel, "no length", link, &frame, Always);
+        }
+    }
+}
+
+#[test]
+fn frames_cut_anywhere_get_the_same_verdict_from_both() {
+    let (kernel, config) = (Kernel::new(&config(1)), config(1));
+    for (name, link, frame, _) in all_frames() {
+        for length in 0..frame.len() {
+            let cut = &frame[..length];
+            let rule = verdict(link, cut, &config);
+            if let Some(kernel) = kernel.verdict(link, cut) {
+                assert_eq!(kernel, rule, "{name}, {link:?}, {length} bytes of {frame:02x?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_can_be_decoded_is_never_dropped() {
+    let config = config(1);
+    for (name, link, frame, _) in all_frames() {
+        let kind = [LinkType::ETHERNET, LinkType::RAW, LinkType::LINUX_SLL2][link as usize];
+        for length in 0..=frame.len() {
+            let data = &frame[..length];
+            let interface = InterfaceId { source: 0, index: 0 };
+            let of = Frame { time: 0, interface, link: kind, wire_len: frame.len() as u32, data };
+            let lost = decode(&of).is_ok() && verdict(link, data, &config) == Drop;
+            assert!(!lost, "{name}, {link:?}, {length} bytes of {frame:02x?}");
+        }
+    }
+}
+
+#[test]
+fn mutated_frames_get_the_same_verdict_from_both() {
+    let (kernel, config) = (Kernel::new(&config(1)), config(1));
+    let all = all_frames();
+    // Mostly within headers, mostly to values that mean something there.
+    let byte =
+        prop_oneof![any::<u8>(), prop::sample::select(vec![0, 1, 3, 6, 17, 43, 44, 45, 51, 53, 60, 132, 0x45, 0x60, 0x50, 0xff])];
+    let changes = prop::collection::vec((prop_oneof![0..80_usize, 0..200_usize], byte), 0..6);
+    let tail = prop::collection::vec(any::<u8>(), 0..24);
+    let strategy = (0..all.len(), changes, 0..200_usize, tail);
+    let mut runner = TestRunner::new(Runs { cases: 60_000, failure_persistence: None, ..Runs::default() });
+    let result = runner.run(&strategy, |(index, changes, cut, tail)| {
+        let (name, link, mut frame, _) = all[index].clone();
+        if cut % 4 == 0 {
+            frame.truncate(cut);
+        }
+        frame.extend(tail);
+        let length = frame.len().max(1);
+        for (at, byte) in changes {
+            if let Some(place) = frame.get_mut(at % length) {
+                *place = byte;
+            }
+        }
+        let rule = verdict(link, &frame, &config);
+        if let Some(kernel) = kernel.verdict(link, &frame) {
+            prop_assert_eq!(kernel, rule, "{}, {:?}, {:02x?}", name, link, frame);
+        }
+        Ok(())
+    });
+    result.unwrap();
+}
+
+#[test]
+fn one_in_sixteen_is_kept() {
+    let filtered = Filtered::new(&program(Link::RawIp, &config(16)));
+    let frame = ipv4(17, &udp((40_000, 8125), b"x"), |_| {});
+    let kept = (0..16_000).filter(|_| filtered.pass(&frame).is_some()).count();
+    assert!((16_000 / 24..=16_000 / 12).contains(&kept), "{kept}");
+}
+
+#[test]
+fn frames_are_cut_to_the_snap_length() {
+    let frame = ipv4(17, &udp((40_000, 53), &[7; 300]), |_| {});
+    for (snap, expected) in [(0, 1), (1, 1), (96, 96), (4096, frame.len())] {
+        let filtered = Filtered::new(&program(Link::RawIp, &Config { snap, ..config(1) }));
+        assert_eq!(filtered.pass(&frame), Some(expected));
+    }
+}
+
+#[test]
+fn many_ports_are_reached_by_long_jumps_and_too_many_are_refused() {
+    for count in [0, 1, 100, 200, 250, 300, 1900] {
+        let ports: Vec<u16> = (0..count).map(|i| 20_000 + 2 * i).collect();
+        let config = Config { always_ports: ports.iter().rev().chain(&ports).copied().collect(), ..config(1) };
+        let kernel = Kernel::new(&config);
+        for port in [20_000, 20_001, 20_100, 20_398, 20_498, 20_598, 20_600, 23_798, 23_800] {
+            let frame = ethernet(&[], IPV4, &ipv4(6, &tcp((40_000, port), |h| h.ack = true, b"x"), |_| {}));
+            let expected = if ports.contains(&port) { Always } else { Sample };
+            assert_eq!(verdict(Link::Ethernet, &frame, &config), expected);
+            assert_eq!(kernel.verdict(Link::Ethernet, &frame), Some(expected), "{count} ports, {port}");
+        }
+    }
+    let (near, _far) = UnixDatagram::pair().unwrap();
+    let config = Config { always_ports: (0..=u16::MAX).collect(), ..config(1) };
+    let error = attach(near.as_fd(), &program(Link::Ethernet, &config)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}

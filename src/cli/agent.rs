@@ -1,0 +1,241 @@
+//! `sidecarta agent` and `sidecarta run`: learning from live traffic.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use sidecarta_capture::live::collector::Config as CollectorConfig;
+use sidecarta_capture::live::handle::Settings;
+use tokio::runtime::Runtime;
+
+use super::{Outcome, StoreOptions};
+use crate::agent::outbox::Pace;
+use crate::agent::outlet::{Outlet, ToFile, ToStdout, ToStore};
+use crate::agent::{Config, keep_only_capture, run as live};
+use crate::snapshot;
+use crate::store::{Access, Store};
+use crate::view::{Extent, View};
+
+const AGENT_EXAMPLE: &str = "\
+Examples:
+  sidecarta agent --to observed.ndjson
+  sidecarta agent --pods pods.yaml --to - | sidecarta import --cluster cluster.yaml -
+  sidecarta agent --node worker-1 --spool /var/lib/sidecarta --to /var/lib/sidecarta/observed.ndjson --log-format json
+
+It needs CAP_NET_RAW and nothing else: as root all other capabilities are dropped. In Kubernetes it runs on the host's network, and reads
+the pods of its node.";
+
+const RUN_EXAMPLE: &str = "\
+Examples:
+  sudo sidecarta run
+  sudo sidecarta run --cluster cluster.yaml --store learned
+
+Interrupt it, and look at what was learned: sidecarta status, sidecarta dependencies, sidecarta generate.";
+
+/// How interfaces are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Capture {
+    /// One handle for each pod's interface
+    Each,
+    /// One handle for all interfaces of the node, filtered
+    Any,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What both commands have in common.
+#[derive(Debug, Args)]
+struct LiveOptions {
+    /// Name of this node, as in the pods' spec.nodeName
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node: Option<String>,
+    /// How interfaces are read
+    #[arg(long, value_enum, default_value_t = Capture::Each, env = "SIDECARTA_CAPTURE")]
+    capture: Capture,
+    /// Keep one in N packets of those that begin nothing; 1 keeps all. A connection older than the agent that carries one packet a second
+    /// is found after N seconds on average
+    #[arg(long, value_name = "N", default_value_t = Settings::default().sample, value_parser = clap::value_parser!(u32).range(1..), env = "SIDECARTA_SAMPLE")]
+    sample: u32,
+    /// Kernel ring of each interface, in KiB
+    #[arg(long, value_name = "KIB", default_value_t = Settings::default().ring / 1024, value_parser = clap::value_parser!(u32).range(64..1_048_576))]
+    ring: u32,
+    /// Tell what is known already again after this long
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    refresh: Duration,
+    /// How long an address may wait for the watch of pods to name its pod
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    patience: Duration,
+    /// Serve /metrics, /healthz and /readyz here; `none` serves nothing
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15099", env = "SIDECARTA_LISTEN")]
+    listen: String,
+    /// How long draining may take when a signal has come
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = duration)]
+    drain: Duration,
+    /// Form of the log on standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "SIDECARTA_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// What is logged: error, warn, info, debug or trace; also by module (`warn,sidecarta=debug`)
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "SIDECARTA_LOG")]
+    log: String,
+}
+
+/// Watch this node's pods and tell what they call
+#[derive(Debug, Args)]
+#[command(after_help = AGENT_EXAMPLE)]
+pub(super) struct AgentOptions {
+    #[command(flatten)]
+    live: LiveOptions,
+    /// Pods from a snapshot (files or directories) in place of the API server
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pods: Vec<PathBuf>,
+    /// Where batches go: a file that grows, or `-` for standard output
+    #[arg(long, value_name = "FILE", env = "SIDECARTA_TO")]
+    to: PathBuf,
+    /// Directory that keeps what could not be delivered, over restarts as well
+    #[arg(long, value_name = "DIR", env = "SIDECARTA_SPOOL")]
+    spool: Option<PathBuf>,
+}
+
+/// Watch, learn and store, all in this process
+#[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLE)]
+pub(super) struct RunOptions {
+    #[command(flatten)]
+    live: LiveOptions,
+    #[command(flatten)]
+    store: StoreOptions,
+    /// The cluster from a snapshot (files or directories) in place of the API server
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    cluster: Vec<PathBuf>,
+    /// DNS domain of the cluster
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// How long before what was seen is resolved, so that the watches have told of what is new
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    settle: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|e| format!("{e}; write 30s, 5m or 1h30m"))?;
+    Duration::try_from(parsed).map_err(|e| e.to_string())
+}
+
+/// Where the knowledge of pods comes from.
+enum Knowledge {
+    Fixed(View),
+    Api(kube::Client, Extent, Option<String>),
+}
+
+impl Knowledge {
+    async fn begin(self, stopped: tokio::sync::watch::Receiver<bool>) -> (View, Option<tokio::task::JoinHandle<()>>) {
+        match self {
+            Self::Fixed(view) => (view, None),
+            Self::Api(client, extent, domain) => {
+                let (view, task) = View::start(client, extent, domain, stopped);
+                (view, Some(task))
+            }
+        }
+    }
+}
+
+impl LiveOptions {
+    fn node(&self) -> anyhow::Result<String> {
+        let name = self.node.clone().or_else(|| fs::read_to_string("/proc/sys/kernel/hostname").ok()).unwrap_or_default();
+        let name = name.trim().to_owned();
+        anyhow::ensure!(!name.is_empty(), "the name of this node is not known: pass --node NAME");
+        Ok(name)
+    }
+
+    fn listen(&self) -> anyhow::Result<Option<SocketAddr>> {
+        if self.listen == "none" {
+            return Ok(None);
+        }
+        let address = self.listen.parse().with_context(|| format!("--listen {} is no address with a port", self.listen))?;
+        Ok(Some(address))
+    }
+
+    fn config(&self, own_pods_only: bool, settle: Duration, spool: Option<PathBuf>) -> anyhow::Result<Config> {
+        let handle = Settings { sample: self.sample, ring: self.ring * 1024, ..Settings::default() };
+        Ok(Config {
+            node: self.node()?,
+            own_pods_only,
+            collector: CollectorConfig { handle, any: self.capture == Capture::Any, ..CollectorConfig::default() },
+            patience: self.patience,
+            pace: Pace { refresh: self.refresh, settle },
+            spool,
+            listen: self.listen()?,
+            drain: self.drain,
+        })
+    }
+
+    fn log(&self) -> anyhow::Result<()> {
+        use tracing_subscriber::filter::Targets;
+        use tracing_subscriber::layer::{Layer, SubscriberExt};
+        use tracing_subscriber::util::SubscriberInitExt;
+        let filter: Targets = self.log.parse().with_context(|| format!("--log {} names no level", self.log))?;
+        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let layer = match self.log_format {
+            LogFormat::Text => layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
+            LogFormat::Json => layer.json().boxed(),
+        };
+        tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+        Ok(())
+    }
+}
+
+/// A runtime, and a client where the API server is asked. Before capabilities are dropped: the kubeconfig may be another user's.
+fn connect(
+    fixed: &[PathBuf],
+    domain: Option<&str>,
+    extent: impl FnOnce() -> anyhow::Result<Extent>,
+) -> anyhow::Result<(Runtime, Knowledge, bool)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
+    if fixed.is_empty() {
+        let client = runtime.block_on(crate::view::client())?;
+        return Ok((runtime, Knowledge::Api(client, extent()?, domain.map(str::to_owned)), false));
+    }
+    let (cluster, report) = snapshot::load(fixed, domain)?;
+    let partial = super::report_snapshot(&report);
+    Ok((runtime, Knowledge::Fixed(View::fixed(cluster)), partial))
+}
+
+pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<Outcome> {
+    options.live.log()?;
+    let config = options.live.config(true, Duration::ZERO, options.spool.clone())?;
+    let (runtime, knowledge, partial) = connect(&options.pods, None, || Ok(Extent::Node(config.node.clone())))?;
+    let outlet: Box<dyn Outlet> = match options.to.to_str() {
+        Some("-") => Box::new(ToStdout),
+        Some(url) if url.contains("://") => anyhow::bail!("--to {url}: batches go to a file, or to `-` for standard output"),
+        _ => Box::new(ToFile::open(&options.to).with_context(|| format!("cannot write {}", options.to.display()))?),
+    };
+    if let Some(spool) = &options.spool {
+        fs::create_dir_all(spool).with_context(|| format!("cannot make the spool {}", spool.display()))?;
+    }
+    keep_only_capture()?;
+    // A snapshot may hold no names of nodes at all, or those of another cluster: then all its pods may be here.
+    live(runtime, config, |_| outlet, async |stopped| Ok(knowledge.begin(stopped).await))?;
+    Ok(if partial { Outcome::Partial } else { Outcome::Done })
+}
+
+pub(super) fn run(options: &RunOptions) -> anyhow::Result<Outcome> {
+    options.live.log()?;
+    let config = options.live.config(false, options.settle, None)?;
+    let (runtime, knowledge, partial) = connect(&options.cluster, Some(&options.cluster_domain), || Ok(Extent::Cluster))?;
+    // The directory may lie where only root with all its rights may make one; sled's threads must not keep those.
+    make(&options.store.store)?;
+    keep_only_capture()?;
+    let store = Store::open(&options.store.store, Access::CreateOrOpen)?;
+    live(runtime, config, |view| Box::new(ToStore::new(store, view)), async |stopped| Ok(knowledge.begin(stopped).await))?;
+    Ok(if partial { Outcome::Partial } else { Outcome::Done })
+}
+
+fn make(dir: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make the store {}", dir.display()))
+}
