@@ -107,7 +107,6 @@ fn each_kind_of_frame_gets_its_verdict() {
 fn what_is_in_the_way_of_ports_decides() {
     let kernel = Kernel::new(&config(1));
     let syn = tcp((40_000, 8080), |h| h.syn = true, b"");
-    let four = [HOP_BY_HOP, DESTINATION, ROUTING, DESTINATION];
     let with = |at: usize, byte: u8| {
         let mut packet = ipv4(6, &syn, |_| {});
         packet[at] = byte;
@@ -117,8 +116,6 @@ fn what_is_in_the_way_of_ports_decides() {
         ("later fragment", ipv4(6, &syn, |h| h.fragment_offset = IpFragOffset::try_new(1).unwrap()), Drop),
         ("later fragment, IPv6", ipv6(&[LATER_FRAGMENT], 6, &syn), Drop),
         ("later fragment behind options", ipv6(&[HOP_BY_HOP, ROUTING, LATER_FRAGMENT], 6, &syn), Drop),
-        ("three extensions", ipv6(&four[..3], 6, &syn), Always),
-        ("four extensions", ipv6(&four, 6, &syn), Sample),
         ("header of 16 bytes", with(0, 0x44), Drop),
         ("header of 60 bytes", with(0, 0x4f), Drop),
         ("total length below the header's", with(3, 7), Always),
@@ -134,6 +131,32 @@ fn what_is_in_the_way_of_ports_decides() {
     assert_verdict(&kernel, "arp, tagged", Link::Ethernet, &ethernet(&[VLAN], ARP, &arp), Drop);
     assert_verdict(&kernel, "arp", Link::Cooked, &cooked(&[], ARP, &arp), Drop);
     assert_verdict(&kernel, "three tags", Link::Ethernet, &ethernet(&[QINQ, VLAN, VLAN], IPV4, &with(0, 0x45)), Drop);
+}
+
+#[test]
+fn extension_headers_are_walked_in_any_order() {
+    let kernel = Kernel::new(&config(1));
+    let syn = tcp((40_000, 8080), |h| h.syn = true, b"");
+    let kinds = [HOP_BY_HOP, ROUTING, DESTINATION, FIRST_FRAGMENT, LATER_FRAGMENT];
+    let mut chains: Vec<Vec<_>> = vec![Vec::new()];
+    for length in 0..=4 {
+        for chain in &chains {
+            assert_eq!(chain.len(), length);
+            assert_chain(&kernel, chain, &syn);
+        }
+        chains = chains.iter().flat_map(|c| kinds.map(|kind| [&c[..], &[kind]].concat())).collect();
+    }
+}
+
+fn assert_chain(kernel: &Kernel, chain: &[(u8, &[u8])], syn: &[u8]) {
+    let expected = match (chain.iter().take(3).any(|e| *e == LATER_FRAGMENT), chain.len()) {
+        (true, _) => Drop,
+        (false, 0..=3) => Always,
+        (false, _) => Sample,
+    };
+    for (link, frame) in frames(&ipv6(chain, 6, syn)) {
+        assert_verdict(kernel, "chain", link, &frame, expected);
+    }
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub(super) const AUTHENTICATION: u8 = 51;
 /// IPv6 hop-by-hop options, routing and destination options (RFC 8200 §4.3, §4.4, §4.6): next header, then length in units of eight
 /// bytes without the first eight.
 pub(super) const OPTIONS: [u8; 3] = [0, 43, 60];
-/// IPv6 extension headers that are walked: two of options and a fragment header, in any order.
+/// IPv6 extension headers that are walked, in any order: two of options and a fragment header. Deeper ones are sampled.
 pub(super) const MAX_EXTENSIONS: usize = 3;
 
 /// Port of DNS (RFC 1035 §4.2).
