@@ -1,0 +1,138 @@
+//! A node in network namespaces of the test's own: pods behind a bridge or on point-to-point routes, as CNI plugins make them.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
+#![allow(dead_code)] // each test file uses a part of it
+
+use std::fs::File;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Whether namespaces can be made here. In CI they must be; elsewhere it is said that the test did not run.
+pub fn possible() -> bool {
+    let can = rustix::process::geteuid().is_root() && Command::new("ip").arg("-V").output().is_ok_and(|o| o.status.success());
+    if !can {
+        assert!(std::env::var_os("CI").is_none(), "CI runs these tests: they need root and the command `ip` (iproute2)");
+        eprintln!("NOT RUN: network namespaces need root and the command `ip` (iproute2)");
+    }
+    can
+}
+
+fn ip(args: &str) {
+    let out = Command::new("ip").args(args.split_whitespace()).output().unwrap();
+    assert!(out.status.success(), "ip {args}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// A node with its own network namespace.
+pub struct Node {
+    /// Its namespace.
+    pub ns: String,
+    pods: Vec<String>,
+}
+
+/// A pod's network namespace.
+#[derive(Clone, Debug)]
+pub struct Net {
+    /// Its namespace.
+    pub ns: String,
+    /// The interface of the node that leads to it.
+    pub host_side: String,
+}
+
+impl Node {
+    /// With a bridge `br0` that has the first address of 10.244.1.0/24 and of fd00:1::/64.
+    pub fn new() -> Self {
+        let ns = format!("sc{}n{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        ip(&format!("netns add {ns}"));
+        let node = Self { ns, pods: Vec::new() };
+        node.ip("link set lo up");
+        node.ip("link add br0 type bridge");
+        node.ip("addr add 10.244.1.1/24 dev br0");
+        node.ip("addr add fd00:1::1/64 dev br0 nodad");
+        node.ip("link set br0 up");
+        node.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        node
+    }
+
+    /// `ip` in the node.
+    pub fn ip(&self, args: &str) {
+        ip(&format!("-n {} {args}", self.ns));
+    }
+
+    /// A command in the node.
+    pub fn run(&self, command: &str) {
+        let out = self.command(command).output().unwrap();
+        assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+
+    /// A command in the node, to be started.
+    pub fn command(&self, command: &str) -> Command {
+        let mut c = Command::new("ip");
+        c.args(["netns", "exec", &self.ns]).args(command.split_whitespace());
+        c
+    }
+
+    fn pod(&mut self, name: &str) -> Net {
+        let ns = format!("{}-{name}", self.ns);
+        ip(&format!("netns add {ns}"));
+        ip(&format!("-n {ns} link set lo up"));
+        let host_side = format!("veth-{name}");
+        self.ip(&format!("link add {host_side} type veth peer name eth0 netns {ns}"));
+        self.pods.push(ns.clone());
+        Net { ns, host_side }
+    }
+
+    /// A pod on the bridge, as kindnet and flannel make them; IPv4 10.244.1.`last`, IPv6 fd00:1::`last`.
+    pub fn bridged(&mut self, name: &str, last: u8) -> Net {
+        let net = self.pod(name);
+        self.ip(&format!("link set {} master br0", net.host_side));
+        ip(&format!("-n {} addr add 10.244.1.{last}/24 dev eth0", net.ns));
+        ip(&format!("-n {} addr add fd00:1::{last:x}/64 dev eth0 nodad", net.ns));
+        ip(&format!("-n {} link set eth0 up", net.ns));
+        self.ip(&format!("link set {} up", net.host_side));
+        ip(&format!("-n {} route add default via 10.244.1.1", net.ns));
+        net
+    }
+
+    /// A pod with a route of its own, as Calico, the AWS VPC plugin and GKE make them: the node's side has no address.
+    pub fn routed(&mut self, name: &str, address: &str) -> Net {
+        let net = self.pod(name);
+        ip(&format!("-n {} addr add {address}/32 dev eth0", net.ns));
+        ip(&format!("-n {} link set eth0 up", net.ns));
+        self.ip(&format!("link set {} up", net.host_side));
+        self.run(&format!("sysctl -qw net.ipv4.conf.{}.proxy_arp=1", net.host_side));
+        self.ip(&format!("route add {address}/32 dev {}", net.host_side));
+        ip(&format!("-n {} route add 169.254.1.1 dev eth0 scope link", net.ns));
+        ip(&format!("-n {} route add default via 169.254.1.1 dev eth0", net.ns));
+        net
+    }
+
+    /// A pod is gone, with its interface.
+    pub fn remove(&mut self, net: &Net) {
+        // The namespace goes when nobody is in it any more; the interface at once.
+        self.ip(&format!("link del {}", net.host_side));
+        ip(&format!("netns del {}", net.ns));
+        self.pods.retain(|p| *p != net.ns);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for ns in self.pods.iter().chain([&self.ns]) {
+            let _ = Command::new("ip").args(["netns", "del", ns]).output();
+        }
+    }
+}
+
+/// Does something in a namespace, on a thread of its own.
+pub fn inside<T: Send + 'static>(ns: &str, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let file = File::open(format!("/var/run/netns/{ns}")).unwrap();
+    std::thread::spawn(move || {
+        move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network)).unwrap();
+        work()
+    })
+}
