@@ -11,7 +11,7 @@ use fake::Server;
 use serde_json::{Value, json};
 use sidecarta::cluster::{Cluster, Holder};
 use sidecarta::model::{Protocol, Time};
-use sidecarta::view::{Extent, KindStatus, View};
+use sidecarta::view::{self, Extent, KindStatus, View};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -138,7 +138,7 @@ async fn follows_a_cluster() {
     assert_eq!(live.view.status().kinds["Pod"], KindStatus::Synced { objects: 1201 });
     assert_eq!(live.view.status().kinds.len(), 11);
     let Holder::Pod(web) = cluster.holder(address("10.1.0.1"), now()) else { panic!() };
-    assert_eq!(web.workload.to_string(), "shop/Deployment/web");
+    assert_eq!((web.workload.kind.as_str(), web.workload.name.as_str()), ("Deployment", "web"));
     assert_eq!(cluster.services_at(address("10.96.0.7")).count(), 1);
     assert_eq!(cluster.endpoint(address("10.1.0.1"), 8080, Protocol::Tcp).count(), 1);
     assert_eq!(cluster.entries_at(address("1.2.3.4")).len(), 1);
@@ -284,4 +284,63 @@ async fn the_end_of_the_last_container_is_that_of_the_pod() {
     assert_eq!(uid(&cluster, "10.0.0.1", at(15)).as_deref(), Some("old"));
     assert_eq!(uid(&cluster, "10.0.0.1", Time(ended.0 + 1_500_000_000)).as_deref(), Some("new"));
     live.stop().await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_noticed_late_ends_with_the_start_of_the_next() {
+    let server = Server::start();
+    server.put("pods", "Pod", pod("old", "old", "10.0.0.1"));
+    let live = Live::ready(&server, Extent::Cluster).await;
+    let at = |seconds: i64| Time(now().0 - seconds * 1_000_000_000);
+    let next = pod_since("new", "new", "10.0.0.1", &whole(at(20)));
+    server.vanish("pods", "shop/old");
+    server.put("pods", "Pod", next);
+    live.until("the new pod", |v| holds(v, "10.0.0.1", Some("new"))).await;
+    let cluster = live.view.current();
+    assert_eq!(uid(&cluster, "10.0.0.1", at(30)).as_deref(), Some("old"));
+    assert_eq!(uid(&cluster, "10.0.0.1", at(10)).as_deref(), Some("new"));
+    live.stop().await;
+}
+
+#[tokio::test]
+async fn a_kubeconfig_makes_a_client_or_says_why_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "a",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "a", "context": {"cluster": "c", "user": "u"}}],
+    });
+    std::fs::write(&file, config.to_string()).unwrap();
+    // With TLS: its provider is chosen here, or this panics.
+    view::client(Some(&file), None).await.unwrap();
+    let error = |e: Result<kube::Client, view::ViewError>| e.err().unwrap().to_string();
+    let text = error(view::client(Some(&file), Some("other")).await);
+    assert!(text.contains(&file.display().to_string()) && text.contains("other"), "{text}");
+    let text = error(view::client(Some(&dir.path().join("none")), None).await);
+    assert!(text.contains("none"), "{text}");
+}
+
+#[test]
+fn without_a_kubeconfig_the_error_says_what_to_do() {
+    // In a process of its own: the environment is that of all tests here.
+    let home = tempfile::tempdir().unwrap();
+    let out = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "nowhere", "--ignored"])
+        .env_remove("KUBECONFIG")
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .env("HOME", home.path())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+}
+
+#[tokio::test]
+#[ignore = "part of without_a_kubeconfig_the_error_says_what_to_do"]
+async fn nowhere() {
+    let text = view::client(None, None).await.err().unwrap().to_string();
+    assert!(text.starts_with("no kubeconfig and not in a cluster: pass --cluster FILES, or set KUBECONFIG"), "{text}");
+    let text = view::client(None, Some("prod")).await.err().unwrap().to_string();
+    assert!(text.starts_with("cannot use the kubeconfig"), "{text}");
 }

@@ -270,3 +270,78 @@ fn moved(old: &Object, new: &Object) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(uid: &str, phase: &str) -> Seen {
+        let object = serde_json::json!({
+            "metadata": {"name": "p", "namespace": "n", "uid": uid}, "status": {"phase": phase, "podIP": "10.0.0.1"},
+        });
+        let object = Object::Pod(Arc::new(serde_json::from_value(object).unwrap()));
+        Seen { key: ("n".to_owned(), "p".to_owned()), uid: uid.to_owned(), object: Ok(object) }
+    }
+
+    fn synced() -> Known {
+        let mut known = Known::default();
+        known.expect("Pod");
+        assert!(known.replace("Pod", Vec::new()), "an empty list is awaited as well");
+        assert!(!known.replace("Pod", Vec::new()));
+        known
+    }
+
+    #[test]
+    fn a_deleted_pod_is_forgotten_in_time() {
+        let mut known = synced();
+        assert!(known.put("Pod", seen("a", "Running")));
+        assert!(known.delete("Pod", seen("a", "Running")));
+        let input = known.input(Instant::now());
+        assert_eq!((input.objects.len(), input.gone.len()), (0, 1));
+        assert!(input.forget.is_some_and(|f| f > Instant::now() + REMEMBERED / 2));
+        let input = known.input(Instant::now() + REMEMBERED);
+        assert!(input.gone.is_empty() && input.forget.is_none());
+    }
+
+    #[test]
+    fn a_version_that_changes_nothing_is_no_reason_to_build() {
+        let mut known = synced();
+        assert!(known.put("Pod", seen("a", "Running")));
+        assert!(!known.put("Pod", seen("a", "Running")));
+        assert!(known.put("Pod", seen("a", "Failed")));
+        assert!(!known.delete("Pod", seen("b", "Running")), "the last word on another pod of its name");
+    }
+
+    #[test]
+    fn a_list_from_before_the_deletion_brings_a_pod_back_and_not_twice() {
+        let mut known = synced();
+        known.put("Pod", seen("a", "Running"));
+        known.delete("Pod", seen("a", "Running"));
+        assert!(known.replace("Pod", vec![seen("a", "Running")]));
+        let input = known.input(Instant::now());
+        assert_eq!((input.objects.len(), input.gone.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_broken_version_leaves_a_pod_as_it_was_and_ends_another() {
+        let broken = |uid: &str| Seen { object: Err("wrong type".to_owned()), ..seen(uid, "Running") };
+        let mut known = synced();
+        known.put("Pod", seen("a", "Running"));
+        assert!(!known.put("Pod", broken("a")));
+        assert_eq!(known.input(Instant::now()).objects.len(), 1);
+        assert!(known.put("Pod", broken("b")));
+        let input = known.input(Instant::now());
+        assert_eq!((input.objects.len(), input.gone.len()), (0, 1));
+        assert_eq!(known.status(Instant::now()).broken, 2);
+    }
+
+    #[test]
+    fn only_what_was_listed_or_cannot_be_is_settled() {
+        let failing = || State::failing("away".to_owned());
+        let mut known = Known::default();
+        known.expect("Pod");
+        assert!(!known.set("Pod", failing()) && !known.input(Instant::now()).settled);
+        assert!(known.set("Pod", State::Absent) && known.input(Instant::now()).settled);
+        assert!(!known.set("Pod", failing()) && known.input(Instant::now()).settled);
+    }
+}
