@@ -1,6 +1,7 @@
 //! What is known of the cluster: who held an address when, which Services stand behind an address, and which hosts are in the mesh.
 //!
-//! Owns the indexes and their builder. Plain structures: no I/O, no client yet. Must never decide what a connection means; that is `attribute`'s and `resolve`'s part.
+//! Owns the indexes and their builder. Plain structures: no I/O, no client. Must never decide what a connection means; that is
+//! `attribute`'s and `resolve`'s part.
 
 mod index;
 mod names;
@@ -26,6 +27,8 @@ pub use names::Named;
 pub struct Pod {
     /// Name of the pod.
     pub name: String,
+    /// What tells it from another pod of its name, at another time; empty where the snapshot does not say.
+    pub uid: String,
     /// Its top controller.
     pub workload: WorkloadId,
     /// Labels of the pod.

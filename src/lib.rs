@@ -17,4 +17,5 @@ pub mod resolve;
 pub mod scope;
 pub mod snapshot;
 pub mod store;
+pub mod view;
 pub mod yaml;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use foldhash::HashMap;
 use ipnet::IpNet;
@@ -14,15 +15,19 @@ use crate::model::{Time, selects};
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
 
-/// Collects objects; [`Builder::build`] makes the indexes.
+/// API times have whole seconds.
+const SECOND: i64 = 1_000_000_000;
+
+/// Collects objects; [`Builder::build`] makes the indexes. What a live view passes again and again is shared, not copied.
 #[derive(Debug, Default)]
 pub struct Builder {
     owners: Owners,
-    pods: Vec<objects::Pod>,
-    services: BTreeMap<(String, String), objects::Service>,
-    slices: Vec<objects::EndpointSlice>,
+    /// With the time by which it was deleted, where that is known.
+    pods: Vec<(Arc<objects::Pod>, Option<Time>)>,
+    services: BTreeMap<(String, String), Arc<objects::Service>>,
+    slices: Vec<Arc<objects::EndpointSlice>>,
     nodes: Vec<objects::Node>,
-    entries: Vec<objects::ServiceEntry>,
+    entries: Vec<Arc<objects::ServiceEntry>>,
     domain: Option<String>,
 }
 
@@ -34,24 +39,31 @@ impl Builder {
         self
     }
 
-    pub(crate) fn pod(&mut self, pod: objects::Pod) {
-        self.pods.push(pod);
+    pub(crate) fn pod(&mut self, pod: impl Into<Arc<objects::Pod>>) {
+        self.pods.push((pod.into(), None));
     }
 
-    pub(crate) fn service(&mut self, service: objects::Service) {
+    /// A pod that is known to be deleted: it held its addresses until then at the latest, and whoever else has one of them now got
+    /// it afterwards.
+    pub(crate) fn pod_until(&mut self, pod: impl Into<Arc<objects::Pod>>, deleted: Time) {
+        self.pods.push((pod.into(), Some(deleted)));
+    }
+
+    pub(crate) fn service(&mut self, service: impl Into<Arc<objects::Service>>) {
+        let service = service.into();
         self.services.insert((service.metadata.namespace.clone(), service.metadata.name.clone()), service);
     }
 
-    pub(crate) fn slice(&mut self, slice: objects::EndpointSlice) {
-        self.slices.push(slice);
+    pub(crate) fn slice(&mut self, slice: impl Into<Arc<objects::EndpointSlice>>) {
+        self.slices.push(slice.into());
     }
 
     pub(crate) fn node(&mut self, node: objects::Node) {
         self.nodes.push(node);
     }
 
-    pub(crate) fn entry(&mut self, entry: objects::ServiceEntry) {
-        self.entries.push(entry);
+    pub(crate) fn entry(&mut self, entry: impl Into<Arc<objects::ServiceEntry>>) {
+        self.entries.push(entry.into());
     }
 
     pub(crate) fn controller(&mut self, kind: &str, controller: objects::Controller) {
@@ -62,7 +74,7 @@ impl Builder {
     pub fn build(mut self) -> (Cluster, Vec<String>) {
         let mut problems = Vec::new();
         let mut cluster = Cluster { domain: self.domain.take().unwrap_or_else(|| DOMAIN.to_owned()), ..Cluster::default() };
-        self.pods.sort_by(|a, b| key(&a.metadata).cmp(&key(&b.metadata)));
+        self.pods.sort_by(|(a, _), (b, _)| key(&a.metadata).cmp(&key(&b.metadata)));
         let derived = !self.services.is_empty() && self.slices.is_empty();
         self.nodes_into(&mut cluster);
         let by_name = self.services_into(&mut cluster);
@@ -96,7 +108,7 @@ impl Builder {
                 }
             }
         }
-        cluster.nodes.extend(self.pods.iter().filter_map(|p| address(&p.status.host_ip)));
+        cluster.nodes.extend(self.pods.iter().filter_map(|(p, _)| address(&p.status.host_ip)));
     }
 
     fn services_into(&self, cluster: &mut Cluster) -> HashMap<(String, String), u32> {
@@ -175,7 +187,7 @@ impl Builder {
             let selector = &service.spec.selector;
             let chosen =
                 |p: &&objects::Pod| p.metadata.namespace == service.metadata.namespace && selects(selector, &p.metadata.labels);
-            for pod in self.pods.iter().filter(chosen) {
+            for pod in self.pods.iter().filter(|(_, deleted)| deleted.is_none()).map(|(p, _)| &**p).filter(chosen) {
                 for port in &service.spec.ports {
                     let Some(number) = target_port(port, pod) else { continue };
                     for a in addresses(pod) {
@@ -187,29 +199,21 @@ impl Builder {
     }
 
     fn pods_into(&self, cluster: &mut Cluster, problems: &mut Vec<String>) {
-        for pod in &self.pods {
+        let mut ended = Vec::new();
+        for (pod, deleted) in &self.pods {
             let (workload, selector) = self.owners.workload(&pod.metadata);
-            let (start, end) = interval(pod);
+            let Interval { start, end, exact } = interval(pod, *deleted);
+            ended.push(deleted.map(|_| exact));
             let index = cluster.pods.len() as u32;
             let addresses = addresses(pod);
             if !pod.spec.host_network {
                 for &a in &addresses {
-                    let holders = cluster.pods_by_address.entry(a).or_default();
-                    for &other in holders.iter() {
-                        let other = &cluster.pods[other as usize];
-                        if other.start < end && start < other.end {
-                            problems.push(format!(
-                                "the pods {}/{} and {}/{} both claim the address {a}: connections of it are not attributed \
-                                 while both do",
-                                other.workload.namespace, other.name, workload.namespace, pod.metadata.name
-                            ));
-                        }
-                    }
-                    holders.push(index);
+                    cluster.pods_by_address.entry(a).or_default().push(index);
                 }
             }
             cluster.pods.push(Pod {
                 name: pod.metadata.name.clone(),
+                uid: pod.metadata.uid.clone(),
                 workload,
                 labels: pod.metadata.labels.clone(),
                 selector,
@@ -221,6 +225,8 @@ impl Builder {
                 node: pod.spec.node_name.clone(),
             });
         }
+        hand_over(cluster, &ended);
+        contested(cluster, problems);
         // Where no Node tells its range, pods lie where other pods lie: the same /24, or /64 in IPv6.
         let known: BTreeSet<IpNet> = cluster
             .pods_by_address
@@ -262,11 +268,22 @@ fn key(meta: &Meta) -> (&str, &str) {
     (&meta.namespace, &meta.name)
 }
 
-/// When a pod held its addresses: from its start to its deletion, or, for one that ended, to the end of its last container.
-fn interval(pod: &objects::Pod) -> (Time, Time) {
+/// When a pod held its addresses.
+struct Interval {
+    start: Time,
+    end: Time,
+    /// The end is that of its last container, not when somebody noticed.
+    exact: bool,
+}
+
+/// From its start to its deletion, or, for one that ended, to the end of its last container.
+fn interval(pod: &objects::Pod, deleted: Option<Time>) -> Interval {
     let start = pod.status.start_time.or(pod.metadata.creation_timestamp).unwrap_or(Time::MIN);
-    let terminal = matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
-    let finished = pod.status.container_statuses.iter().filter_map(|s| s.state.terminated.as_ref()?.finished_at).max();
+    let containers = &pod.status.container_statuses;
+    let finished = containers.iter().filter_map(|s| s.state.terminated.as_ref()?.finished_at).max();
+    // The last status of a deleted pod may still say that it runs, while all its containers have ended.
+    let over = deleted.is_some() && containers.iter().all(|s| s.state.terminated.is_some());
+    let terminal = over || matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
     let end = match (terminal, finished, pod.metadata.deletion_timestamp) {
         (true, Some(finished), _) => finished,
         // deletionTimestamp is when the grace period ends at the latest.
@@ -274,9 +291,57 @@ fn interval(pod: &objects::Pod) -> (Time, Time) {
         // It has ended, nobody says when: what it sent before is still its own, as long as nobody else has the address.
         _ => Time::MAX,
     };
-    // API times have whole seconds: the last second belongs to the pod.
-    let end = if end == Time::MAX { end } else { Time(end.0.saturating_add(1_000_000_000)) };
-    (start, end.max(start))
+    // The last second belongs to the pod.
+    let end = if end == Time::MAX { end } else { Time(end.0.saturating_add(SECOND)) };
+    let end = deleted.map_or(end, |d| d.min(end)).max(start);
+    Interval { start, end, exact: terminal && finished.is_some() }
+}
+
+/// Settles between those that had an address one after another. `ended` says for each pod whether it is known to be deleted, and if
+/// so, whether its end is exact. The one that ends later is the later holder. Its start comes from before it had the address, and in
+/// whole seconds; so it begins where the earlier one's end is well known, or lies within the same second. Otherwise the end is that
+/// of a deletion that was noticed late, and the start tells better.
+fn hand_over(cluster: &mut Cluster, ended: &[Option<bool>]) {
+    let shared = cluster.pods_by_address.iter().filter(|(_, h)| h.len() > 1 && h.iter().any(|&i| ended[i as usize].is_some()));
+    // A pod has one interval for all its addresses: sorted, the outcome does not hang on hash order.
+    let mut shared: Vec<(IpAddr, Vec<u32>)> = shared.map(|(a, h)| (*a, h.clone())).collect();
+    shared.sort();
+    let pods = &mut cluster.pods;
+    for (_, mut holders) in shared {
+        holders.sort_by_key(|&i| (pods[i as usize].end, pods[i as usize].start));
+        for (at, &earlier) in holders.iter().enumerate() {
+            let earlier = earlier as usize;
+            let Some(exact) = ended[earlier] else { continue };
+            for &later in &holders[at + 1..] {
+                let (begun, end, start) = (pods[earlier].start, pods[earlier].end, pods[later as usize].start);
+                if start < end {
+                    let noticed_late = !exact && begun < start && start.0.saturating_add(SECOND) <= end.0;
+                    let turn = if noticed_late { start } else { end };
+                    pods[earlier].end = turn;
+                    pods[later as usize].start = turn;
+                }
+            }
+        }
+    }
+}
+
+/// Names the pods that claim one address at one time.
+fn contested(cluster: &Cluster, problems: &mut Vec<String>) {
+    for (index, pod) in cluster.pods.iter().enumerate() {
+        for a in &pod.addresses {
+            let holders = cluster.pods_by_address.get(a).map_or(&[][..], Vec::as_slice);
+            // Of a pod in the host's network, no address is indexed.
+            let before = if holders.contains(&(index as u32)) { holders } else { &[] };
+            for other in before.iter().map(|&i| i as usize).filter(|&i| i < index).map(|i| &cluster.pods[i]) {
+                if other.start < pod.end && pod.start < other.end {
+                    problems.push(format!(
+                        "the pods {}/{} and {}/{} both claim the address {a}: connections of it are not attributed while both do",
+                        other.workload.namespace, other.name, pod.workload.namespace, pod.name
+                    ));
+                }
+            }
+        }
+    }
 }
 
 /// The smallest range per family that holds all given addresses: where other Services' addresses are to be expected. At least

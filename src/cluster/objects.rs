@@ -26,6 +26,8 @@ pub(crate) struct Meta {
     #[serde(default, deserialize_with = "nullable")]
     pub namespace: String,
     #[serde(default, deserialize_with = "nullable")]
+    pub uid: String,
+    #[serde(default, deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
     #[serde(default, deserialize_with = "nullable")]
     pub annotations: BTreeMap<String, String>,

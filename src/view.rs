@@ -1,0 +1,156 @@
+//! The live view: watches of a cluster's API that feed the same indexes as snapshot files do.
+//!
+//! Owns the watches, what they told so far, and for how long a deleted pod is remembered; swaps the indexes whole, so that whoever
+//! holds one goes on undisturbed. What is known stays in use while the API server is away. Must never write to the cluster, nor decide
+//! what an address means: that is `cluster`'s part.
+
+mod client;
+mod follow;
+mod kinds;
+mod known;
+mod rebuild;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use crate::cluster::Cluster;
+use known::Known;
+
+pub use client::{ViewError, client};
+
+/// How long a deleted pod is remembered: packets from before its deletion may be told this much later.
+pub const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+
+/// What is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// The pods of this node, and nothing else.
+    Node(String),
+    /// Pods, their controllers, Services, EndpointSlices, Nodes and ServiceEntries of the whole cluster.
+    Cluster,
+}
+
+/// How far the view has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The indexes hold every kind that is served and allowed. Stays true from then on.
+    pub synced: bool,
+    /// Each watched kind.
+    pub kinds: BTreeMap<String, KindStatus>,
+    /// For how long the kind that fails longest has failed; the indexes may be that much behind. A connection that breaks
+    /// without a word is noticed within five minutes.
+    pub behind: Option<Duration>,
+    /// Versions of objects that could not be read, since the start.
+    pub broken: u64,
+}
+
+/// How a watch does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KindStatus {
+    /// Its first list is not complete.
+    Listing,
+    /// It is watched.
+    Synced {
+        /// Objects known.
+        objects: usize,
+    },
+    /// The API server does not serve this kind. Asked again every minute.
+    Absent,
+    /// The API server does not allow to list or to watch it, in its words. Asked again every minute.
+    Forbidden(String),
+    /// Neither list nor watch can be had at the moment, and why. What was known stays in use.
+    Failing(String),
+}
+
+/// The latest indexes of a cluster. A clone sees the same.
+#[derive(Clone, Debug)]
+pub struct View {
+    cluster: watch::Receiver<Arc<Cluster>>,
+    synced: watch::Receiver<bool>,
+    shared: Arc<Shared>,
+}
+
+/// What watches tell, and the word that there is something new.
+#[derive(Debug, Default)]
+struct Shared {
+    known: Mutex<Known>,
+    changed: Notify,
+}
+
+impl Shared {
+    /// Nothing panics half-way through a change, so that what a poisoned lock holds is whole.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a change, and tells of it where it is one for the indexes.
+    fn change(&self, change: impl FnOnce(&mut Known) -> bool) {
+        if change(&mut self.known()) {
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl View {
+    /// Of a snapshot: never changes.
+    pub fn fixed(cluster: Cluster) -> Self {
+        let (_, cluster) = watch::channel(Arc::new(cluster));
+        let (_, synced) = watch::channel(true);
+        Self { cluster, synced, shared: Arc::default() }
+    }
+
+    /// Of a live cluster. All that runs for it has ended when the handle is joined, which is soon after `stop` turns true or its
+    /// sender is dropped.
+    pub fn start(
+        client: kube::Client,
+        extent: Extent,
+        domain: Option<String>,
+        stop: watch::Receiver<bool>,
+    ) -> (Self, JoinHandle<()>) {
+        let shared = Arc::<Shared>::default();
+        let mut watches = JoinSet::new();
+        match extent {
+            Extent::Node(node) => {
+                let fields = format!("spec.nodeName={node}");
+                kinds::PODS.follow(&client, Some(fields), &shared, &mut watches);
+            }
+            Extent::Cluster => kinds::all(&client, &shared, &mut watches),
+        }
+        let (publish, cluster) = watch::channel(Arc::default());
+        let (tell, synced) = watch::channel(false);
+        let view = Self { cluster, synced, shared: Arc::clone(&shared) };
+        let task = tokio::spawn(async move {
+            rebuild::keep(&shared, domain.as_deref(), &publish, &tell, stop).await;
+            watches.shutdown().await;
+        });
+        (view, task)
+    }
+
+    /// The latest indexes. Incomplete before the view is [`ready`](Self::ready).
+    pub fn current(&self) -> Arc<Cluster> {
+        Arc::clone(&self.cluster.borrow())
+    }
+
+    /// Waits until the indexes hold every kind that is served and allowed, or the view is stopped.
+    pub async fn ready(&mut self) {
+        // An error means that nobody will ever say so.
+        let _ = self.synced.wait_for(|synced| *synced).await;
+    }
+
+    /// Waits until the indexes are others than when this clone last waited. `false` when they will never change again.
+    pub async fn changed(&mut self) -> bool {
+        self.cluster.changed().await.is_ok()
+    }
+
+    /// How far it has come.
+    pub fn status(&self) -> Status {
+        let mut status = self.shared.known().status(Instant::now());
+        status.synced = *self.synced.borrow();
+        status
+    }
+}

@@ -1,0 +1,214 @@
+//! The kinds that are watched, and their objects: read slim one by one, so that a page of whole ones never stands in memory, and a
+//! broken one spoils nothing else.
+
+use std::borrow::Cow;
+use std::fmt::{self, Debug, Write as _};
+use std::hash::{Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Client;
+use kube::api::ApiResource;
+use kube::core::{DynamicResourceScope, GroupVersionKind, Resource};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use tokio::task::JoinSet;
+
+use super::{Shared, follow};
+use crate::cluster::Builder;
+use crate::cluster::objects::{Controller, EndpointSlice, Node, Pod, Service, ServiceEntry};
+
+/// A kind, and the type that its objects are read as.
+pub(super) struct Kind<T> {
+    pub name: &'static str,
+    group: &'static str,
+    version: &'static str,
+    plural: &'static str,
+    wrap: fn(T) -> Object,
+}
+
+const fn kind<T>(
+    name: &'static str,
+    group: &'static str,
+    version: &'static str,
+    plural: &'static str,
+    wrap: fn(T) -> Object,
+) -> Kind<T> {
+    Kind { name, group, version, plural, wrap }
+}
+
+pub(super) const PODS: Kind<Pod> = kind("Pod", "", "v1", "pods", |mut o: Pod| {
+    // Of the rest nobody asks, and it can be long.
+    o.metadata.annotations.retain(|name, _| name.contains("istio.io/") && name != "sidecar.istio.io/status");
+    Object::Pod(Arc::new(o))
+});
+const SERVICES: Kind<Service> = kind("Service", "", "v1", "services", |o| Object::Service(Arc::new(o)));
+const SLICES: Kind<EndpointSlice> =
+    kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", |o| Object::Slice(Arc::new(o)));
+const NODES: Kind<Node> = kind("Node", "", "v1", "nodes", |o| Object::Node(Arc::new(o)));
+const ENTRIES: Kind<ServiceEntry> =
+    kind("ServiceEntry", "networking.istio.io", "v1", "serviceentries", |o| Object::Entry(Arc::new(o)));
+const CONTROLLERS: [Kind<Controller>; 6] = [
+    kind("ReplicaSet", "apps", "v1", "replicasets", controller),
+    kind("Deployment", "apps", "v1", "deployments", controller),
+    kind("StatefulSet", "apps", "v1", "statefulsets", controller),
+    kind("DaemonSet", "apps", "v1", "daemonsets", controller),
+    kind("Job", "batch", "v1", "jobs", controller),
+    kind("CronJob", "batch", "v1", "cronjobs", controller),
+];
+
+fn controller(mut object: Controller) -> Object {
+    object.metadata.annotations.clear();
+    Object::Controller(Arc::new(object))
+}
+
+/// Watches every kind of the whole cluster.
+pub(super) fn all(client: &Client, shared: &Arc<Shared>, watches: &mut JoinSet<()>) {
+    PODS.follow(client, None, shared, watches);
+    SERVICES.follow(client, None, shared, watches);
+    SLICES.follow(client, None, shared, watches);
+    NODES.follow(client, None, shared, watches);
+    ENTRIES.follow(client, None, shared, watches);
+    for kind in CONTROLLERS {
+        kind.follow(client, None, shared, watches);
+    }
+}
+
+impl<T: DeserializeOwned + Clone + Debug + Send + Sync + 'static> Kind<T> {
+    /// Watches this kind, of the whole cluster or what the fields select of it.
+    pub(super) fn follow(self, client: &Client, fields: Option<String>, shared: &Arc<Shared>, watches: &mut JoinSet<()>) {
+        shared.known().expect(self.name);
+        let (client, shared) = (client.clone(), Arc::clone(shared));
+        watches.spawn(async move { follow::follow(client, &self, fields, &shared).await });
+    }
+
+    pub(super) fn resource(&self) -> ApiResource {
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(self.group, self.version, self.name), self.plural)
+    }
+
+    /// How RBAC names it.
+    pub(super) fn rule(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    pub(super) fn seen(&self, slim: Slim<T>) -> Seen {
+        let Slim { meta, object } = slim;
+        let key = (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default());
+        Seen { key, uid: meta.uid.unwrap_or_default(), object: object.map(self.wrap) }
+    }
+}
+
+/// An object as far as the indexes need it. The builder shares it.
+#[derive(Clone, Debug)]
+pub(super) enum Object {
+    Pod(Arc<Pod>),
+    Service(Arc<Service>),
+    Slice(Arc<EndpointSlice>),
+    Node(Arc<Node>),
+    Entry(Arc<ServiceEntry>),
+    Controller(Arc<Controller>),
+}
+
+impl Object {
+    pub(super) fn feed(self, kind: &str, builder: &mut Builder) {
+        match self {
+            Self::Pod(o) => builder.pod(o),
+            Self::Service(o) => builder.service(o),
+            Self::Slice(o) => builder.slice(o),
+            Self::Node(o) => builder.node(Node::clone(&o)),
+            Self::Entry(o) => builder.entry(o),
+            Self::Controller(o) => builder.controller(kind, Controller::clone(&o)),
+        }
+    }
+
+    /// Tells whether a new version changes anything: most only renew a heartbeat or a count, which no index holds.
+    pub(super) fn digest(&self) -> u64 {
+        struct Into(foldhash::quality::FoldHasher<'static>);
+        impl fmt::Write for Into {
+            fn write_str(&mut self, s: &str) -> fmt::Result {
+                s.hash(&mut self.0);
+                Ok(())
+            }
+        }
+        let mut into = Into(std::hash::BuildHasher::build_hasher(&foldhash::quality::FixedState::default()));
+        let _ = write!(into, "{self:?}");
+        into.0.finish()
+    }
+}
+
+/// A version of an object, as a watch tells it.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// Namespace and name.
+    pub key: (String, String),
+    pub uid: String,
+    /// Or why it cannot be read.
+    pub object: Result<Object, String>,
+}
+
+/// An object on its way from the API server: whole in text, slim as soon as it is read.
+#[derive(Clone, Debug)]
+pub(super) struct Slim<T> {
+    meta: ObjectMeta,
+    object: Result<T, String>,
+}
+
+/// What of its metadata tells it from others.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identity {
+    metadata: Named,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Named {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    uid: Option<String>,
+    #[serde(default)]
+    resource_version: Option<String>,
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Slim<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let Identity { metadata: Named { name, namespace, uid, resource_version } } =
+            Identity::deserialize(&value).map_err(D::Error::custom)?;
+        let meta = ObjectMeta { name, namespace, uid, resource_version, ..ObjectMeta::default() };
+        // A wrong type in one object must not make an error of the whole list.
+        Ok(Self { meta, object: T::deserialize(value).map_err(|e| e.to_string()) })
+    }
+}
+
+impl<T> Resource for Slim<T> {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(of: &ApiResource) -> Cow<'_, str> {
+        Cow::Borrowed(&of.kind)
+    }
+
+    fn group(of: &ApiResource) -> Cow<'_, str> {
+        Cow::Borrowed(&of.group)
+    }
+
+    fn version(of: &ApiResource) -> Cow<'_, str> {
+        Cow::Borrowed(&of.version)
+    }
+
+    fn plural(of: &ApiResource) -> Cow<'_, str> {
+        Cow::Borrowed(&of.plural)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
+    }
+}

@@ -1,0 +1,347 @@
+//! What the watches have told so far, deleted pods included.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::kinds::{Object, Seen};
+use super::{KindStatus, REMEMBERED, Status};
+use crate::cluster::Builder;
+use crate::cluster::objects::{Pod, addresses};
+use crate::model::Time;
+
+/// Namespace and name.
+type Key = (String, String);
+
+/// Everything known.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    kinds: BTreeMap<&'static str, Kind>,
+    gone: Vec<Gone>,
+    broken: u64,
+}
+
+#[derive(Debug)]
+struct Kind {
+    state: State,
+    objects: BTreeMap<Key, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    uid: String,
+    object: Object,
+    digest: u64,
+}
+
+/// How a kind does.
+#[derive(Debug)]
+pub(super) enum State {
+    Listing,
+    Synced,
+    Absent,
+    Forbidden(String),
+    /// Why, and since when it does without a success in between.
+    Failing {
+        why: String,
+        since: Instant,
+        /// Whether nobody waits for it: it was listed before, or could not be.
+        settled: bool,
+    },
+}
+
+impl State {
+    pub(super) fn failing(why: String) -> Self {
+        Self::Failing { why, since: Instant::now(), settled: false }
+    }
+
+    /// Whether nothing is missing that can be had.
+    fn settled(&self) -> bool {
+        match self {
+            Self::Synced | Self::Absent | Self::Forbidden(_) => true,
+            Self::Listing => false,
+            Self::Failing { settled, .. } => *settled,
+        }
+    }
+}
+
+/// A pod that was deleted, or that gave up its addresses.
+#[derive(Debug)]
+struct Gone {
+    uid: String,
+    pod: Arc<Pod>,
+    until: Time,
+    forget: Instant,
+}
+
+/// What the indexes are made of.
+#[derive(Debug)]
+pub(super) struct Input {
+    objects: Vec<(&'static str, Object)>,
+    gone: Vec<(Arc<Pod>, Time)>,
+    /// Nothing is missing that can be had.
+    pub settled: bool,
+    /// When a deleted pod is forgotten next.
+    pub forget: Option<Instant>,
+}
+
+impl Input {
+    pub(super) fn feed(self, builder: &mut Builder) {
+        for (pod, until) in self.gone {
+            builder.pod_until(pod, until);
+        }
+        for (kind, object) in self.objects {
+            object.feed(kind, builder);
+        }
+    }
+}
+
+/// The wall clock, on which packets and API objects are dated as well.
+fn now() -> Time {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Time(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// Each function that changes something says whether the indexes have to be built anew.
+impl Known {
+    /// A kind that will be watched.
+    pub(super) fn expect(&mut self, kind: &'static str) {
+        self.kinds.insert(kind, Kind { state: State::Listing, objects: BTreeMap::new() });
+    }
+
+    /// A kind's state after an error. What is known of it stays.
+    pub(super) fn set(&mut self, kind: &str, state: State) -> bool {
+        let Some(of) = self.kinds.get_mut(kind) else { return false };
+        let before = of.state.settled();
+        of.state = match (state, &of.state) {
+            (State::Failing { why, .. }, State::Failing { since, settled, .. }) => {
+                State::Failing { why, since: *since, settled: *settled }
+            }
+            (State::Failing { why, since, .. }, _) => State::Failing { why, since, settled: before },
+            (state, _) => state,
+        };
+        of.state.settled() != before
+    }
+
+    /// Whether a kind is in such a state already, whatever the reason.
+    pub(super) fn is(&self, kind: &str, state: &State) -> bool {
+        self.kinds.get(kind).is_some_and(|of| std::mem::discriminant(&of.state) == std::mem::discriminant(state))
+    }
+
+    /// A complete list: what is not in it was deleted.
+    pub(super) fn replace(&mut self, kind: &str, listed: Vec<Seen>) -> bool {
+        let Some(of) = self.kinds.get_mut(kind) else { return false };
+        if let State::Failing { since, .. } = &of.state {
+            tracing::info!(kind, "watched again after {} s", since.elapsed().as_secs());
+        }
+        // Even an empty list is news as long as it is awaited.
+        let mut changed = !of.state.settled();
+        of.state = State::Synced;
+        let present: BTreeSet<&Key> = listed.iter().map(|s| &s.key).collect();
+        let vanished: Vec<Key> = of.objects.keys().filter(|key| !present.contains(key)).cloned().collect();
+        for key in vanished {
+            if let Some(entry) = of.objects.remove(&key) {
+                changed = true;
+                retire(&mut self.gone, entry);
+            }
+        }
+        for seen in listed {
+            changed |= self.put(kind, seen);
+        }
+        changed
+    }
+
+    /// A new object, or a new version of one.
+    pub(super) fn put(&mut self, kind: &str, seen: Seen) -> bool {
+        let Some(of) = self.kinds.get_mut(kind) else { return false };
+        let Seen { key, uid, object } = seen;
+        let object = match object {
+            Ok(object) => object,
+            Err(why) => {
+                self.broken += 1;
+                tracing::warn!(kind, namespace = key.0, name = key.1, "cannot be read and is left as it was: {why}");
+                // What was known of another object of this name is over.
+                if of.objects.get(&key).is_none_or(|old| old.uid == uid) {
+                    return false;
+                }
+                if let Some(old) = of.objects.remove(&key) {
+                    retire(&mut self.gone, old);
+                }
+                return true;
+            }
+        };
+        let old = of.objects.remove(&key);
+        let object = old.as_ref().filter(|old| old.uid == uid).map_or(object.clone(), |old| keep_addresses(object, &old.object));
+        let digest = object.digest();
+        let changed = old.as_ref().is_none_or(|old| old.uid != uid || old.digest != digest);
+        if let Some(old) = old.filter(|old| old.uid != uid || moved(&old.object, &object)) {
+            retire(&mut self.gone, old);
+        }
+        if let Object::Pod(pod) = &object {
+            // A list may be older than a deletion that was told before.
+            self.gone.retain(|g| g.uid != uid || uid.is_empty() || addresses(&g.pod) != addresses(pod));
+        }
+        of.objects.insert(key, Entry { uid, object, digest });
+        changed
+    }
+
+    /// An object that was deleted, in its last version.
+    pub(super) fn delete(&mut self, kind: &str, seen: Seen) -> bool {
+        let Some(of) = self.kinds.get_mut(kind) else { return false };
+        // Another one of its name may have been seen already.
+        if of.objects.get(&seen.key).is_none_or(|known| known.uid != seen.uid) {
+            return false;
+        }
+        if let Some(mut entry) = of.objects.remove(&seen.key) {
+            // The last version tells when its containers ended.
+            if let Ok(last) = seen.object {
+                let last = keep_addresses(last, &entry.object);
+                if !moved(&entry.object, &last) {
+                    entry.object = last;
+                }
+            }
+            retire(&mut self.gone, entry);
+        }
+        true
+    }
+
+    /// What the indexes are made of now. Forgets pods that were deleted long ago.
+    pub(super) fn input(&mut self, at: Instant) -> Input {
+        self.gone.retain(|g| g.forget > at);
+        let all = self.kinds.iter().flat_map(|(kind, of)| of.objects.values().map(|e| (*kind, e.object.clone())));
+        Input {
+            objects: all.collect(),
+            gone: self.gone.iter().map(|g| (Arc::clone(&g.pod), g.until)).collect(),
+            settled: self.kinds.values().all(|of| of.state.settled()),
+            forget: self.gone.iter().map(|g| g.forget).min(),
+        }
+    }
+
+    pub(super) fn status(&self, at: Instant) -> Status {
+        let mut status = Status { broken: self.broken, ..Status::default() };
+        for (kind, of) in &self.kinds {
+            let told = match &of.state {
+                State::Listing => KindStatus::Listing,
+                State::Synced => KindStatus::Synced { objects: of.objects.len() },
+                State::Absent => KindStatus::Absent,
+                State::Forbidden(why) => KindStatus::Forbidden(why.clone()),
+                State::Failing { why, since, .. } => {
+                    status.behind = status.behind.max(Some(at.saturating_duration_since(*since)));
+                    KindStatus::Failing(why.clone())
+                }
+            };
+            status.kinds.insert((*kind).to_owned(), told);
+        }
+        status
+    }
+}
+
+/// Remembers a pod for those of its packets that are yet to be told.
+fn retire(gone: &mut Vec<Gone>, entry: Entry) {
+    if let Object::Pod(pod) = entry.object
+        && !pod.spec.host_network
+        && !addresses(&pod).is_empty()
+    {
+        gone.push(Gone { uid: entry.uid, pod, until: now(), forget: Instant::now() + REMEMBERED });
+    }
+}
+
+/// A pod that has ended may lose its addresses in the API before it is deleted; what it sent is still its own.
+fn keep_addresses(object: Object, old: &Object) -> Object {
+    match (object, old) {
+        (Object::Pod(pod), Object::Pod(old)) if addresses(&pod).is_empty() => {
+            let mut pod = Arc::unwrap_or_clone(pod);
+            pod.status.pod_ip.clone_from(&old.status.pod_ip);
+            pod.status.pod_ips.clone_from(&old.status.pod_ips);
+            Object::Pod(Arc::new(pod))
+        }
+        (object, _) => object,
+    }
+}
+
+/// Whether a pod gave up an address that it had: a new sandbox gets new ones.
+fn moved(old: &Object, new: &Object) -> bool {
+    match (old, new) {
+        (Object::Pod(old), Object::Pod(new)) => {
+            let new = addresses(new);
+            addresses(old).iter().any(|a| !new.contains(a))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(uid: &str, phase: &str) -> Seen {
+        let object = serde_json::json!({
+            "metadata": {"name": "p", "namespace": "n", "uid": uid}, "status": {"phase": phase, "podIP": "10.0.0.1"},
+        });
+        let object = Object::Pod(Arc::new(serde_json::from_value(object).unwrap()));
+        Seen { key: ("n".to_owned(), "p".to_owned()), uid: uid.to_owned(), object: Ok(object) }
+    }
+
+    fn synced() -> Known {
+        let mut known = Known::default();
+        known.expect("Pod");
+        assert!(known.replace("Pod", Vec::new()), "an empty list is awaited as well");
+        assert!(!known.replace("Pod", Vec::new()));
+        known
+    }
+
+    #[test]
+    fn a_deleted_pod_is_forgotten_in_time() {
+        let mut known = synced();
+        assert!(known.put("Pod", seen("a", "Running")));
+        assert!(known.delete("Pod", seen("a", "Running")));
+        let input = known.input(Instant::now());
+        assert_eq!((input.objects.len(), input.gone.len()), (0, 1));
+        assert!(input.forget.is_some_and(|f| f > Instant::now() + REMEMBERED / 2));
+        let input = known.input(Instant::now() + REMEMBERED);
+        assert!(input.gone.is_empty() && input.forget.is_none());
+    }
+
+    #[test]
+    fn a_version_that_changes_nothing_is_no_reason_to_build() {
+        let mut known = synced();
+        assert!(known.put("Pod", seen("a", "Running")));
+        assert!(!known.put("Pod", seen("a", "Running")));
+        assert!(known.put("Pod", seen("a", "Failed")));
+        assert!(!known.delete("Pod", seen("b", "Running")), "the last word on another pod of its name");
+    }
+
+    #[test]
+    fn a_list_from_before_the_deletion_brings_a_pod_back_and_not_twice() {
+        let mut known = synced();
+        known.put("Pod", seen("a", "Running"));
+        known.delete("Pod", seen("a", "Running"));
+        assert!(known.replace("Pod", vec![seen("a", "Running")]));
+        let input = known.input(Instant::now());
+        assert_eq!((input.objects.len(), input.gone.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_broken_version_leaves_a_pod_as_it_was_and_ends_another() {
+        let broken = |uid: &str| Seen { object: Err("wrong type".to_owned()), ..seen(uid, "Running") };
+        let mut known = synced();
+        known.put("Pod", seen("a", "Running"));
+        assert!(!known.put("Pod", broken("a")));
+        assert_eq!(known.input(Instant::now()).objects.len(), 1);
+        assert!(known.put("Pod", broken("b")));
+        let input = known.input(Instant::now());
+        assert_eq!((input.objects.len(), input.gone.len()), (0, 1));
+        assert_eq!(known.status(Instant::now()).broken, 2);
+    }
+
+    #[test]
+    fn only_what_was_listed_or_cannot_be_is_settled() {
+        let failing = || State::failing("away".to_owned());
+        let mut known = Known::default();
+        known.expect("Pod");
+        assert!(!known.set("Pod", failing()) && !known.input(Instant::now()).settled);
+        assert!(known.set("Pod", State::Absent) && known.input(Instant::now()).settled);
+        assert!(!known.set("Pod", failing()) && known.input(Instant::now()).settled);
+    }
+}
