@@ -11,7 +11,8 @@ BIN := $(CARGO_TARGET_DIR)/release/sidecarta
 demo: build
 	@./samples/demo $(BIN)
 
-test: setup lint
+test: lint
+	@./setup test
 	cargo test --workspace --locked
 
 lint: setup

@@ -11,6 +11,7 @@ mod known;
 mod rebuild;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +66,18 @@ pub enum KindStatus {
     Forbidden(String),
     /// Neither list nor watch can be had at the moment, and why. What was known stays in use.
     Failing(String),
+}
+
+impl fmt::Display for KindStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listing => f.write_str("being listed"),
+            Self::Synced { objects } => write!(f, "{objects} objects"),
+            Self::Absent => f.write_str("not served by the API server"),
+            Self::Forbidden(why) => write!(f, "forbidden: {why}"),
+            Self::Failing(why) => write!(f, "cannot be watched: {why}"),
+        }
+    }
 }
 
 /// The latest indexes of a cluster. A clone sees the same.

@@ -1,29 +1,21 @@
 //! The live agent on a node of network namespaces: real packets, real kernel, real filter.
 
-#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on, or cannot run, should say so
 
 mod common;
+#[path = "live/netns.rs"]
+mod netns;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use common::expect;
-use common::netns::{Net, Node, inside, possible};
+use netns::{Net, Node, inside, possible};
 use serde_json::{Value, json};
-
-/// Nanoseconds since the epoch, as RFC 3339.
-fn time(at: SystemTime) -> String {
-    let seconds = at.duration_since(UNIX_EPOCH).unwrap().as_secs();
-    serde_json::to_value(sidecarta::model::Time(seconds as i64 * 1_000_000_000)).unwrap().as_str().unwrap().to_owned()
-}
-
-fn now() -> String {
-    time(SystemTime::now())
-}
 
 /// A node, and what its cluster's API server would say.
 struct World {
@@ -105,7 +97,8 @@ impl World {
         let store = self.path("store").display().to_string();
         let all: Vec<Value> = serde_json::from_str(&expect(0, &["dependencies", "-o", "json", "--store", &store])).unwrap();
         let name = |d: &Value| {
-            let to = d["destination"]["name"].as_str().or(d["destination"]["address"].as_str()).or(d["destination"]["host"].as_str());
+            let to =
+                d["destination"]["name"].as_str().or(d["destination"]["address"].as_str()).or(d["destination"]["host"].as_str());
             format!("{} -> {}:{}", d["workload"]["name"].as_str().unwrap(), to.unwrap_or("?"), d["port"])
         };
         let mut out = BTreeMap::new();
@@ -191,7 +184,9 @@ fn serve(net: &Net, address: &str) {
 /// One exchange on a connection of its own.
 fn call(net: &Net, to: &str, text: &'static [u8]) {
     let to: SocketAddr = to.parse().unwrap();
-    inside(&net.ns, move || exchange(&mut TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap(), text)).join().unwrap();
+    inside(&net.ns, move || exchange(&mut TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap(), text))
+        .join()
+        .unwrap();
 }
 
 fn exchange(stream: &mut TcpStream, text: &[u8]) {

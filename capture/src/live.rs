@@ -9,3 +9,4 @@ pub mod filter;
 pub mod handle;
 pub mod links;
 pub mod rule;
+mod told;

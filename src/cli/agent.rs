@@ -198,7 +198,7 @@ fn connect(
 ) -> anyhow::Result<(Runtime, Knowledge, bool)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
     if fixed.is_empty() {
-        let client = runtime.block_on(crate::view::client())?;
+        let client = runtime.block_on(crate::view::client(None, None))?;
         return Ok((runtime, Knowledge::Api(client, extent()?, domain.map(str::to_owned)), false));
     }
     let (cluster, report) = snapshot::load(fixed, domain)?;

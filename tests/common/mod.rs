@@ -4,7 +4,6 @@
 #![allow(dead_code)] // each test file uses a part of it
 
 pub mod cases;
-pub mod netns;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -10,45 +10,17 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
+
+pub use super::told::{CollectError, Config, Control, Status, Told};
 
 use super::handle::{ANY, Dropped, Handle, OpenError, Read, Settings};
 use super::links::{Change, Link, Links};
-use crate::flow::{Config as FlowConfig, KnownPorts};
+use super::told::Shared;
+use crate::flow::KnownPorts;
 use crate::frame::Frame;
-use crate::loss::Counters;
 use crate::meter::Meter;
 use crate::observation::{InterfaceId, Nanos, Observation};
-
-/// How to collect.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Of each interface.
-    pub handle: Settings,
-    /// One handle for all interfaces in place of one each.
-    pub any: bool,
-    /// How often new connections are handed on.
-    pub tick: Duration,
-    /// How often all connections that go on are.
-    pub round: Duration,
-    /// How long the name of a connection is waited for before it is told without.
-    pub patience: Duration,
-    /// Limits of the flow table.
-    pub flows: FlowConfig,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            handle: Settings::default(),
-            any: false,
-            tick: Duration::from_millis(500),
-            round: Duration::from_secs(30),
-            patience: Duration::from_secs(2),
-            flows: FlowConfig { live: true, ..FlowConfig::default() },
-        }
-    }
-}
 
 /// Observations held back while nobody takes them. Beyond it the oldest go, and are counted.
 const MAX_HELD: usize = 262_144;
@@ -56,88 +28,10 @@ const MAX_HELD: usize = 262_144;
 const TURN: usize = 4_096;
 /// How far the system's clock may move against the steady one between two ticks before it counts as set. NTP slews by 500 ppm.
 const STEP: i64 = 500_000_000;
+/// How long the first list of interfaces is waited for. It takes milliseconds; what is slower comes as changes.
+const FIRST_LIST: Duration = Duration::from_secs(5);
 /// How often the kernel is asked what it dropped.
 const ASK: Duration = Duration::from_secs(5);
-
-/// What was lost and what is watched.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Of the packets that were read.
-    pub counters: Counters,
-    /// Packets that the kernel dropped for want of room in a ring, or a device did.
-    pub dropped: Dropped,
-    /// Observations dropped because nobody took them.
-    pub unheard: u64,
-    /// Attempts to open an interface that failed, though it was there.
-    pub not_opened: u64,
-    /// Interfaces that failed while they were read.
-    pub failed: u64,
-    /// Times that the kernel dropped messages on interfaces; all were listed anew.
-    pub links_lost: u64,
-    /// Times that the system's clock was set.
-    pub clock_steps: u64,
-    /// Interfaces watched now, by index.
-    pub watched: BTreeMap<u32, String>,
-    /// One handle is used for all.
-    pub any: bool,
-}
-
-/// What is handed on at a tick.
-#[derive(Debug)]
-pub struct Told {
-    /// The clock at the tick.
-    pub now: Nanos,
-    /// In the order in which they were made.
-    pub observations: Vec<Observation>,
-    /// As of now.
-    pub status: Status,
-    /// There will be no more.
-    pub last: bool,
-}
-
-/// Why collecting cannot begin or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum CollectError {
-    /// The kernel refuses something without which nothing works.
-    #[error("cannot {what}: {error}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why not.
-        error: std::io::Error,
-    },
-    /// An interface cannot be opened for a reason that holds for all.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// Whoever takes the observations has gone.
-    #[error("nobody takes the observations any more")]
-    Unheard,
-}
-
-/// Steers a collector from other threads.
-#[derive(Clone, Debug)]
-pub struct Control(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    stop: AtomicBool,
-    known: Mutex<Option<KnownPorts>>,
-    wake: OwnedFd,
-}
-
-impl Control {
-    /// Ends collecting: what is in the rings is read, everything is told.
-    pub fn stop(&self) {
-        self.0.stop.store(true, Ordering::SeqCst);
-        // A full counter wakes as well.
-        let _ = rustix::io::write(&self.0.wake, &1u64.to_ne_bytes());
-    }
-
-    /// Replaces what is known to listen.
-    pub fn known(&self, known: KnownPorts) {
-        *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
-    }
-}
 
 /// A watched interface.
 struct Watched {
@@ -160,6 +54,8 @@ pub struct Collector {
     any: Option<Handle>,
     watched: HashMap<u32, Watched>,
     listed: HashSet<u32>,
+    /// A list of all interfaces has come in.
+    complete: bool,
     /// Handles of interfaces that are gone: what the kernel still holds of them is read until then.
     ending: Vec<(Instant, u32, Handle)>,
     /// Interfaces that could not be opened, and when to try again.
@@ -213,6 +109,7 @@ impl Collector {
             any: None,
             watched: HashMap::new(),
             listed: HashSet::new(),
+            complete: false,
             ending: Vec::new(),
             again: BTreeMap::new(),
             held: Vec::new(),
@@ -221,7 +118,23 @@ impl Collector {
         if this.config.any {
             this.open_any()?;
         }
+        this.first_list()?;
         Ok((this, Control(shared)))
+    }
+
+    /// Opens what is there already, so that whoever is told that collecting has begun can rely on it.
+    fn first_list(&mut self) -> Result<(), CollectError> {
+        let until = Instant::now() + FIRST_LIST;
+        while !self.complete && Instant::now() < until {
+            let mut fds = [PollFd::new(&self.links, PollFlags::IN)];
+            let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            match poll(&mut fds, Some(&wait)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(system("wait for the list of interfaces")(e)),
+            }
+            self.changes()?;
+        }
+        Ok(())
     }
 
     /// Collects until it is stopped.
@@ -347,6 +260,7 @@ impl Collector {
                 }
                 Change::Gone(index) => self.unwatch(index),
                 Change::Listed => {
+                    self.complete = true;
                     let gone: Vec<u32> = self.watched.keys().filter(|i| !self.listed.contains(i)).copied().collect();
                     gone.into_iter().for_each(|i| self.unwatch(i));
                 }
@@ -534,10 +448,8 @@ impl Collector {
 
     fn span(&mut self, observation: Observation, now: Nanos) -> Option<Observation> {
         let Observation::Interface(mut span) = observation else { return Some(observation) };
-        let Some(watched) = self.watched.get_mut(&span.interface.index).filter(|_| span.last != span.first || span.packets > 0)
-        else {
-            return None;
-        };
+        // An interface that has shown nothing tells nothing of whose it is.
+        let watched = self.watched.get_mut(&span.interface.index).filter(|_| span.packets > 0)?;
         span.first = watched.told.min(now);
         span.last = now;
         let total = span.packets;

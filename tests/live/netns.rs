@@ -104,9 +104,10 @@ impl Node {
         ip(&format!("-n {} addr add {address}/32 dev eth0", net.ns));
         ip(&format!("-n {} link set eth0 up", net.ns));
         self.ip(&format!("link set {} up", net.host_side));
-        self.run(&format!("sysctl -qw net.ipv4.conf.{}.proxy_arp=1", net.host_side));
         self.ip(&format!("route add {address}/32 dev {}", net.host_side));
+        self.ip(&format!("link set {} address ee:ee:ee:ee:ee:ee", net.host_side));
         ip(&format!("-n {} route add 169.254.1.1 dev eth0 scope link", net.ns));
+        ip(&format!("-n {} neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0", net.ns));
         ip(&format!("-n {} route add default via 169.254.1.1 dev eth0", net.ns));
         net
     }
