@@ -186,6 +186,17 @@ impl<'a> Learner<'a> {
     }
 }
 
+/// Batches as one, with the identity of the first; `None` of none.
+pub fn union(batches: Vec<Batch>) -> Option<Batch> {
+    let mut records = Records::default();
+    let mut id = None;
+    for batch in batches {
+        id.get_or_insert(batch.id);
+        batch.records.into_iter().for_each(|r| records.merge(r));
+    }
+    Some(Batch { id: id?, records: records.into_sorted() })
+}
+
 /// Older than the capture. Only TCP has a beginning that can be missed.
 fn midway(c: &Connection) -> bool {
     c.transport == Transport::Tcp && !c.from_start

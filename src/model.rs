@@ -2,6 +2,7 @@
 //!
 //! Owns plain values and their merge laws. Must never do I/O, read a clock, or import another module of the house.
 
+mod alert;
 mod batch;
 mod coverage;
 mod dependency;
@@ -10,6 +11,7 @@ mod evidence;
 mod time;
 mod workload;
 
+pub use alert::{Alert, AlertKind};
 pub use batch::{Batch, BatchId, Key, Record, Source};
 pub use coverage::{Lookups, Span, Spans, Watch};
 pub use dependency::{Dependency, DependencyKey, Tally};

@@ -8,11 +8,12 @@
 
 mod error;
 mod exchange;
+mod kept;
 mod keys;
 mod marker;
 mod pages;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -129,8 +130,12 @@ impl Store {
             return torn(format!("{} rows were written and no database was found", self.marker.rows));
         }
         // A crash after a batch and before the marker leaves more rows than the marker tells, never fewer.
-        if found < self.marker.rows {
-            return torn(format!("{} rows were written and {found} are found", self.marker.rows));
+        let (found, written) = match self.marker.lasting {
+            Some(lasting) => (self.lasting()?, lasting),
+            None => (found, self.marker.rows),
+        };
+        if found < written {
+            return torn(format!("{written} rows were written and {found} are found"));
         }
         Ok(())
     }
@@ -148,8 +153,7 @@ impl Store {
         if self.stopped {
             return Err(StoreError::Stopped(self.dir.clone()));
         }
-        let held = keys::batch(&batch.id);
-        if self.get(&held)?.is_some() {
+        if self.holds(&batch.id)? {
             return Ok(Applied::AlreadyHeld);
         }
         let mut writes = sled::Batch::default();
@@ -171,9 +175,16 @@ impl Store {
             writes.insert(key, row);
         }
         self.write_all(&dependencies, &mut writes)?;
-        for id in also.iter().chain(std::iter::once(&batch.id)) {
-            writes.insert(keys::batch(id), &b""[..]);
+        // Of several of one source the last one stands for all.
+        let last: BTreeMap<&str, &BatchId> =
+            also.iter().chain(std::iter::once(&batch.id)).map(|id| (id.source.as_str(), id)).collect();
+        for id in also {
+            self.note_held(id, &mut writes)?;
         }
+        for id in also.iter().filter(|id| last.get(id.source.as_str()).is_some_and(|l| l != id)) {
+            writes.remove(keys::batch(id));
+        }
+        self.note_held(&batch.id, &mut writes)?;
         self.commit(writes).map(|()| Applied::New)
     }
 
@@ -186,12 +197,26 @@ impl Store {
         result
     }
 
-    /// Whether a batch is held.
+    /// Whether a batch is held: it, or a later one of its source, was merged.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub fn holds(&self, id: &BatchId) -> Result<bool, StoreError> {
-        Ok(self.get(&keys::batch(id))?.is_some())
+        let last = keys::batch(&BatchId { sequence: u64::MAX, ..id.clone() });
+        match self.rows.range(keys::batch(id)..=last).next() {
+            Some(row) => row.map(|_| true).map_err(|e| self.database(e)),
+            None => Ok(false),
+        }
+    }
+
+    /// Rows that only grow in number.
+    fn lasting(&self) -> Result<u64, StoreError> {
+        let mut n = 0;
+        for key in self.rows.iter().keys() {
+            let key = key.map_err(|e| self.database(e))?;
+            n += u64::from(!key.first().is_some_and(|k| Kind::is_passing(*k)));
+        }
+        Ok(n)
     }
 
     /// Dependencies, of one namespace or all, sorted.
@@ -306,6 +331,7 @@ impl Store {
         })?;
         self.marker.schema = SCHEMA;
         self.marker.rows = self.rows.len() as u64;
+        self.marker.lasting = Some(self.lasting()?);
         self.marker.write(&self.dir)
     }
 }

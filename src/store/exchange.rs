@@ -22,6 +22,8 @@ enum Line {
     Sidecarta(Header),
     Row(Box<Record>),
     Batch(BatchId),
+    /// An agent's batch that waits to be resolved, as its own lines.
+    Kept(Kept),
     End(Footer),
 }
 
@@ -31,9 +33,18 @@ struct Header {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    id: BatchId,
+    lines: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 struct Footer {
     rows: u64,
     batches: u64,
+    #[serde(default)]
+    kept: u64,
 }
 
 /// What an import did.
@@ -60,7 +71,7 @@ impl Store {
     /// # Errors
     /// When a row cannot be read or the output not be written.
     pub fn export(&self, out: &mut impl Write) -> Result<u64, StoreError> {
-        let mut out = Lines { out, rows: 0, batches: 0 };
+        let mut out = Lines { out, rows: 0, batches: 0, kept: 0 };
         out.line(&Line::Sidecarta(Header { version: VERSION }))?;
         // Pages of one workload follow each other, and which of them a dependency stands on does not matter.
         let mut workload: Vec<Dependency> = Vec::new();
@@ -75,13 +86,21 @@ impl Store {
                 workload.append(&mut page);
             } else if kind == Kind::Batch as u8 {
                 out.batch(&key)?;
+            } else if kind == Kind::Kept as u8 {
+                // Told whole, below.
             } else {
                 out.row(self.decode(&row)?)?;
             }
         }
         out.dependencies(&mut workload)?;
-        let (rows, batches) = (out.rows, out.batches);
-        out.line(&Line::End(Footer { rows, batches }))?;
+        for id in self.kept()? {
+            let text = zstd::decode_all(self.read_kept(&id)?.as_slice())?;
+            let lines = String::from_utf8(text).map_err(|e| std::io::Error::other(e.utf8_error()))?;
+            out.kept += 1;
+            out.line(&Line::Kept(Kept { id, lines }))?;
+        }
+        let (rows, batches, kept) = (out.rows, out.batches, out.kept);
+        out.line(&Line::End(Footer { rows, batches, kept }))?;
         Ok(rows)
     }
 
@@ -91,20 +110,26 @@ impl Store {
     /// When the export is cut or malformed; then nothing is changed. Also when it holds some batches that this store holds and some
     /// that it does not: their sums cannot be told apart.
     pub fn import(&mut self, mut input: impl BufRead) -> Result<Imported, StoreError> {
-        let (records, batches) = read(&mut input)?;
+        let Read { records, batches, kept } = read(&mut input)?;
         let rows = records.len() as u64;
-        let mut held = 0;
+        let (mut held, mut known) = (0, 0);
         for id in &batches {
             held += usize::from(self.holds(id)?);
+            // A source of which an earlier batch is here, and not this one, has taught both.
+            known += usize::from(self.holds(&BatchId { sequence: 0, ..id.clone() })?);
         }
+        let kept: Vec<(BatchId, Vec<u8>)> =
+            kept.into_iter().map(|k| Ok((k.id, zstd::encode_all(k.lines.as_bytes(), 1)?))).collect::<Result<_, StoreError>>()?;
+        let waiting: Vec<(&BatchId, &[u8])> = kept.iter().map(|(id, bytes)| (id, bytes.as_slice())).collect();
         if held == batches.len() && held > 0 {
+            self.keep(&waiting)?;
             return Ok(Imported { rows, applied: Applied::AlreadyHeld });
         }
-        if held > 0 {
+        if known > 0 {
             return Err(StoreError::Import {
                 line: 1,
                 why: format!(
-                    "{held} of the {} batches in this export are in the store already, the others are not: merging would count \
+                    "{known} of the {} batches in this export are in the store already, the others are not: merging would count \
                      the former twice; import both exports into a new store, or replay the missing captures",
                     batches.len()
                 ),
@@ -116,6 +141,7 @@ impl Store {
         });
         let id = BatchId { source: format!("import:{digest:016x}"), sequence: 0 };
         let applied = self.apply_holding(&Batch { id, records }, &batches)?;
+        self.keep(&waiting)?;
         Ok(Imported { rows, applied })
     }
 }
@@ -125,6 +151,7 @@ struct Lines<'a, W> {
     out: &'a mut W,
     rows: u64,
     batches: u64,
+    kept: u64,
 }
 
 impl<W: Write> Lines<'_, W> {
@@ -150,8 +177,16 @@ impl<W: Write> Lines<'_, W> {
     }
 }
 
-fn read(input: &mut impl BufRead) -> Result<(Vec<Record>, BTreeSet<BatchId>), StoreError> {
-    let (mut records, mut batches) = (Vec::new(), BTreeSet::new());
+/// What an export holds.
+#[derive(Default)]
+struct Read {
+    records: Vec<Record>,
+    batches: BTreeSet<BatchId>,
+    kept: Vec<Kept>,
+}
+
+fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
+    let mut out = Read::default();
     let mut text = String::new();
     let mut at = 0;
     let mut end = None;
@@ -177,15 +212,18 @@ fn read(input: &mut impl BufRead) -> Result<(Vec<Record>, BTreeSet<BatchId>), St
             _ if at == 1 => return Err(fail("an export begins with its version".to_owned())),
             _ if end.is_some() => return Err(fail("there is more after the end".to_owned())),
             Line::Sidecarta(_) => return Err(fail("a second header".to_owned())),
-            Line::Row(record) => records.push(*record),
+            Line::Row(record) => out.records.push(*record),
+            Line::Kept(kept) => out.kept.push(kept),
             Line::Batch(id) => {
-                batches.insert(id);
+                out.batches.insert(id);
             }
             Line::End(footer) => end = Some(footer),
         }
     }
     match end {
-        Some(f) if f.rows == records.len() as u64 && f.batches == batches.len() as u64 => Ok((records, batches)),
+        Some(f) if (f.rows, f.batches, f.kept) == (out.records.len() as u64, out.batches.len() as u64, out.kept.len() as u64) => {
+            Ok(out)
+        }
         Some(_) => Err(StoreError::Import { line: at - 1, why: "lines are missing or doubled".to_owned() }),
         None if at == 1 => Err(StoreError::Import { line: 1, why: "it is empty".to_owned() }),
         None => Err(StoreError::Import { line: at - 1, why: "the export is cut: its last line is missing".to_owned() }),

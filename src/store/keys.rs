@@ -15,6 +15,15 @@ pub(super) enum Kind {
     Lookups = b'l',
     Source = b's',
     Batch = b'b',
+    /// A part of a batch that is not merged yet.
+    Kept = b'q',
+}
+
+impl Kind {
+    /// Whether rows of this kind go again in the course of things: that there are fewer of them is no damage.
+    pub fn is_passing(first: u8) -> bool {
+        first == Self::Batch as u8 || first == Self::Kept as u8
+    }
 }
 
 /// Appends a part so that no part can run into the next: 0 ends it, and 0 and 1 within it are escaped by 1. Order is kept.
@@ -74,23 +83,48 @@ pub(super) fn page_number(key: &[u8]) -> u32 {
     key.last_chunk().map_or(0, |n| u32::from_be_bytes(*n))
 }
 
-/// Key of the note that a batch is held.
-pub(super) fn batch(id: &BatchId) -> Vec<u8> {
-    let mut key = vec![Kind::Batch as u8];
+fn identity(kind: Kind, id: &BatchId) -> Vec<u8> {
+    let mut key = vec![kind as u8];
     part(&mut key, &id.source);
     key.extend(id.sequence.to_be_bytes());
     key
 }
 
-/// Reads [`batch`] back.
-pub(super) fn parse_batch(key: &[u8]) -> Option<BatchId> {
-    let (text, sequence) = key.strip_prefix(&[Kind::Batch as u8])?.split_last_chunk::<8>()?;
+fn parse_identity(kind: Kind, key: &[u8]) -> Option<BatchId> {
+    let (text, sequence) = key.strip_prefix(&[kind as u8])?.split_last_chunk::<8>()?;
     let mut source = Vec::new();
     let mut bytes = text.strip_suffix(&[0])?.iter();
     while let Some(&b) = bytes.next() {
         source.push(if b == 1 { bytes.next()?.checked_sub(1)? } else { b });
     }
     Some(BatchId { source: String::from_utf8(source).ok()?, sequence: u64::from_be_bytes(*sequence) })
+}
+
+/// Key of the note that a batch is held, and with it all before it of its source.
+pub(super) fn batch(id: &BatchId) -> Vec<u8> {
+    identity(Kind::Batch, id)
+}
+
+/// Reads [`batch`] back.
+pub(super) fn parse_batch(key: &[u8]) -> Option<BatchId> {
+    parse_identity(Kind::Batch, key)
+}
+
+/// What the keys of all parts of a kept batch begin with.
+pub(super) fn of_kept(id: &BatchId) -> Vec<u8> {
+    identity(Kind::Kept, id)
+}
+
+/// Key of a part of a kept batch.
+pub(super) fn kept(id: &BatchId, part: u32) -> Vec<u8> {
+    let mut key = of_kept(id);
+    key.extend(part.to_be_bytes());
+    key
+}
+
+/// Reads [`kept`] back.
+pub(super) fn parse_kept(key: &[u8]) -> Option<BatchId> {
+    parse_identity(Kind::Kept, key.split_last_chunk::<4>()?.0)
 }
 
 /// What all keys of a kind, or of a kind in a namespace, begin with.

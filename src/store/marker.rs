@@ -19,11 +19,14 @@ pub(super) struct Marker {
     pub format: String,
     pub schema: u32,
     pub rows: u64,
+    /// As `rows`, without those that go again in the course of things. Markers of older programs lack it.
+    #[serde(default)]
+    pub lasting: Option<u64>,
 }
 
 impl Default for Marker {
     fn default() -> Self {
-        Self { format: FORMAT.to_owned(), schema: SCHEMA, rows: 0 }
+        Self { format: FORMAT.to_owned(), schema: SCHEMA, rows: 0, lasting: Some(0) }
     }
 }
 

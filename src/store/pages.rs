@@ -143,6 +143,7 @@ impl Store {
         room(&self.dir)?;
         // The rows become fewer, which is no damage where this is interrupted; none at all would still be.
         self.marker.rows = self.marker.rows.min(1);
+        self.marker.lasting = Some(self.marker.rows);
         self.marker.write(&self.dir)?;
         let mut writes = sled::Batch::default();
         let mut all = Vec::new();

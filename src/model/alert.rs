@@ -1,0 +1,83 @@
+//! Alerts: that something is not as it was accepted.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Destination, Protocol, Time, WorkloadId};
+
+/// What an alert is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AlertKind {
+    /// A dependency that is not in the workload's baseline.
+    NewDependency,
+    /// An injected pod reached a Service's own address: its Envoy had no configuration for it.
+    ScopeMiss,
+    /// A destination has been ambiguous for long.
+    Ambiguous,
+    /// Pods of a workload that was watched are watched no more.
+    CoverageLost,
+}
+
+impl AlertKind {
+    /// Name, as in JSON; for labels of metrics and alerts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NewDependency => "new-dependency",
+            Self::ScopeMiss => "scope-miss",
+            Self::Ambiguous => "ambiguous",
+            Self::CoverageLost => "coverage-lost",
+        }
+    }
+}
+
+/// An alert. There is one for each kind, workload and destination, however often it is seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alert {
+    /// What it is about.
+    pub kind: AlertKind,
+    /// Whose it is.
+    pub workload: WorkloadId,
+    /// What was called, where it is about a dependency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<Destination>,
+    /// Port, as in dependencies; 0 where there is none.
+    #[serde(default)]
+    pub port: u16,
+    /// Protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// First packet of what it is about.
+    pub first_seen: Time,
+    /// Last packet of it so far.
+    pub last_seen: Time,
+    /// Connections so far.
+    pub connections: u64,
+    /// When it was raised, by the recorder's clock.
+    pub raised: Time,
+    /// Why nobody wants to hear of it, where somebody has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignored: Option<String>,
+}
+
+impl Alert {
+    /// Names it for ever: the same for each delivery, so that receivers can tell repetitions.
+    pub fn id(&self) -> String {
+        let what = self.destination.as_ref().map(|d| format!("/{d}:{}", self.port)).unwrap_or_default();
+        format!("{}/{}/{}/{}{what}", self.kind.name(), self.workload.namespace, self.workload.kind, self.workload.name)
+    }
+
+    /// One line for people.
+    pub fn text(&self) -> String {
+        let to = self.destination.as_ref().map(|d| format!("{d}:{}", self.port)).unwrap_or_default();
+        let w = &self.workload;
+        match self.kind {
+            AlertKind::NewDependency => format!("{w} calls {to}, which it was never seen to call before it was accepted"),
+            AlertKind::ScopeMiss => {
+                format!("{w} reached {to} at the Service's own address: its Sidecar lacks the host, so the call left the mesh")
+            }
+            AlertKind::Ambiguous => format!("{w} calls one of {to}, and nothing on the wire tells which"),
+            AlertKind::CoverageLost => format!("{w} is not watched any more: what it calls now is not seen"),
+        }
+    }
+}

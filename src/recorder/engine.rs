@@ -1,0 +1,307 @@
+//! The thread that owns the store: keeps what agents send, resolves it when the view of the cluster has passed its time, and answers
+//! questions.
+//!
+//! Owns the order of writes. A batch is acknowledged when it is on the disk, resolved later, and counts once. Must never resolve before
+//! the cluster is known, and never let what cannot be resolved hold up what can be acknowledged.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::learn::{self, Learner};
+use crate::model::{Batch, BatchId};
+use crate::observed::{Observed, Reader};
+use crate::store::{Applied, Store, StoreError};
+use crate::view::View;
+
+/// Commands that wait for the thread.
+const QUEUE: usize = 256;
+/// Batches that are written to the disk together.
+const TOGETHER: usize = 64;
+/// Bytes of batches, as text, that are held in memory until they are resolved; beyond it they are read from the disk again.
+const HELD: usize = 32 * 1024 * 1024;
+/// How often what waits is looked at.
+const BEAT: Duration = Duration::from_millis(100);
+
+/// When batches are resolved.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// A batch waits at least this long, so that the watches have told of what it speaks of.
+    pub settle: Duration,
+    /// And at most this long where the API server cannot be watched: then it is resolved with what is known, and counted.
+    pub limit: Duration,
+}
+
+/// What the engine does, for those who ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Batches acknowledged.
+    pub kept: u64,
+    /// Batches sent again that were there already.
+    pub repeated: u64,
+    /// Batches merged.
+    pub settled: u64,
+    /// Edges in them.
+    pub edges: u64,
+    /// Batches merged though the view of the cluster had not passed their time.
+    pub settled_late: u64,
+    /// Kept batches that could not be read again: a loss.
+    pub unreadable: u64,
+    /// Batches that wait to be merged.
+    pub waiting: u64,
+}
+
+enum Command {
+    Keep { id: BatchId, bytes: Vec<u8>, batch: Observed, reply: oneshot::Sender<Result<Applied, String>> },
+    Ask(Box<dyn FnOnce(&mut Store) + Send>),
+    Stop,
+}
+
+/// Why the engine takes no command.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// It has as much to do as it may have: try again.
+    #[error("too much to do at the moment")]
+    Busy,
+    /// It has ended.
+    #[error("the store is closed: {0}")]
+    Closed(String),
+}
+
+/// The way to the engine.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    commands: SyncSender<Command>,
+    progress: Arc<Mutex<Progress>>,
+}
+
+impl Engine {
+    /// The way to a thread that is to run [`Work::run`].
+    pub fn new(store: Store, view: View, pace: Pace) -> (Self, Work) {
+        let (commands, receiver) = sync_channel(QUEUE);
+        let progress = Arc::new(Mutex::new(Progress::default()));
+        let work = Work {
+            store,
+            view,
+            pace,
+            commands: receiver,
+            progress: Arc::clone(&progress),
+            waiting: VecDeque::new(),
+            held: 0,
+            now: Progress::default(),
+        };
+        (Self { commands, progress }, work)
+    }
+
+    /// Keeps a batch. `bytes`: the batch as it came, compressed. When this returns well, it is on the disk.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub async fn keep(&self, batch: Observed, bytes: Vec<u8>) -> Result<Applied, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Keep { id: batch.id.clone(), bytes, batch, reply })?;
+        match answer.await {
+            Ok(Ok(applied)) => Ok(applied),
+            Ok(Err(why)) => Err(Refused::Closed(why)),
+            Err(_) => Err(Refused::Closed("it has ended".to_owned())),
+        }
+    }
+
+    /// Asks something of the store.
+    ///
+    /// # Errors
+    /// When the engine takes no question.
+    pub async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&mut Store) -> T + Send + 'static) -> Result<T, Refused> {
+        let (reply, answer) = oneshot::channel();
+        // Whoever asked may be gone.
+        self.send(Command::Ask(Box::new(move |store| drop(reply.send(question(store))))))?;
+        answer.await.map_err(|_| Refused::Closed("it has ended".to_owned()))
+    }
+
+    /// Ends the thread when all before is done.
+    pub fn stop(&self) {
+        // Waits for room: the command must not be lost. A thread that has ended needs none.
+        let _ = self.commands.send(Command::Stop);
+    }
+
+    /// What was done.
+    pub fn progress(&self) -> Progress {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn send(&self, command: Command) -> Result<(), Refused> {
+        self.commands.try_send(command).map_err(|e| match e {
+            TrySendError::Full(_) => Refused::Busy,
+            TrySendError::Disconnected(_) => Refused::Closed("it has ended".to_owned()),
+        })
+    }
+}
+
+/// A batch that waits.
+struct Waiting {
+    id: BatchId,
+    came: Instant,
+    /// With the size of its text; absent where memory is short, or after a restart.
+    batch: Option<(Observed, usize)>,
+}
+
+/// What the engine's thread does.
+pub struct Work {
+    store: Store,
+    view: View,
+    pace: Pace,
+    commands: Receiver<Command>,
+    progress: Arc<Mutex<Progress>>,
+    waiting: VecDeque<Waiting>,
+    held: usize,
+    now: Progress,
+}
+
+impl Work {
+    /// Works until it is told to stop.
+    ///
+    /// # Errors
+    /// When the store fails: what was acknowledged is on the disk, and nothing more is written.
+    pub fn run(mut self) -> Result<(), String> {
+        let kept = self.store.kept().map_err(|e| e.to_string())?;
+        let came = Instant::now();
+        self.waiting.extend(kept.into_iter().map(|id| Waiting { id, came, batch: None }));
+        loop {
+            self.tell();
+            let first = match self.commands.recv_timeout(BEAT) {
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return self.end(),
+            };
+            let mut keeps = Vec::new();
+            let mut stop = false;
+            let mut next = first;
+            while let Some(command) = next.take() {
+                match command {
+                    Command::Keep { id, bytes, batch, reply } => keeps.push((id, bytes, batch, reply)),
+                    Command::Ask(question) => question(&mut self.store),
+                    Command::Stop => stop = true,
+                }
+                if keeps.len() < TOGETHER && !stop {
+                    next = self.commands.try_recv().ok();
+                }
+            }
+            if !keeps.is_empty() {
+                self.keep(keeps)?;
+            }
+            if stop {
+                return self.end();
+            }
+            self.settle()?;
+        }
+    }
+
+    fn end(mut self) -> Result<(), String> {
+        // What waits is on the disk; what may be resolved now is.
+        self.settle()?;
+        self.tell();
+        self.store.close().map_err(|e| e.to_string())
+    }
+
+    #[allow(clippy::type_complexity)] // the parts of one command
+    fn keep(&mut self, keeps: Vec<(BatchId, Vec<u8>, Observed, oneshot::Sender<Result<Applied, String>>)>) -> Result<(), String> {
+        let rows: Vec<(&BatchId, &[u8])> = keeps.iter().map(|(id, bytes, ..)| (id, bytes.as_slice())).collect();
+        let applied = match self.store.keep(&rows) {
+            Ok(applied) => applied,
+            Err(e) => {
+                let why = e.to_string();
+                let fatal = !matches!(e, StoreError::DiskFull { .. });
+                keeps.into_iter().for_each(|(.., reply)| drop(reply.send(Err(why.clone()))));
+                return if fatal { Err(why) } else { Ok(()) };
+            }
+        };
+        for ((id, bytes, batch, reply), applied) in keeps.into_iter().zip(applied) {
+            if applied == Applied::New {
+                self.now.kept += 1;
+                // Text is some ten times what it is compressed.
+                let size = bytes.len() * 10;
+                let batch = (self.held + size <= HELD).then_some((batch, size));
+                self.held += batch.as_ref().map_or(0, |(_, size)| *size);
+                self.waiting.push_back(Waiting { id, came: Instant::now(), batch });
+            } else {
+                self.now.repeated += 1;
+            }
+            // An agent that has gone asks again.
+            let _ = reply.send(Ok(applied));
+        }
+        Ok(())
+    }
+
+    /// Merges what may be resolved, many batches in one write.
+    fn settle(&mut self) -> Result<(), String> {
+        let (now, view) = (Instant::now(), self.view.status());
+        let known = view.synced && view.behind.is_none();
+        let mut taught = Vec::new();
+        let mut kept = BTreeSet::new();
+        let mut edges = 0;
+        let cluster = self.view.current();
+        while let Some(first) = self.waiting.front() {
+            let waited = now.saturating_duration_since(first.came);
+            let late = waited >= self.pace.limit;
+            if kept.len() >= TOGETHER || waited < self.pace.settle || !(known || late) {
+                break;
+            }
+            let Some(first) = self.waiting.pop_front() else { break };
+            let batch = match first.batch {
+                Some((batch, size)) => {
+                    self.held -= size;
+                    batch
+                }
+                None => match self.again(&first.id).map_err(|e| e.to_string())? {
+                    Some(batch) => batch,
+                    None => {
+                        self.now.unreadable += 1;
+                        tracing::error!(batch = %first.id, "a kept batch cannot be read; what it told is lost");
+                        kept.insert(first.id);
+                        continue;
+                    }
+                },
+            };
+            edges += batch.edges.len() as u64;
+            self.now.settled_late += u64::from(!known);
+            taught.push(Learner::batch(&cluster, &batch));
+            kept.insert(first.id);
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let n = kept.len() as u64;
+        let id = kept.first().cloned().unwrap_or(BatchId { source: String::new(), sequence: 0 });
+        let taught = learn::union(taught).unwrap_or(Batch { id, records: Vec::new() });
+        match self.store.settle(&taught, &kept) {
+            Ok(_) => {
+                self.now.settled += n;
+                self.now.edges += edges;
+                Ok(())
+            }
+            Err(StoreError::DiskFull { .. }) => {
+                // They are on the disk, and are taken up again from there.
+                for id in kept.into_iter().rev() {
+                    self.waiting.push_front(Waiting { id, came: now, batch: None });
+                }
+                Ok(())
+            }
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// Reads a kept batch from the disk; `None` where it is damaged.
+    fn again(&self, id: &BatchId) -> Result<Option<Observed>, StoreError> {
+        let bytes = self.store.read_kept(id)?;
+        let Ok(text) = zstd::decode_all(bytes.as_slice()) else { return Ok(None) };
+        Ok(Reader::new(text.as_slice()).next().and_then(Result::ok))
+    }
+
+    fn tell(&mut self) {
+        self.now.waiting = self.waiting.len() as u64;
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&self.now);
+    }
+}
