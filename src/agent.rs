@@ -13,13 +13,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sidecarta_capture::live::collector::{Collector, Config as CollectorConfig, Control, Status as Collected, Told};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::cluster::Cluster;
+use crate::life::{Part, Signals, reason};
 use crate::model::Time;
 use crate::observed::Gatherer;
 use crate::view::View;
@@ -150,76 +150,6 @@ where
     anyhow::ensure!(reasons.is_empty(), "{}", reasons.join("; "));
     tracing::info!("everything is delivered");
     Ok(())
-}
-
-/// A thread that says when it ends.
-struct Part {
-    name: &'static str,
-    ended: Ended,
-    thread: JoinHandle<()>,
-}
-
-/// Tells once how a thread ended.
-struct Ended(Option<oneshot::Receiver<Result<(), String>>>);
-
-impl Ended {
-    fn is_terminated(&self) -> bool {
-        self.0.is_none()
-    }
-}
-
-impl Future for Ended {
-    type Output = Option<Result<(), String>>;
-
-    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        let Some(receiver) = &mut self.0 else { return std::task::Poll::Pending };
-        let polled = std::pin::Pin::new(receiver).poll(context);
-        polled.map(|r| {
-            self.0 = None;
-            // A thread that panics drops its end.
-            r.ok()
-        })
-    }
-}
-
-impl Part {
-    fn start(name: &'static str, work: impl FnOnce() -> Result<(), String> + Send + 'static) -> anyhow::Result<Self> {
-        let (ended_in, ended) = oneshot::channel();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || drop(ended_in.send(work())))?;
-        Ok(Self { name, ended: Ended(Some(ended)), thread })
-    }
-
-    fn join(self) {
-        // How it ended was told.
-        let _ = self.thread.join();
-    }
-}
-
-fn reason(name: &str, ended: Option<Result<(), String>>) -> Option<String> {
-    match ended {
-        Some(Ok(())) => None,
-        Some(Err(why)) => Some(format!("the {name} ended: {why}")),
-        None => Some(format!("the {name} ended unexpectedly; this is a bug")),
-    }
-}
-
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }
 
 fn lock(state: &Shared) -> std::sync::MutexGuard<'_, State> {

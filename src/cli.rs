@@ -11,8 +11,11 @@ mod explain;
 mod forecast;
 mod generate;
 mod graph;
+mod log;
 mod output;
 mod progress;
+mod recorder;
+mod remote;
 mod replay;
 mod scope;
 mod status;
@@ -22,6 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::memory::Memory;
 use crate::store::{Access, Store};
 use output::Format;
 
@@ -66,6 +70,8 @@ enum Command {
     Agent(agent::AgentOptions),
     /// Watch, learn and store, all in this process: all that a cluster of one node needs
     Run(agent::RunOptions),
+    /// Receive what agents see, learn it and keep it, for a whole cluster
+    Recorder(recorder::Options),
     /// Show what each workload calls, with the evidence
     Dependencies(dependencies::Options),
     /// Write one Sidecar per workload
@@ -99,6 +105,24 @@ impl StoreOptions {
 
     fn create(&self) -> anyhow::Result<Store> {
         Ok(Store::open(&self.store, Access::CreateOrOpen)?)
+    }
+}
+
+/// Where what is known is read.
+#[derive(Debug, Args)]
+struct ReadOptions {
+    #[command(flatten)]
+    store: StoreOptions,
+    #[command(flatten)]
+    recorder: remote::RecorderOptions,
+}
+
+impl ReadOptions {
+    fn memory(&self, namespace: Option<&str>) -> anyhow::Result<Memory> {
+        if self.recorder.is_given() {
+            return self.recorder.memory(namespace);
+        }
+        Ok(Memory::of(&self.store.existing()?, namespace)?)
     }
 }
 
@@ -140,6 +164,7 @@ pub fn main() -> ExitCode {
         Command::Replay(o) => replay::run(&o),
         Command::Agent(o) => agent::agent(&o),
         Command::Run(o) => agent::run(&o),
+        Command::Recorder(o) => recorder::run(&o),
         Command::Dependencies(o) => dependencies::run(&o),
         Command::Generate(o) => generate::run(&o),
         Command::Scope(o) => scope::run(&o),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::outlet::{Outlet, Undelivered};
 use crate::model::Time;
-use crate::observed::{self, Gatherer, Observed, Reader};
+use crate::observed::{self, Gatherer, Observed, Reader, gather};
 
 /// Longest wait between two attempts.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -33,6 +33,8 @@ pub struct Progress {
     pub delivered: u64,
     /// Edges in them.
     pub edges: u64,
+    /// Batches that were refused for good.
+    pub refused: u64,
     /// Attempts that failed.
     pub failures: u64,
     /// Why the last attempt failed; `None` once one has worked again.
@@ -128,13 +130,21 @@ impl Outbox {
                 self.save(gatherer);
                 Err(why)
             }
-            Err(Undelivered::Later(why)) => {
+            Err(Undelivered::Refused(why)) => {
+                tracing::error!(batch = %batch.id, edges = batch.edges.len(), reason = %why, "a batch was refused for good: what it told is lost");
+                self.progress.refused += 1;
+                gatherer.count(gather::counter::REFUSED, batch.edges.len() as u64);
+                self.inflight = None;
+                self.save(gatherer);
+                Ok(())
+            }
+            Err(Undelivered::Later { why, after }) => {
                 self.progress.failures += 1;
                 if self.progress.failing.as_ref() != Some(&why) {
                     tracing::warn!(reason = %why, "a batch cannot be delivered; it is kept, and tried again");
                 }
                 self.progress.failing = Some(why);
-                *at = now + *wait;
+                *at = now + after.unwrap_or(*wait);
                 *wait = (*wait * 2).min(MAX_WAIT);
                 if last || self.spooled.is_none_or(|s| now >= s + SPOOL_EVERY) {
                     self.save(gatherer);

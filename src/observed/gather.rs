@@ -23,6 +23,8 @@ const MAX_TOLD: usize = 262_144;
 pub mod counter {
     /// Edges dropped because a batch that could not be delivered was full.
     pub const EDGES: &str = "edges-dropped";
+    /// Edges of batches that were refused for good.
+    pub const REFUSED: &str = "edges-refused";
     /// Names asked for, dropped for the same reason.
     pub const ASKED: &str = "names-dropped";
 }
