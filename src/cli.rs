@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // printing is this module's whole purpose
 
 mod agent;
+mod alerts;
 mod dependencies;
 mod exchange;
 mod explain;
@@ -84,6 +85,12 @@ enum Command {
     Forecast(forecast::Options),
     /// Show per workload what was watched, what is known, and what is not
     Status(status::Options),
+    /// Accept what is known: from then on, what is not among it raises an alert
+    Accept(alerts::AcceptOptions),
+    /// Say of an alert that nobody wants to hear of it, and why
+    Ignore(alerts::IgnoreOptions),
+    /// Show what is not as it was accepted
+    Alerts(alerts::AlertsOptions),
     /// Write the whole store as NDJSON
     Export(exchange::ExportOptions),
     /// Learn from an agent's batches, or merge an export into the store
@@ -171,6 +178,9 @@ pub fn main() -> ExitCode {
         Command::Explain(o) => explain::run(&o),
         Command::Forecast(o) => forecast::run(&o),
         Command::Status(o) => status::run(&o),
+        Command::Accept(o) => alerts::accept(&o),
+        Command::Ignore(o) => alerts::ignore(&o),
+        Command::Alerts(o) => alerts::alerts(&o),
         Command::Export(o) => exchange::export(&o),
         Command::Import(o) => exchange::import(&o),
     };

@@ -14,6 +14,7 @@ mod life;
 pub mod memory;
 pub mod mesh;
 pub mod model;
+pub mod novelty;
 pub mod observed;
 mod ops;
 mod parallel;

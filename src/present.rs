@@ -10,7 +10,7 @@ use crate::generate::Known;
 use crate::generate::readiness::Readiness;
 use crate::memory::Memory;
 use crate::model::{
-    DataPlane, Dependency, Destination, Evidence, Grade, Merge, Protocol, Source, Spans, Tally, Time, WorkloadId,
+    Alert, DataPlane, Dependency, Destination, Evidence, Grade, Merge, Protocol, Source, Spans, Tally, Time, WorkloadId,
 };
 
 /// A dependency as programs read it: evidence is a list, strongest first.
@@ -174,5 +174,20 @@ fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Work
         chance_that_next_is_new: Readiness::of(known).chance_that_next_is_new(),
         scope_misses,
         unknown,
+    }
+}
+
+/// An alert with its identity and its words.
+#[derive(Debug, Serialize)]
+pub(crate) struct ShownAlert<'a> {
+    id: String,
+    text: String,
+    #[serde(flatten)]
+    alert: &'a Alert,
+}
+
+impl<'a> From<&'a Alert> for ShownAlert<'a> {
+    fn from(alert: &'a Alert) -> Self {
+        Self { id: alert.id(), text: alert.text(), alert }
     }
 }

@@ -6,6 +6,7 @@
 //! Layout: `DIR/sidecarta.json` (marker), `DIR/db/` (sled). All rows live in one named tree, so that a batch and the note that it is
 //! held are one atomic write.
 
+mod alerts;
 mod error;
 mod exchange;
 mod kept;
@@ -26,6 +27,7 @@ use keys::Kind;
 use marker::Marker;
 use pages::New;
 
+pub use alerts::{Delivery, Raised};
 pub use error::StoreError;
 pub use exchange::Imported;
 

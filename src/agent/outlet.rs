@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 
 use crate::http::Http;
 use crate::learn::Learner;
+use crate::novelty::{self, Patience};
 use crate::observed::{self, Observed};
 use crate::store::{Store, StoreError};
 use crate::view::View;
@@ -173,7 +174,15 @@ impl Outlet for ToStore {
         }
         let records = Learner::batch(&self.view.current(), batch);
         match self.store.apply(&records) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                let patience = Patience::default();
+                let new = novelty::notice(&mut self.store, &records, batch.made, patience)
+                    .map_err(|e| Undelivered::Never(e.to_string()))?;
+                for alert in new {
+                    tracing::warn!(alert = %alert.id(), "{}", alert.text());
+                }
+                Ok(())
+            }
             Err(e @ StoreError::DiskFull { .. }) => Err(Undelivered::Later { why: e.to_string(), after: None }),
             Err(e) => Err(Undelivered::Never(e.to_string())),
         }

@@ -10,6 +10,8 @@ use clap::Args;
 
 use super::log::{LogOptions, duration, listen};
 use super::{Outcome, StoreOptions};
+use crate::generate::readiness::Thresholds;
+use crate::novelty::Patience;
 use crate::recorder::auth::Agents;
 use crate::recorder::engine::Pace;
 use crate::recorder::tls::Files;
@@ -60,6 +62,12 @@ pub(super) struct Options {
     /// How long a batch waits for the API server; then it is resolved with what is known, and counted
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     patience: Duration,
+    /// Accept a workload's dependencies by itself once it was watched for this long (and --accept-confidence is reached)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    accept_after: Option<Duration>,
+    /// With --accept-after: least confidence that the next connection is of a known dependency, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
+    accept_confidence: f64,
     /// Serve /metrics, /healthz and /readyz here; `none` serves nothing
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15097", env = "SIDECARTA_LISTEN")]
     listen: String,
@@ -103,7 +111,15 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         tls,
         agents: (!options.no_auth).then(|| Agents { account: options.agent_account.clone(), audience: options.audience.clone() }),
         listen: listen(&options.listen)?,
-        pace: Pace { settle: options.settle, limit: options.patience },
+        pace: Pace {
+            settle: options.settle,
+            limit: options.patience,
+            patience: Patience::default(),
+            accept: options.accept_after.map(|after| Thresholds {
+                min_coverage: u64::try_from(after.as_nanos()).unwrap_or(u64::MAX),
+                min_confidence: options.accept_confidence,
+            }),
+        },
         domain: options.cluster_domain.clone(),
         drain: options.drain,
     };

@@ -3,6 +3,7 @@
 //! Owns paths, limits and answers. A batch is refused whole, with the reason, or it is on the disk when it is answered. Must never tell
 //! anyone of a namespace that they may not read.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +21,12 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::auth::{Denied, Gate};
-use super::engine::{Engine, Refused};
+use super::engine::{Engine, Refused, clock};
 use crate::memory::Memory;
+use crate::model::WorkloadId;
+use crate::novelty;
 use crate::observed::{Observed, Reader};
-use crate::present::{Shown, Status};
+use crate::present::{Shown, ShownAlert, Status};
 use crate::store::Applied;
 
 /// Bytes of a request's body. A batch of an agent that was away for days has a tenth of it.
@@ -64,6 +67,16 @@ impl App {
         Self { engine, gate, counters: Counters::default(), room: Semaphore::new(AT_ONCE) }
     }
 
+    /// Whether whoever sent these headers may read, or decide, in a namespace or in all.
+    async fn may(&self, headers: &HeaderMap, namespace: Option<&str>, decide: bool) -> Result<(), Denied> {
+        let Some(gate) = &self.gate else { return Ok(()) };
+        let person = gate.person(token(headers)).await?;
+        match decide {
+            true => gate.may_decide(&person, namespace).await,
+            false => gate.may_read(&person, namespace).await,
+        }
+    }
+
     fn refuse(&self, refusal: Refusal) -> Refusal {
         let counter = match refusal.status {
             StatusCode::UNAUTHORIZED => &self.counters.unknown,
@@ -85,6 +98,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/records", get(records))
         .route("/v1/dependencies", get(dependencies))
         .route("/v1/workloads", get(workloads))
+        .route("/v1/alerts", get(alerts))
+        .route("/v1/accept", post(accept))
+        .route("/v1/ignore", post(ignore))
         .with_state(app)
 }
 
@@ -221,12 +237,9 @@ struct Wanted {
 async fn memory(app: &App, headers: &HeaderMap, wanted: Wanted) -> Result<Memory, Refusal> {
     let result = async {
         let namespace = wanted.namespace.filter(|n| !n.is_empty());
-        if let Some(gate) = &app.gate {
-            let person = gate.person(token(headers)).await?;
-            gate.may_read(&person, namespace.as_deref()).await?;
-        }
+        app.may(headers, namespace.as_deref(), false).await?;
         let known = app.engine.ask(move |store| Memory::of(store, namespace.as_deref())).await?;
-        known.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+        known.map_err(internal)
     };
     result.await.map_err(|r| app.refuse(r))
 }
@@ -253,4 +266,67 @@ async fn dependencies(
 async fn workloads(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {
     let memory = memory(&app, &headers, wanted).await?;
     Ok(Json(Status::of(memory)).into_response())
+}
+
+async fn alerts(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {
+    let result = async {
+        let namespace = wanted.namespace.filter(|n| !n.is_empty());
+        app.may(&headers, namespace.as_deref(), false).await?;
+        let all = app.engine.ask(move |store| store.alerts(namespace.as_deref())).await?.map_err(internal)?;
+        Ok(Json(all.iter().map(|r| ShownAlert::from(&r.alert)).collect::<Vec<_>>()).into_response())
+    };
+    result.await.map_err(|r| app.refuse(r))
+}
+
+/// What is to be accepted.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToAccept {
+    namespace: Option<String>,
+    /// Names of workloads; all of the namespace without any.
+    #[serde(default)]
+    workloads: Vec<String>,
+}
+
+async fn accept(State(app): State<Arc<App>>, headers: HeaderMap, Json(what): Json<ToAccept>) -> Result<Response, Refusal> {
+    let result = async {
+        app.may(&headers, what.namespace.as_deref(), true).await?;
+        let accepted = app
+            .engine
+            .ask(move |store| {
+                let chosen = |id: &WorkloadId| what.workloads.is_empty() || what.workloads.contains(&id.name);
+                novelty::accept(store, what.namespace.as_deref(), chosen, clock())
+            })
+            .await?
+            .map_err(internal)?;
+        let accepted: BTreeMap<String, usize> = accepted.into_iter().map(|(id, n)| (id.to_string(), n)).collect();
+        Ok(Json(json!({"accepted": accepted})).into_response())
+    };
+    result.await.map_err(|r| app.refuse(r))
+}
+
+/// What nobody wants to hear of.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToIgnore {
+    id: String,
+    reason: String,
+}
+
+async fn ignore(State(app): State<Arc<App>>, headers: HeaderMap, Json(what): Json<ToIgnore>) -> Result<Response, Refusal> {
+    let result = async {
+        // The identity is kind/namespace/…
+        let namespace = what.id.split('/').nth(1).unwrap_or_default().to_owned();
+        app.may(&headers, Some(&namespace), true).await?;
+        let n = app.engine.ask(move |store| novelty::ignore(store, &what.id, &what.reason)).await?.map_err(internal)?;
+        match n {
+            0 => Err(Refusal::new(StatusCode::NOT_FOUND, "there is no such alert; GET /v1/alerts lists them")),
+            _ => Ok(Json(json!({"ignored": n})).into_response()),
+        }
+    };
+    result.await.map_err(|r| app.refuse(r))
+}
+
+fn internal(error: impl std::fmt::Display) -> Refusal {
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }

@@ -39,6 +39,7 @@ impl Collector for Metrics {
         counter("batches_merged", "Batches resolved and merged", p.settled)?;
         counter("batches_merged_late", "Of these, before the view of the cluster had passed their time", p.settled_late)?;
         counter("batches_unreadable", "Acknowledged batches that could not be read again: lost", p.unreadable)?;
+        counter("alerts", "Alerts raised", p.alerts)?;
         counter("edges", "Edges in merged batches", p.edges)?;
         let c = &self.app.counters;
         let refusals = [
