@@ -6,6 +6,7 @@
 
 mod client;
 mod follow;
+mod former;
 mod kinds;
 mod known;
 mod rebuild;

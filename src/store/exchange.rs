@@ -45,8 +45,13 @@ struct Kept {
 struct Footer {
     rows: u64,
     batches: u64,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     kept: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What an import did.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::former::Former;
 use super::kinds::{Object, Seen};
 use super::{KindStatus, REMEMBERED, Status};
 use crate::cluster::Builder;
-use crate::cluster::objects::{Pod, addresses};
+use crate::cluster::objects::{EndpointSlice, Pod, addresses};
 use crate::model::Time;
 
 /// Namespace and name.
@@ -19,6 +20,7 @@ type Key = (String, String);
 pub(super) struct Known {
     kinds: BTreeMap<&'static str, Kind>,
     gone: Vec<Gone>,
+    former: Former,
     broken: u64,
 }
 
@@ -80,6 +82,7 @@ struct Gone {
 pub(super) struct Input {
     objects: Vec<(&'static str, Object)>,
     gone: Vec<(Arc<Pod>, Time)>,
+    former: Vec<(Arc<EndpointSlice>, Time)>,
     /// Nothing is missing that can be had.
     pub settled: bool,
     /// When a deleted pod is forgotten next.
@@ -90,6 +93,9 @@ impl Input {
     pub(super) fn feed(self, builder: &mut Builder) {
         for (pod, until) in self.gone {
             builder.pod_until(pod, until);
+        }
+        for (slice, until) in self.former {
+            builder.slice_until(slice, until);
         }
         for (kind, object) in self.objects {
             object.feed(kind, builder);
@@ -143,6 +149,7 @@ impl Known {
         for key in vanished {
             if let Some(entry) = of.objects.remove(&key) {
                 changed = true;
+                self.former.part(&entry.object, None);
                 retire(&mut self.gone, entry);
             }
         }
@@ -166,6 +173,7 @@ impl Known {
                     return false;
                 }
                 if let Some(old) = of.objects.remove(&key) {
+                    self.former.part(&old.object, None);
                     retire(&mut self.gone, old);
                 }
                 return true;
@@ -175,6 +183,9 @@ impl Known {
         let object = old.as_ref().filter(|old| old.uid == uid).map_or(object.clone(), |old| keep_addresses(object, &old.object));
         let digest = object.digest();
         let changed = old.as_ref().is_none_or(|old| old.uid != uid || old.digest != digest);
+        if let Some(old) = &old {
+            self.former.part(&old.object, Some(&object));
+        }
         if let Some(old) = old.filter(|old| old.uid != uid || moved(&old.object, &object)) {
             retire(&mut self.gone, old);
         }
@@ -194,6 +205,7 @@ impl Known {
             return false;
         }
         if let Some(mut entry) = of.objects.remove(&seen.key) {
+            self.former.part(&entry.object, None);
             // The last version tells when its containers ended.
             if let Ok(last) = seen.object {
                 let last = keep_addresses(last, &entry.object);
@@ -209,12 +221,14 @@ impl Known {
     /// What the indexes are made of now. Forgets pods that were deleted long ago.
     pub(super) fn input(&mut self, at: Instant) -> Input {
         self.gone.retain(|g| g.forget > at);
+        self.former.forget(at);
         let all = self.kinds.iter().flat_map(|(kind, of)| of.objects.values().map(|e| (*kind, e.object.clone())));
         Input {
             objects: all.collect(),
             gone: self.gone.iter().map(|g| (Arc::clone(&g.pod), g.until)).collect(),
             settled: self.kinds.values().all(|of| of.state.settled()),
-            forget: self.gone.iter().map(|g| g.forget).min(),
+            former: self.former.all(),
+            forget: self.gone.iter().map(|g| g.forget).chain(self.former.next()).min(),
         }
     }
 
@@ -234,6 +248,17 @@ impl Known {
             status.kinds.insert((*kind).to_owned(), told);
         }
         status
+    }
+}
+
+impl Former {
+    /// An object has another version now, or none.
+    fn part(&mut self, old: &Object, new: Option<&Object>) {
+        match (old, new) {
+            (Object::Slice(old), Some(Object::Slice(new))) => self.lost(old, Some(new), now()),
+            (Object::Slice(old), _) => self.lost(old, None, now()),
+            _ => {}
+        }
     }
 }
 
