@@ -352,6 +352,29 @@ fn hostile_clients_are_refused_and_block_nobody() {
 }
 
 #[test]
+fn every_path_is_described_and_answers_as_described() {
+    let described: Value = sidecarta::yaml::from_str(include_str!("../openapi.yaml")).unwrap();
+    let source = include_str!("../src/recorder/api.rs");
+    let routes = source.lines().filter_map(|l| l.trim().strip_prefix(".route(\"")?.split_once('"').map(|(path, _)| path));
+    let paths = described["paths"].as_object().unwrap();
+    assert_eq!(routes.collect::<std::collections::BTreeSet<_>>(), paths.keys().map(String::as_str).collect());
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = snapshot(dir.path()).display().to_string();
+    let recorder = Recorder::start(&dir.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
+    let json = "Content-Type: application/json\r\n";
+    for (path, methods) in paths {
+        for (method, what) in methods.as_object().unwrap() {
+            for body in [&b""[..], b"{}", br#"{"namespace":"shop"}"#, br#"{"id":"a/b/c","reason":"x"}"#] {
+                let (status, answer) = recorder.ask(&method.to_uppercase(), path, None, json, body);
+                assert!(what["responses"].get(status.to_string()).is_some(), "{method} {path} answers {status}: {answer}");
+            }
+        }
+    }
+    assert_eq!(recorder.get("/v1/else", None).0, 404);
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+}
+
+#[test]
 fn commands_ask_the_recorder_as_they_ask_a_store() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = snapshot(dir.path()).display().to_string();

@@ -91,7 +91,7 @@ impl App {
     }
 }
 
-/// All paths.
+/// All paths, as `openapi.yaml` has them; a test holds the two against each other.
 pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/batches", post(batches))
