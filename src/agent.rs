@@ -63,6 +63,8 @@ pub(crate) struct State {
     pub edges: usize,
     pub kinds: Vec<(String, String)>,
     pub synced: bool,
+    /// Why pods will not be told of.
+    pub blind: Option<String>,
     pub draining: bool,
 }
 
@@ -252,6 +254,8 @@ impl Pipeline {
         let mut known: Option<Arc<Cluster>> = None;
         // Without a last word the collector has died, and says why.
         while let Ok(told) = told.recv() {
+            // Before the indexes: those may become complete in between, and are no reason to give up on anything.
+            let synced = self.view.status().synced;
             let cluster = self.view.current();
             if known.as_ref().is_none_or(|k| !Arc::ptr_eq(k, &cluster)) {
                 let (sockets, ports) = cluster.listening();
@@ -260,7 +264,7 @@ impl Pipeline {
             }
             let Told { now, observations, status, last } = told;
             self.count(&status, &observations);
-            self.waiting.take(now, observations, &cluster, last, &mut self.gatherer);
+            self.waiting.take(now, observations, &cluster, synced, last, &mut self.gatherer);
             if last && !settle.is_zero() {
                 // The watch may still have to tell who was called.
                 std::thread::sleep(settle);
@@ -310,6 +314,7 @@ impl Pipeline {
         state.waiting = self.waiting.len();
         state.edges = self.gatherer.waiting();
         state.synced = view.synced;
+        state.blind = view.blind().map(ToString::to_string);
         state.kinds = view.kinds.iter().map(|(kind, status)| (kind.clone(), status.to_string())).collect();
     }
 }

@@ -71,6 +71,14 @@ pub struct Dropped {
     pub interface: u64,
 }
 
+impl Dropped {
+    /// Adds what came between two answers of the same handle.
+    pub(super) fn add(&mut self, before: Self, now: Self) {
+        self.ring += now.ring.saturating_sub(before.ring);
+        self.interface += now.interface.saturating_sub(before.interface);
+    }
+}
+
 /// All interfaces at once.
 pub const ANY: &str = "any";
 
