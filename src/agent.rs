@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use sidecarta_capture::flow::KnownPorts;
 use sidecarta_capture::live::collector::{Collector, Config as CollectorConfig, Control, Status as Collected, Told};
 use tokio::sync::{oneshot, watch};
 
@@ -106,6 +107,7 @@ where
         .for_each(|p| tracing::warn!(problem = %p, "a part of the spool cannot be read; the file is kept as spool.damaged"));
     let (collector, control) = Collector::open(config.collector.clone())?;
     let (told_in, told) = sync_channel(QUEUE);
+    control.known(listening(&view.current()));
     let collecting = Part::start("collector", move || collector.run(&told_in).map_err(|e| e.to_string()))?;
     let waiting = Waiting::new(config.patience, config.own_pods_only.then(|| config.node.clone()));
     let pipeline = Pipeline {
@@ -238,6 +240,12 @@ fn boot() -> String {
     }
 }
 
+/// What the cluster says that listens.
+fn listening(cluster: &Cluster) -> KnownPorts {
+    let (sockets, ports) = cluster.listening();
+    KnownPorts { sockets, ports }
+}
+
 /// Attributes, gathers, delivers.
 struct Pipeline {
     view: View,
@@ -258,8 +266,7 @@ impl Pipeline {
             let synced = self.view.status().synced;
             let cluster = self.view.current();
             if known.as_ref().is_none_or(|k| !Arc::ptr_eq(k, &cluster)) {
-                let (sockets, ports) = cluster.listening();
-                self.control.known(sidecarta_capture::flow::KnownPorts { sockets, ports });
+                self.control.known(listening(&cluster));
                 known = Some(Arc::clone(&cluster));
             }
             let Told { now, observations, status, last } = told;

@@ -54,15 +54,7 @@ impl Waiting {
 
     /// Takes new observations in, and those again that wait. `synced`: the watch has told of all that is there; before, its lag says
     /// nothing. `last`: nothing waits any longer.
-    pub fn take(
-        &mut self,
-        now: i64,
-        new: Vec<Observation>,
-        cluster: &Cluster,
-        synced: bool,
-        last: bool,
-        out: &mut Gatherer,
-    ) {
+    pub fn take(&mut self, now: i64, new: Vec<Observation>, cluster: &Cluster, synced: bool, last: bool, out: &mut Gatherer) {
         let waited = std::mem::take(&mut self.queue);
         let due = now.saturating_add(self.patience);
         for (until, observation) in waited.into_iter().chain(new.into_iter().map(|o| (due, o))) {

@@ -82,9 +82,11 @@ fn a_second_signal_aborts() {
     if !possible() {
         return;
     }
-    let world = World::new();
+    let mut world = World::new();
+    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
     // It settles for so long before the last batch is resolved.
-    let run = world.start(&format!("run --cluster {} --store {}", world.snapshot(), world.path("store").display()), "--settle 15s");
+    let run =
+        world.start(&format!("run --cluster {} --store {}", world.snapshot(), world.path("store").display()), "--settle 15s");
     run.signal("TERM");
     run.wait_for(0, "draining");
     run.signal("INT");
@@ -99,7 +101,8 @@ fn without_the_right_to_capture_it_says_what_to_do() {
     if !possible() {
         return;
     }
-    let world = World::new();
+    let mut world = World::new();
+    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
     let agent = env!("CARGO_BIN_EXE_sidecarta");
     let out = world.path("out.ndjson").display().to_string();
     let command = format!(

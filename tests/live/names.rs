@@ -71,15 +71,12 @@ fn names_of_the_dns_are_evidence() {
     serve(&cart, "0.0.0.0:8080");
     answer(&dns, [10, 244, 1, 11]);
     let agent = world.agent("");
-    look_up(
-        &web,
-        &["cart.shop.svc.cluster.local.cluster.local", "cart.shop.svc.cluster.local", "never.shop.svc.cluster.local"],
-    );
+    look_up(&web, &["cart.shop.svc.cluster.local.cluster.local", "cart.shop.svc.cluster.local", "never.shop.svc.cluster.local"]);
     call(&web, "10.244.1.11:8080", b"not http");
     assert_eq!(agent.end(), Some(0));
     let learned = world.learned();
     assert_eq!(learned.get("web -> cart:80"), Some(&1), "{learned:?} {:?}", world.counters());
-    let mut names = world.evidence("dnsAnswer", 80);
+    let mut names = world.evidence("dns-answer", 80);
     names.sort();
     assert_eq!(names, ["cart.shop.svc.cluster.local"], "{:#?}", world.rows());
     let text = std::fs::read_to_string(world.path("out.ndjson")).unwrap();
@@ -137,9 +134,11 @@ fn hellos(more: &str) {
     world.object("web", "web-1", &["10.244.1.10"], &json!({}));
     world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
     for (n, port) in [8443u16, 8444, 8445, 8446].into_iter().enumerate() {
-        world.objects.push(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": format!("s{n}")},
+        world.objects.push(
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": format!("s{n}")},
             "spec": {"clusterIP": "None", "clusterIPs": ["None"], "selector": {"app": "cart"},
-                "ports": [{"name": "https", "port": port, "targetPort": port, "protocol": "TCP"}]}}));
+                "ports": [{"name": "https", "port": port, "targetPort": port, "protocol": "TCP"}]}}),
+        );
         world.objects.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {"namespace": "shop", "name": format!("s{n}-1"), "labels": {"kubernetes.io/service-name": format!("s{n}")}},
             "endpoints": [{"addresses": ["10.244.1.11"], "conditions": {"ready": true}}],

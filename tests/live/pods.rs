@@ -86,7 +86,8 @@ fn the_first_connection_of_a_new_pod_is_learned() {
         call(&new, "10.244.1.11:8080", REQUEST);
         let index = world.node.index(&new.host_side);
         let seen = watch.join().unwrap();
-        let opened = seen.iter().find(|(i, _)| *i == index).unwrap_or_else(|| panic!("{} is not opened: {seen:?}", new.host_side)).1;
+        let opened =
+            seen.iter().find(|(i, _)| *i == index).unwrap_or_else(|| panic!("{} is not opened: {seen:?}", new.host_side)).1;
         let took = opened.saturating_duration_since(new.up);
         eprintln!("opened {took:?} after the command that brought {} up began", new.host_side);
         assert!(took < Duration::from_secs(1));
@@ -112,18 +113,14 @@ fn the_last_connection_of_a_deleted_pod_is_learned() {
         world.object(&format!("old{n}"), &format!("old{n}-1"), &[&format!("10.244.1.{}", 30 + n)], &json!({}));
     }
     let agent = world.agent("");
-    for (n, pod) in pods.iter().enumerate() {
+    for pod in &pods {
         call(pod, "10.244.1.11:8080", REQUEST);
         // Refused by the node itself: no other pod's interface sees it.
         let refused = || TcpStream::connect_timeout(&"10.244.1.1:77".parse().unwrap(), Duration::from_secs(1)).is_err();
         assert!(inside(&pod.ns, refused).join().unwrap());
         let over = Instant::now();
         world.node.ip(&format!("link del {}", pod.host_side));
-        eprintln!("{} deleted within {:?} of its last connection", pod.host_side, over.elapsed());
-        if n == 2 {
-            // Its index is free, and a handle may still be ending.
-            world.node.ip("link add dummy0 type dummy");
-        }
+        eprintln!("deleting {} took {:?} after its last connection, all in all", pod.host_side, over.elapsed());
     }
     assert_eq!(agent.end(), Some(0));
     let want: Vec<(String, u64)> =

@@ -129,7 +129,8 @@ impl World {
     pub fn evidence(&self, grade: &str, port: u16) -> Vec<String> {
         let rows = self.rows();
         let of_port = rows.iter().filter(|r| r["port"] == port);
-        let examples = of_port.filter_map(|r| r["evidence"][grade]["examples"].as_array()).flatten();
+        let evidence = of_port.filter_map(|r| r["evidence"].as_array()).flatten().filter(|e| e["grade"] == grade);
+        let examples = evidence.filter_map(|e| e["examples"].as_array()).flatten();
         examples.filter_map(|e| Some(e["name"].as_str()?.to_owned())).collect()
     }
 
@@ -257,11 +258,6 @@ pub fn eventually(what: &str, so: impl Fn() -> bool) {
         assert!(Instant::now() < until, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// One exchange on a connection of its own, from within a namespace already.
-pub fn once(to: SocketAddr, text: &[u8]) {
-    exchange(&mut TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap(), text);
 }
 
 /// What the agent answers on its port for metrics and health.

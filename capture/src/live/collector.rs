@@ -175,6 +175,9 @@ impl Collector {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(system("wait for packets")(e)),
             }
+            if let Some(known) = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                self.meter.set_known(known);
+            }
             for event in &events {
                 match event.data.u64() {
                     LINKS => self.changes()?,
@@ -191,9 +194,6 @@ impl Collector {
             tick = now;
             clocks = self.check_clock(clocks);
             let wall = clocks.0;
-            if let Some(known) = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                self.meter.set_known(known);
-            }
             self.open_again()?;
             if now >= ask + ASK {
                 ask = now;

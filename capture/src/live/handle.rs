@@ -11,6 +11,10 @@ use super::filter::{self, Link as Layer};
 use crate::frame::{Frame, LinkType};
 use crate::observation::InterfaceId;
 
+/// libpcap makes rings of blocks of 256 KiB (`MAXIMUM_SNAPLEN`, pcap-linux.c). With a single one the kernel would have nowhere to put
+/// what comes while that block is read.
+pub const SMALLEST_RING: u32 = 512 * 1024;
+
 /// How to open interfaces.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -18,7 +22,7 @@ pub struct Settings {
     pub sample: u32,
     /// Bytes kept of each packet.
     pub snap: u32,
-    /// Kernel ring of each interface, in bytes.
+    /// Kernel ring of each interface, in bytes; at least [`SMALLEST_RING`].
     pub ring: u32,
     /// How long the kernel may hold packets back, in milliseconds.
     pub hold: u32,
@@ -26,7 +30,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { sample: 256, snap: 2_048, ring: 256 * 1024, hold: 100 }
+        Self { sample: 256, snap: 2_048, ring: SMALLEST_RING, hold: 100 }
     }
 }
 
@@ -103,7 +107,7 @@ impl Handle {
         let inactive = Capture::from_device(name).map_err(fail)?;
         let inactive = inactive
             .snaplen(i32::try_from(settings.snap).unwrap_or(i32::MAX))
-            .buffer_size(i32::try_from(settings.ring).unwrap_or(i32::MAX))
+            .buffer_size(i32::try_from(settings.ring.max(SMALLEST_RING)).unwrap_or(i32::MAX))
             .timeout(i32::try_from(settings.hold).unwrap_or(i32::MAX))
             .promisc(false)
             .immediate_mode(false)
