@@ -218,7 +218,7 @@ impl Meter {
 
     /// The clock that stamps packets was set by `step` nanoseconds, and shows `now`.
     pub fn rebase(&mut self, now: Nanos, step: Nanos) {
-        self.table.rebase(now);
+        self.table.rebase(now, step);
         self.answers.shift(step);
     }
 

@@ -205,3 +205,6 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -351,19 +351,21 @@ impl Table {
         }
     }
 
-    /// The clock was set: packet times go on from here, and what was due by the old clock is due anew.
-    pub fn rebase(&mut self, now: Nanos) {
+    /// The clock was set by `step`: packet times go on from here, and what was due by the old clock is due anew. What was not told yet
+    /// is told by the new clock.
+    pub fn rebase(&mut self, now: Nanos, step: Nanos) {
         self.high_water = now;
         let all: Vec<u32> = self.slots.iter().map(|(slot, _)| slot).collect();
         [&mut self.closed, &mut self.short, &mut self.long].into_iter().for_each(Queue::clear);
         for slot in all {
-            if let Some((hot, _)) = self.slots.get_mut(slot) {
+            if let Some((hot, entry)) = self.slots.get_mut(slot) {
                 hot.last = now;
+                entry.first = entry.first.saturating_add(step).min(now);
             }
             self.schedule(slot);
         }
-        self.fresh.iter_mut().for_each(|(_, noted)| *noted = (*noted).min(now));
-        self.syns.clear();
+        self.fresh.iter_mut().for_each(|(_, noted)| *noted = noted.saturating_add(step).min(now));
+        self.syns.values_mut().for_each(|(_, time)| *time = time.saturating_add(step).min(now));
     }
 
     pub fn expire_until(&mut self, now: Nanos, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
