@@ -15,6 +15,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sidecarta_capture::flow::KnownPorts;
 use sidecarta_capture::live::collector::{Collector, Config as CollectorConfig, Control, Status as Collected, Told};
 use tokio::sync::watch;
 
@@ -63,6 +64,8 @@ pub(crate) struct State {
     pub edges: usize,
     pub kinds: Vec<(String, String)>,
     pub synced: bool,
+    /// Why pods will not be told of.
+    pub blind: Option<String>,
     pub draining: bool,
 }
 
@@ -104,6 +107,7 @@ where
         .for_each(|p| tracing::warn!(problem = %p, "a part of the spool cannot be read; the file is kept as spool.damaged"));
     let (collector, control) = Collector::open(config.collector.clone())?;
     let (told_in, told) = sync_channel(QUEUE);
+    control.known(listening(&view.current()));
     let collecting = Part::start("collector", move || collector.run(&told_in).map_err(|e| e.to_string()))?;
     let waiting = Waiting::new(config.patience, config.own_pods_only.then(|| config.node.clone()));
     let pipeline = Pipeline {
@@ -166,6 +170,12 @@ fn boot() -> String {
     }
 }
 
+/// What the cluster says that listens.
+fn listening(cluster: &Cluster) -> KnownPorts {
+    let (sockets, ports) = cluster.listening();
+    KnownPorts { sockets, ports }
+}
+
 /// Attributes, gathers, delivers.
 struct Pipeline {
     view: View,
@@ -182,15 +192,16 @@ impl Pipeline {
         let mut known: Option<Arc<Cluster>> = None;
         // Without a last word the collector has died, and says why.
         while let Ok(told) = told.recv() {
+            // Before the indexes: those may become complete in between, and are no reason to give up on anything.
+            let synced = self.view.status().synced;
             let cluster = self.view.current();
             if known.as_ref().is_none_or(|k| !Arc::ptr_eq(k, &cluster)) {
-                let (sockets, ports) = cluster.listening();
-                self.control.known(sidecarta_capture::flow::KnownPorts { sockets, ports });
+                self.control.known(listening(&cluster));
                 known = Some(Arc::clone(&cluster));
             }
             let Told { now, observations, status, last } = told;
             self.count(&status, &observations);
-            self.waiting.take(now, observations, &cluster, last, &mut self.gatherer);
+            self.waiting.take(now, observations, &cluster, synced, last, &mut self.gatherer);
             if last && !settle.is_zero() {
                 // The watch may still have to tell who was called.
                 std::thread::sleep(settle);
@@ -240,6 +251,7 @@ impl Pipeline {
         state.waiting = self.waiting.len();
         state.edges = self.gatherer.waiting();
         state.synced = view.synced;
+        state.blind = view.blind().map(ToString::to_string);
         state.kinds = view.kinds.iter().map(|(kind, status)| (kind.clone(), status.to_string())).collect();
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "view/fake.rs"]
+#[allow(dead_code)] // it is shared with the tests of the live agent
 mod fake;
 
 use std::net::IpAddr;

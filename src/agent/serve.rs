@@ -29,6 +29,9 @@ fn missing(state: &Shared) -> Vec<String> {
         missing.extend(state.kinds.iter().map(|(kind, status)| format!("{kind}: {status}")));
         missing.push("the view of the cluster is not complete".to_owned());
     }
+    if let Some(why) = state.blind.filter(|_| state.synced) {
+        missing.push(format!("Pod: {why}"));
+    }
     if let Some(why) = &state.progress.failing {
         missing.push(format!("batches are not delivered: {why}"));
     }

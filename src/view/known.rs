@@ -12,6 +12,9 @@ use crate::cluster::Builder;
 use crate::cluster::objects::{EndpointSlice, Pod, addresses};
 use crate::model::Time;
 
+/// The kind that nothing works without.
+pub(super) const PODS: &str = "Pod";
+
 /// Namespace and name.
 type Key = (String, String);
 
@@ -58,10 +61,11 @@ impl State {
         Self::Failing { why, since: Instant::now(), settled: false }
     }
 
-    /// Whether nothing is missing that can be had.
-    fn settled(&self) -> bool {
+    /// Whether nothing is missing that can be had. Pods can be missing for no reason: without them nothing is anybody's.
+    fn settled(&self, kind: &str) -> bool {
         match self {
-            Self::Synced | Self::Absent | Self::Forbidden(_) => true,
+            Self::Synced => true,
+            Self::Absent | Self::Forbidden(_) => kind != PODS,
             Self::Listing => false,
             Self::Failing { settled, .. } => *settled,
         }
@@ -119,7 +123,7 @@ impl Known {
     /// A kind's state after an error. What is known of it stays.
     pub(super) fn set(&mut self, kind: &str, state: State) -> bool {
         let Some(of) = self.kinds.get_mut(kind) else { return false };
-        let before = of.state.settled();
+        let before = of.state.settled(kind);
         of.state = match (state, &of.state) {
             (State::Failing { why, .. }, State::Failing { since, settled, .. }) => {
                 State::Failing { why, since: *since, settled: *settled }
@@ -127,7 +131,7 @@ impl Known {
             (State::Failing { why, since, .. }, _) => State::Failing { why, since, settled: before },
             (state, _) => state,
         };
-        of.state.settled() != before
+        of.state.settled(kind) != before
     }
 
     /// Whether a kind is in such a state already, whatever the reason.
@@ -142,7 +146,7 @@ impl Known {
             tracing::info!(kind, "watched again after {} s", since.elapsed().as_secs());
         }
         // Even an empty list is news as long as it is awaited.
-        let mut changed = !of.state.settled();
+        let mut changed = !of.state.settled(kind);
         of.state = State::Synced;
         let present: BTreeSet<&Key> = listed.iter().map(|s| &s.key).collect();
         let vanished: Vec<Key> = of.objects.keys().filter(|key| !present.contains(key)).cloned().collect();
@@ -226,7 +230,7 @@ impl Known {
         Input {
             objects: all.collect(),
             gone: self.gone.iter().map(|g| (Arc::clone(&g.pod), g.until)).collect(),
-            settled: self.kinds.values().all(|of| of.state.settled()),
+            settled: self.kinds.iter().all(|(kind, of)| of.state.settled(kind)),
             former: self.former.all(),
             forget: self.gone.iter().map(|g| g.forget).chain(self.former.next()).min(),
         }
@@ -364,9 +368,19 @@ mod tests {
     fn only_what_was_listed_or_cannot_be_is_settled() {
         let failing = || State::failing("away".to_owned());
         let mut known = Known::default();
+        known.expect("Node");
+        assert!(!known.set("Node", failing()) && !known.input(Instant::now()).settled);
+        assert!(known.set("Node", State::Absent) && known.input(Instant::now()).settled);
+        assert!(!known.set("Node", failing()) && known.input(Instant::now()).settled);
+    }
+
+    #[test]
+    fn nothing_is_settled_without_pods() {
+        let mut known = Known::default();
         known.expect("Pod");
-        assert!(!known.set("Pod", failing()) && !known.input(Instant::now()).settled);
-        assert!(known.set("Pod", State::Absent) && known.input(Instant::now()).settled);
-        assert!(!known.set("Pod", failing()) && known.input(Instant::now()).settled);
+        for missing in [State::Absent, State::Forbidden("no".to_owned())] {
+            assert!(!known.set("Pod", missing) && !known.input(Instant::now()).settled);
+        }
+        assert!(known.replace("Pod", Vec::new()) && known.input(Instant::now()).settled);
     }
 }

@@ -13,6 +13,10 @@ use super::ring::Ring;
 use crate::frame::{Frame, LinkType};
 use crate::observation::InterfaceId;
 
+/// libpcap makes rings of blocks of 256 KiB (`MAXIMUM_SNAPLEN`, pcap-linux.c). With a single one the kernel would have nowhere to put
+/// what comes while that block is read.
+pub const SMALLEST_RING: u32 = 512 * 1024;
+
 /// How to open interfaces.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -20,7 +24,7 @@ pub struct Settings {
     pub sample: u32,
     /// Bytes kept of each packet.
     pub snap: u32,
-    /// Kernel ring of each interface, in bytes.
+    /// Kernel ring of each interface, in bytes; where libpcap reads it, at least [`SMALLEST_RING`].
     pub ring: u32,
     /// How long the kernel may hold packets back, in milliseconds.
     pub hold: u32,
@@ -73,6 +77,14 @@ pub struct Dropped {
     pub interface: u64,
 }
 
+impl Dropped {
+    /// Adds what came between two answers of the same handle.
+    pub(super) fn add(&mut self, before: Self, now: Self) {
+        self.ring += now.ring.saturating_sub(before.ring);
+        self.interface += now.interface.saturating_sub(before.interface);
+    }
+}
+
 /// All interfaces at once.
 pub const ANY: &str = "any";
 
@@ -110,7 +122,7 @@ impl Handle {
         let inactive = Capture::from_device(name).map_err(fail)?;
         let inactive = inactive
             .snaplen(i32::try_from(settings.snap).unwrap_or(i32::MAX))
-            .buffer_size(i32::try_from(settings.ring).unwrap_or(i32::MAX))
+            .buffer_size(i32::try_from(settings.ring.max(SMALLEST_RING)).unwrap_or(i32::MAX))
             .timeout(i32::try_from(settings.hold).unwrap_or(i32::MAX))
             .promisc(false)
             .immediate_mode(false)
