@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use sidecarta_capture::live::collector::Config as CollectorConfig;
-use sidecarta_capture::live::handle::{SMALLEST_RING, Settings};
+use sidecarta_capture::live::handle::Settings;
 use tokio::runtime::Runtime;
 
 use super::log::{LogOptions, duration, listen};
@@ -58,7 +58,7 @@ struct LiveOptions {
     #[arg(long, value_name = "N", default_value_t = Settings::default().sample, value_parser = clap::value_parser!(u32).range(1..), env = "SIDECARTA_SAMPLE")]
     sample: u32,
     /// Kernel ring of each interface, in KiB; what comes in bursts while the agent does other things is held there
-    #[arg(long, value_name = "KIB", default_value_t = Settings::default().ring / 1024, value_parser = clap::value_parser!(u32).range(i64::from(SMALLEST_RING / 1024)..1_048_576))]
+    #[arg(long, value_name = "KIB", default_value_t = Settings::default().ring / 1024, value_parser = clap::value_parser!(u32).range(64..1_048_576))]
     ring: u32,
     /// Tell what is known already again after this long
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
