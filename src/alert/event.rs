@@ -150,7 +150,8 @@ fn failure(status: &Status) -> Failure {
             Failure::One(Undelivered::later(format!("{why}; {hint}"), Some(RIGHTS)))
         }
         409 => Failure::One(Undelivered::later(why, after)),
-        400 | 402..408 | 410..425 | 426..429 | 430..500 => Failure::One(Undelivered::Never(why)),
+        408 | 425 | 429 => Failure::All(Undelivered::later(why, after)),
+        400..500 => Failure::One(Undelivered::Never(why)),
         _ => Failure::All(Undelivered::later(why, after)),
     }
 }

@@ -12,10 +12,10 @@ use sidecarta::http::Http;
 use sidecarta::model::{Alert, AlertKind, Destination, ServicePort, Time};
 
 use crate::receiver::Reply;
-use crate::{Receiver, alert, external, later, never, tell, time};
+use crate::{PATIENCE, Receiver, alert, external, later, never, tell, time};
 
 fn config(url: &str) -> Config {
-    Config { alertmanagers: vec![url.parse().unwrap()], within: Duration::from_secs(2), ..Config::default() }
+    Config { alertmanagers: vec![url.parse().unwrap()], within: PATIENCE, ..Config::default() }
 }
 
 #[tokio::test]

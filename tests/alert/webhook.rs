@@ -4,14 +4,18 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sidecarta::alert::{Form, Sinks};
+use sidecarta::alert::{Config, Form, Sinks};
 use sidecarta::model::{Alert, AlertKind};
 
 use crate::receiver::{Reply, Request};
-use crate::{Receiver, alert, external, hook, later, never, tell, time, workload};
+use crate::{PATIENCE, Receiver, SHORT, alert, external, hook, later, never, tell, time, workload};
 
 fn url(receiver: &Receiver) -> String {
     format!("http://{}/hooks/XyZzY123?token=Pl0ver99", receiver.address)
+}
+
+fn impatient(receiver: &Receiver) -> Config {
+    Config { within: SHORT, ..hook(&url(receiver), Form::Json) }
 }
 
 #[tokio::test]
@@ -132,8 +136,8 @@ async fn no_answer_is_no_loss() {
     for reply in [|| Reply::Silent, || Reply::Break] {
         let receiver = Receiver::start(move |_| reply());
         let begun = Instant::now();
-        let (why, _) = later(tell(&hook(&url(&receiver), Form::Json)).await);
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        let (why, _) = later(tell(&impatient(&receiver)).await);
+        assert!(begun.elapsed() < PATIENCE);
         assert!(!why.contains("XyZzY123") && !why.contains("Pl0ver99"), "{why}");
     }
     // Nobody listens.
@@ -148,11 +152,12 @@ async fn no_answer_is_no_loss() {
 async fn a_body_that_does_not_end_changes_nothing() {
     for reply in [Reply::Endless, Reply::Stuck] {
         let begun = Instant::now();
-        tell(&hook(&url(&Receiver::start(move |_| reply(200))), Form::Json)).await.unwrap();
-        later(tell(&hook(&url(&Receiver::start(move |_| reply(503))), Form::Json)).await);
-        let why = never(tell(&hook(&url(&Receiver::start(move |_| reply(404))), Form::Json)).await);
+        let receiver = |code| Receiver::start(move |_| reply(code));
+        tell(&impatient(&receiver(200))).await.unwrap();
+        later(tell(&impatient(&receiver(503))).await);
+        let why = never(tell(&impatient(&receiver(404))).await);
         assert!(why.len() < 400, "{} bytes", why.len());
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() < PATIENCE);
     }
 }
 
