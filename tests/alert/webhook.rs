@@ -164,7 +164,7 @@ async fn a_body_that_does_not_end_changes_nothing() {
 #[tokio::test]
 async fn the_receiver_says_when() {
     let date = |seconds: i64| format!("Tue, 02 Jun 2026 10:{:02}:{:02} GMT", seconds / 60, seconds % 60);
-    let cases: [(Vec<(&'static str, String)>, Option<u64>); 7] = [
+    let cases = [
         (vec![("retry-after", "7".into())], Some(7)),
         (vec![("retry-after", "0".into())], Some(0)),
         (vec![("retry-after", "86400".into())], Some(3600)),
