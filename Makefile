@@ -19,10 +19,12 @@ lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
+# The last one needs root, for its network namespaces, and fails without.
 bench: build
-	@command -v tcpdump >/dev/null || { [ "$$(id -u)" -eq 0 ] || SUDO=sudo; $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq tcpdump >/dev/null; }
+	@./setup bench
 	cargo bench --locked --bench replay
 	cargo bench --locked --bench scope
+	cargo bench --locked --bench live
 
 build: setup
 	cargo build --release --locked

@@ -13,13 +13,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use sidecarta_capture::flow::KnownPorts;
 use sidecarta_capture::live::collector::{Collector, Config as CollectorConfig, Control, Status as Collected, Told};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::cluster::Cluster;
+use crate::life::{Part, Signals, reason};
 use crate::model::Time;
 use crate::observed::Gatherer;
 use crate::view::View;
@@ -63,6 +64,8 @@ pub(crate) struct State {
     pub edges: usize,
     pub kinds: Vec<(String, String)>,
     pub synced: bool,
+    /// Why pods will not be told of.
+    pub blind: Option<String>,
     pub draining: bool,
 }
 
@@ -104,6 +107,7 @@ where
         .for_each(|p| tracing::warn!(problem = %p, "a part of the spool cannot be read; the file is kept as spool.damaged"));
     let (collector, control) = Collector::open(config.collector.clone())?;
     let (told_in, told) = sync_channel(QUEUE);
+    control.known(listening(&view.current()));
     let collecting = Part::start("collector", move || collector.run(&told_in).map_err(|e| e.to_string()))?;
     let waiting = Waiting::new(config.patience, config.own_pods_only.then(|| config.node.clone()));
     let pipeline = Pipeline {
@@ -152,76 +156,6 @@ where
     Ok(())
 }
 
-/// A thread that says when it ends.
-struct Part {
-    name: &'static str,
-    ended: Ended,
-    thread: JoinHandle<()>,
-}
-
-/// Tells once how a thread ended.
-struct Ended(Option<oneshot::Receiver<Result<(), String>>>);
-
-impl Ended {
-    fn is_terminated(&self) -> bool {
-        self.0.is_none()
-    }
-}
-
-impl Future for Ended {
-    type Output = Option<Result<(), String>>;
-
-    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        let Some(receiver) = &mut self.0 else { return std::task::Poll::Pending };
-        let polled = std::pin::Pin::new(receiver).poll(context);
-        polled.map(|r| {
-            self.0 = None;
-            // A thread that panics drops its end.
-            r.ok()
-        })
-    }
-}
-
-impl Part {
-    fn start(name: &'static str, work: impl FnOnce() -> Result<(), String> + Send + 'static) -> anyhow::Result<Self> {
-        let (ended_in, ended) = oneshot::channel();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || drop(ended_in.send(work())))?;
-        Ok(Self { name, ended: Ended(Some(ended)), thread })
-    }
-
-    fn join(self) {
-        // How it ended was told.
-        let _ = self.thread.join();
-    }
-}
-
-fn reason(name: &str, ended: Option<Result<(), String>>) -> Option<String> {
-    match ended {
-        Some(Ok(())) => None,
-        Some(Err(why)) => Some(format!("the {name} ended: {why}")),
-        None => Some(format!("the {name} ended unexpectedly; this is a bug")),
-    }
-}
-
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
-
 fn lock(state: &Shared) -> std::sync::MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -234,6 +168,12 @@ fn boot() -> String {
         "" => format!("{:x}-{:x}", started.as_nanos(), std::process::id()),
         id => id.to_owned(),
     }
+}
+
+/// What the cluster says that listens.
+fn listening(cluster: &Cluster) -> KnownPorts {
+    let (sockets, ports) = cluster.listening();
+    KnownPorts { sockets, ports }
 }
 
 /// Attributes, gathers, delivers.
@@ -252,15 +192,16 @@ impl Pipeline {
         let mut known: Option<Arc<Cluster>> = None;
         // Without a last word the collector has died, and says why.
         while let Ok(told) = told.recv() {
+            // Before the indexes: those may become complete in between, and are no reason to give up on anything.
+            let synced = self.view.status().synced;
             let cluster = self.view.current();
             if known.as_ref().is_none_or(|k| !Arc::ptr_eq(k, &cluster)) {
-                let (sockets, ports) = cluster.listening();
-                self.control.known(sidecarta_capture::flow::KnownPorts { sockets, ports });
+                self.control.known(listening(&cluster));
                 known = Some(Arc::clone(&cluster));
             }
             let Told { now, observations, status, last } = told;
             self.count(&status, &observations);
-            self.waiting.take(now, observations, &cluster, last, &mut self.gatherer);
+            self.waiting.take(now, observations, &cluster, synced, last, &mut self.gatherer);
             if last && !settle.is_zero() {
                 // The watch may still have to tell who was called.
                 std::thread::sleep(settle);
@@ -310,6 +251,7 @@ impl Pipeline {
         state.waiting = self.waiting.len();
         state.edges = self.gatherer.waiting();
         state.synced = view.synced;
+        state.blind = view.blind().map(ToString::to_string);
         state.kinds = view.kinds.iter().map(|(kind, status)| (kind.clone(), status.to_string())).collect();
     }
 }

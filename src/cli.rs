@@ -5,14 +5,18 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // printing is this module's whole purpose
 
 mod agent;
+mod alerts;
 mod dependencies;
 mod exchange;
 mod explain;
 mod forecast;
 mod generate;
 mod graph;
+mod log;
 mod output;
 mod progress;
+mod recorder;
+mod remote;
 mod replay;
 mod scope;
 mod status;
@@ -22,6 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::memory::Memory;
 use crate::store::{Access, Store};
 use output::Format;
 
@@ -66,6 +71,8 @@ enum Command {
     Agent(agent::AgentOptions),
     /// Watch, learn and store, all in this process: all that a cluster of one node needs
     Run(agent::RunOptions),
+    /// Receive what agents see, learn it and keep it, for a whole cluster
+    Recorder(recorder::Options),
     /// Show what each workload calls, with the evidence
     Dependencies(dependencies::Options),
     /// Write one Sidecar per workload
@@ -78,6 +85,12 @@ enum Command {
     Forecast(forecast::Options),
     /// Show per workload what was watched, what is known, and what is not
     Status(status::Options),
+    /// Accept what is known: from then on, what is not among it raises an alert
+    Accept(alerts::AcceptOptions),
+    /// Say of an alert that nobody wants to hear of it, and why
+    Ignore(alerts::IgnoreOptions),
+    /// Show what is not as it was accepted
+    Alerts(alerts::AlertsOptions),
     /// Write the whole store as NDJSON
     Export(exchange::ExportOptions),
     /// Learn from an agent's batches, or merge an export into the store
@@ -99,6 +112,24 @@ impl StoreOptions {
 
     fn create(&self) -> anyhow::Result<Store> {
         Ok(Store::open(&self.store, Access::CreateOrOpen)?)
+    }
+}
+
+/// Where what is known is read.
+#[derive(Debug, Args)]
+struct ReadOptions {
+    #[command(flatten)]
+    store: StoreOptions,
+    #[command(flatten)]
+    recorder: remote::RecorderOptions,
+}
+
+impl ReadOptions {
+    fn memory(&self, namespace: Option<&str>) -> anyhow::Result<Memory> {
+        if self.recorder.is_given() {
+            return self.recorder.memory(namespace);
+        }
+        Ok(Memory::of(&self.store.existing()?, namespace)?)
     }
 }
 
@@ -140,12 +171,16 @@ pub fn main() -> ExitCode {
         Command::Replay(o) => replay::run(&o),
         Command::Agent(o) => agent::agent(&o),
         Command::Run(o) => agent::run(&o),
+        Command::Recorder(o) => recorder::run(&o),
         Command::Dependencies(o) => dependencies::run(&o),
         Command::Generate(o) => generate::run(&o),
         Command::Scope(o) => scope::run(&o),
         Command::Explain(o) => explain::run(&o),
         Command::Forecast(o) => forecast::run(&o),
         Command::Status(o) => status::run(&o),
+        Command::Accept(o) => alerts::accept(&o),
+        Command::Ignore(o) => alerts::ignore(&o),
+        Command::Alerts(o) => alerts::alerts(&o),
         Command::Export(o) => exchange::export(&o),
         Command::Import(o) => exchange::import(&o),
     };

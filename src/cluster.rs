@@ -132,6 +132,15 @@ pub enum Holder<'a> {
     Nobody,
 }
 
+/// That a port of a Service has an endpoint, and when it had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Backing {
+    service: u32,
+    port: u16,
+    from: Time,
+    until: Time,
+}
+
 /// The indexes. Built by [`Builder`]; a live view swaps it whole.
 #[derive(Debug, Default)]
 pub struct Cluster {
@@ -142,7 +151,7 @@ pub struct Cluster {
     services_by_host: HashMap<String, u32>,
     services_by_address: HashMap<IpAddr, Vec<u32>>,
     node_ports: HashMap<(u16, Protocol), (u32, u16)>,
-    endpoints: HashMap<(IpAddr, u16, Protocol), BTreeSet<(u32, u16)>>,
+    endpoints: HashMap<(IpAddr, u16, Protocol), BTreeSet<Backing>>,
     entries: BTreeMap<String, BTreeSet<EntryHost>>,
     entries_by_address: HashMap<IpAddr, BTreeSet<EntryHost>>,
     entry_ranges: Vec<(IpNet, EntryHost)>,
@@ -203,10 +212,12 @@ impl Cluster {
         Some((&self.services[i as usize], port))
     }
 
-    /// Service ports that have this address and port among their endpoints, sorted.
-    pub fn endpoint(&self, address: IpAddr, port: u16, protocol: Protocol) -> impl Iterator<Item = (&Service, u16)> {
-        let found = self.endpoints.get(&(address, port, protocol));
-        found.into_iter().flatten().map(|&(i, p)| (&self.services[i as usize], p))
+    /// Service ports that had this address and port among their endpoints then, sorted.
+    pub fn endpoint(&self, address: IpAddr, port: u16, protocol: Protocol, time: Time) -> impl Iterator<Item = (&Service, u16)> {
+        let found = self.endpoints.get(&(address, port, protocol)).into_iter().flatten();
+        let then: BTreeSet<(u32, u16)> =
+            found.filter(|b| b.from <= time && time < b.until).map(|b| (b.service, b.port)).collect();
+        then.into_iter().map(|(i, p)| (&self.services[i as usize], p))
     }
 
     /// The Service of this fully qualified host.

@@ -3,6 +3,7 @@
 //! Owns plain values and their merge laws. Must never do I/O, read a clock, or import another module of the house.
 
 mod alert;
+mod baseline;
 mod batch;
 mod coverage;
 mod dependency;
@@ -12,6 +13,7 @@ mod time;
 mod workload;
 
 pub use alert::{Alert, AlertKind};
+pub use baseline::{Accepted, Baseline};
 pub use batch::{Batch, BatchId, Key, Record, Source};
 pub use coverage::{Lookups, Span, Spans, Watch};
 pub use dependency::{Dependency, DependencyKey, Tally};

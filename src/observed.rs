@@ -6,6 +6,8 @@
 
 pub mod gather;
 mod ndjson;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

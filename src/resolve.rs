@@ -67,7 +67,7 @@ pub fn resolve(cluster: &Cluster, pod: &Pod, connection: &Connection) -> Resolut
         return by_istio_sni(cluster, to, &sni, connection);
     }
     let owners: Vec<&Service> = cluster.services_at(to).collect();
-    let backing: Vec<(&Service, u16)> = cluster.endpoint(to, port, protocol).collect();
+    let backing: Vec<(&Service, u16)> = cluster.endpoint(to, port, protocol, Time(connection.first)).collect();
     if let Some(what) = infrastructure(cluster, connection, protocol, &owners, &backing) {
         return what;
     }

@@ -6,6 +6,7 @@
 //! Layout: `DIR/sidecarta.json` (marker), `DIR/db/` (sled). All rows live in one named tree, so that a batch and the note that it is
 //! held are one atomic write.
 
+mod alerts;
 mod error;
 mod exchange;
 mod kept;
@@ -13,7 +14,7 @@ mod keys;
 mod marker;
 mod pages;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use keys::Kind;
 use marker::Marker;
 use pages::New;
 
+pub use alerts::{Delivery, Raised};
 pub use error::StoreError;
 pub use exchange::Imported;
 
@@ -175,16 +177,16 @@ impl Store {
             writes.insert(key, row);
         }
         self.write_all(&dependencies, &mut writes)?;
-        // Of several of one source the last one stands for all.
-        let last: BTreeMap<&str, &BatchId> =
-            also.iter().chain(std::iter::once(&batch.id)).map(|id| (id.source.as_str(), id)).collect();
-        for id in also {
+        // In their order, so that of several of one source the last one stays, which stands for all.
+        let held: BTreeSet<&BatchId> = also.iter().chain(std::iter::once(&batch.id)).collect();
+        let mut before: Option<&BatchId> = None;
+        for id in held {
+            if let Some(before) = before.filter(|b| b.source == id.source) {
+                writes.remove(keys::batch(before));
+            }
             self.note_held(id, &mut writes)?;
+            before = Some(id);
         }
-        for id in also.iter().filter(|id| last.get(id.source.as_str()).is_some_and(|l| l != id)) {
-            writes.remove(keys::batch(id));
-        }
-        self.note_held(&batch.id, &mut writes)?;
         self.commit(writes).map(|()| Applied::New)
     }
 

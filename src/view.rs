@@ -6,6 +6,7 @@
 
 mod client;
 mod follow;
+mod former;
 mod kinds;
 mod known;
 mod rebuild;
@@ -39,7 +40,7 @@ pub enum Extent {
 /// How far the view has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The indexes hold every kind that is served and allowed. Stays true from then on.
+    /// The indexes hold every kind that is served and allowed, and pods in any case. Stays true from then on.
     pub synced: bool,
     /// Each watched kind.
     pub kinds: BTreeMap<String, KindStatus>,
@@ -66,6 +67,13 @@ pub enum KindStatus {
     Forbidden(String),
     /// Neither list nor watch can be had at the moment, and why. What was known stays in use.
     Failing(String),
+}
+
+impl Status {
+    /// Why pods are not told of, where they never will be until somebody changes the cluster.
+    pub fn blind(&self) -> Option<&KindStatus> {
+        self.kinds.get(known::PODS).filter(|status| matches!(status, KindStatus::Absent | KindStatus::Forbidden(_)))
+    }
 }
 
 impl fmt::Display for KindStatus {
@@ -149,7 +157,7 @@ impl View {
         Arc::clone(&self.cluster.borrow())
     }
 
-    /// Waits until the indexes hold every kind that is served and allowed, or the view is stopped.
+    /// Waits until the indexes hold pods, and every other kind that is served and allowed, or the view is stopped.
     pub async fn ready(&mut self) {
         // An error means that nobody will ever say so.
         let _ = self.synced.wait_for(|synced| *synced).await;

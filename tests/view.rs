@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "view/fake.rs"]
+#[allow(dead_code)] // it is shared with the tests of the live agent
 mod fake;
 
 use std::net::IpAddr;
@@ -140,7 +141,7 @@ async fn follows_a_cluster() {
     let Holder::Pod(web) = cluster.holder(address("10.1.0.1"), now()) else { panic!() };
     assert_eq!((web.workload.kind.as_str(), web.workload.name.as_str()), ("Deployment", "web"));
     assert_eq!(cluster.services_at(address("10.96.0.7")).count(), 1);
-    assert_eq!(cluster.endpoint(address("10.1.0.1"), 8080, Protocol::Tcp).count(), 1);
+    assert_eq!(cluster.endpoint(address("10.1.0.1"), 8080, Protocol::Tcp, now()).count(), 1);
     assert_eq!(cluster.entries_at(address("1.2.3.4")).len(), 1);
     assert_eq!(cluster.holder(address("10.1.7.7"), now()), Holder::NobodyInPodRange);
 
@@ -262,6 +263,42 @@ async fn an_address_that_is_used_again_within_a_second() {
     let cluster = live.view.current();
     assert_eq!(uid(&cluster, "10.0.0.1", sent).as_deref(), Some("old"));
     assert_eq!(uid(&cluster, "10.0.0.2", sent).as_deref(), Some("first"));
+    live.stop().await;
+}
+
+/// Names of the Services that had the endpoint.
+fn behind(cluster: &Cluster, at: &str, time: Time) -> Vec<String> {
+    cluster.endpoint(address(at), 8080, Protocol::Tcp, time).map(|(s, _)| s.name.clone()).collect()
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_gone_was_one_before() {
+    let server = Server::start();
+    let service = |name: &str| json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
+    let slice = |service: &str, addresses: &[&str]| {
+        json!({
+            "metadata": {"name": format!("{service}-1"), "namespace": "shop", "labels": {"kubernetes.io/service-name": service}},
+            "endpoints": [{"addresses": addresses}], "ports": [{"name": "http", "port": 8080}],
+        })
+    };
+    for name in ["old", "new", "both"] {
+        server.put("services", "Service", service(name));
+    }
+    server.put("pods", "Pod", pod("old", "old", "10.0.0.1"));
+    server.put("endpointslices", "EndpointSlice", slice("old", &["10.0.0.1"]));
+    server.put("endpointslices", "EndpointSlice", slice("both", &["10.0.0.1", "10.0.0.5"]));
+    let live = Live::ready(&server, Extent::Cluster).await;
+    let sent = now();
+    assert_eq!(behind(&live.view.current(), "10.0.0.1", sent), ["both", "old"]);
+    // Its pod is replaced by another one of other Services, with the same address.
+    server.delete("pods", "shop/old", "Pod", |_| ());
+    server.delete("endpointslices", "shop/old-1", "EndpointSlice", |_| ());
+    server.put("endpointslices", "EndpointSlice", slice("both", &["10.0.0.5"]));
+    server.put("pods", "Pod", pod_since("new", "new", "10.0.0.1", &whole(now())));
+    server.put("endpointslices", "EndpointSlice", slice("new", &["10.0.0.1"]));
+    live.until("the new endpoint", |v| behind(&v.current(), "10.0.0.1", now()) == ["new"]).await;
+    assert_eq!(behind(&live.view.current(), "10.0.0.1", sent), ["both", "old"]);
+    assert_eq!(behind(&live.view.current(), "10.0.0.5", now()), ["both"]);
     live.stop().await;
 }
 

@@ -63,7 +63,7 @@ impl Meter {
 
     /// Replaces what is known to listen; flows told already keep their orientation.
     pub fn set_known(&mut self, known: KnownPorts) {
-        self.table.set_known(known);
+        self.table.set_known(known, &self.answers);
     }
 
     /// What was seen and lost so far.
@@ -218,7 +218,7 @@ impl Meter {
 
     /// The clock that stamps packets was set by `step` nanoseconds, and shows `now`.
     pub fn rebase(&mut self, now: Nanos, step: Nanos) {
-        self.table.rebase(now);
+        self.table.rebase(now, step);
         self.answers.shift(step);
     }
 
@@ -230,7 +230,7 @@ impl Meter {
     /// Tells all connections that changed since they were last told; for a source that does not end. `now`: packet time reached.
     pub fn harvest(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
         self.table.expire_until(now, &mut self.counters, sink);
-        self.table.report(sink);
+        self.table.report(Some(now), sink);
         self.tell_unanswered(sink);
         self.interfaces.report(sink);
     }
@@ -238,7 +238,7 @@ impl Meter {
     /// The input has ended: tells everything.
     pub fn finish(&mut self, sink: &mut impl FnMut(Observation)) {
         self.counters.incomplete_head += self.table.unfinished();
-        self.table.report(sink);
+        self.table.report(None, sink);
         self.tell_unanswered(sink);
         self.interfaces.report(sink);
     }

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use super::outlet::{Outlet, Undelivered};
 use crate::model::Time;
-use crate::observed::{self, Gatherer, Observed, Reader};
+use crate::observed::{self, Gatherer, Observed, Reader, gather};
 
 /// Longest wait between two attempts.
 const MAX_WAIT: Duration = Duration::from_secs(30);
-/// How often what waits is written to the spool while nothing can be delivered.
-const SPOOL_EVERY: Duration = Duration::from_secs(10);
+/// How often what waits is written to the spool while nothing can be delivered: so much may a crash take.
+const SPOOL_EVERY: Duration = Duration::from_secs(1);
+/// Writing the spool takes one in this many parts of the time, at most.
+const SPOOL_SHARE: u32 = 20;
 
 /// When batches are made and delivered.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +35,8 @@ pub struct Progress {
     pub delivered: u64,
     /// Edges in them.
     pub edges: u64,
+    /// Batches that were refused for good.
+    pub refused: u64,
     /// Attempts that failed.
     pub failures: u64,
     /// Why the last attempt failed; `None` once one has worked again.
@@ -46,12 +50,21 @@ pub struct Outbox {
     outlet: Box<dyn Outlet>,
     pace: Pace,
     spool: Option<PathBuf>,
-    spooled: Option<Instant>,
+    /// What it holds, while it holds anything.
+    spooled: Option<Spooled>,
     /// With when it may be tried, and how long to wait after the next failure.
     inflight: Option<(Observed, Instant, Duration)>,
     taken: Instant,
     /// What it has done.
     pub progress: Progress,
+}
+
+/// What the spool holds.
+struct Spooled {
+    /// When it may be written again, if that is no hurry.
+    next: Instant,
+    /// Of the gatherer.
+    revision: u64,
 }
 
 impl Outbox {
@@ -105,7 +118,16 @@ impl Outbox {
             self.taken = now;
             if let Some(batch) = gatherer.take(made) {
                 self.inflight = Some((batch, now + self.pace.settle, Duration::from_millis(500)));
+                // What the spool holds of it has no identity yet: delivered now and taken up by the next run, it would count twice.
+                if self.spooled.is_some() {
+                    self.save(gatherer);
+                }
             }
+        }
+        // Whatever comes while nothing can be delivered. A spool that could not be written is tried again as well.
+        let behind = |s: &Spooled| now >= s.next && s.revision != gatherer.revision();
+        if self.inflight.is_some() && self.progress.failing.is_some() && self.spooled.as_ref().is_none_or(behind) {
+            self.save(gatherer);
         }
         let Some((batch, at, wait)) = &mut self.inflight else { return Ok(()) };
         if now < *at && !last {
@@ -119,7 +141,6 @@ impl Outbox {
                 self.inflight = None;
                 if self.spooled.is_some() {
                     self.save(gatherer);
-                    self.spooled = None;
                 }
                 // What came meanwhile does not have to wait for the next tick.
                 if last { self.step(made, gatherer, true) } else { Ok(()) }
@@ -128,17 +149,24 @@ impl Outbox {
                 self.save(gatherer);
                 Err(why)
             }
-            Err(Undelivered::Later(why)) => {
+            Err(Undelivered::Refused(why)) => {
+                tracing::error!(batch = %batch.id, edges = batch.edges.len(), reason = %why, "a batch was refused for good: what it told is lost");
+                self.progress.refused += 1;
+                gatherer.count(gather::counter::REFUSED, batch.edges.len() as u64);
+                self.inflight = None;
+                self.save(gatherer);
+                Ok(())
+            }
+            Err(Undelivered::Later { why, after }) => {
                 self.progress.failures += 1;
                 if self.progress.failing.as_ref() != Some(&why) {
                     tracing::warn!(reason = %why, "a batch cannot be delivered; it is kept, and tried again");
                 }
                 self.progress.failing = Some(why);
-                *at = now + *wait;
+                *at = now + after.unwrap_or(*wait);
                 *wait = (*wait * 2).min(MAX_WAIT);
-                if last || self.spooled.is_none_or(|s| now >= s + SPOOL_EVERY) {
+                if last || self.spooled.is_none() {
                     self.save(gatherer);
-                    self.spooled = Some(now);
                 }
                 Ok(())
             }
@@ -153,12 +181,14 @@ impl Outbox {
     /// Writes what waits to the spool, whole or not at all.
     fn save(&mut self, gatherer: &Gatherer) {
         let Some(path) = &self.spool else { return };
-        let write = || -> io::Result<()> {
+        let begun = Instant::now();
+        let next = |begun: Instant| Instant::now() + SPOOL_EVERY.max(begun.elapsed() * SPOOL_SHARE);
+        let write = || -> io::Result<bool> {
             let pending = gatherer.pending();
             if self.inflight.is_none() && pending.is_none() {
                 return match fs::remove_file(path) {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-                    _ => Ok(()),
+                    _ => Ok(false),
                 };
             }
             let new = path.with_extension("new");
@@ -171,11 +201,20 @@ impl Outbox {
             }
             file.flush()?;
             file.get_ref().sync_all()?;
-            fs::rename(&new, path)
+            fs::rename(&new, path)?;
+            Ok(true)
         };
-        if let Err(error) = write() {
-            self.progress.spool_failures += 1;
-            tracing::warn!(%error, path = %path.display(), "the spool cannot be written: what waits is only in memory");
+        match write() {
+            Ok(holds) => self.spooled = holds.then(|| Spooled { next: next(begun), revision: gatherer.revision() }),
+            Err(error) => {
+                self.progress.spool_failures += 1;
+                tracing::warn!(%error, path = %path.display(), "the spool cannot be written: what waits is only in memory");
+                // It may hold what it held before.
+                self.spooled = Some(Spooled { next: next(begun), revision: u64::MAX });
+            }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

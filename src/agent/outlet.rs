@@ -5,8 +5,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use hyper::{Method, StatusCode, Uri};
+use tokio::runtime::Handle;
+
+use crate::http::Http;
 use crate::learn::Learner;
+use crate::novelty::{self, Patience};
 use crate::observed::{self, Observed};
 use crate::store::{Store, StoreError};
 use crate::view::View;
@@ -15,8 +21,16 @@ use crate::view::View;
 #[derive(Debug, thiserror::Error)]
 pub enum Undelivered {
     /// It may be delivered later.
+    #[error("{why}")]
+    Later {
+        /// Why not now.
+        why: String,
+        /// When to try again, where whoever refused has said so.
+        after: Option<Duration>,
+    },
+    /// This batch will never be taken, others may be.
     #[error("{0}")]
-    Later(String),
+    Refused(String),
     /// It will never be: the agent has to end.
     #[error("{0}")]
     Never(String),
@@ -61,7 +75,7 @@ impl ToFile {
 
 impl Outlet for ToFile {
     fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
-        let later = |e: io::Error| Undelivered::Later(format!("cannot write {}: {e}", self.path.display()));
+        let later = |e: io::Error| Undelivered::Later { why: format!("cannot write {}: {e}", self.path.display()), after: None };
         let mut text = Vec::new();
         observed::write(batch, &mut text).map_err(later)?;
         let before = self.file.seek(SeekFrom::End(0)).map_err(later)?;
@@ -91,6 +105,54 @@ impl Outlet for ToStdout {
     }
 }
 
+/// A recorder.
+#[derive(Debug)]
+pub struct ToRecorder {
+    http: Http,
+    to: Uri,
+    token: PathBuf,
+    runtime: Handle,
+}
+
+/// How long the recorder may take to answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+impl ToRecorder {
+    /// Posts to `url`, with what stands in the file `token` at that time: Kubernetes renews it.
+    ///
+    /// # Errors
+    /// When the URL is none, or the authority cannot be used.
+    pub fn new(url: &str, token: PathBuf, authority: Option<&Path>, runtime: Handle) -> anyhow::Result<Self> {
+        let to: Uri = format!("{}/v1/batches", url.trim_end_matches('/')).parse().map_err(|e| anyhow::anyhow!("{url}: {e}"))?;
+        anyhow::ensure!(matches!(to.scheme_str(), Some("http" | "https")), "{url} begins with neither https:// nor http://");
+        Ok(Self { http: Http::new(authority)?, to, token, runtime })
+    }
+}
+
+impl Outlet for ToRecorder {
+    fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
+        let later = |why: String| Undelivered::Later { why, after: None };
+        let mut text = Vec::new();
+        observed::write(batch, &mut text).map_err(|e| later(e.to_string()))?;
+        let body = zstd::encode_all(text.as_slice(), 1).map_err(|e| later(e.to_string()))?;
+        // A recorder that asks nobody who they are needs none.
+        let token = std::fs::read_to_string(&self.token).unwrap_or_default();
+        let bearer = format!("Bearer {}", token.trim());
+        let mut headers = vec![("content-type", "application/x-ndjson"), ("content-encoding", "zstd")];
+        if !token.trim().is_empty() {
+            headers.push(("authorization", &bearer));
+        }
+        let answer = self.runtime.block_on(self.http.send(Method::POST, &self.to, &headers, body, ANSWER));
+        let answer = answer.map_err(|e| later(e.to_string()))?;
+        match answer.status {
+            s if s.is_success() => Ok(()),
+            // It will be the same however often it is sent.
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Err(Undelivered::Refused(answer.words())),
+            _ => Err(Undelivered::Later { why: format!("the recorder answers {}", answer.words()), after: answer.retry_after() }),
+        }
+    }
+}
+
 /// A store in this process: learning and all.
 #[derive(Debug)]
 pub struct ToStore {
@@ -108,12 +170,20 @@ impl ToStore {
 impl Outlet for ToStore {
     fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
         if !self.view.status().synced {
-            return Err(Undelivered::Later("the view of the cluster is not complete yet".to_owned()));
+            return Err(Undelivered::Later { why: "the view of the cluster is not complete yet".to_owned(), after: None });
         }
         let records = Learner::batch(&self.view.current(), batch);
         match self.store.apply(&records) {
-            Ok(_) => Ok(()),
-            Err(e @ StoreError::DiskFull { .. }) => Err(Undelivered::Later(e.to_string())),
+            Ok(_) => {
+                let patience = Patience::default();
+                let new = novelty::notice(&mut self.store, &records, batch.made, patience)
+                    .map_err(|e| Undelivered::Never(e.to_string()))?;
+                for alert in new {
+                    tracing::warn!(alert = %alert.id(), "{}", alert.text());
+                }
+                Ok(())
+            }
+            Err(e @ StoreError::DiskFull { .. }) => Err(Undelivered::Later { why: e.to_string(), after: None }),
             Err(e) => Err(Undelivered::Never(e.to_string())),
         }
     }

@@ -52,14 +52,15 @@ impl Waiting {
         self.queue.is_empty()
     }
 
-    /// Takes new observations in, and those again that wait. `last`: nothing waits any longer.
-    pub fn take(&mut self, now: i64, new: Vec<Observation>, cluster: &Cluster, last: bool, out: &mut Gatherer) {
+    /// Takes new observations in, and those again that wait. `synced`: the watch has told of all that is there; before, its lag says
+    /// nothing. `last`: nothing waits any longer.
+    pub fn take(&mut self, now: i64, new: Vec<Observation>, cluster: &Cluster, synced: bool, last: bool, out: &mut Gatherer) {
         let waited = std::mem::take(&mut self.queue);
         let due = now.saturating_add(self.patience);
         for (until, observation) in waited.into_iter().chain(new.into_iter().map(|o| (due, o))) {
             let Verdict::Wait(name) = self.attribute(&observation, cluster, out) else { continue };
             // A clock that was set back must not make it wait for ever.
-            let until = until.min(due);
+            let until = if synced { until.min(due) } else { due };
             if !last && now < until && self.queue.len() < MAX_WAITING {
                 self.queue.push_back((until, observation));
                 continue;

@@ -1,19 +1,19 @@
 //! `sidecarta agent` and `sidecarta run`: learning from live traffic.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use sidecarta_capture::live::collector::Config as CollectorConfig;
-use sidecarta_capture::live::handle::Settings;
+use sidecarta_capture::live::handle::{SMALLEST_RING, Settings};
 use tokio::runtime::Runtime;
 
+use super::log::{LogOptions, duration, listen};
 use super::{Outcome, StoreOptions};
 use crate::agent::outbox::Pace;
-use crate::agent::outlet::{Outlet, ToFile, ToStdout, ToStore};
+use crate::agent::outlet::{Outlet, ToFile, ToRecorder, ToStdout, ToStore};
 use crate::agent::{Config, keep_only_capture, run as live};
 use crate::snapshot;
 use crate::store::{Access, Store};
@@ -44,12 +44,6 @@ enum Capture {
     Any,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 /// What both commands have in common.
 #[derive(Debug, Args)]
 struct LiveOptions {
@@ -63,8 +57,8 @@ struct LiveOptions {
     /// is found after N seconds on average
     #[arg(long, value_name = "N", default_value_t = Settings::default().sample, value_parser = clap::value_parser!(u32).range(1..), env = "SIDECARTA_SAMPLE")]
     sample: u32,
-    /// Kernel ring of each interface, in KiB
-    #[arg(long, value_name = "KIB", default_value_t = Settings::default().ring / 1024, value_parser = clap::value_parser!(u32).range(64..1_048_576))]
+    /// Kernel ring of each interface, in KiB; what comes in bursts while the agent does other things is held there
+    #[arg(long, value_name = "KIB", default_value_t = Settings::default().ring / 1024, value_parser = clap::value_parser!(u32).range(i64::from(SMALLEST_RING / 1024)..1_048_576))]
     ring: u32,
     /// Tell what is known already again after this long
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
@@ -78,12 +72,8 @@ struct LiveOptions {
     /// How long draining may take when a signal has come
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = duration)]
     drain: Duration,
-    /// Form of the log on standard error
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "SIDECARTA_LOG_FORMAT")]
-    log_format: LogFormat,
-    /// What is logged: error, warn, info, debug or trace; also by module (`warn,sidecarta=debug`)
-    #[arg(long, value_name = "LEVEL", default_value = "info", env = "SIDECARTA_LOG")]
-    log: String,
+    #[command(flatten)]
+    log: LogOptions,
 }
 
 /// Watch this node's pods and tell what they call
@@ -95,9 +85,15 @@ pub(super) struct AgentOptions {
     /// Pods from a snapshot (files or directories) in place of the API server
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pods: Vec<PathBuf>,
-    /// Where batches go: a file that grows, or `-` for standard output
-    #[arg(long, value_name = "FILE", env = "SIDECARTA_TO")]
+    /// Where batches go: the URL of a recorder, a file that grows, or `-` for standard output
+    #[arg(long, value_name = "URL|FILE", env = "SIDECARTA_TO")]
     to: PathBuf,
+    /// File with the token to show to the recorder
+    #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/sidecarta/token", env = "SIDECARTA_TOKEN_FILE")]
+    token_file: PathBuf,
+    /// Authority that signed the recorder's certificate, in PEM; those of the system without it
+    #[arg(long, value_name = "FILE", env = "SIDECARTA_CA_FILE")]
+    ca_file: Option<PathBuf>,
     /// Directory that keeps what could not be delivered, over restarts as well
     #[arg(long, value_name = "DIR", env = "SIDECARTA_SPOOL")]
     spool: Option<PathBuf>,
@@ -120,11 +116,6 @@ pub(super) struct RunOptions {
     /// How long before what was seen is resolved, so that the watches have told of what is new
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     settle: Duration,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: jiff::SignedDuration = text.parse().map_err(|e| format!("{e}; write 30s, 5m or 1h30m"))?;
-    Duration::try_from(parsed).map_err(|e| e.to_string())
 }
 
 /// Where the knowledge of pods comes from.
@@ -153,14 +144,6 @@ impl LiveOptions {
         Ok(name)
     }
 
-    fn listen(&self) -> anyhow::Result<Option<SocketAddr>> {
-        if self.listen == "none" {
-            return Ok(None);
-        }
-        let address = self.listen.parse().with_context(|| format!("--listen {} is no address with a port", self.listen))?;
-        Ok(Some(address))
-    }
-
     fn config(&self, own_pods_only: bool, settle: Duration, spool: Option<PathBuf>) -> anyhow::Result<Config> {
         let handle = Settings { sample: self.sample, ring: self.ring * 1024, ..Settings::default() };
         Ok(Config {
@@ -170,23 +153,9 @@ impl LiveOptions {
             patience: self.patience,
             pace: Pace { refresh: self.refresh, settle },
             spool,
-            listen: self.listen()?,
+            listen: listen(&self.listen)?,
             drain: self.drain,
         })
-    }
-
-    fn log(&self) -> anyhow::Result<()> {
-        use tracing_subscriber::filter::Targets;
-        use tracing_subscriber::layer::{Layer, SubscriberExt};
-        use tracing_subscriber::util::SubscriberInitExt;
-        let filter: Targets = self.log.parse().with_context(|| format!("--log {} names no level", self.log))?;
-        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-        let layer = match self.log_format {
-            LogFormat::Text => layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
-            LogFormat::Json => layer.json().boxed(),
-        };
-        tracing_subscriber::registry().with(layer.with_filter(filter)).init();
-        Ok(())
     }
 }
 
@@ -207,12 +176,15 @@ fn connect(
 }
 
 pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<Outcome> {
-    options.live.log()?;
+    options.live.log.init()?;
     let config = options.live.config(true, Duration::ZERO, options.spool.clone())?;
     let (runtime, knowledge, partial) = connect(&options.pods, None, || Ok(Extent::Node(config.node.clone())))?;
     let outlet: Box<dyn Outlet> = match options.to.to_str() {
         Some("-") => Box::new(ToStdout),
-        Some(url) if url.contains("://") => anyhow::bail!("--to {url}: batches go to a file, or to `-` for standard output"),
+        Some(url) if url.contains("://") => {
+            let handle = runtime.handle().clone();
+            Box::new(ToRecorder::new(url, options.token_file.clone(), options.ca_file.as_deref(), handle)?)
+        }
         _ => Box::new(ToFile::open(&options.to).with_context(|| format!("cannot write {}", options.to.display()))?),
     };
     if let Some(spool) = &options.spool {
@@ -225,7 +197,7 @@ pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<Outcome> {
 }
 
 pub(super) fn run(options: &RunOptions) -> anyhow::Result<Outcome> {
-    options.live.log()?;
+    options.live.log.init()?;
     let config = options.live.config(false, options.settle, None)?;
     let (runtime, knowledge, partial) = connect(&options.cluster, Some(&options.cluster_domain), || Ok(Extent::Cluster))?;
     // The directory may lie where only root with all its rights may make one; sled's threads must not keep those.

@@ -3,10 +3,9 @@
 use clap::{Args, ValueEnum};
 
 use super::output::{self, Format};
-use super::{Outcome, StoreOptions, ViewOptions, graph};
-use crate::model::{Dependency, Evidence, Grade, Tally};
-use serde::Serialize;
-use std::collections::BTreeMap;
+use super::{Outcome, ReadOptions, ViewOptions, graph};
+use crate::model::{Dependency, Grade};
+use crate::present::Shown;
 
 const EXAMPLE: &str = "\
 Example:
@@ -18,7 +17,7 @@ Example:
 #[command(after_help = EXAMPLE)]
 pub(super) struct Options {
     #[command(flatten)]
-    store: StoreOptions,
+    read: ReadOptions,
     #[command(flatten)]
     view: ViewOptions,
     /// Output format
@@ -36,8 +35,7 @@ enum View {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let store = options.store.existing()?;
-    let all = store.dependencies(options.view.namespace.as_deref())?;
+    let all = options.read.memory(options.view.namespace.as_deref())?.dependencies;
     match options.output {
         View::Table => output::print(&table(&all))?,
         View::Json => output::data(Format::Json, &all.iter().map(Shown::from).collect::<Vec<_>>())?,
@@ -46,59 +44,6 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         View::Dot => output::print(&graph::dot(&all))?,
     }
     Ok(Outcome::Done)
-}
-
-/// A dependency as programs read it: evidence is a list, strongest first.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Shown<'a> {
-    workload: &'a crate::model::WorkloadId,
-    destination: &'a crate::model::Destination,
-    port: u16,
-    protocol: crate::model::Protocol,
-    connections: u64,
-    first_seen: crate::model::Time,
-    last_seen: crate::model::Time,
-    evidence: Vec<ShownEvidence<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scope_miss: Option<Tally>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    addressed: &'a BTreeMap<String, Tally>,
-    midway: u64,
-    guessed: u64,
-    unanswered: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct ShownEvidence<'a> {
-    grade: Grade,
-    description: &'static str,
-    #[serde(flatten)]
-    evidence: &'a Evidence,
-}
-
-impl<'a> From<&'a Dependency> for Shown<'a> {
-    fn from(d: &'a Dependency) -> Self {
-        Self {
-            workload: &d.key.workload,
-            destination: &d.key.destination,
-            port: d.key.port,
-            protocol: d.key.protocol,
-            connections: d.tally.connections,
-            first_seen: d.tally.first_seen,
-            last_seen: d.tally.last_seen,
-            evidence: d
-                .evidence
-                .iter()
-                .map(|(grade, evidence)| ShownEvidence { grade: *grade, description: grade.describe(), evidence })
-                .collect(),
-            scope_miss: d.scope_miss,
-            addressed: &d.addressed,
-            midway: d.midway,
-            guessed: d.guessed,
-            unanswered: d.unanswered,
-        }
-    }
 }
 
 /// What a dependency deserves to be marked with in a table.

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
+use super::remote::RecorderOptions;
 use super::{ClusterOptions, Outcome, ViewOptions, output};
 use crate::generate::calls::Declared;
 use crate::generate::group::GroupBy;
 use crate::generate::readiness::Thresholds;
 use crate::generate::{self as generation, Input, Known, Subject, generate, subjects};
+use crate::memory::Memory;
 use crate::model::WorkloadId;
 use crate::snapshot::{self, Snapshot};
 use crate::store::{Access, Store};
@@ -32,6 +34,8 @@ pub(super) struct SourceOptions {
     /// Directory of the store (default: sidecarta-store; with --calls no store is needed)
     #[arg(long, value_name = "DIR", env = "SIDECARTA_STORE")]
     store: Option<PathBuf>,
+    #[command(flatten)]
+    recorder: RecorderOptions,
     #[command(flatten)]
     pub(super) cluster: ClusterOptions,
     /// Calls that people or other tools declare: JSON Lines of {"workload": "NAMESPACE/NAME", "host", "port", "protocol",
@@ -112,21 +116,6 @@ fn share(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|s| (0.0..=1.0).contains(s)).ok_or_else(|| "a share lies between 0 and 1".to_owned())
 }
 
-/// All that the store knows, by workload.
-pub(super) fn known(store: &Store, namespace: Option<&str>) -> anyhow::Result<BTreeMap<WorkloadId, Known>> {
-    let mut all: BTreeMap<WorkloadId, Known> = BTreeMap::new();
-    for d in store.dependencies(namespace)? {
-        all.entry(d.key.workload.clone()).or_default().dependencies.push(d);
-    }
-    for w in store.watches(namespace)? {
-        all.entry(w.workload.clone()).or_default().watches.push(w);
-    }
-    for l in store.lookups(namespace)? {
-        all.entry(l.workload.clone()).or_default().lookups.push(l);
-    }
-    Ok(all)
-}
-
 /// Snapshot, subjects and knowledge, gathered.
 pub(super) struct Gathered {
     pub(super) snapshot: Snapshot,
@@ -143,10 +132,16 @@ pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow
     let (mut all, mut stored) = (BTreeMap::new(), Vec::new());
     let dir = source.store.clone().unwrap_or_else(|| PathBuf::from("sidecarta-store"));
     // Declared calls may stand alone; a store that was named must be there.
-    if source.calls.is_empty() || source.store.is_some() || dir.exists() {
-        let store = Store::open(&dir, Access::Existing)?;
-        all = known(&store, None)?;
-        stored = store.workloads(None)?;
+    let memory = if source.recorder.is_given() {
+        Some(source.recorder.memory(None)?)
+    } else if source.calls.is_empty() || source.store.is_some() || dir.exists() {
+        Some(Memory::of(&Store::open(&dir, Access::Existing)?, None)?)
+    } else {
+        None
+    };
+    if let Some(mut memory) = memory {
+        stored = std::mem::take(&mut memory.workloads);
+        all = memory.into_known();
     }
     let subjects = subjects(&snapshot.cluster, &stored);
     for file in &source.calls {

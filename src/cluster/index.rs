@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::objects::{self, Meta, address, addresses, target_port};
 use super::owners::{Owners, data_plane};
-use super::{CaptureScope, Cluster, EntryHost, Pod, Service};
+use super::{Backing, CaptureScope, Cluster, EntryHost, Pod, Service};
 use crate::model::{Time, selects};
 
 /// Default DNS domain of a cluster.
@@ -25,7 +25,8 @@ pub struct Builder {
     /// With the time by which it was deleted, where that is known.
     pods: Vec<(Arc<objects::Pod>, Option<Time>)>,
     services: BTreeMap<(String, String), Arc<objects::Service>>,
-    slices: Vec<Arc<objects::EndpointSlice>>,
+    /// With until when it was as it is, where it is no more.
+    slices: Vec<(Arc<objects::EndpointSlice>, Option<Time>)>,
     nodes: Vec<objects::Node>,
     entries: Vec<Arc<objects::ServiceEntry>>,
     domain: Option<String>,
@@ -55,7 +56,12 @@ impl Builder {
     }
 
     pub(crate) fn slice(&mut self, slice: impl Into<Arc<objects::EndpointSlice>>) {
-        self.slices.push(slice.into());
+        self.slices.push((slice.into(), None));
+    }
+
+    /// Endpoints that a slice had until then.
+    pub(crate) fn slice_until(&mut self, slice: impl Into<Arc<objects::EndpointSlice>>, until: Time) {
+        self.slices.push((slice.into(), Some(until)));
     }
 
     pub(crate) fn node(&mut self, node: objects::Node) {
@@ -91,6 +97,7 @@ impl Builder {
         }
         self.pods_into(&mut cluster, &mut problems);
         self.entries_into(&mut cluster);
+        hand_over_endpoints(&mut cluster);
         (cluster, problems)
     }
 
@@ -157,7 +164,8 @@ impl Builder {
     }
 
     fn slices_into(&self, cluster: &mut Cluster, by_name: &HashMap<(String, String), u32>, problems: &mut Vec<String>) {
-        for slice in &self.slices {
+        for (slice, until) in &self.slices {
+            let until = until.unwrap_or(Time::MAX);
             let meta = &slice.metadata;
             let Some(service) = meta.labels.get("kubernetes.io/service-name") else { continue };
             let Some(&index) = by_name.get(&(meta.namespace.clone(), service.clone())) else {
@@ -175,7 +183,8 @@ impl Builder {
                 let ports = spec.ports.iter().filter(|p| p.name == port.name && p.protocol.0 == port.protocol.0);
                 for service_port in ports {
                     for a in slice.endpoints.iter().flat_map(|e| &e.addresses).filter_map(|a| address(a)) {
-                        cluster.endpoints.entry((a, number, port.protocol.0)).or_default().insert((index, service_port.port));
+                        let backing = Backing { service: index, port: service_port.port, from: Time::MIN, until };
+                        cluster.endpoints.entry((a, number, port.protocol.0)).or_default().insert(backing);
                     }
                 }
             }
@@ -191,7 +200,8 @@ impl Builder {
                 for port in &service.spec.ports {
                     let Some(number) = target_port(port, pod) else { continue };
                     for a in addresses(pod) {
-                        cluster.endpoints.entry((a, number, port.protocol.0)).or_default().insert((i as u32, port.port));
+                        let backing = Backing { service: i as u32, port: port.port, from: Time::MIN, until: Time::MAX };
+                        cluster.endpoints.entry((a, number, port.protocol.0)).or_default().insert(backing);
                     }
                 }
             }
@@ -261,6 +271,18 @@ impl Builder {
             }
         }
         cluster.entry_ranges.sort();
+    }
+}
+
+/// Where a former endpoint had the address of one that is there, the latter began when its pod got the address.
+fn hand_over_endpoints(cluster: &mut Cluster) {
+    let Cluster { endpoints, pods, pods_by_address, .. } = cluster;
+    for ((address, ..), all) in endpoints.iter_mut().filter(|(_, all)| all.iter().any(|b| b.until != Time::MAX)) {
+        let former: Vec<(u32, u16)> = all.iter().filter(|b| b.until != Time::MAX).map(|b| (b.service, b.port)).collect();
+        let holders = pods_by_address.get(address).into_iter().flatten().map(|i| &pods[*i as usize]);
+        let Some(start) = holders.filter(|p| p.end == Time::MAX).map(|p| p.start).max() else { continue };
+        let began = |b: &Backing| b.until == Time::MAX && !former.contains(&(b.service, b.port));
+        *all = all.iter().map(|b| if began(b) { Backing { from: start, ..*b } } else { *b }).collect();
     }
 }
 

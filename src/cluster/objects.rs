@@ -199,7 +199,7 @@ pub(crate) enum PortRef {
 }
 
 /// Kubernetes' protocol, TCP where it is absent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProtocolName(pub Protocol);
 
 impl Default for ProtocolName {
@@ -268,7 +268,7 @@ pub(crate) struct Conditions {
     pub ready: Option<bool>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct EndpointPort {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,

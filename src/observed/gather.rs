@@ -23,6 +23,8 @@ const MAX_TOLD: usize = 262_144;
 pub mod counter {
     /// Edges dropped because a batch that could not be delivered was full.
     pub const EDGES: &str = "edges-dropped";
+    /// Edges of batches that were refused for good.
+    pub const REFUSED: &str = "edges-refused";
     /// Names asked for, dropped for the same reason.
     pub const ASKED: &str = "names-dropped";
 }
@@ -46,6 +48,7 @@ pub struct Gatherer {
     told: HashSet<u64>,
     hasher: RandomState,
     fresh: bool,
+    revision: u64,
 }
 
 impl Gatherer {
@@ -66,6 +69,7 @@ impl Gatherer {
             told: HashSet::new(),
             hasher: RandomState::default(),
             fresh: false,
+            revision: 0,
         }
     }
 
@@ -146,6 +150,11 @@ impl Gatherer {
         self.fresh
     }
 
+    /// Another number whenever something was taken in.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// Edges that wait to be told.
     pub fn waiting(&self) -> usize {
         self.edges.len()
@@ -215,6 +224,7 @@ impl Gatherer {
     }
 
     fn pod(&mut self, pod: &Pod) -> u32 {
+        self.revision += 1;
         let key = (pod.workload.namespace.clone(), pod.name.clone(), pod.start);
         *self.known.entry(key).or_insert_with(|| {
             self.pods.push(pod.clone());

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::generate::readiness::Thresholds;
 use crate::learn::{self, Learner};
-use crate::model::{Batch, BatchId};
+use crate::model::{Alert, Batch, BatchId, Time};
+use crate::novelty::{self, Patience};
 use crate::observed::{Observed, Reader};
 use crate::store::{Applied, Store, StoreError};
 use crate::view::View;
@@ -25,6 +27,8 @@ const TOGETHER: usize = 64;
 const HELD: usize = 32 * 1024 * 1024;
 /// How often what waits is looked at.
 const BEAT: Duration = Duration::from_millis(100);
+/// How often everything is looked at, for what comes with time alone.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// When batches are resolved.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +37,10 @@ pub struct Pace {
     pub settle: Duration,
     /// And at most this long where the API server cannot be watched: then it is resolved with what is known, and counted.
     pub limit: Duration,
+    /// What is alerted.
+    pub patience: Patience,
+    /// What must be known of a workload for it to be accepted by itself; `None`: people accept.
+    pub accept: Option<Thresholds>,
 }
 
 /// What the engine does, for those who ask.
@@ -52,6 +60,8 @@ pub struct Progress {
     pub unreadable: u64,
     /// Batches that wait to be merged.
     pub waiting: u64,
+    /// Alerts raised.
+    pub alerts: u64,
 }
 
 enum Command {
@@ -92,6 +102,7 @@ impl Engine {
             waiting: VecDeque::new(),
             held: 0,
             now: Progress::default(),
+            swept: None,
         };
         (Self { commands, progress }, work)
     }
@@ -158,6 +169,7 @@ pub struct Work {
     waiting: VecDeque<Waiting>,
     held: usize,
     now: Progress,
+    swept: Option<Instant>,
 }
 
 impl Work {
@@ -196,6 +208,29 @@ impl Work {
                 return self.end();
             }
             self.settle()?;
+            if self.swept.is_none_or(|s| s.elapsed() >= SWEEP) && self.view.status().synced {
+                self.swept = Some(Instant::now());
+                self.sweep().map_err(|e| e.to_string())?;
+            }
+        }
+    }
+
+    /// After a start it also raises what a crash left unraised.
+    fn sweep(&mut self) -> Result<(), StoreError> {
+        if let Some(least) = &self.pace.accept {
+            for (workload, n) in novelty::accept_ready(&mut self.store, least, clock())? {
+                tracing::info!(%workload, dependencies = n, "enough is known of it: its dependencies are accepted");
+            }
+        }
+        let new = novelty::sweep(&mut self.store, &self.view.current(), clock(), self.pace.patience)?;
+        self.raised(&new);
+        Ok(())
+    }
+
+    fn raised(&mut self, new: &[Alert]) {
+        self.now.alerts += new.len() as u64;
+        for alert in new {
+            tracing::warn!(alert = %alert.id(), "{}", alert.text());
         }
     }
 
@@ -280,6 +315,8 @@ impl Work {
             Ok(_) => {
                 self.now.settled += n;
                 self.now.edges += edges;
+                let new = novelty::notice(&mut self.store, &taught, clock(), self.pace.patience).map_err(|e| e.to_string())?;
+                self.raised(&new);
                 Ok(())
             }
             Err(StoreError::DiskFull { .. }) => {
@@ -304,4 +341,10 @@ impl Work {
         self.now.waiting = self.waiting.len() as u64;
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&self.now);
     }
+}
+
+/// The recorder's clock, for when something was raised or accepted; never for what packets show.
+pub(super) fn clock() -> Time {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Time(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }

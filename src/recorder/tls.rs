@@ -125,7 +125,7 @@ pub async fn serve(
                     continue;
                 }
             },
-            _ = stopped.wait_for(|s| *s) => break,
+            () = ended(&mut stopped) => break,
         };
         let (app, certificate, stopped) = (app.clone(), certificate.clone(), stopped.clone());
         connections.spawn(async move {
@@ -146,6 +146,12 @@ pub async fn serve(
     let _ = tokio::time::timeout(FAREWELL, all).await;
 }
 
+/// Waits for the word to end.
+async fn ended(stopped: &mut watch::Receiver<bool>) {
+    // Without anybody who could say it, it is said.
+    let _ = stopped.wait_for(|s| *s).await;
+}
+
 async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app: Router, mut stopped: watch::Receiver<bool>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -155,7 +161,7 @@ async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app:
     tokio::select! {
         // How a client leaves is its own affair.
         _ = connection.as_mut() => return,
-        _ = stopped.wait_for(|s| *s) => connection.as_mut().graceful_shutdown(),
+        () = ended(&mut stopped) => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;
 }

@@ -7,8 +7,8 @@ use std::io::{BufRead, Write};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Kind};
-use super::{Applied, Store, StoreError};
-use crate::model::{Batch, BatchId, Dependency, Record};
+use super::{Applied, Raised, Store, StoreError};
+use crate::model::{Baseline, Batch, BatchId, Dependency, Record};
 
 /// Version of the export format.
 const VERSION: u32 = 1;
@@ -24,6 +24,8 @@ enum Line {
     Batch(BatchId),
     /// An agent's batch that waits to be resolved, as its own lines.
     Kept(Kept),
+    Baseline(Box<Baseline>),
+    Alert(Box<Raised>),
     End(Footer),
 }
 
@@ -43,8 +45,13 @@ struct Kept {
 struct Footer {
     rows: u64,
     batches: u64,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     kept: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What an import did.
@@ -88,6 +95,12 @@ impl Store {
                 out.batch(&key)?;
             } else if kind == Kind::Kept as u8 {
                 // Told whole, below.
+            } else if kind == Kind::Baseline as u8 {
+                out.rows += 1;
+                out.line(&Line::Baseline(Box::new(self.unpack(&row)?)))?;
+            } else if kind == Kind::Alert as u8 {
+                out.rows += 1;
+                out.line(&Line::Alert(Box::new(self.decode(&row)?)))?;
             } else {
                 out.row(self.decode(&row)?)?;
             }
@@ -110,8 +123,9 @@ impl Store {
     /// When the export is cut or malformed; then nothing is changed. Also when it holds some batches that this store holds and some
     /// that it does not: their sums cannot be told apart.
     pub fn import(&mut self, mut input: impl BufRead) -> Result<Imported, StoreError> {
-        let Read { records, batches, kept } = read(&mut input)?;
-        let rows = records.len() as u64;
+        let read = read(&mut input)?;
+        let rows = read.rows();
+        let Read { records, batches, kept, baselines, alerts } = read;
         let (mut held, mut known) = (0, 0);
         for id in &batches {
             held += usize::from(self.holds(id)?);
@@ -142,6 +156,11 @@ impl Store {
         let id = BatchId { source: format!("import:{digest:016x}"), sequence: 0 };
         let applied = self.apply_holding(&Batch { id, records }, &batches)?;
         self.keep(&waiting)?;
+        // What was accepted here counts more than what was accepted there.
+        let unknown = |b: &&Baseline| self.baseline(&b.workload).is_ok_and(|known| known.is_none());
+        let baselines: Vec<Baseline> = baselines.iter().filter(unknown).cloned().collect();
+        self.raise(&alerts)?;
+        self.accept(&baselines)?;
         Ok(Imported { rows, applied })
     }
 }
@@ -183,6 +202,14 @@ struct Read {
     records: Vec<Record>,
     batches: BTreeSet<BatchId>,
     kept: Vec<Kept>,
+    baselines: Vec<Baseline>,
+    alerts: Vec<Raised>,
+}
+
+impl Read {
+    fn rows(&self) -> u64 {
+        (self.records.len() + self.baselines.len() + self.alerts.len()) as u64
+    }
 }
 
 fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
@@ -214,6 +241,8 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
             Line::Sidecarta(_) => return Err(fail("a second header".to_owned())),
             Line::Row(record) => out.records.push(*record),
             Line::Kept(kept) => out.kept.push(kept),
+            Line::Baseline(baseline) => out.baselines.push(*baseline),
+            Line::Alert(alert) => out.alerts.push(*alert),
             Line::Batch(id) => {
                 out.batches.insert(id);
             }
@@ -221,9 +250,7 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
         }
     }
     match end {
-        Some(f) if (f.rows, f.batches, f.kept) == (out.records.len() as u64, out.batches.len() as u64, out.kept.len() as u64) => {
-            Ok(out)
-        }
+        Some(f) if (f.rows, f.batches, f.kept) == (out.rows(), out.batches.len() as u64, out.kept.len() as u64) => Ok(out),
         Some(_) => Err(StoreError::Import { line: at - 1, why: "lines are missing or doubled".to_owned() }),
         None if at == 1 => Err(StoreError::Import { line: 1, why: "it is empty".to_owned() }),
         None => Err(StoreError::Import { line: at - 1, why: "the export is cut: its last line is missing".to_owned() }),

@@ -1,6 +1,6 @@
 //! Keys of rows: ordered by kind, then namespace, kind and name of the workload, so that a namespace is one range.
 
-use crate::model::{BatchId, Record, WorkloadId};
+use crate::model::{Alert, BatchId, Record, WorkloadId};
 
 /// First byte of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +17,15 @@ pub(super) enum Kind {
     Batch = b'b',
     /// A part of a batch that is not merged yet.
     Kept = b'q',
+    /// What was accepted of a workload.
+    Baseline = b'n',
+    Alert = b'a',
 }
 
 impl Kind {
     /// Whether rows of this kind go again in the course of things: that there are fewer of them is no damage.
     pub fn is_passing(first: u8) -> bool {
-        first == Self::Batch as u8 || first == Self::Kept as u8
+        [Self::Batch, Self::Kept, Self::Alert].iter().any(|k| *k as u8 == first)
     }
 }
 
@@ -81,6 +84,19 @@ pub(super) fn page(workload: &WorkloadId, number: u32) -> Vec<u8> {
 /// Number of the page that has this key.
 pub(super) fn page_number(key: &[u8]) -> u32 {
     key.last_chunk().map_or(0, |n| u32::from_be_bytes(*n))
+}
+
+/// Key of an alert: what makes two of them the same.
+pub(super) fn alert(alert: &Alert) -> Vec<u8> {
+    let mut key = of_workload(Kind::Alert, &alert.workload);
+    part(&mut key, alert.kind.name());
+    if let Some(destination) = &alert.destination {
+        // Its JSON, for its text does not tell all destinations apart.
+        part(&mut key, &serde_json::to_string(destination).unwrap_or_default());
+    }
+    key.extend(alert.port.to_be_bytes());
+    key.push(alert.protocol.map_or(0, |p| 1 + p as u8));
+    key
 }
 
 fn identity(kind: Kind, id: &BatchId) -> Vec<u8> {

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 
-use serde::de::Error as _;
+use serde::Serialize;
+use serde::de::{DeserializeOwned, Error as _};
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
@@ -128,6 +129,18 @@ impl Store {
 
     /// Reads a page.
     pub(super) fn page(&self, row: &[u8]) -> Result<Vec<Dependency>, StoreError> {
+        self.unpack(row)
+    }
+
+    /// Writes anything as a page is written.
+    pub(super) fn pack(&self, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+        let mut text = Vec::new();
+        self.encode_into(&mut text, value)?;
+        zstd::bulk::compress(&text, LEVEL).map_err(|e| self.unpackable(&e))
+    }
+
+    /// Reads [`Store::pack`] back.
+    pub(super) fn unpack<T: DeserializeOwned>(&self, row: &[u8]) -> Result<T, StoreError> {
         let length = zstd_safe::get_frame_content_size(row).ok().flatten().and_then(|n| usize::try_from(n).ok());
         let length = length.filter(|n| *n <= MAX_PAGE).ok_or_else(|| self.unpackable(&io::ErrorKind::InvalidData.into()))?;
         let text = Decompressor::new().and_then(|mut d| d.decompress(row, length)).map_err(|e| self.unpackable(&e))?;

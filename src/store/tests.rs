@@ -182,3 +182,37 @@ fn a_store_of_schema_1_becomes_one_of_pages_with_all_that_it_held() {
         assert!(store.marker.schema == SCHEMA && store.marker.rows > 10);
     }
 }
+
+#[test]
+fn kept_batches_are_settled_once_and_stand_for_those_before_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let id = |source: &str, sequence| BatchId { source: source.into(), sequence };
+    let mut store = Store::open(&path, Access::CreateOrOpen).unwrap();
+    let long = vec![7u8; 50_000];
+    let ids = [id("agent:a:x", 0), id("agent:a:x", 1), id("agent:b:x", 4)];
+    let rows: Vec<(&BatchId, &[u8])> = ids.iter().map(|i| (i, long.as_slice())).collect();
+    assert_eq!(store.keep(&rows).unwrap(), [Applied::New; 3]);
+    assert_eq!(store.keep(&rows[..1]).unwrap(), [Applied::AlreadyHeld]);
+    assert_eq!(store.kept().unwrap(), ids);
+    // The identity of the merged batch is that of an early one.
+    let taught = Batch { id: ids[0].clone(), records: vec![workload("w", 5)] };
+    assert_eq!(store.settle(&taught, &ids.iter().cloned().collect()).unwrap(), Applied::New);
+    drop(store);
+    let mut store = Store::open(&path, Access::Existing).unwrap();
+    assert!(store.kept().unwrap().is_empty());
+    assert_eq!(store.keep(&rows).unwrap(), [Applied::AlreadyHeld; 3]);
+    assert!(store.holds(&ids[1]).unwrap() && !store.holds(&id("agent:a:x", 2)).unwrap());
+    let next = id("agent:a:x", 2);
+    assert_eq!(store.keep(&[(&next, &long)]).unwrap(), [Applied::New]);
+    // A backup holds what waits as well.
+    let text = zstd::encode_all(&b"lines\n"[..], 1).unwrap();
+    let waiting = id("agent:c:x", 0);
+    store.keep(&[(&waiting, &text)]).unwrap();
+    store.settle(&Batch { id: next.clone(), records: Vec::new() }, &[next].into()).unwrap();
+    let mut other = Store::open(&dir.path().join("other"), Access::CreateOrOpen).unwrap();
+    other.import(exported(&store).as_bytes()).unwrap();
+    assert_eq!(other.kept().unwrap(), [waiting.clone()]);
+    assert_eq!(zstd::decode_all(other.read_kept(&waiting).unwrap().as_slice()).unwrap(), b"lines\n");
+    assert!(other.holds(&ids[0]).unwrap());
+}

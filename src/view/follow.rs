@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::kinds::{Kind, Slim};
-use super::known::State;
+use super::known::{PODS, State};
 
 /// When to ask again for what is absent or forbidden: somebody has to change the cluster first.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -137,6 +137,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn tell<T: DeserializeOwned + Clone + Debug + Send + Sync + 'static>(kind: &Kind<T>, state: &State, pause: Duration) {
     let (name, again) = (kind.name, pause.as_secs());
     match state {
+        State::Absent if name == PODS => tracing::warn!(
+            kind = name,
+            "not served, so nothing can be attributed: is this the address of an API server? Asking again in {again} s"
+        ),
         State::Absent => tracing::debug!(kind = name, "the API server does not serve this kind; asking again in {again} s"),
         State::Forbidden(why) => tracing::warn!(
             kind = name,

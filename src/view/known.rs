@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::former::Former;
 use super::kinds::{Object, Seen};
 use super::{KindStatus, REMEMBERED, Status};
 use crate::cluster::Builder;
-use crate::cluster::objects::{Pod, addresses};
+use crate::cluster::objects::{EndpointSlice, Pod, addresses};
 use crate::model::Time;
+
+/// The kind that nothing works without.
+pub(super) const PODS: &str = "Pod";
 
 /// Namespace and name.
 type Key = (String, String);
@@ -19,6 +23,7 @@ type Key = (String, String);
 pub(super) struct Known {
     kinds: BTreeMap<&'static str, Kind>,
     gone: Vec<Gone>,
+    former: Former,
     broken: u64,
 }
 
@@ -56,10 +61,11 @@ impl State {
         Self::Failing { why, since: Instant::now(), settled: false }
     }
 
-    /// Whether nothing is missing that can be had.
-    fn settled(&self) -> bool {
+    /// Whether nothing is missing that can be had. Pods can be missing for no reason: without them nothing is anybody's.
+    fn settled(&self, kind: &str) -> bool {
         match self {
-            Self::Synced | Self::Absent | Self::Forbidden(_) => true,
+            Self::Synced => true,
+            Self::Absent | Self::Forbidden(_) => kind != PODS,
             Self::Listing => false,
             Self::Failing { settled, .. } => *settled,
         }
@@ -80,6 +86,7 @@ struct Gone {
 pub(super) struct Input {
     objects: Vec<(&'static str, Object)>,
     gone: Vec<(Arc<Pod>, Time)>,
+    former: Vec<(Arc<EndpointSlice>, Time)>,
     /// Nothing is missing that can be had.
     pub settled: bool,
     /// When a deleted pod is forgotten next.
@@ -90,6 +97,9 @@ impl Input {
     pub(super) fn feed(self, builder: &mut Builder) {
         for (pod, until) in self.gone {
             builder.pod_until(pod, until);
+        }
+        for (slice, until) in self.former {
+            builder.slice_until(slice, until);
         }
         for (kind, object) in self.objects {
             object.feed(kind, builder);
@@ -113,7 +123,7 @@ impl Known {
     /// A kind's state after an error. What is known of it stays.
     pub(super) fn set(&mut self, kind: &str, state: State) -> bool {
         let Some(of) = self.kinds.get_mut(kind) else { return false };
-        let before = of.state.settled();
+        let before = of.state.settled(kind);
         of.state = match (state, &of.state) {
             (State::Failing { why, .. }, State::Failing { since, settled, .. }) => {
                 State::Failing { why, since: *since, settled: *settled }
@@ -121,7 +131,7 @@ impl Known {
             (State::Failing { why, since, .. }, _) => State::Failing { why, since, settled: before },
             (state, _) => state,
         };
-        of.state.settled() != before
+        of.state.settled(kind) != before
     }
 
     /// Whether a kind is in such a state already, whatever the reason.
@@ -136,13 +146,14 @@ impl Known {
             tracing::info!(kind, "watched again after {} s", since.elapsed().as_secs());
         }
         // Even an empty list is news as long as it is awaited.
-        let mut changed = !of.state.settled();
+        let mut changed = !of.state.settled(kind);
         of.state = State::Synced;
         let present: BTreeSet<&Key> = listed.iter().map(|s| &s.key).collect();
         let vanished: Vec<Key> = of.objects.keys().filter(|key| !present.contains(key)).cloned().collect();
         for key in vanished {
             if let Some(entry) = of.objects.remove(&key) {
                 changed = true;
+                self.former.part(&entry.object, None);
                 retire(&mut self.gone, entry);
             }
         }
@@ -166,6 +177,7 @@ impl Known {
                     return false;
                 }
                 if let Some(old) = of.objects.remove(&key) {
+                    self.former.part(&old.object, None);
                     retire(&mut self.gone, old);
                 }
                 return true;
@@ -175,6 +187,9 @@ impl Known {
         let object = old.as_ref().filter(|old| old.uid == uid).map_or(object.clone(), |old| keep_addresses(object, &old.object));
         let digest = object.digest();
         let changed = old.as_ref().is_none_or(|old| old.uid != uid || old.digest != digest);
+        if let Some(old) = &old {
+            self.former.part(&old.object, Some(&object));
+        }
         if let Some(old) = old.filter(|old| old.uid != uid || moved(&old.object, &object)) {
             retire(&mut self.gone, old);
         }
@@ -194,6 +209,7 @@ impl Known {
             return false;
         }
         if let Some(mut entry) = of.objects.remove(&seen.key) {
+            self.former.part(&entry.object, None);
             // The last version tells when its containers ended.
             if let Ok(last) = seen.object {
                 let last = keep_addresses(last, &entry.object);
@@ -209,12 +225,14 @@ impl Known {
     /// What the indexes are made of now. Forgets pods that were deleted long ago.
     pub(super) fn input(&mut self, at: Instant) -> Input {
         self.gone.retain(|g| g.forget > at);
+        self.former.forget(at);
         let all = self.kinds.iter().flat_map(|(kind, of)| of.objects.values().map(|e| (*kind, e.object.clone())));
         Input {
             objects: all.collect(),
             gone: self.gone.iter().map(|g| (Arc::clone(&g.pod), g.until)).collect(),
-            settled: self.kinds.values().all(|of| of.state.settled()),
-            forget: self.gone.iter().map(|g| g.forget).min(),
+            settled: self.kinds.iter().all(|(kind, of)| of.state.settled(kind)),
+            former: self.former.all(),
+            forget: self.gone.iter().map(|g| g.forget).chain(self.former.next()).min(),
         }
     }
 
@@ -234,6 +252,17 @@ impl Known {
             status.kinds.insert((*kind).to_owned(), told);
         }
         status
+    }
+}
+
+impl Former {
+    /// An object has another version now, or none.
+    fn part(&mut self, old: &Object, new: Option<&Object>) {
+        match (old, new) {
+            (Object::Slice(old), Some(Object::Slice(new))) => self.lost(old, Some(new), now()),
+            (Object::Slice(old), _) => self.lost(old, None, now()),
+            _ => {}
+        }
     }
 }
 
@@ -339,9 +368,19 @@ mod tests {
     fn only_what_was_listed_or_cannot_be_is_settled() {
         let failing = || State::failing("away".to_owned());
         let mut known = Known::default();
+        known.expect("Node");
+        assert!(!known.set("Node", failing()) && !known.input(Instant::now()).settled);
+        assert!(known.set("Node", State::Absent) && known.input(Instant::now()).settled);
+        assert!(!known.set("Node", failing()) && known.input(Instant::now()).settled);
+    }
+
+    #[test]
+    fn nothing_is_settled_without_pods() {
+        let mut known = Known::default();
         known.expect("Pod");
-        assert!(!known.set("Pod", failing()) && !known.input(Instant::now()).settled);
-        assert!(known.set("Pod", State::Absent) && known.input(Instant::now()).settled);
-        assert!(!known.set("Pod", failing()) && known.input(Instant::now()).settled);
+        for missing in [State::Absent, State::Forbidden("no".to_owned())] {
+            assert!(!known.set("Pod", missing) && !known.input(Instant::now()).settled);
+        }
+        assert!(known.replace("Pod", Vec::new()) && known.input(Instant::now()).settled);
     }
 }

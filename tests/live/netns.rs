@@ -7,6 +7,7 @@ use std::fs::File;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -22,9 +23,19 @@ pub fn possible() -> bool {
     can
 }
 
-fn ip(args: &str) {
+/// `ip`, which must work.
+pub fn ip(args: &str) {
     let out = Command::new("ip").args(args.split_whitespace()).output().unwrap();
     assert!(out.status.success(), "ip {args}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+impl Net {
+    /// A command in the pod, to be started.
+    pub fn command(&self, command: &str) -> Command {
+        let mut c = Command::new("ip");
+        c.args(["netns", "exec", &self.ns]).args(command.split_whitespace());
+        c
+    }
 }
 
 /// A node with its own network namespace.
@@ -41,6 +52,8 @@ pub struct Net {
     pub ns: String,
     /// The interface of the node that leads to it.
     pub host_side: String,
+    /// When the node's side was told to be up.
+    pub up: Instant,
 }
 
 impl Node {
@@ -76,6 +89,19 @@ impl Node {
         c
     }
 
+    /// Index of an interface of the node.
+    pub fn index(&self, name: &str) -> u32 {
+        let out = Command::new("ip").args(["-n", &self.ns, "-o", "link", "show", "dev", name]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).split(':').next().unwrap().parse().unwrap()
+    }
+
+    /// Rules of netfilter in the node.
+    pub fn nft(&self, rules: &str) {
+        let mut child = self.command("nft -f -").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), rules.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success(), "nft refuses {rules}");
+    }
+
     fn pod(&mut self, name: &str) -> Net {
         let ns = format!("{}-{name}", self.ns);
         ip(&format!("netns add {ns}"));
@@ -83,18 +109,20 @@ impl Node {
         let host_side = format!("veth-{name}");
         self.ip(&format!("link add {host_side} type veth peer name eth0 netns {ns}"));
         self.pods.push(ns.clone());
-        Net { ns, host_side }
+        Net { ns, host_side, up: Instant::now() }
     }
 
     /// A pod on the bridge, as kindnet and flannel make them; IPv4 10.244.1.`last`, IPv6 fd00:1::`last`.
     pub fn bridged(&mut self, name: &str, last: u8) -> Net {
-        let net = self.pod(name);
+        let mut net = self.pod(name);
         self.ip(&format!("link set {} master br0", net.host_side));
         ip(&format!("-n {} addr add 10.244.1.{last}/24 dev eth0", net.ns));
         ip(&format!("-n {} addr add fd00:1::{last:x}/64 dev eth0 nodad", net.ns));
         ip(&format!("-n {} link set eth0 up", net.ns));
-        self.ip(&format!("link set {} up", net.host_side));
         ip(&format!("-n {} route add default via 10.244.1.1", net.ns));
+        ip(&format!("-n {} route add default via fd00:1::1", net.ns));
+        net.up = Instant::now();
+        self.ip(&format!("link set {} up", net.host_side));
         net
     }
 

@@ -136,6 +136,11 @@ impl Server {
     pub fn refuse(&self, plural: &str, code: u16) {
         self.cluster.lock().unwrap().refused.insert(plural.to_owned(), code);
     }
+
+    /// Answers as it should again.
+    pub fn allow(&self, plural: &str) {
+        self.cluster.lock().unwrap().refused.remove(plural);
+    }
 }
 
 impl Drop for Server {
@@ -179,7 +184,11 @@ fn answer(mut stream: &TcpStream, target: &str, cluster: &Mutex<Cluster>) -> std
         let mut cluster = cluster.lock().unwrap();
         cluster.requests.push(target.to_owned());
         if let Some(&code) = cluster.refused.get(&plural) {
-            let reason = if code == 404 { "NotFound" } else { "Forbidden" };
+            let reason = match code {
+                404 => "NotFound",
+                403 => "Forbidden",
+                _ => "InternalError",
+            };
             (code, status(code, reason, &format!("{plural} is refused")), None)
         } else if parameter("watch").is_some() {
             let (to, events) = mpsc::channel();

@@ -90,6 +90,16 @@ impl Entry {
         }
     }
 
+    /// Who listens has become known.
+    pub fn orient(&mut self, initiator: SocketAddr, names: Names) {
+        // What was seen of it so far came from the other end then.
+        self.answered |= self.initiator != initiator;
+        self.initiator = initiator;
+        self.orientation = Orientation::KnownPort;
+        self.names = None;
+        self.set_names(names);
+    }
+
     /// Takes a segment in. `may_join`: another head may be joined.
     pub fn take(&mut self, hot: &mut Hot, s: &Segment<'_>, may_join: bool) -> Change {
         if hot.packets == u32::MAX {

@@ -15,6 +15,9 @@ use crate::observation::{InterfaceId, Names, Nanos, Observation, Orientation, Tr
 /// Two sightings of one SYN, before and after translation, are microseconds apart; a second is safe and no port is reused so fast
 /// with the same sequence number.
 const TWIN_WINDOW: i64 = 1_000_000_000;
+/// Interfaces are read one after the other, each of them late by as much as the kernel holds packets back. So long it is open which of
+/// two sightings came first.
+const LATE: i64 = 300_000_000;
 /// SYNs remembered for finding twins.
 const MAX_SYNS: usize = 16_384;
 
@@ -55,8 +58,22 @@ impl Table {
         }
     }
 
-    pub fn set_known(&mut self, known: KnownPorts) {
+    /// Also for flows that were not told yet, and for which nothing better was known.
+    pub fn set_known(&mut self, known: KnownPorts, answers: &Answers) {
         self.known = known;
+        for &(slot, _) in &self.fresh {
+            let Some((hot, entry)) = self.slots.get(slot).filter(|(_, e)| !e.told && e.orientation == Orientation::Guessed)
+            else {
+                continue;
+            };
+            let (from, to) = entry.ends(&hot.key);
+            let Some(initiator) = self.listened(from, to) else { continue };
+            let responder = if initiator == from { to } else { from };
+            let dns = answers.names(initiator.ip(), responder.ip(), entry.first);
+            if let Some((_, entry)) = self.slots.get_mut(slot) {
+                entry.orient(initiator, Names { dns, ..Names::default() });
+            }
+        }
     }
 
     /// Hash of a key.
@@ -146,7 +163,7 @@ impl Table {
         }
         let (initiator, orientation) = self.orient(s);
         let mut entry = Entry::new(initiator, orientation, s.time);
-        entry.twin = s.cooked && opens && self.is_twin(s);
+        entry.twin = (s.cooked || self.config.live) && opens && self.is_twin(s);
         let responder = if initiator == s.from { s.to } else { s.from };
         let dns = answers.names(initiator.ip(), responder.ip(), s.time);
         entry.set_names(Names { dns, ..Names::default() });
@@ -167,22 +184,26 @@ impl Table {
             let initiator = if s.to.port() == 53 { s.from } else { s.to };
             return (initiator, Orientation::Request);
         }
-        let sides = |listens: &dyn Fn(SocketAddr) -> bool| match (listens(s.from), listens(s.to)) {
-            (false, true) => Some(s.from),
-            (true, false) => Some(s.to),
-            _ => None,
-        };
-        let sockets: &HashSet<_> = &self.known.sockets;
-        let known =
-            sides(&|a| sockets.contains(&(a.ip(), a.port()))).or_else(|| sides(&|a| self.known.ports.contains(&a.port())));
-        if let Some(initiator) = known {
+        if let Some(initiator) = self.listened(s.from, s.to) {
             return (initiator, Orientation::KnownPort);
         }
         let initiator = if s.from.port() < s.to.port() && s.transport != Transport::Udp { s.to } else { s.from };
         (initiator, Orientation::Guessed)
     }
 
-    /// Whether this SYN is one that was seen just before, now on its way to where kube-proxy translated its destination.
+    /// The initiator, where exactly one side is known to listen.
+    fn listened(&self, from: SocketAddr, to: SocketAddr) -> Option<SocketAddr> {
+        let sides = |listens: &dyn Fn(SocketAddr) -> bool| match (listens(from), listens(to)) {
+            (false, true) => Some(from),
+            (true, false) => Some(to),
+            _ => None,
+        };
+        let sockets: &HashSet<_> = &self.known.sockets;
+        sides(&|a| sockets.contains(&(a.ip(), a.port()))).or_else(|| sides(&|a| self.known.ports.contains(&a.port())))
+    }
+
+    /// Whether this SYN is one that was seen just before, now on its way to where kube-proxy translated its destination. Where that
+    /// way was seen first, what was taken for the original becomes the twin.
     fn is_twin(&mut self, s: &Segment<'_>) -> bool {
         if self.syns.len() >= MAX_SYNS {
             let limit = self.high_water.saturating_sub(TWIN_WINDOW);
@@ -191,13 +212,27 @@ impl Table {
                 self.syns.clear();
             }
         }
-        match self.syns.get(&(s.from, s.tcp.seq)) {
-            Some((to, time)) => *to != s.to && s.time.saturating_sub(*time).abs() <= TWIN_WINDOW,
-            None => {
-                self.syns.insert((s.from, s.tcp.seq), (s.to, s.time));
-                false
-            }
+        let known = self.syns.entry((s.from, s.tcp.seq)).or_insert((s.to, s.time));
+        if s.time.saturating_sub(known.1).abs() > TWIN_WINDOW {
+            *known = (s.to, s.time);
+            return false;
         }
+        if known.0 == s.to {
+            known.1 = known.1.min(s.time);
+            return false;
+        }
+        if known.1 <= s.time {
+            return true;
+        }
+        let (translated, _) = std::mem::replace(known, (s.to, s.time));
+        let (key, _) = FlowKey::of(s.from, translated, s.transport);
+        if let Some(slot) = self.slots.find(self.slots.hash(&key), &key)
+            && let Some((_, entry)) = self.slots.get_mut(slot)
+            && !entry.told
+        {
+            entry.twin = true;
+        }
+        false
     }
 
     fn deadline(&self, slot: u32) -> Option<(Nanos, Class)> {
@@ -280,13 +315,15 @@ impl Table {
         }
     }
 
-    /// Tells all that changed, in an order that does not depend on hashes.
-    pub fn report(&mut self, sink: &mut impl FnMut(Observation)) {
+    /// Tells all that changed, in an order that does not depend on hashes. `until`: the packet time reached, where more is to come.
+    pub fn report(&mut self, until: Option<Nanos>, sink: &mut impl FnMut(Observation)) {
         let mut order: Vec<(Nanos, u32)> = self.slots.iter().map(|(slot, entry)| (entry.first, slot)).collect();
         let ends = |slot| self.slots.get(slot).map(|(hot, entry)| (entry.ends(&hot.key), hot.key.transport()));
         order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| ends(a.1).cmp(&ends(b.1))));
         for (_, slot) in order {
+            let late = self.config.live;
             if let Some((hot, entry)) = self.slots.get_mut(slot)
+                && !(late && until.is_some_and(|now| !entry.told && now.saturating_sub(entry.first) < LATE))
                 && let Some(connection) = entry.report(hot)
             {
                 sink(Observation::Connection(connection));
@@ -303,7 +340,8 @@ impl Table {
             if entry.told || entry.twin {
                 continue;
             }
-            if !(entry.settled || entry.closed || now.saturating_sub(noted) >= patience) {
+            let age = now.saturating_sub(noted);
+            if age < LATE || !(entry.settled || entry.closed || age >= patience) {
                 self.fresh.push_back((slot, noted));
                 continue;
             }
@@ -313,19 +351,21 @@ impl Table {
         }
     }
 
-    /// The clock was set: packet times go on from here, and what was due by the old clock is due anew.
-    pub fn rebase(&mut self, now: Nanos) {
+    /// The clock was set by `step`: packet times go on from here, and what was due by the old clock is due anew. What was not told yet
+    /// is told by the new clock.
+    pub fn rebase(&mut self, now: Nanos, step: Nanos) {
         self.high_water = now;
         let all: Vec<u32> = self.slots.iter().map(|(slot, _)| slot).collect();
         [&mut self.closed, &mut self.short, &mut self.long].into_iter().for_each(Queue::clear);
         for slot in all {
-            if let Some((hot, _)) = self.slots.get_mut(slot) {
+            if let Some((hot, entry)) = self.slots.get_mut(slot) {
                 hot.last = now;
+                entry.first = entry.first.saturating_add(step).min(now);
             }
             self.schedule(slot);
         }
-        self.fresh.iter_mut().for_each(|(_, noted)| *noted = (*noted).min(now));
-        self.syns.clear();
+        self.fresh.iter_mut().for_each(|(_, noted)| *noted = noted.saturating_add(step).min(now));
+        self.syns.values_mut().for_each(|(_, time)| *time = time.saturating_add(step).min(now));
     }
 
     pub fn expire_until(&mut self, now: Nanos, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {

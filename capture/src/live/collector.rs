@@ -30,6 +30,11 @@ const TURN: usize = 4_096;
 const STEP: i64 = 500_000_000;
 /// How long the first list of interfaces is waited for. It takes milliseconds; what is slower comes as changes.
 const FIRST_LIST: Duration = Duration::from_secs(5);
+/// Rings are read no oftener than this: a wake-up interrupts whoever has the processor, and costs as much as reading some dozen
+/// packets. A ring of the default size holds some 800 segments that open a connection: what comes in 2 ms at 400,000 a second.
+const PAUSE: Duration = Duration::from_millis(2);
+/// How much longer rings are read at the end than the kernel may hold packets back.
+const DRAIN: Duration = Duration::from_secs(2);
 /// How often the kernel is asked what it dropped.
 const ASK: Duration = Duration::from_secs(5);
 
@@ -52,6 +57,7 @@ pub struct Collector {
     shared: Arc<Shared>,
     meter: Meter,
     any: Option<Handle>,
+    any_dropped: Dropped,
     watched: HashMap<u32, Watched>,
     listed: HashSet<u32>,
     /// A list of all interfaces has come in.
@@ -107,6 +113,7 @@ impl Collector {
             epoll,
             shared: Arc::clone(&shared),
             any: None,
+            any_dropped: Dropped::default(),
             watched: HashMap::new(),
             listed: HashSet::new(),
             complete: false,
@@ -171,7 +178,12 @@ impl Collector {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(system("wait for packets")(e)),
             }
+            let mut read = false;
+            if let Some(known) = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                self.meter.set_known(known);
+            }
             for event in &events {
+                read |= !matches!(event.data.u64(), LINKS | WAKE);
                 match event.data.u64() {
                     LINKS => self.changes()?,
                     WAKE => drop(rustix::io::read(&self.shared.wake, &mut [0u8; 8])),
@@ -182,14 +194,14 @@ impl Collector {
             self.read_ending();
             let now = Instant::now();
             if now < tick + self.config.tick {
+                if read {
+                    std::thread::sleep(PAUSE);
+                }
                 continue;
             }
             tick = now;
             clocks = self.check_clock(clocks);
             let wall = clocks.0;
-            if let Some(known) = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                self.meter.set_known(known);
-            }
             self.open_again()?;
             if now >= ask + ASK {
                 ask = now;
@@ -292,11 +304,13 @@ impl Collector {
                 Err(OpenError::Gone(_)) => return Ok(()),
                 Err(e @ OpenError::Rights(_)) => return Err(e.into()),
                 Err(OpenError::Refused { why, .. }) if out_of_handles(&why) => {
+                    tracing::warn!(interface = %link.name, %why, "no handle for one more interface: one for all is used besides");
                     self.status.not_opened += 1;
                     self.open_any()?;
                     None
                 }
-                Err(OpenError::Refused { .. }) => {
+                Err(error @ OpenError::Refused { .. }) => {
+                    tracing::warn!(%error, "trying again in 1 s");
                     self.status.not_opened += 1;
                     self.again.insert(link.index, (Instant::now() + Duration::from_secs(1), link));
                     return Ok(());
@@ -307,6 +321,7 @@ impl Collector {
             self.wait_on(handle, u64::from(link.index))?;
         }
         self.again.remove(&link.index);
+        tracing::debug!(interface = %link.name, index = link.index, own = handle.is_some(), "watched");
         let watched = Watched { name: link.name, handle, dropped: Dropped::default(), told: clock(), packets: 0 };
         self.watched.insert(link.index, watched);
         Ok(())
@@ -325,6 +340,7 @@ impl Collector {
         let handle = Handle::open(ANY, 0, &settings)?;
         self.wait_on(&handle, ALL)?;
         self.any = Some(handle);
+        self.any_dropped = Dropped::default();
         Ok(())
     }
 
@@ -364,7 +380,9 @@ impl Collector {
             let span = self.span(o, now);
             self.held.extend(span);
         }
-        self.watched.remove(&index);
+        if let Some(watched) = self.watched.remove(&index) {
+            tracing::debug!(interface = %watched.name, index, "gone");
+        }
     }
 
     fn read(&mut self, index: u32) {
@@ -374,9 +392,10 @@ impl Collector {
         match handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o))) {
             Read::Empty | Read::More => {}
             Read::Gone => self.unwatch(index),
-            Read::Failed(_) => {
+            Read::Failed(why) => {
                 self.status.failed += 1;
                 let name = watched.name.clone();
+                tracing::warn!(interface = %name, %why, "reading failed; opening it again in 1 s");
                 self.unwatch(index);
                 let link = Link { index, name, leads_elsewhere: true, up: true };
                 self.again.insert(index, (Instant::now() + Duration::from_secs(1), link));
@@ -388,16 +407,19 @@ impl Collector {
         let (meter, held, watched) = (&mut self.meter, &mut self.held, &self.watched);
         let Some(handle) = &mut self.any else { return Ok(()) };
         let mut take = |frame: Frame<'_>| {
-            // A packet passes a veth, a bridge and a device of the node: only the veths count.
+            // A packet passes a veth, a bridge and a device of the node: only the veths count, and of those the ones that have no
+            // handle of their own.
             let index = frame.data.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
-            if index.is_some_and(|i| watched.contains_key(&i)) {
+            if index.and_then(|i| watched.get(&i)).is_some_and(|w| w.handle.is_none()) {
                 meter.frame(&frame, &mut |o| held.push(o));
             }
         };
         match handle.read(TURN, &mut take) {
             Read::Empty | Read::More | Read::Gone => Ok(()),
-            Read::Failed(_) => {
+            Read::Failed(why) => {
+                tracing::warn!(%why, "reading all interfaces failed; opening them again");
                 self.status.failed += 1;
+                self.ask_dropped();
                 self.open_any()
             }
         }
@@ -428,14 +450,14 @@ impl Collector {
             self.watched.iter_mut().filter_map(|(i, w)| Some((*i, w.handle.as_mut()?.dropped()))).collect();
         all.into_iter().for_each(|(i, dropped)| self.count_dropped(i, dropped));
         if let Some(dropped) = self.any.as_mut().and_then(Handle::dropped) {
-            self.status.dropped = dropped;
+            self.status.dropped.add(self.any_dropped, dropped);
+            self.any_dropped = dropped;
         }
     }
 
     fn count_dropped(&mut self, index: u32, dropped: Option<Dropped>) {
         if let (Some(w), Some(dropped)) = (self.watched.get_mut(&index), dropped) {
-            self.status.dropped.ring += dropped.ring.saturating_sub(w.dropped.ring);
-            self.status.dropped.interface += dropped.interface.saturating_sub(w.dropped.interface);
+            self.status.dropped.add(w.dropped, dropped);
             w.dropped = dropped;
         }
     }
@@ -459,18 +481,25 @@ impl Collector {
         Some(Observation::Interface(span))
     }
 
-    /// Reads what the kernel holds, for as long as it may hold it.
+    /// Reads what the kernel holds, for as long as it may hold it. What was in a ring when that time is over is read as well: its
+    /// frames are as many as fit, even where new ones follow without end.
     fn drain(&mut self) {
-        let until = Instant::now() + Duration::from_millis(u64::from(self.config.handle.hold) + 50);
+        let hold = Duration::from_millis(u64::from(self.config.handle.hold));
+        let until = Instant::now() + hold + Duration::from_millis(50);
         loop {
+            let before = self.meter.counters().packets;
             let all: Vec<u32> = self.watched.keys().copied().collect();
             all.into_iter().for_each(|i| self.read(i));
             let _ = self.read_any();
             self.read_ending();
-            if Instant::now() >= until {
+            let more = self.meter.counters().packets - before >= TURN as u64;
+            let now = Instant::now();
+            if now >= until && (!more || now >= until + DRAIN) {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(10));
+            if !more {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
         self.ask_dropped();
     }

@@ -113,12 +113,17 @@ impl Control {
     /// Ends collecting: what is in the rings is read, everything is told.
     pub fn stop(&self) {
         self.0.stop.store(true, Ordering::SeqCst);
-        // A full counter wakes as well.
-        let _ = rustix::io::write(&self.0.wake, &1u64.to_ne_bytes());
+        self.wake();
     }
 
-    /// Replaces what is known to listen.
+    /// Replaces what is known to listen, at once.
     pub fn known(&self, known: KnownPorts) {
         *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // A full counter wakes as well.
+        let _ = rustix::io::write(&self.0.wake, &1u64.to_ne_bytes());
     }
 }

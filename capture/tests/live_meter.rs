@@ -1,0 +1,186 @@
+//! What the meter tells of a source that does not end: once, whatever the clock does and however little of a connection is seen.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
+
+use etherparse::PacketBuilder;
+use sidecarta_capture::frame::{Frame, LinkType};
+use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::observation::{Connection, InterfaceId, Observation, Orientation};
+
+const SECOND: i64 = 1_000_000_000;
+const HOUR: i64 = 3_600 * SECOND;
+/// How long a name is waited for.
+const PATIENCE: i64 = 2 * SECOND;
+
+type Ip = [u8; 4];
+const WEB: Ip = [10, 244, 1, 10];
+const CART: Ip = [10, 244, 1, 11];
+/// The address of the Service in front of it.
+const SERVICE: Ip = [10, 96, 0, 11];
+
+struct Live {
+    meter: Meter,
+    told: Vec<Connection>,
+}
+
+/// What a packet is, besides where it goes.
+#[derive(Clone, Copy, Default)]
+struct Packet<'a> {
+    seq: u32,
+    ack: Option<u32>,
+    syn: bool,
+    payload: &'a [u8],
+    interface: u32,
+}
+
+impl Live {
+    fn new() -> Self {
+        Self { meter: Meter::new(Config { live: true, ..Config::default() }, KnownPorts::default()), told: Vec::new() }
+    }
+
+    fn packet(&mut self, time: i64, from: (Ip, u16), to: (Ip, u16), p: Packet<'_>) {
+        let mut builder = PacketBuilder::ipv4(from.0, to.0, 64).tcp(from.1, to.1, p.seq, 64_000);
+        if p.syn {
+            builder = builder.syn();
+        }
+        if let Some(ack) = p.ack {
+            builder = builder.ack(ack);
+        }
+        let mut data = Vec::new();
+        builder.write(&mut data, p.payload).unwrap();
+        let interface = InterfaceId { source: 0, index: p.interface };
+        let frame = Frame { time, interface, link: LinkType::RAW, wire_len: data.len() as u32, data: &data };
+        let told = &mut self.told;
+        self.meter.frame(&frame, &mut |o| told.extend(connection(o)));
+    }
+
+    /// SYN, SYN-ACK, and a request.
+    fn call(&mut self, time: i64, port: u16) {
+        let (web, cart) = ((WEB, port), (CART, 8080));
+        self.packet(time, web, cart, Packet { seq: 7, syn: true, ..Packet::default() });
+        self.packet(time + 1, cart, web, Packet { seq: 70, ack: Some(8), syn: true, ..Packet::default() });
+        self.request(time + 2, port);
+    }
+
+    fn request(&mut self, time: i64, port: u16) {
+        let payload = b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n";
+        self.packet(time, (WEB, port), (CART, 8080), Packet { seq: 8, ack: Some(71), payload, ..Packet::default() });
+    }
+
+    /// What is told at a tick.
+    fn fresh(&mut self, now: i64) -> Vec<Connection> {
+        let told = &mut self.told;
+        self.meter.fresh(now, PATIENCE, &mut |o| told.extend(connection(o)));
+        std::mem::take(told)
+    }
+
+    fn harvest(&mut self, now: i64) -> Vec<Connection> {
+        let told = &mut self.told;
+        self.meter.harvest(now, &mut |o| told.extend(connection(o)));
+        std::mem::take(told)
+    }
+}
+
+fn connection(o: Observation) -> Option<Connection> {
+    match o {
+        Observation::Connection(c) => Some(c),
+        _ => None,
+    }
+}
+
+fn new(told: &[Connection]) -> Vec<u16> {
+    told.iter().filter(|c| c.is_new).map(|c| c.initiator.port()).collect()
+}
+
+#[test]
+fn a_clock_that_is_set_tells_nothing_twice_and_nothing_too_late() {
+    for step in [-HOUR, HOUR] {
+        let mut live = Live::new();
+        let start = 10 * HOUR;
+        live.call(start, 40_000);
+        assert_eq!(new(&live.fresh(start + SECOND)), [40_000]);
+        // Begun, and not told yet.
+        live.call(start + SECOND, 40_001);
+        let now = start + SECOND + 10 + step;
+        live.meter.rebase(now, step);
+        live.request(now + 10, 40_000);
+        live.call(now + 20, 40_002);
+        let told = live.fresh(now + SECOND);
+        assert_eq!(new(&told), [40_001, 40_002], "{step}");
+        assert!(told.iter().all(|c| c.first <= c.last && (c.first - now).abs() < SECOND), "{told:?}");
+        // Nothing of the old clock is due at once, or for ever.
+        let told = live.harvest(now + 30 * SECOND);
+        assert!(new(&told).is_empty() && told.iter().any(|c| c.initiator.port() == 40_000), "{told:?}");
+        live.request(now + 31 * SECOND, 40_000);
+        live.request(now + 31 * SECOND, 40_001);
+        assert!(new(&live.harvest(now + 60 * SECOND)).is_empty());
+        // An hour later they are forgotten.
+        assert!(live.harvest(now + HOUR).is_empty());
+        live.request(now + HOUR + SECOND, 40_000);
+        assert_eq!(new(&live.fresh(now + HOUR + 3 * SECOND)), [40_000]);
+    }
+}
+
+#[test]
+fn half_of_a_connection_is_enough() {
+    let mut live = Live::new();
+    let (web, cart) = ((WEB, 40_000), (CART, 8080));
+    live.packet(0, web, cart, Packet { seq: 7, syn: true, ..Packet::default() });
+    live.packet(1, web, cart, Packet { seq: 8, ack: Some(71), ..Packet::default() });
+    live.request(2, 40_000);
+    let told = live.fresh(SECOND);
+    assert_eq!(told.len(), 1);
+    let c = &told[0];
+    assert!(c.is_new && c.from_start && c.answered && !c.refused);
+    assert_eq!((c.orientation, c.names.authority.as_deref()), (Orientation::Handshake, Some("cart")));
+    assert_eq!((c.initiator.port(), c.responder.port()), (40_000, 8080));
+}
+
+#[test]
+fn nobody_answers_a_syn_alone() {
+    let mut live = Live::new();
+    live.packet(0, (WEB, 40_000), (CART, 8080), Packet { seq: 7, syn: true, ..Packet::default() });
+    assert!(live.fresh(SECOND).is_empty(), "more may be learned of it");
+    let told = live.fresh(3 * SECOND);
+    assert!(told.len() == 1 && !told[0].answered, "{told:?}");
+}
+
+/// The client's interface shows the address of the Service, the server's its own. Either may be read first.
+#[test]
+fn a_translated_connection_is_told_as_it_was_made() {
+    for swapped in [false, true] {
+        let mut live = Live::new();
+        let (web, service, cart) = ((WEB, 40_000), (SERVICE, 80), (CART, 8080));
+        let payload = b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n";
+        let mut sightings = [(0, service, 1), (5_000, cart, 2)];
+        if swapped {
+            sightings.reverse();
+        }
+        for (late, to, interface) in sightings {
+            live.packet(late, web, to, Packet { seq: 7, syn: true, interface, ..Packet::default() });
+            let answer = Packet { seq: 70, ack: Some(8), syn: true, interface, ..Packet::default() };
+            live.packet(late + 10_000, to, web, answer);
+            live.packet(late + 20_000, web, to, Packet { seq: 8, ack: Some(71), payload, interface, ..Packet::default() });
+            assert!(live.fresh(200_000_000).is_empty(), "another interface may show it as it was made");
+            assert!(live.harvest(200_000_000).is_empty());
+        }
+        let told = live.fresh(SECOND);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!((told[0].responder.ip(), told[0].responder.port()), (SERVICE.into(), 80), "swapped: {swapped}");
+        assert!(live.harvest(60 * SECOND).is_empty());
+    }
+}
+
+#[test]
+fn who_listens_may_become_known_before_it_is_told() {
+    let mut live = Live::new();
+    let payload = b"pong";
+    // Joined midway, and the port of whoever listens is the higher one.
+    let (cart, web) = ((CART, 61_000), (WEB, 40_000));
+    live.packet(0, cart, web, Packet { seq: 700, ack: Some(80), payload, ..Packet::default() });
+    live.meter.set_known(KnownPorts { sockets: [(CART.into(), 61_000)].into(), ports: [61_000].into() });
+    let told = live.fresh(3 * SECOND);
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].responder.port(), told[0].orientation), (61_000, Orientation::KnownPort));
+    assert!(told[0].answered && !told[0].from_start);
+}

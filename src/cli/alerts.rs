@@ -1,0 +1,164 @@
+//! `sidecarta accept`, `sidecarta ignore` and `sidecarta alerts`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use clap::Args;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::output::{self, Format};
+use super::{Outcome, OutputOptions, ReadOptions, ViewOptions};
+use crate::model::{Alert, Time};
+use crate::novelty::{self, Patience};
+use crate::present::ShownAlert;
+
+/// How often `--follow` looks.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Accept what is known: from then on, what is not among it raises an alert
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sidecarta accept -n shop            # all workloads of a namespace
+  sidecarta accept -n shop web cart   # two of them
+  sidecarta accept --recorder https://recorder.sidecarta:15098 -n shop")]
+pub(super) struct AcceptOptions {
+    #[command(flatten)]
+    read: ReadOptions,
+    #[command(flatten)]
+    view: ViewOptions,
+    /// Only these workloads, by name
+    #[arg(value_name = "WORKLOAD")]
+    workloads: Vec<String>,
+}
+
+/// Say of an alert that nobody wants to hear of it, and why
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  sidecarta ignore new-dependency/shop/Deployment/web/shop/cart:80 --reason 'moved in release 12'"
+)]
+pub(super) struct IgnoreOptions {
+    #[command(flatten)]
+    read: ReadOptions,
+    /// The alert's identity, as `sidecarta alerts` shows it
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Why; shown beside the alert
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+/// Show what is not as it was accepted
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sidecarta alerts -n shop\n  sidecarta alerts --follow --recorder https://recorder.sidecarta:15098"
+)]
+pub(super) struct AlertsOptions {
+    #[command(flatten)]
+    read: ReadOptions,
+    #[command(flatten)]
+    view: ViewOptions,
+    #[command(flatten)]
+    output: OutputOptions,
+    /// Also those that are ignored
+    #[arg(long)]
+    all: bool,
+    /// Go on, and print each new one on a line of its own (asks a recorder; a store is open to one process only)
+    #[arg(long)]
+    follow: bool,
+}
+
+pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<Outcome> {
+    let (namespace, names) = (options.view.namespace.as_deref(), &options.workloads);
+    let accepted: Vec<(String, u64)> = if options.read.recorder.is_given() {
+        let body = json!({"namespace": namespace, "workloads": names}).to_string().into_bytes();
+        let answer: Value = serde_json::from_slice(&options.read.recorder.ask(Method::POST, "/v1/accept", body)?.body)?;
+        let all = answer["accepted"].as_object().cloned().unwrap_or_default();
+        all.into_iter().map(|(id, n)| (id, n.as_u64().unwrap_or(0))).collect()
+    } else {
+        let mut store = options.read.store.existing()?;
+        let accepted = novelty::accept(&mut store, namespace, |id| names.is_empty() || names.contains(&id.name), now())?;
+        store.close()?;
+        accepted.into_iter().map(|(id, n)| (id.to_string(), n as u64)).collect()
+    };
+    anyhow::ensure!(!accepted.is_empty(), "no such workload is known: `sidecarta status` lists them");
+    for (id, n) in &accepted {
+        output::print(&format!("{id}: {n} dependencies accepted\n"))?;
+    }
+    Ok(Outcome::Done)
+}
+
+pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<Outcome> {
+    if options.read.recorder.is_given() {
+        let body = json!({"id": options.id, "reason": options.reason}).to_string().into_bytes();
+        options.read.recorder.ask(Method::POST, "/v1/ignore", body)?;
+    } else {
+        let mut store = options.read.store.existing()?;
+        let n = novelty::ignore(&mut store, &options.id, &options.reason)?;
+        store.close()?;
+        anyhow::ensure!(n > 0, "there is no alert {}: `sidecarta alerts` lists them", options.id);
+    }
+    Ok(Outcome::Done)
+}
+
+fn now() -> Time {
+    Time(i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX))
+}
+
+fn fetch(options: &AlertsOptions) -> anyhow::Result<Vec<Alert>> {
+    let namespace = options.view.namespace.as_deref();
+    let mut all: Vec<Alert> = if options.read.recorder.is_given() {
+        let query = namespace.map(|n| format!("?namespace={n}")).unwrap_or_default();
+        serde_json::from_slice(&options.read.recorder.ask(Method::GET, &format!("/v1/alerts{query}"), Vec::new())?.body)?
+    } else {
+        // Whatever has filled the store, a replay or an import: it is held against what was accepted now.
+        let mut store = options.read.store.existing()?;
+        novelty::review(&mut store, now(), Patience::default())?;
+        let all = store.alerts(namespace)?;
+        store.close()?;
+        all.into_iter().map(|r| r.alert).collect()
+    };
+    all.retain(|a| options.all || a.ignored.is_none());
+    Ok(all)
+}
+
+pub(super) fn alerts(options: &AlertsOptions) -> anyhow::Result<Outcome> {
+    let all = fetch(options)?;
+    if options.follow {
+        anyhow::ensure!(options.read.recorder.is_given(), "--follow asks a recorder: pass --recorder URL");
+        let mut shown = BTreeSet::new();
+        let mut next = all;
+        loop {
+            for alert in next.iter().filter(|a| !shown.contains(&a.id())) {
+                output::print(&format!("{}  {}  {}\n", output::moment(alert.raised), alert.kind.name(), alert.text()))?;
+            }
+            shown.extend(next.iter().map(Alert::id));
+            std::thread::sleep(LOOK);
+            next = fetch(options)?;
+        }
+    }
+    match options.output.output {
+        Format::Table => output::print(&table(&all))?,
+        format => output::data(format, &all.iter().map(ShownAlert::from).collect::<Vec<_>>())?,
+    }
+    Ok(Outcome::Done)
+}
+
+fn table(all: &[Alert]) -> String {
+    if all.is_empty() {
+        return "no alerts: all that is seen was accepted, or nothing was accepted yet (`sidecarta accept`)\n".to_owned();
+    }
+    let mut t = output::table(&["ID", "RAISED", "CONNECTIONS", "LAST SEEN", "WHAT"]);
+    for a in all {
+        let ignored = a.ignored.as_ref().map(|why| format!(" (ignored: {why})")).unwrap_or_default();
+        t.add_row([
+            a.id(),
+            output::moment(a.raised),
+            a.connections.to_string(),
+            output::moment(a.last_seen),
+            format!("{}{ignored}", a.text()),
+        ]);
+    }
+    output::render(&t)
+}

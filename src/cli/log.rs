@@ -1,0 +1,55 @@
+//! Options of what runs long: its log, its times and addresses.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// How to log.
+#[derive(Debug, Args)]
+pub(super) struct LogOptions {
+    /// Form of the log on standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "SIDECARTA_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// What is logged: error, warn, info, debug or trace; also by module (`warn,sidecarta=debug`)
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "SIDECARTA_LOG")]
+    log: String,
+}
+
+impl LogOptions {
+    /// Begins to log to standard error.
+    pub(super) fn init(&self) -> anyhow::Result<()> {
+        use tracing_subscriber::filter::Targets;
+        use tracing_subscriber::layer::{Layer, SubscriberExt};
+        use tracing_subscriber::util::SubscriberInitExt;
+        let filter: Targets = self.log.parse().with_context(|| format!("--log {} names no level", self.log))?;
+        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let layer = match self.log_format {
+            LogFormat::Text => layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
+            LogFormat::Json => layer.json().boxed(),
+        };
+        tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+        Ok(())
+    }
+}
+
+/// A time as people write it: 30s, 5m, 1h30m.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|e| format!("{e}; write 30s, 5m or 1h30m"))?;
+    Duration::try_from(parsed).map_err(|e| e.to_string())
+}
+
+/// An address, or `none`.
+pub(super) fn listen(text: &str) -> anyhow::Result<Option<SocketAddr>> {
+    if text == "none" {
+        return Ok(None);
+    }
+    Ok(Some(text.parse().with_context(|| format!("--listen {text} is no address with a port"))?))
+}

@@ -1,0 +1,128 @@
+//! `sidecarta recorder`.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::log::{LogOptions, duration, listen};
+use super::{Outcome, StoreOptions};
+use crate::generate::readiness::Thresholds;
+use crate::novelty::Patience;
+use crate::recorder::auth::Agents;
+use crate::recorder::engine::Pace;
+use crate::recorder::tls::Files;
+use crate::recorder::{Config, Knowledge, run as live};
+use crate::snapshot;
+use crate::view::View;
+
+const EXAMPLE: &str = "\
+Examples:
+  sidecarta recorder --store /var/lib/sidecarta --tls-cert tls.crt --tls-key tls.key
+  sidecarta recorder --no-auth --address 127.0.0.1:15098 --cluster cluster.yaml
+
+Agents send to it with `sidecarta agent --to https://HOST:15098`, people ask it with `--recorder https://HOST:15098`.";
+
+/// Receive what agents see, learn it and keep it, for a whole cluster
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub(super) struct Options {
+    #[command(flatten)]
+    store: StoreOptions,
+    /// Where agents and people are served
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15098", env = "SIDECARTA_ADDRESS")]
+    address: SocketAddr,
+    /// Certificate chain in PEM; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key", env = "SIDECARTA_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// Its key in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "SIDECARTA_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// ServiceAccount of the agents
+    #[arg(long, value_name = "NAMESPACE/NAME", default_value = "sidecarta/sidecarta-agent", value_parser = account)]
+    agent_account: (String, String),
+    /// Audience that the agents' tokens are made for
+    #[arg(long, value_name = "NAME", default_value = "sidecarta-recorder")]
+    audience: String,
+    /// Ask nobody who they are; only where nobody else can reach the address
+    #[arg(long)]
+    no_auth: bool,
+    /// The cluster from a snapshot (files or directories) in place of the API server
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    cluster: Vec<PathBuf>,
+    /// DNS domain of the cluster
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// How long a batch waits before it is resolved, so that the watches have told of what is new
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    settle: Duration,
+    /// How long a batch waits for the API server; then it is resolved with what is known, and counted
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    patience: Duration,
+    /// Accept a workload's dependencies by itself once it was watched for this long (and --accept-confidence is reached)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    accept_after: Option<Duration>,
+    /// With --accept-after: least confidence that the next connection is of a known dependency, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
+    accept_confidence: f64,
+    /// Serve /metrics, /healthz and /readyz here; `none` serves nothing
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15097", env = "SIDECARTA_LISTEN")]
+    listen: String,
+    /// How long draining may take when a signal has come
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = duration)]
+    drain: Duration,
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+fn account(text: &str) -> Result<(String, String), String> {
+    let (namespace, name) = text.split_once('/').ok_or("write NAMESPACE/NAME")?;
+    Ok((namespace.to_owned(), name.to_owned()))
+}
+
+pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
+    options.log.init()?;
+    let tls = options.tls_cert.clone().zip(options.tls_key.clone()).map(|(certificate, key)| Files { certificate, key });
+    let local = options.address.ip().is_loopback();
+    anyhow::ensure!(
+        !options.no_auth || local,
+        "--no-auth lets everybody read and write everything: only with a loopback --address"
+    );
+    anyhow::ensure!(
+        tls.is_some() || local,
+        "tokens would pass the network in the clear: pass --tls-cert and --tls-key, or a loopback --address"
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(8).enable_all().build()?;
+    let mut partial = false;
+    let knowledge = if options.cluster.is_empty() {
+        Knowledge::Api(runtime.block_on(crate::view::client(None, None))?)
+    } else {
+        let (cluster, report) = snapshot::load(&options.cluster, Some(&options.cluster_domain))?;
+        partial = super::report_snapshot(&report);
+        Knowledge::Fixed(View::fixed(cluster))
+    };
+    fs::create_dir_all(&options.store.store)
+        .with_context(|| format!("cannot make the store {}", options.store.store.display()))?;
+    let config = Config {
+        address: options.address,
+        tls,
+        agents: (!options.no_auth).then(|| Agents { account: options.agent_account.clone(), audience: options.audience.clone() }),
+        listen: listen(&options.listen)?,
+        pace: Pace {
+            settle: options.settle,
+            limit: options.patience,
+            patience: Patience::default(),
+            accept: options.accept_after.map(|after| Thresholds {
+                min_coverage: u64::try_from(after.as_nanos()).unwrap_or(u64::MAX),
+                min_confidence: options.accept_confidence,
+            }),
+        },
+        domain: options.cluster_domain.clone(),
+        drain: options.drain,
+    };
+    live(runtime, config, options.store.create()?, knowledge)?;
+    Ok(if partial { Outcome::Partial } else { Outcome::Done })
+}

@@ -1,0 +1,83 @@
+//! What is known, wherever it is kept: records read from a store, or fetched from a recorder.
+//!
+//! Owns nothing but their order. Must never change a record.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+
+use crate::generate::Known;
+use crate::model::{Dependency, Lookups, Record, Source, Watch, Workload, WorkloadId};
+use crate::store::{Store, StoreError};
+
+/// Records of one namespace or of all, each kind sorted by key.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// What is called.
+    pub dependencies: Vec<Dependency>,
+    /// Who is known.
+    pub workloads: Vec<Workload>,
+    /// What was watched.
+    pub watches: Vec<Watch>,
+    /// What was asked for.
+    pub lookups: Vec<Lookups>,
+    /// Totals of sources, of all namespaces.
+    pub sources: Vec<Source>,
+}
+
+impl Memory {
+    /// Reads a store.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn of(store: &Store, namespace: Option<&str>) -> Result<Self, StoreError> {
+        Ok(Self {
+            dependencies: store.dependencies(namespace)?,
+            workloads: store.workloads(namespace)?,
+            watches: store.watches(namespace)?,
+            lookups: store.lookups(namespace)?,
+            sources: store.sources()?,
+        })
+    }
+
+    /// Reads records as lines of JSON.
+    ///
+    /// # Errors
+    /// When a line is none.
+    pub fn read(input: impl BufRead) -> std::io::Result<Self> {
+        let mut out = Self::default();
+        for line in input.lines() {
+            match serde_json::from_str(&line?)? {
+                Record::Dependency(d) => out.dependencies.push(d),
+                Record::Workload(w) => out.workloads.push(w),
+                Record::Watch(w) => out.watches.push(w),
+                Record::Lookups(l) => out.lookups.push(l),
+                Record::Source(s) => out.sources.push(s),
+            }
+        }
+        Ok(out)
+    }
+
+    /// All records.
+    pub fn into_records(self) -> impl Iterator<Item = Record> {
+        let workloads = self.workloads.into_iter().map(Record::Workload);
+        let dependencies = self.dependencies.into_iter().map(Record::Dependency);
+        let watches = self.watches.into_iter().map(Record::Watch);
+        let lookups = self.lookups.into_iter().map(Record::Lookups);
+        workloads.chain(dependencies).chain(watches).chain(lookups).chain(self.sources.into_iter().map(Record::Source))
+    }
+
+    /// By workload.
+    pub fn into_known(self) -> BTreeMap<WorkloadId, Known> {
+        let mut all: BTreeMap<WorkloadId, Known> = BTreeMap::new();
+        for d in self.dependencies {
+            all.entry(d.key.workload.clone()).or_default().dependencies.push(d);
+        }
+        for w in self.watches {
+            all.entry(w.workload.clone()).or_default().watches.push(w);
+        }
+        for l in self.lookups {
+            all.entry(l.workload.clone()).or_default().lookups.push(l);
+        }
+        all
+    }
+}

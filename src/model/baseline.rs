@@ -1,0 +1,55 @@
+//! What people accepted: alerts are about what is not in it.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Alert, AlertKind, DependencyKey, Destination, Protocol, Time, WorkloadId};
+
+/// A dependency of a known workload.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Accepted {
+    /// What is called.
+    pub destination: Destination,
+    /// Port, as in dependencies.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+impl From<&DependencyKey> for Accepted {
+    fn from(key: &DependencyKey) -> Self {
+        Self { destination: key.destination.clone(), port: key.port, protocol: key.protocol }
+    }
+}
+
+/// The dependencies of a workload that were accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Baseline {
+    /// Whose.
+    pub workload: WorkloadId,
+    /// When, by the clock of whoever accepted.
+    pub accepted: Time,
+    /// What.
+    pub dependencies: BTreeSet<Accepted>,
+}
+
+impl Baseline {
+    /// Whether it holds a dependency of its workload.
+    pub fn holds(&self, key: &DependencyKey) -> bool {
+        self.dependencies.contains(&Accepted::from(key))
+    }
+
+    /// Whether it answers an alert: what was new is accepted now.
+    pub fn answers(&self, alert: &Alert) -> bool {
+        match (alert.kind, &alert.destination, alert.protocol) {
+            (AlertKind::NewDependency, Some(destination), Some(protocol)) => {
+                let accepted = Accepted { destination: destination.clone(), port: alert.port, protocol };
+                self.dependencies.contains(&accepted)
+            }
+            _ => false,
+        }
+    }
+}

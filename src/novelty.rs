@@ -1,0 +1,232 @@
+//! What is new: dependencies that nobody accepted, calls that left the mesh, workloads that are watched no more.
+//!
+//! Owns the rules of alerts, and raising them in a store. A rule looks at what is stored, so that a crash between learning and raising
+//! delays an alert and loses none. Must never deliver anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cluster::Cluster;
+use crate::generate::Known;
+use crate::generate::readiness::{Readiness, Thresholds};
+use crate::memory::Memory;
+use crate::model::{
+    Accepted, Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge, Record, Spans, Tally, Time, WorkloadId,
+};
+use crate::store::{Raised, Store, StoreError};
+
+/// After how long something is alerted that may pass by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// A destination has been ambiguous for this long, in nanoseconds.
+    pub ambiguous: u64,
+    /// No pod of a workload has been watched for this long, in nanoseconds.
+    pub unwatched: u64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        const HOUR: u64 = 3_600_000_000_000;
+        Self { ambiguous: 24 * HOUR, unwatched: HOUR }
+    }
+}
+
+/// Raises what a batch shows that was just applied: alerts that are new. Those that go on are brought up to date.
+///
+/// # Errors
+/// When the store fails.
+pub fn notice(store: &mut Store, batch: &Batch, now: Time, patience: Patience) -> Result<Vec<Alert>, StoreError> {
+    let dependencies = batch.records.iter().filter_map(|r| match r {
+        Record::Dependency(d) => Some(d),
+        _ => None,
+    });
+    look(store, dependencies, now, patience, true)
+}
+
+/// Looks at all that is stored: after a start, and for what comes with time alone.
+///
+/// # Errors
+/// When the store fails.
+pub fn sweep(store: &mut Store, cluster: &Cluster, now: Time, patience: Patience) -> Result<Vec<Alert>, StoreError> {
+    let mut new = review(store, now, patience)?;
+    new.extend(coverage(store, cluster, now, patience)?);
+    Ok(new)
+}
+
+/// Looks at all dependencies that are stored.
+///
+/// # Errors
+/// When the store fails.
+pub fn review(store: &mut Store, now: Time, patience: Patience) -> Result<Vec<Alert>, StoreError> {
+    let all = store.dependencies(None)?;
+    look(store, all.iter(), now, patience, false)
+}
+
+/// Accepts what is known of the workloads that are chosen. Gives them, with how many dependencies each has.
+///
+/// # Errors
+/// When the store fails.
+pub fn accept(
+    store: &mut Store,
+    namespace: Option<&str>,
+    chosen: impl Fn(&WorkloadId) -> bool,
+    now: Time,
+) -> Result<BTreeMap<WorkloadId, usize>, StoreError> {
+    let mut all: BTreeMap<WorkloadId, BTreeSet<Accepted>> =
+        store.workloads(namespace)?.into_iter().map(|w| (w.id, BTreeSet::new())).collect();
+    for d in store.dependencies(namespace)? {
+        all.entry(d.key.workload.clone()).or_default().insert(Accepted::from(&d.key));
+    }
+    all.retain(|id, _| chosen(id));
+    let baselines: Vec<Baseline> =
+        all.into_iter().map(|(workload, dependencies)| Baseline { workload, accepted: now, dependencies }).collect();
+    store.accept(&baselines)?;
+    Ok(baselines.into_iter().map(|b| (b.workload, b.dependencies.len())).collect())
+}
+
+/// Accepts workloads of which enough is known and nothing was accepted yet.
+///
+/// # Errors
+/// When the store fails.
+pub fn accept_ready(store: &mut Store, least: &Thresholds, now: Time) -> Result<BTreeMap<WorkloadId, usize>, StoreError> {
+    let accepted: BTreeSet<WorkloadId> = store.baselines(None)?.into_iter().map(|b| b.workload).collect();
+    let known = Memory::of(store, None)?.into_known();
+    let ready = |id: &WorkloadId| {
+        let enough = |k: &Known| {
+            let readiness = Readiness::of(k);
+            readiness.connections > 0 && readiness.lacks(least).is_none()
+        };
+        !accepted.contains(id) && known.get(id).is_some_and(enough)
+    };
+    accept(store, None, ready, now)
+}
+
+/// Says of alerts that nobody wants to hear of them, and why. Gives how many there are.
+///
+/// # Errors
+/// When the store fails.
+pub fn ignore(store: &mut Store, id: &str, reason: &str) -> Result<usize, StoreError> {
+    let mut found: Vec<Raised> = store.alerts(None)?.into_iter().filter(|r| r.alert.id() == id).collect();
+    for raised in &mut found {
+        raised.alert.ignored = Some(reason.to_owned());
+        raised.deliveries.values_mut().for_each(|d| d.next = None);
+    }
+    store.raise(&found)?;
+    Ok(found.len())
+}
+
+/// Whether a dependency is one that people accept or not: the mesh's own calls are not.
+fn matters(d: &Dependency) -> bool {
+    !matches!(d.key.destination, Destination::Infrastructure { .. })
+}
+
+fn look<'a>(
+    store: &mut Store,
+    dependencies: impl Iterator<Item = &'a Dependency>,
+    now: Time,
+    patience: Patience,
+    recent: bool,
+) -> Result<Vec<Alert>, StoreError> {
+    let mut baselines: BTreeMap<&WorkloadId, Option<Baseline>> = BTreeMap::new();
+    let (mut new, mut rows) = (Vec::new(), Vec::new());
+    for d in dependencies.filter(|d| matters(d)) {
+        let workload = &d.key.workload;
+        if !baselines.contains_key(workload) {
+            baselines.insert(workload, store.baseline(workload)?);
+        }
+        let baseline = baselines.get(workload).and_then(Option::as_ref);
+        let unaccepted = baseline.is_some_and(|b| !b.holds(&d.key));
+        let long = d.tally.last_seen.since(d.tally.first_seen) >= patience.ambiguous;
+        let ambiguous = matches!(d.key.destination, Destination::Ambiguous { .. }) && long;
+        let found = [
+            (unaccepted, AlertKind::NewDependency, Some(d.tally)),
+            (d.scope_miss.is_some(), AlertKind::ScopeMiss, d.scope_miss),
+            (ambiguous, AlertKind::Ambiguous, Some(d.tally)),
+        ];
+        for (holds, kind, tally) in found {
+            let Some(tally) = tally.filter(|_| holds) else { continue };
+            let alert = Alert {
+                kind,
+                workload: workload.clone(),
+                destination: Some(d.key.destination.clone()),
+                port: d.key.port,
+                protocol: Some(d.key.protocol),
+                first_seen: tally.first_seen,
+                last_seen: tally.last_seen,
+                connections: tally.connections,
+                raised: now,
+                ignored: None,
+            };
+            match store.alert(&alert)? {
+                None => {
+                    new.push(alert.clone());
+                    rows.push(Raised { alert, deliveries: BTreeMap::new() });
+                }
+                Some(mut known) => {
+                    let (mut tally, more) = (known.tally(), tally);
+                    // A batch tells what came in addition, the whole store what there is.
+                    if recent {
+                        tally.merge(&more);
+                    } else {
+                        tally = more;
+                    }
+                    if tally != known.tally() {
+                        known.set(tally);
+                        rows.push(known);
+                    }
+                }
+            }
+        }
+    }
+    store.raise(&rows)?;
+    Ok(new)
+}
+
+/// Workloads that were accepted, run, and are watched no more; and the end of alerts about those that are again.
+fn coverage(store: &mut Store, cluster: &Cluster, now: Time, patience: Patience) -> Result<Vec<Alert>, StoreError> {
+    let running: BTreeSet<&WorkloadId> =
+        cluster.pods().iter().filter(|p| p.start <= now && now < p.end).map(|p| &p.workload).collect();
+    let mut seen: BTreeMap<WorkloadId, Spans> = BTreeMap::new();
+    for w in store.watches(None)? {
+        seen.entry(w.workload.clone()).or_default().merge(&w.spans);
+    }
+    let (mut new, mut rows, mut over) = (Vec::new(), Vec::new(), Vec::new());
+    for baseline in store.baselines(None)? {
+        let id = &baseline.workload;
+        let Some((first, last)) = seen.get(id).and_then(|s| Some((s.0.first()?.from, s.0.last()?.to))) else { continue };
+        let alert = Alert {
+            kind: AlertKind::CoverageLost,
+            workload: id.clone(),
+            destination: None,
+            port: 0,
+            protocol: None,
+            first_seen: first,
+            last_seen: last,
+            connections: 0,
+            raised: now,
+            ignored: None,
+        };
+        let lost = running.contains(id) && now.since(last) >= patience.unwatched;
+        match (lost, store.alert(&alert)?) {
+            (true, None) => {
+                new.push(alert.clone());
+                rows.push(Raised { alert, deliveries: BTreeMap::new() });
+            }
+            (false, Some(_)) => over.push(alert),
+            _ => {}
+        }
+    }
+    store.raise(&rows)?;
+    store.drop_alerts(&over)?;
+    Ok(new)
+}
+
+impl Raised {
+    fn tally(&self) -> Tally {
+        Tally { connections: self.alert.connections, first_seen: self.alert.first_seen, last_seen: self.alert.last_seen }
+    }
+
+    fn set(&mut self, tally: Tally) {
+        (self.alert.connections, self.alert.first_seen, self.alert.last_seen) =
+            (tally.connections, tally.first_seen, tally.last_seen);
+    }
+}

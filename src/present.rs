@@ -1,0 +1,193 @@
+//! What is known, as programs read it: the JSON of commands and of the recorder alike.
+//!
+//! Owns these shapes. Must never decide anything.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::generate::Known;
+use crate::generate::readiness::Readiness;
+use crate::memory::Memory;
+use crate::model::{
+    Alert, DataPlane, Dependency, Destination, Evidence, Grade, Merge, Protocol, Source, Spans, Tally, Time, WorkloadId,
+};
+
+/// A dependency as programs read it: evidence is a list, strongest first.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Shown<'a> {
+    workload: &'a WorkloadId,
+    destination: &'a Destination,
+    port: u16,
+    protocol: Protocol,
+    connections: u64,
+    first_seen: Time,
+    last_seen: Time,
+    evidence: Vec<ShownEvidence<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope_miss: Option<Tally>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    addressed: &'a BTreeMap<String, Tally>,
+    midway: u64,
+    guessed: u64,
+    unanswered: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownEvidence<'a> {
+    grade: Grade,
+    description: &'static str,
+    #[serde(flatten)]
+    evidence: &'a Evidence,
+}
+
+impl<'a> From<&'a Dependency> for Shown<'a> {
+    fn from(d: &'a Dependency) -> Self {
+        Self {
+            workload: &d.key.workload,
+            destination: &d.key.destination,
+            port: d.key.port,
+            protocol: d.key.protocol,
+            connections: d.tally.connections,
+            first_seen: d.tally.first_seen,
+            last_seen: d.tally.last_seen,
+            evidence: d
+                .evidence
+                .iter()
+                .map(|(grade, evidence)| ShownEvidence { grade: *grade, description: grade.describe(), evidence })
+                .collect(),
+            scope_miss: d.scope_miss,
+            addressed: &d.addressed,
+            midway: d.midway,
+            guessed: d.guessed,
+            unanswered: d.unanswered,
+        }
+    }
+}
+
+/// All that is known, in short.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    pub workloads: Vec<WorkloadStatus>,
+    pub sources: Vec<Source>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WorkloadStatus {
+    pub workload: WorkloadId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_plane: Option<DataPlane>,
+    pub watched: Watched,
+    pub connections: u64,
+    pub midway: u64,
+    pub guessed: u64,
+    pub dependencies: BTreeMap<&'static str, u64>,
+    pub evidence: BTreeMap<Grade, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chance_that_next_is_new: Option<f64>,
+    pub scope_misses: Vec<Missed>,
+    pub unknown: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Watched {
+    pub pods: u64,
+    pub pods_from_start: u64,
+    pub nanoseconds: u64,
+    pub spans: Spans,
+    pub packets: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Missed {
+    pub destination: Destination,
+    pub port: u16,
+    #[serde(flatten)]
+    pub tally: Tally,
+}
+
+impl Status {
+    /// Of all records.
+    pub fn of(mut memory: Memory) -> Self {
+        let sources = std::mem::take(&mut memory.sources);
+        let planes: BTreeMap<WorkloadId, DataPlane> = memory.workloads.iter().map(|w| (w.id.clone(), w.data_plane)).collect();
+        let mut known = memory.into_known();
+        for id in planes.keys() {
+            known.entry(id.clone()).or_default();
+        }
+        let workloads = known.iter().map(|(id, k)| status(id, planes.get(id).copied(), k)).collect();
+        Self { workloads, sources }
+    }
+}
+
+/// What is known of a workload, in short.
+fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> WorkloadStatus {
+    let mut spans = Spans::default();
+    known.watches.iter().for_each(|w| spans.merge(&w.spans));
+    let mut dependencies: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let mut evidence: BTreeMap<Grade, u64> = BTreeMap::new();
+    let (mut scope_misses, mut unknown) = (Vec::new(), Vec::new());
+    let (mut connections, mut midway, mut guessed) = (0, 0, 0);
+    for d in &known.dependencies {
+        *dependencies.entry(d.key.destination.kind()).or_default() += 1;
+        connections += d.tally.connections;
+        midway += d.midway;
+        guessed += d.guessed;
+        for (grade, e) in &d.evidence {
+            *evidence.entry(*grade).or_default() += e.tally.connections;
+        }
+        if let Some(tally) = d.scope_miss {
+            scope_misses.push(Missed { destination: d.key.destination.clone(), port: d.key.port, tally });
+        }
+        match &d.key.destination {
+            Destination::Ambiguous { .. } => {
+                unknown.push(format!("{} connections: one of {}", d.tally.connections, d.key.destination));
+            }
+            Destination::Unresolved { why, .. } => {
+                unknown.push(format!("{} connections to {}:{}: {why}", d.tally.connections, d.key.destination, d.key.port))
+            }
+            _ => {}
+        }
+    }
+    if known.watches.is_empty() {
+        unknown.push("none of its pods was watched on its own interface".to_owned());
+    }
+    WorkloadStatus {
+        workload: id.clone(),
+        data_plane,
+        watched: Watched {
+            pods: known.watches.len() as u64,
+            pods_from_start: known.watches.iter().filter(|w| w.from_start()).count() as u64,
+            nanoseconds: spans.total(),
+            spans,
+            packets: known.watches.iter().map(|w| w.packets).sum(),
+        },
+        connections,
+        midway,
+        guessed,
+        dependencies,
+        evidence,
+        chance_that_next_is_new: Readiness::of(known).chance_that_next_is_new(),
+        scope_misses,
+        unknown,
+    }
+}
+
+/// An alert with its identity and its words.
+#[derive(Debug, Serialize)]
+pub(crate) struct ShownAlert<'a> {
+    id: String,
+    text: String,
+    #[serde(flatten)]
+    alert: &'a Alert,
+}
+
+impl<'a> From<&'a Alert> for ShownAlert<'a> {
+    fn from(alert: &'a Alert) -> Self {
+        Self { id: alert.id(), text: alert.text(), alert }
+    }
+}

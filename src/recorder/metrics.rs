@@ -1,0 +1,78 @@
+//! What the recorder tells of itself.
+//!
+//! Owns the names of its metrics (`ARCHITECTURE.md` lists them).
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::api::App;
+use crate::view::{KindStatus, View};
+
+/// Reads on a scrape.
+pub(super) struct Metrics {
+    pub app: Arc<App>,
+    pub view: View,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let p = self.app.engine.progress();
+        let mut counter = |name: &str, help: &str, n: u64| {
+            let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(n).encode(descriptor)
+        };
+        counter("batches_acknowledged", "Batches that are on the disk", p.kept)?;
+        counter("batches_repeated", "Batches sent again that were there already", p.repeated)?;
+        counter("batches_merged", "Batches resolved and merged", p.settled)?;
+        counter("batches_merged_late", "Of these, before the view of the cluster had passed their time", p.settled_late)?;
+        counter("batches_unreadable", "Acknowledged batches that could not be read again: lost", p.unreadable)?;
+        counter("alerts", "Alerts raised", p.alerts)?;
+        counter("edges", "Edges in merged batches", p.edges)?;
+        let c = &self.app.counters;
+        let refusals = [
+            ("unknown", &c.unknown),
+            ("forbidden", &c.forbidden),
+            ("malformed", &c.malformed),
+            ("oversized", &c.oversized),
+            ("busy", &c.busy),
+            ("unavailable", &c.unavailable),
+        ];
+        let mut refused = encoder.encode_descriptor("refused", "Requests refused, by reason", None, MetricType::Counter)?;
+        for (reason, n) in refusals {
+            ConstCounter::new(n.load(Ordering::Relaxed)).encode(refused.encode_family(&[("reason", reason)])?)?;
+        }
+        let status = self.view.status();
+        let mut objects =
+            encoder.encode_descriptor("objects", "Objects of the cluster known, by kind", None, MetricType::Gauge)?;
+        for (kind, s) in &status.kinds {
+            if let KindStatus::Synced { objects: n } = s {
+                let n = i64::try_from(*n).unwrap_or(i64::MAX);
+                ConstGauge::new(n).encode(objects.encode_family(&[("kind", kind.as_str())])?)?;
+            }
+        }
+        let mut gauge = |name: &str, help: &str, n: u64| {
+            let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX)).encode(descriptor)
+        };
+        gauge("batches_waiting", "Batches on the disk that wait to be resolved", p.waiting)?;
+        gauge("view_synced", "1 when the view of the cluster is complete", u64::from(status.synced))?;
+        gauge(
+            "view_behind_seconds",
+            "For how long a kind of objects could not be watched",
+            status.behind.map_or(0, |b| b.as_secs()),
+        )
+    }
+}

@@ -1,0 +1,141 @@
+//! Baselines and alerts: what people accepted, and what is not as it was accepted.
+//!
+//! Owns their rows, and which alerts still have to go where. Must never forget an alert that was not delivered.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::keys::{self, Kind};
+use super::{Store, StoreError};
+use crate::model::{Alert, Baseline, Time, WorkloadId};
+
+/// How delivery of an alert to a sink stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delivery {
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When it is to be tried (again), by the recorder's clock; `None` when it is done with.
+    pub next: Option<Time>,
+}
+
+/// An alert, and where it has gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Raised {
+    /// The alert.
+    #[serde(flatten)]
+    pub alert: Alert,
+    /// By sink. A sink that is not here has not been tried.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deliveries: BTreeMap<String, Delivery>,
+}
+
+impl Store {
+    /// What was accepted of a workload; `None` where nothing ever was.
+    ///
+    /// # Errors
+    /// When the row cannot be read.
+    pub fn baseline(&self, workload: &WorkloadId) -> Result<Option<Baseline>, StoreError> {
+        self.get(&keys::of_workload(Kind::Baseline, workload))?.map(|row| self.unpack(&row)).transpose()
+    }
+
+    /// All baselines, of one namespace or all, sorted by workload.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn baselines(&self, namespace: Option<&str>) -> Result<Vec<Baseline>, StoreError> {
+        let mut out = Vec::new();
+        for row in self.rows.scan_prefix(keys::prefix(Kind::Baseline, namespace)).values() {
+            out.push(self.unpack(&row.map_err(|e| self.database(e))?)?);
+        }
+        Ok(out)
+    }
+
+    /// Accepts baselines, each in place of its workload's former one, and lets go of the alerts that they answer.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub fn accept(&mut self, baselines: &[Baseline]) -> Result<(), StoreError> {
+        if baselines.is_empty() {
+            return Ok(());
+        }
+        let mut writes = sled::Batch::default();
+        for baseline in baselines {
+            writes.insert(keys::of_workload(Kind::Baseline, &baseline.workload), self.pack(baseline)?);
+            for (key, raised) in self.raised_of(&baseline.workload)? {
+                if baseline.answers(&raised.alert) {
+                    writes.remove(key);
+                }
+            }
+        }
+        self.write(writes)
+    }
+
+    /// Alerts, of one namespace or all, sorted by workload, then by what they are about.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn alerts(&self, namespace: Option<&str>) -> Result<Vec<Raised>, StoreError> {
+        let mut out = Vec::new();
+        for row in self.rows.scan_prefix(keys::prefix(Kind::Alert, namespace)).values() {
+            out.push(self.decode(&row.map_err(|e| self.database(e))?)?);
+        }
+        Ok(out)
+    }
+
+    /// An alert by its identity.
+    ///
+    /// # Errors
+    /// When the row cannot be read.
+    pub fn alert(&self, alert: &Alert) -> Result<Option<Raised>, StoreError> {
+        self.get(&keys::alert(alert))?.map(|row| self.decode(&row)).transpose()
+    }
+
+    /// Writes alerts, each in place of the one of the same identity.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub fn raise(&mut self, all: &[Raised]) -> Result<(), StoreError> {
+        if all.is_empty() {
+            return Ok(());
+        }
+        let mut writes = sled::Batch::default();
+        for raised in all {
+            let mut row = Vec::new();
+            self.encode_into(&mut row, raised)?;
+            writes.insert(keys::alert(&raised.alert), row);
+        }
+        self.write(writes)
+    }
+
+    /// Lets go of alerts that are over.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub fn drop_alerts(&mut self, all: &[Alert]) -> Result<(), StoreError> {
+        if all.is_empty() {
+            return Ok(());
+        }
+        let mut writes = sled::Batch::default();
+        all.iter().for_each(|a| writes.remove(keys::alert(a)));
+        self.write(writes)
+    }
+
+    fn write(&mut self, writes: sled::Batch) -> Result<(), StoreError> {
+        if self.stopped {
+            return Err(StoreError::Stopped(self.dir.clone()));
+        }
+        self.commit(writes)
+    }
+
+    fn raised_of(&self, workload: &WorkloadId) -> Result<Vec<(sled::IVec, Raised)>, StoreError> {
+        let mut out = Vec::new();
+        for row in self.rows.scan_prefix(keys::of_workload(Kind::Alert, workload)) {
+            let (key, row) = row.map_err(|e| self.database(e))?;
+            out.push((key, self.decode(&row)?));
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,180 @@
+//! Names on the wire: DNS, TLS.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
+
+use std::net::UdpSocket;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::netns::{Net, inside, possible};
+use crate::world::{World, call, eventually, expected, serve};
+
+/// A message with one question for an address (RFC 1035 §4.1).
+fn question(id: u16, name: &str) -> Vec<u8> {
+    let mut message = id.to_be_bytes().to_vec();
+    message.extend([0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.split('.') {
+        message.push(label.len() as u8);
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    message
+}
+
+/// Answers every question with this address, or with NXDOMAIN where the name has `cluster.local` twice.
+fn answer(net: &Net, address: [u8; 4]) {
+    let socket = inside(&net.ns, || UdpSocket::bind("0.0.0.0:53").unwrap()).join().unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((n, from)) = socket.recv_from(&mut buffer) {
+            let mut message = buffer[..n].to_vec();
+            let denied = message.windows(5).filter(|w| w == b"local").count() > 1;
+            message[2..4].copy_from_slice(&[0x81, if denied { 0x83 } else { 0x80 }]);
+            if !denied {
+                message[7] = 1;
+                message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4]);
+                message.extend(address);
+            }
+            if socket.send_to(&message, from).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn look_up(net: &Net, names: &'static [&'static str]) {
+    let work = move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        for (id, name) in names.iter().enumerate() {
+            socket.send_to(&question(id as u16, name), "10.244.1.53:53").unwrap();
+            socket.recv(&mut [0; 512]).unwrap();
+        }
+    };
+    inside(&net.ns, work).join().unwrap();
+}
+
+#[test]
+fn names_of_the_dns_are_evidence() {
+    if !possible() {
+        return;
+    }
+    let mut world = World::new();
+    let (web, cart, dns) = (world.node.bridged("web", 10), world.node.bridged("cart", 11), world.node.bridged("dns", 53));
+    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
+    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
+    world.object("dns", "dns-1", &["10.244.1.53"], &json!({}));
+    world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
+    world.service("never", "10.96.0.13", &[("10.244.1.13", 8080)]);
+    serve(&cart, "0.0.0.0:8080");
+    answer(&dns, [10, 244, 1, 11]);
+    let agent = world.agent("");
+    look_up(&web, &["cart.shop.svc.cluster.local.cluster.local", "cart.shop.svc.cluster.local", "never.shop.svc.cluster.local"]);
+    call(&web, "10.244.1.11:8080", b"not http");
+    assert_eq!(agent.end(), Some(0));
+    let learned = world.learned();
+    assert_eq!(learned.get("web -> cart:80"), Some(&1), "{learned:?} {:?}", world.counters());
+    let mut names = world.evidence("dns-answer", 80);
+    names.sort();
+    assert_eq!(names, ["cart.shop.svc.cluster.local"], "{:#?}", world.rows());
+    let text = std::fs::read_to_string(world.path("out.ndjson")).unwrap();
+    let asked = |name: &str| text.contains(&format!("\"question\":\"{name}\""));
+    assert!(asked("cart.shop.svc.cluster.local") && asked("never.shop.svc.cluster.local"), "{text}");
+    assert!(!asked("cart.shop.svc.cluster.local.cluster.local"), "a step of the search path is not what was meant: {text}");
+}
+
+/// A server of TLS in a pod, until the test ends.
+struct Tls(std::process::Child);
+
+impl Tls {
+    fn serve(world: &World, net: &Net, port: u16) -> Self {
+        let (key, certificate) = (world.path("key.pem"), world.path("cert.pem"));
+        let (key, certificate) = (key.display(), certificate.display());
+        let make = format!(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=cart -keyout {key} -out {certificate}"
+        );
+        let made = Command::new("openssl").args(make.split_whitespace()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let command = format!("openssl s_server -accept {port} -key {key} -cert {certificate} -quiet -www");
+        let quiet = net.command(&command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let ns = net.ns.clone();
+        let listens = format!(":{port:04X} 00000000:0000 0A");
+        eventually("the server of TLS", move || {
+            let read = || {
+                let of = |family| std::fs::read_to_string(format!("/proc/thread-self/net/{family}")).unwrap();
+                of("tcp") + &of("tcp6")
+            };
+            let text = inside(&ns, read).join().unwrap();
+            text.contains(&listens) || text.contains(&format!(":{port:04X} {}:0000 0A", "0".repeat(32)))
+        });
+        Self(quiet)
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn handshake(net: &Net, port: u16, name: &str, more: &str) {
+    let command = format!("openssl s_client -connect 10.244.1.11:{port} -servername {name} {more}");
+    let out = net.command(&command).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(said.contains("New, TLSv1."), "{said} {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Handshakes with ClientHellos of less and of more than a segment; gives the names that were evidence.
+fn hellos(more: &str) {
+    let mut world = World::new();
+    let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
+    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
+    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
+    for (n, port) in [8443u16, 8444, 8445, 8446].into_iter().enumerate() {
+        world.objects.push(
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": format!("s{n}")},
+            "spec": {"clusterIP": "None", "clusterIPs": ["None"], "selector": {"app": "cart"},
+                "ports": [{"name": "https", "port": port, "targetPort": port, "protocol": "TCP"}]}}),
+        );
+        world.objects.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"namespace": "shop", "name": format!("s{n}-1"), "labels": {"kubernetes.io/service-name": format!("s{n}")}},
+            "endpoints": [{"addresses": ["10.244.1.11"], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}));
+    }
+    let servers = [8443, 8444, 8445, 8446].map(|port| Tls::serve(&world, &cart, port));
+    // As large as one with a post-quantum key share, and larger.
+    let long = format!("-alpn {}", vec!["a".repeat(240); 8].join(","));
+    let agent = world.agent(more);
+    handshake(&web, 8443, "s0.shop.svc.cluster.local", "");
+    handshake(&web, 8444, "s1.shop.svc.cluster.local", &long);
+    // Segmented by the sender, not by the device that there is none of.
+    crate::netns::ip(&format!("-n {} link set dev eth0 gso_max_segs 1", web.ns));
+    handshake(&web, 8445, "s2.shop.svc.cluster.local", &long);
+    crate::netns::ip(&format!("-n {} route add 10.244.1.11/32 dev eth0 advmss 500", web.ns));
+    crate::netns::ip(&format!("-n {} route add 10.244.1.10/32 dev eth0 advmss 500", cart.ns));
+    handshake(&web, 8446, "s3.shop.svc.cluster.local", &long);
+    assert_eq!(agent.end(), Some(0));
+    drop(servers);
+    let want = expected(&[("web -> s0:8443", 1), ("web -> s1:8444", 1), ("web -> s2:8445", 1), ("web -> s3:8446", 1)]);
+    assert_eq!(world.learned(), want, "{:?}", world.counters());
+    for (n, port) in [8443, 8444, 8445, 8446].into_iter().enumerate() {
+        assert_eq!(world.evidence("sni", port), [format!("s{n}.shop.svc.cluster.local")], "{:#?}", world.rows());
+    }
+}
+
+#[test]
+fn names_in_client_hellos_are_evidence_whatever_their_size() {
+    if possible() {
+        hellos("--sample 1");
+    }
+}
+
+#[test]
+fn the_first_segment_of_a_client_hello_is_enough_for_a_name_in_it() {
+    if possible() {
+        hellos("");
+    }
+}

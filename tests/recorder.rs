@@ -1,0 +1,407 @@
+//! The recorder, as agents, people and their enemies meet it.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
+
+#[path = "recorder/cluster.rs"]
+mod cluster;
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, Says};
+use serde_json::{Value, json};
+
+/// A running recorder.
+struct Recorder {
+    child: Child,
+    address: String,
+    log: std::thread::JoinHandle<String>,
+}
+
+impl Recorder {
+    fn start(store: &Path, kubeconfig: Option<&Path>, more: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sidecarta"));
+        command
+            .args(["recorder", "--address", "127.0.0.1:0", "--listen", "none", "--settle", "10ms", "--store"])
+            .arg(store)
+            .args(more);
+        command.env_remove("KUBECONFIG").env_remove("SIDECARTA_STORE");
+        if let Some(path) = kubeconfig {
+            command.env("KUBECONFIG", path);
+        }
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut told = String::new();
+        let address = loop {
+            let mut line = String::new();
+            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "the recorder does not run: {told}");
+            told.push_str(&line);
+            if let Some((_, address)) = line.split_once("address=") {
+                break address.trim().to_owned();
+            }
+        };
+        let log = std::thread::spawn(move || {
+            let _ = lines.read_to_string(&mut told);
+            told
+        });
+        Self { child, address, log }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// A request, and the status and the body of the answer.
+    fn ask(&self, method: &str, path: &str, token: Option<&str>, headers: &str, body: &[u8]) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let bearer = token.map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: r\r\nConnection: close\r\n{bearer}{headers}Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // Whoever sends too much is cut off.
+        let _ = stream.write_all(body);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+        (status, answer.split_once("\r\n\r\n").map(|(_, b)| b.to_owned()).unwrap_or_default())
+    }
+
+    fn post(&self, token: Option<&str>, body: &[u8]) -> (u16, String) {
+        self.ask("POST", "/v1/batches", token, "", body)
+    }
+
+    fn get(&self, path: &str, token: Option<&str>) -> (u16, String) {
+        self.ask("GET", path, token, "", b"")
+    }
+
+    /// Waits until there are so many connections in all, and gives the dependencies.
+    fn connections(&self, token: Option<&str>, want: u64) -> Vec<Value> {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let (status, body) = self.get("/v1/dependencies", token);
+            assert_eq!(status, 200, "{body}");
+            let all: Vec<Value> = serde_json::from_str(&body).unwrap();
+            let sum: u64 = all.iter().map(|d| d["connections"].as_u64().unwrap()).sum();
+            if sum == want {
+                return all;
+            }
+            assert!(Instant::now() < until && sum <= want, "{sum} connections of {want}: {body}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn kill(mut self, signal: &str) -> (Option<i32>, String) {
+        Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).output().unwrap();
+        let code = self.child.wait().unwrap().code();
+        (code, self.log.join().unwrap())
+    }
+}
+
+fn pod(name: &str, address: &str, node: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
+        "spec": {"nodeName": node, "containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
+        "status": {"phase": "Running", "podIP": address}})
+}
+
+fn service(name: &str, address: &str) -> [Value; 2] {
+    [
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": name},
+            "spec": {"clusterIP": "10.96.0.7", "selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080, "protocol": "TCP"}]}}),
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"namespace": "shop", "name": name, "labels": {"kubernetes.io/service-name": name}},
+            "endpoints": [{"addresses": [address], "conditions": {"ready": true}}], "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]}),
+    ]
+}
+
+fn snapshot(dir: &Path) -> PathBuf {
+    let mut items = vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1"), pod("db", "10.244.1.12", "n1")];
+    items.extend(service("cart", "10.244.1.11"));
+    let path = dir.join("cluster.json");
+    std::fs::write(&path, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()).unwrap();
+    path
+}
+
+/// A batch of an agent: so many connections of `web` to an address.
+fn batch(node: &str, boot: &str, sequence: u64, to: &str, connections: u64) -> Vec<u8> {
+    let at = "2026-11-25T09:00:00Z";
+    let lines = [
+        json!({"observed": {"version": 1, "source": format!("agent:{node}:{boot}"), "sequence": sequence, "node": node, "made": at,
+            "spans": [], "counters": {"connections": connections, "learned": connections}}}),
+        json!({"pod": {"name": "web", "uid": "u", "workload": {"namespace": "shop", "kind": "Pod", "name": "web"}, "labels": {"app": "web"},
+            "selector": {"app": "web"}, "dataPlane": "sidecar", "start": "2026-11-25T08:00:00Z", "end": "2262-04-11T23:47:16.854775807Z",
+            "addresses": ["10.244.1.10"], "node": node, "capture": {}}}),
+        json!({"edge": {"pod": 0, "responder": to, "transport": "tcp", "orientation": "handshake", "fromStart": true, "answered": true,
+            "refused": false, "content": "unknown", "names": {}, "initiator": "10.244.1.10:40000", "connections": connections,
+            "first": at, "lastBegan": at, "last": at, "packets": 9}}),
+        json!({"end": {"lines": 3}}),
+    ];
+    lines.map(|l| format!("{l}\n")).concat().into_bytes()
+}
+
+const CART: &str = "10.244.1.11:8080";
+
+#[test]
+fn an_acknowledged_batch_counts_once_whatever_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, cluster) = (dir.path().join("store"), snapshot(dir.path()).display().to_string());
+    let mut acknowledged = 0;
+    // Killed at any instant under load of three agents, and asked again for what they do not know to be acknowledged.
+    let mut next = [0u64; 3];
+    for round in 0..20u64 {
+        let recorder = Recorder::start(&store, None, &["--no-auth", "--cluster", &cluster]);
+        let address = recorder.address.clone();
+        let senders: Vec<_> = (0..3usize)
+            .map(|agent| {
+                let (address, mut sequence) = (address.clone(), next[agent]);
+                std::thread::spawn(move || {
+                    loop {
+                        let body = batch(&format!("n{agent}"), "b", sequence, CART, 1);
+                        let Ok(mut stream) = TcpStream::connect(&address) else { return sequence };
+                        let head = format!(
+                            "POST /v1/batches HTTP/1.1\r\nHost: r\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                            body.len()
+                        );
+                        let mut answer = String::new();
+                        let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+                        if sent.is_err() || stream.read_to_string(&mut answer).is_err() || !answer.starts_with("HTTP/1.1 200") {
+                            return sequence;
+                        }
+                        sequence += 1;
+                    }
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(30 + round * 17 % 90));
+        recorder.kill("KILL");
+        for (agent, sender) in senders.into_iter().enumerate() {
+            next[agent] = sender.join().unwrap();
+        }
+        acknowledged = next.iter().sum();
+    }
+    assert!(acknowledged > 50, "{acknowledged} batches only");
+    let recorder = Recorder::start(&store, None, &["--no-auth", "--cluster", &cluster]);
+    // What was on its way may be there without having been acknowledged: it is sent again, and counts once.
+    for (agent, sequence) in next.iter().enumerate() {
+        assert_eq!(recorder.post(None, &batch(&format!("n{agent}"), "b", *sequence, CART, 1)).0, 200);
+    }
+    let all = recorder.connections(None, acknowledged + 3);
+    assert_eq!((all.len(), all[0]["destination"]["name"].as_str()), (1, Some("cart")));
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+}
+
+#[test]
+fn agents_speak_for_their_own_node_and_people_read_what_they_may() {
+    let mut says = Says::default();
+    let [service, slice] = service("cart", "10.244.1.11");
+    says.objects.insert("pods".into(), vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1")]);
+    says.objects.insert("services".into(), vec![service]);
+    says.objects.insert("endpointslices".into(), vec![slice]);
+    let audience = Some("sidecarta-recorder".to_owned());
+    let agent = "system:serviceaccount:sidecarta:sidecarta-agent".to_owned();
+    says.tokens.insert("agent-1".into(), (agent.clone(), Some("n1".into()), audience.clone()));
+    says.tokens.insert("agent-2".into(), (agent.clone(), Some("n2".into()), audience.clone()));
+    says.tokens.insert("unbound".into(), (agent.clone(), None, audience));
+    says.tokens.insert("other-audience".into(), (agent, Some("n1".into()), Some("else".into())));
+    says.tokens.insert("ann".into(), ("ann".into(), None, None));
+    says.tokens.insert("bob".into(), ("bob".into(), None, None));
+    for (user, verb, namespace) in [("ann", "list", "shop"), ("ann", "update", "shop"), ("bob", "list", "other")] {
+        says.allowed.insert((user.into(), verb.into(), namespace.into()));
+    }
+    let cluster = Cluster::start(says);
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::start(&dir.path().join("store"), Some(cluster.kubeconfig.path()), &[]);
+    let good = batch("n1", "b", 0, CART, 5);
+    for (token, status, part) in [
+        (None, 401, "no token"),
+        (Some("made-up"), 401, "unknown token"),
+        (Some("other-audience"), 401, "unknown token"),
+        (Some("ann"), 401, "unknown token"),
+        (Some("unbound"), 403, "bound to no pod"),
+        (Some("agent-2"), 403, "the agent on n2"),
+    ] {
+        let (got, body) = recorder.post(token, &good);
+        assert_eq!(got, status, "{token:?}: {body}");
+        assert!(body.contains(part), "{token:?}: {body}");
+    }
+    assert_eq!(recorder.post(Some("agent-1"), &good), (200, r#"{"applied":"new"}"#.to_owned()));
+    assert_eq!(recorder.post(Some("agent-1"), &good), (200, r#"{"applied":"already-held"}"#.to_owned()));
+    // What a batch says of its pods must be true as well.
+    let lie =
+        String::from_utf8(batch("n1", "b", 1, CART, 5)).unwrap().replace(r#""node":"n1","capture""#, r#""node":"n9","capture""#);
+    let lie = if lie.contains("n9") {
+        lie
+    } else {
+        lie.replacen(r#""node":"n1""#, r#""node":"n9""#, 2).replacen(r#""node":"n9""#, r#""node":"n1""#, 1)
+    };
+    let (status, body) = recorder.post(Some("agent-1"), lie.as_bytes());
+    assert_eq!(status, 403, "{body}");
+
+    for (path, token, status) in [
+        ("/v1/dependencies", None, 401),
+        ("/v1/dependencies", Some("ann"), 403),
+        ("/v1/dependencies?namespace=shop", Some("bob"), 403),
+        ("/v1/alerts?namespace=shop", Some("bob"), 403),
+        ("/v1/records?namespace=shop", Some("agent-1"), 403),
+        ("/v1/workloads?namespace=shop", Some("ann"), 200),
+    ] {
+        assert_eq!(recorder.get(path, token).0, status, "{path} {token:?}");
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    let all: Vec<Value> = loop {
+        let (_, body) = recorder.get("/v1/dependencies?namespace=shop", Some("ann"));
+        let all: Vec<Value> = serde_json::from_str(&body).unwrap();
+        if !all.is_empty() {
+            break all;
+        }
+        assert!(Instant::now() < until, "nothing is learned");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!((all[0]["destination"]["name"].as_str(), all[0]["connections"].as_u64()), (Some("cart"), Some(5)));
+
+    // A baseline is for those who may write Sidecars; what is new then raises an alert, once.
+    let body = br#"{"namespace":"shop"}"#;
+    let json = "Content-Type: application/json\r\n";
+    assert_eq!(recorder.ask("POST", "/v1/accept", Some("bob"), json, body).0, 403);
+    let (status, accepted) = recorder.ask("POST", "/v1/accept", Some("ann"), json, body);
+    assert_eq!((status, accepted.contains("shop/web")), (200, true), "{accepted}");
+    recorder.post(Some("agent-1"), &batch("n1", "b", 1, CART, 5));
+    recorder.post(Some("agent-1"), &batch("n1", "b", 2, "10.244.1.10:9999", 2));
+    recorder.post(Some("agent-1"), &batch("n1", "b", 3, "10.244.1.10:9999", 2));
+    let alerts = loop {
+        let (_, body) = recorder.get("/v1/alerts?namespace=shop", Some("ann"));
+        let all: Vec<Value> = serde_json::from_str(&body).unwrap();
+        if all.iter().any(|a| a["connections"] == 4) {
+            break all;
+        }
+        assert!(Instant::now() < until, "no alert: {body}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!((alerts.len(), alerts[0]["kind"].as_str()), (1, Some("new-dependency")), "{alerts:?}");
+    let (code, log) = recorder.kill("TERM");
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("which it was never seen to call"), "{log}");
+    assert!(cluster.says.lock().unwrap().reviews < 40, "answers are remembered");
+}
+
+#[test]
+fn hostile_clients_are_refused_and_block_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = snapshot(dir.path()).display().to_string();
+    let recorder = Recorder::start(&dir.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
+    // Clients that say nothing, or half a head: they hold connections and no one else.
+    let slow: Vec<TcpStream> = (0..50)
+        .map(|i| {
+            let mut stream = TcpStream::connect(&recorder.address).unwrap();
+            if i % 2 == 0 {
+                stream.write_all(b"POST /v1/batches HTTP/1.1\r\nHost: r\r\nContent-Le").unwrap();
+            }
+            stream
+        })
+        .collect();
+    let zstd = "Content-Encoding: zstd\r\n";
+    let bomb = zstd::encode_all(std::io::repeat(b' ').take(1 << 30), 19).unwrap();
+    assert!(bomb.len() < 1 << 20);
+    let deep = format!("{{\"observed\":{}{}}}\n", "[".repeat(100_000), "]".repeat(100_000));
+    let cut = batch("n1", "b", 0, CART, 1);
+    let cut = &cut[..cut.len() - 10];
+    let wrong = String::from_utf8(batch("n1", "b", 0, CART, 1)).unwrap().replace("\"tcp\"", "7");
+    let foreign = String::from_utf8(batch("n1", "b", 0, CART, 1)).unwrap().replace("agent:n1:b", "capture:x");
+    let pods = String::from_utf8(batch("n1", "b", 0, CART, 1)).unwrap().replace("\"pod\":0", "\"pod\":5");
+    let two = [batch("n1", "b", 0, CART, 1), batch("n1", "b", 1, CART, 1)].concat();
+    for (what, headers, body, status) in [
+        ("a bomb", zstd, bomb.as_slice(), 413),
+        ("no zstd", zstd, b"nothing of the kind".as_slice(), 400),
+        ("deep JSON", "", deep.as_bytes(), 400),
+        ("a cut batch", "", cut, 400),
+        ("a wrong type", "", wrong.as_bytes(), 400),
+        ("no agent", "", foreign.as_bytes(), 400),
+        ("a pod that is not there", "", pods.as_bytes(), 400),
+        ("two batches", "", two.as_slice(), 400),
+        ("nothing", "", b"".as_slice(), 400),
+        ("another coding", "Content-Encoding: br\r\n", cut, 415),
+    ] {
+        let (got, answer) = recorder.ask("POST", "/v1/batches", None, headers, body);
+        assert_eq!(got, status, "{what}: {answer}");
+        assert!(answer.contains("\"error\""), "{what}: {answer}");
+    }
+    // A body of a gigabyte, announced: refused before it is sent.
+    let mut stream = TcpStream::connect(&recorder.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(b"POST /v1/batches HTTP/1.1\r\nHost: r\r\nContent-Length: 1073741824\r\n\r\n").unwrap();
+    let chunk = vec![b'x'; 1 << 20];
+    while stream.write_all(&chunk).is_ok() {}
+    let status = std::fs::read_to_string(format!("/proc/{}/status", recorder.child.id())).unwrap();
+    let peak: u64 =
+        status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    assert!(peak < 600 * 1024, "{peak} KiB");
+    // And the good go on.
+    assert_eq!(recorder.post(None, &batch("n1", "b", 0, CART, 3)).0, 200);
+    recorder.connections(None, 3);
+    drop(slow);
+    let (code, log) = recorder.kill("TERM");
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn every_path_is_described_and_answers_as_described() {
+    let described: Value = sidecarta::yaml::from_str(include_str!("../openapi.yaml")).unwrap();
+    let source = include_str!("../src/recorder/api.rs");
+    let routes = source.lines().filter_map(|l| l.trim().strip_prefix(".route(\"")?.split_once('"').map(|(path, _)| path));
+    let paths = described["paths"].as_object().unwrap();
+    assert_eq!(routes.collect::<std::collections::BTreeSet<_>>(), paths.keys().map(String::as_str).collect());
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = snapshot(dir.path()).display().to_string();
+    let recorder = Recorder::start(&dir.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
+    let json = "Content-Type: application/json\r\n";
+    for (path, methods) in paths {
+        for (method, what) in methods.as_object().unwrap() {
+            for body in [&b""[..], b"{}", br#"{"namespace":"shop"}"#, br#"{"id":"a/b/c","reason":"x"}"#] {
+                let (status, answer) = recorder.ask(&method.to_uppercase(), path, None, json, body);
+                assert!(what["responses"].get(status.to_string()).is_some(), "{method} {path} answers {status}: {answer}");
+            }
+        }
+    }
+    assert_eq!(recorder.get("/v1/else", None).0, 404);
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+}
+
+#[test]
+fn commands_ask_the_recorder_as_they_ask_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = snapshot(dir.path()).display().to_string();
+    let store = dir.path().join("store");
+    let recorder = Recorder::start(&store, None, &["--no-auth", "--cluster", &cluster]);
+    recorder.post(None, &batch("n1", "b", 0, CART, 3));
+    recorder.connections(None, 3);
+    let url = recorder.url();
+    let remote = |args: &[&str]| common::expect(0, &[args, &["--recorder", &url]].concat());
+    let generate = ["generate", "--cluster", &cluster, "--workload", "shop/web"];
+    let asked = [remote(&["dependencies", "-o", "json"]), remote(&["status", "-o", "json", "-n", "shop"]), remote(&generate)];
+    assert!(remote(&["accept", "-n", "shop"]).contains("shop/web: 1 dependencies accepted"));
+    recorder.post(None, &batch("n1", "b", 1, "10.244.1.12:5432", 1));
+    recorder.connections(None, 4);
+    let alerts: Vec<Value> = serde_json::from_str(&remote(&["alerts", "-o", "json"])).unwrap();
+    let id = alerts[0]["id"].as_str().unwrap().to_owned();
+    remote(&["ignore", &id, "--reason", "a test"]);
+    assert!(remote(&["alerts"]).contains("no alerts"));
+    assert!(remote(&["alerts", "--all"]).contains("ignored: a test"));
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+    let local = store.display().to_string();
+    let kept = common::expect(0, &["dependencies", "-o", "json", "--store", &local]);
+    assert!(serde_json::from_str::<Vec<Value>>(&kept).unwrap().len() == 2);
+    // Without the second call, the store would say the same.
+    assert!(
+        asked[0].contains("\"cart\"") && asked[1].contains("\"web\"") && asked[2].contains("shop/cart.shop.svc.cluster.local"),
+        "{asked:?}"
+    );
+    assert!(common::expect(0, &["alerts", "--all", "--store", &local]).contains("ignored: a test"));
+}
