@@ -1,8 +1,8 @@
 //! Alerts out: Kubernetes Events, webhooks, Alertmanagers.
 //!
-//! Owns what each receiver is told, and what its answer means. Delivering an alert again tells nothing new: its id makes it the same
-//! Event, the same `Idempotency-Key`, the same labels. Must never decide which alert goes out, nor remember which did, nor retry: that
-//! is whoever keeps the alerts; and never name the path of a webhook, which lets everybody write to it.
+//! Owns what each receiver is told, and what its answer means. Delivering an alert again tells nothing new: its id makes it the
+//! same Event, the same `Idempotency-Key`, the same labels. Must never decide which alert goes out, nor remember which did, nor
+//! retry: that is whoever keeps the alerts; and never name the path of a webhook, which lets everybody write to it.
 
 mod body;
 mod event;
@@ -23,7 +23,8 @@ use post::Target;
 
 /// Alerts in a request, at most. Receivers refuse what is too large, some at 1 MiB.
 const TOGETHER: usize = 100;
-/// How often an Alertmanager has to hear of an alert: it takes one for resolved after `resolve_timeout`, 5 minutes unless configured.
+/// How often an Alertmanager has to hear of an alert: it takes one for resolved after `resolve_timeout`, 5 minutes unless
+/// configured.
 const AGAIN: Duration = Duration::from_secs(120);
 /// Longest wait between two attempts.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -155,8 +156,8 @@ impl Sinks {
     /// ```
     ///
     /// # Errors
-    /// When an address or a header cannot be used, two sinks cannot be told apart, there is no authority in its file, or Events are
-    /// wanted and there is no client.
+    /// When an address or a header cannot be used, two sinks cannot be told apart, there is no authority in its file, or Events
+    /// are wanted and there is no client.
     pub fn new(config: &Config, client: Option<kube::Client>) -> Result<Self, Invalid> {
         let mut sinks = Vec::new();
         if config.event {
@@ -175,14 +176,14 @@ impl Sinks {
     }
 
     /// Names of the sinks, without secrets: `event`, `webhook:HOST/` with eight digits of the digest of form and URL,
-    /// `alertmanager:HOST:PORT` (with eight digits of the digest of its path, where it has one). The same for the same configuration,
-    /// so that they may be kept on a disk; a webhook with another URL is another sink.
+    /// `alertmanager:HOST:PORT` (with eight digits of the digest of its path, where it has one). The same for the same
+    /// configuration, so that they may be kept on a disk; a webhook with another URL is another sink.
     pub fn names(&self) -> Vec<String> {
         self.sinks.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Tells a sink of alerts. Takes [`Config::within`] for each request, of which there is one for 100 alerts, and up to three for each
-    /// alert where the sink is Events; stops at the first that shows that the receiver is away.
+    /// Tells a sink of alerts. Takes [`Config::within`] for each request, of which there is one for 100 alerts, and up to three
+    /// for each alert where the sink is Events; stops at the first that shows that the receiver is away.
     ///
     /// # Errors
     /// See [`Undelivered`].
@@ -205,8 +206,8 @@ impl Sinks {
         }
     }
 
-    /// How often a sink has to be told of an alert as long as it is open; `None` where once is enough. An Alertmanager that is not told
-    /// again resolves it by itself: that is how an alert ends there.
+    /// How often a sink has to be told of an alert as long as it is open; `None` where once is enough. An Alertmanager that is
+    /// not told again resolves it by itself: that is how an alert ends there.
     pub fn wants_again(&self, sink: &str) -> Option<Duration> {
         let (_, to) = self.sinks.iter().find(|(name, _)| name == sink)?;
         matches!(to, Sink::Alertmanager(_)).then_some(AGAIN)
@@ -225,8 +226,8 @@ fn add(sinks: &mut Vec<(String, Sink)>, sink: Sink) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// How long to wait after so many attempts that failed (from 1): a second, doubled each time, five minutes at most; up to a fifth less, by
-/// the alert's id, so that what failed together is not tried together again.
+/// How long to wait after so many attempts that failed (from 1): a second, doubled each time, five minutes at most; up to a fifth
+/// less, by the alert's id, so that what failed together is not tried together again.
 pub fn backoff(attempt: u32, id: &str) -> Duration {
     let full = Duration::from_secs(1 << attempt.saturating_sub(1).min(10)).min(LONGEST);
     let [a, b, ..] = digest(format!("{attempt}/{id}").as_bytes());
@@ -249,8 +250,8 @@ fn reason(kind: AlertKind) -> &'static str {
     }
 }
 
-/// SHA-256, as TLS brings it. Parts of an alert's id come from the wire: with a lesser digest, a caller could choose a name that hides
-/// one alert behind another.
+/// SHA-256, as TLS brings it. Parts of an alert's id come from the wire: with a lesser digest, a caller could choose a name that
+/// hides one alert behind another.
 fn digest(bytes: &[u8]) -> [u8; 32] {
     let hash = match TLS13_AES_128_GCM_SHA256 {
         SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider,

@@ -1,7 +1,8 @@
 //! Requests to other services: the recorder, webhooks, Alertmanager.
 //!
-//! Owns the client: TLS with the system's or a given authority, a limit of time, a limit of what an answer may hold. Must never retry:
-//! whoever sends knows what a repetition means; and never name more of an address than its host, for paths of webhooks are secrets.
+//! Owns the client: TLS with the system's or a given authority, a limit of time, a limit of what an answer may hold. Must never
+//! retry: whoever sends knows what a repetition means; and never name more of an address than its host, for paths of webhooks are
+//! secrets.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,7 +39,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// How long to wait by `Retry-After` (RFC 9110 §10.2.3), where it is there: seconds, or a date, which is held against the answer's own.
+    /// How long to wait by `Retry-After` (RFC 9110 §10.2.3), where it is there: seconds, or a date, which is held against the
+    /// answer's own.
     pub fn retry_after(&self) -> Option<Duration> {
         let text = |name| Some(self.headers.get(name)?.to_str().ok()?.trim());
         let date = |text| jiff::fmt::rfc2822::parse(text).ok().map(|date| SystemTime::from(date.timestamp()));

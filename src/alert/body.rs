@@ -66,8 +66,8 @@ fn escape(text: &str) -> String {
     out
 }
 
-/// The body of Alertmanager's `POST /api/v2/alerts`. Labels are what the alert's id is made of, so that it is one alert there. There is
-/// no end: a clock that differs from Alertmanager's must not resolve what is open.
+/// The body of Alertmanager's `POST /api/v2/alerts`. Labels are what the alert's id is made of, so that it is one alert there.
+/// There is no end: a clock that differs from Alertmanager's must not resolve what is open.
 pub(super) fn alertmanager(alerts: &[Alert]) -> Vec<u8> {
     let all: Vec<Value> = alerts
         .iter()

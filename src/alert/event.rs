@@ -1,9 +1,9 @@
 //! Alerts as Kubernetes Events.
 //!
-//! Owns the form of an Event, and what the API server's answer means. An alert is one Event: its name is made of the alert's id, and to
-//! tell it again extends its series. (`kube::runtime::events::Recorder` names Events by the clock: after a restart each would come
-//! twice.) Must never write anything but Events, nor read anything but the metadata of the workload. The rights that it needs are
-//! with [`Sinks::new`](super::Sinks::new).
+//! Owns the form of an Event, and what the API server's answer means. An alert is one Event: its name is made of the alert's id,
+//! and to tell it again extends its series. (`kube::runtime::events::Recorder` names Events by the clock: after a restart each
+//! would come twice.) Must never write anything but Events, nor read anything but the metadata of the workload. The rights that
+//! it needs are with [`Sinks::new`](super::Sinks::new).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -97,8 +97,8 @@ impl Events {
         }
     }
 
-    /// Extends the series of an Event that is there, which also keeps it for another while (the API server forgets Events after an
-    /// hour). By what the alert knows, so that it is no matter how often it is delivered.
+    /// Extends the series of an Event that is there, which also keeps it for another while (the API server forgets Events after
+    /// an hour). By what the alert knows, so that it is no matter how often it is delivered.
     async fn again(&self, api: &Api<Event>, event: &Event, alert: &Alert) -> Result<(), Failure> {
         let count = i32::try_from(alert.connections).unwrap_or(i32::MAX).max(2);
         let last = micro(alert.last_seen.max(alert.raised));
