@@ -1,14 +1,15 @@
 //! Requests to other services: the recorder, webhooks, Alertmanager.
 //!
-//! Owns the client: TLS with the system's or a given authority, a limit of time, a limit of what an answer may hold. Must never retry:
-//! whoever sends knows what a repetition means.
+//! Owns the client: TLS with the system's or a given authority, a limit of time, a limit of what an answer may hold. Must never
+//! retry: whoever sends knows what a repetition means; and never name more of an address than its host, for paths of webhooks are
+//! secrets.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
@@ -17,9 +18,12 @@ use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use tokio::time::Instant;
 
 /// Bytes of an answer that are read.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
+/// Bytes that are read of an answer whose status says all.
+const BEGINNING: usize = 16 * 1024;
 /// Where systems keep the authorities that they trust (Debian, Fedora, Alpine).
 const AUTHORITIES: [&str; 3] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
@@ -35,10 +39,17 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Seconds of `Retry-After` (RFC 9110 §10.2.3), where it is there as such.
+    /// How long to wait by `Retry-After` (RFC 9110 §10.2.3), where it is there: seconds, or a date, which is held against the
+    /// answer's own.
     pub fn retry_after(&self) -> Option<Duration> {
-        let seconds = self.headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
-        Some(Duration::from_secs(seconds))
+        let text = |name| Some(self.headers.get(name)?.to_str().ok()?.trim());
+        let date = |text| jiff::fmt::rfc2822::parse(text).ok().map(|date| SystemTime::from(date.timestamp()));
+        let wait = text("retry-after")?;
+        if let Ok(seconds) = wait.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let now = text("date").and_then(date).unwrap_or_else(SystemTime::now);
+        Some(date(wait)?.duration_since(now).unwrap_or_default())
     }
 
     /// The beginning of the body, for people.
@@ -108,24 +119,72 @@ impl Http {
         body: Vec<u8>,
         within: Duration,
     ) -> Result<Answer, Unanswered> {
+        let exchange = async {
+            let (mut answer, body) = self.begin(method, to, headers, body).await?;
+            let body = Limited::new(body, MAX_ANSWER).collect().await;
+            answer.body = body.map_err(|e| Unanswered(format!("the answer of {} cannot be read: {e}", place(to))))?.to_bytes();
+            Ok(answer)
+        };
+        match tokio::time::timeout(within, exchange).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Unanswered(format!("{} does not answer within {within:?}", place(to)))),
+        }
+    }
+
+    /// Sends a request to which the status is the answer: of the body only the beginning is read, and it is no failure when that
+    /// breaks off or takes too long.
+    ///
+    /// # Errors
+    /// When there is no status within that time, whatever the reason.
+    pub async fn tell(
+        &self,
+        method: Method,
+        to: &Uri,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<Answer, Unanswered> {
+        let until = Instant::now() + within;
+        let (mut answer, mut body) = match tokio::time::timeout_at(until, self.begin(method, to, headers, body)).await {
+            Ok(begun) => begun?,
+            Err(_) => return Err(Unanswered(format!("{} does not answer within {within:?}", place(to)))),
+        };
+        let mut read = Vec::new();
+        while read.len() < BEGINNING {
+            let Ok(Some(Ok(frame))) = tokio::time::timeout_at(until, body.frame()).await else { break };
+            if let Some(data) = frame.data_ref() {
+                read.extend_from_slice(&data[..data.len().min(BEGINNING - read.len())]);
+            }
+        }
+        answer.body = read.into();
+        Ok(answer)
+    }
+
+    /// Sends a request and reads the head of the answer.
+    async fn begin(
+        &self,
+        method: Method,
+        to: &Uri,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<(Answer, Incoming), Unanswered> {
         let mut request = Request::builder().method(method).uri(to);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::from(body)).map_err(|e| Unanswered(format!("no request can be made for {to}: {e}")))?;
-        let exchange = async {
-            let response =
-                self.0.request(request).await.map_err(|e| Unanswered(format!("{to} does not answer: {}", chain(&e))))?;
-            let (status, headers) = (response.status(), response.headers().clone());
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            let body = body.map_err(|e| Unanswered(format!("the answer of {to} cannot be read: {e}")))?.to_bytes();
-            Ok(Answer { status, headers, body })
-        };
-        match tokio::time::timeout(within, exchange).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Unanswered(format!("{to} does not answer within {within:?}"))),
-        }
+        let request = request.body(Full::from(body));
+        let request = request.map_err(|e| Unanswered(format!("no request can be made for {}: {e}", place(to))))?;
+        let answer = self.0.request(request).await;
+        let answer = answer.map_err(|e| Unanswered(format!("{} does not answer: {}", place(to), chain(&e))))?;
+        let (head, body) = answer.into_parts();
+        Ok((Answer { status: head.status, headers: head.headers, body: Bytes::new() }, body))
     }
+}
+
+/// What of an address may be told: who is meant, and not how they know the caller.
+fn place(to: &Uri) -> String {
+    let port = to.port_u16().map(|p| format!(":{p}")).unwrap_or_default();
+    format!("{}://{}{port}", to.scheme_str().unwrap_or("http"), to.host().unwrap_or_default())
 }
 
 /// An error with its causes: the first alone says no more than that a request failed.

@@ -4,6 +4,7 @@
 //! follow it; `ARCHITECTURE.md` draws it.
 
 pub mod agent;
+pub mod alert;
 pub mod attribute;
 pub mod cli;
 pub mod cluster;

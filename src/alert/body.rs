@@ -1,0 +1,103 @@
+//! Bodies of requests.
+//!
+//! Owns what receivers are told, in their words. Must never let what came from the wire be read as anything but text.
+
+use serde_json::{Value, json};
+
+use super::{Form, cut, hex, reason};
+use crate::model::Alert;
+
+/// Lines of a message: more is read by nobody.
+const LINES: usize = 20;
+/// Bytes of a line, before it is escaped. Slack cuts a message at 40,000 characters.
+const LINE: usize = 300;
+/// Bytes of a label's value, and of an annotation's.
+const LABEL: usize = 256;
+const ANNOTATION: usize = 1024;
+
+impl Form {
+    /// The body that tells of these alerts: valid JSON, whatever their names are.
+    pub fn body(self, alerts: &[Alert]) -> Vec<u8> {
+        let body = match self {
+            Self::Json => json!({"version": 1, "alerts": alerts.iter().map(alert).collect::<Vec<_>>()}),
+            Self::Slack => json!({"text": lines(alerts)}),
+        };
+        body.to_string().into_bytes()
+    }
+}
+
+fn alert(alert: &Alert) -> Value {
+    json!({
+        "id": alert.id(),
+        "kind": alert.kind,
+        "text": alert.text(),
+        "workload": alert.workload,
+        "destination": alert.destination,
+        "port": alert.port,
+        "protocol": alert.protocol,
+        "firstSeen": alert.first_seen,
+        "lastSeen": alert.last_seen,
+        "connections": alert.connections,
+        "raised": alert.raised,
+    })
+}
+
+fn lines(alerts: &[Alert]) -> String {
+    let mut lines: Vec<String> = alerts.iter().take(LINES).map(|a| escape(&cut(&a.text(), LINE))).collect();
+    if alerts.len() > LINES {
+        lines.push(format!("… and {} more", alerts.len() - LINES));
+    }
+    lines.join("\n")
+}
+
+/// As Slack wants it, so that nothing in it is a link or calls a channel; and on one line.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\u{2028}' | '\u{2029}' => out.push(' '),
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// The body of Alertmanager's `POST /api/v2/alerts`. Labels are what the alert's id is made of, so that it is one alert there.
+/// There is no end: a clock that differs from Alertmanager's must not resolve what is open.
+pub(super) fn alertmanager(alerts: &[Alert]) -> Vec<u8> {
+    let all: Vec<Value> = alerts
+        .iter()
+        .map(|alert| {
+            let mut labels = json!({
+                "alertname": format!("Sidecarta{}", reason(alert.kind)),
+                "severity": "warning",
+                "namespace": bounded(&alert.workload.namespace),
+                "workload_kind": bounded(&alert.workload.kind),
+                "workload": bounded(&alert.workload.name),
+            });
+            if let Some(destination) = &alert.destination {
+                labels["destination"] = json!(bounded(&destination.to_string()));
+                labels["port"] = json!(alert.port.to_string());
+            }
+            let description = format!(
+                "{} connections, the first at {}, the last so far at {}.",
+                alert.connections, alert.first_seen, alert.last_seen
+            );
+            json!({
+                "labels": labels,
+                "annotations": {"summary": cut(&alert.text(), ANNOTATION), "description": description},
+                "startsAt": alert.raised,
+            })
+        })
+        .collect();
+    Value::from(all).to_string().into_bytes()
+}
+
+/// A label's value. What is too long ends in a digest, for two destinations must not become one.
+fn bounded(text: &str) -> String {
+    if text.len() <= LABEL { text.to_owned() } else { format!("{} {}", cut(text, LABEL - 9), hex(text.as_bytes(), 4)) }
+}

@@ -1,0 +1,170 @@
+//! Alertmanager: its own word, and that of the real one.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hyper::{Method, Uri};
+use serde_json::{Value, json};
+use sidecarta::alert::{Config, Sinks};
+use sidecarta::http::Http;
+use sidecarta::model::{Alert, AlertKind, Destination, ServicePort, Time};
+
+use crate::receiver::Reply;
+use crate::{PATIENCE, Receiver, alert, external, later, never, tell, time};
+
+fn config(url: &str) -> Config {
+    Config { alertmanagers: vec![url.parse().unwrap()], within: PATIENCE, ..Config::default() }
+}
+
+#[tokio::test]
+async fn labels_are_the_alert_and_there_is_no_end() {
+    let receiver = Receiver::always(200);
+    let mut config = config(&format!("http://{}/am/", receiver.address));
+    config.alertmanager_headers.push(("Authorization".to_owned(), "Basic abc".to_owned()));
+    let sinks = Sinks::new(&config, None).unwrap();
+    let lost = Alert { kind: AlertKind::CoverageLost, destination: None, port: 0, ..alert("till") };
+    sinks.deliver(&sinks.names()[0], &[alert("cart"), lost]).await.unwrap();
+    let [request] = receiver.requests().try_into().unwrap();
+    assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/am/api/v2/alerts"));
+    assert_eq!(request.headers["authorization"], "Basic abc");
+    let told = request.json();
+    assert_eq!(
+        told[0]["labels"],
+        json!({
+            "alertname": "SidecartaNewDependency", "severity": "warning", "namespace": "shop", "workload_kind": "Deployment",
+            "workload": "cart", "destination": "bank/ledger", "port": "8080",
+        })
+    );
+    assert_eq!(told[0]["annotations"]["summary"], alert("cart").text());
+    assert!(told[0]["annotations"]["description"].as_str().unwrap().starts_with("7 connections"));
+    assert_eq!(told[0]["startsAt"], time(60).to_string());
+    assert!(told[0].get("endsAt").is_none() && told[0].get("generatorURL").is_none());
+    assert_eq!(told[1]["labels"]["alertname"], "SidecartaCoverageLost");
+    assert!(told[1]["labels"].get("destination").is_none() && told[1]["labels"].get("port").is_none());
+}
+
+#[tokio::test]
+async fn labels_are_bounded_and_remain_apart() {
+    let receiver = Receiver::always(200);
+    let sinks = Sinks::new(&config(&format!("http://{}", receiver.address)), None).unwrap();
+    let of = |last: u16| {
+        let port = |port| ServicePort { namespace: "b".into(), name: "x".repeat(60), host: String::new(), port };
+        let candidates = (1000..1050).chain([last]).map(port).collect();
+        Alert { kind: AlertKind::Ambiguous, destination: Some(Destination::Ambiguous { candidates }), ..alert("cart") }
+    };
+    sinks.deliver(&sinks.names()[0], &[of(2000), of(2001)]).await.unwrap();
+    let told = receiver.requests()[0].json();
+    let [a, b] = [0, 1].map(|i| told[i]["labels"]["destination"].as_str().unwrap().to_owned());
+    assert!(a.len() <= 256 && b.len() <= 256 && a != b, "{a} {b}");
+    assert!(told[0]["annotations"]["summary"].as_str().unwrap().len() <= 1024);
+}
+
+#[tokio::test]
+async fn the_status_says_whether_to_try_again() {
+    for code in [429, 500, 503] {
+        let receiver = Receiver::start(move |_| Reply::Say(code, vec![("retry-after", "3".to_owned())], String::new()));
+        let (_, after) = later(tell(&config(&format!("http://{}", receiver.address))).await);
+        assert_eq!(after, Some(Duration::from_secs(3)));
+    }
+    let receiver = Receiver::start(|_| Reply::json(400, &json!("start time must be before end time")));
+    let why = never(tell(&config(&format!("http://{}", receiver.address))).await);
+    assert!(why.ends_with("start time must be before end time"), "{why}");
+    later(tell(&config(&format!("http://{}", Receiver::always(200).address))).await);
+}
+
+/// The real one, ended when it goes out of scope.
+struct Alertmanager {
+    child: Child,
+    url: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for Alertmanager {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Alertmanager {
+    /// `None` where there is none on this machine.
+    async fn start(http: &Http) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("alertmanager.yml");
+        fs::write(&file, "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n").unwrap();
+        // Free a moment ago.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let spawned = Command::new("prometheus-alertmanager")
+            .env("PATH", format!("{}:/usr/bin", std::env::var("PATH").unwrap_or_default()))
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.path={}", directory.path().join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .arg("--cluster.listen-address=")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let Ok(child) = spawned else {
+            assert!(std::env::var_os("CI").is_none(), "prometheus-alertmanager is not installed: run `./setup test`");
+            // Past the capture of output, which shows that of failed tests only.
+            let _ = writeln!(std::io::stderr(), "NOT RUN: prometheus-alertmanager is not installed: run `./setup test`");
+            return None;
+        };
+        let mut running = Self { child, url: format!("http://{address}"), _directory: directory };
+        let begun = Instant::now();
+        while running.get(http, "/-/ready").await.is_none() {
+            assert!(running.child.try_wait().unwrap().is_none(), "it ended");
+            assert!(begun.elapsed() < Duration::from_secs(60), "it is not ready");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Some(running)
+    }
+
+    async fn get(&self, http: &Http, path: &str) -> Option<Vec<u8>> {
+        let to: Uri = format!("{}{path}", self.url).parse().unwrap();
+        let answer = http.send(Method::GET, &to, &[], Vec::new(), Duration::from_secs(10)).await.ok()?;
+        answer.status.is_success().then(|| answer.body.to_vec())
+    }
+
+    async fn alerts(&self, http: &Http) -> Vec<Value> {
+        serde_json::from_slice(&self.get(http, "/api/v2/alerts").await.unwrap()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn the_real_one_shows_it() {
+    let http = Http::new(None).unwrap();
+    let Some(real) = Alertmanager::start(&http).await else { return };
+    let sinks = Sinks::new(&config(&real.url), None).unwrap();
+    let name = sinks.names().remove(0);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let raised = Time(i64::try_from(now.as_nanos()).unwrap() - 3_600_000_000_000);
+    let first = Alert { raised, ..alert("cart") };
+    let odd = Alert { raised, destination: Some(external("*.example.com \"ü\" <&> \n{}")), ..alert("cart") };
+    sinks.deliver(&name, &[first.clone(), odd.clone()]).await.unwrap();
+    // Told again, with more to tell: the same two alerts.
+    let more = Alert { connections: 8, ..first.clone() };
+    sinks.deliver(&name, &[more, odd.clone()]).await.unwrap();
+    let alerts = real.alerts(&http).await;
+    assert_eq!(alerts.len(), 2, "{alerts:?}");
+    let shown = alerts.iter().find(|a| a["labels"]["destination"] == "bank/ledger").unwrap();
+    assert_eq!(
+        shown["labels"],
+        json!({
+            "alertname": "SidecartaNewDependency", "severity": "warning", "namespace": "shop", "workload_kind": "Deployment",
+            "workload": "cart", "destination": "bank/ledger", "port": "8080",
+        })
+    );
+    assert_eq!(shown["status"]["state"], "active");
+    assert_eq!(shown["annotations"]["summary"], first.text());
+    assert!(shown["annotations"]["description"].as_str().unwrap().starts_with("8 connections"));
+    // Milliseconds are what it keeps.
+    assert_eq!(shown["startsAt"].as_str().unwrap()[..19], raised.to_string()[..19]);
+    let ends: Time = shown["endsAt"].as_str().unwrap().parse().unwrap();
+    let left = Duration::from_nanos(ends.since(Time(i64::try_from(now.as_nanos()).unwrap())));
+    let again = sinks.wants_again(&name).unwrap();
+    assert!(left > again * 2, "it would resolve after {left:?}, and is told again only after {again:?}");
+    assert!(alerts.iter().any(|a| a["labels"]["destination"] == odd.destination.as_ref().unwrap().to_string().as_str()));
+}

@@ -1,0 +1,237 @@
+//! Webhooks: what they are told, and what becomes of their answers.
+
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use sidecarta::alert::{Config, Form, Sinks};
+use sidecarta::model::{Alert, AlertKind};
+
+use crate::receiver::{Reply, Request};
+use crate::{PATIENCE, Receiver, SHORT, alert, external, hook, later, never, tell, time, workload};
+
+fn url(receiver: &Receiver) -> String {
+    format!("http://{}/hooks/XyZzY123?token=Pl0ver99", receiver.address)
+}
+
+fn impatient(receiver: &Receiver) -> Config {
+    Config { within: SHORT, ..hook(&url(receiver), Form::Json) }
+}
+
+#[tokio::test]
+async fn json_tells_all() {
+    let receiver = Receiver::always(204);
+    let mut config = hook(&url(&receiver), Form::Json);
+    config.webhooks[0].headers.push(("Authorization".to_owned(), "Bearer abc".to_owned()));
+    tell(&config).await.unwrap();
+    let [request] = receiver.requests().try_into().unwrap();
+    assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/hooks/XyZzY123?token=Pl0ver99"));
+    assert_eq!(request.headers["content-type"], "application/json");
+    assert_eq!(request.headers["authorization"], "Bearer abc");
+    let id = "new-dependency/shop/Deployment/cart/bank/ledger:8080";
+    assert_eq!(
+        request.json(),
+        json!({"version": 1, "alerts": [{
+            "id": id, "kind": "new-dependency",
+            "text": "shop/cart calls bank/ledger:8080, which it was never seen to call before it was accepted",
+            "workload": {"namespace": "shop", "kind": "Deployment", "name": "cart"},
+            "destination": {
+                "type": "service", "namespace": "bank", "name": "ledger", "host": "ledger.bank.svc.cluster.local", "port": 8080
+            },
+            "port": 8080, "protocol": "TCP",
+            "firstSeen": time(0).to_string(), "lastSeen": time(30).to_string(), "connections": 7, "raised": time(60).to_string(),
+        }]})
+    );
+}
+
+#[tokio::test]
+async fn a_repetition_has_the_same_key_and_nothing_else_has() {
+    let receiver = Receiver::always(200);
+    let sinks = Sinks::new(&hook(&url(&receiver), Form::Json), None).unwrap();
+    let name = &sinks.names()[0];
+    let once = alert("cart");
+    let counted = Alert { connections: 99, last_seen: time(90), ..once.clone() };
+    let raised_again = Alert { raised: time(3600), ..once.clone() };
+    for some in [vec![once.clone()], vec![counted], vec![raised_again], vec![alert("till")], vec![once, alert("till")]] {
+        sinks.deliver(name, &some).await.unwrap();
+    }
+    let keys: Vec<String> = receiver.requests().iter().map(|r| r.headers["idempotency-key"].clone()).collect();
+    assert_eq!(keys[0], keys[1]);
+    let mut others = keys[1..].to_vec();
+    others.sort();
+    others.dedup();
+    assert_eq!(others.len(), 4, "{keys:?}");
+}
+
+#[tokio::test]
+async fn many_alerts_are_told_a_hundred_at_a_time() {
+    let receiver = Receiver::always(200);
+    let sinks = Sinks::new(&hook(&url(&receiver), Form::Json), None).unwrap();
+    let name = &sinks.names()[0];
+    sinks.deliver(name, &[]).await.unwrap();
+    assert!(receiver.requests().is_empty());
+    let all: Vec<Alert> = (0..250).map(|i| alert(&format!("w{i}"))).collect();
+    sinks.deliver(name, &all).await.unwrap();
+    let told: Vec<usize> = receiver.requests().iter().map(|r| r.json()["alerts"].as_array().unwrap().len()).collect();
+    assert_eq!(told, [100, 100, 50]);
+}
+
+#[tokio::test]
+async fn one_request_that_is_refused_does_not_hold_up_the_rest() {
+    let first = |r: &Request| r.json()["alerts"][0]["workload"]["name"] == "w0";
+    let receiver = Receiver::start(move |r| Reply::status(if first(r) { 400 } else { 200 }));
+    let sinks = Sinks::new(&hook(&url(&receiver), Form::Json), None).unwrap();
+    let all: Vec<Alert> = (0..150).map(|i| alert(&format!("w{i}"))).collect();
+    never(sinks.deliver(&sinks.names()[0], &all).await);
+    assert_eq!(receiver.requests().len(), 2);
+}
+
+fn slack(alerts: &[Alert]) -> String {
+    let body: Value = serde_json::from_slice(&Form::Slack.body(alerts)).unwrap();
+    assert_eq!(body.as_object().unwrap().len(), 1);
+    body["text"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn slack_has_a_line_for_each_and_no_links() {
+    let hostile = Alert { destination: Some(external("<!channel> & <https://evil|click>\nrm")), port: 443, ..alert("cart") };
+    let mut all = vec![hostile, Alert { kind: AlertKind::CoverageLost, destination: None, ..alert("till") }];
+    assert_eq!(
+        slack(&all),
+        "shop/cart calls &lt;!channel&gt; &amp; &lt;https://evil|click&gt; rm:443, which it was never seen to call before it was \
+         accepted\nshop/till is not watched any more: what it calls now is not seen"
+    );
+    all.extend((0..18).map(|i| alert(&format!("w{i}"))));
+    assert_eq!(slack(&all).lines().count(), 20);
+    all.push(alert("last"));
+    assert!(slack(&all).ends_with("\n… and 1 more"));
+
+    let receiver = Receiver::always(200);
+    let sinks = Sinks::new(&hook(&url(&receiver), Form::Slack), None).unwrap();
+    all.extend((0..300).map(|i| alert(&format!("v{i}"))));
+    sinks.deliver(&sinks.names()[0], &all).await.unwrap();
+    let [request] = receiver.requests().try_into().unwrap();
+    assert_eq!(request.body, Form::Slack.body(&all));
+}
+
+#[tokio::test]
+async fn the_status_says_whether_to_try_again() {
+    for code in [200, 201, 202, 204] {
+        tell(&hook(&url(&Receiver::always(code)), Form::Json)).await.unwrap();
+    }
+    for code in [408, 425, 429, 500, 502, 503, 504, 599] {
+        let (why, after) = later(tell(&hook(&url(&Receiver::always(code)), Form::Slack)).await);
+        assert!(why.contains(&code.to_string()) && after.is_none(), "{why}");
+    }
+    for code in [301, 302, 307, 308, 400, 401, 403, 404, 405, 409, 410, 413, 422] {
+        let receiver = Receiver::start(move |_| Reply::Say(code, vec![("location", "/elsewhere".into())], String::new()));
+        let why = never(tell(&hook(&url(&receiver), Form::Json)).await);
+        assert!(why.contains(&code.to_string()), "{why}");
+        assert_eq!(receiver.requests().len(), 1, "redirects must not be followed");
+    }
+}
+
+#[tokio::test]
+async fn no_answer_is_no_loss() {
+    for reply in [|| Reply::Silent, || Reply::Break] {
+        let receiver = Receiver::start(move |_| reply());
+        let begun = Instant::now();
+        let (why, _) = later(tell(&impatient(&receiver)).await);
+        assert!(begun.elapsed() < PATIENCE);
+        assert!(!why.contains("XyZzY123") && !why.contains("Pl0ver99"), "{why}");
+    }
+    // Nobody listens.
+    let gone = url(&Receiver::always(200));
+    let (why, _) = later(tell(&hook(&gone, Form::Json)).await);
+    assert!(why.contains("refused") && !why.contains("XyZzY123") && !why.contains("Pl0ver99"), "{why}");
+    let (why, _) = later(tell(&hook("https://no-such-host.invalid/XyZzY123", Form::Json)).await);
+    assert!(!why.contains("XyZzY123"), "{why}");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_end_changes_nothing() {
+    for reply in [Reply::Endless, Reply::Stuck] {
+        let begun = Instant::now();
+        let receiver = |code| Receiver::start(move |_| reply(code));
+        tell(&impatient(&receiver(200))).await.unwrap();
+        later(tell(&impatient(&receiver(503))).await);
+        let why = never(tell(&impatient(&receiver(404))).await);
+        assert!(why.len() < 400, "{} bytes", why.len());
+        assert!(begun.elapsed() < PATIENCE);
+    }
+}
+
+#[tokio::test]
+async fn the_receiver_says_when() {
+    let date = |seconds: i64| format!("Tue, 02 Jun 2026 10:{:02}:{:02} GMT", seconds / 60, seconds % 60);
+    let cases = [
+        (vec![("retry-after", "7".into())], Some(7)),
+        (vec![("retry-after", "0".into())], Some(0)),
+        (vec![("retry-after", "86400".into())], Some(3600)),
+        (vec![("retry-after", u64::MAX.to_string())], Some(3600)),
+        (vec![("retry-after", date(90)), ("date", date(30))], Some(60)),
+        (vec![("retry-after", date(30)), ("date", date(90))], Some(0)),
+        (vec![("retry-after", "soon".into())], None),
+    ];
+    for (headers, seconds) in cases {
+        let said = headers.clone();
+        let receiver = Receiver::start(move |_| Reply::Say(429, said.clone(), String::new()));
+        let (_, after) = later(tell(&hook(&url(&receiver), Form::Json)).await);
+        assert_eq!(after, seconds.map(Duration::from_secs), "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_receiver_says_is_told_unless_it_repeats_a_secret() {
+    let said = async |text: &str| {
+        let text = text.to_owned();
+        let receiver = Receiver::start(move |_| Reply::Say(404, Vec::new(), text.clone()));
+        let mut config = hook(&url(&receiver), Form::Slack);
+        config.webhooks[0].headers.push(("x-token".to_owned(), "s3cr3t-t0ken".to_owned()));
+        never(tell(&config).await)
+    };
+    assert!(said("no_service").await.ends_with(": no_service"));
+    assert!(said("x".repeat(5000).as_str()).await.len() < 400);
+    for text in [
+        "Cannot POST /hooks/XyZzY123",
+        "cannot post /hooks/xyzzy123",
+        "no such hook: %58yZzY123",
+        "token Pl0ver99 is unknown",
+        "bad s3cr3t-t0ken",
+        "<html>XyZzY123</html>",
+    ] {
+        let why = said(text).await;
+        assert!(why.ends_with("404 Not Found"), "{why}");
+    }
+}
+
+fn any_alert() -> impl Strategy<Value = Alert> {
+    (".*", ".*", ".*", ".{0,600}", any::<bool>(), any::<u16>()).prop_map(|(namespace, kind, name, host, some, port)| {
+        let mut workload = workload(&name);
+        (workload.namespace, workload.kind) = (namespace, kind);
+        Alert { workload, destination: some.then(|| external(&host)), port, ..alert("") }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+
+    #[test]
+    fn bodies_are_valid_whatever_the_names(alerts in prop::collection::vec(any_alert(), 0..25)) {
+        let body: Value = serde_json::from_slice(&Form::Json.body(&alerts)).unwrap();
+        let told = body["alerts"].as_array().unwrap();
+        prop_assert_eq!(told.len(), alerts.len());
+        for (told, alert) in told.iter().zip(&alerts) {
+            prop_assert_eq!(told["text"].as_str().unwrap(), alert.text());
+            prop_assert_eq!(told["id"].as_str().unwrap(), alert.id());
+        }
+        let text = slack(&alerts);
+        prop_assert!(!text.contains(['<', '>', '\r']));
+        let bare = text.replace("&amp;", "").replace("&lt;", "").replace("&gt;", "");
+        prop_assert!(!bare.contains('&'));
+        let lines = if text.is_empty() { 0 } else { text.split('\n').count() };
+        prop_assert_eq!(lines, alerts.len().min(21));
+        // Slack cuts beyond.
+        prop_assert!(text.chars().count() < 40_000);
+    }
+}
