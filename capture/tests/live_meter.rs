@@ -171,6 +171,24 @@ fn a_translated_connection_is_told_as_it_was_made() {
     }
 }
 
+/// The server's interface is read before the client's, where the answer of the DNS is.
+#[test]
+fn an_answer_that_is_read_late_names_a_connection() {
+    let mut live = Live::new();
+    live.call(1_000_000, 40_000);
+    let mut message = b"\0\x01\x81\x80\0\x01\0\x01\0\0\0\0\x04cart\0\0\x01\0\x01".to_vec();
+    message.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04");
+    message.extend(CART);
+    let mut data = Vec::new();
+    PacketBuilder::ipv4([10, 244, 1, 53], WEB, 64).udp(53, 40_001).write(&mut data, &message).unwrap();
+    let interface = InterfaceId { source: 0, index: 1 };
+    let frame = Frame { time: 0, interface, link: LinkType::RAW, wire_len: data.len() as u32, data: &data };
+    live.meter.frame(&frame, &mut |_| ());
+    let told = live.fresh(SECOND);
+    let named = told.iter().find(|c| c.responder.port() == 8080).unwrap();
+    assert_eq!(named.names.dns.iter().map(|n| &n.question[..]).collect::<Vec<_>>(), ["cart"]);
+}
+
 #[test]
 fn who_listens_may_become_known_before_it_is_told() {
     let mut live = Live::new();
