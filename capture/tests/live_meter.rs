@@ -171,6 +171,20 @@ fn a_translated_connection_is_told_as_it_was_made() {
     }
 }
 
+/// The interface of a new pod was opened after its SYN, which the other end's has.
+#[test]
+fn a_syn_that_is_read_late_begins_no_other_connection() {
+    let mut live = Live::new();
+    live.request(10, 40_000);
+    live.packet(8, (WEB, 40_000), (CART, 8080), Packet { seq: 7, syn: true, interface: 2, ..Packet::default() });
+    let told = live.fresh(SECOND);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].from_start && told[0].first == 8 && told[0].names.authority.is_some());
+    // But one that comes after it ends it.
+    live.packet(2 * SECOND, (WEB, 40_000), (CART, 8080), Packet { seq: 900, syn: true, ..Packet::default() });
+    assert_eq!(new(&live.fresh(5 * SECOND)), [40_000]);
+}
+
 /// The server's interface is read before the client's, where the answer of the DNS is.
 #[test]
 fn an_answer_that_is_read_late_names_a_connection() {

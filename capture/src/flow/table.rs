@@ -402,7 +402,7 @@ enum Class {
 fn reused(entry: &Entry, s: &Segment<'_>) -> bool {
     match entry.isn {
         Some(isn) => isn != s.tcp.seq,
-        // Joined midway: a SYN ends it for certain.
-        None => true,
+        // Joined midway: a SYN ends it for certain, unless it is its own, from an interface that is read later.
+        None => s.time > entry.first,
     }
 }
