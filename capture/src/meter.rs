@@ -213,7 +213,7 @@ impl Meter {
     /// over, or they are `patience` old. Needs [`Config::live`]. `now`: packet time reached.
     pub fn fresh(&mut self, now: Nanos, patience: Nanos, sink: &mut impl FnMut(Observation)) {
         self.table.expire_until(now, &mut self.counters, sink);
-        self.table.report_fresh(now, patience, sink);
+        self.table.report_fresh(now, patience, &self.answers, sink);
     }
 
     /// The clock that stamps packets was set by `step` nanoseconds, and shows `now`.
@@ -230,7 +230,7 @@ impl Meter {
     /// Tells all connections that changed since they were last told; for a source that does not end. `now`: packet time reached.
     pub fn harvest(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
         self.table.expire_until(now, &mut self.counters, sink);
-        self.table.report(Some(now), sink);
+        self.table.report(Some(now), &self.answers, sink);
         self.tell_unanswered(sink);
         self.interfaces.report(sink);
     }
@@ -238,7 +238,7 @@ impl Meter {
     /// The input has ended: tells everything.
     pub fn finish(&mut self, sink: &mut impl FnMut(Observation)) {
         self.counters.incomplete_head += self.table.unfinished();
-        self.table.report(None, sink);
+        self.table.report(None, &self.answers, sink);
         self.tell_unanswered(sink);
         self.interfaces.report(sink);
     }

@@ -171,6 +171,38 @@ fn a_translated_connection_is_told_as_it_was_made() {
     }
 }
 
+/// The interface of a new pod was opened after its SYN, which the other end's has.
+#[test]
+fn a_syn_that_is_read_late_begins_no_other_connection() {
+    let mut live = Live::new();
+    live.request(10, 40_000);
+    live.packet(8, (WEB, 40_000), (CART, 8080), Packet { seq: 7, syn: true, interface: 2, ..Packet::default() });
+    let told = live.fresh(SECOND);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].from_start && told[0].first == 8 && told[0].names.authority.is_some());
+    // But one that comes after it ends it.
+    live.packet(2 * SECOND, (WEB, 40_000), (CART, 8080), Packet { seq: 900, syn: true, ..Packet::default() });
+    assert_eq!(new(&live.fresh(5 * SECOND)), [40_000]);
+}
+
+/// The server's interface is read before the client's, where the answer of the DNS is.
+#[test]
+fn an_answer_that_is_read_late_names_a_connection() {
+    let mut live = Live::new();
+    live.call(1_000_000, 40_000);
+    let mut message = b"\0\x01\x81\x80\0\x01\0\x01\0\0\0\0\x04cart\0\0\x01\0\x01".to_vec();
+    message.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04");
+    message.extend(CART);
+    let mut data = Vec::new();
+    PacketBuilder::ipv4([10, 244, 1, 53], WEB, 64).udp(53, 40_001).write(&mut data, &message).unwrap();
+    let interface = InterfaceId { source: 0, index: 1 };
+    let frame = Frame { time: 0, interface, link: LinkType::RAW, wire_len: data.len() as u32, data: &data };
+    live.meter.frame(&frame, &mut |_| ());
+    let told = live.fresh(SECOND);
+    let named = told.iter().find(|c| c.responder.port() == 8080).unwrap();
+    assert_eq!(named.names.dns.iter().map(|n| &n.question[..]).collect::<Vec<_>>(), ["cart"]);
+}
+
 #[test]
 fn who_listens_may_become_known_before_it_is_told() {
     let mut live = Live::new();

@@ -75,7 +75,7 @@ fn any_taken() -> impl Strategy<Value = Taken> {
             question: format!("name{name}"),
             canonical: None,
             addresses: Vec::new(),
-            rcode: rcode.map(Into::into),
+            rcode,
         };
         Taken::Lookup(at, lookup)
     };

@@ -1,6 +1,6 @@
 //! A node in network namespaces of the test's own: pods behind a bridge or on point-to-point routes, as CNI plugins make them.
 
-#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on, or cannot run, should say so
 #![allow(dead_code)] // each test file uses a part of it
 
 use std::fs::File;

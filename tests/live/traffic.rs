@@ -143,14 +143,17 @@ fn a_connection_older_than_the_agent_is_found() {
     serve(&cart, "0.0.0.0:61999");
     let stop = Arc::<AtomicBool>::default();
     let stopped = Arc::clone(&stop);
+    let rounds = Arc::<AtomicU64>::default();
+    let counted = Arc::clone(&rounds);
     let client = inside(&web.ns, move || {
         let mut stream = TcpStream::connect("10.244.1.11:61999").unwrap();
         while !stopped.load(Ordering::SeqCst) {
             exchange(&mut stream, b"ping");
+            counted.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(50));
         }
     });
-    std::thread::sleep(Duration::from_millis(300));
+    eventually("the connection", || rounds.load(Ordering::SeqCst) > 2);
     let agent = world.agent("--sample 8");
     let begun = Instant::now();
     eventually("the connection", || world.counters().get("learned") == Some(&1));

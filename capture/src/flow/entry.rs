@@ -6,7 +6,7 @@ use super::head::{self, Begins, MAX_HEAD};
 use super::key::FlowKey;
 use super::slots::Hot;
 use crate::decode::Segment;
-use crate::observation::{Connection, Content, Names, Nanos, Orientation, Transport};
+use crate::observation::{Connection, Content, DnsName, Names, Nanos, Orientation, Transport};
 
 /// Segments of an initiator that are searched for a name before the connection counts as nameless: a connection joined midway
 /// may begin with the rest of a body.
@@ -88,6 +88,10 @@ impl Entry {
         if names != Names::default() {
             self.names = Some(Box::new(names));
         }
+    }
+
+    pub fn set_dns(&mut self, dns: Vec<DnsName>) {
+        self.names.get_or_insert_default().dns = dns;
     }
 
     /// Who listens has become known.

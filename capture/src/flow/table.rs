@@ -316,12 +316,13 @@ impl Table {
     }
 
     /// Tells all that changed, in an order that does not depend on hashes. `until`: the packet time reached, where more is to come.
-    pub fn report(&mut self, until: Option<Nanos>, sink: &mut impl FnMut(Observation)) {
+    pub fn report(&mut self, until: Option<Nanos>, answers: &Answers, sink: &mut impl FnMut(Observation)) {
         let mut order: Vec<(Nanos, u32)> = self.slots.iter().map(|(slot, entry)| (entry.first, slot)).collect();
         let ends = |slot| self.slots.get(slot).map(|(hot, entry)| (entry.ends(&hot.key), hot.key.transport()));
         order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| ends(a.1).cmp(&ends(b.1))));
         for (_, slot) in order {
             let late = self.config.live;
+            self.name(slot, answers);
             if let Some((hot, entry)) = self.slots.get_mut(slot)
                 && !(late && until.is_some_and(|now| !entry.told && now.saturating_sub(entry.first) < LATE))
                 && let Some(connection) = entry.report(hot)
@@ -332,9 +333,10 @@ impl Table {
     }
 
     /// Tells the flows that were never told and can be told in full: whose names can change no more, or which are `patience` old.
-    pub fn report_fresh(&mut self, now: Nanos, patience: Nanos, sink: &mut impl FnMut(Observation)) {
+    pub fn report_fresh(&mut self, now: Nanos, patience: Nanos, answers: &Answers, sink: &mut impl FnMut(Observation)) {
         for _ in 0..self.fresh.len() {
             let Some((slot, noted)) = self.fresh.pop_front() else { return };
+            self.name(slot, answers);
             let Some((hot, entry)) = self.slots.get_mut(slot) else { continue };
             // The slot may have become another's, which is noted by itself.
             if entry.told || entry.twin {
@@ -348,6 +350,16 @@ impl Table {
             if let Some(connection) = entry.report(hot) {
                 sink(Observation::Connection(connection));
             }
+        }
+    }
+
+    /// The answer that named the responder may have been read after the connection that followed it: on another interface.
+    fn name(&mut self, slot: u32, answers: &Answers) {
+        let Some((hot, entry)) = self.slots.get(slot).filter(|(_, entry)| self.config.live && !entry.told) else { return };
+        let (initiator, responder) = entry.ends(&hot.key);
+        let dns = answers.names(initiator.ip(), responder.ip(), entry.first);
+        if let Some((_, entry)) = self.slots.get_mut(slot).filter(|_| !dns.is_empty()) {
+            entry.set_dns(dns);
         }
     }
 
@@ -390,7 +402,7 @@ enum Class {
 fn reused(entry: &Entry, s: &Segment<'_>) -> bool {
     match entry.isn {
         Some(isn) => isn != s.tcp.seq,
-        // Joined midway: a SYN ends it for certain.
-        None => true,
+        // Joined midway: a SYN ends it for certain, unless it is its own, from an interface that is read later.
+        None => s.time > entry.first,
     }
 }

@@ -481,8 +481,7 @@ impl Collector {
         Some(Observation::Interface(span))
     }
 
-    /// Reads what the kernel holds, for as long as it may hold it. What was in a ring when that time is over is read as well: its
-    /// frames are as many as fit, even where new ones follow without end.
+    /// Reads what the kernel holds, for as long as it may hold it, and what was in the rings by then, but not what follows without end.
     fn drain(&mut self) {
         let hold = Duration::from_millis(u64::from(self.config.handle.hold));
         let until = Instant::now() + hold + Duration::from_millis(50);
