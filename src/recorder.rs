@@ -4,6 +4,7 @@
 
 mod api;
 pub mod auth;
+mod courier;
 pub mod engine;
 mod metrics;
 pub mod tls;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::alert::{self, Sinks};
 use crate::life::{Part, Signals, reason};
 use crate::ops;
 use crate::store::Store;
@@ -36,6 +38,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// Of resolving.
     pub pace: Pace,
+    /// Where alerts go.
+    pub sinks: alert::Config,
     /// DNS domain of the cluster.
     pub domain: String,
     /// How long draining may take.
@@ -61,6 +65,11 @@ pub fn run(runtime: tokio::runtime::Runtime, config: Config, store: Store, knowl
 async fn live(config: Config, store: Store, knowledge: Knowledge) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let (stop, stopped) = watch::channel(false);
+    let client = match &knowledge {
+        Knowledge::Fixed(_) => None,
+        Knowledge::Api(client) => Some(client.clone()),
+    };
+    let sinks = Sinks::new(&config.sinks, client)?;
     let (view, watching, gate) = match knowledge {
         Knowledge::Fixed(view) => {
             anyhow::ensure!(
@@ -81,10 +90,12 @@ async fn live(config: Config, store: Store, knowledge: Knowledge) -> anyhow::Res
         .map_err(|e| anyhow::anyhow!("cannot serve on {}: {e}; choose another with --address", config.address))?;
     let (engine, work) = Engine::new(store, view.clone(), config.pace);
     let mut working = Part::start("store", move || work.run())?;
+    let delivered = Arc::new(courier::Counters::default());
+    let courier = tokio::spawn(courier::run(engine.clone(), sinks, Arc::clone(&delivered), stopped.clone()));
     let app = Arc::new(App::new(engine.clone(), gate));
     let operations = match config.listen {
         Some(address) => {
-            let metrics = metrics::Metrics { app: Arc::clone(&app), view: view.clone() };
+            let metrics = metrics::Metrics { app: Arc::clone(&app), view: view.clone(), delivered };
             let missing = move || missing(&view);
             Some(ops::start(address, "sidecarta_recorder", metrics, missing, stopped.clone()).await?)
         }
@@ -103,6 +114,7 @@ async fn live(config: Config, store: Store, knowledge: Knowledge) -> anyhow::Res
     let drained = async {
         // Requests end before the store does: what they bring is acknowledged or refused.
         let _ = serving.await;
+        let _ = courier.await;
         if !working.ended.is_terminated() {
             tokio::task::spawn_blocking(move || engine.stop()).await.map_err(anyhow::Error::from)?;
             reasons.extend(reason("store", (&mut working.ended).await));

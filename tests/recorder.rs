@@ -351,6 +351,68 @@ fn hostile_clients_are_refused_and_block_nobody() {
     assert_eq!(code, Some(0), "{log}");
 }
 
+/// A webhook: gives the bodies that it was sent, and answers with these statuses, the last one for ever.
+fn webhook(mut answers: Vec<&'static str>) -> (String, std::sync::mpsc::Receiver<Value>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let (told, bodies) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                if stream.read_line(&mut line).unwrap() <= 2 {
+                    break;
+                }
+                if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = n.trim().parse().unwrap();
+                }
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0] };
+            let _ = stream
+                .get_mut()
+                .write_all(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes());
+            if told.send(serde_json::from_slice(&body).unwrap()).is_err() {
+                return;
+            }
+        }
+    });
+    (url, bodies)
+}
+
+#[test]
+fn an_alert_is_delivered_through_failures_and_restarts_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, cluster) = (dir.path().join("store"), snapshot(dir.path()).display().to_string());
+    let (url, bodies) = webhook(vec!["503 Not now", "200 OK"]);
+    let options = ["--no-auth", "--cluster", &cluster, "--webhook", &url];
+    let recorder = Recorder::start(&store, None, &options);
+    recorder.post(None, &batch("n1", "b", 0, CART, 3));
+    recorder.connections(None, 3);
+    assert_eq!(recorder.ask("POST", "/v1/accept", None, "Content-Type: application/json\r\n", b"{}").0, 200);
+    let sent = Instant::now();
+    recorder.post(None, &batch("n1", "b", 1, "10.244.1.12:5432", 1));
+    let refused = bodies.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(sent.elapsed() < Duration::from_secs(10));
+    // Killed before it could be tried again: it is in the outbox.
+    recorder.kill("KILL");
+    let recorder = Recorder::start(&store, None, &options);
+    let taken = bodies.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(refused["alerts"][0]["id"], taken["alerts"][0]["id"]);
+    assert_eq!((taken["alerts"].as_array().unwrap().len(), taken["alerts"][0]["kind"].as_str()), (1, Some("new-dependency")));
+    // Seen again, it is the same alert; another one is another.
+    recorder.post(None, &batch("n1", "b", 2, "10.244.1.12:5432", 7));
+    recorder.post(None, &batch("n1", "b", 3, "10.244.1.12:6432", 1));
+    let other = bodies.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(other["alerts"].as_array().unwrap().len(), 1, "{other}");
+    assert_eq!(other["alerts"][0]["port"], 6432);
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+    assert!(bodies.recv_timeout(Duration::from_secs(1)).is_err(), "delivered again");
+}
+
 #[test]
 fn every_path_is_described_and_answers_as_described() {
     let described: Value = sidecarta::yaml::from_str(include_str!("../openapi.yaml")).unwrap();

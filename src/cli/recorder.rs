@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use hyper::Uri;
 
 use super::log::{LogOptions, duration, listen};
 use super::{Outcome, StoreOptions};
+use crate::alert::{self, Form, Webhook};
 use crate::generate::readiness::Thresholds;
 use crate::novelty::Patience;
 use crate::recorder::auth::Agents;
@@ -68,6 +70,21 @@ pub(super) struct Options {
     /// With --accept-after: least confidence that the next connection is of a known dependency, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
     accept_confidence: f64,
+    /// Alerts as Events on the workloads: `kubectl get events` shows them
+    #[arg(long)]
+    event: bool,
+    /// Alerts as JSON to this URL; may be repeated
+    #[arg(long, value_name = "URL", env = "SIDECARTA_WEBHOOK", value_delimiter = ' ', hide_env_values = true)]
+    webhook: Vec<Uri>,
+    /// Alerts to this incoming webhook of Slack; may be repeated
+    #[arg(long, value_name = "URL", env = "SIDECARTA_SLACK", value_delimiter = ' ', hide_env_values = true)]
+    slack: Vec<Uri>,
+    /// Alerts to this Alertmanager (API v2); may be repeated
+    #[arg(long, value_name = "URL", env = "SIDECARTA_ALERTMANAGER", value_delimiter = ' ')]
+    alertmanager: Vec<Uri>,
+    /// Authority that signed the certificates of webhooks and Alertmanagers, in PEM; those of the system without it
+    #[arg(long, value_name = "FILE")]
+    alert_ca_file: Option<PathBuf>,
     /// Serve /metrics, /healthz and /readyz here; `none` serves nothing
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15097", env = "SIDECARTA_LISTEN")]
     listen: String,
@@ -81,6 +98,18 @@ pub(super) struct Options {
 fn account(text: &str) -> Result<(String, String), String> {
     let (namespace, name) = text.split_once('/').ok_or("write NAMESPACE/NAME")?;
     Ok((namespace.to_owned(), name.to_owned()))
+}
+
+fn sinks(options: &Options) -> alert::Config {
+    let hook = |url: &Uri, form| Webhook { url: url.clone(), form, headers: Vec::new() };
+    let json = options.webhook.iter().map(|u| hook(u, Form::Json));
+    alert::Config {
+        event: options.event,
+        webhooks: json.chain(options.slack.iter().map(|u| hook(u, Form::Slack))).collect(),
+        alertmanagers: options.alertmanager.clone(),
+        authority: options.alert_ca_file.clone(),
+        ..alert::Config::default()
+    }
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
@@ -120,6 +149,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
                 min_confidence: options.accept_confidence,
             }),
         },
+        sinks: sinks(options),
         domain: options.cluster_domain.clone(),
         drain: options.drain,
     };

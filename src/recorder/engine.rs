@@ -64,8 +64,15 @@ pub struct Progress {
     pub alerts: u64,
 }
 
+/// A batch to be kept.
+struct Keep {
+    bytes: Vec<u8>,
+    batch: Observed,
+    reply: oneshot::Sender<Result<Applied, String>>,
+}
+
 enum Command {
-    Keep { id: BatchId, bytes: Vec<u8>, batch: Observed, reply: oneshot::Sender<Result<Applied, String>> },
+    Keep(Box<Keep>),
     Ask(Box<dyn FnOnce(&mut Store) + Send>),
     Stop,
 }
@@ -113,7 +120,7 @@ impl Engine {
     /// When it is not.
     pub async fn keep(&self, batch: Observed, bytes: Vec<u8>) -> Result<Applied, Refused> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Keep { id: batch.id.clone(), bytes, batch, reply })?;
+        self.send(Command::Keep(Box::new(Keep { bytes, batch, reply })))?;
         match answer.await {
             Ok(Ok(applied)) => Ok(applied),
             Ok(Err(why)) => Err(Refused::Closed(why)),
@@ -193,7 +200,7 @@ impl Work {
             let mut next = first;
             while let Some(command) = next.take() {
                 match command {
-                    Command::Keep { id, bytes, batch, reply } => keeps.push((id, bytes, batch, reply)),
+                    Command::Keep(keep) => keeps.push(*keep),
                     Command::Ask(question) => question(&mut self.store),
                     Command::Stop => stop = true,
                 }
@@ -241,19 +248,19 @@ impl Work {
         self.store.close().map_err(|e| e.to_string())
     }
 
-    #[allow(clippy::type_complexity)] // the parts of one command
-    fn keep(&mut self, keeps: Vec<(BatchId, Vec<u8>, Observed, oneshot::Sender<Result<Applied, String>>)>) -> Result<(), String> {
-        let rows: Vec<(&BatchId, &[u8])> = keeps.iter().map(|(id, bytes, ..)| (id, bytes.as_slice())).collect();
+    fn keep(&mut self, keeps: Vec<Keep>) -> Result<(), String> {
+        let rows: Vec<(&BatchId, &[u8])> = keeps.iter().map(|k| (&k.batch.id, k.bytes.as_slice())).collect();
         let applied = match self.store.keep(&rows) {
             Ok(applied) => applied,
             Err(e) => {
                 let why = e.to_string();
                 let fatal = !matches!(e, StoreError::DiskFull { .. });
-                keeps.into_iter().for_each(|(.., reply)| drop(reply.send(Err(why.clone()))));
+                keeps.into_iter().for_each(|k| drop(k.reply.send(Err(why.clone()))));
                 return if fatal { Err(why) } else { Ok(()) };
             }
         };
-        for ((id, bytes, batch, reply), applied) in keeps.into_iter().zip(applied) {
+        for (Keep { bytes, batch, reply }, applied) in keeps.into_iter().zip(applied) {
+            let id = batch.id.clone();
             if applied == Applied::New {
                 self.now.kept += 1;
                 // Text is some ten times what it is compressed.

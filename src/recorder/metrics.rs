@@ -13,12 +13,14 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::api::App;
+use super::courier::Counters as Delivered;
 use crate::view::{KindStatus, View};
 
 /// Reads on a scrape.
 pub(super) struct Metrics {
     pub app: Arc<App>,
     pub view: View,
+    pub delivered: Arc<Delivered>,
 }
 
 impl fmt::Debug for Metrics {
@@ -40,6 +42,10 @@ impl Collector for Metrics {
         counter("batches_merged_late", "Of these, before the view of the cluster had passed their time", p.settled_late)?;
         counter("batches_unreadable", "Acknowledged batches that could not be read again: lost", p.unreadable)?;
         counter("alerts", "Alerts raised", p.alerts)?;
+        let d = &self.delivered;
+        counter("alerts_delivered", "Deliveries of alerts to sinks", d.delivered.load(Ordering::Relaxed))?;
+        counter("alert_failures", "Deliveries that failed and are tried again", d.failed.load(Ordering::Relaxed))?;
+        counter("alerts_refused", "Deliveries that a sink refused for good", d.refused.load(Ordering::Relaxed))?;
         counter("edges", "Edges in merged batches", p.edges)?;
         let c = &self.app.counters;
         let refusals = [

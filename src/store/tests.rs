@@ -212,7 +212,7 @@ fn kept_batches_are_settled_once_and_stand_for_those_before_them() {
     store.settle(&Batch { id: next.clone(), records: Vec::new() }, &[next].into()).unwrap();
     let mut other = Store::open(&dir.path().join("other"), Access::CreateOrOpen).unwrap();
     other.import(exported(&store).as_bytes()).unwrap();
-    assert_eq!(other.kept().unwrap(), [waiting.clone()]);
+    assert_eq!(other.kept().unwrap(), std::slice::from_ref(&waiting));
     assert_eq!(zstd::decode_all(other.read_kept(&waiting).unwrap().as_slice()).unwrap(), b"lines\n");
     assert!(other.holds(&ids[0]).unwrap());
 }
