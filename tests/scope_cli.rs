@@ -251,3 +251,38 @@ fn a_snapshot_without_what_the_proof_rests_on_is_told_as_one() {
     let with = told(&format!("{MESH}\n---\n{config}"));
     assert!(!with.contains("holds no"), "{with}");
 }
+
+#[test]
+fn what_was_not_seen_for_long_is_marked_and_left_out_only_when_asked() {
+    let lab = Lab::new("");
+    let (store, mesh) = (lab.dir.path().join("store").display().to_string(), lab.mesh());
+    let web = json!({"namespace": "shop", "kind": "Deployment", "name": "web"});
+    let dependency = |host: &str, to: &str, last: &str| {
+        let (name, namespace) = host.split_once('.').unwrap();
+        json!({"row": {"record": "dependency", "workload": web, "port": 9080, "protocol": "TCP", "connections": 1,
+            "destination": {"type": "service", "namespace": namespace, "name": name, "host": format!("{host}.svc.cluster.local"), "port": 9080},
+            "firstSeen": "2026-01-01T00:00:00Z", "lastSeen": last, "evidence": {"endpoint": {"connections": 1,
+                "firstSeen": "2026-01-01T00:00:00Z", "lastSeen": last, "examples": [{"time": last, "from": "10.0.0.1:4000", "to": to}]}}}})
+    };
+    let lines = [
+        json!({"sidecarta": {"version": 1}}),
+        json!({"row": {"record": "workload", "namespace": "shop", "kind": "Deployment", "name": "web", "selector": {"app": "web"},
+            "dataPlane": "sidecar", "lastSeen": "2026-03-01T00:00:00Z"}}),
+        dependency("reviews.prod", "10.1.0.6:9080", "2026-02-28T00:00:00Z"),
+        dependency("ratings.prod", "10.1.0.7:9080", "2026-01-01T00:00:00Z"),
+        json!({"end": {"rows": 3, "batches": 0}}),
+    ];
+    let export = lab.file("e.ndjson", &lines.map(|l| format!("{l}\n")).concat()).display().to_string();
+    expect(0, &["import", "--store", &store, &export]);
+    let table = expect(0, &["dependencies", "--store", &store]);
+    let marked: Vec<bool> = table.lines().filter(|l| l.contains("prod/")).map(|l| l.contains("stale")).collect();
+    assert_eq!(marked, [true, false], "{table}");
+    let generate = ["generate", "--store", &store, "--cluster", &mesh, "--workload", "shop/web"];
+    let all = documents(&expect(0, &generate));
+    assert!(hosts(&all[0]).iter().any(|h| h.contains("ratings")), "{all:?}");
+    let out = run(&[&generate[..], &["--drop-stale", "30d"]].concat());
+    let fresh = documents(&String::from_utf8(out.stdout).unwrap());
+    assert!(!hosts(&fresh[0]).iter().any(|h| h.contains("ratings")), "{fresh:?}");
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(told.contains("prod/ratings:9080 is left out as stale"), "{told}");
+}

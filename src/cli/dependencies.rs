@@ -1,10 +1,13 @@
 //! `sidecarta dependencies`.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, ValueEnum};
 
+use super::generate::duration;
 use super::output::{self, Format};
 use super::{Outcome, ReadOptions, ViewOptions, graph};
-use crate::model::{Dependency, Grade};
+use crate::model::{Dependency, Grade, Time, WorkloadId};
 use crate::present::Shown;
 
 const EXAMPLE: &str = "\
@@ -20,6 +23,9 @@ pub(super) struct Options {
     read: ReadOptions,
     #[command(flatten)]
     view: ViewOptions,
+    /// Mark as stale what was not seen for this long while its workload was
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = duration)]
+    stale_after: u64,
     /// Output format
     #[arg(short, long, value_enum, default_value_t = View::Table)]
     output: View,
@@ -35,9 +41,12 @@ enum View {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let all = options.read.memory(options.view.namespace.as_deref())?.dependencies;
+    let memory = options.read.memory(options.view.namespace.as_deref())?;
+    let seen: BTreeMap<WorkloadId, Time> = memory.workloads.into_iter().map(|w| (w.id, w.last_seen)).collect();
+    let stale = |d: &Dependency| seen.get(&d.key.workload).is_some_and(|s| d.is_stale(*s, options.stale_after));
+    let all = memory.dependencies;
     match options.output {
-        View::Table => output::print(&table(&all))?,
+        View::Table => output::print(&table(&all, stale))?,
         View::Json => output::data(Format::Json, &all.iter().map(Shown::from).collect::<Vec<_>>())?,
         View::Yaml => output::data(Format::Yaml, &all.iter().map(Shown::from).collect::<Vec<_>>())?,
         View::Mermaid => output::print(&graph::mermaid(&all))?,
@@ -64,7 +73,7 @@ pub(super) fn remarks(d: &Dependency) -> String {
     out.join(", ")
 }
 
-fn table(all: &[Dependency]) -> String {
+fn table(all: &[Dependency], stale: impl Fn(&Dependency) -> bool) -> String {
     if all.is_empty() {
         return "no dependencies are known here yet; `sidecarta status` tells what was watched\n".to_owned();
     }
@@ -79,7 +88,11 @@ fn table(all: &[Dependency]) -> String {
             d.tally.connections.to_string(),
             output::moment(d.tally.last_seen),
             evidence.to_owned(),
-            remarks(d),
+            [stale(d).then(|| "stale".to_owned()), Some(remarks(d)).filter(|r| !r.is_empty())]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(", "),
         ]);
     }
     output::render(&t)

@@ -15,7 +15,7 @@ use crate::generate::group::GroupBy;
 use crate::generate::readiness::Thresholds;
 use crate::generate::{self as generation, Input, Known, Subject, generate, subjects};
 use crate::memory::Memory;
-use crate::model::WorkloadId;
+use crate::model::{Dependency, Workload, WorkloadId};
 use crate::snapshot::{self, Snapshot};
 use crate::store::{Access, Store};
 
@@ -42,6 +42,9 @@ pub(super) struct SourceOptions {
     /// "address"}; a workload or a pod, the last three optional. Joined with what was learned
     #[arg(long, value_name = "FILE")]
     calls: Vec<PathBuf>,
+    /// Leave out what was not seen for this long while its workload was; each is named
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    drop_stale: Option<u64>,
 }
 
 /// Which workloads.
@@ -99,7 +102,7 @@ pub(super) struct Options {
     output: Option<PathBuf>,
 }
 
-fn duration(text: &str) -> Result<u64, String> {
+pub(super) fn duration(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let seconds = match &text[digits.len()..] {
         "" | "s" => 1,
@@ -142,12 +145,29 @@ pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow
     if let Some(mut memory) = memory {
         stored = std::mem::take(&mut memory.workloads);
         all = memory.into_known();
+        if let Some(after) = source.drop_stale {
+            drop_stale(&mut all, &stored, after);
+        }
     }
     let subjects = subjects(&snapshot.cluster, &stored);
     for file in &source.calls {
         partial |= declared(file, &snapshot, &subjects, &mut all)?;
     }
     Ok(Gathered { snapshot, subjects, known: all, partial })
+}
+
+/// Leaves out what has become stale, and names it.
+fn drop_stale(all: &mut BTreeMap<WorkloadId, Known>, stored: &[Workload], after: u64) {
+    for w in stored {
+        let Some(known) = all.get_mut(&w.id) else { continue };
+        let (stale, fresh) = std::mem::take(&mut known.dependencies).into_iter().partition(|d| d.is_stale(w.last_seen, after));
+        known.dependencies = fresh;
+        let stale: Vec<Dependency> = stale;
+        for d in stale {
+            let (to, port, last) = (&d.key.destination, d.key.port, output::moment(d.tally.last_seen));
+            eprintln!("note: {}: {to}:{port} is left out as stale: last seen {last}", w.id);
+        }
+    }
 }
 
 /// Reads declared calls; whether a line could not be used. Each such line is named.

@@ -97,6 +97,12 @@ impl Dependency {
         }
     }
 
+    /// Whether it has not been seen for this long, in nanoseconds, while its workload was: measured against the workload's own last
+    /// sighting, so that silence of the watcher ages nothing.
+    pub fn is_stale(&self, workload_seen: Time, after: u64) -> bool {
+        workload_seen.since(self.tally.last_seen) >= after
+    }
+
     /// Strongest grade of evidence.
     pub fn strongest(&self) -> Option<Grade> {
         self.evidence.keys().next().copied()
