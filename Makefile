@@ -6,7 +6,7 @@ CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidecarta
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 BIN := $(CARGO_TARGET_DIR)/release/sidecarta
 
-.PHONY: demo test bench build setup lint clean
+.PHONY: demo test bench mesh build setup lint clean
 
 demo: build
 	@./samples/demo $(BIN)
@@ -25,6 +25,11 @@ bench: build
 	cargo bench --locked --bench replay
 	cargo bench --locked --bench scope
 	cargo bench --locked --bench live
+
+# A real mesh without containers (lab/README.md). Its programs are built once, which takes half an hour.
+mesh: build
+	@[ "$$(id -u)" -eq 0 ] || { echo "make mesh needs root, for network namespaces" >&2; exit 1; }
+	@./lab/mesh $(BIN)
 
 build: setup
 	cargo build --release --locked
