@@ -8,5 +8,6 @@ pub mod collector;
 pub mod filter;
 pub mod handle;
 pub mod links;
+mod ring;
 pub mod rule;
 mod told;

@@ -1,13 +1,15 @@
 //! One opened interface.
 //!
-//! Owns a libpcap handle with its kernel ring and its filter. Must never block, and never put an interface into promiscuous mode:
-//! what a pod sends and receives passes its veth anyway.
+//! Owns the choice of how it is read: a ring of this crate's for an Ethernet device, as pods' interfaces are, and libpcap for all else.
+//! Must never block, and never put an interface into promiscuous mode: what a pod sends and receives passes its veth anyway.
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use pcap::{Active, Capture, Error, Linktype, Precision};
 
 use super::filter::{self, Link as Layer};
+use super::ring::Ring;
 use crate::frame::{Frame, LinkType};
 use crate::observation::InterfaceId;
 
@@ -74,9 +76,14 @@ pub struct Dropped {
 /// All interfaces at once.
 pub const ANY: &str = "any";
 
+enum Source {
+    Ring(Ring),
+    Libpcap(Capture<Active>),
+}
+
 /// An opened interface.
 pub struct Handle {
-    capture: Capture<Active>,
+    source: Source,
     name: String,
     id: InterfaceId,
     link: LinkType,
@@ -88,6 +95,14 @@ impl Handle {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(name: &str, index: u32, settings: &Settings) -> Result<Self, OpenError> {
+        let id = InterfaceId { source: 0, index };
+        if name != ANY {
+            let program = filter::program(Layer::Ethernet, &config(settings));
+            let ring = Ring::open(index, settings.ring, settings.hold, &program).map_err(|e| refused(name, e.to_string()))?;
+            if let Some(ring) = ring {
+                return Ok(Self { source: Source::Ring(ring), name: name.to_owned(), id, link: LinkType::ETHERNET });
+            }
+        }
         let fail = |e: Error| match e {
             Error::PcapError(why) => refused(name, why),
             e => refused(name, e.to_string()),
@@ -112,12 +127,11 @@ impl Handle {
             LinkType::LINUX_SLL2 => Layer::Cooked,
             _ => return Err(refused(name, format!("its link type {number} is not read"))),
         };
-        let config = filter::Config { sample: settings.sample, snap: settings.snap, always_ports: Vec::new() };
         // SAFETY: the descriptor belongs to `capture`, which outlives this borrow.
         let socket = unsafe { BorrowedFd::borrow_raw(capture.as_raw_fd()) };
-        filter::attach(socket, &filter::program(layer, &config))
+        filter::attach(socket, &filter::program(layer, &config(settings)))
             .map_err(|e| refused(name, format!("the kernel refuses the filter: {e}")))?;
-        Ok(Self { capture, name: name.to_owned(), id: InterfaceId { source: 0, index }, link })
+        Ok(Self { source: Source::Libpcap(capture), name: name.to_owned(), id, link })
     }
 
     /// Name of the interface.
@@ -132,14 +146,30 @@ impl Handle {
 
     /// What to wait on.
     pub fn raw_fd(&self) -> std::os::fd::RawFd {
-        self.capture.as_raw_fd()
+        match &self.source {
+            Source::Ring(ring) => ring.raw_fd(),
+            Source::Libpcap(capture) => capture.as_raw_fd(),
+        }
     }
 
     /// Hands on at most `limit` frames that are there already.
     pub fn read(&mut self, limit: usize, sink: &mut impl FnMut(Frame<'_>)) -> Read {
         let (interface, link) = (self.id, self.link);
+        let capture = match &mut self.source {
+            Source::Libpcap(capture) => capture,
+            Source::Ring(ring) => {
+                let result =
+                    ring.read(limit, &mut |p| sink(Frame { time: p.time, interface, link, wire_len: p.wire_len, data: p.data }));
+                return match result {
+                    Ok(seen) if seen >= limit => Read::More,
+                    Ok(_) => Read::Empty,
+                    Err(e) if e.kind() == io::ErrorKind::NetworkDown => Read::Gone,
+                    Err(e) => Read::Failed(e.to_string()),
+                };
+            }
+        };
         let mut seen = 0;
-        let result = self.capture.dispatch(Some(limit), |packet| {
+        let result = capture.dispatch(Some(limit), |packet| {
             seen += 1;
             sink(Frame {
                 // With Precision::Nano the field for microseconds holds nanoseconds.
@@ -160,9 +190,18 @@ impl Handle {
 
     /// What was dropped since it was opened; `None` where the kernel does not say.
     pub fn dropped(&mut self) -> Option<Dropped> {
-        let stat = self.capture.stats().ok()?;
+        let capture = match &mut self.source {
+            Source::Libpcap(capture) => capture,
+            // A veth has no queue of its own that could drop.
+            Source::Ring(ring) => return Some(Dropped { ring: ring.dropped().ok()?, interface: 0 }),
+        };
+        let stat = capture.stats().ok()?;
         Some(Dropped { ring: u64::from(stat.dropped), interface: u64::from(stat.if_dropped) })
     }
+}
+
+fn config(settings: &Settings) -> filter::Config {
+    filter::Config { sample: settings.sample, snap: settings.snap, always_ports: Vec::new() }
 }
 
 /// libpcap tells these in words only (pcap-linux.c).

@@ -1,0 +1,216 @@
+//! A packet socket on one interface, with a ring that the kernel fills and this process reads (packet(7), TPACKET_V3).
+//!
+//! Owns the socket and the mapping. libpcap makes rings of blocks of 256 KiB, and at least two are needed, as the kernel drops what
+//! comes while the only one is read: too much for each of some hundred interfaces. Here blocks are small. Must never read a block that
+//! the kernel owns.
+
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use libc::{c_int, sockaddr_ll, tpacket_block_desc, tpacket_hdr_v1, tpacket_req3, tpacket_stats_v3, tpacket3_hdr};
+
+use super::filter::{self, Instruction};
+
+/// Bytes of a block: an order of pages that the kernel finds also where memory is fragmented. Holds some 100 opening segments.
+const BLOCK: u32 = 16 * 1024;
+/// The kernel checks that a block holds one frame of this length at least, and has no other use for it (packet_set_ring). A longer
+/// packet is cut at the end of its block.
+const FRAME: u32 = 4096;
+/// Type of an Ethernet device (ARPHRD_ETHER), which veth and netkit devices are.
+const ETHERNET: u16 = 1;
+
+/// A packet as it lies in the ring.
+pub(super) struct Packet<'a> {
+    /// Nanoseconds since the Unix epoch.
+    pub time: i64,
+    /// Bytes on the wire.
+    pub wire_len: u32,
+    /// Those kept, from the Ethernet header on, without a VLAN tag.
+    pub data: &'a [u8],
+}
+
+/// A socket with its ring.
+#[derive(Debug)]
+pub(super) struct Ring {
+    socket: OwnedFd,
+    map: NonNull<u8>,
+    blocks: u32,
+    /// The block that the kernel fills next, or has filled.
+    at: u32,
+    dropped: u64,
+}
+
+// SAFETY: the mapping belongs to this value alone, and nothing of it is bound to a thread.
+unsafe impl Send for Ring {}
+
+impl Ring {
+    /// Opens an interface by its index; `None` where it is not an Ethernet device. It takes frames in from the moment on at which it is
+    /// bound, none of which the filter has not seen.
+    pub fn open(index: u32, bytes: u32, hold: u32, program: &[Instruction]) -> io::Result<Option<Self>> {
+        // SAFETY: takes no pointers. Without a protocol nothing is received until it is bound.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it was just opened, and nobody else has it.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        filter::attach(socket.as_fd(), program)?;
+        set(&socket, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V3 as c_int))?;
+        let blocks = (bytes / BLOCK).max(2);
+        let request = tpacket_req3 {
+            tp_block_size: BLOCK,
+            tp_block_nr: blocks,
+            tp_frame_size: FRAME,
+            tp_frame_nr: blocks * (BLOCK / FRAME),
+            tp_retire_blk_tov: hold,
+            tp_sizeof_priv: 0,
+            tp_feature_req_word: 0,
+        };
+        set(&socket, libc::PACKET_RX_RING, &request)?;
+        let length = blocks as usize * BLOCK as usize;
+        let (access, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: a new mapping of the whole ring, wherever the kernel puts it.
+        let map = unsafe { libc::mmap(std::ptr::null_mut(), length, access, shared, socket.as_raw_fd(), 0) };
+        if map == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let map = NonNull::new(map.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let ring = Self { socket, map, blocks, at: 0, dropped: 0 };
+        let ethernet = ring.bind(index)? == ETHERNET;
+        ring.error()?;
+        Ok(ethernet.then_some(ring))
+    }
+
+    /// Binds to an interface, and gives the type of its device.
+    fn bind(&self, index: u32) -> io::Result<u16> {
+        // SAFETY: all of its fields are numbers, for which zero is a value.
+        let mut address: sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        address.sll_ifindex = c_int::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut length = size_of::<sockaddr_ll>() as libc::socklen_t;
+        let pointer: *mut sockaddr_ll = &mut address;
+        // SAFETY: the pointer is that of an address of this length.
+        if unsafe { libc::bind(self.raw_fd(), pointer.cast(), length) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: as before; the kernel writes at most this length.
+        if unsafe { libc::getsockname(self.raw_fd(), pointer.cast(), &mut length) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(address.sll_hatype)
+    }
+
+    /// What to wait on.
+    pub fn raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// Hands on what is there, by whole blocks, until `limit` packets are reached; how many it was.
+    ///
+    /// # Errors
+    /// When nothing is there and the socket says why, once: the interface went down, as a rule.
+    pub fn read(&mut self, limit: usize, sink: &mut impl FnMut(Packet<'_>)) -> io::Result<usize> {
+        let mut seen = 0;
+        let mut any = false;
+        while seen < limit {
+            // SAFETY: the block is within the mapping, which lives as long as this value.
+            let block = unsafe { self.map.add(self.at as usize * BLOCK as usize) };
+            let status = offset_of!(tpacket_block_desc, hdr) + offset_of!(tpacket_hdr_v1, block_status);
+            // SAFETY: the field is aligned, as blocks are at pages, and both sides only ever access it whole.
+            let status = unsafe { AtomicU32::from_ptr(block.add(status).as_ptr().cast()) };
+            // Acquire: the packets are read after the kernel has given the block away.
+            if status.load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
+                break;
+            }
+            any = true;
+            // SAFETY: it is this side's until its status is set back.
+            let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), BLOCK as usize) };
+            seen += packets(bytes, sink);
+            // Release: the block is given back after its packets were read.
+            status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
+            self.at = (self.at + 1) % self.blocks;
+        }
+        if !any {
+            self.error()?;
+        }
+        Ok(seen)
+    }
+
+    /// The error that waits at the socket.
+    fn error(&self) -> io::Result<()> {
+        Ok(rustix::net::sockopt::socket_error(&self.socket)??)
+    }
+
+    /// Packets dropped for want of room since it was opened.
+    pub fn dropped(&mut self) -> io::Result<u64> {
+        let mut stats = tpacket_stats_v3 { tp_packets: 0, tp_drops: 0, tp_freeze_q_cnt: 0 };
+        let mut length = size_of::<tpacket_stats_v3>() as libc::socklen_t;
+        let pointer: *mut tpacket_stats_v3 = &mut stats;
+        // SAFETY: the kernel writes at most this length behind the pointer.
+        let result =
+            unsafe { libc::getsockopt(self.raw_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS, pointer.cast(), &mut length) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // Asking sets the kernel's count back.
+        self.dropped += u64::from(stats.tp_drops);
+        Ok(self.dropped)
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made with this length, and no packet of it is borrowed any more.
+        unsafe { libc::munmap(self.map.as_ptr().cast(), self.blocks as usize * BLOCK as usize) };
+    }
+}
+
+fn set<T>(socket: &OwnedFd, name: c_int, value: &T) -> io::Result<()> {
+    let pointer: *const T = value;
+    // SAFETY: the kernel reads at most this length behind the pointer.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, name, pointer.cast(), size_of::<T>() as libc::socklen_t)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Hands on the packets of a block; how many it holds. What would lie behind its end is left out.
+fn packets(block: &[u8], sink: &mut impl FnMut(Packet<'_>)) -> usize {
+    let header = offset_of!(tpacket_block_desc, hdr);
+    let number = word(block, header + offset_of!(tpacket_hdr_v1, num_pkts)).unwrap_or(0);
+    let mut at = word(block, header + offset_of!(tpacket_hdr_v1, offset_to_first_pkt)).unwrap_or(0) as usize;
+    for _ in 0..number {
+        let Some((packet, next)) = packet(block, at) else { break };
+        sink(packet);
+        at += next;
+    }
+    number as usize
+}
+
+/// The packet at an offset, and how far behind it the next one is.
+fn packet(block: &[u8], at: usize) -> Option<(Packet<'_>, usize)> {
+    let field = |offset| word(block, at + offset);
+    let (seconds, nanos) = (field(offset_of!(tpacket3_hdr, tp_sec))?, field(offset_of!(tpacket3_hdr, tp_nsec))?);
+    let kept = field(offset_of!(tpacket3_hdr, tp_snaplen))? as usize;
+    let data = block.get(at + offset_of!(tpacket3_hdr, tp_mac)..)?.first_chunk().map(|b| u16::from_ne_bytes(*b))?;
+    let packet = Packet {
+        time: i64::from(seconds) * 1_000_000_000 + i64::from(nanos),
+        wire_len: field(offset_of!(tpacket3_hdr, tp_len))?,
+        data: block.get(at + usize::from(data)..)?.get(..kept)?,
+    };
+    Some((packet, field(offset_of!(tpacket3_hdr, tp_next_offset))? as usize))
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|b| u32::from_ne_bytes(*b))
+}
