@@ -1,10 +1,11 @@
 //! What the live agent costs the traffic it watches, on network namespaces of its own: `cargo bench --bench live`, as root, with
-//! `ip`, `iperf3` and `tcpdump`. Each figure stands beside that of a run without the agent, or of tcpdump, taken in the same round.
-//! Prints; asserts only that what was called is what was found.
+//! `ip`, `iperf3` and `tcpdump`. Each figure stands beside that of a run without the agent, or of tcpdump, taken in the same
+//! round. Prints; asserts only that what was called is what was found.
 //!
-//! `cargo bench --bench live -- throughput rate cpu memory opening` runs the parts that are named. `SIDECARTA_BENCH_ROUNDS` sets how
-//! often the modes take turns (default 7), `SIDECARTA_BENCH_SECONDS` how long each has traffic (default 2), `SIDECARTA_BENCH_AGENT`
-//! more options of the agent, separated by spaces.
+//! `cargo bench --bench live -- throughput rate cpu memory opening` runs the parts that are named. `SIDECARTA_BENCH_ROUNDS` sets
+//! how often the modes take turns (default 7), `SIDECARTA_BENCH_SECONDS` how long each has traffic (default 2),
+//! `SIDECARTA_BENCH_AGENT` more options of the agent, separated by spaces. On a machine that does other work as well, run it with
+//! `nice -n -20`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
@@ -71,11 +72,12 @@ impl World {
 
     /// A pod of a Deployment of the same name.
     fn pod(&mut self, name: &str, last: u8) -> Net {
+        let address = format!("10.244.1.{last}");
         self.pods.push(json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"namespace": "shop", "name": format!("{name}-1"), "uid": name, "labels": {"app": name},
                 "ownerReferences": [{"kind": "Deployment", "name": name, "controller": true}]},
             "spec": {"nodeName": "n1", "containers": [{"name": "app"}]},
-            "status": {"phase": "Running", "podIP": format!("10.244.1.{last}"), "podIPs": [{"ip": format!("10.244.1.{last}")}]}}));
+            "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}}));
         self.node.bridged(name, last)
     }
 
@@ -343,8 +345,7 @@ fn rate() {
     let mut world = World::new();
     let (web, cart) = (world.pod("web", 10), world.pod("cart", 11));
     for net in [&web, &cart] {
-        // Setting is the namespace's own.
-        // Room for ports, none of which is used twice while the agent remembers its connection. Few that are remembered by the kernel:
+        // Room for ports, none of which is used twice while the agent remembers its connection. Few that the kernel remembers:
         // with tens of thousands in TIME-WAIT each search for a free port would take longer than that in the run before.
         let settings = ["net.ipv4.ip_local_port_range=10000 65000", "net.ipv4.tcp_max_tw_buckets=4096"];
         let done = Command::new("ip").args(["netns", "exec", &net.ns, "sysctl", "-qw"]).args(settings).status().unwrap();
@@ -370,7 +371,7 @@ fn rate() {
                     shares.push(own);
                     let (dropped, read) = (found.counter("ring-dropped"), found.counter("packets"));
                     println!(
-                        "rate: round {round}: {number} connections made, {} found, {dropped} packets dropped for want of room, {read} read",
+                        "rate: round {round}: {number} connections made, {} found, {dropped} packets dropped, {read} read",
                         found.connections
                     );
                     let counters = &found.counters;
@@ -402,8 +403,8 @@ fn rate() {
     println!("rate: the agent's own time: {:.2} µs for each connection, both of whose interfaces it reads", median(&shares));
 }
 
-/// Sends small packets at a steady pace: how many a second, and the time of the sending thread for each, in nanoseconds. The kernel
-/// carries a packet over a veth, with all that taps it, in the time of its sender.
+/// Sends small packets at a steady pace: how many a second, and the time of the sending thread for each, in nanoseconds. The
+/// kernel carries a packet over a veth, with all that taps it, in the time of its sender.
 fn paced(net: &Net, to: &str, length: Duration) -> (f64, f64) {
     let to = to.to_owned();
     let send = move || {
@@ -490,7 +491,7 @@ fn resident() {
         let (used, start) = (cpu(&stat), Instant::now());
         let peak = of("VmHWM");
         println!(
-            "memory: {many:>3} pods {mode:<13} VmHWM {peak:.1} MiB, VmRSS {:.1} MiB: {:.1} MiB its own, {:.1} MiB of files and rings",
+            "memory: {many:>3} pods {mode:<13} VmHWM {peak:.1} MiB, VmRSS {:.1} MiB: {:.1} MiB own, {:.1} MiB files and rings",
             of("VmRSS"),
             of("RssAnon"),
             of("RssFile") + of("RssShmem")

@@ -1,7 +1,7 @@
 //! One opened interface.
 //!
-//! Owns the choice of how it is read: a ring of this crate's for an Ethernet device, as pods' interfaces are, and libpcap for all else.
-//! Must never block, and never put an interface into promiscuous mode: what a pod sends and receives passes its veth anyway.
+//! Owns the choice of how it is read: a ring of this crate's for an Ethernet device, as pods' interfaces are, and libpcap for all
+//! else. Must never block, and never put an interface into promiscuous mode: what a pod sends and receives passes its veth.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -1,8 +1,8 @@
 //! A packet socket on one interface, with a ring that the kernel fills and this process reads (packet(7), TPACKET_V3).
 //!
-//! Owns the socket and the mapping. libpcap makes rings of blocks of 256 KiB, and at least two are needed, as the kernel drops what
-//! comes while the only one is read: too much for each of some hundred interfaces. Here blocks are small. Must never read a block that
-//! the kernel owns.
+//! Owns the socket and the mapping. libpcap makes rings of blocks of 256 KiB, and at least two are needed, as the kernel drops
+//! what comes while the only one is read: too much for each of some hundred interfaces. Here blocks are small. Must never read a
+//! block that the kernel owns.
 
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -16,8 +16,7 @@ use super::filter::{self, Instruction};
 
 /// Bytes of a block: an order of pages that the kernel finds also where memory is fragmented. Holds some 100 opening segments.
 const BLOCK: u32 = 16 * 1024;
-/// The kernel checks that a block holds one frame of this length at least, and has no other use for it (packet_set_ring). A longer
-/// packet is cut at the end of its block.
+/// The kernel checks that blocks are a multiple of this, and has no other use for it in this version (packet_set_ring).
 const FRAME: u32 = 4096;
 /// Type of an Ethernet device (ARPHRD_ETHER), which veth and netkit devices are.
 const ETHERNET: u16 = 1;
@@ -47,8 +46,8 @@ pub(super) struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Opens an interface by its index; `None` where it is not an Ethernet device. It takes frames in from the moment on at which it is
-    /// bound, none of which the filter has not seen.
+    /// Opens an interface by its index; `None` where it is no Ethernet device. The filter is there before it is bound, so that it
+    /// has seen every frame.
     pub fn open(index: u32, bytes: u32, hold: u32, program: &[Instruction]) -> io::Result<Option<Self>> {
         // SAFETY: takes no pointers. Without a protocol nothing is received until it is bound.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
