@@ -32,7 +32,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { sample: 256, snap: 2_048, ring: 128 * 1024, hold: 100 }
+        Self { sample: 32, snap: 2_048, ring: 128 * 1024, hold: 100 }
     }
 }
 
