@@ -5,198 +5,21 @@
 #[path = "recorder/cluster.rs"]
 mod cluster;
 mod common;
+#[path = "recorder/faults.rs"]
+mod faults;
+#[path = "recorder/running.rs"]
+mod running;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, Says};
-use serde_json::{Value, json};
+use running::{Recorder, batch, pod, service, snapshot};
+use serde_json::Value;
 
-/// A running recorder.
-struct Recorder {
-    child: Child,
-    address: String,
-    log: std::thread::JoinHandle<String>,
-}
-
-impl Recorder {
-    fn start(store: &Path, kubeconfig: Option<&Path>, more: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sidecarta"));
-        command
-            .args(["recorder", "--address", "127.0.0.1:0", "--listen", "none", "--settle", "10ms", "--store"])
-            .arg(store)
-            .args(more);
-        command.env_remove("KUBECONFIG").env_remove("SIDECARTA_STORE");
-        if let Some(path) = kubeconfig {
-            command.env("KUBECONFIG", path);
-        }
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let mut told = String::new();
-        let address = loop {
-            let mut line = String::new();
-            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "the recorder does not run: {told}");
-            told.push_str(&line);
-            if let Some((_, address)) = line.split_once("address=") {
-                break address.trim().to_owned();
-            }
-        };
-        let log = std::thread::spawn(move || {
-            let _ = lines.read_to_string(&mut told);
-            told
-        });
-        Self { child, address, log }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    /// A request, and the status and the body of the answer.
-    fn ask(&self, method: &str, path: &str, token: Option<&str>, headers: &str, body: &[u8]) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let bearer = token.map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: r\r\nConnection: close\r\n{bearer}{headers}Content-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        // Whoever sends too much is cut off.
-        let _ = stream.write_all(body);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-        (status, answer.split_once("\r\n\r\n").map(|(_, b)| b.to_owned()).unwrap_or_default())
-    }
-
-    fn post(&self, token: Option<&str>, body: &[u8]) -> (u16, String) {
-        self.ask("POST", "/v1/batches", token, "", body)
-    }
-
-    fn get(&self, path: &str, token: Option<&str>) -> (u16, String) {
-        self.ask("GET", path, token, "", b"")
-    }
-
-    /// Waits until there are so many connections in all, and gives the dependencies.
-    fn connections(&self, token: Option<&str>, want: u64) -> Vec<Value> {
-        let until = Instant::now() + Duration::from_secs(20);
-        loop {
-            let (status, body) = self.get("/v1/dependencies", token);
-            assert_eq!(status, 200, "{body}");
-            let all: Vec<Value> = serde_json::from_str(&body).unwrap();
-            let sum: u64 = all.iter().map(|d| d["connections"].as_u64().unwrap()).sum();
-            if sum == want {
-                return all;
-            }
-            assert!(Instant::now() < until && sum <= want, "{sum} connections of {want}: {body}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn kill(mut self, signal: &str) -> (Option<i32>, String) {
-        Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).output().unwrap();
-        let code = self.child.wait().unwrap().code();
-        (code, self.log.join().unwrap())
-    }
-}
-
-fn pod(name: &str, address: &str, node: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
-        "spec": {"nodeName": node, "containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
-        "status": {"phase": "Running", "podIP": address}})
-}
-
-fn service(name: &str, address: &str) -> [Value; 2] {
-    [
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": name},
-            "spec": {"clusterIP": "10.96.0.7", "selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080, "protocol": "TCP"}]}}),
-        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"namespace": "shop", "name": name, "labels": {"kubernetes.io/service-name": name}},
-            "endpoints": [{"addresses": [address], "conditions": {"ready": true}}], "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]}),
-    ]
-}
-
-fn snapshot(dir: &Path) -> PathBuf {
-    let mut items = vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1"), pod("db", "10.244.1.12", "n1")];
-    items.extend(service("cart", "10.244.1.11"));
-    let path = dir.join("cluster.json");
-    std::fs::write(&path, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()).unwrap();
-    path
-}
-
-/// A batch of an agent: so many connections of `web` to an address.
-fn batch(node: &str, boot: &str, sequence: u64, to: &str, connections: u64) -> Vec<u8> {
-    let at = "2026-11-25T09:00:00Z";
-    let lines = [
-        json!({"observed": {"version": 1, "source": format!("agent:{node}:{boot}"), "sequence": sequence, "node": node, "made": at,
-            "spans": [], "counters": {"connections": connections, "learned": connections}}}),
-        json!({"pod": {"name": "web", "uid": "u", "workload": {"namespace": "shop", "kind": "Pod", "name": "web"}, "labels": {"app": "web"},
-            "selector": {"app": "web"}, "dataPlane": "sidecar", "start": "2026-11-25T08:00:00Z", "end": "2262-04-11T23:47:16.854775807Z",
-            "addresses": ["10.244.1.10"], "node": node, "capture": {}}}),
-        json!({"edge": {"pod": 0, "responder": to, "transport": "tcp", "orientation": "handshake", "fromStart": true, "answered": true,
-            "refused": false, "content": "unknown", "names": {}, "initiator": "10.244.1.10:40000", "connections": connections,
-            "first": at, "lastBegan": at, "last": at, "packets": 9}}),
-        json!({"end": {"lines": 3}}),
-    ];
-    lines.map(|l| format!("{l}\n")).concat().into_bytes()
-}
-
-const CART: &str = "10.244.1.11:8080";
-
-#[test]
-fn an_acknowledged_batch_counts_once_whatever_happens() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, cluster) = (dir.path().join("store"), snapshot(dir.path()).display().to_string());
-    let mut acknowledged = 0;
-    // Killed at any instant under load of three agents, and asked again for what they do not know to be acknowledged.
-    let mut next = [0u64; 3];
-    for round in 0..20u64 {
-        let recorder = Recorder::start(&store, None, &["--no-auth", "--cluster", &cluster]);
-        let address = recorder.address.clone();
-        let senders: Vec<_> = (0..3usize)
-            .map(|agent| {
-                let (address, mut sequence) = (address.clone(), next[agent]);
-                std::thread::spawn(move || {
-                    loop {
-                        let body = batch(&format!("n{agent}"), "b", sequence, CART, 1);
-                        let Ok(mut stream) = TcpStream::connect(&address) else { return sequence };
-                        let head = format!(
-                            "POST /v1/batches HTTP/1.1\r\nHost: r\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-                            body.len()
-                        );
-                        let mut answer = String::new();
-                        let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
-                        if sent.is_err() || stream.read_to_string(&mut answer).is_err() || !answer.starts_with("HTTP/1.1 200") {
-                            return sequence;
-                        }
-                        sequence += 1;
-                    }
-                })
-            })
-            .collect();
-        std::thread::sleep(Duration::from_millis(30 + round * 17 % 90));
-        recorder.kill("KILL");
-        for (agent, sender) in senders.into_iter().enumerate() {
-            next[agent] = sender.join().unwrap();
-        }
-        acknowledged = next.iter().sum();
-    }
-    assert!(acknowledged > 50, "{acknowledged} batches only");
-    let recorder = Recorder::start(&store, None, &["--no-auth", "--cluster", &cluster]);
-    // What was on its way may be there without having been acknowledged: it is sent again, and counts once.
-    for (agent, sequence) in next.iter().enumerate() {
-        assert_eq!(recorder.post(None, &batch(&format!("n{agent}"), "b", *sequence, CART, 1)).0, 200);
-    }
-    let all = recorder.connections(None, acknowledged + 3);
-    assert_eq!((all.len(), all[0]["destination"]["name"].as_str()), (1, Some("cart")));
-    assert_eq!(recorder.kill("TERM").0, Some(0));
-}
+/// An endpoint of the Service `cart`.
+pub const CART: &str = "10.244.1.11:8080";
 
 #[test]
 fn agents_speak_for_their_own_node_and_people_read_what_they_may() {

@@ -83,8 +83,8 @@ pub enum Refused {
     /// It has as much to do as it may have: try again.
     #[error("too much to do at the moment")]
     Busy,
-    /// It has ended.
-    #[error("the store is closed: {0}")]
+    /// It has ended, or the disk is full.
+    #[error("the store takes nothing: {0}")]
     Closed(String),
 }
 
