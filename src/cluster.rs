@@ -162,9 +162,17 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// All pods, in the order of the snapshot's names.
+    /// All pods, sorted by namespace and name.
     pub fn pods(&self) -> &[Pod] {
         &self.pods
+    }
+
+    /// Pods of this name, deleted ones included: those of a StatefulSet follow each other.
+    pub fn pods_named(&self, namespace: &str, name: &str) -> &[Pod] {
+        let key = |p: &Pod| (p.workload.namespace.as_str(), p.name.as_str()).cmp(&(namespace, name));
+        let from = self.pods.partition_point(|p| key(p).is_lt());
+        let count = self.pods[from..].partition_point(|p| key(p).is_eq());
+        &self.pods[from..from + count]
     }
 
     /// All Services, sorted by namespace and name.

@@ -92,10 +92,10 @@ async fn live(config: Config, store: Store, knowledge: Knowledge) -> anyhow::Res
     let mut working = Part::start("store", move || work.run())?;
     let delivered = Arc::new(courier::Counters::default());
     let courier = tokio::spawn(courier::run(engine.clone(), sinks, Arc::clone(&delivered), stopped.clone()));
-    let app = Arc::new(App::new(engine.clone(), gate));
+    let app = Arc::new(App::new(engine.clone(), gate, view.clone()));
     let operations = match config.listen {
         Some(address) => {
-            let metrics = metrics::Metrics { app: Arc::clone(&app), view: view.clone(), delivered };
+            let metrics = metrics::Metrics { app: Arc::clone(&app), delivered };
             let missing = move || missing(&view);
             Some(ops::start(address, "sidecarta_recorder", metrics, missing, stopped.clone()).await?)
         }

@@ -22,12 +22,14 @@ use tokio::sync::Semaphore;
 
 use super::auth::{Denied, Gate};
 use super::engine::{Engine, Refused, clock};
+use crate::cluster::Cluster;
 use crate::memory::Memory;
 use crate::model::WorkloadId;
 use crate::novelty;
 use crate::observed::{Observed, Reader};
 use crate::present::{Shown, ShownAlert, Status};
 use crate::store::Applied;
+use crate::view::View;
 
 /// Bytes of a request's body. A batch of an agent that was away for days has a tenth of it.
 const MAX_BODY: usize = 16 * 1024 * 1024;
@@ -58,13 +60,14 @@ pub(super) struct App {
     pub engine: Engine,
     /// Absent where everybody may do everything.
     pub gate: Option<Gate>,
+    pub view: View,
     pub counters: Counters,
     room: Semaphore,
 }
 
 impl App {
-    pub fn new(engine: Engine, gate: Option<Gate>) -> Self {
-        Self { engine, gate, counters: Counters::default(), room: Semaphore::new(AT_ONCE) }
+    pub fn new(engine: Engine, gate: Option<Gate>, view: View) -> Self {
+        Self { engine, gate, view, counters: Counters::default(), room: Semaphore::new(AT_ONCE) }
     }
 
     /// Whether whoever sent these headers may read, or decide, in a namespace or in all.
@@ -181,6 +184,9 @@ async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Re
     };
     let read = tokio::task::spawn_blocking(move || read(&body, packed, node.as_deref())).await;
     let (batch, bytes) = read.map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, format!("the batch cannot be read: {e}")))??;
+    if app.gate.is_some() {
+        truthful(&batch, &app.view.current())?;
+    }
     let applied = app.engine.keep(batch, bytes).await?;
     let word = if applied == Applied::New { "new" } else { "already-held" };
     Ok(Json(json!({"applied": word})).into_response())
@@ -226,6 +232,18 @@ fn read(body: &[u8], packed: bool, node: Option<&str>) -> Result<(Observed, Vec<
     let bytes =
         if packed { body.to_vec() } else { zstd::encode_all(text.as_slice(), 1).map_err(|e| malformed(e.to_string()))? };
     Ok((batch, bytes))
+}
+
+/// An agent may say of a pod what it likes; what the API server says of it counts. A pod that is not known yet is the agent's word.
+fn truthful(batch: &Observed, cluster: &Cluster) -> Result<(), Refusal> {
+    for pod in &batch.pods {
+        let known = cluster.pods_named(&pod.workload.namespace, &pod.name);
+        if !known.is_empty() && !known.iter().any(|k| k.node == batch.node || k.node.is_empty()) {
+            let (namespace, name, node) = (&pod.workload.namespace, &pod.name, &batch.node);
+            return Err(Refusal::new(StatusCode::FORBIDDEN, format!("the pod {namespace}/{name} does not run on {node}")));
+        }
+    }
+    Ok(())
 }
 
 #[derive(Debug, Deserialize)]

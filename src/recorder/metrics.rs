@@ -14,12 +14,11 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::api::App;
 use super::courier::Counters as Delivered;
-use crate::view::{KindStatus, View};
+use crate::view::KindStatus;
 
 /// Reads on a scrape.
 pub(super) struct Metrics {
     pub app: Arc<App>,
-    pub view: View,
     pub delivered: Arc<Delivered>,
 }
 
@@ -60,7 +59,7 @@ impl Collector for Metrics {
         for (reason, n) in refusals {
             ConstCounter::new(n.load(Ordering::Relaxed)).encode(refused.encode_family(&[("reason", reason)])?)?;
         }
-        let status = self.view.status();
+        let status = self.app.view.status();
         let mut objects =
             encoder.encode_descriptor("objects", "Objects of the cluster known, by kind", None, MetricType::Gauge)?;
         for (kind, s) in &status.kinds {
