@@ -1,0 +1,150 @@
+//! Which interfaces are watched: opened when they come, let go when they are gone.
+//!
+//! Owns the handles' comings and goings. Must never let go of one that the kernel still holds packets for.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+
+use super::{ALL, CollectError, Collector, Watched, clock, system};
+use crate::live::handle::{ANY, Dropped, Handle, OpenError, Settings};
+use crate::live::links::{Change, Link};
+use crate::observation::InterfaceId;
+
+impl Collector {
+    pub(super) fn changes(&mut self) -> Result<(), CollectError> {
+        let mut all = Vec::new();
+        self.links
+            .read(&mut |c| all.push(c))
+            .map_err(|error| CollectError::System { what: "follow the network interfaces", error })?;
+        for change in all {
+            match change {
+                Change::There(link) => {
+                    self.listed.insert(link.index);
+                    if link.leads_elsewhere && link.up {
+                        self.watch(link)?;
+                    } else if self.watched.get(&link.index).is_some_and(|w| !link.up || w.name != link.name) {
+                        self.unwatch(link.index);
+                    }
+                }
+                Change::Gone(index) => self.unwatch(index),
+                Change::Listed => {
+                    self.complete = true;
+                    let gone: Vec<u32> = self.watched.keys().filter(|i| !self.listed.contains(i)).copied().collect();
+                    gone.into_iter().for_each(|i| self.unwatch(i));
+                }
+                Change::Lost => {
+                    self.status.links_lost += 1;
+                    self.listed.clear();
+                    self.links.list().map_err(|error| CollectError::System { what: "list the network interfaces", error })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, link: Link) -> Result<(), CollectError> {
+        if let Some(watched) = self.watched.get(&link.index) {
+            // Down and up again while its last packets are awaited.
+            if watched.handle.is_none() && self.any.is_none() {
+                self.again.insert(link.index, (Instant::now() + Duration::from_millis(100), link));
+            }
+            return Ok(());
+        }
+        let handle = if self.any.is_some() {
+            None
+        } else {
+            match Handle::open(&link.name, link.index, &self.config.handle) {
+                // Another interface may have taken the name meanwhile.
+                Ok(_) if rustix::net::netdevice::name_to_index(&self.links, &link.name) != Ok(link.index) => return Ok(()),
+                Ok(handle) => Some(handle),
+                Err(OpenError::Gone(_)) => return Ok(()),
+                Err(e @ OpenError::Rights(_)) => return Err(e.into()),
+                Err(OpenError::Refused { why, .. }) if out_of_handles(&why) => {
+                    tracing::warn!(interface = %link.name, %why, "no handle for one more interface: one for all is used besides");
+                    self.status.not_opened += 1;
+                    self.open_any()?;
+                    None
+                }
+                Err(error @ OpenError::Refused { .. }) => {
+                    tracing::warn!(%error, "trying again in 1 s");
+                    self.status.not_opened += 1;
+                    self.again.insert(link.index, (Instant::now() + Duration::from_secs(1), link));
+                    return Ok(());
+                }
+            }
+        };
+        if let Some(handle) = &handle {
+            self.wait_on(handle, u64::from(link.index))?;
+        }
+        self.again.remove(&link.index);
+        tracing::debug!(interface = %link.name, index = link.index, own = handle.is_some(), "watched");
+        let watched = Watched { name: link.name, handle, dropped: Dropped::default(), told: clock(), packets: 0 };
+        self.watched.insert(link.index, watched);
+        Ok(())
+    }
+
+    fn wait_on(&self, handle: &Handle, token: u64) -> Result<(), CollectError> {
+        // SAFETY: the descriptor is that of a handle that is open.
+        let fd = unsafe { BorrowedFd::borrow_raw(handle.raw_fd()) };
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+            .map_err(system("wait on an interface"))
+    }
+
+    pub(super) fn open_any(&mut self) -> Result<(), CollectError> {
+        // It stands for all of them.
+        let settings = Settings { ring: self.config.handle.ring.max(4 * 1024 * 1024), ..self.config.handle.clone() };
+        let handle = Handle::open(ANY, 0, &settings)?;
+        self.wait_on(&handle, ALL)?;
+        self.any = Some(handle);
+        self.any_dropped = Dropped::default();
+        Ok(())
+    }
+
+    pub(super) fn open_again(&mut self) -> Result<(), CollectError> {
+        let now = Instant::now();
+        let due: Vec<u32> = self.again.iter().filter(|(_, (at, _))| *at <= now).map(|(i, _)| *i).collect();
+        for index in due {
+            if let Some((_, link)) = self.again.remove(&index) {
+                self.watch(link)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn unwatch(&mut self, index: u32) {
+        self.again.remove(&index);
+        self.listed.remove(&index);
+        let Some(watched) = self.watched.get_mut(&index) else { return };
+        match watched.handle.take() {
+            Some(handle) => {
+                // The kernel hands over a block of packets when it is full or its time has come, even of a device that is gone.
+                let hold = Duration::from_millis(u64::from(self.config.handle.hold));
+                // SAFETY: as in `wait_on`.
+                let _ = epoll::delete(&self.epoll, unsafe { BorrowedFd::borrow_raw(handle.raw_fd()) });
+                self.ending.push((Instant::now() + hold * 2 + Duration::from_millis(50), index, handle));
+            }
+            None => self.forget(index),
+        }
+    }
+
+    /// Tells the span of an interface a last time.
+    pub(super) fn forget(&mut self, index: u32) {
+        let mut told = Vec::new();
+        self.meter.forget(InterfaceId { source: 0, index }, &mut |o| told.push(o));
+        let now = clock();
+        for o in told {
+            let span = self.span(o, now);
+            self.held.extend(span);
+        }
+        if let Some(watched) = self.watched.remove(&index) {
+            tracing::debug!(interface = %watched.name, index, "gone");
+        }
+    }
+}
+
+/// No descriptor or no memory for one more ring (pcap-linux.c tells the words of errno).
+fn out_of_handles(why: &str) -> bool {
+    ["Too many open files", "Cannot allocate memory", "No buffer space"].iter().any(|w| why.contains(w))
+}
