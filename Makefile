@@ -12,8 +12,8 @@ demo: build
 	@./samples/demo $(BIN)
 
 test: lint
-	@./setup test
-	cargo test --workspace --locked
+	@CACHE="$(CACHE)" ./setup test
+	PATH="$(CACHE)/alertmanager/usr/bin:$$PATH:/usr/sbin:/sbin" cargo test --workspace --locked
 
 lint: setup
 	cargo fmt --all --check
