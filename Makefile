@@ -19,12 +19,13 @@ lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# The last one needs root, for its network namespaces, and fails without.
+# `live` needs root, for its network namespaces, and fails without.
 bench: build
 	@./setup bench
 	cargo bench --locked --bench replay
 	cargo bench --locked --bench scope
 	cargo bench --locked --bench live
+	cargo bench --locked --bench recorder
 
 # A real mesh without containers (lab/README.md). Its programs are built once, which takes half an hour.
 mesh: build

@@ -186,15 +186,34 @@ impl<'a> Learner<'a> {
     }
 }
 
-/// Batches as one, with the identity of the first; `None` of none.
-pub fn union(batches: Vec<Batch>) -> Option<Batch> {
-    let mut records = Records::default();
-    let mut id = None;
-    for batch in batches {
-        id.get_or_insert(batch.id);
-        batch.records.into_iter().for_each(|r| records.merge(r));
+/// Batches as one.
+#[derive(Debug, Default)]
+pub struct Union {
+    id: Option<BatchId>,
+    records: Records,
+}
+
+impl Union {
+    /// Merges one more.
+    pub fn add(&mut self, batch: Batch) {
+        self.id.get_or_insert(batch.id);
+        batch.records.into_iter().for_each(|r| self.records.merge(r));
     }
-    Some(Batch { id: id?, records: records.into_sorted() })
+
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The batch, with the identity of the first; `None` of none.
+    pub fn batch(self) -> Option<Batch> {
+        Some(Batch { id: self.id?, records: self.records.into_sorted() })
+    }
 }
 
 /// Older than the capture. Only TCP has a beginning that can be missed.

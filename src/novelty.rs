@@ -42,23 +42,37 @@ pub fn notice(store: &mut Store, batch: &Batch, now: Time, patience: Patience) -
     look(store, dependencies, now, patience, true)
 }
 
-/// Looks at all that is stored: after a start, and for what comes with time alone.
-///
-/// # Errors
-/// When the store fails.
-pub fn sweep(store: &mut Store, cluster: &Cluster, now: Time, patience: Patience) -> Result<Vec<Alert>, StoreError> {
-    let mut new = review(store, now, patience)?;
-    new.extend(coverage(store, cluster, now, patience)?);
-    Ok(new)
-}
-
 /// Looks at all dependencies that are stored.
 ///
 /// # Errors
 /// When the store fails.
 pub fn review(store: &mut Store, now: Time, patience: Patience) -> Result<Vec<Alert>, StoreError> {
-    let all = store.dependencies(None)?;
-    look(store, all.iter(), now, patience, false)
+    let (mut new, mut after) = (Vec::new(), None);
+    loop {
+        let (found, last) = review_after(store, after.as_ref(), now, patience)?;
+        new.extend(found);
+        after = last;
+        if after.is_none() {
+            return Ok(new);
+        }
+    }
+}
+
+/// Looks at some of the dependencies that are stored: those of workloads after this one, of the first without one. With the last of
+/// these workloads; `None` when there are no more. A whole cluster's at once would hold up all else, and fill the memory.
+///
+/// # Errors
+/// When the store fails.
+pub fn review_after(
+    store: &mut Store,
+    after: Option<&WorkloadId>,
+    now: Time,
+    patience: Patience,
+) -> Result<(Vec<Alert>, Option<WorkloadId>), StoreError> {
+    /// Dependencies: read in some ten milliseconds.
+    const SOME: usize = 2_000;
+    let (some, last) = store.dependencies_after(after, SOME)?;
+    Ok((look(store, some.iter(), now, patience, false)?, last))
 }
 
 /// Accepts what is known of the workloads that are chosen. Gives them, with how many dependencies each has.
@@ -89,15 +103,24 @@ pub fn accept(
 /// When the store fails.
 pub fn accept_ready(store: &mut Store, least: &Thresholds, now: Time) -> Result<BTreeMap<WorkloadId, usize>, StoreError> {
     let accepted: BTreeSet<WorkloadId> = store.baselines(None)?.into_iter().map(|b| b.workload).collect();
-    let known = Memory::of(store, None)?.into_known();
-    let ready = |id: &WorkloadId| {
-        let enough = |k: &Known| {
-            let readiness = Readiness::of(k);
-            readiness.connections > 0 && readiness.lacks(least).is_none()
+    let workloads = store.workloads(None)?.into_iter().map(|w| w.id).filter(|id| !accepted.contains(id));
+    let namespaces: BTreeSet<String> = workloads.map(|id| id.namespace).collect();
+    let mut out = BTreeMap::new();
+    // One after the other: all of them at once would fill the memory.
+    for namespace in namespaces {
+        let known = Memory::of(store, Some(&namespace))?.into_known();
+        let ready = |id: &WorkloadId| {
+            let enough = |k: &Known| {
+                let readiness = Readiness::of(k);
+                readiness.connections > 0 && readiness.lacks(least).is_none()
+            };
+            !accepted.contains(id) && known.get(id).is_some_and(enough)
         };
-        !accepted.contains(id) && known.get(id).is_some_and(enough)
-    };
-    accept(store, None, ready, now)
+        if known.keys().any(ready) {
+            out.extend(accept(store, Some(&namespace), ready, now)?);
+        }
+    }
+    Ok(out)
 }
 
 /// Says of alerts that nobody wants to hear of them, and why. Gives how many there are.
@@ -182,7 +205,10 @@ fn look<'a>(
 }
 
 /// Workloads that were accepted, run, and are watched no more; and the end of alerts about those that are again.
-fn coverage(store: &mut Store, cluster: &Cluster, now: Time, patience: Patience) -> Result<Vec<Alert>, StoreError> {
+///
+/// # Errors
+/// When the store fails.
+pub fn coverage(store: &mut Store, cluster: &Cluster, now: Time, patience: Patience) -> Result<Vec<Alert>, StoreError> {
     let running: BTreeSet<&WorkloadId> =
         cluster.pods().iter().filter(|p| p.start <= now && now < p.end).map(|p| &p.workload).collect();
     let mut seen: BTreeMap<WorkloadId, Spans> = BTreeMap::new();

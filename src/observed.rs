@@ -45,7 +45,7 @@ pub struct Call {
 
 /// Connections of one pod that have all of [`Call`] in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "Flat")]
 pub struct Edge {
     /// Index of the pod in [`Observed::pods`].
     pub pod: u32,
@@ -64,6 +64,36 @@ pub struct Edge {
     pub last: Time,
     /// Packets of both directions that were sampled.
     pub packets: u64,
+}
+
+/// An edge as it is read, which is quicker without a flattened field.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Flat {
+    pod: u32,
+    responder: SocketAddr,
+    transport: Transport,
+    orientation: Orientation,
+    from_start: bool,
+    answered: bool,
+    refused: bool,
+    content: Content,
+    names: Names,
+    initiator: SocketAddr,
+    connections: u64,
+    first: Time,
+    last_began: Time,
+    last: Time,
+    packets: u64,
+}
+
+impl From<Flat> for Edge {
+    fn from(flat: Flat) -> Self {
+        let Flat { pod, initiator, connections, first, last_began, last, packets, .. } = flat;
+        let Flat { responder, transport, orientation, from_start, answered, refused, content, names, .. } = flat;
+        let call = Call { responder, transport, orientation, from_start, answered, refused, content, names };
+        Self { pod, call, initiator, connections, first, last_began, last, packets }
+    }
 }
 
 impl Edge {

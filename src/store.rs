@@ -14,7 +14,7 @@ mod keys;
 mod marker;
 mod pages;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::{Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload};
+use crate::model::{Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload, WorkloadId};
 use keys::Kind;
 use marker::Marker;
 use pages::New;
@@ -68,7 +68,35 @@ pub struct Store {
     db: sled::Db,
     rows: sled::Tree,
     marker: Marker,
+    /// Rows that only grow in number: counted when the store is opened, and kept up to date from then on.
+    lasting: u64,
     stopped: bool,
+}
+
+/// Writes that belong together.
+#[derive(Debug, Default)]
+struct Change {
+    batch: sled::Batch,
+    /// Keys of lasting rows that are not there yet.
+    new: HashSet<Vec<u8>>,
+}
+
+impl Change {
+    /// Writes a row that is there already, or one that goes again in the course of things.
+    fn put(&mut self, key: Vec<u8>, row: impl Into<sled::IVec>) {
+        self.batch.insert(key, row);
+    }
+
+    /// Writes a lasting row that is not there yet.
+    fn add(&mut self, key: Vec<u8>, row: impl Into<sled::IVec>) {
+        self.new.insert(key.clone());
+        self.batch.insert(key, row);
+    }
+
+    /// Removes a row that goes in the course of things.
+    fn remove(&mut self, key: impl Into<sled::IVec>) {
+        self.batch.remove(key);
+    }
 }
 
 impl Store {
@@ -112,7 +140,7 @@ impl Store {
             .map_err(|e| opening(dir, e))?;
         let database = |error| StoreError::Database { path: dir.to_owned(), error };
         let rows = db.open_tree("rows").map_err(database)?;
-        let mut store = Self { dir: dir.to_owned(), db, rows, marker: marker.unwrap_or_default(), stopped: false };
+        let mut store = Self { dir: dir.to_owned(), db, rows, marker: marker.unwrap_or_default(), lasting: 0, stopped: false };
         if fresh {
             store.sync()?;
         } else {
@@ -125,16 +153,16 @@ impl Store {
     }
 
     /// sled opens a cut or foreign file as an empty database without a word: the marker knows better.
-    fn check(&self) -> Result<(), StoreError> {
-        let found = self.rows.len() as u64;
+    fn check(&mut self) -> Result<(), StoreError> {
         let torn = |why| Err(StoreError::Torn { path: self.dir.clone(), why });
         if self.marker.rows > 0 && !self.db.was_recovered() {
             return torn(format!("{} rows were written and no database was found", self.marker.rows));
         }
         // A crash after a batch and before the marker leaves more rows than the marker tells, never fewer.
+        self.lasting = self.count()?;
         let (found, written) = match self.marker.lasting {
-            Some(lasting) => (self.lasting()?, lasting),
-            None => (found, self.marker.rows),
+            Some(lasting) => (self.lasting, lasting),
+            None => (self.rows.len() as u64, self.marker.rows),
         };
         if found < written {
             return torn(format!("{written} rows were written and {found} are found"));
@@ -158,7 +186,7 @@ impl Store {
         if self.holds(&batch.id)? {
             return Ok(Applied::AlreadyHeld);
         }
-        let mut writes = sled::Batch::default();
+        let mut writes = Change::default();
         let mut dependencies = New::new();
         for record in &batch.records {
             if let Record::Dependency(d) = record {
@@ -166,15 +194,14 @@ impl Store {
                 continue;
             }
             let key = keys::record(record);
-            let row = match self.get(&key)? {
+            match self.get(&key)? {
                 Some(row) => {
                     let mut merged: Record = self.decode(&row)?;
                     merged.merge(record);
-                    self.encode(&merged)?
+                    writes.put(key, self.encode(&merged)?);
                 }
-                None => self.encode(record)?,
-            };
-            writes.insert(key, row);
+                None => writes.add(key, self.encode(record)?),
+            }
         }
         self.write_all(&dependencies, &mut writes)?;
         // In their order, so that of several of one source the last one stays, which stands for all.
@@ -191,9 +218,10 @@ impl Store {
     }
 
     /// Writes all or nothing, and makes it durable.
-    fn commit(&mut self, writes: sled::Batch) -> Result<(), StoreError> {
+    fn commit(&mut self, writes: Change) -> Result<(), StoreError> {
         room(&self.dir)?;
-        let result = self.rows.apply_batch(writes).map_err(|error| self.database(error)).and_then(|()| self.sync());
+        self.lasting += writes.new.len() as u64;
+        let result = self.rows.apply_batch(writes.batch).map_err(|error| self.database(error)).and_then(|()| self.sync());
         // After the first error sled must not be written to again: it may hang.
         self.stopped = result.is_err();
         result
@@ -211,8 +239,8 @@ impl Store {
         }
     }
 
-    /// Rows that only grow in number.
-    fn lasting(&self) -> Result<u64, StoreError> {
+    /// Counts the rows that only grow in number. Reads all keys.
+    fn count(&self) -> Result<u64, StoreError> {
         let mut n = 0;
         for key in self.rows.iter().keys() {
             let key = key.map_err(|e| self.database(e))?;
@@ -226,13 +254,35 @@ impl Store {
     /// # Errors
     /// When a row cannot be read.
     pub fn dependencies(&self, namespace: Option<&str>) -> Result<Vec<Dependency>, StoreError> {
-        let mut all = Vec::new();
-        for row in self.rows.scan_prefix(keys::prefix(Kind::Page, namespace)) {
-            let (_, row) = row.map_err(|e| self.database(e))?;
-            all.append(&mut self.page(&row)?);
-        }
+        let rows: Result<Vec<sled::IVec>, _> = self.rows.scan_prefix(keys::prefix(Kind::Page, namespace)).values().collect();
+        let mut all = self.read_pages(&rows.map_err(|e| self.database(e))?)?;
         all.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(all)
+    }
+
+    /// Dependencies of the workloads that come after one (of the first without one), at least so many where there are as many. With
+    /// the last of these workloads; `None` when there are no more.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn dependencies_after(
+        &self,
+        after: Option<&WorkloadId>,
+        least: usize,
+    ) -> Result<(Vec<Dependency>, Option<WorkloadId>), StoreError> {
+        let first = after.map_or_else(|| keys::prefix(Kind::Page, None), keys::after_pages);
+        let mut all: Vec<Dependency> = Vec::new();
+        for row in self.rows.range(first..).take_while(|r| r.as_ref().map_or(true, |(key, _)| keys::is_page(key))) {
+            let (_, row) = row.map_err(|e| self.database(e))?;
+            let mut page = self.page(&row)?;
+            let last = all.last().map(|d| &d.key.workload);
+            if all.len() >= least && page.first().map(|d| &d.key.workload) != last {
+                let last = last.cloned();
+                return Ok((all, last));
+            }
+            all.append(&mut page);
+        }
+        Ok((all, None))
     }
 
     /// Workloads, sorted.
@@ -331,10 +381,14 @@ impl Store {
             path: file,
             error,
         })?;
-        self.marker.schema = SCHEMA;
-        self.marker.rows = self.rows.len() as u64;
-        self.marker.lasting = Some(self.lasting()?);
-        self.marker.write(&self.dir)
+        // It need not be written where only rows came that go again; but that there were any.
+        let rows = if self.rows.is_empty() { 0 } else { self.lasting.max(1) };
+        let marker = Marker { schema: SCHEMA, rows, lasting: Some(self.lasting), ..self.marker.clone() };
+        if marker != self.marker {
+            marker.write(&self.dir)?;
+            self.marker = marker;
+        }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::objects::{self, Meta, address, addresses, target_port};
 use super::owners::{Owners, data_plane};
 use super::{Backing, CaptureScope, Cluster, EntryHost, Pod, Service};
-use crate::model::{Time, selects};
+use crate::model::{DataPlane, Time, selects};
 
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
@@ -85,6 +85,8 @@ impl Builder {
         self.nodes_into(&mut cluster);
         let by_name = self.services_into(&mut cluster);
         self.slices_into(&mut cluster, &by_name, &mut problems);
+        // What is in the indexes goes as soon as it can: both at once would be twice the memory, which stays with the process.
+        self.slices.clear();
         if derived {
             self.endpoints_from_selectors(&mut cluster);
             if !cluster.endpoints.is_empty() {
@@ -208,32 +210,33 @@ impl Builder {
         }
     }
 
-    fn pods_into(&self, cluster: &mut Cluster, problems: &mut Vec<String>) {
+    fn pods_into(&mut self, cluster: &mut Cluster, problems: &mut Vec<String>) {
+        let pods = std::mem::take(&mut self.pods);
         let mut ended = Vec::new();
-        for (pod, deleted) in &self.pods {
+        cluster.pods.reserve_exact(pods.len());
+        for (pod, deleted) in pods {
             let (workload, selector) = self.owners.workload(&pod.metadata);
-            let Interval { start, end, exact } = interval(pod, *deleted);
+            let Interval { start, end, exact } = interval(&pod, deleted);
             ended.push(deleted.map(|_| exact));
             let index = cluster.pods.len() as u32;
-            let addresses = addresses(pod);
+            let addresses = addresses(&pod);
             if !pod.spec.host_network {
                 for &a in &addresses {
                     cluster.pods_by_address.entry(a).or_default().push(index);
                 }
             }
-            cluster.pods.push(Pod {
-                name: pod.metadata.name.clone(),
-                uid: pod.metadata.uid.clone(),
-                workload,
-                labels: pod.metadata.labels.clone(),
-                selector,
-                data_plane: if pod.spec.host_network { crate::model::DataPlane::HostNetwork } else { data_plane(pod) },
-                start,
-                end,
-                addresses,
-                capture: capture_scope(&pod.metadata),
-                node: pod.spec.node_name.clone(),
-            });
+            let data_plane = if pod.spec.host_network { DataPlane::HostNetwork } else { data_plane(&pod) };
+            let capture = capture_scope(&pod.metadata);
+            let (Meta { name, uid, labels, .. }, node) = match Arc::try_unwrap(pod) {
+                Ok(pod) => (pod.metadata, pod.spec.node_name),
+                // A live view goes on with it.
+                Err(pod) => {
+                    let Meta { name, uid, labels, .. } = &pod.metadata;
+                    let meta = Meta { name: name.clone(), uid: uid.clone(), labels: labels.clone(), ..Meta::default() };
+                    (meta, pod.spec.node_name.clone())
+                }
+            };
+            cluster.pods.push(Pod { name, uid, workload, labels, selector, data_plane, start, end, addresses, node, capture });
         }
         hand_over(cluster, &ended);
         contested(cluster, problems);

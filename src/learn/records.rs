@@ -41,6 +41,10 @@ impl Records {
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
     /// All, ascending by key.
     pub fn into_sorted(self) -> Vec<Record> {
         let mut all = self.all;

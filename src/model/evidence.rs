@@ -66,12 +66,29 @@ const EXAMPLES: usize = 3;
 
 /// What one grade of evidence amounts to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Flat")]
 pub struct Evidence {
     /// How often, first and last time.
     #[serde(flatten)]
     pub tally: Tally,
     /// The two earliest and the latest connection.
     pub examples: Vec<Example>,
+}
+
+/// Evidence as it is read, which is quicker without a flattened field.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Flat {
+    connections: u64,
+    first_seen: Time,
+    last_seen: Time,
+    examples: Vec<Example>,
+}
+
+impl From<Flat> for Evidence {
+    fn from(Flat { connections, first_seen, last_seen, examples }: Flat) -> Self {
+        Self { tally: Tally { connections, first_seen, last_seen }, examples }
+    }
 }
 
 impl Merge for Evidence {

@@ -75,6 +75,41 @@ fn civil(days: i64) -> (u32, u32, u32) {
     ((era * 400 + year + next) as u32, month as u32, (day - first + 1) as u32)
 }
 
+/// Reads what [`Time::text`] writes; `None` for any other form.
+fn plain(text: &[u8]) -> Option<Time> {
+    let number = |from: usize, to: usize| {
+        text[from..to].iter().try_fold(0i64, |n, b| b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0')))
+    };
+    let signs = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    if !(20..=TEXT).contains(&text.len()) || text[text.len() - 1] != b'Z' || signs.iter().any(|(at, sign)| text[*at] != *sign) {
+        return None;
+    }
+    let nanos = match text.len() {
+        20 => 0,
+        n if n > 21 && text[19] == b'.' => number(20, n - 1)? * 10i64.pow((TEXT - n) as u32),
+        _ => return None,
+    };
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    // Far from the ends of what 64 bits hold.
+    if !(1700..=2200).contains(&year) || !(1..=12).contains(&month) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let date = days(year, month, day);
+    // A day that the month does not have is one of another month.
+    if civil(date) != (year as u32, month as u32, day as u32) {
+        return None;
+    }
+    Some(Time((((date * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000_000 + nanos))
+}
+
+/// The reverse of [`civil`].
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (era, year) = (year.div_euclid(400), year.rem_euclid(400));
+    era * 146_097 + year * 365 + year / 4 - year / 100 + (153 * month + 2) / 5 + day - 1 - 719_468
+}
+
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = [0; TEXT];
@@ -87,6 +122,9 @@ impl FromStr for Time {
     type Err = jiff::Error;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if let Some(time) = plain(s.as_bytes()) {
+            return Ok(time);
+        }
         let nanos = s.parse::<jiff::Timestamp>()?.as_nanosecond();
         Ok(Self(i64::try_from(nanos).unwrap_or(if nanos < 0 { i64::MIN } else { i64::MAX })))
     }
@@ -102,7 +140,18 @@ impl Serialize for Time {
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        text.parse().map_err(de::Error::custom)
+        struct Text;
+        impl de::Visitor<'_> for Text {
+            type Value = Time;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a time as in RFC 3339")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Time, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        d.deserialize_str(Text)
     }
 }

@@ -277,8 +277,13 @@ async fn dependencies(
     Query(wanted): Query<Wanted>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let memory = memory(&app, &headers, wanted).await?;
-    Ok(Json(memory.dependencies.iter().map(Shown::from).collect::<Vec<_>>()).into_response())
+    let result = async {
+        let namespace = wanted.namespace.filter(|n| !n.is_empty());
+        app.may(&headers, namespace.as_deref(), false).await?;
+        let all = app.engine.ask(move |store| store.dependencies(namespace.as_deref())).await?.map_err(internal)?;
+        Ok(Json(all.iter().map(Shown::from).collect::<Vec<_>>()).into_response())
+    };
+    result.await.map_err(|r| app.refuse(r))
 }
 
 async fn workloads(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {

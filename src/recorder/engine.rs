@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::cluster::Cluster;
 use crate::generate::readiness::Thresholds;
-use crate::learn::{self, Learner};
-use crate::model::{Alert, Batch, BatchId, Time};
+use crate::learn::{Learner, Union};
+use crate::model::{Alert, Batch, BatchId, Time, WorkloadId};
 use crate::novelty::{self, Patience};
 use crate::observed::{Observed, Reader};
+use crate::parallel::both;
 use crate::store::{Applied, Store, StoreError};
 use crate::view::View;
 
@@ -23,6 +25,12 @@ use crate::view::View;
 const QUEUE: usize = 256;
 /// Batches that are written to the disk together.
 const TOGETHER: usize = 64;
+/// Batches that are merged together, at most: pages that several of them change are written once.
+const MERGED: usize = 256;
+/// Records that are merged together, but for those of the last batches: each takes a kilobyte and more of memory.
+const MERGED_RECORDS: usize = 16_000;
+/// Batches that are resolved at once, on two threads.
+const AT_ONCE: usize = 8;
 /// Bytes of batches, as text, that are held in memory until they are resolved; beyond it they are read from the disk again.
 const HELD: usize = 32 * 1024 * 1024;
 /// How often what waits is looked at.
@@ -109,7 +117,9 @@ impl Engine {
             waiting: VecDeque::new(),
             held: 0,
             now: Progress::default(),
+            merged: None,
             swept: None,
+            review: None,
         };
         (Self { commands, progress }, work)
     }
@@ -176,7 +186,19 @@ pub struct Work {
     waiting: VecDeque<Waiting>,
     held: usize,
     now: Progress,
+    /// When batches were last merged, and how long it took.
+    merged: Option<(Instant, Duration)>,
     swept: Option<Instant>,
+    /// How far the look at everything has come, while there is one.
+    review: Option<Review>,
+}
+
+/// A look at everything that has begun.
+struct Review {
+    /// The last workload that was looked at.
+    after: Option<WorkloadId>,
+    /// When it goes on.
+    next: Instant,
 }
 
 impl Work {
@@ -214,8 +236,12 @@ impl Work {
             if stop {
                 return self.end();
             }
-            self.settle()?;
-            if self.swept.is_none_or(|s| s.elapsed() >= SWEEP) && self.view.status().synced {
+            if self.is_time() {
+                self.settle()?;
+            }
+            if self.review.is_some() {
+                self.review().map_err(|e| e.to_string())?;
+            } else if self.swept.is_none_or(|s| s.elapsed() >= SWEEP) && self.view.status().synced {
                 self.swept = Some(Instant::now());
                 self.sweep().map_err(|e| e.to_string())?;
             }
@@ -229,9 +255,26 @@ impl Work {
                 tracing::info!(%workload, dependencies = n, "enough is known of it: its dependencies are accepted");
             }
         }
-        let new = novelty::sweep(&mut self.store, &self.view.current(), clock(), self.pace.patience)?;
+        let new = novelty::coverage(&mut self.store, &self.view.current(), clock(), self.pace.patience)?;
         self.raised(&new);
+        self.review = Some(Review { after: None, next: Instant::now() });
         Ok(())
+    }
+
+    /// The next part of a look at everything. It takes a fifth of the time at most: others want something too.
+    fn review(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let Some(Review { after, .. }) = self.review.take_if(|r| r.next <= now) else { return Ok(()) };
+        let (new, last) = novelty::review_after(&mut self.store, after.as_ref(), clock(), self.pace.patience)?;
+        self.raised(&new);
+        self.review = last.map(|last| Review { after: Some(last), next: Instant::now() + 4 * now.elapsed() });
+        Ok(())
+    }
+
+    /// Whether it is time to merge: when many batches wait, or as much time has passed as it took. The more there is to do, the more of
+    /// it is done at once, and no more than half the time is not there for those who bring more.
+    fn is_time(&self) -> bool {
+        self.waiting.len() >= MERGED || self.merged.is_none_or(|(at, took)| at.elapsed() >= took)
     }
 
     fn raised(&mut self, new: &[Alert]) {
@@ -281,14 +324,15 @@ impl Work {
     fn settle(&mut self) -> Result<(), String> {
         let (now, view) = (Instant::now(), self.view.status());
         let known = view.synced && view.behind.is_none();
-        let mut taught = Vec::new();
+        let mut told = Vec::new();
+        let mut taught = Union::default();
         let mut kept = BTreeSet::new();
         let mut edges = 0;
         let cluster = self.view.current();
         while let Some(first) = self.waiting.front() {
             let waited = now.saturating_duration_since(first.came);
             let late = waited >= self.pace.limit;
-            if kept.len() >= TOGETHER || waited < self.pace.settle || !(known || late) {
+            if kept.len() >= MERGED || taught.len() >= MERGED_RECORDS || waited < self.pace.settle || !(known || late) {
                 break;
             }
             let Some(first) = self.waiting.pop_front() else { break };
@@ -309,15 +353,26 @@ impl Work {
             };
             edges += batch.edges.len() as u64;
             self.now.settled_late += u64::from(!known);
-            taught.push(Learner::batch(&cluster, &batch));
+            told.push(batch);
+            if told.len() == AT_ONCE {
+                learn(&cluster, &mut told, &mut taught);
+            }
             kept.insert(first.id);
         }
         if kept.is_empty() {
             return Ok(());
         }
-        let n = kept.len() as u64;
         let id = kept.first().cloned().unwrap_or(BatchId { source: String::new(), sequence: 0 });
-        let taught = learn::union(taught).unwrap_or(Batch { id, records: Vec::new() });
+        learn(&cluster, &mut told, &mut taught);
+        let taught = taught.batch().unwrap_or(Batch { id, records: Vec::new() });
+        let result = self.merge(taught, kept, edges);
+        self.merged = Some((Instant::now(), now.elapsed()));
+        result
+    }
+
+    /// Merges what kept batches taught.
+    fn merge(&mut self, taught: Batch, kept: BTreeSet<BatchId>, edges: u64) -> Result<(), String> {
+        let n = kept.len() as u64;
         match self.store.settle(&taught, &kept) {
             Ok(_) => {
                 self.now.settled += n;
@@ -329,7 +384,7 @@ impl Work {
             Err(StoreError::DiskFull { .. }) => {
                 // They are on the disk, and are taken up again from there.
                 for id in kept.into_iter().rev() {
-                    self.waiting.push_front(Waiting { id, came: now, batch: None });
+                    self.waiting.push_front(Waiting { id, came: Instant::now(), batch: None });
                 }
                 Ok(())
             }
@@ -348,6 +403,18 @@ impl Work {
         self.now.waiting = self.waiting.len() as u64;
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&self.now);
     }
+}
+
+/// Resolves batches, and adds what they teach.
+fn learn(cluster: &Cluster, told: &mut Vec<Observed>, taught: &mut Union) {
+    let (first, second) = told.split_at(told.len() / 2);
+    let learn = |told: &[Observed]| told.iter().map(|b| Learner::batch(cluster, b)).collect::<Vec<_>>();
+    let (second, first) = match first {
+        [] => (learn(second), Vec::new()),
+        _ => both(|| learn(second), || learn(first)),
+    };
+    first.into_iter().chain(second).for_each(|batch| taught.add(batch));
+    told.clear();
 }
 
 /// The recorder's clock, for when something was raised or accepted; never for what packets show.

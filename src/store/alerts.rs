@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Kind};
-use super::{Store, StoreError};
+use super::{Change, Store, StoreError};
 use crate::model::{Alert, Baseline, Time, WorkloadId};
 
 /// How delivery of an alert to a sink stands.
@@ -61,9 +61,13 @@ impl Store {
         if baselines.is_empty() {
             return Ok(());
         }
-        let mut writes = sled::Batch::default();
+        let mut writes = Change::default();
         for baseline in baselines {
-            writes.insert(keys::of_workload(Kind::Baseline, &baseline.workload), self.pack(baseline)?);
+            let key = keys::of_workload(Kind::Baseline, &baseline.workload);
+            match self.get(&key)? {
+                Some(_) => writes.put(key, self.pack(baseline)?),
+                None => writes.add(key, self.pack(baseline)?),
+            }
             for (key, raised) in self.raised_of(&baseline.workload)? {
                 if baseline.answers(&raised.alert) {
                     writes.remove(key);
@@ -101,11 +105,11 @@ impl Store {
         if all.is_empty() {
             return Ok(());
         }
-        let mut writes = sled::Batch::default();
+        let mut writes = Change::default();
         for raised in all {
             let mut row = Vec::new();
             self.encode_into(&mut row, raised)?;
-            writes.insert(keys::alert(&raised.alert), row);
+            writes.put(keys::alert(&raised.alert), row);
         }
         self.write(writes)
     }
@@ -118,12 +122,12 @@ impl Store {
         if all.is_empty() {
             return Ok(());
         }
-        let mut writes = sled::Batch::default();
+        let mut writes = Change::default();
         all.iter().for_each(|a| writes.remove(keys::alert(a)));
         self.write(writes)
     }
 
-    fn write(&mut self, writes: sled::Batch) -> Result<(), StoreError> {
+    fn write(&mut self, writes: Change) -> Result<(), StoreError> {
         if self.stopped {
             return Err(StoreError::Stopped(self.dir.clone()));
         }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::keys::{self, Kind};
-use super::{Applied, Store, StoreError};
+use super::{Applied, Change, Store, StoreError};
 use crate::model::{Batch, BatchId};
 
 /// Bytes in a row: as small as a page, for the same reason (see `pages`).
@@ -21,7 +21,7 @@ impl Store {
         if self.stopped {
             return Err(StoreError::Stopped(self.dir.clone()));
         }
-        let mut writes = sled::Batch::default();
+        let mut writes = Change::default();
         let mut new = BTreeSet::new();
         let mut out = Vec::new();
         for (id, bytes) in batches {
@@ -32,7 +32,7 @@ impl Store {
             // One part even of nothing: its presence is what tells that it is kept.
             let parts = bytes.chunks(PART).chain(bytes.is_empty().then_some(&[][..]));
             for (n, part) in parts.enumerate() {
-                writes.insert(keys::kept(id, n as u32), part);
+                writes.put(keys::kept(id, n as u32), part);
             }
             out.push(Applied::New);
         }
@@ -80,11 +80,11 @@ impl Store {
 
     /// Adds to a write that a batch is held from then on, and no longer kept. Those before it of the same source need no note: a source
     /// numbers its batches in the order in which it delivers them.
-    pub(super) fn note_held(&self, id: &BatchId, writes: &mut sled::Batch) -> Result<(), StoreError> {
+    pub(super) fn note_held(&self, id: &BatchId, writes: &mut Change) -> Result<(), StoreError> {
         for key in self.rows.range(keys::batch(&BatchId { sequence: 0, ..id.clone() })..keys::batch(id)).keys() {
             writes.remove(key.map_err(|e| self.database(e))?);
         }
-        writes.insert(keys::batch(id), &b""[..]);
+        writes.put(keys::batch(id), &b""[..]);
         for key in self.rows.scan_prefix(keys::of_kept(id)).keys() {
             writes.remove(key.map_err(|e| self.database(e))?);
         }

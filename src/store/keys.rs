@@ -81,6 +81,18 @@ pub(super) fn page(workload: &WorkloadId, number: u32) -> Vec<u8> {
     key
 }
 
+/// The first key that may come after all pages of a workload.
+pub(super) fn after_pages(workload: &WorkloadId) -> Vec<u8> {
+    let mut key = page(workload, u32::MAX);
+    key.push(0);
+    key
+}
+
+/// Whether it is the key of a page.
+pub(super) fn is_page(key: &[u8]) -> bool {
+    key.first() == Some(&(Kind::Page as u8))
+}
+
 /// Number of the page that has this key.
 pub(super) fn page_number(key: &[u8]) -> u32 {
     key.last_chunk().map_or(0, |n| u32::from_be_bytes(*n))

@@ -14,7 +14,7 @@ use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
 use super::keys::{self, Kind};
-use super::{Store, StoreError, room};
+use super::{Change, Store, StoreError, room};
 use crate::model::{Dependency, DependencyKey, Merge, Record, WorkloadId};
 use crate::parallel::both;
 
@@ -35,18 +35,28 @@ struct Page<'a> {
     number: u32,
     dependencies: Vec<Cow<'a, Dependency>>,
     changed: bool,
+    /// It is on the disk.
+    stored: bool,
+}
+
+/// A page on its way to the disk.
+struct Row {
+    key: Vec<u8>,
+    row: Vec<u8>,
+    /// There is one of its number.
+    stored: bool,
 }
 
 /// Pages on their way to the disk.
 struct Writes {
-    rows: Vec<(Vec<u8>, Vec<u8>)>,
+    rows: Vec<Row>,
     packer: Compressor<'static>,
 }
 
 impl Store {
     /// Merges dependencies into the pages of their workloads, on two threads where there are many: encoding is most of the work of
     /// storing.
-    pub(super) fn write_all(&self, new: &New<'_>, batch: &mut sled::Batch) -> Result<(), StoreError> {
+    pub(super) fn write_all(&self, new: &New<'_>, change: &mut Change) -> Result<(), StoreError> {
         /// Workloads below which a thread costs more than it saves.
         const MANY: usize = 32;
         let all: Vec<_> = new.iter().collect();
@@ -64,8 +74,12 @@ impl Store {
                 vec![here?, there?]
             }
         };
-        for (key, row) in halves.into_iter().flatten() {
-            batch.insert(key, row);
+        for Row { key, row, stored } in halves.into_iter().flatten() {
+            if stored {
+                change.put(key, row);
+            } else {
+                change.add(key, row);
+            }
         }
         Ok(())
     }
@@ -76,10 +90,10 @@ impl Store {
         for row in self.rows.scan_prefix(keys::of_workload(Kind::Page, workload)) {
             let (key, row) = row.map_err(|e| self.database(e))?;
             let dependencies = self.page(&row)?.into_iter().map(Cow::Owned).collect();
-            pages.push(Page { number: keys::page_number(&key), dependencies, changed: false });
+            pages.push(Page { number: keys::page_number(&key), dependencies, changed: false, stored: true });
         }
         if pages.is_empty() {
-            pages.push(Page { number: 0, dependencies: Vec::new(), changed: false });
+            pages.push(Page { number: 0, dependencies: Vec::new(), changed: false, stored: false });
         }
         let places: Vec<Option<(usize, usize)>> = {
             let mut known: BTreeMap<&DependencyKey, (usize, usize)> = BTreeMap::new();
@@ -99,7 +113,7 @@ impl Store {
         }
         let mut next = pages[last].number + 1;
         for page in pages.iter().filter(|p| p.changed) {
-            let mut number = page.number;
+            let (mut number, mut stored) = (page.number, page.stored);
             let mut text = Vec::with_capacity(PAGE);
             for dependency in &page.dependencies {
                 let start = text.len();
@@ -109,22 +123,48 @@ impl Store {
                     // What is one too many begins another page.
                     let mut rest = text.split_off(start);
                     rest[0] = b'[';
-                    self.write_page(workload, number, text, writes)?;
+                    self.write_page(workload, number, stored, text, writes)?;
                     text = rest;
-                    number = next;
+                    (number, stored) = (next, false);
                     next += 1;
                 }
             }
-            self.write_page(workload, number, text, writes)?;
+            self.write_page(workload, number, stored, text, writes)?;
         }
         Ok(())
     }
 
-    fn write_page(&self, workload: &WorkloadId, number: u32, mut text: Vec<u8>, writes: &mut Writes) -> Result<(), StoreError> {
+    fn write_page(
+        &self,
+        workload: &WorkloadId,
+        number: u32,
+        stored: bool,
+        mut text: Vec<u8>,
+        writes: &mut Writes,
+    ) -> Result<(), StoreError> {
         text.push(b']');
         let row = writes.packer.compress(&text).map_err(|e| self.unpackable(&e))?;
-        writes.rows.push((keys::page(workload, number), row));
+        writes.rows.push(Row { key: keys::page(workload, number), row, stored });
         Ok(())
+    }
+
+    /// Reads pages, on two threads where there are many: decoding is most of the work of reading.
+    pub(super) fn read_pages(&self, rows: &[sled::IVec]) -> Result<Vec<Dependency>, StoreError> {
+        /// Pages below which a thread costs more than it saves.
+        const MANY: usize = 16;
+        let read = |rows: &[sled::IVec]| -> Result<Vec<Dependency>, StoreError> {
+            let mut all = Vec::new();
+            rows.iter().try_for_each(|row| self.page(row).map(|mut page| all.append(&mut page)))?;
+            Ok(all)
+        };
+        if rows.len() < MANY {
+            return read(rows);
+        }
+        let (here, there) = rows.split_at(rows.len() / 2);
+        let (there, here) = both(|| read(there), || read(here));
+        let mut all = here?;
+        all.append(&mut there?);
+        Ok(all)
     }
 
     /// Reads a page.
@@ -158,7 +198,7 @@ impl Store {
         self.marker.rows = self.marker.rows.min(1);
         self.marker.lasting = Some(self.marker.rows);
         self.marker.write(&self.dir)?;
-        let mut writes = sled::Batch::default();
+        let mut writes = Change::default();
         let mut all = Vec::new();
         for row in self.rows.scan_prefix(keys::prefix(Kind::Dependency, None)) {
             let (key, row) = row.map_err(|e| self.database(e))?;
@@ -166,6 +206,7 @@ impl Store {
                 all.push(d);
             }
             writes.remove(key);
+            self.lasting -= 1;
         }
         let mut new = New::new();
         for d in &all {

@@ -216,3 +216,47 @@ fn kept_batches_are_settled_once_and_stand_for_those_before_them() {
     assert_eq!(zstd::decode_all(other.read_kept(&waiting).unwrap().as_slice()).unwrap(), b"lines\n");
     assert!(other.holds(&ids[0]).unwrap());
 }
+
+#[test]
+fn rows_are_counted_as_they_are_written_and_dependencies_are_read_by_workload() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let mut store = Store::open(&path, Access::CreateOrOpen).unwrap();
+    let id = BatchId { source: "agent:a:x".into(), sequence: 0 };
+    store.keep(&[(&id, b"x")]).unwrap();
+    // Nothing lasts yet; that the database was written to is known all the same.
+    assert_eq!((store.marker.rows, store.marker.lasting), (1, Some(0)));
+    for round in 0..3u64 {
+        let mut records: Vec<Record> = vec![workload("w", 5), workload(&format!("w{round}"), 6)];
+        for i in 0..100 * (round + 1) {
+            records.extend((0..3).map(|w| dependency(&format!("w{w}"), &format!("s{i:03}"), 1)));
+        }
+        store.apply(&Batch { id: BatchId { source: format!("s{round}"), sequence: 0 }, records }).unwrap();
+        assert_eq!((store.lasting, store.marker.lasting), (store.count().unwrap(), Some(store.lasting)));
+        assert_eq!(Marker::read(&path).unwrap().as_ref(), Some(&store.marker));
+    }
+    let lasting = store.lasting;
+    drop(store);
+    let mut store = Store::open(&path, Access::Existing).unwrap();
+    assert_eq!(store.lasting, lasting);
+    let workload = WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: "w".into() };
+    let baseline = crate::model::Baseline { workload, accepted: Time(1), dependencies: BTreeSet::new() };
+    store.accept(std::slice::from_ref(&baseline)).unwrap();
+    store.accept(std::slice::from_ref(&baseline)).unwrap();
+    assert_eq!((store.lasting, store.count().unwrap()), (lasting + 1, lasting + 1));
+
+    let (mut found, mut after, mut parts) = (Vec::new(), None, 0);
+    loop {
+        let (mut some, last) = store.dependencies_after(after.as_ref(), 301).unwrap();
+        found.append(&mut some);
+        parts += 1;
+        after = last;
+        if after.is_none() {
+            break;
+        }
+    }
+    found.sort_by(|a, b| a.key.cmp(&b.key));
+    assert_eq!(found, store.dependencies(None).unwrap());
+    // A workload is read whole: two of 300 each, then the third.
+    assert_eq!((found.len(), parts), (900, 2));
+}
