@@ -152,6 +152,17 @@ struct ClusterOptions {
     cluster_domain: String,
 }
 
+/// A snapshot where an API server is asked without one.
+#[derive(Debug, Args)]
+struct SnapshotOptions {
+    /// The cluster from a snapshot (files or directories) in place of the API server
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    cluster: Vec<PathBuf>,
+    /// DNS domain of the cluster
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+}
+
 impl ClusterOptions {
     /// `--cluster PATH... NAME` reads naturally, and a parser gives all of it to `--cluster`: behind the first path, what is no file
     /// and has no snapshot's name is a name. The paths, and the names with those that were parsed as such.

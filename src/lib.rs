@@ -7,6 +7,7 @@ pub mod agent;
 pub mod alert;
 pub mod attribute;
 pub mod cli;
+mod clock;
 pub mod cluster;
 pub mod generate;
 pub mod http;

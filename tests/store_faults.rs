@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::disk::{Disk, root};
 use common::{captures, expect, run, samples};
 
 /// Longer than any replay here takes: the program hangs.
@@ -146,46 +147,6 @@ fn a_write_that_fails_ends_the_program_and_loses_nothing() {
         assert!(export(&store) == want, "{kib} KiB: another result than that of an undisturbed run");
     }
     assert!(failed >= 3, "only {failed} limits made a write fail");
-}
-
-/// A small file system of its own, unmounted at the end.
-struct Disk(tempfile::TempDir);
-
-impl Disk {
-    /// `None`, loudly, where mounting is not permitted.
-    fn mount(what: &str, size: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let out = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(dir.path()).output();
-        let why = match out {
-            Ok(out) if out.status.success() => return Some(Self(dir)),
-            Ok(out) => String::from_utf8_lossy(&out.stderr).trim().to_owned(),
-            Err(e) => e.to_string(),
-        };
-        // Past the capture of output, which shows that of failed tests only.
-        let _ = writeln!(std::io::stderr(), "NOT RUN: {what}: mounting a file system failed ({why}); run the tests as root");
-        let must = root() && std::env::var("CI").as_deref() == Ok("true");
-        assert!(!must, "{what} must run in CI: {why}");
-        None
-    }
-
-    fn remount(&self, mode: &str) {
-        assert!(Command::new("mount").args(["-o", &format!("remount,{mode}")]).arg(self.0.path()).status().unwrap().success());
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
-fn root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
 }
 
 #[test]

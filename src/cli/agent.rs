@@ -11,7 +11,7 @@ use sidecarta_capture::live::handle::Settings;
 use tokio::runtime::Runtime;
 
 use super::log::{LogOptions, duration, listen};
-use super::{Outcome, StoreOptions};
+use super::{Outcome, SnapshotOptions, StoreOptions};
 use crate::agent::outbox::Pace;
 use crate::agent::outlet::{Outlet, ToFile, ToRecorder, ToStdout, ToStore};
 use crate::agent::{Config, keep_only_capture, run as live};
@@ -107,12 +107,8 @@ pub(super) struct RunOptions {
     live: LiveOptions,
     #[command(flatten)]
     store: StoreOptions,
-    /// The cluster from a snapshot (files or directories) in place of the API server
-    #[arg(long, value_name = "PATH", num_args = 1..)]
-    cluster: Vec<PathBuf>,
-    /// DNS domain of the cluster
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    cluster_domain: String,
+    #[command(flatten)]
+    cluster: SnapshotOptions,
     /// How long before what was seen is resolved, so that the watches have told of what is new
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     settle: Duration,
@@ -199,7 +195,8 @@ pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<Outcome> {
 pub(super) fn run(options: &RunOptions) -> anyhow::Result<Outcome> {
     options.live.log.init()?;
     let config = options.live.config(false, options.settle, None)?;
-    let (runtime, knowledge, partial) = connect(&options.cluster, Some(&options.cluster_domain), || Ok(Extent::Cluster))?;
+    let (runtime, knowledge, partial) =
+        connect(&options.cluster.cluster, Some(&options.cluster.cluster_domain), || Ok(Extent::Cluster))?;
     // The directory may lie where only root with all its rights may make one; sled's threads must not keep those.
     make(&options.store.store)?;
     keep_only_capture()?;

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::output::{self, Format};
 use super::{Outcome, OutputOptions, ReadOptions, ViewOptions};
-use crate::model::{Alert, Time};
+use crate::clock::now;
+use crate::model::Alert;
 use crate::novelty::{self, Patience};
 use crate::present::ShownAlert;
 
@@ -100,10 +101,6 @@ pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<Outcome> {
         anyhow::ensure!(n > 0, "there is no alert {}: `sidecarta alerts` lists them", options.id);
     }
     Ok(Outcome::Done)
-}
-
-fn now() -> Time {
-    Time(i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX))
 }
 
 fn fetch(options: &AlertsOptions) -> anyhow::Result<Vec<Alert>> {

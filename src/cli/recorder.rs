@@ -10,7 +10,7 @@ use clap::Args;
 use hyper::Uri;
 
 use super::log::{LogOptions, duration, listen};
-use super::{Outcome, StoreOptions};
+use super::{Outcome, SnapshotOptions, StoreOptions};
 use crate::alert::{self, Form, Webhook};
 use crate::generate::readiness::Thresholds;
 use crate::novelty::Patience;
@@ -52,12 +52,8 @@ pub(super) struct Options {
     /// Ask nobody who they are; only where nobody else can reach the address
     #[arg(long)]
     no_auth: bool,
-    /// The cluster from a snapshot (files or directories) in place of the API server
-    #[arg(long, value_name = "PATH", num_args = 1..)]
-    cluster: Vec<PathBuf>,
-    /// DNS domain of the cluster
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    cluster_domain: String,
+    #[command(flatten)]
+    cluster: SnapshotOptions,
     /// How long a batch waits before it is resolved, so that the watches have told of what is new
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     settle: Duration,
@@ -126,10 +122,10 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(8).enable_all().build()?;
     let mut partial = false;
-    let knowledge = if options.cluster.is_empty() {
+    let knowledge = if options.cluster.cluster.is_empty() {
         Knowledge::Api(runtime.block_on(crate::view::client(None, None))?)
     } else {
-        let (cluster, report) = snapshot::load(&options.cluster, Some(&options.cluster_domain))?;
+        let (cluster, report) = snapshot::load(&options.cluster.cluster, Some(&options.cluster.cluster_domain))?;
         partial = super::report_snapshot(&report);
         Knowledge::Fixed(View::fixed(cluster))
     };
@@ -150,7 +146,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
             }),
         },
         sinks: sinks(options),
-        domain: options.cluster_domain.clone(),
+        domain: options.cluster.cluster_domain.clone(),
         drain: options.drain,
     };
     live(runtime, config, options.store.create()?, knowledge)?;

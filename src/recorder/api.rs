@@ -21,7 +21,8 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::auth::{Denied, Gate};
-use super::engine::{Engine, Refused, clock};
+use super::engine::{Engine, Refused};
+use crate::clock;
 use crate::cluster::Cluster;
 use crate::memory::Memory;
 use crate::model::WorkloadId;
@@ -318,7 +319,7 @@ async fn accept(State(app): State<Arc<App>>, headers: HeaderMap, Json(what): Jso
             .engine
             .ask(move |store| {
                 let chosen = |id: &WorkloadId| what.workloads.is_empty() || what.workloads.contains(&id.name);
-                novelty::accept(store, what.namespace.as_deref(), chosen, clock())
+                novelty::accept(store, what.namespace.as_deref(), chosen, clock::now())
             })
             .await?
             .map_err(internal)?;

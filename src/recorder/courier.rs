@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::engine::{Engine, clock};
+use super::engine::Engine;
 use crate::alert::{Sinks, Undelivered, backoff};
+use crate::clock;
 use crate::model::{Alert, Time, WorkloadId};
 use crate::store::{Delivery, Raised};
 
@@ -49,7 +50,7 @@ pub(super) async fn run(engine: Engine, sinks: Sinks, counters: Arc<Counters>, s
 
 /// One look at the outbox for one sink.
 async fn round(engine: &Engine, sinks: &Sinks, sink: &str, counters: &Counters) {
-    let now = clock();
+    let now = clock::now();
     let Ok(Ok(all)) = engine.ask(|store| store.alerts(None)).await else { return };
     let due = due(all, sink, now);
     if due.is_empty() {

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::clock;
 use crate::cluster::Cluster;
 use crate::generate::readiness::Thresholds;
 use crate::learn::{Learner, Union};
-use crate::model::{Alert, Batch, BatchId, Time, WorkloadId};
+use crate::model::{Alert, Batch, BatchId, WorkloadId};
 use crate::novelty::{self, Patience};
 use crate::observed::{Observed, Reader};
 use crate::parallel::both;
@@ -251,11 +252,11 @@ impl Work {
     /// After a start it also raises what a crash left unraised.
     fn sweep(&mut self) -> Result<(), StoreError> {
         if let Some(least) = &self.pace.accept {
-            for (workload, n) in novelty::accept_ready(&mut self.store, least, clock())? {
+            for (workload, n) in novelty::accept_ready(&mut self.store, least, clock::now())? {
                 tracing::info!(%workload, dependencies = n, "enough is known of it: its dependencies are accepted");
             }
         }
-        let new = novelty::coverage(&mut self.store, &self.view.current(), clock(), self.pace.patience)?;
+        let new = novelty::coverage(&mut self.store, &self.view.current(), clock::now(), self.pace.patience)?;
         self.raised(&new);
         self.review = Some(Review { after: None, next: Instant::now() });
         Ok(())
@@ -265,7 +266,7 @@ impl Work {
     fn review(&mut self) -> Result<(), StoreError> {
         let now = Instant::now();
         let Some(Review { after, .. }) = self.review.take_if(|r| r.next <= now) else { return Ok(()) };
-        let (new, last) = novelty::review_after(&mut self.store, after.as_ref(), clock(), self.pace.patience)?;
+        let (new, last) = novelty::review_after(&mut self.store, after.as_ref(), clock::now(), self.pace.patience)?;
         self.raised(&new);
         self.review = last.map(|last| Review { after: Some(last), next: Instant::now() + 4 * now.elapsed() });
         Ok(())
@@ -377,7 +378,8 @@ impl Work {
             Ok(_) => {
                 self.now.settled += n;
                 self.now.edges += edges;
-                let new = novelty::notice(&mut self.store, &taught, clock(), self.pace.patience).map_err(|e| e.to_string())?;
+                let new =
+                    novelty::notice(&mut self.store, &taught, clock::now(), self.pace.patience).map_err(|e| e.to_string())?;
                 self.raised(&new);
                 Ok(())
             }
@@ -415,10 +417,4 @@ fn learn(cluster: &Cluster, told: &mut Vec<Observed>, taught: &mut Union) {
     };
     first.into_iter().chain(second).for_each(|batch| taught.add(batch));
     told.clear();
-}
-
-/// The recorder's clock, for when something was raised or accepted; never for what packets show.
-pub(super) fn clock() -> Time {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Time(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }

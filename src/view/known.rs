@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::former::Former;
 use super::kinds::{Object, Seen};
 use super::{KindStatus, REMEMBERED, Status};
+use crate::clock::now;
 use crate::cluster::Builder;
 use crate::cluster::objects::{EndpointSlice, Pod, addresses};
 use crate::model::Time;
@@ -105,12 +106,6 @@ impl Input {
             object.feed(kind, builder);
         }
     }
-}
-
-/// The wall clock, on which packets and API objects are dated as well.
-fn now() -> Time {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Time(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }
 
 /// Each function that changes something says whether the indexes have to be built anew.

@@ -4,6 +4,7 @@
 #![allow(dead_code)] // each test file uses a part of it
 
 pub mod cases;
+pub mod disk;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

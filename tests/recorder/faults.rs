@@ -1,6 +1,6 @@
 //! What befalls a recorder: kills, disks, certificates.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on, or cannot run, should say so
+#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::CART;
+use super::common::disk::Disk;
 use super::running::{Recorder, batch, snapshot};
 
 #[test]
@@ -109,37 +110,18 @@ fn over_tls_with_a_certificate_that_changes() {
     assert_eq!(recorder.kill("TERM").0, Some(0));
 }
 
-/// A small file system of its own, unmounted at the end.
-struct Disk(tempfile::TempDir);
-
-impl Disk {
-    fn mount() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let out = Command::new("mount").args(["-t", "tmpfs", "-o", "size=48m", "tmpfs"]).arg(dir.path()).output();
-        if out.is_ok_and(|o| o.status.success()) {
-            return Some(Self(dir));
-        }
-        assert!(std::env::var_os("CI").is_none(), "CI runs this test: it needs root, to mount a file system");
-        eprintln!("NOT RUN: a full disk: mounting a file system failed; run the tests as root");
-        None
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
-    }
-}
-
 #[test]
 fn a_full_disk_refuses_and_loses_nothing() {
-    let Some(disk) = Disk::mount() else { return };
+    let Some(disk) = Disk::mount("a full disk", "48m") else {
+        assert!(std::env::var_os("CI").is_none(), "CI runs this test: it needs root, to mount a file system");
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     let cluster = snapshot(dir.path()).display().to_string();
-    let recorder = Recorder::start(&disk.0.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
+    let recorder = Recorder::start(&disk.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
     assert_eq!(recorder.post(None, &batch("n1", "b", 0, CART, 3)).0, 200);
     recorder.connections(None, 3);
-    let filler = disk.0.path().join("filler");
+    let filler = disk.path().join("filler");
     std::fs::write(&filler, vec![0u8; 34 << 20]).unwrap();
     let (status, answer) = recorder.post(None, &batch("n1", "b", 1, CART, 4));
     assert_eq!(status, 503, "{answer}");
