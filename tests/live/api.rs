@@ -71,10 +71,7 @@ fn an_address_that_changes_hands_within_a_second_is_attributed_to_each() {
     }
     let mut world = World::new();
     let api = Api::start(&mut world);
-    let cart = world.node.bridged("cart", 11);
-    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
-    world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
-    serve(&cart, "0.0.0.0:8080");
+    world.cart();
     api.tell(&world);
     let agent = agent(&world, "");
     for n in 0..3 {
@@ -109,11 +106,7 @@ fn what_is_seen_before_the_first_list_waits_for_it() {
     }
     let mut world = World::new();
     let api = Api::start(&mut world);
-    let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
-    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
-    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
-    world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
-    serve(&cart, "0.0.0.0:8080");
+    let (web, _) = world.web_and_cart();
     api.tell(&world);
     api.server().refuse("pods", 500);
     let agent = agent(&world, "--patience 1s --listen 127.0.0.1:15099");
@@ -155,11 +148,7 @@ fn run_learns_with_an_api_server() {
     }
     let mut world = World::new();
     let api = Api::start(&mut world);
-    let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
-    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
-    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
-    world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
-    serve(&cart, "0.0.0.0:8080");
+    let (web, _) = world.web_and_cart();
     api.tell(&world);
     let run = world.start(&format!("run --store {}", world.path("store").display()), "--settle 1s");
     for _ in 0..5 {

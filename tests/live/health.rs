@@ -5,7 +5,7 @@
 use serde_json::json;
 
 use crate::netns::possible;
-use crate::world::{REQUEST, World, ask, call, eventually, expected, metric, serve};
+use crate::world::{REQUEST, World, ask, call, eventually, expected, metric};
 
 /// `CAP_NET_RAW` alone (include/uapi/linux/capability.h: 13).
 const NET_RAW: u64 = 1 << 13;
@@ -16,11 +16,7 @@ fn metrics_and_health_tell_what_it_does() {
         return;
     }
     let mut world = World::new();
-    let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
-    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
-    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
-    world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
-    serve(&cart, "0.0.0.0:8080");
+    let (web, _) = world.web_and_cart();
     let agent = world.agent("--listen 127.0.0.1:15099");
     eventually("readiness", || ask(&world.node, "/readyz") == (200, "ready\n".to_owned()));
     assert_eq!(ask(&world.node, "/healthz"), (200, "ok\n".to_owned()));

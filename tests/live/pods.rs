@@ -104,10 +104,7 @@ fn the_last_connection_of_a_deleted_pod_is_learned() {
         return;
     }
     let mut world = World::new();
-    let cart = world.node.bridged("cart", 11);
-    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
-    world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
-    serve(&cart, "0.0.0.0:8080");
+    world.cart();
     let pods: Vec<_> = (0..5u8).map(|n| world.node.bridged(&format!("old{n}"), 30 + n)).collect();
     for n in 0..5 {
         world.object(&format!("old{n}"), &format!("old{n}-1"), &[&format!("10.244.1.{}", 30 + n)], &json!({}));

@@ -46,6 +46,22 @@ impl World {
         self.objects.push(object);
     }
 
+    /// A pod on the bridge that answers behind a Service of its name, `cart`.
+    pub fn cart(&mut self) -> Net {
+        let cart = self.node.bridged("cart", 11);
+        self.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
+        self.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
+        serve(&cart, "0.0.0.0:8080");
+        cart
+    }
+
+    /// That, and a pod beside it that calls: `web`.
+    pub fn web_and_cart(&mut self) -> (Net, Net) {
+        let web = self.node.bridged("web", 10);
+        self.object("web", "web-1", &["10.244.1.10"], &json!({}));
+        (web, self.cart())
+    }
+
     /// A Service on port 80, and what stands behind it.
     pub fn service(&mut self, name: &str, cluster_ip: &str, endpoints: &[(&str, u16)]) {
         self.objects.push(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": name},
