@@ -7,6 +7,7 @@
 //! held are one atomic write.
 
 mod alerts;
+mod database;
 mod error;
 mod exchange;
 mod kept;
@@ -35,10 +36,6 @@ pub use exchange::Imported;
 ///
 /// 1: a row for each dependency. 2: pages of them.
 pub const SCHEMA: u32 = 2;
-
-/// Page cache of sled: the default of 1 GiB would dwarf everything else. What is read again within one command is little, and stands in
-/// the cache of the system as well.
-const CACHE: u64 = 8 * 1024 * 1024;
 
 /// Free space below which no batch is begun: sled hangs when it meets a full disk in the middle of its work.
 const MIN_FREE: u64 = 16 * 1024 * 1024;
@@ -132,12 +129,7 @@ impl Store {
         if let Some(found) = marker.as_ref().map(|m| m.schema).filter(|s| *s > SCHEMA) {
             return Err(StoreError::Newer { path: dir.to_owned(), found });
         }
-        let db = sled::Config::new()
-            .path(dir.join("db"))
-            .cache_capacity(CACHE)
-            .flush_every_ms(None)
-            .open()
-            .map_err(|e| opening(dir, e))?;
+        let db = database::open(dir)?;
         let database = |error| StoreError::Database { path: dir.to_owned(), error };
         let rows = db.open_tree("rows").map_err(database)?;
         let mut store = Self { dir: dir.to_owned(), db, rows, marker: marker.unwrap_or_default(), lasting: 0, stopped: false };
@@ -389,19 +381,6 @@ impl Store {
             self.marker = marker;
         }
         Ok(())
-    }
-}
-
-fn opening(dir: &Path, error: sled::Error) -> StoreError {
-    match error {
-        sled::Error::Io(e) if e.kind() == io::ErrorKind::WouldBlock || e.to_string().contains("lock") => {
-            StoreError::Locked(dir.to_owned())
-        }
-        sled::Error::Io(error) => StoreError::Io { what: "open the database of", path: dir.to_owned(), error },
-        sled::Error::Corruption { .. } => {
-            StoreError::Torn { path: dir.to_owned(), why: "the database file is corrupt".to_owned() }
-        }
-        error => StoreError::Database { path: dir.to_owned(), error },
     }
 }
 

@@ -287,6 +287,37 @@ fn a_damaged_store_never_opens_as_less() {
     assert!(told >= 4, "only {told} cuts were noticed");
 }
 
+/// Every state in which a kill leaves the two files that sled does not write in one step.
+#[test]
+fn what_sled_was_writing_when_it_was_killed_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, hurt) = (dir.path().join("store"), dir.path().join("hurt"));
+    expect(0, &replay(&store));
+    let want = export(&store);
+    // Opened again, it has a snapshot of what the log holds.
+    assert_eq!(export(&store), want);
+    let snapshots = || fs::read_dir(store.join("db")).unwrap().map(|e| e.unwrap().path());
+    let snapshot = snapshots().find(|p| p.file_name().unwrap().to_str().unwrap().starts_with("snap.")).unwrap();
+    let (snapshot, conf) = (fs::read(snapshot).unwrap(), fs::read(store.join("db/conf")).unwrap());
+    for length in (0..=snapshot.len()).step_by(snapshot.len() / 40).chain(snapshot.len() - 14..=snapshot.len()) {
+        copy(&store, &hurt);
+        // Longer than the log is, so that it is the last of them.
+        fs::write(hurt.join("db/snap.0000000000FFFFFF.generating"), &snapshot[..length]).unwrap();
+        assert!(export(&hurt) == want, "{length} of {} bytes of a snapshot: other content", snapshot.len());
+    }
+    for length in 0..=conf.len() {
+        copy(&store, &hurt);
+        fs::write(hurt.join("db/conf"), &conf[..length]).unwrap();
+        assert!(export(&hurt) == want, "{length} of {} bytes of the configuration: other content", conf.len());
+    }
+    copy(&store, &hurt);
+    let mut finished = fs::read_dir(hurt.join("db")).unwrap().map(|e| e.unwrap().path());
+    let finished = finished.find(|p| p.file_name().unwrap().to_str().unwrap().starts_with("snap.")).unwrap();
+    fs::write(&finished, &snapshot[..snapshot.len() / 2]).unwrap();
+    assert!(never_less(&hurt, &want, "half of a finished snapshot"));
+    assert!(finished.exists(), "it was removed");
+}
+
 #[test]
 fn a_store_of_a_newer_program_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
