@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{EtherType, IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice};
 
-use crate::frame::{Frame, LinkType};
+use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::{InterfaceId, Nanos, Transport};
 
 /// What a transport segment is, borrowed from its frame.
@@ -16,6 +16,8 @@ pub struct Segment<'a> {
     pub time: Nanos,
     /// Where it was seen; with the kernel's index where the link type has it.
     pub interface: InterfaceId,
+    /// Which way it passed there.
+    pub direction: Direction,
     /// A "cooked" capture of all interfaces: one packet may be seen several times.
     pub cooked: bool,
     /// Sender.
@@ -172,6 +174,7 @@ fn segment<'a>(
     Ok(Segment {
         time: frame.time,
         interface,
+        direction: frame.direction,
         cooked,
         from: SocketAddr::new(source, ports.0),
         to: SocketAddr::new(destination, ports.1),

@@ -29,6 +29,18 @@ impl LinkType {
     pub const LINUX_SLL2: Self = Self(276);
 }
 
+/// Which way a frame passed the interface on which it was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// Not known: captures do not tell, and where an interface leads anywhere it means nothing.
+    #[default]
+    Unknown,
+    /// The interface received it: at the host side of a pod's veth, the pod sent it.
+    Received,
+    /// The interface sent it: at the host side of a pod's veth, to the pod.
+    Sent,
+}
+
 /// A frame, borrowed from its batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
@@ -38,6 +50,8 @@ pub struct Frame<'a> {
     pub interface: InterfaceId,
     /// How `data` begins.
     pub link: LinkType,
+    /// Which way it passed.
+    pub direction: Direction,
     /// Length on the wire; more than `data.len()` when the snap length cut it.
     pub wire_len: u32,
     /// The captured bytes.
@@ -49,6 +63,7 @@ struct Record {
     time: Nanos,
     interface: InterfaceId,
     link: LinkType,
+    direction: Direction,
     wire_len: u32,
     offset: u32,
     len: u32,
@@ -76,6 +91,7 @@ impl Batch {
             time: frame.time,
             interface: frame.interface,
             link: frame.link,
+            direction: frame.direction,
             wire_len: frame.wire_len,
             offset,
             len: frame.data.len() as u32,
@@ -112,6 +128,7 @@ impl Batch {
             time: r.time,
             interface: r.interface,
             link: r.link,
+            direction: r.direction,
             wire_len: r.wire_len,
             data: &self.bytes[r.offset as usize..(r.offset + r.len) as usize],
         }

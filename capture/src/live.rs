@@ -11,3 +11,4 @@ pub mod links;
 mod ring;
 pub mod rule;
 mod told;
+mod uplink;

@@ -43,13 +43,16 @@ pub struct Counters {
     pub evicted_answers: u64,
     /// Interfaces whose totals were not kept because there were too many.
     pub evicted_interfaces: u64,
+    /// Connections seen only where they arrive: whoever opened them is behind none of the watched interfaces, as a rule on another node,
+    /// whose agent tells them. Only some are seen, as packets of them are sampled. Not a loss.
+    pub arriving: u64,
     /// Sightings of a packet already seen on another interface. Not a loss.
     pub repeated_sightings: u64,
 }
 
 impl Counters {
     /// All of them with their names, as they are stored and shown.
-    pub fn named(&self) -> [(&'static str, u64); 19] {
+    pub fn named(&self) -> [(&'static str, u64); 20] {
         [
             ("packets", self.packets),
             ("bytes", self.bytes),
@@ -69,6 +72,7 @@ impl Counters {
             ("evicted-heads", self.evicted_heads),
             ("evicted-answers", self.evicted_answers),
             ("evicted-interfaces", self.evicted_interfaces),
+            ("arriving-connections", self.arriving),
             ("repeated-sightings", self.repeated_sightings),
         ]
     }

@@ -89,6 +89,7 @@ mod tests {
 
     use super::*;
     use crate::decode::decode;
+    use crate::frame::Direction;
     use crate::observation::InterfaceId;
 
     fn frames() -> Vec<Vec<u8>> {
@@ -103,7 +104,14 @@ mod tests {
 
     fn agree(data: &[u8]) -> bool {
         let interface = InterfaceId { source: 0, index: 0 };
-        let frame = Frame { time: 0, interface, link: LinkType::ETHERNET, wire_len: data.len() as u32, data };
+        let frame = Frame {
+            time: 0,
+            interface,
+            link: LinkType::ETHERNET,
+            direction: Direction::Unknown,
+            wire_len: data.len() as u32,
+            data,
+        };
         let Some(skim) = skim(&frame) else { return false };
         // Addresses that no connection can have never match a known one: the long way refuses them.
         if let Ok(s) = decode(&frame) {

@@ -16,7 +16,7 @@ use etherparse::IpFragOffset;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
 use sidecarta_capture::decode::decode;
-use sidecarta_capture::frame::{Frame, LinkType};
+use sidecarta_capture::frame::{Direction, Frame, LinkType};
 use sidecarta_capture::live::filter::{Config, Instruction, Link, attach, program};
 use sidecarta_capture::live::rule::Verdict::{Always, Drop, Sample};
 use sidecarta_capture::live::rule::{Verdict, verdict};
@@ -25,7 +25,13 @@ use sidecarta_capture::observation::InterfaceId;
 use frames::*;
 
 fn config(sample: u32) -> Config {
-    Config { sample, snap: u32::MAX, always_ports: vec![TLS_PORT] }
+    Config { sample, snap: u32::MAX, always_ports: vec![TLS_PORT], callers_only: false }
+}
+
+/// All that the rule depends on besides the frame: which interface it is, and which way a frame passes.
+fn modes() -> [(Config, Direction); 3] {
+    let pods = Config { callers_only: true, ..config(1) };
+    [(config(1), Direction::Received), (pods.clone(), Direction::Received), (pods, Direction::Sent)]
 }
 
 /// A pair of sockets with a filter at its end.
@@ -58,6 +64,10 @@ struct Kernel(Vec<(Link, u16, Filtered, Filtered)>);
 
 impl Kernel {
     fn new(config: &Config) -> Self {
+        Self::of(config, Direction::Received)
+    }
+
+    fn of(config: &Config, direction: Direction) -> Self {
         let kinds = [(Link::Ethernet, 0), (Link::RawIp, 0)];
         let cooked = [IPV4, IPV6, VLAN, QINQ, ARP].map(|ether| (Link::Cooked, ether));
         let filtered = |link, ether: u16, sample| {
@@ -65,6 +75,10 @@ impl Kernel {
             // `ld [SKF_AD_OFF + SKF_AD_PROTOCOL]` becomes `ld #ether`.
             for i in program.iter_mut().filter(|i| i.code == 0x20 && i.k == 0xffff_f000) {
                 (i.code, i.k) = (0x00, ether.into());
+            }
+            // As does `ld [SKF_AD_OFF + SKF_AD_PKTTYPE]`: PACKET_OUTGOING or PACKET_HOST.
+            for i in program.iter_mut().filter(|i| i.code == 0x20 && i.k == 0xffff_f004) {
+                (i.code, i.k) = (0x00, if direction == Direction::Sent { 4 } else { 0 });
             }
             Filtered::new(&program)
         };
@@ -89,7 +103,7 @@ impl Kernel {
 }
 
 fn assert_verdict(kernel: &Kernel, name: &str, link: Link, frame: &[u8], expected: Verdict) {
-    assert_eq!(verdict(link, frame, &config(1)), expected, "rule: {name}, {link:?}, {frame:02x?}");
+    assert_eq!(verdict(link, Direction::Received, frame, &config(1)), expected, "rule: {name}, {link:?}, {frame:02x?}");
     assert_eq!(kernel.verdict(link, frame), Some(expected), "kernel: {name}, {link:?}, {frame:02x?}");
 }
 
@@ -100,6 +114,42 @@ fn each_kind_of_frame_gets_its_verdict() {
     assert!(all.len() > 2000);
     for (name, link, frame, expected) in all {
         assert_verdict(&kernel, name, link, &frame, expected);
+    }
+}
+
+#[test]
+fn of_a_pods_interface_calls_of_the_pod_are_kept_and_calls_to_it_are_sampled() {
+    let (caller, called) = ((40_000, 8080), (8080, 40_000));
+    let segment = |ports, flags: &str, payload: &[u8]| {
+        let has = |f| flags.contains(f);
+        tcp(ports, |h| (h.syn, h.ack, h.fin, h.rst) = (has('s'), has('a'), has('f'), has('r')), payload)
+    };
+    let cases = [
+        ("syn", segment(caller, "s", b""), Always, Always),
+        ("syn-ack", segment(called, "sa", b""), Sample, Always),
+        ("fin of the caller", segment(caller, "fa", b""), Always, Sample),
+        ("fin of the called", segment(called, "fa", b""), Sample, Sample),
+        ("fin, equal ports", segment((8080, 8080), "fa", b""), Sample, Sample),
+        ("fin with a request", segment(called, "fa", b"GET / HTTP/1.1"), Always, Sample),
+        ("rst", segment(caller, "ra", b""), Always, Always),
+        ("syn and rst", segment(called, "sr", b""), Always, Always),
+        ("request", segment(caller, "a", b"GET / HTTP/1.1"), Always, Sample),
+        ("hello", segment(caller, "a", &[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]), Always, Sample),
+        ("port kept", segment((40_000, TLS_PORT), "a", b"x"), Always, Sample),
+        ("data", segment(caller, "a", b"abcdefgh"), Sample, Sample),
+    ];
+    let [_, received, sent] = modes().map(|(config, direction)| (Kernel::of(&config, direction), config, direction));
+    for (name, transport, by_pod, to_pod) in cases {
+        for (link, frame) in packets(6, &transport).iter().flat_map(|p| frames(p)) {
+            for ((kernel, config, direction), expected) in [(&received, by_pod), (&sent, to_pod)] {
+                assert_eq!(verdict(link, *direction, &frame, config), expected, "rule: {name}, {link:?}, {direction:?}");
+                assert_eq!(kernel.verdict(link, &frame), Some(expected), "kernel: {name}, {link:?}, {direction:?}");
+            }
+        }
+    }
+    // Names are learned at either end: where only what a pod sends is visible, at that of the DNS server.
+    for (link, frame) in packets(17, &udp((53, 40_000), &[7; 30])).iter().flat_map(|p| frames(p)) {
+        assert_eq!([&received, &sent].map(|(kernel, ..)| kernel.verdict(link, &frame)), [Some(Always); 2]);
     }
 }
 
@@ -183,13 +233,15 @@ fn padding_is_not_payload_and_a_missing_length_is_the_frames() {
 
 #[test]
 fn frames_cut_anywhere_get_the_same_verdict_from_both() {
-    let (kernel, config) = (Kernel::new(&config(1)), config(1));
-    for (name, link, frame, _) in all_frames() {
-        for length in 0..frame.len() {
-            let cut = &frame[..length];
-            let rule = verdict(link, cut, &config);
-            if let Some(kernel) = kernel.verdict(link, cut) {
-                assert_eq!(kernel, rule, "{name}, {link:?}, {length} bytes of {frame:02x?}");
+    for (config, direction) in modes() {
+        let kernel = Kernel::of(&config, direction);
+        for (name, link, frame, _) in all_frames() {
+            for length in 0..frame.len() {
+                let cut = &frame[..length];
+                let rule = verdict(link, direction, cut, &config);
+                if let Some(kernel) = kernel.verdict(link, cut) {
+                    assert_eq!(kernel, rule, "{name}, {link:?}, {direction:?}, {length} bytes of {frame:02x?}");
+                }
             }
         }
     }
@@ -203,8 +255,8 @@ fn what_can_be_decoded_is_never_dropped() {
         for length in 0..=frame.len() {
             let data = &frame[..length];
             let interface = InterfaceId { source: 0, index: 0 };
-            let of = Frame { time: 0, interface, link: kind, wire_len: frame.len() as u32, data };
-            let lost = decode(&of).is_ok() && verdict(link, data, &config) == Drop;
+            let of = Frame { time: 0, interface, link: kind, direction: Direction::Unknown, wire_len: frame.len() as u32, data };
+            let lost = decode(&of).is_ok() && verdict(link, Direction::Received, data, &config) == Drop;
             assert!(!lost, "{name}, {link:?}, {length} bytes of {frame:02x?}");
         }
     }
@@ -212,16 +264,17 @@ fn what_can_be_decoded_is_never_dropped() {
 
 #[test]
 fn mutated_frames_get_the_same_verdict_from_both() {
-    let (kernel, config) = (Kernel::new(&config(1)), config(1));
+    let modes = modes().map(|(config, direction)| (Kernel::of(&config, direction), config, direction));
     let all = all_frames();
     // Mostly within headers, mostly to values that mean something there.
     let byte =
         prop_oneof![any::<u8>(), prop::sample::select(vec![0, 1, 3, 6, 17, 43, 44, 45, 51, 53, 60, 132, 0x45, 0x60, 0x50, 0xff])];
     let changes = prop::collection::vec((prop_oneof![0..80_usize, 0..200_usize], byte), 0..6);
     let tail = prop::collection::vec(any::<u8>(), 0..24);
-    let strategy = (0..all.len(), changes, 0..200_usize, tail);
+    let strategy = (0..all.len(), changes, 0..200_usize, tail, 0..modes.len());
     let mut runner = TestRunner::new(Runs { cases: 60_000, failure_persistence: None, ..Runs::default() });
-    let result = runner.run(&strategy, |(index, changes, cut, tail)| {
+    let result = runner.run(&strategy, |(index, changes, cut, tail, mode)| {
+        let (kernel, config, direction) = &modes[mode];
         let (name, link, mut frame, _) = all[index].clone();
         if cut % 4 == 0 {
             frame.truncate(cut);
@@ -233,9 +286,9 @@ fn mutated_frames_get_the_same_verdict_from_both() {
                 *place = byte;
             }
         }
-        let rule = verdict(link, &frame, &config);
+        let rule = verdict(link, *direction, &frame, config);
         if let Some(kernel) = kernel.verdict(link, &frame) {
-            prop_assert_eq!(kernel, rule, "{}, {:?}, {:02x?}", name, link, frame);
+            prop_assert_eq!(kernel, rule, "{}, {:?}, {:?}, {:02x?}", name, link, direction, frame);
         }
         Ok(())
     });
@@ -268,7 +321,7 @@ fn many_ports_are_reached_by_long_jumps_and_too_many_are_refused() {
         for port in [20_000, 20_001, 20_100, 20_398, 20_498, 20_598, 20_600, 23_798, 23_800] {
             let frame = ethernet(&[], IPV4, &ipv4(6, &tcp((40_000, port), |h| h.ack = true, b"x"), |_| {}));
             let expected = if ports.contains(&port) { Always } else { Sample };
-            assert_eq!(verdict(Link::Ethernet, &frame, &config), expected);
+            assert_eq!(verdict(Link::Ethernet, Direction::Received, &frame, &config), expected);
             assert_eq!(kernel.verdict(Link::Ethernet, &frame), Some(expected), "{count} ports, {port}");
         }
     }

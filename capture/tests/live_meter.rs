@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
 use etherparse::PacketBuilder;
-use sidecarta_capture::frame::{Frame, LinkType};
+use sidecarta_capture::frame::{Direction, Frame, LinkType};
 use sidecarta_capture::meter::{Config, KnownPorts, Meter};
 use sidecarta_capture::observation::{Connection, InterfaceId, Observation, Orientation};
 
@@ -31,11 +31,17 @@ struct Packet<'a> {
     syn: bool,
     payload: &'a [u8],
     interface: u32,
+    direction: Direction,
 }
 
 impl Live {
     fn new() -> Self {
-        Self { meter: Meter::new(Config { live: true, ..Config::default() }, KnownPorts::default()), told: Vec::new() }
+        Self::knowing([])
+    }
+
+    fn knowing<const N: usize>(ports: [u16; N]) -> Self {
+        let known = KnownPorts { ports: ports.into(), ..KnownPorts::default() };
+        Self { meter: Meter::new(Config { live: true, ..Config::default() }, known), told: Vec::new() }
     }
 
     fn packet(&mut self, time: i64, from: (Ip, u16), to: (Ip, u16), p: Packet<'_>) {
@@ -48,8 +54,12 @@ impl Live {
         }
         let mut data = Vec::new();
         builder.write(&mut data, p.payload).unwrap();
-        let interface = InterfaceId { source: 0, index: p.interface };
-        let frame = Frame { time, interface, link: LinkType::RAW, wire_len: data.len() as u32, data: &data };
+        self.frame(time, &data, p.interface, p.direction);
+    }
+
+    fn frame(&mut self, time: i64, data: &[u8], interface: u32, direction: Direction) {
+        let interface = InterfaceId { source: 0, index: interface };
+        let frame = Frame { time, interface, link: LinkType::RAW, direction, wire_len: data.len() as u32, data };
         let told = &mut self.told;
         self.meter.frame(&frame, &mut |o| told.extend(connection(o)));
     }
@@ -171,6 +181,74 @@ fn a_translated_connection_is_told_as_it_was_made() {
     }
 }
 
+/// On interfaces that lead to one pod each, only the caller's counts, in whatever order they are read: the other one shows where a
+/// Service's address was translated to, and only some packets.
+#[test]
+fn a_call_is_told_by_the_interface_that_it_comes_from() {
+    let records = [0x17, 3, 3, 0, 90, 1, 0];
+    let (web, service, cart) = ((WEB, 40_000), (SERVICE, 80), (CART, 8080));
+    for (to, swapped) in [(service, false), (service, true), (cart, false), (cart, true)] {
+        let mut live = Live::knowing([80, 8080]);
+        let caller =
+            Packet { ack: Some(71), payload: &records, interface: 1, direction: Direction::Received, ..Packet::default() };
+        let called = Packet { interface: 2, direction: Direction::Sent, ..caller };
+        let mut sightings = [(to, caller), (cart, called)];
+        if swapped {
+            sightings.reverse();
+        }
+        for (to, packet) in sightings {
+            for i in 0..3 {
+                live.packet(i, web, to, Packet { seq: 8 + 7 * i as u32, ..packet });
+                let direction = if packet.direction == Direction::Sent { Direction::Received } else { Direction::Sent };
+                live.packet(i, to, web, Packet { seq: 70, ack: Some(8), payload: b"x", direction, ..packet });
+            }
+        }
+        let told = live.fresh(SECOND);
+        assert_eq!(told.len(), 1, "{swapped}: {told:?}");
+        assert_eq!((told[0].responder.ip(), told[0].responder.port()), (to.0.into(), to.1));
+        assert_eq!((told[0].interface.index, told[0].initiator.port()), (1, 40_000));
+        assert!(live.harvest(60 * SECOND).is_empty());
+    }
+}
+
+#[test]
+fn datagrams_to_a_translated_address_are_told_once() {
+    for swapped in [false, true] {
+        let mut live = Live::knowing([8125, 9125]);
+        let datagram = |to: (Ip, u16)| {
+            let mut data = Vec::new();
+            PacketBuilder::ipv4(WEB, to.0, 64).udp(40_000, to.1).write(&mut data, b"metric:1|c").unwrap();
+            data
+        };
+        let mut sightings = [((SERVICE, 8125), 1, Direction::Received), ((CART, 9125), 2, Direction::Sent)];
+        if swapped {
+            sightings.reverse();
+        }
+        for (to, interface, direction) in sightings {
+            live.frame(1, &datagram(to), interface, direction);
+        }
+        let told: Vec<_> = live.fresh(3 * SECOND).iter().map(|c| (c.responder.ip(), c.responder.port())).collect();
+        assert_eq!(told, [(SERVICE.into(), 8125)]);
+    }
+}
+
+/// Whoever called is on another node, or its interface is not watched.
+#[test]
+fn what_only_arrives_is_counted_and_soon_forgotten() {
+    let mut live = Live::knowing([8080]);
+    let arrives = Packet { seq: 8, ack: Some(9), interface: 2, direction: Direction::Sent, ..Packet::default() };
+    for port in 40_000..40_010 {
+        live.packet(i64::from(port), (WEB, port), (CART, 8080), arrives);
+    }
+    assert!(live.fresh(3 * SECOND).is_empty() && live.harvest(4 * SECOND).is_empty());
+    assert!(live.harvest(30 * SECOND).is_empty());
+    assert_eq!(live.meter.counters().arriving, 10);
+    // A guess of who called may be wrong; and the caller may be so new that its interface is not watched yet.
+    live.packet(31 * SECOND, (WEB, 41_000), (CART, 9000), arrives);
+    live.packet(31 * SECOND, (WEB, 41_001), (CART, 8080), Packet { syn: true, ack: None, ..arrives });
+    assert_eq!(new(&live.fresh(34 * SECOND)), [41_000, 41_001]);
+}
+
 /// The interface of a new pod was opened after its SYN, which the other end's has.
 #[test]
 fn a_syn_that_is_read_late_begins_no_other_connection() {
@@ -195,9 +273,7 @@ fn an_answer_that_is_read_late_names_a_connection() {
     message.extend(CART);
     let mut data = Vec::new();
     PacketBuilder::ipv4([10, 244, 1, 53], WEB, 64).udp(53, 40_001).write(&mut data, &message).unwrap();
-    let interface = InterfaceId { source: 0, index: 1 };
-    let frame = Frame { time: 0, interface, link: LinkType::RAW, wire_len: data.len() as u32, data: &data };
-    live.meter.frame(&frame, &mut |_| ());
+    live.frame(0, &data, 1, Direction::Unknown);
     let told = live.fresh(SECOND);
     let named = told.iter().find(|c| c.responder.port() == 8080).unwrap();
     assert_eq!(named.names.dns.iter().map(|n| &n.question[..]).collect::<Vec<_>>(), ["cart"]);

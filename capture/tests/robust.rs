@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use sidecarta_capture::decode::decode;
-use sidecarta_capture::frame::{Batch, Frame, LinkType};
+use sidecarta_capture::frame::{Batch, Direction, Frame, LinkType};
 use sidecarta_capture::meter::{Config, KnownPorts, Meter};
 use sidecarta_capture::observation::{InterfaceId, Observation};
 use sidecarta_capture::source::{self, Reader, SourceReport};
@@ -24,7 +24,14 @@ const LINKS: [LinkType; 8] = [
 ];
 
 fn frame(data: &[u8], link: LinkType, time: i64) -> Frame<'_> {
-    Frame { time, interface: InterfaceId { source: 0, index: 0 }, link, wire_len: data.len() as u32, data }
+    Frame {
+        time,
+        interface: InterfaceId { source: 0, index: 0 },
+        link,
+        direction: Direction::Unknown,
+        wire_len: data.len() as u32,
+        data,
+    }
 }
 
 /// All packets are accounted for, each once.

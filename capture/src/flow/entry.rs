@@ -6,6 +6,7 @@ use super::head::{self, Begins, MAX_HEAD};
 use super::key::FlowKey;
 use super::slots::Hot;
 use crate::decode::Segment;
+use crate::frame::Direction;
 use crate::observation::{Connection, Content, DnsName, Names, Nanos, Orientation, Transport};
 
 /// Segments of an initiator that are searched for a name before the connection counts as nameless: a connection joined midway
@@ -33,6 +34,8 @@ pub(crate) struct Entry {
     /// A translated twin of another connection, on a capture of all interfaces: never told.
     pub twin: bool,
     pub told: bool,
+    /// Ends of the connection (low, high) that are behind an interface it was seen on, where directions are known.
+    behind: (bool, bool),
     responder_spoke: bool,
     tries: u8,
     /// Initial sequence number of the initiator.
@@ -72,6 +75,7 @@ impl Entry {
             settled: false,
             twin: false,
             told: false,
+            behind: (false, false),
             responder_spoke: false,
             tries: 0,
             isn: None,
@@ -104,11 +108,43 @@ impl Entry {
         self.set_names(names);
     }
 
+    /// Notes which end is behind the interface that a segment was seen on.
+    pub fn place(&mut self, hot: &mut Hot, s: &Segment<'_>) {
+        let behind = match s.direction {
+            Direction::Unknown => return,
+            Direction::Received => s.from,
+            Direction::Sent => s.to,
+        };
+        let low = behind == hot.key.end(true);
+        if low {
+            self.behind.0 = true;
+        } else {
+            self.behind.1 = true;
+        }
+        if behind == self.initiator {
+            // The interface of whoever calls is the one that counts.
+            hot.interface = s.interface;
+        }
+    }
+
+    /// Whether it was seen only where it arrives: whoever opened it is behind none of the interfaces.
+    pub fn arrives(&self, key: &FlowKey) -> bool {
+        let (low, high) = self.behind;
+        (low || high) && !(if self.initiator == key.end(true) { low } else { high })
+    }
+
+    /// Whether it is the other end's to tell. Where a call arrives its destination may have been translated, of which only the SYN tells;
+    /// and a guess of who called is no reason to keep anything back.
+    pub fn is_others(&self, key: &FlowKey) -> bool {
+        !self.from_start && self.orientation != Orientation::Guessed && self.arrives(key)
+    }
+
     /// Takes a segment in. `may_join`: another head may be joined.
     pub fn take(&mut self, hot: &mut Hot, s: &Segment<'_>, may_join: bool) -> Change {
         if hot.packets == u32::MAX {
             self.earlier += u64::from(std::mem::take(&mut hot.packets));
         }
+        self.place(hot, s);
         let mut change = Change { repeated: hot.count(s.time, s.interface), ..Change::default() };
         self.first = self.first.min(s.time);
         let tcp = s.transport == Transport::Tcp;
@@ -140,7 +176,7 @@ impl Entry {
         if !s.payload.is_empty() && !self.settled {
             self.payload(s, by_initiator, may_join, &mut change);
         }
-        hot.settled = self.settled && self.answered;
+        hot.settled = self.settled && self.answered && !self.arrives(&hot.key);
         change
     }
 
@@ -209,7 +245,7 @@ impl Entry {
 
     /// What is told of it now; `None` where there is nothing new.
     pub fn report(&mut self, hot: &mut Hot) -> Option<Connection> {
-        if self.twin || !hot.changed {
+        if self.twin || !hot.changed || self.is_others(&hot.key) {
             return None;
         }
         let (initiator, responder) = self.ends(&hot.key);

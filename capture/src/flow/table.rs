@@ -167,7 +167,9 @@ impl Table {
         let responder = if initiator == s.from { s.to } else { s.from };
         let dns = answers.names(initiator.ip(), responder.ip(), s.time);
         entry.set_names(Names { dns, ..Names::default() });
-        let slot = self.slots.insert(hash, Hot::new(key, s.time, s.interface), entry);
+        let mut hot = Hot::new(key, s.time, s.interface);
+        entry.place(&mut hot, s);
+        let slot = self.slots.insert(hash, hot, entry);
         self.schedule(slot);
         if self.config.live {
             self.fresh.push_back((slot, s.time));
@@ -237,7 +239,8 @@ impl Table {
 
     fn deadline(&self, slot: u32) -> Option<(Nanos, Class)> {
         let (hot, entry) = self.slots.get(slot)?;
-        let (idle, class) = if entry.closed {
+        // Where a call arrives, its end is not kept.
+        let (idle, class) = if entry.closed || entry.arrives(&hot.key) || self.config.live && entry.twin {
             (self.config.linger, Class::Closed)
         } else if !entry.answered || hot.key.transport() != Transport::Tcp {
             (self.config.idle_short, Class::Short)
@@ -291,14 +294,16 @@ impl Table {
         let mut tried = 0;
         for class in [Class::Closed, Class::Short, Class::Long] {
             while let Some((due, slot, stamp)) = self.queue(class).pop_front() {
-                let Some(entry) = self.entry(slot).filter(|e| e.stamp == stamp) else { continue };
+                if self.entry(slot).is_none_or(|e| e.stamp != stamp) {
+                    continue;
+                }
                 tried += 1;
-                let closed = entry.closed;
+                let over = class == Class::Closed;
                 if self.deadline(slot).is_some_and(|(now, _)| now > due) && tried < PATIENCE {
                     self.schedule(slot);
                     continue;
                 }
-                counters.evicted_flows += u64::from(!closed);
+                counters.evicted_flows += u64::from(!over);
                 return self.remove(slot, counters, sink);
             }
         }
@@ -310,6 +315,7 @@ impl Table {
             self.heads -= 1;
             counters.incomplete_head += 1;
         }
+        counters.arriving += u64::from(entry.is_others(&hot.key) && !entry.told);
         if let Some(connection) = entry.report(&mut hot) {
             sink(Observation::Connection(connection));
         }

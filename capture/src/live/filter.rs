@@ -17,8 +17,8 @@ use socket2::{SockFilter, SockRef};
 
 use self::asm::*; // the instructions, by name
 use super::rule::{
-    AUTHENTICATION, CLIENT_HELLO, DNS, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, FRAGMENT, HANDSHAKE, HANDSHAKE_TYPE, MAX_EXTENSIONS,
-    MAX_TAGS, OPENS_OR_CLOSES, OPTIONS, REQUESTS, SCTP, TCP, TCP_HEADER, UDP,
+    ACK, AUTHENTICATION, CLIENT_HELLO, DNS, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, FIN, FRAGMENT, HANDSHAKE, HANDSHAKE_TYPE,
+    MAX_EXTENSIONS, MAX_TAGS, OPTIONS, REQUESTS, RST, SCTP, SYN, TCP, TCP_HEADER, UDP,
 };
 
 /// Where the frames that the filter sees begin.
@@ -43,6 +43,9 @@ pub struct Config {
     /// TCP destination ports all of whose payload is kept, so that a ClientHello over several segments is read. Some 1,900
     /// different ports are possible; [`attach`] refuses more.
     pub always_ports: Vec<u16>,
+    /// The interface is the host side of a pod's: of TCP, what belongs to calls of the pod is always kept, and what follows the SYN
+    /// of calls to it is sampled as the rest. The caller's interface shows the same, and shows it before a Service's address is translated.
+    pub callers_only: bool,
 }
 
 /// An instruction of classic BPF (`struct sock_filter`).
@@ -63,6 +66,10 @@ const MAX_INSTRUCTIONS: usize = 4096;
 
 /// The frame's EtherType as the kernel knows it (SKF_AD_OFF + SKF_AD_PROTOCOL).
 const AD_PROTOCOL: u32 = 0xffff_f000;
+/// Which way the frame passes (SKF_AD_OFF + SKF_AD_PKTTYPE).
+const AD_PACKET_TYPE: u32 = 0xffff_f000 + 4;
+/// Packet type of what the interface sends (PACKET_OUTGOING, include/uapi/linux/if_packet.h).
+const OUTGOING: u32 = 4;
 /// A random number of 32 bits (SKF_AD_OFF + SKF_AD_RANDOM).
 const AD_RANDOM: u32 = 0xffff_f000 + 56;
 
@@ -76,6 +83,10 @@ const TO: u32 = 2;
 const PAYLOAD: u32 = 3;
 /// Scratch: length of TCP payload, bytes.
 const LENGTH: u32 = 4;
+/// Scratch: TCP flags.
+const FLAGS: u32 = 5;
+/// Scratch: where the TCP header begins, bytes from the beginning of the frame.
+const HEADER: u32 = 6;
 
 /// Where blocks of the program continue.
 struct Labels {
@@ -281,7 +292,12 @@ fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
     a.op(SUBTRACT_X, 0);
     a.unless(Test::AtLeast(TCP_HEADER as u32), to.sample);
     a.op(LOAD_BYTE_X, 13);
-    a.when(Test::AnyBit(OPENS_OR_CLOSES.into()), to.keep);
+    if config.callers_only {
+        a.when(Test::AnyBit(RST.into()), to.keep);
+        callers_only(a, to);
+    } else {
+        a.when(Test::AnyBit((SYN | FIN | RST).into()), to.keep);
+    }
 
     // X to the payload: the upper half of the byte is the header's length in units of four bytes.
     a.op(LOAD_BYTE_X, 12);
@@ -326,6 +342,34 @@ fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
     a.unless(Test::AtLeast(HANDSHAKE_TYPE as u32 + 1), to.sample);
     a.op(LOAD_BYTE_X, HANDSHAKE_TYPE as u32);
     a.when(Test::Is(CLIENT_HELLO.into()), to.keep);
+}
+
+/// From flags in A: goes on with what those behind the interface send that neither opens nor closes.
+fn callers_only(a: &mut Asm, to: &Labels) {
+    let (sent, opened, payload) = (a.label(), a.label(), a.label());
+    a.op(STORE, FLAGS);
+    a.op(LOAD_WORD, AD_PACKET_TYPE);
+    a.when(Test::Is(OUTGOING), sent);
+
+    a.op(LOAD, FLAGS);
+    a.unless(Test::AnyBit(SYN.into()), opened);
+    a.when(Test::AnyBit(ACK.into()), to.sample);
+    a.go(to.keep);
+
+    a.place(opened);
+    a.unless(Test::AnyBit(FIN.into()), payload);
+    a.op(STORE_X, HEADER);
+    a.op(LOAD_HALF_X, 0);
+    a.op(LOAD_X, TO);
+    a.when(Test::AboveX, to.keep);
+    a.op(LOAD_X, HEADER);
+    a.go(payload);
+
+    a.place(sent);
+    a.op(LOAD, FLAGS);
+    a.when(Test::AnyBit(SYN.into()), to.keep);
+    a.go(to.sample);
+    a.place(payload);
 }
 
 fn verdicts(a: &mut Asm, config: &Config, to: &Labels) {

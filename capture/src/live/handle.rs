@@ -10,7 +10,7 @@ use pcap::{Active, Capture, Error, Linktype, Precision};
 
 use super::filter::{self, Link as Layer};
 use super::ring::Ring;
-use crate::frame::{Frame, LinkType};
+use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::InterfaceId;
 
 /// libpcap makes rings of blocks of 256 KiB (`MAXIMUM_SNAPLEN`, pcap-linux.c). With a single one the kernel would have nowhere to put
@@ -99,20 +99,23 @@ pub struct Handle {
     name: String,
     id: InterfaceId,
     link: LinkType,
+    /// Which way a packet passes means something.
+    of_pod: bool,
 }
 
 impl Handle {
-    /// Opens an interface, or [`ANY`] for all (with index 0: each packet carries that of its own).
+    /// Opens an interface, or [`ANY`] for all (with index 0: each packet carries that of its own). `of_pod`: it leads to a pod and nowhere
+    /// else, so that what it receives is what the pod sends.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(name: &str, index: u32, settings: &Settings) -> Result<Self, OpenError> {
+    pub fn open(name: &str, index: u32, of_pod: bool, settings: &Settings) -> Result<Self, OpenError> {
         let id = InterfaceId { source: 0, index };
         if name != ANY {
-            let program = filter::program(Layer::Ethernet, &config(settings));
+            let program = filter::program(Layer::Ethernet, &config(settings, of_pod));
             let ring = Ring::open(index, settings.ring, settings.hold, &program).map_err(|e| refused(name, e.to_string()))?;
             if let Some(ring) = ring {
-                return Ok(Self { source: Source::Ring(ring), name: name.to_owned(), id, link: LinkType::ETHERNET });
+                return Ok(Self { source: Source::Ring(ring), name: name.to_owned(), id, link: LinkType::ETHERNET, of_pod });
             }
         }
         let fail = |e: Error| match e {
@@ -141,9 +144,9 @@ impl Handle {
         };
         // SAFETY: the descriptor belongs to `capture`, which outlives this borrow.
         let socket = unsafe { BorrowedFd::borrow_raw(capture.as_raw_fd()) };
-        filter::attach(socket, &filter::program(layer, &config(settings)))
+        filter::attach(socket, &filter::program(layer, &config(settings, false)))
             .map_err(|e| refused(name, format!("the kernel refuses the filter: {e}")))?;
-        Ok(Self { source: Source::Libpcap(capture), name: name.to_owned(), id, link })
+        Ok(Self { source: Source::Libpcap(capture), name: name.to_owned(), id, link, of_pod: false })
     }
 
     /// Name of the interface.
@@ -166,12 +169,14 @@ impl Handle {
 
     /// Hands on at most `limit` frames that are there already.
     pub fn read(&mut self, limit: usize, sink: &mut impl FnMut(Frame<'_>)) -> Read {
-        let (interface, link) = (self.id, self.link);
+        let (interface, link, of_pod) = (self.id, self.link, self.of_pod);
         let capture = match &mut self.source {
             Source::Libpcap(capture) => capture,
             Source::Ring(ring) => {
-                let result =
-                    ring.read(limit, &mut |p| sink(Frame { time: p.time, interface, link, wire_len: p.wire_len, data: p.data }));
+                let result = ring.read(limit, &mut |p| {
+                    let direction = if of_pod { p.direction } else { Direction::Unknown };
+                    sink(Frame { time: p.time, interface, link, direction, wire_len: p.wire_len, data: p.data });
+                });
                 return match result {
                     Ok(seen) if seen >= limit => Read::More,
                     Ok(_) => Read::Empty,
@@ -188,6 +193,7 @@ impl Handle {
                 time: packet.header.ts.tv_sec.saturating_mul(1_000_000_000).saturating_add(packet.header.ts.tv_usec),
                 interface,
                 link,
+                direction: Direction::Unknown,
                 wire_len: packet.header.len,
                 data: packet.data,
             });
@@ -212,8 +218,8 @@ impl Handle {
     }
 }
 
-fn config(settings: &Settings) -> filter::Config {
-    filter::Config { sample: settings.sample, snap: settings.snap, always_ports: Vec::new() }
+fn config(settings: &Settings, callers_only: bool) -> filter::Config {
+    filter::Config { sample: settings.sample, snap: settings.snap, always_ports: Vec::new(), callers_only }
 }
 
 /// libpcap tells these in words only (pcap-linux.c).

@@ -13,11 +13,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libc::{c_int, sockaddr_ll, tpacket_block_desc, tpacket_hdr_v1, tpacket_req3, tpacket_stats_v3, tpacket3_hdr};
 
 use super::filter::{self, Instruction};
+use crate::frame::Direction;
 
 /// Bytes of a block: an order of pages that the kernel finds also where memory is fragmented. Holds some 100 opening segments.
 const BLOCK: u32 = 16 * 1024;
 /// The kernel checks that blocks are a multiple of this, and has no other use for it in this version (packet_set_ring).
 const FRAME: u32 = 4096;
+/// Parts of a packet in the ring begin at multiples of this (TPACKET_ALIGNMENT, include/uapi/linux/if_packet.h).
+const ALIGNMENT: usize = 16;
 /// Type of an Ethernet device (ARPHRD_ETHER), which veth and netkit devices are.
 const ETHERNET: u16 = 1;
 
@@ -27,6 +30,8 @@ pub(super) struct Packet<'a> {
     pub time: i64,
     /// Bytes on the wire.
     pub wire_len: u32,
+    /// Which way it passed.
+    pub direction: Direction,
     /// Those kept, from the Ethernet header on, without a VLAN tag.
     pub data: &'a [u8],
 }
@@ -201,10 +206,13 @@ fn packet(block: &[u8], at: usize) -> Option<(Packet<'_>, usize)> {
     let field = |offset| word(block, at + offset);
     let (seconds, nanos) = (field(offset_of!(tpacket3_hdr, tp_sec))?, field(offset_of!(tpacket3_hdr, tp_nsec))?);
     let kept = field(offset_of!(tpacket3_hdr, tp_snaplen))? as usize;
+    // Behind the header, at the next multiple of TPACKET_ALIGNMENT, is the address that it came with.
+    let kind = *block.get(at + size_of::<tpacket3_hdr>().next_multiple_of(ALIGNMENT) + offset_of!(sockaddr_ll, sll_pkttype))?;
     let data = block.get(at + offset_of!(tpacket3_hdr, tp_mac)..)?.first_chunk().map(|b| u16::from_ne_bytes(*b))?;
     let packet = Packet {
         time: i64::from(seconds) * 1_000_000_000 + i64::from(nanos),
         wire_len: field(offset_of!(tpacket3_hdr, tp_len))?,
+        direction: if kind == libc::PACKET_OUTGOING { Direction::Sent } else { Direction::Received },
         data: block.get(at + usize::from(data)..)?.get(..kept)?,
     };
     Some((packet, field(offset_of!(tpacket3_hdr, tp_next_offset))? as usize))

@@ -1,9 +1,10 @@
 //! Which frames are worth keeping, as plain code over bytes: what the filter in the kernel does, for reading and for checking it.
 //!
 //! Owns the rule and its constants; [`super::filter`] says the same in classic BPF, and a test holds both against each other.
-//! Must never be more than the filter can do: no state between frames, nothing from outside the frame.
+//! Must never be more than the filter can do: no state between frames, nothing from outside the frame but which way it passes.
 
 use super::filter::{Config, Link};
+use crate::frame::Direction;
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +44,14 @@ pub(super) const MAX_EXTENSIONS: usize = 3;
 
 /// Port of DNS (RFC 1035 §4.2).
 pub(super) const DNS: u16 = 53;
-/// SYN, FIN and RST (RFC 9293 §3.1): without the end of a connection a flow table would fill with those that are over.
-pub(super) const OPENS_OR_CLOSES: u8 = 0x02 | 0x01 | 0x04;
+/// FIN (RFC 9293 §3.1): without the end of a connection a flow table would fill with those that are over.
+pub(super) const FIN: u8 = 0x01;
+/// SYN.
+pub(super) const SYN: u8 = 0x02;
+/// RST.
+pub(super) const RST: u8 = 0x04;
+/// ACK.
+pub(super) const ACK: u8 = 0x10;
 /// Length of a TCP header without options, bytes.
 pub(super) const TCP_HEADER: usize = 20;
 /// How a request begins: methods of RFC 9110 §9.3 and RFC 5789 in HTTP/1.1, and the preface of HTTP/2 (RFC 9113 §3.4).
@@ -63,12 +70,12 @@ const SLL2: usize = 20;
 /// What the filter does with a frame.
 ///
 /// A frame of [`Link::Cooked`] is as libpcap hands it out: with its LINKTYPE_LINUX_SLL2 header, of which the protocol counts.
-pub fn verdict(link: Link, frame: &[u8], config: &Config) -> Verdict {
+pub fn verdict(link: Link, direction: Direction, frame: &[u8], config: &Config) -> Verdict {
     // Where bytes are missing that the rule must see, the kernel ends the program with "drop".
-    judge(link, frame, config).unwrap_or(Verdict::Drop)
+    judge(link, direction, frame, config).unwrap_or(Verdict::Drop)
 }
 
-fn judge(link: Link, frame: &[u8], config: &Config) -> Option<Verdict> {
+fn judge(link: Link, direction: Direction, frame: &[u8], config: &Config) -> Option<Verdict> {
     let packet = match link {
         Link::Ethernet => untag(half(frame, 12)?, frame.get(14..)?)?,
         Link::Cooked => untag(half(frame, 0)?, frame.get(SLL2..)?)?,
@@ -83,7 +90,7 @@ fn judge(link: Link, frame: &[u8], config: &Config) -> Option<Verdict> {
     let to = half(carried.bytes, 2)?;
     match carried.protocol {
         TCP | UDP if from == DNS || to == DNS => Some(Verdict::Always),
-        TCP => Some(tcp(&carried, to, config)),
+        TCP => Some(tcp(&carried, direction, (from, to), config)),
         UDP | SCTP | AUTHENTICATION => Some(Verdict::Sample),
         deeper if carried.v6 && is_extension(deeper) => Some(Verdict::Sample),
         _ => None,
@@ -154,11 +161,28 @@ fn is_extension(protocol: u8) -> bool {
     protocol == FRAGMENT || OPTIONS.contains(&protocol)
 }
 
-fn tcp(carried: &Carried<'_>, to: u16, config: &Config) -> Verdict {
+fn tcp(carried: &Carried<'_>, direction: Direction, (from, to): (u16, u16), config: &Config) -> Verdict {
     // A first fragment may have the ports only.
     let Some(header) = carried.bytes.get(..TCP_HEADER) else { return Verdict::Sample };
-    if header[13] & OPENS_OR_CLOSES != 0 {
+    let flags = header[13];
+    if flags & RST != 0 || !config.callers_only && flags & (SYN | FIN) != 0 {
         return Verdict::Always;
+    }
+    if config.callers_only {
+        // Of a call of those behind the interface: what opens it, what that is answered with, and what they begin to say. Of a call to
+        // them, only what opens it: who calls may be so new that its own interface is not watched yet.
+        let by_them = direction != Direction::Sent;
+        if flags & SYN != 0 {
+            let answer_of_theirs = by_them && flags & ACK != 0;
+            return if answer_of_theirs { Verdict::Sample } else { Verdict::Always };
+        }
+        if !by_them {
+            return Verdict::Sample;
+        }
+        // Both ends send a FIN. Whose port is the higher one is the caller, as a rule; what else ends is forgotten after a while.
+        if flags & FIN != 0 && from > to {
+            return Verdict::Always;
+        }
     }
     let length = usize::from(header[12] >> 4) * 4;
     if length < TCP_HEADER {

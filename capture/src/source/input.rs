@@ -13,7 +13,7 @@ use super::SourceError;
 use super::ng::NgReader;
 use super::sniff::{self, Kind};
 use super::stdio::Buffered;
-use crate::frame::{Frame, LinkType};
+use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::InterfaceId;
 
 /// What became of an attempt to read frames.
@@ -169,6 +169,7 @@ fn classic(capture: &mut Capture<Offline>, link: LinkType, count: usize, take: &
             time: ts.tv_sec.saturating_mul(1_000_000_000).saturating_add(ts.tv_usec),
             interface: InterfaceId { source: 0, index: 0 },
             link,
+            direction: Direction::Unknown,
             wire_len: packet.header.len,
             data: packet.data,
         });

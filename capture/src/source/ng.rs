@@ -7,7 +7,7 @@ use pcap_parser::traits::{PcapNGPacketBlock, PcapReaderIterator};
 use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader};
 
 use super::input::Next;
-use crate::frame::{Frame, LinkType};
+use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::{InterfaceId, Nanos};
 
 /// First size of the buffer: a block must fit whole, and most are small.
@@ -139,7 +139,14 @@ impl NgReader {
                 let ticks = u64::from(p.ts_high) << 32 | u64::from(p.ts_low);
                 let data = p.packet_data();
                 let interface = InterfaceId { source: 0, index: *earlier + p.if_id };
-                take(Frame { time: i.time(ticks), interface, link: i.link, wire_len: p.origlen, data });
+                take(Frame {
+                    time: i.time(ticks),
+                    interface,
+                    link: i.link,
+                    direction: Direction::Unknown,
+                    wire_len: p.origlen,
+                    data,
+                });
                 return Step::Told;
             }
             Block::SimplePacket(p) => {
@@ -151,7 +158,7 @@ impl NgReader {
                 let data = &data[..data.len().min(cut as usize)];
                 let interface = InterfaceId { source: 0, index: *earlier };
                 // A simple packet has no time; 0 keeps it before all that is known.
-                take(Frame { time: 0, interface, link: i.link, wire_len: p.origlen, data });
+                take(Frame { time: 0, interface, link: i.link, direction: Direction::Unknown, wire_len: p.origlen, data });
                 return Step::Told;
             }
             _ => {}

@@ -10,6 +10,7 @@ use rustix::event::epoll;
 use super::{ALL, CollectError, Collector, Watched, clock, system};
 use crate::live::handle::{ANY, Dropped, Handle, OpenError, Settings};
 use crate::live::links::{Change, Link};
+use crate::live::uplink;
 use crate::observation::InterfaceId;
 
 impl Collector {
@@ -55,7 +56,7 @@ impl Collector {
         let handle = if self.any.is_some() {
             None
         } else {
-            match Handle::open(&link.name, link.index, &self.config.handle) {
+            match Handle::open(&link.name, link.index, !uplink::is(&link.name), &self.config.handle) {
                 // Another interface may have taken the name meanwhile.
                 Ok(_) if rustix::net::netdevice::name_to_index(&self.links, &link.name) != Ok(link.index) => return Ok(()),
                 Ok(handle) => Some(handle),
@@ -95,7 +96,7 @@ impl Collector {
     pub(super) fn open_any(&mut self) -> Result<(), CollectError> {
         // It stands for all of them.
         let settings = Settings { ring: self.config.handle.ring.max(4 * 1024 * 1024), ..self.config.handle.clone() };
-        let handle = Handle::open(ANY, 0, &settings)?;
+        let handle = Handle::open(ANY, 0, false, &settings)?;
         self.wait_on(&handle, ALL)?;
         self.any = Some(handle);
         self.any_dropped = Dropped::default();
