@@ -3,6 +3,7 @@
 //! Owns the handles and the meter. One thread, woken by packets, by changes of interfaces and by its clock. Must never wait for whoever
 //! takes the observations, and never end without telling what it has seen.
 
+mod rings;
 mod watching;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -16,6 +17,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 
 pub use super::told::{CollectError, Config, Control, Status, Told};
 
+use self::rings::Ending;
 use super::handle::{Dropped, Handle, Read};
 use super::links::{Link, Links};
 use super::told::Shared;
@@ -34,7 +36,7 @@ const STEP: i64 = 500_000_000;
 const FIRST_LIST: Duration = Duration::from_secs(5);
 /// Rings are read no oftener than this: a wake-up interrupts whoever has the processor, and costs as much as reading some dozen
 /// packets. A ring of the default size holds some 800 segments that open a connection, which come in 8 ms at 100,000 a second.
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(3);
 /// How much longer rings are read at the end than the kernel may hold packets back.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How often the kernel is asked what it dropped.
@@ -46,6 +48,10 @@ struct Watched {
     /// Absent where one handle reads all.
     handle: Option<Handle>,
     dropped: Dropped,
+    /// Bytes of its ring.
+    ring: u32,
+    /// Its ring overflowed since it was last asked.
+    overflows: bool,
     /// Until when it was told as watched; at first, since when it is.
     told: Nanos,
     packets: u64,
@@ -64,8 +70,10 @@ pub struct Collector {
     listed: HashSet<u32>,
     /// A list of all interfaces has come in.
     complete: bool,
-    /// Handles of interfaces that are gone: what the kernel still holds of them is read until then.
-    ending: Vec<(Instant, u32, Handle)>,
+    /// Handles of interfaces that are gone, or that have another handle now: what the kernel still holds of them is read until then.
+    ending: Vec<Ending>,
+    /// Bytes of rings beyond what was asked for.
+    enlarged: u32,
     /// Interfaces that could not be opened, and when to try again.
     again: BTreeMap<u32, (Instant, Link)>,
     held: Vec<Observation>,
@@ -120,6 +128,7 @@ impl Collector {
             listed: HashSet::new(),
             complete: false,
             ending: Vec::new(),
+            enlarged: 0,
             again: BTreeMap::new(),
             held: Vec::new(),
             status: Status::default(),
@@ -208,6 +217,7 @@ impl Collector {
             if now >= ask + ASK {
                 ask = now;
                 self.ask_dropped();
+                self.enlarge()?;
             }
             let held = &mut self.held;
             if now >= round + self.config.round {
@@ -294,43 +304,6 @@ impl Collector {
                 self.ask_dropped();
                 self.open_any()
             }
-        }
-    }
-
-    fn read_ending(&mut self) {
-        let now = Instant::now();
-        let (meter, held) = (&mut self.meter, &mut self.held);
-        let mut over = Vec::new();
-        self.ending.retain_mut(|(until, index, handle)| {
-            while handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o))) == Read::More {}
-            if now >= *until {
-                over.push((*index, handle.dropped()));
-            }
-            now < *until
-        });
-        for (index, dropped) in over {
-            self.count_dropped(index, dropped);
-            // It may have come up again meanwhile.
-            if self.watched.get(&index).is_some_and(|w| w.handle.is_none()) {
-                self.forget(index);
-            }
-        }
-    }
-
-    fn ask_dropped(&mut self) {
-        let all: Vec<(u32, Option<Dropped>)> =
-            self.watched.iter_mut().filter_map(|(i, w)| Some((*i, w.handle.as_mut()?.dropped()))).collect();
-        all.into_iter().for_each(|(i, dropped)| self.count_dropped(i, dropped));
-        if let Some(dropped) = self.any.as_mut().and_then(Handle::dropped) {
-            self.status.dropped.add(self.any_dropped, dropped);
-            self.any_dropped = dropped;
-        }
-    }
-
-    fn count_dropped(&mut self, index: u32, dropped: Option<Dropped>) {
-        if let (Some(w), Some(dropped)) = (self.watched.get_mut(&index), dropped) {
-            self.status.dropped.add(w.dropped, dropped);
-            w.dropped = dropped;
         }
     }
 

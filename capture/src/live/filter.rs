@@ -120,6 +120,11 @@ pub fn program(link: Link, config: &Config) -> Vec<Instruction> {
     asm.finish()
 }
 
+/// The program that keeps nothing.
+pub fn nothing() -> Vec<Instruction> {
+    vec![Instruction { code: RETURN, jt: 0, jf: 0, k: 0 }]
+}
+
 /// Attaches a program to a packet socket; it replaces the one that was there. Frames that wait in the socket's buffer were not
 /// seen by it.
 ///

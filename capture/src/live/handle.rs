@@ -167,6 +167,15 @@ impl Handle {
         }
     }
 
+    /// The kernel adds no more packets; what is there can be read.
+    ///
+    /// # Errors
+    /// When the kernel refuses, and goes on adding.
+    pub fn close_to_packets(&self) -> io::Result<()> {
+        // SAFETY: the descriptor belongs to this handle, which outlives the borrow.
+        filter::attach(unsafe { BorrowedFd::borrow_raw(self.raw_fd()) }, &filter::nothing())
+    }
+
     /// Hands on at most `limit` frames that are there already.
     pub fn read(&mut self, limit: usize, sink: &mut impl FnMut(Frame<'_>)) -> Read {
         let (interface, link, of_pod) = (self.id, self.link, self.of_pod);

@@ -56,9 +56,7 @@ impl Collector {
         let handle = if self.any.is_some() {
             None
         } else {
-            match Handle::open(&link.name, link.index, !uplink::is(&link.name), &self.config.handle) {
-                // Another interface may have taken the name meanwhile.
-                Ok(_) if rustix::net::netdevice::name_to_index(&self.links, &link.name) != Ok(link.index) => return Ok(()),
+            match self.open_link(link.index, &link.name, &self.config.handle) {
                 Ok(handle) => Some(handle),
                 Err(OpenError::Gone(_)) => return Ok(()),
                 Err(e @ OpenError::Rights(_)) => return Err(e.into()),
@@ -76,14 +74,39 @@ impl Collector {
                 }
             }
         };
-        if let Some(handle) = &handle {
-            self.wait_on(handle, u64::from(link.index))?;
-        }
         self.again.remove(&link.index);
         tracing::debug!(interface = %link.name, index = link.index, own = handle.is_some(), "watched");
-        let watched = Watched { name: link.name, handle, dropped: Dropped::default(), told: clock(), packets: 0 };
+        let watched = Watched {
+            name: link.name,
+            handle,
+            dropped: Dropped::default(),
+            ring: self.config.handle.ring,
+            overflows: false,
+            told: clock(),
+            packets: 0,
+        };
         self.watched.insert(link.index, watched);
-        Ok(())
+        self.wait_for(link.index)
+    }
+
+    /// Opens the interface of this index, and no other one that has taken its name meanwhile.
+    pub(super) fn open_link(&self, index: u32, name: &str, settings: &Settings) -> Result<Handle, OpenError> {
+        let handle = Handle::open(name, index, !uplink::is(name), settings)?;
+        match rustix::net::netdevice::name_to_index(&self.links, name) {
+            Ok(found) if found == index => Ok(handle),
+            _ => Err(OpenError::Gone(name.to_owned())),
+        }
+    }
+
+    /// Waits on the handle of an interface, where it has one.
+    pub(super) fn wait_for(&self, index: u32) -> Result<(), CollectError> {
+        let handle = self.watched.get(&index).and_then(|w| w.handle.as_ref());
+        handle.map_or(Ok(()), |handle| self.wait_on(handle, u64::from(index)))
+    }
+
+    pub(super) fn wait_no_more(&self, handle: &Handle) {
+        // SAFETY: as in `wait_on`.
+        let _ = epoll::delete(&self.epoll, unsafe { BorrowedFd::borrow_raw(handle.raw_fd()) });
     }
 
     fn wait_on(&self, handle: &Handle, token: u64) -> Result<(), CollectError> {
@@ -120,11 +143,8 @@ impl Collector {
         let Some(watched) = self.watched.get_mut(&index) else { return };
         match watched.handle.take() {
             Some(handle) => {
-                // The kernel hands over a block of packets when it is full or its time has come, even of a device that is gone.
-                let hold = Duration::from_millis(u64::from(self.config.handle.hold));
-                // SAFETY: as in `wait_on`.
-                let _ = epoll::delete(&self.epoll, unsafe { BorrowedFd::borrow_raw(handle.raw_fd()) });
-                self.ending.push((Instant::now() + hold * 2 + Duration::from_millis(50), index, handle));
+                let dropped = std::mem::take(&mut watched.dropped);
+                self.end(index, handle, dropped);
             }
             None => self.forget(index),
         }
@@ -140,6 +160,7 @@ impl Collector {
             self.held.extend(span);
         }
         if let Some(watched) = self.watched.remove(&index) {
+            self.enlarged = self.enlarged.saturating_sub(watched.ring - self.config.handle.ring);
             tracing::debug!(interface = %watched.name, index, "gone");
         }
     }

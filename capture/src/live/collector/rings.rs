@@ -1,0 +1,107 @@
+//! Rings that overflow, and handles that are read to their end.
+//!
+//! Owns what the kernel dropped and what is done about it. Must never read a packet of two rings as two packets, nor let rings grow without
+//! a limit.
+
+use std::time::{Duration, Instant};
+
+use super::{CollectError, Collector, TURN};
+use crate::live::handle::{Dropped, Handle, Read, Settings};
+
+/// Largest ring of an interface, in bytes: what short connections bring in 100 ms where nothing but they happens.
+const MAX_RING: u32 = 2 * 1024 * 1024;
+/// Bytes that all rings together may have more than was asked for.
+const MAX_ENLARGED: u32 = 16 * 1024 * 1024;
+
+/// A handle that gets no more packets: what the kernel still holds of them is read.
+pub(super) struct Ending {
+    pub until: Instant,
+    pub index: u32,
+    pub handle: Handle,
+    /// What was counted of it.
+    pub dropped: Dropped,
+}
+
+impl Collector {
+    pub(super) fn read_ending(&mut self) {
+        let now = Instant::now();
+        let (meter, held, status) = (&mut self.meter, &mut self.held, &mut self.status);
+        let mut over = Vec::new();
+        self.ending.retain_mut(|e| {
+            while e.handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o))) == Read::More {}
+            if now < e.until {
+                return true;
+            }
+            if let Some(dropped) = e.handle.dropped() {
+                status.dropped.add(e.dropped, dropped);
+            }
+            over.push(e.index);
+            false
+        });
+        for index in over {
+            // It may have another handle, or have come up again meanwhile.
+            if self.watched.get(&index).is_some_and(|w| w.handle.is_none()) {
+                self.forget(index);
+            }
+        }
+    }
+
+    /// The kernel hands over a block of packets when it is full or its time has come, even of a device that is gone.
+    pub(super) fn end(&mut self, index: u32, handle: Handle, dropped: Dropped) {
+        let hold = Duration::from_millis(u64::from(self.config.handle.hold));
+        self.wait_no_more(&handle);
+        self.ending.push(Ending { until: Instant::now() + hold * 2 + Duration::from_millis(50), index, handle, dropped });
+    }
+
+    pub(super) fn ask_dropped(&mut self) {
+        for w in self.watched.values_mut() {
+            let Some(dropped) = w.handle.as_mut().and_then(Handle::dropped) else { continue };
+            w.overflows |= dropped.ring > w.dropped.ring;
+            self.status.dropped.add(w.dropped, dropped);
+            w.dropped = dropped;
+        }
+        if let Some(dropped) = self.any.as_mut().and_then(Handle::dropped) {
+            self.status.dropped.add(self.any_dropped, dropped);
+            self.any_dropped = dropped;
+        }
+    }
+
+    /// Gives interfaces whose rings have overflown rings of twice the size: most pods need a small one only.
+    pub(super) fn enlarge(&mut self) -> Result<(), CollectError> {
+        let full = self
+            .watched
+            .iter_mut()
+            .filter_map(|(index, w)| std::mem::take(&mut w.overflows).then(|| (*index, w.name.clone(), w.ring)));
+        let mut full: Vec<(u32, String, u32)> = full.collect();
+        full.sort_unstable();
+        for (index, name, had) in full {
+            let ring = had.saturating_mul(2);
+            if ring > MAX_RING || self.enlarged + had > MAX_ENLARGED {
+                tracing::warn!(interface = %name, kib = had / 1024, "its ring overflows, and may get no larger");
+                continue;
+            }
+            let settings = Settings { ring, ..self.config.handle.clone() };
+            let new = match self.open_link(index, &name, &settings) {
+                Ok(new) => new,
+                Err(error) => {
+                    tracing::warn!(interface = %name, %error, "its ring overflows, and it gets no larger one");
+                    continue;
+                }
+            };
+            let Some(w) = self.watched.get_mut(&index) else { continue };
+            // From here on the old one gets nothing more.
+            if let Some(Err(error)) = w.handle.as_ref().map(Handle::close_to_packets) {
+                tracing::warn!(interface = %name, %error, "packets of its old ring count twice for a moment");
+            }
+            tracing::info!(interface = %name, kib = ring / 1024, "its ring overflowed: it has a larger one");
+            w.ring = ring;
+            self.enlarged += had;
+            let (old, dropped) = (w.handle.replace(new), std::mem::take(&mut w.dropped));
+            if let Some(old) = old {
+                self.end(index, old, dropped);
+            }
+            self.wait_for(index)?;
+        }
+        Ok(())
+    }
+}
