@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -216,6 +216,42 @@ fn the_address_of_a_service_is_told_once() {
     if possible() {
         rewritten("");
     }
+}
+
+/// Datagrams have no sequence number by which the translated ones would be known.
+#[test]
+fn datagrams_to_the_address_of_a_service_are_told_once() {
+    if !possible() {
+        return;
+    }
+    let mut world = World::new();
+    let (web, stats) = (world.node.bridged("web", 10), world.node.routed("stats", "10.9.0.5"));
+    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
+    world.object("stats", "stats-1", &["10.9.0.5"], &json!({}));
+    world.service_over("UDP", "stats", "10.96.0.13", &[("10.9.0.5", 9125)]);
+    world.node.nft(
+        "table ip nat {
+            chain pre { type nat hook prerouting priority dstnat; ip daddr 10.96.0.13 udp dport 80 dnat to 10.9.0.5:9125; }
+        }",
+    );
+    let received = inside(&stats.ns, || {
+        let socket = UdpSocket::bind("0.0.0.0:9125").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        (0..20).filter(|_| socket.recv(&mut [0; 64]).is_ok()).count()
+    });
+    let agent = world.agent("--sample 1");
+    inside(&web.ns, || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect("10.96.0.13:80").unwrap();
+        (0..20).for_each(|_| drop(socket.send(b"hits:1|c")));
+    })
+    .join()
+    .unwrap();
+    assert_eq!(received.join().unwrap(), 20);
+    assert_eq!(agent.end(), Some(0));
+    assert_eq!(world.learned(), expected(&[("web -> stats:80", 1)]), "{:?}", world.counters());
+    let evidence = &world.rows()[0]["evidence"];
+    assert!(evidence.as_array().unwrap().iter().all(|e| e["grade"] == "service-address"), "{evidence}");
 }
 
 #[test]

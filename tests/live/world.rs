@@ -64,15 +64,20 @@ impl World {
 
     /// A Service on port 80, and what stands behind it.
     pub fn service(&mut self, name: &str, cluster_ip: &str, endpoints: &[(&str, u16)]) {
+        self.service_over("TCP", name, cluster_ip, endpoints);
+    }
+
+    /// A Service with port 80 of a protocol.
+    pub fn service_over(&mut self, protocol: &str, name: &str, cluster_ip: &str, endpoints: &[(&str, u16)]) {
         self.objects.push(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": name},
             "spec": {"clusterIP": cluster_ip, "clusterIPs": [cluster_ip], "selector": {"app": name},
-                "ports": [{"name": "http", "port": 80, "targetPort": endpoints[0].1, "protocol": "TCP"}]}}));
+                "ports": [{"name": "http", "port": 80, "targetPort": endpoints[0].1, "protocol": protocol}]}}));
         for (n, (address, port)) in endpoints.iter().enumerate() {
             let family = if address.contains(':') { "IPv6" } else { "IPv4" };
             self.objects.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
                 "metadata": {"namespace": "shop", "name": format!("{name}-{n}"), "labels": {"kubernetes.io/service-name": name}},
                 "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
-                "ports": [{"name": "http", "port": port, "protocol": "TCP"}]}));
+                "ports": [{"name": "http", "port": port, "protocol": protocol}]}));
         }
     }
 
