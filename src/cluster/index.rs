@@ -290,6 +290,7 @@ impl Builder {
     }
 }
 
+/// Puts a port of a Service before an endpoint.
 fn back(cluster: &mut Cluster, endpoint: (IpAddr, u16, Protocol), backing: Backing) {
     // Most have one.
     let all = cluster.endpoints.entry(endpoint).or_insert_with(|| Vec::with_capacity(1));

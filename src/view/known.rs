@@ -350,6 +350,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_new_list_tells_and_is_known_is_not_kept_twice() {
+        let mut known = synced();
+        known.put("Pod", seen("a", "Running"));
+        let same = |seen: &Seen| match (&known.kinds["Pod"].objects[&seen.key].object, &seen.object) {
+            (Object::Pod(known), Ok(Object::Pod(listed))) => Arc::ptr_eq(known, listed),
+            _ => false,
+        };
+        assert!(!same(&seen("a", "Running")) && same(&known.familiar("Pod", seen("a", "Running"))));
+        assert!(!same(&known.familiar("Pod", seen("a", "Failed"))) && !same(&known.familiar("Pod", seen("b", "Running"))));
+    }
+
+    #[test]
     fn a_broken_version_leaves_a_pod_as_it_was_and_ends_another() {
         let broken = |uid: &str| Seen { object: Err("wrong type".to_owned()), ..seen(uid, "Running") };
         let mut known = synced();
