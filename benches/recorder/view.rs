@@ -86,7 +86,7 @@ pub(super) fn measure(dir: &Path) {
         .unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     println!("{}", said.next().unwrap());
-    // Pods come one after another, and are told for as long as building takes: no two of them are in one build.
+    // Each is awaited before the next comes, so that each takes a build of its own.
     for n in 0..CHANGES {
         let mut pod = extra(n);
         whole(&mut pod);
