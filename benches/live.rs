@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use netns::{Net, Node, inside, possible};
+use netns::{Net, Node, inside, installed};
 use serde_json::{Value, json};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n";
@@ -562,7 +562,7 @@ fn opening() {
 fn main() {
     let needs = ["iperf3", "tcpdump"];
     let missing: Vec<_> = needs.into_iter().filter(|c| Command::new(c).arg("--version").output().is_err()).collect();
-    if !possible() || !missing.is_empty() {
+    if !rustix::process::geteuid().is_root() || !installed() || !missing.is_empty() {
         eprintln!("NOT RUN: this benchmark needs root and the commands ip, iperf3 and tcpdump; missing: {missing:?}");
         std::process::exit(1);
     }

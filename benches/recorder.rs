@@ -2,9 +2,16 @@
 //! run; asserts only that all that was sent is there, once.
 //!
 //! `SIDECARTA_BENCH_UPDATES` sets how many edges are sent to be merged (default 600,000), `SIDECARTA_BENCH_WORKLOADS` how many workloads
-//! of 100 dependencies each are stored (default 10,000), `SIDECARTA_BENCH_BINARY` another program to compare with.
+//! of 100 dependencies each are stored (default 10,000), `SIDECARTA_BENCH_BINARY` another program to compare with. Names of parts as
+//! arguments (`updates`, `distinct`, `view`) run only these.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
+
+#[path = "../tests/view/fake.rs"]
+#[allow(dead_code)] // it is shared with the tests of the view
+mod fake;
+#[path = "recorder/view.rs"]
+mod view;
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -23,24 +30,27 @@ const CLIENTS: usize = 4;
 const EDGES: u32 = 1_000;
 /// Workloads in a namespace.
 const NAMESPACE: u32 = 20;
-/// Has the view of a large cluster measured in a process of its own.
-const VIEW: &str = "SIDECARTA_BENCH_VIEW";
 
 fn setting(name: &str, default: u32) -> u32 {
     std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
 fn main() {
-    if let Some(path) = std::env::var_os(VIEW) {
-        return view(&PathBuf::from(path));
+    if view::measured() {
+        return;
     }
+    let parts: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
     let dir = tempfile::tempdir().unwrap();
-    updates(dir.path());
-    distinct(dir.path());
-    let snapshot = dir.path().join("large.json");
-    large(&snapshot);
-    let status = Command::new(std::env::current_exe().unwrap()).env(VIEW, &snapshot).status().unwrap();
-    assert!(status.success());
+    if wanted("updates") {
+        updates(dir.path());
+    }
+    if wanted("distinct") {
+        distinct(dir.path());
+    }
+    if wanted("view") {
+        view::measure(dir.path());
+    }
 }
 
 /// 200 workloads that call 50 destinations each, again and again: merged and made durable.
@@ -152,24 +162,6 @@ fn distinct(dir: &Path) {
     recorder.end();
 }
 
-/// What a snapshot of 20,000 pods and 5,000 Services becomes, in a process that does nothing else.
-fn view(path: &Path) {
-    let before = memory("self").0;
-    let start = Instant::now();
-    let (cluster, report) = sidecarta::snapshot::load(&[path.to_owned()], None).unwrap();
-    let took = start.elapsed();
-    let (after, peak) = memory("self");
-    assert_eq!((cluster.pods().len(), cluster.services().len(), report.problems.as_slice()), (20_000, 5_000, &[][..]));
-    println!(
-        "view: {} pods, {} Services: built in {took:.2?} of {} MB of JSON; {} MiB more in memory, {} MiB more at its peak",
-        cluster.pods().len(),
-        cluster.services().len(),
-        std::fs::metadata(path).unwrap().len() / 1_000_000,
-        (after - before) >> 10,
-        (peak - before) >> 10
-    );
-}
-
 /// Writes bodies to a plain file, each on the disk before the next.
 fn plain(path: &Path, bodies: &[Vec<u8>]) -> Duration {
     let start = Instant::now();
@@ -256,10 +248,10 @@ fn services(dir: &Path, n: u32) -> PathBuf {
     for d in 0..n {
         items.extend(service("backend", d, &[address(11, d)]));
     }
-    write(&dir.join(format!("services-{n}.json")), items)
+    write(&dir.join(format!("services-{n}.json")), &items)
 }
 
-fn write(path: &Path, items: Vec<Value>) -> PathBuf {
+fn write(path: &Path, items: &[Value]) -> PathBuf {
     std::fs::write(path, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()).unwrap();
     path.to_owned()
 }
@@ -276,39 +268,6 @@ fn service(namespace: &str, n: u32, addresses: &[String]) -> [Value; 2] {
             "metadata": {"namespace": namespace, "name": format!("{name}-x7k2p"), "labels": {"kubernetes.io/service-name": name}},
             "endpoints": endpoints, "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]}),
     ]
-}
-
-/// 5,000 Deployments of four pods each, and a Service for each.
-fn large(path: &Path) {
-    let mut items = Vec::new();
-    for w in 0..5_000u32 {
-        let (namespace, name) = (namespace(w), format!("service-{w}"));
-        let labels =
-            json!({"app": name, "app.kubernetes.io/name": name, "app.kubernetes.io/part-of": namespace, "version": "v1"});
-        let mut hashed = labels.clone();
-        hashed["pod-template-hash"] = json!("6d4cf56db6");
-        let set = format!("{name}-6d4cf56db6");
-        let addresses: Vec<String> = (0..4).map(|p| address(10, w * 4 + p)).collect();
-        items.extend(service(&namespace, w, &addresses));
-        items.push(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"namespace": namespace, "name": name, "labels": labels},
-            "spec": {"selector": {"matchLabels": {"app": name}}}}));
-        items.push(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"namespace": namespace, "name": set, "labels": hashed,
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "controller": true, "uid": format!("d{w}")}]},
-            "spec": {"selector": {"matchLabels": {"app": name, "pod-template-hash": "6d4cf56db6"}}}}));
-        for (p, address) in addresses.iter().enumerate() {
-            let mut labels = hashed.clone();
-            labels["security.istio.io/tlsMode"] = json!("istio");
-            items.push(json!({"apiVersion": "v1", "kind": "Pod",
-                "metadata": {"namespace": namespace, "name": format!("{set}-{p}x{w:04x}"), "uid": format!("{w:08x}-000{p}-4000-8000-000000000000"),
-                    "labels": labels, "annotations": {"sidecar.istio.io/status": "{\"initContainers\":[\"istio-init\"],\"containers\":[\"istio-proxy\"]}"},
-                    "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set, "controller": true, "uid": format!("r{w}")}]},
-                "spec": {"nodeName": format!("node{}", (w * 4 + p as u32) % 500),
-                    "containers": [{"name": "app", "image": "registry.example/app:1", "ports": [{"containerPort": 8080}]},
-                        {"name": "istio-proxy", "image": "docker.io/istio/proxyv2:1.27.0", "args": ["proxy", "sidecar"]}]},
-                "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "startTime": "2026-11-25T08:00:00Z"}}));
-        }
-    }
-    write(path, items);
 }
 
 /// A running recorder.

@@ -3,13 +3,16 @@
 //! Owns the indexes and their builder. Plain structures: no I/O, no client. Must never decide what a connection means; that is
 //! `attribute`'s and `resolve`'s part.
 
+mod brief;
 mod index;
 mod names;
 pub(crate) mod objects;
 mod owners;
+mod pool;
 
 use std::collections::{self, BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
@@ -18,23 +21,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{DataPlane, Protocol, ServicePort, Time, WorkloadId};
 
+pub(crate) use brief::{ControllerBrief, PodBrief};
 pub use index::Builder;
 pub use names::Named;
+pub use pool::Labels;
+pub(crate) use pool::Pool;
 
-/// A pod, with the interval in which it held its addresses.
+/// A pod, with the interval in which it held its addresses. What it has in common with others is shared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pod {
     /// Name of the pod.
-    pub name: String,
+    pub name: Arc<str>,
     /// What tells it from another pod of its name, at another time; empty where the snapshot does not say.
-    pub uid: String,
+    pub uid: Arc<str>,
     /// Its top controller.
     pub workload: WorkloadId,
     /// Labels of the pod.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Labels that select its workload's pods and survive a rollout.
-    pub selector: BTreeMap<String, String>,
+    pub selector: Labels,
     /// How it takes part in the mesh.
     pub data_plane: DataPlane,
     /// When it began to hold its addresses; [`Time::MIN`] where the snapshot does not say.
@@ -42,11 +48,11 @@ pub struct Pod {
     /// When it ceased to; [`Time::MAX`] while it runs.
     pub end: Time,
     /// Its addresses.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Arc<[IpAddr]>,
     /// The node that it runs on; empty where that is not known.
-    pub node: String,
+    pub node: Arc<str>,
     /// Whether its outbound traffic on this port and to this address goes through its proxy.
-    pub(crate) capture: CaptureScope,
+    pub(crate) capture: Arc<CaptureScope>,
 }
 
 impl Pod {
@@ -62,7 +68,7 @@ impl Pod {
 }
 
 /// Which outbound connections of a pod are redirected to its proxy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct CaptureScope {
     /// `None`: all ranges.
@@ -151,7 +157,7 @@ pub struct Cluster {
     services_by_host: HashMap<String, u32>,
     services_by_address: HashMap<IpAddr, Vec<u32>>,
     node_ports: HashMap<(u16, Protocol), (u32, u16)>,
-    endpoints: HashMap<(IpAddr, u16, Protocol), BTreeSet<Backing>>,
+    endpoints: HashMap<(IpAddr, u16, Protocol), Vec<Backing>>,
     entries: BTreeMap<String, BTreeSet<EntryHost>>,
     entries_by_address: HashMap<IpAddr, BTreeSet<EntryHost>>,
     entry_ranges: Vec<(IpNet, EntryHost)>,
@@ -169,7 +175,7 @@ impl Cluster {
 
     /// Pods of this name, deleted ones included: those of a StatefulSet follow each other.
     pub fn pods_named(&self, namespace: &str, name: &str) -> &[Pod] {
-        let key = |p: &Pod| (p.workload.namespace.as_str(), p.name.as_str()).cmp(&(namespace, name));
+        let key = |p: &Pod| (p.workload.namespace.as_str(), &*p.name).cmp(&(namespace, name));
         let from = self.pods.partition_point(|p| key(p).is_lt());
         let count = self.pods[from..].partition_point(|p| key(p).is_eq());
         &self.pods[from..from + count]

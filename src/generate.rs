@@ -159,7 +159,8 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
         })
         .collect();
     for pod in cluster.pods().iter().filter(|p| p.end == Time::MAX) {
-        let new = Subject { id: pod.workload.clone(), selector: pod.selector.clone(), data_plane: pod.data_plane, present: true };
+        let selector = BTreeMap::clone(&pod.selector);
+        let new = Subject { id: pod.workload.clone(), selector, data_plane: pod.data_plane, present: true };
         match all.get_mut(&pod.workload) {
             // During a rollout some pods may lack the proxy: one that has it is reason enough for a Sidecar.
             Some(old) if old.present && old.data_plane == DataPlane::Sidecar => {}

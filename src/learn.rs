@@ -259,7 +259,7 @@ impl Lesson {
         let seen = spans.0.last().map_or(pod.start, |s| s.to);
         self.records.merge(Record::Watch(Watch {
             workload: pod.workload.clone(),
-            pod: pod.name.clone(),
+            pod: pod.name.to_string(),
             started: Some(pod.start).filter(|t| *t != Time::MIN),
             spans,
             packets,
@@ -293,10 +293,10 @@ impl Lesson {
         match self.records.get_mut(&Key::Workload(&pod.workload)) {
             Some(Record::Workload(w)) if w.last_seen >= seen => {}
             // The usual case, once a connection: nothing is new but the time.
-            Some(Record::Workload(w)) if w.data_plane == pod.data_plane && w.selector == pod.selector => w.last_seen = seen,
+            Some(Record::Workload(w)) if w.data_plane == pod.data_plane && w.selector == *pod.selector => w.last_seen = seen,
             _ => self.records.merge(Record::Workload(Workload {
                 id: pod.workload.clone(),
-                selector: pod.selector.clone(),
+                selector: BTreeMap::clone(&pod.selector),
                 data_plane: pod.data_plane,
                 last_seen: seen,
             })),

@@ -321,7 +321,7 @@ fn accept(file: &Path, line: usize, text: &str, source: Source<'_>, builders: &m
     let istio = group.ends_with("istio.io");
     let (cluster, mesh) = (&mut builders.cluster, &mut builders.mesh);
     let taken = match kind {
-        "Pod" if group.is_empty() => feed(&source, mesh, |m| &mut m.pods, |o| cluster.pod(o)),
+        "Pod" if group.is_empty() => feed(&source, mesh, |m| &mut m.pods, |o| cluster.pod(&o)),
         // Knative has a Service as well; only the core one has addresses.
         "Service" if group.is_empty() => feed(&source, mesh, |m| &mut m.services, |o| cluster.service(o)),
         "EndpointSlice" => feed(&source, mesh, |m| &mut m.slices, |o| cluster.slice(o)),

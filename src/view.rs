@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Pool};
 use known::Known;
 
 pub use client::{ViewError, client};
@@ -100,6 +100,7 @@ pub struct View {
 #[derive(Debug, Default)]
 struct Shared {
     known: Mutex<Known>,
+    pool: Mutex<Pool>,
     changed: Notify,
 }
 
@@ -107,6 +108,11 @@ impl Shared {
     /// Nothing panics half-way through a change, so that what a poisoned lock holds is whole.
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What objects have in common. Whole even where somebody panicked.
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a change, and tells of it where it is one for the indexes.

@@ -13,6 +13,8 @@ mod world;
 mod api;
 #[path = "live/delivery.rs"]
 mod delivery;
+#[path = "live/devices.rs"]
+mod devices;
 #[path = "live/health.rs"]
 mod health;
 #[path = "live/names.rs"]

@@ -1,7 +1,7 @@
 //! What happens to the store when the program is killed, the disk is full or read-only, or a file of the store is damaged: nothing that
 //! was reported is lost, nothing counts twice, and the message says what to do.
 //!
-//! A case that needs to mount a file system says loudly where that is not permitted; as root in CI (`CI=true`) it fails there instead.
+//! A case that needs to mount a file system says loudly where that is not permitted; in CI it fails there instead.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::disk::{Disk, root};
+use common::disk::Disk;
+use common::rights::root;
 use common::{captures, expect, run, samples};
 
 /// Longer than any replay here takes: the program hangs.

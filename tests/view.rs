@@ -84,7 +84,7 @@ fn address(text: &str) -> IpAddr {
 /// The UID of the pod that had the address.
 fn uid(cluster: &Cluster, at: &str, time: Time) -> Option<String> {
     match cluster.holder(address(at), time) {
-        Holder::Pod(pod) => Some(pod.uid.clone()),
+        Holder::Pod(pod) => Some(pod.uid.to_string()),
         _ => None,
     }
 }

@@ -78,7 +78,7 @@ impl Waiting {
     }
 
     fn mine(&self, pod: &Pod) -> bool {
-        self.node.as_ref().is_none_or(|n| *n == pod.node || pod.node.is_empty())
+        self.node.as_ref().is_none_or(|n| **n == *pod.node || pod.node.is_empty())
     }
 
     fn attribute(&self, observation: &Observation, cluster: &Cluster, out: &mut Gatherer) -> Verdict {

@@ -210,7 +210,7 @@ pub(super) fn find(name: &str, snapshot: &Snapshot, subjects: &[Subject]) -> Opt
     let named = subjects.iter().filter(|s| s.id.namespace == namespace && s.id.name == name);
     let workload = named.min_by_key(|s| s.data_plane.why_no_sidecar().is_some()).map(|s| s.id.clone());
     let pods = snapshot.cluster.pods().iter();
-    workload.or_else(|| pods.filter(|p| p.workload.namespace == namespace && p.name == name).map(|p| p.workload.clone()).next())
+    workload.or_else(|| pods.filter(|p| p.workload.namespace == namespace && *p.name == *name).map(|p| p.workload.clone()).next())
 }
 
 impl ChoiceOptions {

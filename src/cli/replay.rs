@@ -236,7 +236,7 @@ impl Summary {
     }
 
     fn strange_example(&self, cluster: &crate::cluster::Cluster) -> String {
-        match cluster.pods().iter().flat_map(|p| &p.addresses).next() {
+        match cluster.pods().iter().flat_map(|p| &*p.addresses).next() {
             Some(address) => format!(" (it holds pods such as {address})"),
             None => " (it holds no pod)".to_owned(),
         }

@@ -7,23 +7,23 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use ipnet::IpNet;
 
-use super::objects::{self, Meta, address, addresses, target_port};
-use super::owners::{Owners, data_plane};
-use super::{Backing, CaptureScope, Cluster, EntryHost, Pod, Service};
-use crate::model::{DataPlane, Time, selects};
+use super::brief::{ControllerBrief, Interval, PodBrief, SECOND};
+use super::objects::{self, address, target_port};
+use super::owners::Owners;
+use super::pool::Pool;
+use super::{Backing, Cluster, EntryHost, Pod, Service};
+use crate::model::{Protocol, Time, selects};
 
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
 
-/// API times have whole seconds.
-const SECOND: i64 = 1_000_000_000;
-
 /// Collects objects; [`Builder::build`] makes the indexes. What a live view passes again and again is shared, not copied.
 #[derive(Debug, Default)]
 pub struct Builder {
+    pool: Pool,
     owners: Owners,
     /// With the time by which it was deleted, where that is known.
-    pods: Vec<(Arc<objects::Pod>, Option<Time>)>,
+    pods: Vec<(Arc<PodBrief>, Option<Time>)>,
     services: BTreeMap<(String, String), Arc<objects::Service>>,
     /// With until when it was as it is, where it is no more.
     slices: Vec<(Arc<objects::EndpointSlice>, Option<Time>)>,
@@ -40,28 +40,34 @@ impl Builder {
         self
     }
 
-    pub(crate) fn pod(&mut self, pod: impl Into<Arc<objects::Pod>>) {
-        self.pods.push((pod.into(), None));
+    pub(crate) fn pod(&mut self, pod: &objects::Pod) {
+        let brief = PodBrief::new(pod, &mut self.pool);
+        self.brief(Arc::new(brief), None);
     }
 
-    /// A pod that is known to be deleted: it held its addresses until then at the latest, and whoever else has one of them now got
-    /// it afterwards.
-    pub(crate) fn pod_until(&mut self, pod: impl Into<Arc<objects::Pod>>, deleted: Time) {
-        self.pods.push((pod.into(), Some(deleted)));
+    /// A pod; with a time where it is known to be deleted: it held its addresses until then at the latest, and whoever else has one
+    /// of them now got it afterwards.
+    pub(crate) fn brief(&mut self, pod: Arc<PodBrief>, deleted: Option<Time>) {
+        self.pods.push((pod, deleted));
     }
 
-    pub(crate) fn service(&mut self, service: impl Into<Arc<objects::Service>>) {
-        let service = service.into();
+    pub(crate) fn service(&mut self, service: objects::Service) {
+        let service = self.pool.service(service);
+        self.shared_service(Arc::new(service));
+    }
+
+    pub(crate) fn shared_service(&mut self, service: Arc<objects::Service>) {
         self.services.insert((service.metadata.namespace.clone(), service.metadata.name.clone()), service);
     }
 
-    pub(crate) fn slice(&mut self, slice: impl Into<Arc<objects::EndpointSlice>>) {
-        self.slices.push((slice.into(), None));
+    pub(crate) fn slice(&mut self, slice: objects::EndpointSlice) {
+        let slice = self.pool.slice(slice);
+        self.shared_slice(Arc::new(slice), None);
     }
 
-    /// Endpoints that a slice had until then.
-    pub(crate) fn slice_until(&mut self, slice: impl Into<Arc<objects::EndpointSlice>>, until: Time) {
-        self.slices.push((slice.into(), Some(until)));
+    /// Endpoints; with a time where a slice had them until then.
+    pub(crate) fn shared_slice(&mut self, slice: Arc<objects::EndpointSlice>, until: Option<Time>) {
+        self.slices.push((slice, until));
     }
 
     pub(crate) fn node(&mut self, node: objects::Node) {
@@ -73,14 +79,19 @@ impl Builder {
     }
 
     pub(crate) fn controller(&mut self, kind: &str, controller: objects::Controller) {
-        self.owners.add(kind, controller);
+        let brief = ControllerBrief::new(controller, &mut self.pool);
+        self.shared_controller(kind, Arc::new(brief));
+    }
+
+    pub(crate) fn shared_controller(&mut self, kind: &str, controller: Arc<ControllerBrief>) {
+        self.owners.add(self.pool.word(kind), controller);
     }
 
     /// The indexes, and what in the objects contradicts itself, in words.
     pub fn build(mut self) -> (Cluster, Vec<String>) {
         let mut problems = Vec::new();
         let mut cluster = Cluster { domain: self.domain.take().unwrap_or_else(|| DOMAIN.to_owned()), ..Cluster::default() };
-        self.pods.sort_by(|(a, _), (b, _)| key(&a.metadata).cmp(&key(&b.metadata)));
+        self.pods.sort_by(|(a, _), (b, _)| key(a).cmp(&key(b)));
         let derived = !self.services.is_empty() && self.slices.is_empty();
         self.nodes_into(&mut cluster);
         let by_name = self.services_into(&mut cluster);
@@ -117,7 +128,7 @@ impl Builder {
                 }
             }
         }
-        cluster.nodes.extend(self.pods.iter().filter_map(|(p, _)| address(&p.status.host_ip)));
+        cluster.nodes.extend(self.pods.iter().filter_map(|(p, _)| p.host));
     }
 
     fn services_into(&self, cluster: &mut Cluster) -> HashMap<(String, String), u32> {
@@ -186,7 +197,7 @@ impl Builder {
                 for service_port in ports {
                     for a in slice.endpoints.iter().flat_map(|e| &e.addresses).filter_map(|a| address(a)) {
                         let backing = Backing { service: index, port: service_port.port, from: Time::MIN, until };
-                        cluster.endpoints.entry((a, number, port.protocol.0)).or_default().insert(backing);
+                        back(cluster, (a, number, port.protocol.0), backing);
                     }
                 }
             }
@@ -196,14 +207,15 @@ impl Builder {
     fn endpoints_from_selectors(&self, cluster: &mut Cluster) {
         for (i, service) in self.services.values().enumerate().filter(|(_, s)| !s.spec.selector.is_empty()) {
             let selector = &service.spec.selector;
-            let chosen =
-                |p: &&objects::Pod| p.metadata.namespace == service.metadata.namespace && selects(selector, &p.metadata.labels);
+            let chosen = |p: &&PodBrief| *p.namespace == *service.metadata.namespace && selects(selector, &p.labels);
             for pod in self.pods.iter().filter(|(_, deleted)| deleted.is_none()).map(|(p, _)| &**p).filter(chosen) {
                 for port in &service.spec.ports {
-                    let Some(number) = target_port(port, pod) else { continue };
-                    for a in addresses(pod) {
+                    let Some(number) = target_port(port, pod.ports.iter().map(|(name, number)| (&**name, *number))) else {
+                        continue;
+                    };
+                    for &a in &*pod.addresses {
                         let backing = Backing { service: i as u32, port: port.port, from: Time::MIN, until: Time::MAX };
-                        cluster.endpoints.entry((a, number, port.protocol.0)).or_default().insert(backing);
+                        back(cluster, (a, number, port.protocol.0), backing);
                     }
                 }
             }
@@ -215,28 +227,29 @@ impl Builder {
         let mut ended = Vec::new();
         cluster.pods.reserve_exact(pods.len());
         for (pod, deleted) in pods {
-            let (workload, selector) = self.owners.workload(&pod.metadata);
-            let Interval { start, end, exact } = interval(&pod, deleted);
+            let (workload, selector) = self.owners.workload(&pod);
+            let selector = self.pool.labels(selector);
+            let Interval { start, end, exact } = pod.interval(deleted);
             ended.push(deleted.map(|_| exact));
             let index = cluster.pods.len() as u32;
-            let addresses = addresses(&pod);
-            if !pod.spec.host_network {
-                for &a in &addresses {
+            if !pod.host_network {
+                for &a in &*pod.addresses {
                     cluster.pods_by_address.entry(a).or_default().push(index);
                 }
             }
-            let data_plane = if pod.spec.host_network { DataPlane::HostNetwork } else { data_plane(&pod) };
-            let capture = capture_scope(&pod.metadata);
-            let (Meta { name, uid, labels, .. }, node) = match Arc::try_unwrap(pod) {
-                Ok(pod) => (pod.metadata, pod.spec.node_name),
-                // A live view goes on with it.
-                Err(pod) => {
-                    let Meta { name, uid, labels, .. } = &pod.metadata;
-                    let meta = Meta { name: name.clone(), uid: uid.clone(), labels: labels.clone(), ..Meta::default() };
-                    (meta, pod.spec.node_name.clone())
-                }
-            };
-            cluster.pods.push(Pod { name, uid, workload, labels, selector, data_plane, start, end, addresses, node, capture });
+            cluster.pods.push(Pod {
+                name: Arc::clone(&pod.name),
+                uid: Arc::clone(&pod.uid),
+                workload,
+                labels: Arc::clone(&pod.labels),
+                selector,
+                data_plane: pod.data_plane,
+                start,
+                end,
+                addresses: Arc::clone(&pod.addresses),
+                node: Arc::clone(&pod.node),
+                capture: Arc::clone(&pod.capture),
+            });
         }
         hand_over(cluster, &ended);
         contested(cluster, problems);
@@ -277,6 +290,15 @@ impl Builder {
     }
 }
 
+/// Puts a port of a Service before an endpoint.
+fn back(cluster: &mut Cluster, endpoint: (IpAddr, u16, Protocol), backing: Backing) {
+    // Most have one.
+    let all = cluster.endpoints.entry(endpoint).or_insert_with(|| Vec::with_capacity(1));
+    if !all.contains(&backing) {
+        all.push(backing);
+    }
+}
+
 /// Where a former endpoint had the address of one that is there, the latter began when its pod got the address.
 fn hand_over_endpoints(cluster: &mut Cluster) {
     let Cluster { endpoints, pods, pods_by_address, .. } = cluster;
@@ -284,42 +306,13 @@ fn hand_over_endpoints(cluster: &mut Cluster) {
         let former: Vec<(u32, u16)> = all.iter().filter(|b| b.until != Time::MAX).map(|b| (b.service, b.port)).collect();
         let holders = pods_by_address.get(address).into_iter().flatten().map(|i| &pods[*i as usize]);
         let Some(start) = holders.filter(|p| p.end == Time::MAX).map(|p| p.start).max() else { continue };
-        let began = |b: &Backing| b.until == Time::MAX && !former.contains(&(b.service, b.port));
-        *all = all.iter().map(|b| if began(b) { Backing { from: start, ..*b } } else { *b }).collect();
+        let began = all.iter_mut().filter(|b| b.until == Time::MAX && !former.contains(&(b.service, b.port)));
+        began.for_each(|b| b.from = start);
     }
 }
 
-fn key(meta: &Meta) -> (&str, &str) {
-    (&meta.namespace, &meta.name)
-}
-
-/// When a pod held its addresses.
-struct Interval {
-    start: Time,
-    end: Time,
-    /// The end is that of its last container, not when somebody noticed.
-    exact: bool,
-}
-
-/// From its start to its deletion, or, for one that ended, to the end of its last container.
-fn interval(pod: &objects::Pod, deleted: Option<Time>) -> Interval {
-    let start = pod.status.start_time.or(pod.metadata.creation_timestamp).unwrap_or(Time::MIN);
-    let containers = &pod.status.container_statuses;
-    let finished = containers.iter().filter_map(|s| s.state.terminated.as_ref()?.finished_at).max();
-    // The last status of a deleted pod may still say that it runs, while all its containers have ended.
-    let over = deleted.is_some() && containers.iter().all(|s| s.state.terminated.is_some());
-    let terminal = over || matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
-    let end = match (terminal, finished, pod.metadata.deletion_timestamp) {
-        (true, Some(finished), _) => finished,
-        // deletionTimestamp is when the grace period ends at the latest.
-        (_, _, Some(deleted)) => deleted,
-        // It has ended, nobody says when: what it sent before is still its own, as long as nobody else has the address.
-        _ => Time::MAX,
-    };
-    // The last second belongs to the pod.
-    let end = if end == Time::MAX { end } else { Time(end.0.saturating_add(SECOND)) };
-    let end = deleted.map_or(end, |d| d.min(end)).max(start);
-    Interval { start, end, exact: terminal && finished.is_some() }
+fn key(pod: &PodBrief) -> (&str, &str) {
+    (&pod.namespace, &pod.name)
 }
 
 /// Settles between those that had an address one after another. `ended` says for each pod whether it is known to be deleted, and if
@@ -353,7 +346,7 @@ fn hand_over(cluster: &mut Cluster, ended: &[Option<bool>]) {
 /// Names the pods that claim one address at one time.
 fn contested(cluster: &Cluster, problems: &mut Vec<String>) {
     for (index, pod) in cluster.pods.iter().enumerate() {
-        for a in &pod.addresses {
+        for a in &*pod.addresses {
             let holders = cluster.pods_by_address.get(a).map_or(&[][..], Vec::as_slice);
             // Of a pod in the host's network, no address is indexed.
             let before = if holders.contains(&(index as u32)) { holders } else { &[] };
@@ -388,17 +381,4 @@ fn covering(addresses: &[IpAddr]) -> Vec<IpNet> {
     out.sort();
     out.dedup();
     out
-}
-
-/// Annotations of `istio-iptables` (`traffic.sidecar.istio.io/…`): what the proxy does not see is no matter of its Sidecar.
-fn capture_scope(meta: &Meta) -> CaptureScope {
-    let get = |name: &str| meta.annotations.get(&format!("traffic.sidecar.istio.io/{name}")).map(String::as_str);
-    let ranges = |text: &str| -> Vec<IpNet> { text.split(',').filter_map(|r| r.trim().parse().ok()).collect() };
-    let ports = |text: &str| -> BTreeSet<u16> { text.split(',').filter_map(|p| p.trim().parse().ok()).collect() };
-    CaptureScope {
-        include_ranges: get("includeOutboundIPRanges").filter(|t| t.trim() != "*").map(ranges),
-        exclude_ranges: get("excludeOutboundIPRanges").map(ranges).unwrap_or_default(),
-        exclude_ports: get("excludeOutboundPorts").map(ports).unwrap_or_default(),
-        include_ports: get("includeOutboundPorts").map(ports).unwrap_or_default(),
-    }
 }

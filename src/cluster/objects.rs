@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::pool::Labels;
 use crate::model::{Protocol, Time};
 pub(crate) use entry::{ServiceEntry, WorkloadSelector};
 
@@ -19,7 +20,7 @@ pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
-#[derive(Debug, Default, Clone, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Meta {
     pub name: String,
@@ -28,7 +29,7 @@ pub(crate) struct Meta {
     #[serde(default, deserialize_with = "nullable")]
     pub uid: String,
     #[serde(default, deserialize_with = "nullable")]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     #[serde(default, deserialize_with = "nullable")]
     pub annotations: BTreeMap<String, String>,
     #[serde(default)]
@@ -39,7 +40,7 @@ pub(crate) struct Meta {
     pub owner_references: Vec<OwnerReference>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct OwnerReference {
     pub kind: String,
     pub name: String,
@@ -47,7 +48,7 @@ pub(crate) struct OwnerReference {
     pub controller: bool,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Pod {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
@@ -56,7 +57,7 @@ pub(crate) struct Pod {
     pub status: PodStatus,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PodSpec {
     #[serde(default, deserialize_with = "nullable")]
@@ -69,7 +70,7 @@ pub(crate) struct PodSpec {
     pub init_containers: Vec<Container>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Container {
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
@@ -78,7 +79,7 @@ pub(crate) struct Container {
     pub ports: Vec<ContainerPort>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ContainerPort {
     #[serde(default, deserialize_with = "nullable")]
@@ -86,7 +87,7 @@ pub(crate) struct ContainerPort {
     pub container_port: u16,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PodStatus {
     #[serde(default, deserialize_with = "nullable")]
@@ -105,7 +106,7 @@ pub(crate) struct PodStatus {
     pub conditions: Vec<PodCondition>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct PodCondition {
     #[serde(rename = "type", default, deserialize_with = "nullable")]
     pub kind: String,
@@ -120,32 +121,32 @@ impl Pod {
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct PodIp {
     #[serde(default, deserialize_with = "nullable")]
     pub ip: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct ContainerStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub state: ContainerState,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct ContainerState {
     #[serde(default)]
     pub terminated: Option<Terminated>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Terminated {
     #[serde(default)]
     pub finished_at: Option<Time>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Service {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
@@ -154,7 +155,7 @@ pub(crate) struct Service {
     pub status: ServiceStatus,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ServiceSpec {
     #[serde(default, rename = "type", deserialize_with = "nullable")]
@@ -170,12 +171,12 @@ pub(crate) struct ServiceSpec {
     #[serde(default, deserialize_with = "nullable")]
     pub ports: Vec<ServicePortSpec>,
     #[serde(default, deserialize_with = "nullable")]
-    pub selector: BTreeMap<String, String>,
+    pub selector: Labels,
     #[serde(default, deserialize_with = "nullable")]
     pub publish_not_ready_addresses: bool,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ServicePortSpec {
     #[serde(default, deserialize_with = "nullable")]
@@ -191,7 +192,7 @@ pub(crate) struct ServicePortSpec {
     pub node_port: Option<u16>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum PortRef {
     Number(u16),
@@ -214,26 +215,26 @@ impl<'de> Deserialize<'de> for ProtocolName {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ServiceStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub load_balancer: LoadBalancer,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct LoadBalancer {
     #[serde(default, deserialize_with = "nullable")]
     pub ingress: Vec<Ingress>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Ingress {
     #[serde(default, deserialize_with = "nullable")]
     pub ip: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct EndpointSlice {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
@@ -242,7 +243,7 @@ pub(crate) struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Endpoint {
     #[serde(default, deserialize_with = "nullable")]
@@ -253,7 +254,7 @@ pub(crate) struct Endpoint {
     pub target_ref: Option<TargetRef>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct TargetRef {
     #[serde(default, deserialize_with = "nullable")]
     pub kind: String,
@@ -261,7 +262,7 @@ pub(crate) struct TargetRef {
     pub name: String,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct Conditions {
     /// Absent means ready (`discovery.k8s.io/v1`).
     #[serde(default)]
@@ -279,14 +280,14 @@ pub(crate) struct EndpointPort {
 }
 
 /// Any controller: only its owner, selector and template labels matter.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Controller {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: ControllerSpec,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ControllerSpec {
     #[serde(default, deserialize_with = "nullable")]
@@ -297,38 +298,38 @@ pub(crate) struct ControllerSpec {
     pub job_template: JobTemplate,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Selector {
     #[serde(default, deserialize_with = "nullable")]
     pub match_labels: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct Template {
     #[serde(default, deserialize_with = "nullable")]
     pub metadata: TemplateMeta,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct TemplateMeta {
     #[serde(default, deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct JobTemplate {
     #[serde(default, deserialize_with = "nullable")]
     pub spec: JobSpec,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct JobSpec {
     #[serde(default, deserialize_with = "nullable")]
     pub template: Template,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Node {
     #[serde(default, deserialize_with = "nullable")]
     pub spec: NodeSpec,
@@ -336,7 +337,7 @@ pub(crate) struct Node {
     pub status: NodeStatus,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct NodeSpec {
     #[serde(default, rename = "podCIDR", deserialize_with = "nullable")]
     pub pod_cidr: String,
@@ -344,13 +345,13 @@ pub(crate) struct NodeSpec {
     pub pod_cidrs: Vec<String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct NodeStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub addresses: Vec<NodeAddress>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct NodeAddress {
     pub address: String,
 }
@@ -414,14 +415,17 @@ pub(crate) fn addresses(pod: &Pod) -> Vec<IpAddr> {
     out
 }
 
-/// The port of a pod that a Service port leads to; `None` when it has a name that the pod does not know.
-pub(crate) fn target_port(port: &ServicePortSpec, pod: &Pod) -> Option<u16> {
+/// The ports of a pod that have a name.
+pub(crate) fn named_ports(pod: &Pod) -> impl Iterator<Item = (&str, u16)> {
+    let ports = pod.spec.containers.iter().chain(&pod.spec.init_containers).flat_map(|c| &c.ports);
+    ports.filter(|p| !p.name.is_empty()).map(|p| (p.name.as_str(), p.container_port))
+}
+
+/// The port of a pod with these named ports that a Service port leads to; `None` when it has a name that the pod does not know.
+pub(crate) fn target_port<'a>(port: &ServicePortSpec, mut named: impl Iterator<Item = (&'a str, u16)>) -> Option<u16> {
     match &port.target_port {
         None | Some(PortRef::Number(0)) => Some(port.port),
         Some(PortRef::Number(n)) => Some(*n),
-        Some(PortRef::Name(name)) => {
-            let ports = pod.spec.containers.iter().chain(&pod.spec.init_containers).flat_map(|c| &c.ports);
-            ports.filter(|p| p.name == *name).map(|p| p.container_port).next()
-        }
+        Some(PortRef::Name(name)) => named.find(|(known, _)| known == name).map(|(_, number)| number),
     }
 }

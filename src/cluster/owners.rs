@@ -1,10 +1,13 @@
 //! From a pod to its top controller and to labels that select it across rollouts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use super::objects::{Container, Controller, Meta, Pod, PodSpec};
+use super::brief::{ControllerBrief, PodBrief};
+use super::objects::{Container, Meta, Pod, PodSpec};
+use super::pool::{Labels, Pool};
 use crate::model::{DataPlane, WorkloadId};
 
 /// Labels that a controller or the injector sets on pods and that a rollout or a new pod changes: never fit for a selector.
@@ -30,63 +33,58 @@ fn unstable(label: &str) -> bool {
     )
 }
 
-fn stable(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+/// Those that survive a rollout.
+pub(super) fn stable(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     labels.iter().filter(|(k, _)| !unstable(k)).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-/// Controllers by kind, namespace and name.
-#[derive(Debug, Default)]
-pub(super) struct Owners {
-    known: HashMap<(String, String, String), Known>,
+/// The controller that an object names as its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Owner {
+    kind: Arc<str>,
+    name: Arc<str>,
 }
 
-#[derive(Debug)]
-struct Known {
-    owner: Option<(String, String)>,
-    selector: BTreeMap<String, String>,
+/// Controllers, with their kind, namespace and name.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    known: HashMap<(Arc<str>, Owner), Arc<ControllerBrief>>,
 }
 
 /// An owner chain longer than this is a loop (the longest real one has three: Pod, Job, CronJob).
 const MAX_OWNERS: usize = 8;
 
 impl Owners {
-    pub(super) fn add(&mut self, kind: &str, object: Controller) {
-        let Controller { metadata, spec } = object;
-        let own = stable(&spec.selector.match_labels);
-        // A Job selects by its own UID, a CronJob not at all: their pods' stable labels come from the template.
-        let selector = if own.is_empty() {
-            let template = if spec.template.metadata.labels.is_empty() { spec.job_template.spec.template } else { spec.template };
-            stable(&template.metadata.labels)
-        } else {
-            own
-        };
-        let owner = controller_of(&metadata).map(|(k, n)| (k.to_owned(), n.to_owned()));
-        self.known.insert((kind.to_owned(), metadata.namespace, metadata.name), Known { owner, selector });
+    pub(super) fn add(&mut self, kind: Arc<str>, controller: Arc<ControllerBrief>) {
+        let owner = Owner { kind, name: Arc::clone(&controller.name) };
+        self.known.insert((Arc::clone(&controller.namespace), owner), controller);
     }
 
     /// The top controller of a pod, and its selector labels.
-    pub(super) fn workload(&self, pod: &Meta) -> (WorkloadId, BTreeMap<String, String>) {
-        let namespace = pod.namespace.clone();
-        let Some((kind, name)) = controller_of(pod) else {
-            let id = WorkloadId { namespace, kind: "Pod".to_owned(), name: pod.name.clone() };
-            return (id, stable(&pod.labels));
+    pub(super) fn workload(&self, pod: &PodBrief) -> (WorkloadId, Labels) {
+        let own = || Arc::new(stable(&pod.labels));
+        let Some(mut owner) = pod.owner.clone() else {
+            let id = WorkloadId { namespace: pod.namespace.to_string(), kind: "Pod".to_owned(), name: pod.name.to_string() };
+            return (id, own());
         };
-        let (mut kind, mut name) = (kind.to_owned(), name.to_owned());
         let mut selector = None;
         for _ in 0..MAX_OWNERS {
-            match self.known.get(&(kind.clone(), namespace.clone(), name.clone())) {
+            let key = (Arc::clone(&pod.namespace), owner);
+            let known = self.known.get(&key);
+            owner = key.1;
+            match known {
                 Some(known) => {
-                    selector = Some(known.selector.clone());
+                    selector = Some(Arc::clone(&known.selector));
                     match &known.owner {
-                        Some((k, n)) => (kind, name) = (k.clone(), n.clone()),
+                        Some(next) => owner = next.clone(),
                         None => break,
                     }
                 }
                 None => {
                     // A ReplicaSet that the snapshot lacks: its name is its Deployment's and the hash that labels the pod.
-                    let hash = pod.labels.get("pod-template-hash").filter(|_| kind == "ReplicaSet");
-                    match hash.and_then(|h| name.strip_suffix(h.as_str())?.strip_suffix('-')) {
-                        Some(deployment) => (kind, name) = ("Deployment".to_owned(), deployment.to_owned()),
+                    let hash = pod.labels.get("pod-template-hash").filter(|_| &*owner.kind == "ReplicaSet");
+                    match hash.and_then(|h| owner.name.strip_suffix(h.as_str())?.strip_suffix('-')) {
+                        Some(deployment) => owner = Owner { kind: "Deployment".into(), name: deployment.into() },
                         None => {
                             selector = None;
                             break;
@@ -95,15 +93,16 @@ impl Owners {
                 }
             }
         }
-        let selector = selector.filter(|s| !s.is_empty()).unwrap_or_else(|| stable(&pod.labels));
-        (WorkloadId { namespace, kind, name }, selector)
+        let Owner { kind, name } = owner;
+        let id = WorkloadId { namespace: pod.namespace.to_string(), kind: kind.to_string(), name: name.to_string() };
+        (id, selector.filter(|s| !s.is_empty()).unwrap_or_else(own))
     }
 }
 
-fn controller_of(meta: &Meta) -> Option<(&str, &str)> {
+pub(super) fn controller_of(meta: &Meta, pool: &mut Pool) -> Option<Owner> {
     let owner = meta.owner_references.iter().find(|o| o.controller).or(meta.owner_references.first())?;
     // A static pod is "owned" by its node, which is no workload.
-    (owner.kind != "Node").then_some((owner.kind.as_str(), owner.name.as_str()))
+    (owner.kind != "Node").then(|| Owner { kind: pool.word(&owner.kind), name: pool.word(&owner.name) })
 }
 
 fn proxy(spec: &PodSpec) -> Option<&Container> {

@@ -117,7 +117,7 @@ impl Builder {
             .map(|p| MeshPod {
                 namespace: p.metadata.namespace.clone(),
                 name: p.metadata.name.clone(),
-                labels: Arc::new(p.metadata.labels.clone()),
+                labels: Arc::clone(&p.metadata.labels),
                 addresses: kube::addresses(p),
                 ready: p.is_ready(),
             })
@@ -255,7 +255,7 @@ impl Builder {
                     let spec = object
                         .filter(|_| s.registry == Registry::Kubernetes)
                         .and_then(|o| o.spec.ports.iter().find(|x| x.port == port.number && x.name == port.name));
-                    let target = spec.map_or(Some(port.number), |x| kube::target_port(x, p));
+                    let target = spec.map_or(Some(port.number), |x| kube::target_port(x, kube::named_ports(p)));
                     let Some(target) = target else { continue };
                     let key = (s.namespace.clone(), p.metadata.name.clone());
                     mesh.targets.entry(key).or_default().push(Target { service: i as u32, port: port.number, target });

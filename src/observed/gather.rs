@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup};
@@ -29,7 +30,7 @@ pub mod counter {
     pub const ASKED: &str = "names-dropped";
 }
 
-type PodKey = (String, String, Time);
+type PodKey = (String, Arc<str>, Time);
 
 /// Merges observations into the next batch.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use sidecarta_capture::observation::{DnsName, InterfaceSpan, Lookup};
@@ -9,17 +10,17 @@ use crate::model::{DataPlane, WorkloadId};
 
 pub(crate) fn pod(name: &str) -> Pod {
     Pod {
-        name: name.to_owned(),
-        uid: format!("uid-{name}"),
+        name: name.into(),
+        uid: format!("uid-{name}").into(),
         workload: WorkloadId { namespace: "shop".to_owned(), kind: "Deployment".to_owned(), name: name.to_owned() },
-        labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
-        selector: BTreeMap::new(),
+        labels: Arc::new(BTreeMap::from([("app".to_owned(), name.to_owned())])),
+        selector: Arc::default(),
         data_plane: DataPlane::Sidecar,
         start: Time(1),
         end: Time::MAX,
-        addresses: vec![IpAddr::from([10, 0, 0, 1])],
-        node: "n1".to_owned(),
-        capture: crate::cluster::CaptureScope::default(),
+        addresses: [IpAddr::from([10, 0, 0, 1])].into(),
+        node: "n1".into(),
+        capture: Arc::default(),
     }
 }
 
@@ -118,7 +119,7 @@ struct Sum {
 fn sum(batches: &[Observed]) -> Sum {
     let mut sum = Sum::default();
     for batch in batches {
-        let name = |pod: u32| batch.pods[pod as usize].name.clone();
+        let name = |pod: u32| batch.pods[pod as usize].name.to_string();
         for e in &batch.edges {
             let edge = Edge { pod: 0, ..e.clone() };
             sum.edges.entry((name(e.pod), e.call.clone())).and_modify(|known| known.merge(&edge)).or_insert(edge);

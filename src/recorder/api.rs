@@ -226,7 +226,7 @@ fn read(body: &[u8], packed: bool, node: Option<&str>) -> Result<(Observed, Vec<
         if batch.node != node || !batch.id.source.starts_with(&own) {
             return Err(lie(format!("the batch says that it is of {} ({})", batch.node, batch.id.source)));
         }
-        if let Some(pod) = batch.pods.iter().find(|p| p.node != node) {
+        if let Some(pod) = batch.pods.iter().find(|p| *p.node != *node) {
             return Err(lie(format!("the pod {}/{} is on {:?}", pod.workload.namespace, pod.name, pod.node)));
         }
     }
@@ -239,7 +239,7 @@ fn read(body: &[u8], packed: bool, node: Option<&str>) -> Result<(Observed, Vec<
 fn truthful(batch: &Observed, cluster: &Cluster) -> Result<(), Refusal> {
     for pod in &batch.pods {
         let known = cluster.pods_named(&pod.workload.namespace, &pod.name);
-        if !known.is_empty() && !known.iter().any(|k| k.node == batch.node || k.node.is_empty()) {
+        if !known.is_empty() && !known.iter().any(|k| *k.node == *batch.node || k.node.is_empty()) {
             let (namespace, name, node) = (&pod.workload.namespace, &pod.name, &batch.node);
             return Err(Refusal::new(StatusCode::FORBIDDEN, format!("the pod {namespace}/{name} does not run on {node}")));
         }

@@ -161,7 +161,7 @@ fn wildcard_entries_keep_the_host_as_listed() {
 fn an_address_belongs_to_a_pod_only_from_its_start_to_its_end() {
     let cluster = cluster();
     let at = |text: &str| match attribute(&cluster, "10.1.0.6".parse().unwrap(), text.parse().unwrap()) {
-        Attribution::Pod(pod) => pod.name.clone(),
+        Attribution::Pod(pod) => pod.name.to_string(),
         other => format!("{other:?}"),
     };
     assert_eq!(at("2025-12-31T23:59:59Z"), "UnknownPod");

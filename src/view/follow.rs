@@ -77,18 +77,21 @@ where
         };
         match event {
             Some(Ok(Event::Init)) => listed = Some(Vec::new()),
-            Some(Ok(Event::InitApply(object))) => listed.get_or_insert_default().push(kind.seen(object)),
+            Some(Ok(Event::InitApply(object))) => {
+                let seen = kind.seen(object, &mut shared.pool());
+                listed.get_or_insert_default().push(shared.known().familiar(kind.name, seen));
+            }
             Some(Ok(Event::InitDone)) => {
                 let objects = listed.take().unwrap_or_default();
                 tracing::debug!(kind = kind.name, objects = objects.len(), "listed");
                 shared.change(|known| known.replace(kind.name, objects));
             }
             Some(Ok(Event::Apply(object))) => {
-                let seen = kind.seen(object);
+                let seen = kind.seen(object, &mut shared.pool());
                 shared.change(|known| known.put(kind.name, seen));
             }
             Some(Ok(Event::Delete(object))) => {
-                let seen = kind.seen(object);
+                let seen = kind.seen(object, &mut shared.pool());
                 shared.change(|known| known.delete(kind.name, seen));
             }
             Some(Err(error)) => return end(&error),

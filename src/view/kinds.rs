@@ -2,8 +2,7 @@
 //! broken one spoils nothing else.
 
 use std::borrow::Cow;
-use std::fmt::{self, Debug, Write as _};
-use std::hash::{Hash as _, Hasher as _};
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -15,8 +14,8 @@ use serde::{Deserialize, Deserializer};
 use tokio::task::JoinSet;
 
 use super::{Shared, follow};
-use crate::cluster::Builder;
 use crate::cluster::objects::{Controller, EndpointSlice, Node, Pod, Service, ServiceEntry};
+use crate::cluster::{Builder, ControllerBrief, PodBrief, Pool};
 
 /// A kind, and the type that its objects are read as.
 pub(super) struct Kind<T> {
@@ -24,7 +23,7 @@ pub(super) struct Kind<T> {
     group: &'static str,
     version: &'static str,
     plural: &'static str,
-    wrap: fn(T) -> Object,
+    wrap: fn(T, &mut Pool) -> Object,
 }
 
 const fn kind<T>(
@@ -32,22 +31,18 @@ const fn kind<T>(
     group: &'static str,
     version: &'static str,
     plural: &'static str,
-    wrap: fn(T) -> Object,
+    wrap: fn(T, &mut Pool) -> Object,
 ) -> Kind<T> {
     Kind { name, group, version, plural, wrap }
 }
 
-pub(super) const PODS: Kind<Pod> = kind("Pod", "", "v1", "pods", |mut o: Pod| {
-    // Of the rest nobody asks, and it can be long.
-    o.metadata.annotations.retain(|name, _| name.contains("istio.io/") && name != "sidecar.istio.io/status");
-    Object::Pod(Arc::new(o))
-});
-const SERVICES: Kind<Service> = kind("Service", "", "v1", "services", |o| Object::Service(Arc::new(o)));
+pub(super) const PODS: Kind<Pod> = kind("Pod", "", "v1", "pods", |o, pool| Object::Pod(Arc::new(PodBrief::new(&o, pool))));
+const SERVICES: Kind<Service> = kind("Service", "", "v1", "services", |o, pool| Object::Service(Arc::new(pool.service(o))));
 const SLICES: Kind<EndpointSlice> =
-    kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", |o| Object::Slice(Arc::new(o)));
-const NODES: Kind<Node> = kind("Node", "", "v1", "nodes", |o| Object::Node(Arc::new(o)));
+    kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", |o, pool| Object::Slice(Arc::new(pool.slice(o))));
+const NODES: Kind<Node> = kind("Node", "", "v1", "nodes", |o, _| Object::Node(Arc::new(o)));
 const ENTRIES: Kind<ServiceEntry> =
-    kind("ServiceEntry", "networking.istio.io", "v1", "serviceentries", |o| Object::Entry(Arc::new(o)));
+    kind("ServiceEntry", "networking.istio.io", "v1", "serviceentries", |o, _| Object::Entry(Arc::new(o)));
 const CONTROLLERS: [Kind<Controller>; 6] = [
     kind("ReplicaSet", "apps", "v1", "replicasets", controller),
     kind("Deployment", "apps", "v1", "deployments", controller),
@@ -57,9 +52,8 @@ const CONTROLLERS: [Kind<Controller>; 6] = [
     kind("CronJob", "batch", "v1", "cronjobs", controller),
 ];
 
-fn controller(mut object: Controller) -> Object {
-    object.metadata.annotations.clear();
-    Object::Controller(Arc::new(object))
+fn controller(object: Controller, pool: &mut Pool) -> Object {
+    Object::Controller(Arc::new(ControllerBrief::new(object, pool)))
 }
 
 /// Watches every kind of the whole cluster.
@@ -91,57 +85,53 @@ impl<T: DeserializeOwned + Clone + Debug + Send + Sync + 'static> Kind<T> {
         if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
     }
 
-    pub(super) fn seen(&self, slim: Slim<T>) -> Seen {
+    /// What the indexes need of an object, sharing with others what they have in common.
+    pub(super) fn seen(&self, slim: Slim<T>, pool: &mut Pool) -> Seen {
         let Slim { meta, object } = slim;
-        let key = (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default());
-        Seen { key, uid: meta.uid.unwrap_or_default(), object: object.map(self.wrap) }
+        let (name, uid) = (meta.name.unwrap_or_default(), meta.uid.unwrap_or_default());
+        let object = object.map(|o| (self.wrap)(o, pool));
+        let (name, uid) = match &object {
+            Ok(Object::Pod(pod)) => (Arc::clone(&pod.name), Arc::clone(&pod.uid)),
+            Ok(Object::Controller(controller)) => (Arc::clone(&controller.name), uid.into()),
+            _ => (name.into(), uid.into()),
+        };
+        Seen { key: (pool.word(&meta.namespace.unwrap_or_default()), name), uid, object }
     }
 }
 
 /// An object as far as the indexes need it. The builder shares it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Object {
-    Pod(Arc<Pod>),
+    Pod(Arc<PodBrief>),
     Service(Arc<Service>),
     Slice(Arc<EndpointSlice>),
     Node(Arc<Node>),
     Entry(Arc<ServiceEntry>),
-    Controller(Arc<Controller>),
+    Controller(Arc<ControllerBrief>),
 }
 
 impl Object {
     pub(super) fn feed(self, kind: &str, builder: &mut Builder) {
         match self {
-            Self::Pod(o) => builder.pod(o),
-            Self::Service(o) => builder.service(o),
-            Self::Slice(o) => builder.slice(o),
+            Self::Pod(o) => builder.brief(o, None),
+            Self::Service(o) => builder.shared_service(o),
+            Self::Slice(o) => builder.shared_slice(o, None),
             Self::Node(o) => builder.node(Node::clone(&o)),
             Self::Entry(o) => builder.entry(o),
-            Self::Controller(o) => builder.controller(kind, Controller::clone(&o)),
+            Self::Controller(o) => builder.shared_controller(kind, o),
         }
-    }
-
-    /// Tells whether a new version changes anything: most only renew a heartbeat or a count, which no index holds.
-    pub(super) fn digest(&self) -> u64 {
-        struct Into(foldhash::quality::FoldHasher<'static>);
-        impl fmt::Write for Into {
-            fn write_str(&mut self, s: &str) -> fmt::Result {
-                s.hash(&mut self.0);
-                Ok(())
-            }
-        }
-        let mut into = Into(std::hash::BuildHasher::build_hasher(&foldhash::quality::FixedState::default()));
-        let _ = write!(into, "{self:?}");
-        into.0.finish()
     }
 }
+
+/// Namespace and name.
+pub(super) type Key = (Arc<str>, Arc<str>);
 
 /// A version of an object, as a watch tells it.
 #[derive(Debug)]
 pub(super) struct Seen {
     /// Namespace and name.
-    pub key: (String, String),
-    pub uid: String,
+    pub key: Key,
+    pub uid: Arc<str>,
     /// Or why it cannot be read.
     pub object: Result<Object, String>,
 }

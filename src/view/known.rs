@@ -6,18 +6,15 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::former::Former;
-use super::kinds::{Object, Seen};
+use super::kinds::{Key, Object, Seen};
 use super::{KindStatus, REMEMBERED, Status};
 use crate::clock::now;
-use crate::cluster::Builder;
-use crate::cluster::objects::{EndpointSlice, Pod, addresses};
+use crate::cluster::objects::EndpointSlice;
+use crate::cluster::{Builder, PodBrief};
 use crate::model::Time;
 
 /// The kind that nothing works without.
 pub(super) const PODS: &str = "Pod";
-
-/// Namespace and name.
-type Key = (String, String);
 
 /// Everything known.
 #[derive(Debug, Default)]
@@ -36,9 +33,8 @@ struct Kind {
 
 #[derive(Debug)]
 struct Entry {
-    uid: String,
+    uid: Arc<str>,
     object: Object,
-    digest: u64,
 }
 
 /// How a kind does.
@@ -76,8 +72,7 @@ impl State {
 /// A pod that was deleted, or that gave up its addresses.
 #[derive(Debug)]
 struct Gone {
-    uid: String,
-    pod: Arc<Pod>,
+    pod: Arc<PodBrief>,
     until: Time,
     forget: Instant,
 }
@@ -86,7 +81,7 @@ struct Gone {
 #[derive(Debug)]
 pub(super) struct Input {
     objects: Vec<(&'static str, Object)>,
-    gone: Vec<(Arc<Pod>, Time)>,
+    gone: Vec<(Arc<PodBrief>, Time)>,
     former: Vec<(Arc<EndpointSlice>, Time)>,
     /// Nothing is missing that can be had.
     pub settled: bool,
@@ -97,10 +92,10 @@ pub(super) struct Input {
 impl Input {
     pub(super) fn feed(self, builder: &mut Builder) {
         for (pod, until) in self.gone {
-            builder.pod_until(pod, until);
+            builder.brief(pod, Some(until));
         }
         for (slice, until) in self.former {
-            builder.slice_until(slice, until);
+            builder.shared_slice(slice, Some(until));
         }
         for (kind, object) in self.objects {
             object.feed(kind, builder);
@@ -158,6 +153,17 @@ impl Known {
         changed
     }
 
+    /// An object as it is known already, where it is: a list must not stand in memory beside what is known.
+    pub(super) fn familiar(&self, kind: &str, seen: Seen) -> Seen {
+        let known = self.kinds.get(kind).and_then(|of| of.objects.get_key_value(&seen.key));
+        match known {
+            Some((key, entry)) if entry.uid == seen.uid && seen.object.as_ref().is_ok_and(|o| *o == entry.object) => {
+                Seen { key: key.clone(), uid: Arc::clone(&entry.uid), object: Ok(entry.object.clone()) }
+            }
+            _ => seen,
+        }
+    }
+
     /// A new object, or a new version of one.
     pub(super) fn put(&mut self, kind: &str, seen: Seen) -> bool {
         let Some(of) = self.kinds.get_mut(kind) else { return false };
@@ -166,7 +172,7 @@ impl Known {
             Ok(object) => object,
             Err(why) => {
                 self.broken += 1;
-                tracing::warn!(kind, namespace = key.0, name = key.1, "cannot be read and is left as it was: {why}");
+                tracing::warn!(kind, namespace = &*key.0, name = &*key.1, "cannot be read and is left as it was: {why}");
                 // What was known of another object of this name is over.
                 if of.objects.get(&key).is_none_or(|old| old.uid == uid) {
                     return false;
@@ -180,8 +186,8 @@ impl Known {
         };
         let old = of.objects.remove(&key);
         let object = old.as_ref().filter(|old| old.uid == uid).map_or(object.clone(), |old| keep_addresses(object, &old.object));
-        let digest = object.digest();
-        let changed = old.as_ref().is_none_or(|old| old.uid != uid || old.digest != digest);
+        // Most versions only renew a heartbeat or a count, which no index holds.
+        let changed = old.as_ref().is_none_or(|old| old.uid != uid || old.object != object);
         if let Some(old) = &old {
             self.former.part(&old.object, Some(&object));
         }
@@ -190,9 +196,9 @@ impl Known {
         }
         if let Object::Pod(pod) = &object {
             // A list may be older than a deletion that was told before.
-            self.gone.retain(|g| g.uid != uid || uid.is_empty() || addresses(&g.pod) != addresses(pod));
+            self.gone.retain(|g| g.pod.uid != uid || uid.is_empty() || g.pod.addresses != pod.addresses);
         }
-        of.objects.insert(key, Entry { uid, object, digest });
+        of.objects.insert(key, Entry { uid, object });
         changed
     }
 
@@ -264,20 +270,19 @@ impl Former {
 /// Remembers a pod for those of its packets that are yet to be told.
 fn retire(gone: &mut Vec<Gone>, entry: Entry) {
     if let Object::Pod(pod) = entry.object
-        && !pod.spec.host_network
-        && !addresses(&pod).is_empty()
+        && !pod.host_network
+        && !pod.addresses.is_empty()
     {
-        gone.push(Gone { uid: entry.uid, pod, until: now(), forget: Instant::now() + REMEMBERED });
+        gone.push(Gone { pod, until: now(), forget: Instant::now() + REMEMBERED });
     }
 }
 
 /// A pod that has ended may lose its addresses in the API before it is deleted; what it sent is still its own.
 fn keep_addresses(object: Object, old: &Object) -> Object {
     match (object, old) {
-        (Object::Pod(pod), Object::Pod(old)) if addresses(&pod).is_empty() => {
+        (Object::Pod(pod), Object::Pod(old)) if pod.addresses.is_empty() => {
             let mut pod = Arc::unwrap_or_clone(pod);
-            pod.status.pod_ip.clone_from(&old.status.pod_ip);
-            pod.status.pod_ips.clone_from(&old.status.pod_ips);
+            pod.addresses = Arc::clone(&old.addresses);
             Object::Pod(Arc::new(pod))
         }
         (object, _) => object,
@@ -287,10 +292,7 @@ fn keep_addresses(object: Object, old: &Object) -> Object {
 /// Whether a pod gave up an address that it had: a new sandbox gets new ones.
 fn moved(old: &Object, new: &Object) -> bool {
     match (old, new) {
-        (Object::Pod(old), Object::Pod(new)) => {
-            let new = addresses(new);
-            addresses(old).iter().any(|a| !new.contains(a))
-        }
+        (Object::Pod(old), Object::Pod(new)) => old.addresses.iter().any(|a| !new.addresses.contains(a)),
         _ => false,
     }
 }
@@ -298,13 +300,14 @@ fn moved(old: &Object, new: &Object) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::Pool;
 
     fn seen(uid: &str, phase: &str) -> Seen {
         let object = serde_json::json!({
             "metadata": {"name": "p", "namespace": "n", "uid": uid}, "status": {"phase": phase, "podIP": "10.0.0.1"},
         });
-        let object = Object::Pod(Arc::new(serde_json::from_value(object).unwrap()));
-        Seen { key: ("n".to_owned(), "p".to_owned()), uid: uid.to_owned(), object: Ok(object) }
+        let pod = PodBrief::new(&serde_json::from_value(object).unwrap(), &mut Pool::default());
+        Seen { key: ("n".into(), "p".into()), uid: uid.into(), object: Ok(Object::Pod(Arc::new(pod))) }
     }
 
     fn synced() -> Known {
@@ -344,6 +347,18 @@ mod tests {
         assert!(known.replace("Pod", vec![seen("a", "Running")]));
         let input = known.input(Instant::now());
         assert_eq!((input.objects.len(), input.gone.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_a_new_list_tells_and_is_known_is_not_kept_twice() {
+        let mut known = synced();
+        known.put("Pod", seen("a", "Running"));
+        let same = |seen: &Seen| match (&known.kinds["Pod"].objects[&seen.key].object, &seen.object) {
+            (Object::Pod(known), Ok(Object::Pod(listed))) => Arc::ptr_eq(known, listed),
+            _ => false,
+        };
+        assert!(!same(&seen("a", "Running")) && same(&known.familiar("Pod", seen("a", "Running"))));
+        assert!(!same(&known.familiar("Pod", seen("a", "Failed"))) && !same(&known.familiar("Pod", seen("b", "Running"))));
     }
 
     #[test]

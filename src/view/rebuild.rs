@@ -37,6 +37,7 @@ pub(super) async fn keep(
             () = pause(shared, forget, not_before) => {}
         }
         let input = shared.known().input(Instant::now());
+        shared.pool().sweep();
         let settled = input.settled;
         forget = input.forget;
         let domain = domain.map(str::to_owned);

@@ -5,6 +5,7 @@
 
 pub mod cases;
 pub mod disk;
+pub mod rights;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::fake::Server;
-use crate::netns::{inside, possible};
-use crate::world::{Agent, REQUEST, World, ask, call, eventually, expected, metric, serve};
+use crate::netns::inside;
+use crate::world::{Agent, REQUEST, World, ask, call, eventually, expected, metric, possible, serve};
 
 /// An API server on the node's loopback address.
 struct Api {

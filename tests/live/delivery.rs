@@ -9,8 +9,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::netns::{Net, possible};
-use crate::world::{REQUEST, World, call, eventually, expected, serve};
+use crate::netns::Net;
+use crate::world::{REQUEST, World, call, eventually, expected, possible, serve};
 
 /// One client, and three services of one pod.
 fn shop() -> (World, Net) {

@@ -4,8 +4,7 @@
 
 use serde_json::json;
 
-use crate::netns::possible;
-use crate::world::{REQUEST, World, ask, call, eventually, expected, metric};
+use crate::world::{REQUEST, World, ask, call, eventually, expected, metric, possible};
 
 /// `CAP_NET_RAW` alone (include/uapi/linux/capability.h: 13).
 const NET_RAW: u64 = 1 << 13;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::netns::{Net, inside, possible};
-use crate::world::{World, call, eventually, expected, serve};
+use crate::netns::{Net, inside};
+use crate::world::{World, call, eventually, expected, possible, serve};
 
 /// A message with one question for an address (RFC 1035 §4.1).
 fn question(id: u16, name: &str) -> Vec<u8> {

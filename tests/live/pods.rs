@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::netns::{inside, possible};
-use crate::world::{REQUEST, World, call, expected, serve};
+use crate::netns::inside;
+use crate::world::{REQUEST, World, call, expected, possible, serve};
 
 /// Pods behind a bridge and on routes of their own, calling each other by IPv4 and IPv6.
 fn every_kind_of_network(more: &str) {

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::netns::{Net, inside, possible};
-use crate::world::{REQUEST, World, call, eventually, exchange, expected, metric, serve};
+use crate::netns::{Net, inside};
+use crate::world::{REQUEST, World, call, eventually, exchange, expected, metric, possible, serve};
 
 /// Answers one request per connection as an HTTP server does, on a few threads.
 fn serve_many(net: &Net, address: &str) {

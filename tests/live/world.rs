@@ -11,8 +11,20 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::common::rights::{not_run, rooted};
 use crate::common::{expect, run};
-use crate::netns::{Net, Node, inside};
+use crate::netns::{Net, Node, inside, installed};
+
+/// Whether the calling test can make network namespaces and goes on. Without root it is run in a user namespace instead. In CI one of
+/// both must be; elsewhere it is said that the test did not run.
+pub fn possible() -> bool {
+    const WHAT: &str = "network namespaces";
+    if !installed() {
+        not_run(WHAT, "there is no command `ip`; install iproute2");
+        return false;
+    }
+    rooted(WHAT)
+}
 
 /// A node, and what its cluster's API server would say.
 pub struct World {

@@ -5,9 +5,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
+};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
@@ -17,6 +19,16 @@ const GROUP_LINK: u32 = 1;
 const BUFFER: usize = 64 * 1024;
 /// The kernel's buffer for changes not read yet: a node that starts a hundred pods at once sends some thousand messages.
 const KERNEL_BUFFER: i32 = 1024 * 1024;
+
+// Messages (include/uapi/linux/rtnetlink.h) and attributes (include/uapi/linux/if_link.h).
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+/// Bytes of `struct ifinfomsg`, which attributes follow.
+const HEADER: usize = 16;
 
 /// An interface of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,8 +113,7 @@ impl Links {
             }
             let mut rest = &self.buffer[..];
             while let Some((length, next)) = split(rest) {
-                // A message that cannot be read is of a kernel newer than the parser: the list tells the rest.
-                if let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]) {
+                if let Ok(message) = NetlinkMessage::<Heard>::deserialize(&rest[..length]) {
                     self.message(message, sink);
                 }
                 rest = next;
@@ -110,14 +121,10 @@ impl Links {
         }
     }
 
-    fn message(&self, message: NetlinkMessage<RouteNetlinkMessage>, sink: &mut impl FnMut(Change)) {
+    fn message(&self, message: NetlinkMessage<Heard>, sink: &mut impl FnMut(Change)) {
         match message.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                if let Some(link) = read(&link) {
-                    sink(Change::There(link));
-                }
-            }
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => sink(Change::Gone(link.header.index)),
+            NetlinkPayload::InnerMessage(Heard::New(link)) => sink(Change::There(link)),
+            NetlinkPayload::InnerMessage(Heard::Gone(index)) => sink(Change::Gone(index)),
             NetlinkPayload::Done(_) if message.header.sequence_number == self.sequence => sink(Change::Listed),
             // The list was interrupted by changes (NLM_F_DUMP_INTR) or refused.
             NetlinkPayload::Error(e) if e.code.is_some() => sink(Change::Lost),
@@ -141,22 +148,100 @@ fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
     Some((length, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-fn read(message: &LinkMessage) -> Option<Link> {
+/// What is heard of links. Of a link's attributes only those are read that tell whose it is: a parser that reads all of them gives up
+/// the whole message where a newer kernel says one thing differently, and the interface would be missed without a word.
+enum Heard {
+    New(Link),
+    Gone(u32),
+    Other,
+}
+
+impl NetlinkDeserializable for Heard {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        match header.message_type {
+            RTM_NEWLINK => Ok(link(payload)?.map_or(Self::Other, Self::New)),
+            RTM_DELLINK => Ok(Self::Gone(LinkHeader::parse(payload)?.index)),
+            _ => Ok(Self::Other),
+        }
+    }
+}
+
+fn link(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
+    let header = LinkHeader::parse(payload)?;
     let (mut name, mut elsewhere, mut pair) = (None, false, false);
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(n) => name = Some(n.clone()),
-            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
-            LinkAttribute::LinkInfo(infos) => {
-                pair |= infos.iter().any(|i| matches!(i, LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit)));
+    for attribute in NlasIterator::new(payload.get(HEADER..).unwrap_or_default()) {
+        let attribute = attribute?;
+        match attribute.kind() {
+            IFLA_IFNAME => name = Some(String::from_utf8_lossy(word(attribute.value())).into_owned()),
+            IFLA_LINK_NETNSID => elsewhere = true,
+            IFLA_LINKINFO => {
+                for info in NlasIterator::new(attribute.value()) {
+                    let info = info?;
+                    pair |= info.kind() == IFLA_INFO_KIND && matches!(word(info.value()), b"veth" | b"netkit");
+                }
             }
             _ => {}
         }
     }
-    Some(Link {
-        index: message.header.index,
-        name: name?,
-        leads_elsewhere: pair && elsewhere,
-        up: message.header.flags.contains(LinkFlags::Up),
-    })
+    let up = header.flags.contains(LinkFlags::Up);
+    Ok(name.map(|name| Link { index: header.index, name, leads_elsewhere: pair && elsewhere, up }))
+}
+
+/// A string as the kernel ends it.
+fn word(bytes: &[u8]) -> &[u8] {
+    bytes.split(|b| *b == 0).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An attribute (`struct nlattr`, include/uapi/linux/netlink.h), padded.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = [(4 + value.len() as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    /// What the kernel tells of a link: `struct ifinfomsg`, its name, where its peer is, and its kind with what that has to say.
+    fn told(elsewhere: bool, kind: &[u8], data: &[u8]) -> Option<Link> {
+        let info = attribute(18, &[attribute(1, kind), attribute(2, data)].concat());
+        let peer = if elsewhere { attribute(37, &0i32.to_ne_bytes()) } else { Vec::new() };
+        let mut body = [0u8, 0, 1, 0].to_vec();
+        body.extend(7i32.to_ne_bytes());
+        body.extend([1u32.to_ne_bytes(), [0; 4]].concat());
+        body.extend([attribute(3, b"lxc1\0"), peer, info].concat());
+        let mut bytes = (16 + body.len() as u32).to_ne_bytes().to_vec();
+        bytes.extend([16u16.to_ne_bytes(), [0; 2]].concat());
+        bytes.extend([0; 8]);
+        bytes.extend(body);
+        match NetlinkMessage::<Heard>::deserialize(&bytes).unwrap().payload {
+            NetlinkPayload::InnerMessage(Heard::New(link)) => Some(link),
+            _ => None,
+        }
+    }
+
+    /// As `netkit_fill_info` (drivers/net/netkit.c) tells of a primary device in L3 mode, with attributes of the newest kernels: primary,
+    /// policy, mode, scrub, headroom, tailroom, the peer's policy and scrub, and one that no parser knows.
+    fn netkit() -> Vec<u8> {
+        let number = |kind, n: u32| attribute(kind, &n.to_ne_bytes());
+        let all = [attribute(2, &[1]), number(3, 0), number(5, 1), number(6, 1), number(4, 2), number(7, 0), number(99, 1)];
+        let room = [attribute(8, &0u16.to_ne_bytes()), attribute(9, &0u16.to_ne_bytes())];
+        [all.concat(), room.concat()].concat()
+    }
+
+    #[test]
+    fn a_pair_whose_other_end_is_elsewhere_leads_to_a_pod() {
+        let link = Link { index: 7, name: "lxc1".to_owned(), leads_elsewhere: true, up: true };
+        assert_eq!(told(true, b"veth\0", b"").unwrap(), link);
+        assert_eq!(told(true, b"netkit\0", &netkit()).unwrap(), link);
+        assert_eq!(told(true, b"netkit\0", b"\x03\0").unwrap(), link, "whatever a kernel has to say of its kind");
+        for (elsewhere, kind) in [(false, &b"veth\0"[..]), (false, b"netkit\0"), (true, b"vlan\0"), (true, b"macvlan\0")] {
+            let link = told(elsewhere, kind, b"").unwrap();
+            assert!(!link.leads_elsewhere, "{kind:?}");
+        }
+    }
 }

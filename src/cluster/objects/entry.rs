@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Meta, nullable};
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct ServiceEntry {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
@@ -15,7 +15,7 @@ pub(crate) struct ServiceEntry {
     pub status: ServiceEntryStatus,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ServiceEntrySpec {
     #[serde(default, deserialize_with = "nullable")]
@@ -36,7 +36,7 @@ pub(crate) struct ServiceEntrySpec {
     pub workload_selector: Option<WorkloadSelector>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct ServiceEntryPort {
     pub number: u16,
     #[serde(default, deserialize_with = "nullable")]
@@ -46,13 +46,13 @@ pub(crate) struct ServiceEntryPort {
 }
 
 /// `networking.istio.io` `WorkloadSelector`: labels, all of which a pod must have.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct WorkloadSelector {
     #[serde(default, deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct WorkloadEntry {
     #[serde(default, deserialize_with = "nullable")]
     pub address: String,
@@ -60,13 +60,13 @@ pub(crate) struct WorkloadEntry {
     pub labels: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct ServiceEntryStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub addresses: Vec<EntryAddress>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct EntryAddress {
     #[serde(default, deserialize_with = "nullable")]
     pub value: String,

@@ -1,0 +1,148 @@
+//! What of a pod and of a controller the indexes are made of. Of a pod as the API tells it this is a tenth; a live view of a whole
+//! cluster keeps nothing else.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::objects::{self, Meta, address, addresses, named_ports};
+use super::owners::{Owner, controller_of, data_plane, stable};
+use super::pool::{Labels, Pool};
+use super::{CaptureScope, Time};
+use crate::model::DataPlane;
+
+/// API times have whole seconds.
+pub(super) const SECOND: i64 = 1_000_000_000;
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PodBrief {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub uid: Arc<str>,
+    pub labels: Labels,
+    pub owner: Option<Owner>,
+    pub data_plane: DataPlane,
+    pub host_network: bool,
+    pub capture: Arc<CaptureScope>,
+    pub node: Arc<str>,
+    pub host: Option<IpAddr>,
+    /// The first one first.
+    pub addresses: Arc<[IpAddr]>,
+    /// Ports that have a name, for Services whose endpoints are derived.
+    pub ports: Box<[(Arc<str>, u16)]>,
+    life: Life,
+}
+
+/// What tells when a pod held its addresses.
+#[derive(Clone, Debug, PartialEq)]
+struct Life {
+    start: Time,
+    /// Its phase says that it has ended.
+    terminal: bool,
+    /// All its containers have ended, or none is known.
+    over: bool,
+    /// End of its last container.
+    finished: Option<Time>,
+    deletion: Option<Time>,
+}
+
+/// When a pod held its addresses.
+pub(super) struct Interval {
+    pub start: Time,
+    pub end: Time,
+    /// The end is that of its last container, not when somebody noticed.
+    pub exact: bool,
+}
+
+impl PodBrief {
+    pub(crate) fn new(pod: &objects::Pod, pool: &mut Pool) -> Self {
+        let objects::Pod { metadata, spec, status } = pod;
+        let containers = &status.container_statuses;
+        let life = Life {
+            start: status.start_time.or(metadata.creation_timestamp).unwrap_or(Time::MIN),
+            terminal: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+            over: containers.iter().all(|s| s.state.terminated.is_some()),
+            finished: containers.iter().filter_map(|s| s.state.terminated.as_ref()?.finished_at).max(),
+            deletion: metadata.deletion_timestamp,
+        };
+        Self {
+            namespace: pool.word(&metadata.namespace),
+            name: metadata.name.as_str().into(),
+            uid: metadata.uid.as_str().into(),
+            labels: pool.labels(Arc::clone(&metadata.labels)),
+            owner: controller_of(metadata, pool),
+            data_plane: if spec.host_network { DataPlane::HostNetwork } else { data_plane(pod) },
+            host_network: spec.host_network,
+            capture: pool.capture(capture_scope(metadata)),
+            node: pool.word(&spec.node_name),
+            host: address(&status.host_ip),
+            addresses: addresses(pod).into(),
+            ports: named_ports(pod).map(|(name, number)| (pool.word(name), number)).collect(),
+            life,
+        }
+    }
+
+    /// From its start to its deletion, or, for one that ended, to the end of its last container.
+    pub(super) fn interval(&self, deleted: Option<Time>) -> Interval {
+        let Life { start, terminal, over, finished, deletion } = self.life;
+        // The last status of a deleted pod may still say that it runs, while all its containers have ended.
+        let terminal = terminal || deleted.is_some() && over;
+        let end = match (terminal, finished, deletion) {
+            (true, Some(finished), _) => finished,
+            // deletionTimestamp is when the grace period ends at the latest.
+            (_, _, Some(deleted)) => deleted,
+            // It has ended, nobody says when: what it sent before is still its own, as long as nobody else has the address.
+            _ => Time::MAX,
+        };
+        // The last second belongs to the pod.
+        let end = if end == Time::MAX { end } else { Time(end.0.saturating_add(SECOND)) };
+        let end = deleted.map_or(end, |d| d.min(end)).max(start);
+        Interval { start, end, exact: terminal && finished.is_some() }
+    }
+}
+
+/// A controller of pods, or of controllers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ControllerBrief {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub owner: Option<Owner>,
+    /// Labels that select its pods across rollouts.
+    pub selector: Labels,
+}
+
+impl ControllerBrief {
+    pub(crate) fn new(controller: objects::Controller, pool: &mut Pool) -> Self {
+        let objects::Controller { metadata, spec } = controller;
+        let own = stable(&spec.selector.match_labels);
+        // A Job selects by its own UID, a CronJob not at all: their pods' stable labels come from the template.
+        let selector = if own.is_empty() {
+            let template = if spec.template.metadata.labels.is_empty() { spec.job_template.spec.template } else { spec.template };
+            stable(&template.metadata.labels)
+        } else {
+            own
+        };
+        Self {
+            namespace: pool.word(&metadata.namespace),
+            name: pool.word(&metadata.name),
+            owner: controller_of(&metadata, pool),
+            selector: pool.labels(Arc::new(selector)),
+        }
+    }
+}
+
+/// Annotations of `istio-iptables` (`traffic.sidecar.istio.io/…`): what the proxy does not see is no matter of its Sidecar.
+fn capture_scope(meta: &Meta) -> CaptureScope {
+    let get = |name: &str| meta.annotations.get(&format!("traffic.sidecar.istio.io/{name}")).map(String::as_str);
+    let ranges = |text: &str| -> Vec<IpNet> { text.split(',').filter_map(|r| r.trim().parse().ok()).collect() };
+    let ports = |text: &str| -> BTreeSet<u16> { text.split(',').filter_map(|p| p.trim().parse().ok()).collect() };
+    CaptureScope {
+        include_ranges: get("includeOutboundIPRanges").filter(|t| t.trim() != "*").map(ranges),
+        exclude_ranges: get("excludeOutboundIPRanges").map(ranges).unwrap_or_default(),
+        exclude_ports: get("excludeOutboundPorts").map(ports).unwrap_or_default(),
+        include_ports: get("includeOutboundPorts").map(ports).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,126 @@
+//! Devices that show less, or other frames, than a plain pod's: tagged frames, and hosts that the answers pass by.
+//!
+//! Tagged frames are put on the pods' interfaces as they are, so that the kernel needs no VLAN devices. What a netkit device's messages look
+//! like is tested beside their parser, as many kernels have none.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
+
+use std::process::Command;
+
+use etherparse::{EtherType, Ethernet2Header, Ipv4Header, SingleVlanHeader, TcpHeader, VlanId};
+use serde_json::json;
+
+use crate::netns::{Net, inside, ip};
+use crate::world::{REQUEST, World, call, expected, possible, serve};
+
+/// Puts frames on a pod's interface as they are.
+fn send(net: &Net, frames: Vec<Vec<u8>>) {
+    let send = move || {
+        let mut interface = pcap::Capture::from_device("eth0").unwrap().open().unwrap();
+        frames.iter().for_each(|frame| interface.sendpacket(frame.as_slice()).unwrap());
+    };
+    inside(&net.ns, send).join().unwrap();
+}
+
+/// A TCP segment in as many VLAN tags.
+fn tagged(tags: u16, from: ([u8; 4], u16), to: ([u8; 4], u16), set: impl FnOnce(&mut TcpHeader), payload: &[u8]) -> Vec<u8> {
+    let mut tcp = TcpHeader::new(from.1, to.1, 7, 64_000);
+    set(&mut tcp);
+    let ip = Ipv4Header::new((tcp.header_len() + payload.len()) as u16, 64, etherparse::IpNumber::TCP, from.0, to.0).unwrap();
+    // 802.1ad outside, 802.1Q inside.
+    let types: Vec<EtherType> =
+        (0..tags).map(|t| if t + 1 < tags { EtherType::PROVIDER_BRIDGING } else { EtherType::VLAN_TAGGED_FRAME }).collect();
+    let types = [types, vec![EtherType::IPV4]].concat();
+    let mut frame = Vec::new();
+    Ethernet2Header { source: [2, 0, 0, 0, 0, 1], destination: [2, 0, 0, 0, 0, 2], ether_type: types[0] }
+        .write(&mut frame)
+        .unwrap();
+    for (tag, ether_type) in (0..tags).zip(&types[1..]) {
+        let vlan_id = VlanId::try_new(100 + tag).unwrap();
+        SingleVlanHeader { pcp: Default::default(), drop_eligible_indicator: false, vlan_id, ether_type: *ether_type }
+            .write(&mut frame)
+            .unwrap();
+    }
+    ip.write(&mut frame).unwrap();
+    tcp.write(&mut frame).unwrap();
+    frame.extend(payload);
+    frame
+}
+
+/// Tagged frames of a call, as a pod with a VLAN of its own sends and gets them.
+fn tagged_frames_are_learned(tags: u16, more: &str) {
+    let mut world = World::new();
+    let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
+    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
+    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
+    world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
+    let (client, server) = (([10, 244, 1, 10], 40_000), ([10, 244, 1, 11], 8080));
+    let agent = world.agent(more);
+    send(&web, vec![tagged(tags, client, server, |t| t.syn = true, b"")]);
+    let answer = |t: &mut TcpHeader| (t.syn, t.ack, t.acknowledgment_number) = (true, true, 8);
+    send(&cart, vec![tagged(tags, server, client, answer, b"")]);
+    let data = |t: &mut TcpHeader| (t.sequence_number, t.ack, t.psh, t.acknowledgment_number) = (8, true, true, 8);
+    send(&web, vec![tagged(tags, client, server, data, REQUEST)]);
+    assert_eq!(agent.end(), Some(0));
+    assert_eq!(world.learned(), expected(&[("web -> cart:80", 1)]), "{:?}", world.counters());
+    let counters = world.counters();
+    assert_eq!((counters["connections"], counters["learned"]), (1, 1), "{counters:?}");
+    assert_eq!(world.evidence("http-authority", 80), ["cart"], "{:?}", world.rows());
+}
+
+#[test]
+fn frames_with_a_vlan_tag_are_learned_from() {
+    if possible() {
+        tagged_frames_are_learned(1, "");
+    }
+}
+
+#[test]
+fn frames_with_two_vlan_tags_are_learned_from() {
+    if possible() {
+        tagged_frames_are_learned(2, "");
+    }
+}
+
+#[test]
+fn tagged_frames_are_learned_from_by_one_handle_for_all() {
+    if possible() {
+        tagged_frames_are_learned(1, "--capture any");
+    }
+}
+
+/// The pod sends through its interface and gets the answers another way, as where a network plugin redirects them past the host's side
+/// (Cilium's host routing). Here they come over a second interface that does not lead to the node.
+#[test]
+fn what_a_pod_sends_is_enough() {
+    if !possible() {
+        return;
+    }
+    let mut world = World::new();
+    let web = world.node.routed("web", "10.9.0.10");
+    let far = world.node.routed("far", "10.9.0.11");
+    world.object("web", "web-1", &["10.9.0.10"], &json!({}));
+    world.object("far", "far-1", &["10.9.0.11"], &json!({}));
+    world.service("far", "10.96.0.11", &[("10.9.0.11", 8080)]);
+    ip(&format!("-n {} link add back type veth peer name back netns {}", far.ns, web.ns));
+    for ns in [&far.ns, &web.ns] {
+        ip(&format!("-n {ns} link set back up"));
+        let loose = "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.back.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0";
+        let out = Command::new("ip").args(["netns", "exec", ns]).args(loose.split(' ')).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+    ip(&format!("-n {} addr add 10.9.1.11/24 dev back", far.ns));
+    ip(&format!("-n {} addr add 10.9.1.10/24 dev back", web.ns));
+    ip(&format!("-n {} route add 10.9.0.10/32 via 10.9.1.10 dev back src 10.9.0.11", far.ns));
+    // An answer that came by the node all the same would not arrive.
+    world.node.nft("table ip t { chain c { type filter hook forward priority 0; ip saddr 10.9.0.11 drop\n}\n}\n");
+    serve(&far, "0.0.0.0:8080");
+    let agent = world.agent("");
+    (0..3).for_each(|_| call(&web, "10.9.0.11:8080", b"GET / HTTP/1.1\r\nHost: far\r\n\r\n"));
+    assert_eq!(agent.end(), Some(0));
+    assert_eq!(world.learned(), expected(&[("web -> far:80", 3)]), "{:?}", world.counters());
+    let counters = world.counters();
+    assert_eq!((counters["connections"], counters["learned"]), (3, 3), "{counters:?}");
+    assert!(!counters.contains_key("midway") && !counters.contains_key("guessed"), "{counters:?}");
+    assert_eq!(world.evidence("http-authority", 80), ["far"], "{:?}", world.rows());
+}
