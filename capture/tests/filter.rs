@@ -122,7 +122,7 @@ fn of_a_pods_interface_calls_of_the_pod_are_kept_and_calls_to_it_are_sampled() {
     let (caller, called) = ((40_000, 8080), (8080, 40_000));
     let segment = |ports, flags: &str, payload: &[u8]| {
         let has = |f| flags.contains(f);
-        tcp(ports, |h| (h.syn, h.ack, h.fin, h.rst) = (has('s'), has('a'), has('f'), has('r')), payload)
+        tcp(ports, |h| (h.syn, h.ack, h.fin, h.rst, h.psh) = (has('s'), has('a'), has('f'), has('r'), has('p')), payload)
     };
     let cases = [
         ("syn", segment(caller, "s", b""), Always, Always),
@@ -136,7 +136,14 @@ fn of_a_pods_interface_calls_of_the_pod_are_kept_and_calls_to_it_are_sampled() {
         ("request", segment(caller, "a", b"GET / HTTP/1.1"), Always, Sample),
         ("hello", segment(caller, "a", &[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]), Always, Sample),
         ("port kept", segment((40_000, TLS_PORT), "a", b"x"), Always, Sample),
-        ("data", segment(caller, "a", b"abcdefgh"), Sample, Sample),
+        ("data", segment(caller, "ap", b"abcdefgh"), Sample, Sample),
+        ("rest of a hello", segment((40_000, 443), "ap", b"\0\x0a\0\0"), Always, Sample),
+        ("as long as can be", segment((40_000, 443), "ap", &[7; 1460]), Always, Sample),
+        ("too long for a segment", segment((40_000, 443), "ap", &[7; 1461]), Sample, Sample),
+        ("in the middle of it", segment((40_000, 443), "a", &[7; 1460]), Sample, Sample),
+        ("a byte", segment((40_000, 443), "ap", b"x"), Sample, Sample),
+        ("record", segment((40_000, 443), "ap", &[0x17, 3, 3, 0, 90, 1, 0]), Sample, Sample),
+        ("alert", segment((40_000, 443), "ap", &[0x15, 3]), Sample, Sample),
     ];
     let [_, received, sent] = modes().map(|(config, direction)| (Kernel::of(&config, direction), config, direction));
     for (name, transport, by_pod, to_pod) in cases {

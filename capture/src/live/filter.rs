@@ -1,7 +1,7 @@
 //! The filter that runs in the kernel on each frame of a pod's interface, before a copy of the frame is made.
 //!
 //! Owns the program, which says in classic BPF what [`super::rule`] says in Rust. Must never keep state: it sees one frame at a
-//! time, so a name that is spread over segments is found only by [`Config::always_ports`]. Must never lose a workload's call for
+//! time, so of a ClientHello over several segments it keeps the first, and the last at ports of TLS or of [`Config::always_ports`]. Must never lose a workload's call for
 //! good: what it does not understand of TCP, UDP and SCTP is sampled.
 //!
 //! How the kernel runs it: net/core/filter.c (`bpf_check_classic`, `bpf_convert_filter`), net/packet/af_packet.c (`run_filter`);
@@ -18,7 +18,7 @@ use socket2::{SockFilter, SockRef};
 use self::asm::*; // the instructions, by name
 use super::rule::{
     ACK, AUTHENTICATION, CLIENT_HELLO, DNS, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, FIN, FRAGMENT, HANDSHAKE, HANDSHAKE_TYPE,
-    MAX_EXTENSIONS, MAX_TAGS, OPTIONS, REQUESTS, RST, SCTP, SYN, TCP, TCP_HEADER, UDP,
+    MAX_EXTENSIONS, MAX_TAGS, OPTIONS, PSH, RECORDS, REQUESTS, RST, SCTP, SEGMENT, SYN, TCP, TCP_HEADER, TLS_PORTS, UDP,
 };
 
 /// Where the frames that the filter sees begin.
@@ -335,6 +335,9 @@ fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
         a.when(Test::Is(port.into()), to.keep);
     }
 
+    if config.callers_only {
+        ends_hello(a, to);
+    }
     a.op(LOAD, LENGTH);
     a.unless(Test::AtLeast(4), to.sample);
     a.op(LOAD_WORD_X, 0);
@@ -375,6 +378,28 @@ fn callers_only(a: &mut Asm, to: &Labels) {
     a.when(Test::AnyBit(SYN.into()), to.keep);
     a.go(to.sample);
     a.place(payload);
+}
+
+/// Keeps what may be the rest of a ClientHello, and goes on with all else. X is at the payload.
+fn ends_hello(a: &mut Asm, to: &Labels) {
+    let (port, other) = (a.label(), a.label());
+    a.op(LOAD, FLAGS);
+    a.unless(Test::AnyBit(PSH.into()), other);
+    a.op(LOAD, TO);
+    for tls in TLS_PORTS {
+        a.when(Test::Is(tls.into()), port);
+    }
+    a.go(other);
+    a.place(port);
+    a.op(LOAD, LENGTH);
+    a.when(Test::AtLeast(SEGMENT as u32 + 1), other);
+    a.unless(Test::AtLeast(2), other);
+    a.op(LOAD_HALF_X, 0);
+    for record in RECORDS {
+        a.when(Test::Is(u16::from_be_bytes(record).into()), other);
+    }
+    a.go(to.keep);
+    a.place(other);
 }
 
 fn verdicts(a: &mut Asm, config: &Config, to: &Labels) {

@@ -50,6 +50,8 @@ pub(super) const FIN: u8 = 0x01;
 pub(super) const SYN: u8 = 0x02;
 /// RST.
 pub(super) const RST: u8 = 0x04;
+/// PSH: the last segment of what was written at once.
+pub(super) const PSH: u8 = 0x08;
 /// ACK.
 pub(super) const ACK: u8 = 0x10;
 /// Length of a TCP header without options, bytes.
@@ -63,6 +65,14 @@ pub(super) const HANDSHAKE: [u8; 2] = [0x16, 0x03];
 pub(super) const HANDSHAKE_TYPE: usize = 5;
 /// Type of a ClientHello (RFC 8446 §4).
 pub(super) const CLIENT_HELLO: u8 = 1;
+
+/// Ports that TLS is spoken at: HTTPS, its usual alternative, and Istio's port between clusters.
+pub(super) const TLS_PORTS: [u16; 3] = [443, 8443, 15443];
+/// How TLS records of any kind begin: type 20 to 23, major version 3 (RFC 8446 §5.1).
+pub(super) const RECORDS: [[u8; 2]; 4] = [[0x14, 3], [0x15, 3], [0x16, 3], [0x17, 3]];
+/// Longest payload of a segment on links of 1,500 bytes. Longer ones are cut by a device: a ClientHello is whole in them, and what else is
+/// as long is a body.
+pub(super) const SEGMENT: usize = 1460;
 
 /// Length of a Linux "cooked" header, version 2, bytes (LINKTYPE_LINUX_SLL2).
 const SLL2: usize = 20;
@@ -192,7 +202,13 @@ fn tcp(carried: &Carried<'_>, direction: Direction, (from, to): (u16, u16), conf
     let of_port = !payload.is_empty() && config.always_ports.contains(&to);
     let request = payload.first_chunk::<4>().is_some_and(|head| REQUESTS.contains(head));
     let client_hello = payload.starts_with(&HANDSHAKE) && payload.get(HANDSHAKE_TYPE) == Some(&CLIENT_HELLO);
-    if of_port || request || client_hello { Verdict::Always } else { Verdict::Sample }
+    let rest = config.callers_only && flags & PSH != 0 && TLS_PORTS.contains(&to) && ends_hello(payload);
+    if of_port || request || client_hello || rest { Verdict::Always } else { Verdict::Sample }
+}
+
+/// Whether it may be the rest of a ClientHello, whose server name is in it: it begins within a record, and is no body.
+fn ends_hello(payload: &[u8]) -> bool {
+    payload.len() <= SEGMENT && payload.first_chunk::<2>().is_some_and(|head| !RECORDS.contains(head))
 }
 
 fn half(bytes: &[u8], at: usize) -> Option<u16> {
