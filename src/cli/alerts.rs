@@ -8,6 +8,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::output::{self, Format};
+use super::remote::query;
 use super::{Outcome, OutputOptions, ReadOptions, ViewOptions};
 use crate::clock::now;
 use crate::model::Alert;
@@ -106,8 +107,8 @@ pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<Outcome> {
 fn fetch(options: &AlertsOptions) -> anyhow::Result<Vec<Alert>> {
     let namespace = options.view.namespace.as_deref();
     let mut all: Vec<Alert> = if options.read.recorder.is_given() {
-        let query = namespace.map(|n| format!("?namespace={n}")).unwrap_or_default();
-        serde_json::from_slice(&options.read.recorder.ask(Method::GET, &format!("/v1/alerts{query}"), Vec::new())?.body)?
+        let path = format!("/v1/alerts{}", query(namespace));
+        serde_json::from_slice(&options.read.recorder.ask(Method::GET, &path, Vec::new())?.body)?
     } else {
         // Whatever has filled the store, a replay or an import: it is held against what was accepted now.
         let mut store = options.read.store.existing()?;

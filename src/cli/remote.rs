@@ -36,9 +36,22 @@ impl RecorderOptions {
 
     /// All records of a namespace, or of all.
     pub(super) fn memory(&self, namespace: Option<&str>) -> anyhow::Result<Memory> {
-        let query = namespace.map(|n| format!("?namespace={n}")).unwrap_or_default();
-        let answer = self.ask(Method::GET, &format!("/v1/records{query}"), Vec::new())?;
+        let answer = self.ask(Method::GET, &format!("/v1/records{}", query(namespace)), Vec::new())?;
         Memory::read(&*answer.body).context("the recorder's answer cannot be read")
+    }
+
+    /// What the recorder's answers lack, for what it does not see of the cluster. A store lacks nothing of the kind.
+    pub(super) fn limits(&self, namespace: Option<&str>) -> anyhow::Result<Vec<String>> {
+        #[derive(serde::Deserialize)]
+        struct Mesh {
+            limits: Vec<String>,
+        }
+        if !self.is_given() {
+            return Ok(Vec::new());
+        }
+        let answer = self.ask(Method::GET, &format!("/v1/mesh{}", query(namespace)), Vec::new())?;
+        let mesh: Mesh = serde_json::from_slice(&answer.body).context("the recorder's answer cannot be read")?;
+        Ok(mesh.limits)
     }
 
     /// Asks, and gives what is answered well.
@@ -66,4 +79,9 @@ impl RecorderOptions {
             _ => anyhow::bail!("the recorder answers {}", answer.words()),
         }
     }
+}
+
+/// Restricts a request to a namespace.
+pub(super) fn query(namespace: Option<&str>) -> String {
+    namespace.map(|n| format!("?namespace={n}")).unwrap_or_default()
 }

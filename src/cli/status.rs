@@ -27,7 +27,12 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let status = Status::of(options.read.memory(options.view.namespace.as_deref())?);
     match options.output.output {
-        Format::Table => output::print(&table(&status))?,
+        Format::Table => {
+            output::print(&table(&status))?;
+            for limit in options.read.recorder.limits(options.view.namespace.as_deref())? {
+                output::print(&format!("limited: {limit}\n"))?;
+            }
+        }
         format => output::data(format, &status)?,
     }
     Ok(Outcome::Done)
@@ -91,26 +96,7 @@ fn table(status: &Status) -> String {
     out
 }
 
-/// Counters of a source that are losses, in words. The rest tells what was read.
+/// The losses of a source, in words.
 pub(super) fn losses(source: &Source) -> Vec<String> {
-    /// Counters that are no loss: totals, and traffic that concerns no workload.
-    const NO_LOSS: [&str; 15] = [
-        "packets",
-        "bytes",
-        "used",
-        "not-ip",
-        "other-transport",
-        "later-fragments",
-        "not-unicast",
-        "repeated-sightings",
-        "connections",
-        "learned",
-        "from-node",
-        "from-outside",
-        "from-elsewhere",
-        "midway",
-        "neither-end-known",
-    ];
-    let lost = source.counters.iter().filter(|(name, n)| **n > 0 && !NO_LOSS.contains(&name.as_str()));
-    lost.map(|(name, n)| format!("{name} {n}")).collect()
+    source.losses().map(|(name, n)| format!("{name} {n}")).collect()
 }
