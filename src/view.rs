@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 use known::Known;
 
-pub use client::{ViewError, client};
+pub use client::{ViewError, client, config, connect};
 
 /// How long a deleted pod is remembered: packets from before its deletion may be told this much later.
 pub const REMEMBERED: Duration = Duration::from_secs(10 * 60);

@@ -7,6 +7,8 @@ mod cluster;
 mod common;
 #[path = "recorder/faults.rs"]
 mod faults;
+#[path = "recorder/reach.rs"]
+mod reach;
 #[path = "recorder/running.rs"]
 mod running;
 

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::output::{self, Format};
+use super::remote::Place;
 use super::{Outcome, OutputOptions, ReadOptions, ViewOptions};
 use crate::model::Source;
 use crate::present::Status;
@@ -25,12 +26,16 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let status = Status::of(options.read.memory(options.view.namespace.as_deref())?);
+    let namespace = options.view.namespace.as_deref();
+    let place = options.read.place()?;
+    let status = Status::of(place.memory(namespace)?);
     match options.output.output {
         Format::Table => {
             output::print(&table(&status))?;
-            for limit in options.read.recorder.limits(options.view.namespace.as_deref())? {
-                output::print(&format!("limited: {limit}\n"))?;
+            if let Place::Recorder(recorder) = &place {
+                for limit in recorder.limits(namespace)? {
+                    output::print(&format!("limited: {limit}\n"))?;
+                }
             }
         }
         format => output::data(format, &status)?,
