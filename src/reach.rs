@@ -46,7 +46,7 @@ pub enum Unreached {
     NoToken,
     /// Not allowed.
     #[error(
-        "the kubeconfig's user may not {verb} in the namespace {namespace} (RBAC: {rule}; deploy/README.md has the role of a reader)"
+        "the kubeconfig's user may not {verb} in the namespace {namespace} (RBAC: {rule}; deploy/reader.yaml has the least rights)"
     )]
     Forbidden {
         /// What was tried.
@@ -104,7 +104,7 @@ pub struct Recorder {
     failure: Arc<Mutex<Option<String>>>,
 }
 
-impl std::fmt::Debug for Recorder {
+impl std::fmt::Display for Recorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the Service {SERVICE} in the namespace {} of {}", self.namespace, self.server)
     }

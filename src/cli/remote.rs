@@ -105,20 +105,21 @@ impl RecorderOptions {
         let runtime = runtime()?;
         let find = async {
             let config = reach::config(self.context.as_deref()).await?;
-            let token = match &self.token_file {
-                Some(file) => read(file)?,
-                None => reach::token(&config).await?,
-            };
-            let recorder = reach::Recorder::find(config, &self.recorder_namespace).await?;
+            let recorder = reach::Recorder::find(config.clone(), &self.recorder_namespace).await?;
             let authority = match &self.ca_file {
                 Some(_) => None,
                 None => recorder.authority().await?,
             };
             let (pod, _) = recorder.pod().await?;
+            // Last: whether there is a recorder matters more than who asks.
+            let token = match &self.token_file {
+                Some(file) => read(file)?,
+                None => reach::token(&config).await?,
+            };
             anyhow::Ok((token, recorder, authority, pod))
         };
         let (token, recorder, authority, pod) = runtime.block_on(find)?;
-        eprintln!("note: asks {recorder:?}, pod {pod}");
+        eprintln!("note: asks {recorder}, pod {pod}");
         let trust = match (&self.ca_file, &authority) {
             (Some(file), _) => Trust::File(file),
             (None, Some(pem)) => Trust::Pem(pem),
