@@ -13,7 +13,7 @@ demo: build
 
 test: lint
 	@CACHE="$(CACHE)" ./setup test
-	PATH="$(CACHE)/alertmanager/usr/bin:$$PATH:/usr/sbin:/sbin" cargo test --workspace --locked
+	PATH="$(CACHE)/alertmanager/usr/bin:$(CACHE)/prometheus/usr/bin:$$PATH:/usr/sbin:/sbin" cargo test --workspace --locked
 
 lint: setup
 	cargo fmt --all --check

@@ -21,7 +21,7 @@ mod replay;
 mod scope;
 mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -29,6 +29,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::memory::Memory;
 use crate::store::{Access, Store};
 use output::Format;
+use remote::{Place, RecorderOptions};
 
 /// How a command ended. The numbers are documented in `--help` and the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,13 +102,13 @@ enum Command {
 #[derive(Debug, Args)]
 struct StoreOptions {
     /// Directory of the store
-    #[arg(long, value_name = "DIR", env = "SIDECARTA_STORE", default_value = "sidecarta-store")]
+    #[arg(long, value_name = "DIR", env = "SIDECARTA_STORE", default_value = remote::STORE)]
     store: PathBuf,
 }
 
 impl StoreOptions {
     fn existing(&self) -> anyhow::Result<Store> {
-        Ok(Store::open(&self.store, Access::Existing)?)
+        existing(&self.store)
     }
 
     fn create(&self) -> anyhow::Result<Store> {
@@ -118,19 +119,30 @@ impl StoreOptions {
 /// Where what is known is read.
 #[derive(Debug, Args)]
 struct ReadOptions {
+    /// Directory of the store [default: sidecarta-store]
+    #[arg(long, value_name = "DIR", env = "SIDECARTA_STORE")]
+    store: Option<PathBuf>,
     #[command(flatten)]
-    store: StoreOptions,
-    #[command(flatten)]
-    recorder: remote::RecorderOptions,
+    recorder: RecorderOptions,
 }
 
 impl ReadOptions {
-    fn memory(&self, namespace: Option<&str>) -> anyhow::Result<Memory> {
-        if self.recorder.is_given() {
-            return self.recorder.memory(namespace);
-        }
-        Ok(Memory::of(&self.store.existing()?, namespace)?)
+    fn place(&self) -> anyhow::Result<Place> {
+        self.recorder.place(self.store.as_deref())
     }
+}
+
+impl Place {
+    fn memory(&self, namespace: Option<&str>) -> anyhow::Result<Memory> {
+        match self {
+            Self::Recorder(recorder) => recorder.memory(namespace),
+            Self::Store(store) => Ok(Memory::of(&existing(store)?, namespace)?),
+        }
+    }
+}
+
+fn existing(store: &Path) -> anyhow::Result<Store> {
+    Ok(Store::open(store, Access::Existing)?)
 }
 
 /// Which workloads, and how to print.

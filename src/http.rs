@@ -13,12 +13,15 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::time::Instant;
+use tower::service_fn;
+use tower::util::BoxCloneSyncService;
 
 /// Bytes of an answer that are read.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
@@ -68,9 +71,35 @@ impl Answer {
 #[error("{0}")]
 pub struct Unanswered(String);
 
+/// Whom to trust.
+#[derive(Clone, Copy, Debug)]
+pub enum Trust<'a> {
+    /// The authorities of the system.
+    System,
+    /// Those in a file, in PEM.
+    File(&'a Path),
+    /// These, in PEM.
+    Pem(&'a str),
+}
+
+/// A connection, wherever it leads.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl Connection for Box<dyn Io> {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Makes connections.
+type Way = BoxCloneSyncService<Uri, TokioIo<Box<dyn Io>>, Failure>;
+
 /// A client. A clone shares its connections.
 #[derive(Clone)]
-pub struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub struct Http(Client<HttpsConnector<Way>, Full<Bytes>>);
 
 impl std::fmt::Debug for Http {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -84,26 +113,61 @@ impl Http {
     /// # Errors
     /// When the file holds none.
     pub fn new(authority: Option<&Path>) -> Result<Self, Unanswered> {
-        let mut roots = RootCertStore::empty();
-        let files: Vec<&Path> = authority.map_or_else(|| AUTHORITIES.map(Path::new).to_vec(), |a| vec![a]);
-        let found = files.into_iter().find(|p| p.exists() || authority.is_some());
-        if let Some(path) = found {
-            let fail = |e: &dyn std::fmt::Display| Unanswered(format!("cannot use the authorities in {}: {e}", path.display()));
-            let all: Vec<CertificateDer<'_>> =
-                CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|e| fail(&e))?;
-            if authority.is_some() && all.is_empty() {
-                return Err(fail(&"it holds no certificate"));
+        let mut net = HttpConnector::new();
+        // Of https as well.
+        net.enforce_http(false);
+        let way = service_fn(move |to: Uri| {
+            let mut net = net.clone();
+            async move {
+                let stream = tower::Service::call(&mut net, to).await?;
+                Ok(TokioIo::new(Box::new(stream.into_inner()) as Box<dyn Io>))
             }
-            // One that cannot be used is one that is not trusted.
-            roots.add_parsable_certificates(all);
+        });
+        Self::by(BoxCloneSyncService::new(way), authority.map_or(Trust::System, Trust::File))
+    }
+
+    /// Connects with these streams, wherever a request goes.
+    ///
+    /// # Errors
+    /// When there is no authority in what is to be trusted.
+    pub fn through<S, F, E>(streams: S, trust: Trust<'_>) -> Result<Self, Unanswered>
+    where
+        S: Fn() -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<DuplexStream, E>> + Send + 'static,
+        E: Into<Failure>,
+    {
+        let way = service_fn(move |_: Uri| {
+            let stream = streams();
+            async move { Ok(TokioIo::new(Box::new(stream.await.map_err(Into::into)?) as Box<dyn Io>)) }
+        });
+        Self::by(BoxCloneSyncService::new(way), trust)
+    }
+
+    fn by(way: Way, trust: Trust<'_>) -> Result<Self, Unanswered> {
+        let mut roots = RootCertStore::empty();
+        let (place, read) = match trust {
+            Trust::Pem(text) => ("the cluster".to_owned(), CertificateDer::pem_slice_iter(text.as_bytes()).collect()),
+            Trust::File(path) => (path.display().to_string(), read(path)),
+            Trust::System => match AUTHORITIES.map(Path::new).into_iter().find(|p| p.exists()) {
+                Some(path) => (path.display().to_string(), read(path)),
+                None => (String::new(), Ok(Vec::new())),
+            },
+        };
+        let fail = |e: &dyn std::fmt::Display| Unanswered(format!("cannot use the authorities in {place}: {e}"));
+        let all = read.map_err(|e: pem::Error| fail(&e))?;
+        if !matches!(trust, Trust::System) && all.is_empty() {
+            return Err(fail(&"it holds no certificate"));
         }
+        // One that cannot be used is one that is not trusted.
+        roots.add_parsable_certificates(all);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| Unanswered(e.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let connector = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        let builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+        let connector = builder.wrap_connector(way);
         Ok(Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build(connector)))
     }
 
@@ -181,6 +245,10 @@ impl Http {
     }
 }
 
+fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+    CertificateDer::pem_file_iter(path).and_then(Iterator::collect)
+}
+
 /// What of an address may be told: who is meant, and not how they know the caller.
 fn place(to: &Uri) -> String {
     let port = to.port_u16().map(|p| format!(":{p}")).unwrap_or_default();
@@ -188,7 +256,7 @@ fn place(to: &Uri) -> String {
 }
 
 /// An error with its causes: the first alone says no more than that a request failed.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
     while let Some(e) = cause {

@@ -21,6 +21,7 @@ pub mod observed;
 mod ops;
 mod parallel;
 mod present;
+pub mod reach;
 pub mod recorder;
 pub mod resolve;
 pub mod scope;

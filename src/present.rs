@@ -2,6 +2,8 @@
 //!
 //! Owns these shapes. Must never decide anything.
 
+mod mesh;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -10,8 +12,11 @@ use crate::generate::Known;
 use crate::generate::readiness::Readiness;
 use crate::memory::Memory;
 use crate::model::{
-    Alert, DataPlane, Dependency, Destination, Evidence, Grade, Merge, Protocol, Source, Spans, Tally, Time, WorkloadId,
+    Alert, DataPlane, Dependency, Destination, Evidence, Grade, Merge, Protocol, Source, Spans, Tally, Time, Watch, Workload,
+    WorkloadId,
 };
+
+pub(crate) use mesh::Mesh;
 
 /// A dependency as programs read it: evidence is a list, strongest first.
 #[derive(Debug, Serialize)]
@@ -102,6 +107,21 @@ pub(crate) struct Watched {
     pub packets: u64,
 }
 
+impl Watched {
+    /// Of the pods of one workload.
+    fn of(watches: &[Watch]) -> Self {
+        let mut spans = Spans::default();
+        watches.iter().for_each(|w| spans.merge(&w.spans));
+        Self {
+            pods: watches.len() as u64,
+            pods_from_start: watches.iter().filter(|w| w.from_start()).count() as u64,
+            nanoseconds: spans.total(),
+            spans,
+            packets: watches.iter().map(|w| w.packets).sum(),
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Missed {
     pub destination: Destination,
@@ -126,8 +146,6 @@ impl Status {
 
 /// What is known of a workload, in short.
 fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> WorkloadStatus {
-    let mut spans = Spans::default();
-    known.watches.iter().for_each(|w| spans.merge(&w.spans));
     let mut dependencies: BTreeMap<&'static str, u64> = BTreeMap::new();
     let mut evidence: BTreeMap<Grade, u64> = BTreeMap::new();
     let (mut scope_misses, mut unknown) = (Vec::new(), Vec::new());
@@ -159,13 +177,7 @@ fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Work
     WorkloadStatus {
         workload: id.clone(),
         data_plane,
-        watched: Watched {
-            pods: known.watches.len() as u64,
-            pods_from_start: known.watches.iter().filter(|w| w.from_start()).count() as u64,
-            nanoseconds: spans.total(),
-            spans,
-            packets: known.watches.iter().map(|w| w.packets).sum(),
-        },
+        watched: Watched::of(&known.watches),
         connections,
         midway,
         guessed,
@@ -174,6 +186,79 @@ fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Work
         chance_that_next_is_new: Readiness::of(known).chance_that_next_is_new(),
         scope_misses,
         unknown,
+    }
+}
+
+/// What was watched, pod by pod, and what was lost there.
+#[derive(Debug, Serialize)]
+pub(crate) struct Coverage {
+    pub workloads: Vec<WorkloadCoverage>,
+    /// Losses are those of a whole source, an agent or a capture: which workload's they were is what a loss does not tell.
+    pub sources: Vec<SourceCoverage>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct WorkloadCoverage {
+    pub workload: WorkloadId,
+    /// All pods together, as in [`WorkloadStatus`].
+    pub watched: Watched,
+    /// Sorted by name.
+    pub pods: Vec<PodCoverage>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PodCoverage {
+    pub pod: String,
+    /// When the pod started, where that is known.
+    pub started: Option<Time>,
+    pub from_start: bool,
+    pub nanoseconds: u64,
+    pub spans: Spans,
+    pub packets: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct SourceCoverage {
+    pub source: String,
+    pub label: String,
+    pub spans: Spans,
+    /// How much by cause; nothing where nothing was lost.
+    pub lost: BTreeMap<String, u64>,
+}
+
+impl Coverage {
+    /// Of workloads, watched or not, and of all sources.
+    pub fn of(workloads: Vec<Workload>, watches: Vec<Watch>, sources: Vec<Source>) -> Self {
+        let mut known: BTreeMap<WorkloadId, Vec<Watch>> = workloads.into_iter().map(|w| (w.id, Vec::new())).collect();
+        for watch in watches {
+            known.entry(watch.workload.clone()).or_default().push(watch);
+        }
+        let workloads = known.into_iter().map(|(workload, watches)| WorkloadCoverage {
+            workload,
+            watched: Watched::of(&watches),
+            pods: watches.into_iter().map(PodCoverage::from).collect(),
+        });
+        let sources = sources.into_iter().map(|s| SourceCoverage {
+            lost: s.losses().map(|(cause, n)| (cause.to_owned(), n)).collect(),
+            source: s.source,
+            label: s.label,
+            spans: s.spans,
+        });
+        Self { workloads: workloads.collect(), sources: sources.collect() }
+    }
+}
+
+impl From<Watch> for PodCoverage {
+    fn from(watch: Watch) -> Self {
+        Self {
+            started: watch.started,
+            from_start: watch.from_start(),
+            nanoseconds: watch.spans.total(),
+            pod: watch.pod,
+            spans: watch.spans,
+            packets: watch.packets,
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::cluster::{Cluster, Pool};
 use known::Known;
 
-pub use client::{ViewError, client};
+pub use client::{ViewError, client, config, connect};
 
 /// How long a deleted pod is remembered: packets from before its deletion may be told this much later.
 pub const REMEMBERED: Duration = Duration::from_secs(10 * 60);
@@ -42,7 +42,7 @@ pub enum Extent {
 pub struct Status {
     /// The indexes hold every kind that is served and allowed, and pods in any case. Stays true from then on.
     pub synced: bool,
-    /// Each watched kind.
+    /// Each watched kind; none where a snapshot is all there is.
     pub kinds: BTreeMap<String, KindStatus>,
     /// For how long the kind that fails longest has failed; the indexes may be that much behind. A connection that breaks
     /// without a word is noticed within five minutes.
@@ -65,8 +65,15 @@ pub enum KindStatus {
     Absent,
     /// The API server does not allow to list or to watch it, in its words. Asked again every minute.
     Forbidden(String),
-    /// Neither list nor watch can be had at the moment, and why. What was known stays in use.
-    Failing(String),
+    /// Neither list nor watch can be had at the moment. What was known stays in use.
+    Failing {
+        /// Why.
+        why: String,
+        /// For how long there was no success.
+        behind: Duration,
+        /// Objects known.
+        objects: usize,
+    },
 }
 
 impl Status {
@@ -83,7 +90,7 @@ impl fmt::Display for KindStatus {
             Self::Synced { objects } => write!(f, "{objects} objects"),
             Self::Absent => f.write_str("not served by the API server"),
             Self::Forbidden(why) => write!(f, "forbidden: {why}"),
-            Self::Failing(why) => write!(f, "cannot be watched: {why}"),
+            Self::Failing { why, .. } => write!(f, "cannot be watched: {why}"),
         }
     }
 }
@@ -176,7 +183,12 @@ impl View {
 
     /// How far it has come.
     pub fn status(&self) -> Status {
-        let mut status = self.shared.known().status(Instant::now());
+        self.status_in(None)
+    }
+
+    /// How far it has come, with the number of objects in this namespace alone.
+    pub fn status_in(&self, namespace: Option<&str>) -> Status {
+        let mut status = self.shared.known().status(namespace, Instant::now());
         status.synced = *self.synced.borrow();
         status
     }

@@ -21,5 +21,7 @@ mod health;
 mod names;
 #[path = "live/pods.rs"]
 mod pods;
+#[path = "live/prometheus.rs"]
+mod prometheus;
 #[path = "live/traffic.rs"]
 mod traffic;

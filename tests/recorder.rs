@@ -7,6 +7,8 @@ mod cluster;
 mod common;
 #[path = "recorder/faults.rs"]
 mod faults;
+#[path = "recorder/reach.rs"]
+mod reach;
 #[path = "recorder/running.rs"]
 mod running;
 
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use cluster::{Cluster, Says};
 use running::{Recorder, batch, pod, service, snapshot};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// An endpoint of the Service `cart`.
 pub const CART: &str = "10.244.1.11:8080";
@@ -70,6 +72,13 @@ fn agents_speak_for_their_own_node_and_people_read_what_they_may() {
         ("/v1/alerts?namespace=shop", Some("bob"), 403),
         ("/v1/records?namespace=shop", Some("agent-1"), 403),
         ("/v1/workloads?namespace=shop", Some("ann"), 200),
+        ("/v1/coverage?namespace=shop", Some("ann"), 200),
+        ("/v1/coverage?namespace=shop", Some("bob"), 403),
+        ("/v1/coverage", Some("ann"), 403),
+        ("/v1/mesh?namespace=shop", Some("ann"), 200),
+        ("/v1/mesh?namespace=shop", Some("bob"), 403),
+        ("/v1/mesh", Some("ann"), 403),
+        ("/v1/mesh", None, 401),
     ] {
         assert_eq!(recorder.get(path, token).0, status, "{path} {token:?}");
     }
@@ -254,6 +263,66 @@ fn every_path_is_described_and_answers_as_described() {
         }
     }
     assert_eq!(recorder.get("/v1/else", None).0, 404);
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+}
+
+#[test]
+fn coverage_is_told_pod_by_pod_and_the_mesh_as_far_as_it_is_seen() {
+    let mut says = Says::default();
+    let [service, slice] = service("cart", "10.244.1.11");
+    let mut elsewhere = pod("db", "10.244.1.12", "n1");
+    elsewhere["metadata"]["namespace"] = "data".into();
+    says.objects.insert("pods".into(), vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1"), elsewhere]);
+    says.objects.insert("services".into(), vec![service]);
+    says.objects.insert("endpointslices".into(), vec![slice]);
+    says.refused.insert("serviceentries".into(), 404);
+    says.refused.insert("nodes".into(), 403);
+    let cluster = Cluster::start(says);
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::start(&dir.path().join("store"), Some(cluster.kubeconfig.path()), &["--no-auth"]);
+    // The pod was watched from its start, and the agent of its node lost something.
+    let text = String::from_utf8(batch("n1", "b", 0, CART, 3)).unwrap();
+    let watching = json!({"watching": {"pod": 0, "packets": 9,
+        "spans": [{"from": "2026-11-25T08:00:01Z", "to": "2026-11-25T09:00:01Z"}]}});
+    let text = text.replace("{\"end\":{\"lines\":3}}", &format!("{watching}\n{{\"end\":{{\"lines\":4}}}}"));
+    let text = text.replace("\"learned\":3", "\"learned\":3,\"ring-dropped\":7");
+    assert_eq!(recorder.post(None, text.as_bytes()), (200, r#"{"applied":"new"}"#.to_owned()));
+    recorder.connections(None, 3);
+    let get = |path: &str| -> Value {
+        let (status, body) = recorder.get(path, None);
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    let coverage = get("/v1/coverage?namespace=shop");
+    let web = &coverage["workloads"][0];
+    let pod = &web["pods"][0];
+    assert_eq!((&web["workload"]["name"], &pod["pod"], &pod["fromStart"]), (&"web".into(), &"web".into(), &true.into()), "{web}");
+    let span = json!([{"from": "2026-11-25T08:00:01Z", "to": "2026-11-25T09:00:01Z"}]);
+    assert_eq!((&pod["spans"], &pod["nanoseconds"]), (&span, &3_600_000_000_000u64.into()), "{web}");
+    assert_eq!((&coverage["sources"][0]["label"], &coverage["sources"][0]["lost"]), (&"n1".into(), &json!({"ring-dropped": 7})));
+    // One word for both paths.
+    assert_eq!(web["watched"], get("/v1/workloads?namespace=shop")["workloads"][0]["watched"]);
+    assert_eq!(get("/v1/coverage?namespace=else")["workloads"], json!([]));
+
+    let until = Instant::now() + Duration::from_secs(20);
+    let mesh = loop {
+        let mesh = get("/v1/mesh");
+        // That nothing waits any more is told a moment after it was merged.
+        if mesh["batchesWaiting"] == 0 {
+            break mesh;
+        }
+        assert!(Instant::now() < until, "{mesh}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!((&mesh["live"], &mesh["synced"]), (&true.into(), &true.into()), "{mesh}");
+    assert_eq!(mesh["kinds"]["Pod"], json!({"state": "synced", "objects": 3}));
+    assert_eq!(mesh["kinds"]["Node"], json!({"state": "forbidden", "why": "nodes is refused"}));
+    assert_eq!(mesh["kinds"]["ServiceEntry"], json!({"state": "absent"}));
+    assert_eq!(mesh["limits"].as_array().unwrap().len(), 2, "{mesh}");
+    assert_eq!(get("/v1/mesh?namespace=shop")["kinds"]["Pod"]["objects"], 2);
+    let told = common::expect(0, &["status", "--recorder", &recorder.url(), "-n", "shop"]);
+    assert!(told.contains("limited: Node: forbidden: nodes is refused: addresses of nodes may show as"), "{told}");
+    assert!(told.contains("lost: n1: ring-dropped 7"), "{told}");
     assert_eq!(recorder.kill("TERM").0, Some(0));
 }
 

@@ -206,7 +206,7 @@ async fn keeps_serving_while_the_server_is_away() {
     server.put("pods", "Pod", pod("b", "b", "10.0.0.2"));
     let live = Live::ready(&server, Extent::Node("n1".to_owned())).await;
     server.kill();
-    live.until("the failure", |v| matches!(v.status().kinds["Pod"], KindStatus::Failing(_))).await;
+    live.until("the failure", |v| matches!(v.status().kinds["Pod"], KindStatus::Failing { objects: 2, .. })).await;
     let status = live.view.status();
     assert!(status.synced && status.behind.is_some());
     assert!(holds(&live.view, "10.0.0.1", Some("a")) && holds(&live.view, "10.0.0.2", Some("b")));
@@ -225,7 +225,7 @@ async fn waits_for_a_server_that_is_not_there_yet() {
     let mut server = Server::start();
     server.kill();
     let mut live = Live::start(&server, Extent::Node("n1".to_owned()));
-    live.until("the failure", |v| matches!(v.status().kinds["Pod"], KindStatus::Failing(_))).await;
+    live.until("the failure", |v| matches!(v.status().kinds["Pod"], KindStatus::Failing { objects: 0, .. })).await;
     assert!(!live.view.status().synced);
     server.restart();
     tokio::time::timeout(DEADLINE, live.view.ready()).await.unwrap();

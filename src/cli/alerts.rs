@@ -8,7 +8,8 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::output::{self, Format};
-use super::{Outcome, OutputOptions, ReadOptions, ViewOptions};
+use super::remote::{Place, query};
+use super::{Outcome, OutputOptions, ReadOptions, ViewOptions, existing};
 use crate::clock::now;
 use crate::model::Alert;
 use crate::novelty::{self, Patience};
@@ -72,16 +73,19 @@ pub(super) struct AlertsOptions {
 
 pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<Outcome> {
     let (namespace, names) = (options.view.namespace.as_deref(), &options.workloads);
-    let accepted: Vec<(String, u64)> = if options.read.recorder.is_given() {
-        let body = json!({"namespace": namespace, "workloads": names}).to_string().into_bytes();
-        let answer: Value = serde_json::from_slice(&options.read.recorder.ask(Method::POST, "/v1/accept", body)?.body)?;
-        let all = answer["accepted"].as_object().cloned().unwrap_or_default();
-        all.into_iter().map(|(id, n)| (id, n.as_u64().unwrap_or(0))).collect()
-    } else {
-        let mut store = options.read.store.existing()?;
-        let accepted = novelty::accept(&mut store, namespace, |id| names.is_empty() || names.contains(&id.name), now())?;
-        store.close()?;
-        accepted.into_iter().map(|(id, n)| (id.to_string(), n as u64)).collect()
+    let accepted: Vec<(String, u64)> = match options.read.place()? {
+        Place::Recorder(recorder) => {
+            let body = json!({"namespace": namespace, "workloads": names}).to_string().into_bytes();
+            let answer: Value = serde_json::from_slice(&recorder.ask(Method::POST, "/v1/accept", body)?.body)?;
+            let all = answer["accepted"].as_object().cloned().unwrap_or_default();
+            all.into_iter().map(|(id, n)| (id, n.as_u64().unwrap_or(0))).collect()
+        }
+        Place::Store(store) => {
+            let mut store = existing(&store)?;
+            let accepted = novelty::accept(&mut store, namespace, |id| names.is_empty() || names.contains(&id.name), now())?;
+            store.close()?;
+            accepted.into_iter().map(|(id, n)| (id.to_string(), n as u64)).collect()
+        }
     };
     anyhow::ensure!(!accepted.is_empty(), "no such workload is known: `sidecarta status` lists them");
     for (id, n) in &accepted {
@@ -91,39 +95,46 @@ pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<Outcome> {
 }
 
 pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<Outcome> {
-    if options.read.recorder.is_given() {
-        let body = json!({"id": options.id, "reason": options.reason}).to_string().into_bytes();
-        options.read.recorder.ask(Method::POST, "/v1/ignore", body)?;
-    } else {
-        let mut store = options.read.store.existing()?;
-        let n = novelty::ignore(&mut store, &options.id, &options.reason)?;
-        store.close()?;
-        anyhow::ensure!(n > 0, "there is no alert {}: `sidecarta alerts` lists them", options.id);
+    match options.read.place()? {
+        Place::Recorder(recorder) => {
+            let body = json!({"id": options.id, "reason": options.reason}).to_string().into_bytes();
+            recorder.ask(Method::POST, "/v1/ignore", body)?;
+        }
+        Place::Store(store) => {
+            let mut store = existing(&store)?;
+            let n = novelty::ignore(&mut store, &options.id, &options.reason)?;
+            store.close()?;
+            anyhow::ensure!(n > 0, "there is no alert {}: `sidecarta alerts` lists them", options.id);
+        }
     }
     Ok(Outcome::Done)
 }
 
-fn fetch(options: &AlertsOptions) -> anyhow::Result<Vec<Alert>> {
+fn fetch(options: &AlertsOptions, place: &Place) -> anyhow::Result<Vec<Alert>> {
     let namespace = options.view.namespace.as_deref();
-    let mut all: Vec<Alert> = if options.read.recorder.is_given() {
-        let query = namespace.map(|n| format!("?namespace={n}")).unwrap_or_default();
-        serde_json::from_slice(&options.read.recorder.ask(Method::GET, &format!("/v1/alerts{query}"), Vec::new())?.body)?
-    } else {
-        // Whatever has filled the store, a replay or an import: it is held against what was accepted now.
-        let mut store = options.read.store.existing()?;
-        novelty::review(&mut store, now(), Patience::default())?;
-        let all = store.alerts(namespace)?;
-        store.close()?;
-        all.into_iter().map(|r| r.alert).collect()
+    let mut all: Vec<Alert> = match place {
+        Place::Recorder(recorder) => {
+            let path = format!("/v1/alerts{}", query(namespace));
+            serde_json::from_slice(&recorder.ask(Method::GET, &path, Vec::new())?.body)?
+        }
+        Place::Store(store) => {
+            // Whatever has filled the store, a replay or an import: it is held against what was accepted now.
+            let mut store = existing(store)?;
+            novelty::review(&mut store, now(), Patience::default())?;
+            let all = store.alerts(namespace)?;
+            store.close()?;
+            all.into_iter().map(|r| r.alert).collect()
+        }
     };
     all.retain(|a| options.all || a.ignored.is_none());
     Ok(all)
 }
 
 pub(super) fn alerts(options: &AlertsOptions) -> anyhow::Result<Outcome> {
-    let all = fetch(options)?;
+    let place = options.read.place()?;
+    let all = fetch(options, &place)?;
     if options.follow {
-        anyhow::ensure!(options.read.recorder.is_given(), "--follow asks a recorder: pass --recorder URL");
+        anyhow::ensure!(matches!(place, Place::Recorder(_)), "--follow asks a recorder: pass --recorder URL");
         let mut shown = BTreeSet::new();
         let mut next = all;
         loop {
@@ -132,7 +143,7 @@ pub(super) fn alerts(options: &AlertsOptions) -> anyhow::Result<Outcome> {
             }
             shown.extend(next.iter().map(Alert::id));
             std::thread::sleep(LOOK);
-            next = fetch(options)?;
+            next = fetch(options, &place)?;
         }
     }
     match options.output.output {

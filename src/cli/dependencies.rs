@@ -41,7 +41,7 @@ enum View {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let memory = options.read.memory(options.view.namespace.as_deref())?;
+    let memory = options.read.place()?.memory(options.view.namespace.as_deref())?;
     let seen: BTreeMap<WorkloadId, Time> = memory.workloads.into_iter().map(|w| (w.id, w.last_seen)).collect();
     let stale = |d: &Dependency| seen.get(&d.key.workload).is_some_and(|s| d.is_stale(*s, options.stale_after));
     let all = memory.dependencies;

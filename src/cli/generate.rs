@@ -8,16 +8,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
-use super::remote::RecorderOptions;
+use super::remote::{RecorderOptions, STORE};
 use super::{ClusterOptions, Outcome, ViewOptions, output};
 use crate::generate::calls::Declared;
 use crate::generate::group::GroupBy;
 use crate::generate::readiness::Thresholds;
 use crate::generate::{self as generation, Input, Known, Subject, generate, subjects};
-use crate::memory::Memory;
 use crate::model::{Dependency, Workload, WorkloadId};
 use crate::snapshot::{self, Snapshot};
-use crate::store::{Access, Store};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -133,16 +131,10 @@ pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow
     let mut partial = super::report_snapshot(&snapshot.report);
     snapshot.report.not_given().iter().for_each(|n| eprintln!("note: {n}"));
     let (mut all, mut stored) = (BTreeMap::new(), Vec::new());
-    let dir = source.store.clone().unwrap_or_else(|| PathBuf::from("sidecarta-store"));
-    // Declared calls may stand alone; a store that was named must be there.
-    let memory = if source.recorder.is_given() {
-        Some(source.recorder.memory(None)?)
-    } else if source.calls.is_empty() || source.store.is_some() || dir.exists() {
-        Some(Memory::of(&Store::open(&dir, Access::Existing)?, None)?)
-    } else {
-        None
-    };
-    if let Some(mut memory) = memory {
+    // Declared calls may stand alone; a store or a recorder that was named must be there.
+    let here = source.store.is_some() || source.recorder.is_given() || Path::new(STORE).exists();
+    if source.calls.is_empty() || here {
+        let mut memory = source.recorder.place(source.store.as_deref())?.memory(None)?;
         stored = std::mem::take(&mut memory.workloads);
         all = memory.into_known();
         if let Some(after) = source.drop_stale {

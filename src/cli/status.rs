@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::output::{self, Format};
+use super::remote::Place;
 use super::{Outcome, OutputOptions, ReadOptions, ViewOptions};
 use crate::model::Source;
 use crate::present::Status;
@@ -25,9 +26,18 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let status = Status::of(options.read.memory(options.view.namespace.as_deref())?);
+    let namespace = options.view.namespace.as_deref();
+    let place = options.read.place()?;
+    let status = Status::of(place.memory(namespace)?);
     match options.output.output {
-        Format::Table => output::print(&table(&status))?,
+        Format::Table => {
+            output::print(&table(&status))?;
+            if let Place::Recorder(recorder) = &place {
+                for limit in recorder.limits(namespace)? {
+                    output::print(&format!("limited: {limit}\n"))?;
+                }
+            }
+        }
         format => output::data(format, &status)?,
     }
     Ok(Outcome::Done)
@@ -91,26 +101,7 @@ fn table(status: &Status) -> String {
     out
 }
 
-/// Counters of a source that are losses, in words. The rest tells what was read.
+/// The losses of a source, in words.
 pub(super) fn losses(source: &Source) -> Vec<String> {
-    /// Counters that are no loss: totals, and traffic that concerns no workload.
-    const NO_LOSS: [&str; 15] = [
-        "packets",
-        "bytes",
-        "used",
-        "not-ip",
-        "other-transport",
-        "later-fragments",
-        "not-unicast",
-        "repeated-sightings",
-        "connections",
-        "learned",
-        "from-node",
-        "from-outside",
-        "from-elsewhere",
-        "midway",
-        "neither-end-known",
-    ];
-    let lost = source.counters.iter().filter(|(name, n)| **n > 0 && !NO_LOSS.contains(&name.as_str()));
-    lost.map(|(name, n)| format!("{name} {n}")).collect()
+    source.losses().map(|(name, n)| format!("{name} {n}")).collect()
 }

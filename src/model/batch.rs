@@ -36,6 +36,33 @@ pub struct Source {
     pub counters: BTreeMap<String, u64>,
 }
 
+impl Source {
+    /// Counters that are losses, by name. The rest tells what was read.
+    pub fn losses(&self) -> impl Iterator<Item = (&str, u64)> {
+        /// Counters that are no loss: totals, and traffic that concerns no workload.
+        const NO_LOSS: [&str; 16] = [
+            "packets",
+            "bytes",
+            "used",
+            "not-ip",
+            "other-transport",
+            "later-fragments",
+            "not-unicast",
+            "repeated-sightings",
+            "arriving-connections",
+            "connections",
+            "learned",
+            "from-node",
+            "from-outside",
+            "from-elsewhere",
+            "midway",
+            "neither-end-known",
+        ];
+        let all = self.counters.iter().map(|(name, n)| (name.as_str(), *n));
+        all.filter(|(name, n)| *n > 0 && !NO_LOSS.contains(name))
+    }
+}
+
 impl Merge for Source {
     fn merge(&mut self, other: &Self) {
         if other.label > self.label {

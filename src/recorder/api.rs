@@ -28,8 +28,8 @@ use crate::memory::Memory;
 use crate::model::WorkloadId;
 use crate::novelty;
 use crate::observed::{Observed, Reader};
-use crate::present::{Shown, ShownAlert, Status};
-use crate::store::Applied;
+use crate::present::{Coverage, Mesh, Shown, ShownAlert, Status};
+use crate::store::{Applied, StoreError};
 use crate::view::View;
 
 /// Bytes of a request's body. A batch of an agent that was away for days has a tenth of it.
@@ -102,6 +102,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/records", get(records))
         .route("/v1/dependencies", get(dependencies))
         .route("/v1/workloads", get(workloads))
+        .route("/v1/coverage", get(coverage))
+        .route("/v1/mesh", get(mesh))
         .route("/v1/alerts", get(alerts))
         .route("/v1/accept", post(accept))
         .route("/v1/ignore", post(ignore))
@@ -290,6 +292,29 @@ async fn dependencies(
 async fn workloads(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {
     let memory = memory(&app, &headers, wanted).await?;
     Ok(Json(Status::of(memory)).into_response())
+}
+
+async fn coverage(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {
+    let result = async {
+        let namespace = wanted.namespace.filter(|n| !n.is_empty());
+        app.may(&headers, namespace.as_deref(), false).await?;
+        let covered = app.engine.ask(move |store| {
+            let namespace = namespace.as_deref();
+            Ok::<_, StoreError>(Coverage::of(store.workloads(namespace)?, store.watches(namespace)?, store.sources()?))
+        });
+        Ok(Json(covered.await?.map_err(internal)?).into_response())
+    };
+    result.await.map_err(|r| app.refuse(r))
+}
+
+async fn mesh(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {
+    let result = async {
+        let namespace = wanted.namespace.filter(|n| !n.is_empty());
+        app.may(&headers, namespace.as_deref(), false).await?;
+        let view = app.view.status_in(namespace.as_deref());
+        Ok(Json(Mesh::of(&view, app.engine.progress().waiting)).into_response())
+    };
+    result.await.map_err(|r| app.refuse(r))
 }
 
 async fn alerts(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {

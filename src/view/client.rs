@@ -45,12 +45,19 @@ fn of(path: Option<&Path>) -> String {
     path.map(|p| format!(" {}", p.display())).unwrap_or_default()
 }
 
-/// A client of this kubeconfig (else `$KUBECONFIG`, `~/.kube/config`, or the pod's own account) and context (else the current one).
-/// Does not connect yet.
+/// A client of this kubeconfig and context, as [`config`] finds it. Does not connect yet.
 ///
 /// # Errors
 /// When nothing says where the API server is, or what says so is no good.
 pub async fn client(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Client, ViewError> {
+    connect(config(kubeconfig, context).await?)
+}
+
+/// What this kubeconfig (else `$KUBECONFIG`, `~/.kube/config`, or the pod's own account) and context (else the current one) say.
+///
+/// # Errors
+/// When nothing says where the API server is, or what says so is no good.
+pub async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Config, ViewError> {
     let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
     let fail = |error| ViewError::Kubeconfig { path: kubeconfig.map(Path::to_owned), error: Box::new(error) };
     let mut config = match kubeconfig {
@@ -67,6 +74,14 @@ pub async fn client(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
         },
     };
     config.read_timeout = Some(SILENCE);
+    Ok(config)
+}
+
+/// A client. Does not connect yet.
+///
+/// # Errors
+/// When what it shows or trusts is no good.
+pub fn connect(config: Config) -> Result<Client, ViewError> {
     let server = config.cluster_url.to_string();
     // TLS is rustls with the only provider that is compiled in, ring; a test builds such a client.
     Client::try_from(config).map_err(|error| ViewError::Client { server, error: Box::new(error) })

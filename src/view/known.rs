@@ -31,6 +31,15 @@ struct Kind {
     objects: BTreeMap<Key, Entry>,
 }
 
+impl Kind {
+    /// Objects in a namespace, or all.
+    fn count(&self, namespace: Option<&str>) -> usize {
+        let Some(namespace) = namespace else { return self.objects.len() };
+        let from = (Arc::from(namespace), Arc::from(""));
+        self.objects.range(from..).take_while(|((of, _), _)| **of == *namespace).count()
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     uid: Arc<str>,
@@ -237,17 +246,20 @@ impl Known {
         }
     }
 
-    pub(super) fn status(&self, at: Instant) -> Status {
+    /// Objects are counted in one namespace, or all.
+    pub(super) fn status(&self, namespace: Option<&str>, at: Instant) -> Status {
         let mut status = Status { broken: self.broken, ..Status::default() };
         for (kind, of) in &self.kinds {
+            let objects = of.count(namespace);
             let told = match &of.state {
                 State::Listing => KindStatus::Listing,
-                State::Synced => KindStatus::Synced { objects: of.objects.len() },
+                State::Synced => KindStatus::Synced { objects },
                 State::Absent => KindStatus::Absent,
                 State::Forbidden(why) => KindStatus::Forbidden(why.clone()),
                 State::Failing { why, since, .. } => {
-                    status.behind = status.behind.max(Some(at.saturating_duration_since(*since)));
-                    KindStatus::Failing(why.clone())
+                    let behind = at.saturating_duration_since(*since);
+                    status.behind = status.behind.max(Some(behind));
+                    KindStatus::Failing { why: why.clone(), behind, objects }
                 }
             };
             status.kinds.insert((*kind).to_owned(), told);
@@ -371,7 +383,7 @@ mod tests {
         assert!(known.put("Pod", broken("b")));
         let input = known.input(Instant::now());
         assert_eq!((input.objects.len(), input.gone.len()), (0, 1));
-        assert_eq!(known.status(Instant::now()).broken, 2);
+        assert_eq!(known.status(None, Instant::now()).broken, 2);
     }
 
     #[test]

@@ -11,13 +11,13 @@ use crate::netns::inside;
 use crate::world::{Agent, REQUEST, World, ask, call, eventually, expected, metric, possible, serve};
 
 /// An API server on the node's loopback address.
-struct Api {
+pub struct Api {
     server: Option<Server>,
     ns: String,
 }
 
 impl Api {
-    fn start(world: &mut World) -> Self {
+    pub fn start(world: &mut World) -> Self {
         let server = inside(&world.node.ns, Server::start).join().unwrap();
         let kubeconfig = world.path("kubeconfig");
         let text = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
@@ -33,7 +33,7 @@ impl Api {
     }
 
     /// Tells of all objects of a world.
-    fn tell(&self, world: &World) {
+    pub fn tell(&self, world: &World) {
         world.objects.iter().for_each(|o| self.put(o));
     }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use http_body_util::BodyExt;
@@ -20,6 +21,8 @@ pub struct Says {
     pub tokens: BTreeMap<String, (String, Option<String>, Option<String>)>,
     /// Who may do what with Sidecars where: user, verb, namespace (empty: all).
     pub allowed: BTreeSet<(String, String, String)>,
+    /// What is answered with this status in place of a list.
+    pub refused: BTreeMap<String, u16>,
     /// Questions that were asked.
     pub reviews: u64,
 }
@@ -86,6 +89,13 @@ async fn answer(State(says): State<Arc<Mutex<Says>>>, request: Request) -> Respo
             Json(json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {}, "spec": {},
                 "status": {"allowed": allowed}}))
             .into_response()
+        }
+        kind if says.refused.contains_key(kind) => {
+            let status = StatusCode::from_u16(says.refused[kind]).unwrap();
+            let reason = if status == StatusCode::FORBIDDEN { "Forbidden" } else { "NotFound" };
+            let body = json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "metadata": {}, "code": status.as_u16(),
+                "reason": reason, "message": format!("{kind} is refused")});
+            (status, Json(body)).into_response()
         }
         kind => {
             let items = says.objects.get(kind).cloned().unwrap_or_default();

@@ -61,13 +61,13 @@ fn an_acknowledged_batch_counts_once_whatever_happens() {
     assert_eq!(recorder.kill("TERM").0, Some(0));
 }
 
-/// A certificate of an authority of its own, for 127.0.0.1.
-fn certificate(dir: &Path, name: &str) {
+/// A certificate of an authority of its own, for such a name (`IP:127.0.0.1`).
+pub fn certificate(dir: &Path, name: &str, of: &str) {
     let out = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=r"])
         .args([
             "-addext",
-            "subjectAltName=IP:127.0.0.1",
+            &format!("subjectAltName={of}"),
             "-addext",
             "basicConstraints=critical,CA:FALSE",
             "-keyout",
@@ -84,7 +84,7 @@ fn certificate(dir: &Path, name: &str) {
 #[test]
 fn over_tls_with_a_certificate_that_changes() {
     let dir = tempfile::tempdir().unwrap();
-    certificate(dir.path(), "first.pem");
+    certificate(dir.path(), "first.pem", "IP:127.0.0.1");
     std::fs::copy(dir.path().join("first.pem"), dir.path().join("cert.pem")).unwrap();
     let file = |name: &str| dir.path().join(name).display().to_string();
     let (cert, key, cluster) = (file("cert.pem"), file("key.pem"), snapshot(dir.path()).display().to_string());
@@ -97,7 +97,7 @@ fn over_tls_with_a_certificate_that_changes() {
     };
     assert_eq!(asked("first.pem").0, Some(0), "{:?}", asked("first.pem"));
     // Half of a renewal: the certificate is there, the key is not its own. The old pair stays in use.
-    certificate(dir.path(), "second.pem");
+    certificate(dir.path(), "second.pem", "IP:127.0.0.1");
     let (code, told) = asked("second.pem");
     assert_eq!(code, Some(1));
     assert!(told.contains("certificate"), "{told}");

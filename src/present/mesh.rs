@@ -1,0 +1,145 @@
+//! How much of the cluster a recorder sees, and what its answers lack for it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::view::{KindStatus, Status};
+
+/// What the recorder's view knows of the cluster.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Mesh {
+    /// Whether the API server is watched; otherwise all there is is a snapshot, and no kind is listed.
+    pub live: bool,
+    /// Whether every kind that is served and allowed was listed once.
+    pub synced: bool,
+    /// For how long the kind that fails longest has failed, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind_seconds: Option<u64>,
+    /// Each watched kind.
+    pub kinds: BTreeMap<String, MeshKind>,
+    /// Versions of objects that could not be read, since the start.
+    pub unreadable: u64,
+    /// Acknowledged batches that no answer holds yet.
+    pub batches_waiting: u64,
+    /// What answers lack, in words; nothing where they lack nothing.
+    pub limits: Vec<String>,
+}
+
+/// How the watch of a kind does.
+#[derive(Debug, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub(crate) enum MeshKind {
+    /// The first list is not complete.
+    Listing,
+    /// Watched.
+    Synced { objects: usize },
+    /// Not served by the API server.
+    Absent,
+    /// Not allowed, in the API server's words.
+    Forbidden { why: String },
+    /// Not to be had at the moment; what was known stays in use.
+    Failing { why: String, behind_seconds: u64, objects: usize },
+}
+
+impl Mesh {
+    /// Of a view, and of batches that wait to be resolved.
+    pub fn of(view: &Status, waiting: u64) -> Self {
+        let live = !view.kinds.is_empty();
+        let mut limits: Vec<String> = Vec::new();
+        if !live {
+            limits.push("the cluster is known from a snapshot, which says nothing of later changes".to_owned());
+        }
+        let lacking = view.kinds.iter().filter(|(_, status)| !matches!(status, KindStatus::Synced { .. }));
+        limits.extend(lacking.map(|(kind, status)| format!("{kind}: {status}: {}", without(kind))));
+        if view.broken > 0 {
+            limits.push(format!("{} versions of objects could not be read (the log names them): older ones count", view.broken));
+        }
+        if waiting > 0 {
+            limits.push(format!("{waiting} batches of agents wait to be resolved"));
+        }
+        Self {
+            live,
+            synced: view.synced,
+            behind_seconds: view.behind.map(|b| b.as_secs()),
+            kinds: view.kinds.iter().map(|(kind, status)| (kind.clone(), MeshKind::from(status))).collect(),
+            unreadable: view.broken,
+            batches_waiting: waiting,
+            limits,
+        }
+    }
+}
+
+impl From<&KindStatus> for MeshKind {
+    fn from(status: &KindStatus) -> Self {
+        match status {
+            KindStatus::Listing => Self::Listing,
+            KindStatus::Synced { objects } => Self::Synced { objects: *objects },
+            KindStatus::Absent => Self::Absent,
+            KindStatus::Forbidden(why) => Self::Forbidden { why: why.clone() },
+            KindStatus::Failing { why, behind, objects } => {
+                Self::Failing { why: why.clone(), behind_seconds: behind.as_secs(), objects: *objects }
+            }
+        }
+    }
+}
+
+/// What it means for answers when a kind is not known, or not as it is now.
+fn without(kind: &str) -> &'static str {
+    match kind {
+        "Pod" => "whose an address was may be unknown or out of date",
+        "Service" | "EndpointSlice" => "calls of Services may show as calls of pods or of addresses",
+        "Node" => "addresses of nodes may show as addresses outside the cluster",
+        "ServiceEntry" => "hosts of ServiceEntries show as any other outside the cluster",
+        _ => "workloads may be named after what stands between them and their pods",
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that cannot go on should say where
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_state_is_told_and_all_but_one_is_a_limit() {
+        let failing = KindStatus::Failing { why: "connection refused".into(), behind: Duration::from_secs(7), objects: 2 };
+        let kinds = [
+            ("CronJob", KindStatus::Listing),
+            ("Node", KindStatus::Forbidden("nodes is forbidden".into())),
+            ("Pod", failing),
+            ("Service", KindStatus::Synced { objects: 3 }),
+            ("ServiceEntry", KindStatus::Absent),
+        ];
+        let kinds = kinds.map(|(kind, status)| (kind.to_owned(), status)).into();
+        let view = Status { synced: true, kinds, behind: Some(Duration::from_secs(7)), broken: 1 };
+        let mesh = Mesh::of(&view, 4);
+        let told = serde_json::to_value(&mesh).unwrap();
+        let kinds = serde_json::json!({
+            "CronJob": {"state": "listing"},
+            "Node": {"state": "forbidden", "why": "nodes is forbidden"},
+            "Pod": {"state": "failing", "why": "connection refused", "behindSeconds": 7, "objects": 2},
+            "Service": {"state": "synced", "objects": 3},
+            "ServiceEntry": {"state": "absent"},
+        });
+        assert_eq!(told["kinds"], kinds);
+        assert_eq!((&told["live"], &told["behindSeconds"], &told["batchesWaiting"]), (&true.into(), &7.into(), &4.into()));
+        let begin =
+            ["CronJob: ", "Node: forbidden: ", "Pod: cannot be watched: ", "ServiceEntry: not served", "1 versions", "4 batches"];
+        assert_eq!(mesh.limits.len(), begin.len(), "{:?}", mesh.limits);
+        for (limit, begin) in mesh.limits.iter().zip(begin) {
+            assert!(limit.starts_with(begin), "{limit}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_a_limit_and_a_whole_view_is_none() {
+        let fixed = Mesh::of(&Status { synced: true, ..Status::default() }, 0);
+        assert!(!fixed.live && fixed.limits.len() == 1, "{fixed:?}");
+        let kinds = [("Pod".to_owned(), KindStatus::Synced { objects: 0 })].into();
+        let whole = Mesh::of(&Status { synced: true, kinds, ..Status::default() }, 0);
+        assert!(whole.live && whole.limits.is_empty(), "{whole:?}");
+    }
+}
