@@ -13,6 +13,7 @@ mod exchange;
 mod kept;
 mod keys;
 mod marker;
+mod noted;
 mod pages;
 
 use std::collections::{BTreeSet, HashSet};

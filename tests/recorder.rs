@@ -5,8 +5,13 @@
 #[path = "recorder/cluster.rs"]
 mod cluster;
 mod common;
+#[path = "view/fake.rs"]
+#[allow(dead_code)] // it is shared with the tests of the view
+mod fake;
 #[path = "recorder/faults.rs"]
 mod faults;
+#[path = "recorder/restart.rs"]
+mod restart;
 #[path = "recorder/running.rs"]
 mod running;
 

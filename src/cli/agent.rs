@@ -125,7 +125,7 @@ impl Knowledge {
         match self {
             Self::Fixed(view) => (view, None),
             Self::Api(client, extent, domain) => {
-                let (view, task) = View::start(client, extent, domain, stopped);
+                let (view, task) = View::start(client, extent, domain, Vec::new(), stopped);
                 (view, Some(task))
             }
         }

@@ -9,24 +9,22 @@ use ipnet::IpNet;
 
 use super::objects::{self, Meta, address, addresses, target_port};
 use super::owners::{Owners, data_plane};
+use super::turns::{End, Ended, Interval, Turn, hand_over, hand_over_endpoints, interval, up};
 use super::{Backing, CaptureScope, Cluster, EntryHost, Pod, Service};
 use crate::model::{DataPlane, Time, selects};
 
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
 
-/// API times have whole seconds.
-const SECOND: i64 = 1_000_000_000;
-
 /// Collects objects; [`Builder::build`] makes the indexes. What a live view passes again and again is shared, not copied.
 #[derive(Debug, Default)]
 pub struct Builder {
     owners: Owners,
-    /// With the time by which it was deleted, where that is known.
-    pods: Vec<(Arc<objects::Pod>, Option<Time>)>,
+    /// With when it was deleted, where it is no more.
+    pods: Vec<(Arc<objects::Pod>, Option<Ended>)>,
     services: BTreeMap<(String, String), Arc<objects::Service>>,
     /// With until when it was as it is, where it is no more.
-    slices: Vec<(Arc<objects::EndpointSlice>, Option<Time>)>,
+    slices: Vec<(Arc<objects::EndpointSlice>, Option<Ended>)>,
     nodes: Vec<objects::Node>,
     entries: Vec<Arc<objects::ServiceEntry>>,
     domain: Option<String>,
@@ -46,7 +44,7 @@ impl Builder {
 
     /// A pod that is known to be deleted: it held its addresses until then at the latest, and whoever else has one of them now got
     /// it afterwards.
-    pub(crate) fn pod_until(&mut self, pod: impl Into<Arc<objects::Pod>>, deleted: Time) {
+    pub(crate) fn pod_until(&mut self, pod: impl Into<Arc<objects::Pod>>, deleted: Ended) {
         self.pods.push((pod.into(), Some(deleted)));
     }
 
@@ -60,7 +58,7 @@ impl Builder {
     }
 
     /// Endpoints that a slice had until then.
-    pub(crate) fn slice_until(&mut self, slice: impl Into<Arc<objects::EndpointSlice>>, until: Time) {
+    pub(crate) fn slice_until(&mut self, slice: impl Into<Arc<objects::EndpointSlice>>, until: Ended) {
         self.slices.push((slice.into(), Some(until)));
     }
 
@@ -99,7 +97,8 @@ impl Builder {
         }
         self.pods_into(&mut cluster, &mut problems);
         self.entries_into(&mut cluster);
-        hand_over_endpoints(&mut cluster);
+        let services: Vec<&objects::Service> = self.services.values().map(|s| &**s).collect();
+        hand_over_endpoints(&mut cluster, &services);
         (cluster, problems)
     }
 
@@ -167,7 +166,12 @@ impl Builder {
 
     fn slices_into(&self, cluster: &mut Cluster, by_name: &HashMap<(String, String), u32>, problems: &mut Vec<String>) {
         for (slice, until) in &self.slices {
-            let until = until.unwrap_or(Time::MAX);
+            let from = Time::MIN;
+            let when: &[(Time, Time, bool)] = match *until {
+                None => &[(from, Time::MAX, true)],
+                Some(Ended::By(until)) => &[(from, until, true)],
+                Some(Ended::Between(known, missed)) => &[(from, known, true), (known, missed, false)],
+            };
             let meta = &slice.metadata;
             let Some(service) = meta.labels.get("kubernetes.io/service-name") else { continue };
             let Some(&index) = by_name.get(&(meta.namespace.clone(), service.clone())) else {
@@ -185,8 +189,10 @@ impl Builder {
                 let ports = spec.ports.iter().filter(|p| p.name == port.name && p.protocol.0 == port.protocol.0);
                 for service_port in ports {
                     for a in slice.endpoints.iter().flat_map(|e| &e.addresses).filter_map(|a| address(a)) {
-                        let backing = Backing { service: index, port: service_port.port, from: Time::MIN, until };
-                        cluster.endpoints.entry((a, number, port.protocol.0)).or_default().insert(backing);
+                        let at = cluster.endpoints.entry((a, number, port.protocol.0)).or_default();
+                        let backing =
+                            |&(from, until, sure)| Backing { service: index, port: service_port.port, from, until, sure };
+                        at.extend(when.iter().map(backing));
                     }
                 }
             }
@@ -202,7 +208,8 @@ impl Builder {
                 for port in &service.spec.ports {
                     let Some(number) = target_port(port, pod) else { continue };
                     for a in addresses(pod) {
-                        let backing = Backing { service: i as u32, port: port.port, from: Time::MIN, until: Time::MAX };
+                        let backing =
+                            Backing { service: i as u32, port: port.port, from: Time::MIN, until: Time::MAX, sure: true };
                         cluster.endpoints.entry((a, number, port.protocol.0)).or_default().insert(backing);
                     }
                 }
@@ -216,8 +223,8 @@ impl Builder {
         cluster.pods.reserve_exact(pods.len());
         for (pod, deleted) in pods {
             let (workload, selector) = self.owners.workload(&pod.metadata);
-            let Interval { start, end, exact } = interval(&pod, deleted);
-            ended.push(deleted.map(|_| exact));
+            let Interval { start, end, exact } = interval(&pod, deleted.map(Ended::known));
+            ended.push(Turn { end: deleted.map(|d| End::of(d, exact)), up: up(&pod) });
             let index = cluster.pods.len() as u32;
             let addresses = addresses(&pod);
             if !pod.spec.host_network {
@@ -277,77 +284,8 @@ impl Builder {
     }
 }
 
-/// Where a former endpoint had the address of one that is there, the latter began when its pod got the address.
-fn hand_over_endpoints(cluster: &mut Cluster) {
-    let Cluster { endpoints, pods, pods_by_address, .. } = cluster;
-    for ((address, ..), all) in endpoints.iter_mut().filter(|(_, all)| all.iter().any(|b| b.until != Time::MAX)) {
-        let former: Vec<(u32, u16)> = all.iter().filter(|b| b.until != Time::MAX).map(|b| (b.service, b.port)).collect();
-        let holders = pods_by_address.get(address).into_iter().flatten().map(|i| &pods[*i as usize]);
-        let Some(start) = holders.filter(|p| p.end == Time::MAX).map(|p| p.start).max() else { continue };
-        let began = |b: &Backing| b.until == Time::MAX && !former.contains(&(b.service, b.port));
-        *all = all.iter().map(|b| if began(b) { Backing { from: start, ..*b } } else { *b }).collect();
-    }
-}
-
 fn key(meta: &Meta) -> (&str, &str) {
     (&meta.namespace, &meta.name)
-}
-
-/// When a pod held its addresses.
-struct Interval {
-    start: Time,
-    end: Time,
-    /// The end is that of its last container, not when somebody noticed.
-    exact: bool,
-}
-
-/// From its start to its deletion, or, for one that ended, to the end of its last container.
-fn interval(pod: &objects::Pod, deleted: Option<Time>) -> Interval {
-    let start = pod.status.start_time.or(pod.metadata.creation_timestamp).unwrap_or(Time::MIN);
-    let containers = &pod.status.container_statuses;
-    let finished = containers.iter().filter_map(|s| s.state.terminated.as_ref()?.finished_at).max();
-    // The last status of a deleted pod may still say that it runs, while all its containers have ended.
-    let over = deleted.is_some() && containers.iter().all(|s| s.state.terminated.is_some());
-    let terminal = over || matches!(pod.status.phase.as_str(), "Succeeded" | "Failed");
-    let end = match (terminal, finished, pod.metadata.deletion_timestamp) {
-        (true, Some(finished), _) => finished,
-        // deletionTimestamp is when the grace period ends at the latest.
-        (_, _, Some(deleted)) => deleted,
-        // It has ended, nobody says when: what it sent before is still its own, as long as nobody else has the address.
-        _ => Time::MAX,
-    };
-    // The last second belongs to the pod.
-    let end = if end == Time::MAX { end } else { Time(end.0.saturating_add(SECOND)) };
-    let end = deleted.map_or(end, |d| d.min(end)).max(start);
-    Interval { start, end, exact: terminal && finished.is_some() }
-}
-
-/// Settles between those that had an address one after another. `ended` says for each pod whether it is known to be deleted, and if
-/// so, whether its end is exact. The one that ends later is the later holder. Its start comes from before it had the address, and in
-/// whole seconds; so it begins where the earlier one's end is well known, or lies within the same second. Otherwise the end is that
-/// of a deletion that was noticed late, and the start tells better.
-fn hand_over(cluster: &mut Cluster, ended: &[Option<bool>]) {
-    let shared = cluster.pods_by_address.iter().filter(|(_, h)| h.len() > 1 && h.iter().any(|&i| ended[i as usize].is_some()));
-    // A pod has one interval for all its addresses: sorted, the outcome does not hang on hash order.
-    let mut shared: Vec<(IpAddr, Vec<u32>)> = shared.map(|(a, h)| (*a, h.clone())).collect();
-    shared.sort();
-    let pods = &mut cluster.pods;
-    for (_, mut holders) in shared {
-        holders.sort_by_key(|&i| (pods[i as usize].end, pods[i as usize].start));
-        for (at, &earlier) in holders.iter().enumerate() {
-            let earlier = earlier as usize;
-            let Some(exact) = ended[earlier] else { continue };
-            for &later in &holders[at + 1..] {
-                let (begun, end, start) = (pods[earlier].start, pods[earlier].end, pods[later as usize].start);
-                if start < end {
-                    let noticed_late = !exact && begun < start && start.0.saturating_add(SECOND) <= end.0;
-                    let turn = if noticed_late { start } else { end };
-                    pods[earlier].end = turn;
-                    pods[later as usize].start = turn;
-                }
-            }
-        }
-    }
 }
 
 /// Names the pods that claim one address at one time.

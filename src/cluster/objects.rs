@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::{Protocol, Time};
 pub(crate) use entry::{ServiceEntry, WorkloadSelector};
@@ -19,7 +19,7 @@ pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
-#[derive(Debug, Default, Clone, Deserialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Meta {
     pub name: String,
@@ -39,7 +39,7 @@ pub(crate) struct Meta {
     pub owner_references: Vec<OwnerReference>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct OwnerReference {
     pub kind: String,
     pub name: String,
@@ -47,7 +47,7 @@ pub(crate) struct OwnerReference {
     pub controller: bool,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Pod {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
@@ -56,7 +56,7 @@ pub(crate) struct Pod {
     pub status: PodStatus,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PodSpec {
     #[serde(default, deserialize_with = "nullable")]
@@ -69,7 +69,7 @@ pub(crate) struct PodSpec {
     pub init_containers: Vec<Container>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Container {
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
@@ -78,7 +78,7 @@ pub(crate) struct Container {
     pub ports: Vec<ContainerPort>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ContainerPort {
     #[serde(default, deserialize_with = "nullable")]
@@ -86,7 +86,7 @@ pub(crate) struct ContainerPort {
     pub container_port: u16,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PodStatus {
     #[serde(default, deserialize_with = "nullable")]
@@ -105,7 +105,7 @@ pub(crate) struct PodStatus {
     pub conditions: Vec<PodCondition>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PodCondition {
     #[serde(rename = "type", default, deserialize_with = "nullable")]
     pub kind: String,
@@ -120,27 +120,38 @@ impl Pod {
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PodIp {
     #[serde(default, deserialize_with = "nullable")]
     pub ip: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ContainerStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub state: ContainerState,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ContainerState {
+    #[serde(default)]
+    pub running: Option<Running>,
     #[serde(default)]
     pub terminated: Option<Terminated>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Running {
+    #[serde(default)]
+    pub started_at: Option<Time>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Terminated {
+    #[serde(default)]
+    pub started_at: Option<Time>,
     #[serde(default)]
     pub finished_at: Option<Time>,
 }
@@ -208,6 +219,12 @@ impl Default for ProtocolName {
     }
 }
 
+impl Serialize for ProtocolName {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(s)
+    }
+}
+
 impl<'de> Deserialize<'de> for ProtocolName {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         Ok(Self(Option::<Protocol>::deserialize(d)?.unwrap_or(Protocol::Tcp)))
@@ -233,7 +250,7 @@ pub(crate) struct Ingress {
     pub ip: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct EndpointSlice {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
@@ -242,7 +259,7 @@ pub(crate) struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Endpoint {
     #[serde(default, deserialize_with = "nullable")]
@@ -253,7 +270,7 @@ pub(crate) struct Endpoint {
     pub target_ref: Option<TargetRef>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct TargetRef {
     #[serde(default, deserialize_with = "nullable")]
     pub kind: String,
@@ -261,14 +278,14 @@ pub(crate) struct TargetRef {
     pub name: String,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Conditions {
     /// Absent means ready (`discovery.k8s.io/v1`).
     #[serde(default)]
     pub ready: Option<bool>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EndpointPort {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,

@@ -36,6 +36,10 @@ const AT_ONCE: usize = 8;
 const HELD: usize = 32 * 1024 * 1024;
 /// How often what waits is looked at.
 const BEAT: Duration = Duration::from_millis(100);
+/// How often what the view has learned is noted, at the most.
+const NOTE: Duration = Duration::from_secs(1);
+/// And at the least: it tells until when somebody looked.
+const NOTE_ANYWAY: Duration = Duration::from_secs(10);
 /// How often everything is looked at, for what comes with time alone.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -121,6 +125,7 @@ impl Engine {
             merged: None,
             swept: None,
             review: None,
+            noted: None,
         };
         (Self { commands, progress }, work)
     }
@@ -192,6 +197,8 @@ pub struct Work {
     swept: Option<Instant>,
     /// How far the look at everything has come, while there is one.
     review: Option<Review>,
+    /// When the view was noted, and how far it had come.
+    noted: Option<(Instant, u64)>,
 }
 
 /// A look at everything that has begun.
@@ -240,6 +247,7 @@ impl Work {
             if self.is_time() {
                 self.settle()?;
             }
+            self.note(false).map_err(|e| e.to_string())?;
             if self.review.is_some() {
                 self.review().map_err(|e| e.to_string())?;
             } else if self.swept.is_none_or(|s| s.elapsed() >= SWEEP) && self.view.status().synced {
@@ -247,6 +255,35 @@ impl Work {
                 self.sweep().map_err(|e| e.to_string())?;
             }
         }
+    }
+
+    /// Notes what the view knows, so that it is known after a restart who had an address before. `last`: all of it, whenever that was
+    /// done before.
+    fn note(&mut self, last: bool) -> Result<(), StoreError> {
+        let revision = self.view.revision();
+        let wait = |(at, of): (Instant, u64)| at.elapsed() < if of == revision { NOTE_ANYWAY } else { NOTE };
+        if !last && self.noted.is_some_and(wait) {
+            return Ok(());
+        }
+        loop {
+            let changes = self.view.changes();
+            let more = changes.more;
+            if !changes.is_empty() {
+                match self.store.note(&changes.put, &changes.remove) {
+                    Ok(()) => self.view.noted(changes),
+                    // What was noted before stays true as of its time.
+                    Err(StoreError::DiskFull { .. }) => break,
+                    Err(e) => return Err(e),
+                }
+            }
+            if !(more && last) {
+                // The rest follows when others had their turn.
+                self.noted = (!more).then(|| (Instant::now(), revision));
+                return Ok(());
+            }
+        }
+        self.noted = Some((Instant::now(), revision));
+        Ok(())
     }
 
     /// After a start it also raises what a crash left unraised.
@@ -288,6 +325,7 @@ impl Work {
     fn end(mut self) -> Result<(), String> {
         // What waits is on the disk; what may be resolved now is.
         self.settle()?;
+        self.note(true).map_err(|e| e.to_string())?;
         self.tell();
         self.store.close().map_err(|e| e.to_string())
     }

@@ -1,16 +1,19 @@
 //! What the watches have told so far, deleted pods included.
 
+pub(super) mod recall;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::former::Former;
 use super::kinds::{Object, Seen};
-use super::{KindStatus, REMEMBERED, Status};
+use super::{KindStatus, Status};
 use crate::clock::now;
-use crate::cluster::Builder;
 use crate::cluster::objects::{EndpointSlice, Pod, addresses};
+use crate::cluster::{Builder, Ended};
 use crate::model::Time;
 
 /// The kind that nothing works without.
@@ -26,12 +29,34 @@ pub(super) struct Known {
     gone: Vec<Gone>,
     former: Former,
     broken: u64,
+    /// How long it remembers what is gone.
+    horizon: Duration,
+    /// What an earlier run knew of kinds that are not watched yet.
+    recalled: BTreeMap<&'static str, Kind>,
 }
 
 #[derive(Debug)]
 struct Kind {
     state: State,
     objects: BTreeMap<Key, Entry>,
+    /// When it was last known to be as it is told here.
+    current: Option<Time>,
+    /// All that is told here is from an earlier run, of that time.
+    away: Option<Time>,
+}
+
+impl Kind {
+    fn new() -> Self {
+        Self { state: State::Listing, objects: BTreeMap::new(), current: None, away: None }
+    }
+
+    /// When something was over that is missing now.
+    fn ended(&self) -> Ended {
+        match self.away {
+            Some(known) => Ended::Between(known.min(now()), now()),
+            None => Ended::By(now()),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -78,7 +103,7 @@ impl State {
 struct Gone {
     uid: String,
     pod: Arc<Pod>,
-    until: Time,
+    ended: Ended,
     forget: Instant,
 }
 
@@ -86,8 +111,8 @@ struct Gone {
 #[derive(Debug)]
 pub(super) struct Input {
     objects: Vec<(&'static str, Object)>,
-    gone: Vec<(Arc<Pod>, Time)>,
-    former: Vec<(Arc<EndpointSlice>, Time)>,
+    gone: Vec<(Arc<Pod>, Ended)>,
+    former: Vec<(Arc<EndpointSlice>, Ended)>,
     /// Nothing is missing that can be had.
     pub settled: bool,
     /// When a deleted pod is forgotten next.
@@ -96,11 +121,11 @@ pub(super) struct Input {
 
 impl Input {
     pub(super) fn feed(self, builder: &mut Builder) {
-        for (pod, until) in self.gone {
-            builder.pod_until(pod, until);
+        for (pod, ended) in self.gone {
+            builder.pod_until(pod, ended);
         }
-        for (slice, until) in self.former {
-            builder.slice_until(slice, until);
+        for (slice, ended) in self.former {
+            builder.slice_until(slice, ended);
         }
         for (kind, object) in self.objects {
             object.feed(kind, builder);
@@ -110,9 +135,15 @@ impl Input {
 
 /// Each function that changes something says whether the indexes have to be built anew.
 impl Known {
+    /// Remembers what is gone for so long.
+    pub(super) fn new(horizon: Duration) -> Self {
+        Self { horizon, ..Self::default() }
+    }
+
     /// A kind that will be watched.
     pub(super) fn expect(&mut self, kind: &'static str) {
-        self.kinds.insert(kind, Kind { state: State::Listing, objects: BTreeMap::new() });
+        let recalled = self.recalled.remove(kind);
+        self.kinds.insert(kind, recalled.unwrap_or_else(Kind::new));
     }
 
     /// A kind's state after an error. What is known of it stays.
@@ -148,12 +179,16 @@ impl Known {
         for key in vanished {
             if let Some(entry) = of.objects.remove(&key) {
                 changed = true;
-                self.former.part(&entry.object, None);
-                retire(&mut self.gone, entry);
+                let ended = of.ended();
+                self.former.part(&entry.object, None, ended, self.horizon);
+                retire(&mut self.gone, entry, ended, self.horizon);
             }
         }
         for seen in listed {
             changed |= self.put(kind, seen);
+        }
+        if let Some(of) = self.kinds.get_mut(kind) {
+            of.away = None;
         }
         changed
     }
@@ -161,6 +196,7 @@ impl Known {
     /// A new object, or a new version of one.
     pub(super) fn put(&mut self, kind: &str, seen: Seen) -> bool {
         let Some(of) = self.kinds.get_mut(kind) else { return false };
+        let ended = of.ended();
         let Seen { key, uid, object } = seen;
         let object = match object {
             Ok(object) => object,
@@ -172,8 +208,8 @@ impl Known {
                     return false;
                 }
                 if let Some(old) = of.objects.remove(&key) {
-                    self.former.part(&old.object, None);
-                    retire(&mut self.gone, old);
+                    self.former.part(&old.object, None, ended, self.horizon);
+                    retire(&mut self.gone, old, ended, self.horizon);
                 }
                 return true;
             }
@@ -183,10 +219,10 @@ impl Known {
         let digest = object.digest();
         let changed = old.as_ref().is_none_or(|old| old.uid != uid || old.digest != digest);
         if let Some(old) = &old {
-            self.former.part(&old.object, Some(&object));
+            self.former.part(&old.object, Some(&object), ended, self.horizon);
         }
         if let Some(old) = old.filter(|old| old.uid != uid || moved(&old.object, &object)) {
-            retire(&mut self.gone, old);
+            retire(&mut self.gone, old, ended, self.horizon);
         }
         if let Object::Pod(pod) = &object {
             // A list may be older than a deletion that was told before.
@@ -204,7 +240,8 @@ impl Known {
             return false;
         }
         if let Some(mut entry) = of.objects.remove(&seen.key) {
-            self.former.part(&entry.object, None);
+            let ended = of.ended();
+            self.former.part(&entry.object, None, ended, self.horizon);
             // The last version tells when its containers ended.
             if let Ok(last) = seen.object {
                 let last = keep_addresses(last, &entry.object);
@@ -212,7 +249,7 @@ impl Known {
                     entry.object = last;
                 }
             }
-            retire(&mut self.gone, entry);
+            retire(&mut self.gone, entry, ended, self.horizon);
         }
         true
     }
@@ -224,7 +261,7 @@ impl Known {
         let all = self.kinds.iter().flat_map(|(kind, of)| of.objects.values().map(|e| (*kind, e.object.clone())));
         Input {
             objects: all.collect(),
-            gone: self.gone.iter().map(|g| (Arc::clone(&g.pod), g.until)).collect(),
+            gone: self.gone.iter().map(|g| (Arc::clone(&g.pod), g.ended)).collect(),
             settled: self.kinds.iter().all(|(kind, of)| of.state.settled(kind)),
             former: self.former.all(),
             forget: self.gone.iter().map(|g| g.forget).chain(self.former.next()).min(),
@@ -252,22 +289,23 @@ impl Known {
 
 impl Former {
     /// An object has another version now, or none.
-    fn part(&mut self, old: &Object, new: Option<&Object>) {
+    fn part(&mut self, old: &Object, new: Option<&Object>, ended: Ended, horizon: Duration) {
+        let forget = Instant::now() + horizon;
         match (old, new) {
-            (Object::Slice(old), Some(Object::Slice(new))) => self.lost(old, Some(new), now()),
-            (Object::Slice(old), _) => self.lost(old, None, now()),
+            (Object::Slice(old), Some(Object::Slice(new))) => self.lost(old, Some(new), ended, forget),
+            (Object::Slice(old), _) => self.lost(old, None, ended, forget),
             _ => {}
         }
     }
 }
 
 /// Remembers a pod for those of its packets that are yet to be told.
-fn retire(gone: &mut Vec<Gone>, entry: Entry) {
+fn retire(gone: &mut Vec<Gone>, entry: Entry, ended: Ended, horizon: Duration) {
     if let Object::Pod(pod) = entry.object
         && !pod.spec.host_network
         && !addresses(&pod).is_empty()
     {
-        gone.push(Gone { uid: entry.uid, pod, until: now(), forget: Instant::now() + REMEMBERED });
+        gone.push(Gone { uid: entry.uid, pod, ended, forget: Instant::now() + horizon });
     }
 }
 
@@ -298,6 +336,7 @@ fn moved(old: &Object, new: &Object) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::REMEMBERED;
 
     fn seen(uid: &str, phase: &str) -> Seen {
         let object = serde_json::json!({
@@ -308,7 +347,7 @@ mod tests {
     }
 
     fn synced() -> Known {
-        let mut known = Known::default();
+        let mut known = Known::new(REMEMBERED);
         known.expect("Pod");
         assert!(known.replace("Pod", Vec::new()), "an empty list is awaited as well");
         assert!(!known.replace("Pod", Vec::new()));
