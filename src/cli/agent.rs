@@ -10,7 +10,8 @@ use sidecarta_capture::live::collector::Config as CollectorConfig;
 use sidecarta_capture::live::handle::Settings;
 use tokio::runtime::Runtime;
 
-use super::log::{LogOptions, duration, listen};
+use super::duration::duration;
+use super::log::{LogOptions, listen};
 use super::{Outcome, SnapshotOptions, StoreOptions};
 use crate::agent::outbox::Pace;
 use crate::agent::outlet::{Outlet, ToFile, ToRecorder, ToStdout, ToStore};
