@@ -126,6 +126,8 @@ impl Engine {
             swept: None,
             review: None,
             noted: None,
+            unnoticed: None,
+            full: false,
         };
         (Self { commands, progress }, work)
     }
@@ -199,6 +201,10 @@ pub struct Work {
     review: Option<Review>,
     /// When the view was noted, and how far it had come.
     noted: Option<(Instant, u64)>,
+    /// What was merged, while the disk is too full to raise what is new in it.
+    unnoticed: Option<Batch>,
+    /// That was said.
+    full: bool,
 }
 
 /// A look at everything that has begun.
@@ -248,11 +254,22 @@ impl Work {
                 self.settle()?;
             }
             self.note(false).map_err(|e| e.to_string())?;
-            if self.review.is_some() {
-                self.review().map_err(|e| e.to_string())?;
+            // What is merged and not yet noticed would be counted twice by a look at all that is stored.
+            if self.unnoticed.is_some() {
+                continue;
+            }
+            let looked = if self.review.is_some() {
+                self.review()
             } else if self.swept.is_none_or(|s| s.elapsed() >= SWEEP) && self.view.status().synced {
                 self.swept = Some(Instant::now());
-                self.sweep().map_err(|e| e.to_string())?;
+                self.sweep()
+            } else {
+                Ok(())
+            };
+            match looked {
+                // A full disk: it is looked at again when the time comes, or after a start.
+                Ok(()) | Err(StoreError::DiskFull { .. }) => {}
+                Err(e) => return Err(e.to_string()),
             }
         }
     }
@@ -359,8 +376,32 @@ impl Work {
         Ok(())
     }
 
+    /// Raises what is new in what was merged. Whether that is done; a full disk is waited for, as it is when merging. A restart meanwhile
+    /// finds it in the store.
+    fn notice(&mut self) -> Result<bool, String> {
+        let Some(batch) = self.unnoticed.take() else { return Ok(true) };
+        match novelty::notice(&mut self.store, &batch, clock::now(), self.pace.patience) {
+            Ok(new) => {
+                self.full = false;
+                self.raised(&new);
+                Ok(true)
+            }
+            Err(e @ StoreError::DiskFull { .. }) => {
+                if !std::mem::replace(&mut self.full, true) {
+                    tracing::warn!("what is new is raised when there is room: {e}");
+                }
+                self.unnoticed = Some(batch);
+                Ok(false)
+            }
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
     /// Merges what may be resolved, many batches in one write.
     fn settle(&mut self) -> Result<(), String> {
+        if !self.notice()? {
+            return Ok(());
+        }
         let (now, view) = (Instant::now(), self.view.status());
         let known = view.synced && view.behind.is_none();
         let mut told = Vec::new();
@@ -416,10 +457,8 @@ impl Work {
             Ok(_) => {
                 self.now.settled += n;
                 self.now.edges += edges;
-                let new =
-                    novelty::notice(&mut self.store, &taught, clock::now(), self.pace.patience).map_err(|e| e.to_string())?;
-                self.raised(&new);
-                Ok(())
+                self.unnoticed = Some(taught);
+                self.notice().map(|_| ())
             }
             Err(StoreError::DiskFull { .. }) => {
                 // They are on the disk, and are taken up again from there.
