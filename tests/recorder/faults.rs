@@ -1,6 +1,6 @@
 //! What befalls a recorder: kills, disks, certificates.
 
-#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that cannot go on should say where, one that has measured what
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,46 +12,96 @@ use super::CART;
 use super::common::disk::Disk;
 use super::running::{Recorder, batch, snapshot};
 
+/// How often the recorder is killed where nothing else is said.
+const KILLS: u64 = 60;
+
+/// Random numbers from a seed (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+/// Brings batches of an agent until the recorder is gone, and gives the number of the first that is not acknowledged.
+fn bring(address: &str, agent: usize, mut sequence: u64) -> u64 {
+    loop {
+        let body = batch(&format!("n{agent}"), "b", sequence, CART, 1);
+        let Ok(mut stream) = TcpStream::connect(address) else { return sequence };
+        let head = format!("POST /v1/batches HTTP/1.1\r\nHost: r\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        let mut answer = String::new();
+        let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+        if sent.is_err() || stream.read_to_string(&mut answer).is_err() || !answer.starts_with("HTTP/1.1 200") {
+            return sequence;
+        }
+        sequence += 1;
+    }
+}
+
+/// The recorder is killed at random instants, while it opens its store, catches up, or receives from three agents, which ask again for
+/// what they do not know to be acknowledged. Whenever it runs again, all that was acknowledged is there, once.
+///
+/// `SIDECARTA_KILLS=1000` kills it so often, `SIDECARTA_SEED` repeats the instants of a run.
 #[test]
 fn an_acknowledged_batch_counts_once_whatever_happens() {
+    let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
+    let kills = number("SIDECARTA_KILLS").unwrap_or(KILLS);
+    let seed = number("SIDECARTA_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    let mut random = Random(seed);
     let dir = tempfile::tempdir().unwrap();
     let (store, cluster) = (dir.path().join("store"), snapshot(dir.path()).display().to_string());
-    let mut acknowledged = 0;
-    // Killed at any instant under load of three agents, and asked again for what they do not know to be acknowledged.
-    let mut next = [0u64; 3];
-    for round in 0..20u64 {
-        let recorder = Recorder::start(&store, None, &["--no-auth", "--cluster", &cluster]);
-        let address = recorder.address.clone();
+    let options = ["--no-auth", "--cluster", &cluster];
+    let begun = Instant::now();
+    let (mut next, mut opening, mut checks) = ([0u64; 3], 0, 0);
+    for round in 0..kills {
+        let told = || format!("kill {round} of {kills}, SIDECARTA_SEED={seed}");
+        if random.below(3) == 0 {
+            let mut child = Recorder::command(&store, None, &options).spawn().unwrap();
+            std::thread::sleep(Duration::from_micros(random.below(60_000)));
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself: {}", told());
+            child.kill().unwrap();
+            child.wait().unwrap();
+            opening += 1;
+            continue;
+        }
+        let recorder = Recorder::start(&store, None, &options);
+        let acknowledged: u64 = next.iter().sum();
+        let until = Instant::now() + Duration::from_secs(20);
+        // Of each agent, one batch may be there without its knowledge.
+        while random.below(8) > 0 {
+            let (_, sum) = recorder.dependencies(None);
+            assert!(sum <= acknowledged + 3, "{sum} connections of {acknowledged}: {}", told());
+            if sum >= acknowledged {
+                checks += 1;
+                break;
+            }
+            assert!(Instant::now() < until, "{sum} connections of {acknowledged}: {}", told());
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let senders: Vec<_> = (0..3usize)
             .map(|agent| {
-                let (address, mut sequence) = (address.clone(), next[agent]);
-                std::thread::spawn(move || {
-                    loop {
-                        let body = batch(&format!("n{agent}"), "b", sequence, CART, 1);
-                        let Ok(mut stream) = TcpStream::connect(&address) else { return sequence };
-                        let head = format!(
-                            "POST /v1/batches HTTP/1.1\r\nHost: r\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-                            body.len()
-                        );
-                        let mut answer = String::new();
-                        let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
-                        if sent.is_err() || stream.read_to_string(&mut answer).is_err() || !answer.starts_with("HTTP/1.1 200") {
-                            return sequence;
-                        }
-                        sequence += 1;
-                    }
-                })
+                let (address, sequence) = (recorder.address.clone(), next[agent]);
+                std::thread::spawn(move || bring(&address, agent, sequence))
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(30 + round * 17 % 90));
+        std::thread::sleep(Duration::from_micros(random.below(80_000)));
         recorder.kill("KILL");
         for (agent, sender) in senders.into_iter().enumerate() {
             next[agent] = sender.join().unwrap();
         }
-        acknowledged = next.iter().sum();
     }
-    assert!(acknowledged > 50, "{acknowledged} batches only");
-    let recorder = Recorder::start(&store, None, &["--no-auth", "--cluster", &cluster]);
+    let acknowledged: u64 = next.iter().sum();
+    // Shown with `--nocapture`.
+    println!(
+        "{kills} kills in {:.1} s, {opening} of them while opening; {acknowledged} batches acknowledged, {checks} checks; seed {seed}",
+        begun.elapsed().as_secs_f64()
+    );
+    assert!(acknowledged > kills / 2, "{acknowledged} batches only");
+    let recorder = Recorder::start(&store, None, &options);
     // What was on its way may be there without having been acknowledged: it is sent again, and counts once.
     for (agent, sequence) in next.iter().enumerate() {
         assert_eq!(recorder.post(None, &batch(&format!("n{agent}"), "b", *sequence, CART, 1)).0, 200);
