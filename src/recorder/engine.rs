@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::clock;
 use crate::cluster::Cluster;
@@ -106,6 +106,7 @@ pub enum Refused {
 pub struct Engine {
     commands: SyncSender<Command>,
     progress: Arc<Mutex<Progress>>,
+    outbox: watch::Receiver<u64>,
 }
 
 impl Engine {
@@ -113,12 +114,14 @@ impl Engine {
     pub fn new(store: Store, view: View, pace: Pace) -> (Self, Work) {
         let (commands, receiver) = sync_channel(QUEUE);
         let progress = Arc::new(Mutex::new(Progress::default()));
+        let (tell, outbox) = watch::channel(store.outbox());
         let work = Work {
             store,
             view,
             pace,
             commands: receiver,
             progress: Arc::clone(&progress),
+            outbox: tell,
             waiting: VecDeque::new(),
             held: 0,
             now: Progress::default(),
@@ -129,7 +132,7 @@ impl Engine {
             unnoticed: None,
             full: false,
         };
-        (Self { commands, progress }, work)
+        (Self { commands, progress, outbox }, work)
     }
 
     /// Keeps a batch. `bytes`: the batch as it came, compressed. When this returns well, it is on the disk.
@@ -163,6 +166,11 @@ impl Engine {
         let _ = self.commands.send(Command::Stop);
     }
 
+    /// Changes when there may be more alerts to deliver, or others.
+    pub fn outbox(&self) -> watch::Receiver<u64> {
+        self.outbox.clone()
+    }
+
     /// What was done.
     pub fn progress(&self) -> Progress {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -191,6 +199,7 @@ pub struct Work {
     pace: Pace,
     commands: Receiver<Command>,
     progress: Arc<Mutex<Progress>>,
+    outbox: watch::Sender<u64>,
     waiting: VecDeque<Waiting>,
     held: usize,
     now: Progress,
@@ -481,6 +490,8 @@ impl Work {
     fn tell(&mut self) {
         self.now.waiting = self.waiting.len() as u64;
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&self.now);
+        let changes = self.store.outbox();
+        self.outbox.send_if_modified(|told| std::mem::replace(told, changes) != changes);
     }
 }
 
