@@ -1,8 +1,8 @@
 //! The live view: watches of a cluster's API that feed the same indexes as snapshot files do.
 //!
-//! Owns the watches, what they told so far, for how long a deleted pod is remembered, and what of it outlives a restart; swaps the indexes whole, so that whoever
-//! holds one goes on undisturbed. What is known stays in use while the API server is away. Must never write to the cluster, nor decide
-//! what an address means: that is `cluster`'s part.
+//! Owns the watches, what they told so far, for how long a deleted pod is remembered, and what of it outlives a restart; swaps the
+//! indexes whole, so that whoever holds one goes on undisturbed. What is known stays in use while the API server is away. Must never
+//! write to the cluster, nor decide what an address means: that is `cluster`'s part.
 
 mod client;
 mod follow;
@@ -143,8 +143,8 @@ impl View {
         Self { cluster, synced, shared: Arc::default(), noted: Arc::default() }
     }
 
-    /// Of a live cluster, with what an earlier run has noted of it (none: nothing is noted either). All that runs for it has ended when the handle is joined, which is soon after `stop` turns true or its
-    /// sender is dropped.
+    /// Of a live cluster, with what an earlier run has noted of it. All that runs for it has ended when the handle is joined, which is
+    /// soon after `stop` turns true or its sender is dropped.
     pub fn start(
         client: kube::Client,
         extent: Extent,

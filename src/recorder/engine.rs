@@ -4,6 +4,8 @@
 //! Owns the order of writes. A batch is acknowledged when it is on the disk, resolved later, and counts once. Must never resolve before
 //! the cluster is known, and never let what cannot be resolved hold up what can be acknowledged.
 
+mod upkeep;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use crate::clock;
 use crate::cluster::Cluster;
 use crate::generate::readiness::Thresholds;
 use crate::learn::{Learner, Union};
-use crate::model::{Alert, Batch, BatchId, WorkloadId};
-use crate::novelty::{self, Patience};
+use crate::model::{Batch, BatchId};
+use crate::novelty::Patience;
 use crate::observed::{Observed, Reader};
 use crate::parallel::both;
 use crate::store::{Applied, Store, StoreError};
 use crate::view::View;
+use upkeep::Review;
 
 /// Commands that wait for the thread.
 const QUEUE: usize = 256;
@@ -36,13 +38,6 @@ const AT_ONCE: usize = 8;
 const HELD: usize = 32 * 1024 * 1024;
 /// How often what waits is looked at.
 const BEAT: Duration = Duration::from_millis(100);
-/// How often what the view has learned is noted, at the most.
-const NOTE: Duration = Duration::from_secs(1);
-/// And at the least: it tells until when somebody looked.
-const NOTE_ANYWAY: Duration = Duration::from_secs(10);
-/// How often everything is looked at, for what comes with time alone.
-const SWEEP: Duration = Duration::from_secs(60);
-
 /// When batches are resolved.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -216,14 +211,6 @@ pub struct Work {
     full: bool,
 }
 
-/// A look at everything that has begun.
-struct Review {
-    /// The last workload that was looked at.
-    after: Option<WorkloadId>,
-    /// When it goes on.
-    next: Instant,
-}
-
 impl Work {
     /// Works until it is told to stop.
     ///
@@ -263,89 +250,14 @@ impl Work {
                 self.settle()?;
             }
             self.note(false).map_err(|e| e.to_string())?;
-            // What is merged and not yet noticed would be counted twice by a look at all that is stored.
-            if self.unnoticed.is_some() {
-                continue;
-            }
-            let looked = if self.review.is_some() {
-                self.review()
-            } else if self.swept.is_none_or(|s| s.elapsed() >= SWEEP) && self.view.status().synced {
-                self.swept = Some(Instant::now());
-                self.sweep()
-            } else {
-                Ok(())
-            };
-            match looked {
-                // A full disk: it is looked at again when the time comes, or after a start.
-                Ok(()) | Err(StoreError::DiskFull { .. }) => {}
-                Err(e) => return Err(e.to_string()),
-            }
+            self.look()?;
         }
-    }
-
-    /// Notes what the view knows, so that it is known after a restart who had an address before. `last`: all of it, whenever that was
-    /// done before.
-    fn note(&mut self, last: bool) -> Result<(), StoreError> {
-        let revision = self.view.revision();
-        let wait = |(at, of): (Instant, u64)| at.elapsed() < if of == revision { NOTE_ANYWAY } else { NOTE };
-        if !last && self.noted.is_some_and(wait) {
-            return Ok(());
-        }
-        loop {
-            let changes = self.view.changes();
-            let more = changes.more;
-            if !changes.is_empty() {
-                match self.store.note(&changes.put, &changes.remove) {
-                    Ok(()) => self.view.noted(changes),
-                    // What was noted before stays true as of its time.
-                    Err(StoreError::DiskFull { .. }) => break,
-                    Err(e) => return Err(e),
-                }
-            }
-            if !(more && last) {
-                // The rest follows when others had their turn.
-                self.noted = (!more).then(|| (Instant::now(), revision));
-                return Ok(());
-            }
-        }
-        self.noted = Some((Instant::now(), revision));
-        Ok(())
-    }
-
-    /// After a start it also raises what a crash left unraised.
-    fn sweep(&mut self) -> Result<(), StoreError> {
-        if let Some(least) = &self.pace.accept {
-            for (workload, n) in novelty::accept_ready(&mut self.store, least, clock::now())? {
-                tracing::info!(%workload, dependencies = n, "enough is known of it: its dependencies are accepted");
-            }
-        }
-        let new = novelty::coverage(&mut self.store, &self.view.current(), clock::now(), self.pace.patience)?;
-        self.raised(&new);
-        self.review = Some(Review { after: None, next: Instant::now() });
-        Ok(())
-    }
-
-    /// The next part of a look at everything. It takes a fifth of the time at most: others want something too.
-    fn review(&mut self) -> Result<(), StoreError> {
-        let now = Instant::now();
-        let Some(Review { after, .. }) = self.review.take_if(|r| r.next <= now) else { return Ok(()) };
-        let (new, last) = novelty::review_after(&mut self.store, after.as_ref(), clock::now(), self.pace.patience)?;
-        self.raised(&new);
-        self.review = last.map(|last| Review { after: Some(last), next: Instant::now() + 4 * now.elapsed() });
-        Ok(())
     }
 
     /// Whether it is time to merge: when many batches wait, or as much time has passed as it took. The more there is to do, the more of
     /// it is done at once, and no more than half the time is not there for those who bring more.
     fn is_time(&self) -> bool {
         self.waiting.len() >= MERGED || self.merged.is_none_or(|(at, took)| at.elapsed() >= took)
-    }
-
-    fn raised(&mut self, new: &[Alert]) {
-        self.now.alerts += new.len() as u64;
-        for alert in new {
-            tracing::warn!(alert = %alert.id(), "{}", alert.text());
-        }
     }
 
     fn end(mut self) -> Result<(), String> {
@@ -383,27 +295,6 @@ impl Work {
             let _ = reply.send(Ok(applied));
         }
         Ok(())
-    }
-
-    /// Raises what is new in what was merged. Whether that is done; a full disk is waited for, as it is when merging. A restart meanwhile
-    /// finds it in the store.
-    fn notice(&mut self) -> Result<bool, String> {
-        let Some(batch) = self.unnoticed.take() else { return Ok(true) };
-        match novelty::notice(&mut self.store, &batch, clock::now(), self.pace.patience) {
-            Ok(new) => {
-                self.full = false;
-                self.raised(&new);
-                Ok(true)
-            }
-            Err(e @ StoreError::DiskFull { .. }) => {
-                if !std::mem::replace(&mut self.full, true) {
-                    tracing::warn!("what is new is raised when there is room: {e}");
-                }
-                self.unnoticed = Some(batch);
-                Ok(false)
-            }
-            Err(e) => Err(e.to_string()),
-        }
     }
 
     /// Merges what may be resolved, many batches in one write.

@@ -13,7 +13,7 @@ use super::common::disk::Disk;
 use super::running::{Recorder, batch, snapshot};
 
 /// How often the recorder is killed where nothing else is said.
-const KILLS: u64 = 60;
+const KILLS: u64 = 150;
 
 /// Random numbers from a seed (splitmix64).
 struct Random(u64);
@@ -210,7 +210,7 @@ fn a_disk_that_fills_between_merging_and_raising_loses_no_alert() {
     let filler = disk.path().join("filler");
     let (mut sequence, mut sum) = (1, 1);
     // Where exactly it is full when something is to be raised hangs on what a write takes: it is tried with more and more room.
-    for room in (0..24u64).map(|i| i * 16 << 10) {
+    for room in (0..24u64).map(|i| i * 16 * 1024) {
         let stat = rustix::fs::statvfs(disk.path()).unwrap();
         let free = stat.f_bavail * stat.f_frsize;
         std::fs::write(&filler, vec![0u8; (free - (16 << 20) - room) as usize]).unwrap();
