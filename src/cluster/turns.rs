@@ -145,18 +145,15 @@ pub(super) fn hand_over(cluster: &mut Cluster, turns: &[Turn]) {
     }
 }
 
-/// Where others had the address of an endpoint before its pod had it, it began with that pod, and nothing else goes on beyond that.
+/// An endpoint begins with the pod that has its address, unless those before it stood behind the same Service; and what may have gone on
+/// while nobody looked ends there.
 pub(super) fn hand_over_endpoints(cluster: &mut Cluster, services: &[&objects::Service]) {
     let Cluster { endpoints, pods, pods_by_address, .. } = cluster;
     for ((address, ..), all) in endpoints.iter_mut() {
         let holders = || pods_by_address.get(address).into_iter().flatten().map(|i| &pods[*i as usize]);
         let Some(start) = holders().filter(|p| p.end == Time::MAX).map(|p| p.start).max() else { continue };
         let former: Vec<Backing> = all.iter().filter(|b| b.until != Time::MAX).copied().collect();
-        let mut before = holders().filter(|p| p.end != Time::MAX).peekable();
-        if former.is_empty() && before.peek().is_none() {
-            continue;
-        }
-        let before: Vec<&Pod> = before.collect();
+        let before: Vec<&Pod> = holders().filter(|p| p.end != Time::MAX).collect();
         // Also of a former pod, as far as is known: its slices have said so, or its labels do.
         let continues =
             |b: &Backing| match former.iter().filter(|f| (f.service, f.port) == (b.service, b.port)).max_by_key(|f| f.until) {

@@ -136,3 +136,14 @@ fn what_is_noticed_as_it_happens_leaves_no_gap() {
     assert_eq!(holders(&cluster, &[99, 100, 102, 103]), "aabb");
     assert_eq!([99, 100, 102, 103].map(|t| behind(&cluster, t)), ["", "", "b", "b"]);
 }
+
+#[test]
+fn an_endpoint_is_none_before_its_pod_though_nobody_is_known_before() {
+    let mut builder = Builder::default();
+    builder.service(service("b"));
+    builder.pod(pod("b", 102, Some(103)));
+    builder.slice(slice("b"));
+    let cluster = builder.build().0;
+    assert_eq!([101, 102].map(|t| behind(&cluster, t)), ["", "b"]);
+    assert_eq!(holders(&cluster, &[101, 102]), "-b");
+}
