@@ -184,14 +184,14 @@ fn a_full_disk_refuses_and_loses_nothing() {
     assert_eq!(recorder.kill("TERM").0, Some(0));
 }
 
-/// A batch that is small on its way and large when it is learned: connections to so many ports of a pod.
-fn wide(sequence: u64, ports: std::ops::Range<u16>) -> Vec<u8> {
+/// A batch that is small on its way and large when it is learned: a connection to each of these ports of a pod.
+fn wide(sequence: u64, ports: impl Iterator<Item = u16>) -> Vec<u8> {
     let one = String::from_utf8(batch("n1", "b", sequence, "10.244.1.12:1", 1)).unwrap();
     let lines: Vec<&str> = one.lines().collect();
-    let edges = ports.clone().map(|port| lines[2].replace("10.244.1.12:1\"", &format!("10.244.1.12:{port}\"")));
-    let end = format!("{{\"end\":{{\"lines\":{}}}}}", 2 + ports.len());
-    let all = [lines[0].to_owned(), lines[1].to_owned()].into_iter().chain(edges).chain([end]);
-    all.map(|l| l + "\n").collect::<String>().into_bytes()
+    let edges = ports.map(|port| lines[2].replace("10.244.1.12:1\"", &format!("10.244.1.12:{port}\"")));
+    let mut all: Vec<String> = [lines[0].to_owned(), lines[1].to_owned()].into_iter().chain(edges).collect();
+    all.push(format!("{{\"end\":{{\"lines\":{}}}}}", all.len()));
+    all.into_iter().map(|l| l + "\n").collect::<String>().into_bytes()
 }
 
 #[test]
@@ -200,26 +200,27 @@ fn a_disk_that_fills_between_merging_and_raising_loses_no_alert() {
         assert!(std::env::var_os("CI").is_none(), "CI runs this test: it needs root, to mount a file system");
         return;
     };
-    const PORTS: u16 = 100;
+    const KNOWN: std::ops::Range<u16> = 20_000..21_000;
     let dir = tempfile::tempdir().unwrap();
     let cluster = snapshot(dir.path()).display().to_string();
     let recorder = Recorder::start(&disk.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
-    assert_eq!(recorder.post(None, &batch("n1", "b", 0, CART, 1)).0, 200);
-    recorder.connections(None, 1);
+    let known = KNOWN.len() as u64;
+    assert_eq!(recorder.post(None, &wide(0, KNOWN)).0, 200);
+    recorder.connections(None, known);
     assert_eq!(recorder.ask("POST", "/v1/accept", None, "Content-Type: application/json\r\n", b"{}").0, 200);
     let filler = disk.path().join("filler");
-    let (mut sequence, mut sum) = (1, 1);
-    // Where exactly it is full when something is to be raised hangs on what a write takes: it is tried with more and more room.
-    for room in (0..24u64).map(|i| i * 16 * 1024) {
+    let (mut sequence, mut sum) = (1, known);
+    // Where exactly it is full when something is to be raised hangs on what a write takes: it is tried with more and more room. What is
+    // known already makes merging the largest of the writes.
+    for room in (0..32u64).map(|i| i * 4096) {
         let stat = rustix::fs::statvfs(disk.path()).unwrap();
         let free = stat.f_bavail * stat.f_frsize;
         std::fs::write(&filler, vec![0u8; (free - (16 << 20) - room) as usize]).unwrap();
-        let first = 20_000 + sequence as u16 * PORTS;
-        let (status, answer) = recorder.post(None, &wide(sequence, first..first + PORTS));
-        std::thread::sleep(Duration::from_millis(150));
+        let (status, answer) = recorder.post(None, &wide(sequence, KNOWN.chain([30_000 + sequence as u16])));
+        std::thread::sleep(Duration::from_millis(300));
         std::fs::remove_file(&filler).unwrap();
         match status {
-            200 => (sequence, sum) = (sequence + 1, sum + u64::from(PORTS)),
+            200 => (sequence, sum) = (sequence + 1, sum + known + 1),
             _ => assert!(status == 503 && answer.contains("MiB are free"), "{status} {answer}"),
         }
         recorder.connections(None, sum);
@@ -229,17 +230,16 @@ fn a_disk_that_fills_between_merging_and_raising_loses_no_alert() {
         let (status, body) = recorder.get("/v1/alerts", None);
         let alerts: Vec<serde_json::Value> = serde_json::from_str(&body).unwrap();
         assert_eq!(status, 200);
-        if alerts.len() as u64 == sum - 1 {
+        if alerts.len() as u64 == sequence - 1 {
             assert!(alerts.iter().all(|a| a["connections"] == 1), "counted once");
             break;
         }
-        assert!(Instant::now() < until, "{} alerts of {}", alerts.len(), sum - 1);
+        assert!(Instant::now() < until, "{} alerts of {}", alerts.len(), sequence - 1);
         std::thread::sleep(Duration::from_millis(50));
     }
     let (code, log) = recorder.kill("TERM");
     assert_eq!(code, Some(0), "{log}");
-    assert!(
-        log.contains("what is new is raised when there is room"),
-        "the disk was never full at the right time: {sequence} batches\n{log}"
-    );
+    let waited = log.matches("what is new is raised when there is room").count();
+    println!("{sequence} batches; {waited} times the disk was full when something was to be raised");
+    assert!(waited > 0, "the disk was never full at the right time\n{log}");
 }
