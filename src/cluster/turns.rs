@@ -109,7 +109,7 @@ pub(super) struct Turn {
 /// second. Otherwise the end is that of a deletion that was noticed late, and the start tells better.
 ///
 /// Where nobody looked when the address changed hands, it was the earlier one's as long as that is known and the later one had not
-/// started, and is the later one's when its first container runs, or when it was seen. Between the two it is nobody's that is known.
+/// started, and is the later one's from the second after its first container began, or when it was seen. Between the two it is nobody's that is known.
 pub(super) fn hand_over(cluster: &mut Cluster, turns: &[Turn]) {
     let ended = |i: &u32| turns[*i as usize].end.is_some();
     let shared = cluster.pods_by_address.iter().filter(|(_, h)| h.len() > 1 && h.iter().any(ended));
