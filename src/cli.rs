@@ -7,6 +7,7 @@
 mod agent;
 mod alerts;
 mod dependencies;
+mod duration;
 mod exchange;
 mod explain;
 mod forecast;

@@ -9,6 +9,7 @@ mod names;
 pub(crate) mod objects;
 mod owners;
 mod pool;
+mod turns;
 
 use std::collections::{self, BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ pub use index::Builder;
 pub use names::Named;
 pub use pool::Labels;
 pub(crate) use pool::Pool;
+pub(crate) use turns::Ended;
 
 /// A pod, with the interval in which it held its addresses. What it has in common with others is shared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +147,8 @@ struct Backing {
     port: u16,
     from: Time,
     until: Time,
+    /// False: nobody looked then, and it may have been taken out of the Service already, or its address given to another pod.
+    sure: bool,
 }
 
 /// The indexes. Built by [`Builder`]; a live view swaps it whole.
@@ -226,12 +230,18 @@ impl Cluster {
         Some((&self.services[i as usize], port))
     }
 
-    /// Service ports that had this address and port among their endpoints then, sorted.
+    /// Service ports that had this address and port among their endpoints then, sorted; those that may have had it included.
     pub fn endpoint(&self, address: IpAddr, port: u16, protocol: Protocol, time: Time) -> impl Iterator<Item = (&Service, u16)> {
         let found = self.endpoints.get(&(address, port, protocol)).into_iter().flatten();
         let then: BTreeSet<(u32, u16)> =
             found.filter(|b| b.from <= time && time < b.until).map(|b| (b.service, b.port)).collect();
         then.into_iter().map(|(i, p)| (&self.services[i as usize], p))
+    }
+
+    /// Whether what [`endpoint`](Self::endpoint) gives is all that can have been behind the address then.
+    pub fn endpoint_is_sure(&self, address: IpAddr, port: u16, protocol: Protocol, time: Time) -> bool {
+        let found = self.endpoints.get(&(address, port, protocol)).into_iter().flatten();
+        found.filter(|b| b.from <= time && time < b.until).all(|b| b.sure)
     }
 
     /// The Service of this fully qualified host.

@@ -303,3 +303,6 @@ impl Lesson {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

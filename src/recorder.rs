@@ -80,7 +80,7 @@ async fn live(config: Config, store: Store, knowledge: Knowledge) -> anyhow::Res
         }
         Knowledge::Api(client) => {
             let gate = config.agents.map(|agents| Gate::new(client.clone(), agents));
-            let (view, task) = View::start(client, Extent::Cluster, Some(config.domain), stopped.clone());
+            let (view, task) = View::start(client, Extent::Cluster, Some(config.domain), store.noted()?, stopped.clone());
             (view, Some(task), gate)
         }
     };

@@ -68,7 +68,8 @@ pub fn resolve(cluster: &Cluster, pod: &Pod, connection: &Connection) -> Resolut
     }
     let owners: Vec<&Service> = cluster.services_at(to).collect();
     let backing: Vec<(&Service, u16)> = cluster.endpoint(to, port, protocol, Time(connection.first)).collect();
-    if let Some(what) = infrastructure(cluster, connection, protocol, &owners, &backing) {
+    let sure = cluster.endpoint_is_sure(to, port, protocol, Time(connection.first));
+    if let Some(what) = infrastructure(cluster, connection, protocol, &owners, if sure { &backing } else { &[] }) {
         return what;
     }
     let clues = Clues::read(cluster, pod, connection);
@@ -77,7 +78,7 @@ pub fn resolve(cluster: &Cluster, pod: &Pod, connection: &Connection) -> Resolut
     } else if let Some((service, port)) = cluster.node_port(to, port, protocol) {
         Resolution::new(Destination::Service(service.at(port)), port).graded(Grade::ServiceAddress, None)
     } else if !backing.is_empty() {
-        endpoint(cluster, connection, &backing, &clues)
+        endpoint(cluster, connection, &backing, sure, &clues)
     } else {
         elsewhere(cluster, connection, &clues)
     };
@@ -146,14 +147,20 @@ fn own_address(owners: &[&Service], pod: &Pod, connection: &Connection, protocol
         several => {
             // One external address shared by several Services (a load balancer's): as ambiguous as shared endpoints.
             let candidates: BTreeSet<ServicePort> = several.iter().map(|s| s.at(port)).collect();
-            among(candidates, Grade::ServiceAddress, clues)
+            among(candidates, Grade::ServiceAddress, true, clues)
         }
     };
     resolution.scope_miss = missed && !matches!(resolution.destination, Destination::Unresolved { .. });
     resolution
 }
 
-fn endpoint(cluster: &Cluster, connection: &Connection, backing: &[(&Service, u16)], clues: &Clues<'_>) -> Resolution {
+fn endpoint(
+    cluster: &Cluster,
+    connection: &Connection,
+    backing: &[(&Service, u16)],
+    sure: bool,
+    clues: &Clues<'_>,
+) -> Resolution {
     let (to, port) = (connection.responder.ip(), connection.responder.port());
     // The request head holds the pod's own address: the application addressed the pod, no Service.
     if clues.authority_address == Some((to, port))
@@ -163,18 +170,19 @@ fn endpoint(cluster: &Cluster, connection: &Connection, backing: &[(&Service, u1
         return Resolution::new(Destination::pod(target.workload.clone()), port).graded(Grade::HttpAuthority, name);
     }
     let candidates: BTreeSet<ServicePort> = backing.iter().map(|(s, p)| s.at(*p)).collect();
-    let grade = if candidates.len() == 1 { Grade::Endpoint } else { Grade::EndpointOfSeveral };
-    among(candidates, grade, clues)
+    let grade = if candidates.len() == 1 && sure { Grade::Endpoint } else { Grade::EndpointOfSeveral };
+    among(candidates, grade, sure, clues)
 }
 
-/// Chooses among candidates by names only; without a name that is one of them, all stay.
-fn among(candidates: BTreeSet<ServicePort>, grade: Grade, clues: &Clues<'_>) -> Resolution {
+/// Chooses among candidates by names only; without a name that is one of them, all stay. `sure`: there is no other, so that a single one
+/// needs no name.
+fn among(candidates: BTreeSet<ServicePort>, grade: Grade, sure: bool, clues: &Clues<'_>) -> Resolution {
     let named = |c: &&ServicePort| clues.services.iter().any(|clue| clue.host == c.host && clue.port_fits(c.port));
     let chosen: Vec<&ServicePort> = candidates.iter().filter(named).collect();
     // One Service under two ports with one target port is still told apart by the port of an authority.
     let only = match (chosen.as_slice(), candidates.len()) {
         ([one], _) => Some((*one).clone()),
-        ([], 1) => candidates.first().cloned(),
+        ([], 1) if sure => candidates.first().cloned(),
         _ => None,
     };
     match only {

@@ -13,6 +13,7 @@ mod exchange;
 mod kept;
 mod keys;
 mod marker;
+mod noted;
 mod pages;
 
 use std::collections::{BTreeSet, HashSet};
@@ -68,6 +69,8 @@ pub struct Store {
     /// Rows that only grow in number: counted when the store is opened, and kept up to date from then on.
     lasting: u64,
     stopped: bool,
+    /// Counts the writes of alerts that wait to be delivered.
+    outbox: u64,
 }
 
 /// Writes that belong together.
@@ -132,7 +135,8 @@ impl Store {
         let db = database::open(dir)?;
         let database = |error| StoreError::Database { path: dir.to_owned(), error };
         let rows = db.open_tree("rows").map_err(database)?;
-        let mut store = Self { dir: dir.to_owned(), db, rows, marker: marker.unwrap_or_default(), lasting: 0, stopped: false };
+        let mut store =
+            Self { dir: dir.to_owned(), db, rows, marker: marker.unwrap_or_default(), lasting: 0, stopped: false, outbox: 0 };
         if fresh {
             store.sync()?;
         } else {

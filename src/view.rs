@@ -1,8 +1,8 @@
 //! The live view: watches of a cluster's API that feed the same indexes as snapshot files do.
 //!
-//! Owns the watches, what they told so far, and for how long a deleted pod is remembered; swaps the indexes whole, so that whoever
-//! holds one goes on undisturbed. What is known stays in use while the API server is away. Must never write to the cluster, nor decide
-//! what an address means: that is `cluster`'s part.
+//! Owns the watches, what they told so far, for how long a deleted pod is remembered, and what of it outlives a restart; swaps the
+//! indexes whole, so that whoever holds one goes on undisturbed. What is known stays in use while the API server is away. Must never
+//! write to the cluster, nor decide what an address means: that is `cluster`'s part.
 
 mod client;
 mod follow;
@@ -13,6 +13,7 @@ mod rebuild;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,11 +23,15 @@ use tokio::time::Instant;
 
 use crate::cluster::{Cluster, Pool};
 use known::Known;
+use known::recall::Noted;
 
 pub use client::{ViewError, client, config, connect};
+pub use known::recall::{Changes, Row};
 
-/// How long a deleted pod is remembered: packets from before its deletion may be told this much later.
+/// How long an agent remembers a deleted pod: its own packets from before the deletion may be told this much later.
 pub const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+/// How long a recorder does: agents that cannot reach it keep what they have seen, and bring it when they can.
+const SPOOLED: Duration = Duration::from_secs(60 * 60);
 
 /// What is watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +40,15 @@ pub enum Extent {
     Node(String),
     /// Pods, their controllers, Services, EndpointSlices, Nodes and ServiceEntries of the whole cluster.
     Cluster,
+}
+
+impl Extent {
+    fn remembered(&self) -> Duration {
+        match self {
+            Self::Node(_) => REMEMBERED,
+            Self::Cluster => SPOOLED,
+        }
+    }
 }
 
 /// How far the view has come.
@@ -101,6 +115,7 @@ pub struct View {
     cluster: watch::Receiver<Arc<Cluster>>,
     synced: watch::Receiver<bool>,
     shared: Arc<Shared>,
+    noted: Arc<Mutex<Noted>>,
 }
 
 /// What watches tell, and the word that there is something new.
@@ -109,6 +124,8 @@ struct Shared {
     known: Mutex<Known>,
     pool: Mutex<Pool>,
     changed: Notify,
+    /// Counts the changes.
+    revision: AtomicU64,
 }
 
 impl Shared {
@@ -125,6 +142,7 @@ impl Shared {
     /// Makes a change, and tells of it where it is one for the indexes.
     fn change(&self, change: impl FnOnce(&mut Known) -> bool) {
         if change(&mut self.known()) {
+            self.revision.fetch_add(1, Ordering::Relaxed);
             self.changed.notify_one();
         }
     }
@@ -135,18 +153,28 @@ impl View {
     pub fn fixed(cluster: Cluster) -> Self {
         let (_, cluster) = watch::channel(Arc::new(cluster));
         let (_, synced) = watch::channel(true);
-        Self { cluster, synced, shared: Arc::default() }
+        Self { cluster, synced, shared: Arc::default(), noted: Arc::default() }
     }
 
-    /// Of a live cluster. All that runs for it has ended when the handle is joined, which is soon after `stop` turns true or its
-    /// sender is dropped.
+    /// Of a live cluster, with what an earlier run has noted of it. All that runs for it has ended when the handle is joined, which is
+    /// soon after `stop` turns true or its sender is dropped.
     pub fn start(
         client: kube::Client,
         extent: Extent,
         domain: Option<String>,
+        noted: Vec<Row>,
         stop: watch::Receiver<bool>,
     ) -> (Self, JoinHandle<()>) {
-        let shared = Arc::<Shared>::default();
+        let mut known = Known::new(extent.remembered());
+        let mut pool = Pool::default();
+        let (noted, unreadable) = known.recall(noted, &mut pool, Instant::now());
+        if unreadable > 0 {
+            tracing::warn!(
+                rows = unreadable,
+                "what an earlier run knew of the cluster cannot be read in part: who had these addresses before is not known"
+            );
+        }
+        let shared = Arc::new(Shared { known: Mutex::new(known), pool: Mutex::new(pool), ..Shared::default() });
         let mut watches = JoinSet::new();
         match extent {
             Extent::Node(node) => {
@@ -157,7 +185,7 @@ impl View {
         }
         let (publish, cluster) = watch::channel(Arc::default());
         let (tell, synced) = watch::channel(false);
-        let view = Self { cluster, synced, shared: Arc::clone(&shared) };
+        let view = Self { cluster, synced, shared: Arc::clone(&shared), noted: Arc::new(Mutex::new(noted)) };
         let task = tokio::spawn(async move {
             rebuild::keep(&shared, domain.as_deref(), &publish, &tell, stop).await;
             watches.shutdown().await;
@@ -179,6 +207,22 @@ impl View {
     /// Waits until the indexes are others than when this clone last waited. `false` when they will never change again.
     pub async fn changed(&mut self) -> bool {
         self.cluster.changed().await.is_ok()
+    }
+
+    /// Counts what the watches have told that was news.
+    pub fn revision(&self) -> u64 {
+        self.shared.revision.load(Ordering::Relaxed)
+    }
+
+    /// What a store must write to hold what is known of addresses and endpoints; to be told [`noted`](Self::noted) when it has. Of a
+    /// snapshot there is nothing.
+    pub fn changes(&self) -> Changes {
+        self.shared.known().changes(&self.noted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// These changes are on the disk.
+    pub fn noted(&self, changes: Changes) {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).written(changes);
     }
 
     /// How far it has come.

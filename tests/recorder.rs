@@ -5,10 +5,15 @@
 #[path = "recorder/cluster.rs"]
 mod cluster;
 mod common;
+#[path = "view/fake.rs"]
+#[allow(dead_code)] // it is shared with the tests of the view
+mod fake;
 #[path = "recorder/faults.rs"]
 mod faults;
 #[path = "recorder/reach.rs"]
 mod reach;
+#[path = "recorder/restart.rs"]
+mod restart;
 #[path = "recorder/running.rs"]
 mod running;
 

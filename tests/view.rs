@@ -29,7 +29,7 @@ impl Live {
     fn start(server: &Server, extent: Extent) -> Self {
         let config = kube::Config::new(format!("http://{}", server.address).parse().unwrap());
         let (stop, stopped) = watch::channel(false);
-        let (view, task) = View::start(kube::Client::try_from(config).unwrap(), extent, None, stopped);
+        let (view, task) = View::start(kube::Client::try_from(config).unwrap(), extent, None, Vec::new(), stopped);
         Self { view, stop, task }
     }
 

@@ -154,7 +154,7 @@ fn live(address: &str) {
         let start = Instant::now();
         let config = kube::Config::new(format!("http://{address}").parse().unwrap());
         let (stop, stopped) = watch::channel(false);
-        let (mut view, task) = View::start(kube::Client::try_from(config).unwrap(), Extent::Cluster, None, stopped);
+        let (mut view, task) = View::start(kube::Client::try_from(config).unwrap(), Extent::Cluster, None, Vec::new(), stopped);
         view.ready().await;
         let cluster = view.current();
         println!(

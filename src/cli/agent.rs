@@ -10,7 +10,8 @@ use sidecarta_capture::live::collector::Config as CollectorConfig;
 use sidecarta_capture::live::handle::Settings;
 use tokio::runtime::Runtime;
 
-use super::log::{LogOptions, duration, listen};
+use super::duration::duration;
+use super::log::{LogOptions, listen};
 use super::{Outcome, SnapshotOptions, StoreOptions};
 use crate::agent::outbox::Pace;
 use crate::agent::outlet::{Outlet, ToFile, ToRecorder, ToStdout, ToStore};
@@ -125,7 +126,7 @@ impl Knowledge {
         match self {
             Self::Fixed(view) => (view, None),
             Self::Api(client, extent, domain) => {
-                let (view, task) = View::start(client, extent, domain, stopped);
+                let (view, task) = View::start(client, extent, domain, Vec::new(), stopped);
                 (view, Some(task))
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::{Args, ValueEnum};
 
-use super::generate::duration;
+use super::duration::nanoseconds;
 use super::output::{self, Format};
 use super::{Outcome, ReadOptions, ViewOptions, graph};
 use crate::model::{Dependency, Grade, Time, WorkloadId};
@@ -24,7 +24,7 @@ pub(super) struct Options {
     #[command(flatten)]
     view: ViewOptions,
     /// Mark as stale what was not seen for this long while its workload was
-    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = nanoseconds)]
     stale_after: u64,
     /// Output format
     #[arg(short, long, value_enum, default_value_t = View::Table)]

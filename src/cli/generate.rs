@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
+use super::duration::nanoseconds;
 use super::remote::{RecorderOptions, STORE};
 use super::{ClusterOptions, Outcome, ViewOptions, output};
 use crate::generate::calls::Declared;
@@ -41,7 +42,7 @@ pub(super) struct SourceOptions {
     #[arg(long, value_name = "FILE")]
     calls: Vec<PathBuf>,
     /// Leave out what was not seen for this long while its workload was; each is named
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = nanoseconds)]
     drop_stale: Option<u64>,
 }
 
@@ -62,7 +63,7 @@ pub(super) struct ChoiceOptions {
 #[derive(Debug, Args)]
 pub(super) struct ReadyOptions {
     /// Least time that a workload must have been watched, in seconds or with a unit (90s, 15m, 24h, 7d)
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = nanoseconds)]
     min_coverage: u64,
     /// Least confidence, 0 to 1, that the next connection is of a dependency already known (Good-Turing estimate)
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
@@ -98,19 +99,6 @@ pub(super) struct Options {
     /// Write one file per workload, NAMESPACE/NAME.yaml, below this directory instead of a stream
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
-}
-
-pub(super) fn duration(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let seconds = match &text[digits.len()..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        unit => return Err(format!("the unit {unit:?} is none of s, m, h, d")),
-    };
-    let n: f64 = digits.parse().map_err(|_| format!("{digits:?} is no number"))?;
-    if n >= 0.0 { Ok((n * seconds as f64 * 1e9) as u64) } else { Err("a time is not negative".to_owned()) }
 }
 
 fn share(text: &str) -> Result<f64, String> {

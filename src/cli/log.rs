@@ -1,7 +1,6 @@
-//! Options of what runs long: its log, its times and addresses.
+//! Options of what runs long: its log and addresses.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -38,12 +37,6 @@ impl LogOptions {
         tracing_subscriber::registry().with(layer.with_filter(filter)).init();
         Ok(())
     }
-}
-
-/// A time as people write it: 30s, 5m, 1h30m.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: jiff::SignedDuration = text.parse().map_err(|e| format!("{e}; write 30s, 5m or 1h30m"))?;
-    Duration::try_from(parsed).map_err(|e| e.to_string())
 }
 
 /// An address, or `none`.

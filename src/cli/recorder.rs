@@ -9,7 +9,8 @@ use anyhow::Context;
 use clap::Args;
 use hyper::Uri;
 
-use super::log::{LogOptions, duration, listen};
+use super::duration::duration;
+use super::log::{LogOptions, listen};
 use super::{Outcome, SnapshotOptions, StoreOptions};
 use crate::alert::{self, Form, Webhook};
 use crate::generate::readiness::Thresholds;

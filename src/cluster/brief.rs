@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::objects::{self, Meta, address, addresses, named_ports};
 use super::owners::{Owner, controller_of, data_plane, stable};
@@ -17,7 +18,8 @@ use crate::model::DataPlane;
 pub(super) const SECOND: i64 = 1_000_000_000;
 
 /// A pod.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct PodBrief {
     pub namespace: Arc<str>,
     pub name: Arc<str>,
@@ -37,7 +39,7 @@ pub(crate) struct PodBrief {
 }
 
 /// What tells when a pod held its addresses.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Life {
     start: Time,
     /// Its phase says that it has ended.
@@ -47,6 +49,8 @@ struct Life {
     /// End of its last container.
     finished: Option<Time>,
     deletion: Option<Time>,
+    /// When the first of its containers ran, as far as it tells: it had its addresses by then.
+    up: Option<Time>,
 }
 
 /// When a pod held its addresses.
@@ -61,12 +65,17 @@ impl PodBrief {
     pub(crate) fn new(pod: &objects::Pod, pool: &mut Pool) -> Self {
         let objects::Pod { metadata, spec, status } = pod;
         let containers = &status.container_statuses;
+        let started = |s: &objects::ContainerStatus| {
+            let (running, terminated) = (s.state.running.as_ref(), s.state.terminated.as_ref());
+            running.and_then(|r| r.started_at).or(terminated.and_then(|t| t.started_at))
+        };
         let life = Life {
             start: status.start_time.or(metadata.creation_timestamp).unwrap_or(Time::MIN),
             terminal: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
             over: containers.iter().all(|s| s.state.terminated.is_some()),
             finished: containers.iter().filter_map(|s| s.state.terminated.as_ref()?.finished_at).max(),
             deletion: metadata.deletion_timestamp,
+            up: containers.iter().filter_map(started).min(),
         };
         Self {
             namespace: pool.word(&metadata.namespace),
@@ -85,9 +94,27 @@ impl PodBrief {
         }
     }
 
+    /// One that was read from elsewhere, with what others have as well shared with them.
+    pub(crate) fn pooled(self, pool: &mut Pool) -> Self {
+        Self {
+            namespace: pool.word(&self.namespace),
+            labels: pool.labels(self.labels),
+            owner: self.owner.map(|o| o.pooled(pool)),
+            capture: pool.capture(Arc::unwrap_or_clone(self.capture)),
+            node: pool.word(&self.node),
+            ports: self.ports.iter().map(|(name, number)| (pool.word(name), *number)).collect(),
+            ..self
+        }
+    }
+
+    /// When the first of its containers ran, as far as it tells.
+    pub(super) fn up(&self) -> Option<Time> {
+        self.life.up
+    }
+
     /// From its start to its deletion, or, for one that ended, to the end of its last container.
     pub(super) fn interval(&self, deleted: Option<Time>) -> Interval {
-        let Life { start, terminal, over, finished, deletion } = self.life;
+        let Life { start, terminal, over, finished, deletion, .. } = self.life;
         // The last status of a deleted pod may still say that it runs, while all its containers have ended.
         let terminal = terminal || deleted.is_some() && over;
         let end = match (terminal, finished, deletion) {

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use ipnet::IpNet;
 
-use super::brief::{ControllerBrief, Interval, PodBrief, SECOND};
+use super::brief::{ControllerBrief, Interval, PodBrief};
 use super::objects::{self, address, target_port};
 use super::owners::Owners;
 use super::pool::Pool;
+use super::turns::{End, Ended, Turn, hand_over, hand_over_endpoints};
 use super::{Backing, Cluster, EntryHost, Pod, Service};
 use crate::model::{Protocol, Time, selects};
 
@@ -22,11 +23,11 @@ const DOMAIN: &str = "cluster.local";
 pub struct Builder {
     pool: Pool,
     owners: Owners,
-    /// With the time by which it was deleted, where that is known.
-    pods: Vec<(Arc<PodBrief>, Option<Time>)>,
+    /// With when it was deleted, where it is no more.
+    pods: Vec<(Arc<PodBrief>, Option<Ended>)>,
     services: BTreeMap<(String, String), Arc<objects::Service>>,
     /// With until when it was as it is, where it is no more.
-    slices: Vec<(Arc<objects::EndpointSlice>, Option<Time>)>,
+    slices: Vec<(Arc<objects::EndpointSlice>, Option<Ended>)>,
     nodes: Vec<objects::Node>,
     entries: Vec<Arc<objects::ServiceEntry>>,
     domain: Option<String>,
@@ -45,9 +46,9 @@ impl Builder {
         self.brief(Arc::new(brief), None);
     }
 
-    /// A pod; with a time where it is known to be deleted: it held its addresses until then at the latest, and whoever else has one
+    /// A pod; with an end where it is known to be deleted: it held its addresses until then at the latest, and whoever else has one
     /// of them now got it afterwards.
-    pub(crate) fn brief(&mut self, pod: Arc<PodBrief>, deleted: Option<Time>) {
+    pub(crate) fn brief(&mut self, pod: Arc<PodBrief>, deleted: Option<Ended>) {
         self.pods.push((pod, deleted));
     }
 
@@ -65,8 +66,8 @@ impl Builder {
         self.shared_slice(Arc::new(slice), None);
     }
 
-    /// Endpoints; with a time where a slice had them until then.
-    pub(crate) fn shared_slice(&mut self, slice: Arc<objects::EndpointSlice>, until: Option<Time>) {
+    /// Endpoints; with an end where a slice had them until then.
+    pub(crate) fn shared_slice(&mut self, slice: Arc<objects::EndpointSlice>, until: Option<Ended>) {
         self.slices.push((slice, until));
     }
 
@@ -110,7 +111,8 @@ impl Builder {
         }
         self.pods_into(&mut cluster, &mut problems);
         self.entries_into(&mut cluster);
-        hand_over_endpoints(&mut cluster);
+        let services: Vec<&objects::Service> = self.services.values().map(|s| &**s).collect();
+        hand_over_endpoints(&mut cluster, &services);
         (cluster, problems)
     }
 
@@ -178,7 +180,12 @@ impl Builder {
 
     fn slices_into(&self, cluster: &mut Cluster, by_name: &HashMap<(String, String), u32>, problems: &mut Vec<String>) {
         for (slice, until) in &self.slices {
-            let until = until.unwrap_or(Time::MAX);
+            let from = Time::MIN;
+            let when: &[(Time, Time, bool)] = match *until {
+                None => &[(from, Time::MAX, true)],
+                Some(Ended::By(until)) => &[(from, until, true)],
+                Some(Ended::Between(known, missed)) => &[(from, known, true), (known, missed, false)],
+            };
             let meta = &slice.metadata;
             let Some(service) = meta.labels.get("kubernetes.io/service-name") else { continue };
             let Some(&index) = by_name.get(&(meta.namespace.clone(), service.clone())) else {
@@ -196,8 +203,10 @@ impl Builder {
                 let ports = spec.ports.iter().filter(|p| p.name == port.name && p.protocol.0 == port.protocol.0);
                 for service_port in ports {
                     for a in slice.endpoints.iter().flat_map(|e| &e.addresses).filter_map(|a| address(a)) {
-                        let backing = Backing { service: index, port: service_port.port, from: Time::MIN, until };
-                        back(cluster, (a, number, port.protocol.0), backing);
+                        for &(from, until, sure) in when {
+                            let backing = Backing { service: index, port: service_port.port, from, until, sure };
+                            back(cluster, (a, number, port.protocol.0), backing);
+                        }
                     }
                 }
             }
@@ -214,7 +223,8 @@ impl Builder {
                         continue;
                     };
                     for &a in &*pod.addresses {
-                        let backing = Backing { service: i as u32, port: port.port, from: Time::MIN, until: Time::MAX };
+                        let backing =
+                            Backing { service: i as u32, port: port.port, from: Time::MIN, until: Time::MAX, sure: true };
                         back(cluster, (a, number, port.protocol.0), backing);
                     }
                 }
@@ -229,8 +239,8 @@ impl Builder {
         for (pod, deleted) in pods {
             let (workload, selector) = self.owners.workload(&pod);
             let selector = self.pool.labels(selector);
-            let Interval { start, end, exact } = pod.interval(deleted);
-            ended.push(deleted.map(|_| exact));
+            let Interval { start, end, exact } = pod.interval(deleted.map(Ended::known));
+            ended.push(Turn { end: deleted.map(|d| End::of(d, exact)), up: pod.up() });
             let index = cluster.pods.len() as u32;
             if !pod.host_network {
                 for &a in &*pod.addresses {
@@ -299,48 +309,8 @@ fn back(cluster: &mut Cluster, endpoint: (IpAddr, u16, Protocol), backing: Backi
     }
 }
 
-/// Where a former endpoint had the address of one that is there, the latter began when its pod got the address.
-fn hand_over_endpoints(cluster: &mut Cluster) {
-    let Cluster { endpoints, pods, pods_by_address, .. } = cluster;
-    for ((address, ..), all) in endpoints.iter_mut().filter(|(_, all)| all.iter().any(|b| b.until != Time::MAX)) {
-        let former: Vec<(u32, u16)> = all.iter().filter(|b| b.until != Time::MAX).map(|b| (b.service, b.port)).collect();
-        let holders = pods_by_address.get(address).into_iter().flatten().map(|i| &pods[*i as usize]);
-        let Some(start) = holders.filter(|p| p.end == Time::MAX).map(|p| p.start).max() else { continue };
-        let began = all.iter_mut().filter(|b| b.until == Time::MAX && !former.contains(&(b.service, b.port)));
-        began.for_each(|b| b.from = start);
-    }
-}
-
 fn key(pod: &PodBrief) -> (&str, &str) {
     (&pod.namespace, &pod.name)
-}
-
-/// Settles between those that had an address one after another. `ended` says for each pod whether it is known to be deleted, and if
-/// so, whether its end is exact. The one that ends later is the later holder. Its start comes from before it had the address, and in
-/// whole seconds; so it begins where the earlier one's end is well known, or lies within the same second. Otherwise the end is that
-/// of a deletion that was noticed late, and the start tells better.
-fn hand_over(cluster: &mut Cluster, ended: &[Option<bool>]) {
-    let shared = cluster.pods_by_address.iter().filter(|(_, h)| h.len() > 1 && h.iter().any(|&i| ended[i as usize].is_some()));
-    // A pod has one interval for all its addresses: sorted, the outcome does not hang on hash order.
-    let mut shared: Vec<(IpAddr, Vec<u32>)> = shared.map(|(a, h)| (*a, h.clone())).collect();
-    shared.sort();
-    let pods = &mut cluster.pods;
-    for (_, mut holders) in shared {
-        holders.sort_by_key(|&i| (pods[i as usize].end, pods[i as usize].start));
-        for (at, &earlier) in holders.iter().enumerate() {
-            let earlier = earlier as usize;
-            let Some(exact) = ended[earlier] else { continue };
-            for &later in &holders[at + 1..] {
-                let (begun, end, start) = (pods[earlier].start, pods[earlier].end, pods[later as usize].start);
-                if start < end {
-                    let noticed_late = !exact && begun < start && start.0.saturating_add(SECOND) <= end.0;
-                    let turn = if noticed_late { start } else { end };
-                    pods[earlier].end = turn;
-                    pods[later as usize].start = turn;
-                }
-            }
-        }
-    }
 }
 
 /// Names the pods that claim one address at one time.

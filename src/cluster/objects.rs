@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::pool::Labels;
 use crate::model::{Protocol, Time};
@@ -20,7 +20,7 @@ pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
-#[derive(Debug, Default, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Meta {
     pub name: String,
@@ -40,7 +40,7 @@ pub(crate) struct Meta {
     pub owner_references: Vec<OwnerReference>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct OwnerReference {
     pub kind: String,
     pub name: String,
@@ -136,12 +136,23 @@ pub(crate) struct ContainerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct ContainerState {
     #[serde(default)]
+    pub running: Option<Running>,
+    #[serde(default)]
     pub terminated: Option<Terminated>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
+pub(crate) struct Running {
+    #[serde(default)]
+    pub started_at: Option<Time>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Terminated {
+    #[serde(default)]
+    pub started_at: Option<Time>,
     #[serde(default)]
     pub finished_at: Option<Time>,
 }
@@ -209,6 +220,12 @@ impl Default for ProtocolName {
     }
 }
 
+impl Serialize for ProtocolName {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(s)
+    }
+}
+
 impl<'de> Deserialize<'de> for ProtocolName {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         Ok(Self(Option::<Protocol>::deserialize(d)?.unwrap_or(Protocol::Tcp)))
@@ -234,7 +251,7 @@ pub(crate) struct Ingress {
     pub ip: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct EndpointSlice {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
@@ -243,7 +260,7 @@ pub(crate) struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Endpoint {
     #[serde(default, deserialize_with = "nullable")]
@@ -254,7 +271,7 @@ pub(crate) struct Endpoint {
     pub target_ref: Option<TargetRef>,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TargetRef {
     #[serde(default, deserialize_with = "nullable")]
     pub kind: String,
@@ -262,14 +279,14 @@ pub(crate) struct TargetRef {
     pub name: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Conditions {
     /// Absent means ready (`discovery.k8s.io/v1`).
     #[serde(default)]
     pub ready: Option<bool>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EndpointPort {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,

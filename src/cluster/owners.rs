@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use foldhash::HashMap;
+use serde::{Deserialize, Serialize};
 
 use super::brief::{ControllerBrief, PodBrief};
 use super::objects::{Container, Meta, Pod, PodSpec};
@@ -39,10 +40,17 @@ pub(super) fn stable(labels: &BTreeMap<String, String>) -> BTreeMap<String, Stri
 }
 
 /// The controller that an object names as its own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Owner {
     kind: Arc<str>,
     name: Arc<str>,
+}
+
+impl Owner {
+    /// The same, with its words shared.
+    pub(super) fn pooled(&self, pool: &mut Pool) -> Self {
+        Self { kind: pool.word(&self.kind), name: pool.word(&self.name) }
+    }
 }
 
 /// Controllers, with their kind, namespace and name.

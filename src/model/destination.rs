@@ -82,7 +82,7 @@ pub enum Destination {
     Service(ServicePort),
     /// One of several Services stand behind the address, and nothing on the wire tells which.
     Ambiguous {
-        /// At least two.
+        /// Usually at least two; one where it stood behind the address before or after, and nobody knows whether it did then.
         candidates: BTreeSet<ServicePort>,
     },
     /// Outside the cluster, or a host that a ServiceEntry brings into the mesh.
@@ -165,7 +165,7 @@ impl fmt::Display for Destination {
                     }
                     write!(f, "{}/{}:{}", c.namespace, c.name, c.port)?;
                 }
-                Ok(())
+                if candidates.len() == 1 { f.write_str(" | unknown") } else { Ok(()) }
             }
             Self::External { host: Some(host), .. } => f.write_str(host),
             Self::External { address: Some(a), .. } => write!(f, "{a}"),

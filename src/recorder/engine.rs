@@ -4,23 +4,25 @@
 //! Owns the order of writes. A batch is acknowledged when it is on the disk, resolved later, and counts once. Must never resolve before
 //! the cluster is known, and never let what cannot be resolved hold up what can be acknowledged.
 
+mod upkeep;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use crate::clock;
 use crate::cluster::Cluster;
 use crate::generate::readiness::Thresholds;
 use crate::learn::{Learner, Union};
-use crate::model::{Alert, Batch, BatchId, WorkloadId};
-use crate::novelty::{self, Patience};
+use crate::model::{Batch, BatchId};
+use crate::novelty::Patience;
 use crate::observed::{Observed, Reader};
 use crate::parallel::both;
 use crate::store::{Applied, Store, StoreError};
 use crate::view::View;
+use upkeep::Review;
 
 /// Commands that wait for the thread.
 const QUEUE: usize = 256;
@@ -36,9 +38,6 @@ const AT_ONCE: usize = 8;
 const HELD: usize = 32 * 1024 * 1024;
 /// How often what waits is looked at.
 const BEAT: Duration = Duration::from_millis(100);
-/// How often everything is looked at, for what comes with time alone.
-const SWEEP: Duration = Duration::from_secs(60);
-
 /// When batches are resolved.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -102,6 +101,7 @@ pub enum Refused {
 pub struct Engine {
     commands: SyncSender<Command>,
     progress: Arc<Mutex<Progress>>,
+    outbox: watch::Receiver<u64>,
 }
 
 impl Engine {
@@ -109,20 +109,25 @@ impl Engine {
     pub fn new(store: Store, view: View, pace: Pace) -> (Self, Work) {
         let (commands, receiver) = sync_channel(QUEUE);
         let progress = Arc::new(Mutex::new(Progress::default()));
+        let (tell, outbox) = watch::channel(store.outbox());
         let work = Work {
             store,
             view,
             pace,
             commands: receiver,
             progress: Arc::clone(&progress),
+            outbox: tell,
             waiting: VecDeque::new(),
             held: 0,
             now: Progress::default(),
             merged: None,
             swept: None,
             review: None,
+            noted: None,
+            unnoticed: None,
+            full: false,
         };
-        (Self { commands, progress }, work)
+        (Self { commands, progress, outbox }, work)
     }
 
     /// Keeps a batch. `bytes`: the batch as it came, compressed. When this returns well, it is on the disk.
@@ -156,6 +161,11 @@ impl Engine {
         let _ = self.commands.send(Command::Stop);
     }
 
+    /// Changes when there may be more alerts to deliver, or others.
+    pub fn outbox(&self) -> watch::Receiver<u64> {
+        self.outbox.clone()
+    }
+
     /// What was done.
     pub fn progress(&self) -> Progress {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -184,6 +194,7 @@ pub struct Work {
     pace: Pace,
     commands: Receiver<Command>,
     progress: Arc<Mutex<Progress>>,
+    outbox: watch::Sender<u64>,
     waiting: VecDeque<Waiting>,
     held: usize,
     now: Progress,
@@ -192,14 +203,12 @@ pub struct Work {
     swept: Option<Instant>,
     /// How far the look at everything has come, while there is one.
     review: Option<Review>,
-}
-
-/// A look at everything that has begun.
-struct Review {
-    /// The last workload that was looked at.
-    after: Option<WorkloadId>,
-    /// When it goes on.
-    next: Instant,
+    /// When the view was noted, and how far it had come.
+    noted: Option<(Instant, u64)>,
+    /// What was merged, while the disk is too full to raise what is new in it.
+    unnoticed: Option<Batch>,
+    /// That was said.
+    full: bool,
 }
 
 impl Work {
@@ -240,36 +249,9 @@ impl Work {
             if self.is_time() {
                 self.settle()?;
             }
-            if self.review.is_some() {
-                self.review().map_err(|e| e.to_string())?;
-            } else if self.swept.is_none_or(|s| s.elapsed() >= SWEEP) && self.view.status().synced {
-                self.swept = Some(Instant::now());
-                self.sweep().map_err(|e| e.to_string())?;
-            }
+            self.note(false).map_err(|e| e.to_string())?;
+            self.look()?;
         }
-    }
-
-    /// After a start it also raises what a crash left unraised.
-    fn sweep(&mut self) -> Result<(), StoreError> {
-        if let Some(least) = &self.pace.accept {
-            for (workload, n) in novelty::accept_ready(&mut self.store, least, clock::now())? {
-                tracing::info!(%workload, dependencies = n, "enough is known of it: its dependencies are accepted");
-            }
-        }
-        let new = novelty::coverage(&mut self.store, &self.view.current(), clock::now(), self.pace.patience)?;
-        self.raised(&new);
-        self.review = Some(Review { after: None, next: Instant::now() });
-        Ok(())
-    }
-
-    /// The next part of a look at everything. It takes a fifth of the time at most: others want something too.
-    fn review(&mut self) -> Result<(), StoreError> {
-        let now = Instant::now();
-        let Some(Review { after, .. }) = self.review.take_if(|r| r.next <= now) else { return Ok(()) };
-        let (new, last) = novelty::review_after(&mut self.store, after.as_ref(), clock::now(), self.pace.patience)?;
-        self.raised(&new);
-        self.review = last.map(|last| Review { after: Some(last), next: Instant::now() + 4 * now.elapsed() });
-        Ok(())
     }
 
     /// Whether it is time to merge: when many batches wait, or as much time has passed as it took. The more there is to do, the more of
@@ -278,16 +260,10 @@ impl Work {
         self.waiting.len() >= MERGED || self.merged.is_none_or(|(at, took)| at.elapsed() >= took)
     }
 
-    fn raised(&mut self, new: &[Alert]) {
-        self.now.alerts += new.len() as u64;
-        for alert in new {
-            tracing::warn!(alert = %alert.id(), "{}", alert.text());
-        }
-    }
-
     fn end(mut self) -> Result<(), String> {
         // What waits is on the disk; what may be resolved now is.
         self.settle()?;
+        self.note(true).map_err(|e| e.to_string())?;
         self.tell();
         self.store.close().map_err(|e| e.to_string())
     }
@@ -323,6 +299,9 @@ impl Work {
 
     /// Merges what may be resolved, many batches in one write.
     fn settle(&mut self) -> Result<(), String> {
+        if !self.notice()? {
+            return Ok(());
+        }
         let (now, view) = (Instant::now(), self.view.status());
         let known = view.synced && view.behind.is_none();
         let mut told = Vec::new();
@@ -378,10 +357,8 @@ impl Work {
             Ok(_) => {
                 self.now.settled += n;
                 self.now.edges += edges;
-                let new =
-                    novelty::notice(&mut self.store, &taught, clock::now(), self.pace.patience).map_err(|e| e.to_string())?;
-                self.raised(&new);
-                Ok(())
+                self.unnoticed = Some(taught);
+                self.notice().map(|_| ())
             }
             Err(StoreError::DiskFull { .. }) => {
                 // They are on the disk, and are taken up again from there.
@@ -404,6 +381,8 @@ impl Work {
     fn tell(&mut self) {
         self.now.waiting = self.waiting.len() as u64;
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&self.now);
+        let changes = self.store.outbox();
+        self.outbox.send_if_modified(|told| std::mem::replace(told, changes) != changes);
     }
 }
 

@@ -42,6 +42,7 @@ impl Collector for Metrics {
         counter("batches_unreadable", "Acknowledged batches that could not be read again: lost", p.unreadable)?;
         counter("alerts", "Alerts raised", p.alerts)?;
         let d = &self.delivered;
+        counter("alert_outbox_reads", "Times that all alerts were read to deliver them", d.looks.load(Ordering::Relaxed))?;
         counter("alerts_delivered", "Deliveries of alerts to sinks", d.delivered.load(Ordering::Relaxed))?;
         counter("alert_failures", "Deliveries that failed and are tried again", d.failed.load(Ordering::Relaxed))?;
         counter("alerts_refused", "Deliveries that a sink refused for good", d.refused.load(Ordering::Relaxed))?;

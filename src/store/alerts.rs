@@ -32,6 +32,13 @@ pub struct Raised {
     pub deliveries: BTreeMap<String, Delivery>,
 }
 
+impl Raised {
+    /// Whether a sink has yet to be tried, or tried again.
+    fn waits(&self) -> bool {
+        self.alert.ignored.is_none() && (self.deliveries.is_empty() || self.deliveries.values().any(|d| d.next.is_some()))
+    }
+}
+
 impl Store {
     /// What was accepted of a workload; `None` where nothing ever was.
     ///
@@ -111,7 +118,14 @@ impl Store {
             self.encode_into(&mut row, raised)?;
             writes.put(keys::alert(&raised.alert), row);
         }
-        self.write(writes)
+        self.write(writes)?;
+        self.outbox += u64::from(all.iter().any(Raised::waits));
+        Ok(())
+    }
+
+    /// Counts the writes of alerts that wait to be delivered, since the store was opened: while it stays the same, none has come.
+    pub fn outbox(&self) -> u64 {
+        self.outbox
     }
 
     /// Lets go of alerts that are over.

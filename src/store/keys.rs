@@ -20,12 +20,14 @@ pub(super) enum Kind {
     /// What was accepted of a workload.
     Baseline = b'n',
     Alert = b'a',
+    /// What the view knows of the cluster.
+    View = b'v',
 }
 
 impl Kind {
     /// Whether rows of this kind go again in the course of things: that there are fewer of them is no damage.
     pub fn is_passing(first: u8) -> bool {
-        [Self::Batch, Self::Kept, Self::Alert].iter().any(|k| *k as u8 == first)
+        [Self::Batch, Self::Kept, Self::Alert, Self::View].iter().any(|k| *k as u8 == first)
     }
 }
 
@@ -153,6 +155,11 @@ pub(super) fn kept(id: &BatchId, part: u32) -> Vec<u8> {
 /// Reads [`kept`] back.
 pub(super) fn parse_kept(key: &[u8]) -> Option<BatchId> {
     parse_identity(Kind::Kept, key.split_last_chunk::<4>()?.0)
+}
+
+/// Key of a row of the view, which has a key of its own.
+pub(super) fn view(key: &[u8]) -> Vec<u8> {
+    [&[Kind::View as u8], key].concat()
 }
 
 /// What all keys of a kind, or of a kind in a namespace, begin with.

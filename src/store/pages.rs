@@ -176,15 +176,24 @@ impl Store {
     pub(super) fn pack(&self, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
         let mut text = Vec::new();
         self.encode_into(&mut text, value)?;
-        zstd::bulk::compress(&text, LEVEL).map_err(|e| self.unpackable(&e))
+        self.packed(&text)
+    }
+
+    /// Compresses a row.
+    pub(super) fn packed(&self, text: &[u8]) -> Result<Vec<u8>, StoreError> {
+        zstd::bulk::compress(text, LEVEL).map_err(|e| self.unpackable(&e))
     }
 
     /// Reads [`Store::pack`] back.
     pub(super) fn unpack<T: DeserializeOwned>(&self, row: &[u8]) -> Result<T, StoreError> {
+        self.decode(&self.unpacked(row)?)
+    }
+
+    /// Reads [`Store::packed`] back.
+    pub(super) fn unpacked(&self, row: &[u8]) -> Result<Vec<u8>, StoreError> {
         let length = zstd_safe::get_frame_content_size(row).ok().flatten().and_then(|n| usize::try_from(n).ok());
         let length = length.filter(|n| *n <= MAX_PAGE).ok_or_else(|| self.unpackable(&io::ErrorKind::InvalidData.into()))?;
-        let text = Decompressor::new().and_then(|mut d| d.decompress(row, length)).map_err(|e| self.unpackable(&e))?;
-        self.decode(&text)
+        Decompressor::new().and_then(|mut d| d.decompress(row, length)).map_err(|e| self.unpackable(&e))
     }
 
     fn unpackable(&self, error: &io::Error) -> StoreError {

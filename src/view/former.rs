@@ -6,24 +6,24 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::REMEMBERED;
+use crate::cluster::Ended;
 use crate::cluster::objects::EndpointSlice;
-use crate::model::Time;
 
 /// What slices have lost.
 #[derive(Debug, Default)]
 pub(super) struct Former(Vec<Lost>);
 
+/// Addresses that a slice had and has no more.
 #[derive(Debug)]
-struct Lost {
-    slice: Arc<EndpointSlice>,
-    until: Time,
-    forget: Instant,
+pub(super) struct Lost {
+    pub slice: Arc<EndpointSlice>,
+    pub ended: Ended,
+    pub forget: Instant,
 }
 
 impl Former {
     /// A slice has another version now, or none.
-    pub fn lost(&mut self, old: &EndpointSlice, new: Option<&EndpointSlice>, until: Time) {
+    pub fn lost(&mut self, old: &EndpointSlice, new: Option<&EndpointSlice>, ended: Ended, forget: Instant) {
         let gone = |address: &String| {
             let there = |n: &EndpointSlice| n.ports == old.ports && n.endpoints.iter().any(|e| e.addresses.contains(address));
             !new.is_some_and(there)
@@ -32,7 +32,7 @@ impl Former {
         slice.endpoints.iter_mut().for_each(|e| e.addresses.retain(gone));
         slice.endpoints.retain(|e| !e.addresses.is_empty());
         if !slice.endpoints.is_empty() {
-            self.0.push(Lost { slice: Arc::new(slice), until, forget: Instant::now() + REMEMBERED });
+            self.0.push(Lost { slice: Arc::new(slice), ended, forget });
         }
     }
 
@@ -42,8 +42,18 @@ impl Former {
     }
 
     /// What was lost, and until when it was there.
-    pub fn all(&self) -> Vec<(Arc<EndpointSlice>, Time)> {
-        self.0.iter().map(|l| (Arc::clone(&l.slice), l.until)).collect()
+    pub fn all(&self) -> Vec<(Arc<EndpointSlice>, Ended)> {
+        self.0.iter().map(|l| (Arc::clone(&l.slice), l.ended)).collect()
+    }
+
+    /// What was lost.
+    pub fn iter(&self) -> impl Iterator<Item = &Lost> {
+        self.0.iter()
+    }
+
+    /// Takes up what an earlier run has seen lost.
+    pub fn recall(&mut self, lost: Lost) {
+        self.0.push(lost);
     }
 
     /// When something is forgotten next.

@@ -1,16 +1,19 @@
 //! What the watches have told so far, deleted pods included.
 
+pub(super) mod recall;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::former::Former;
 use super::kinds::{Key, Object, Seen};
-use super::{KindStatus, REMEMBERED, Status};
+use super::{KindStatus, Status};
 use crate::clock::now;
 use crate::cluster::objects::EndpointSlice;
-use crate::cluster::{Builder, PodBrief};
+use crate::cluster::{Builder, Ended, PodBrief};
 use crate::model::Time;
 
 /// The kind that nothing works without.
@@ -23,15 +26,37 @@ pub(super) struct Known {
     gone: Vec<Gone>,
     former: Former,
     broken: u64,
+    /// How long it remembers what is gone.
+    horizon: Duration,
+    /// Versions given so far.
+    versions: u64,
+    /// What an earlier run knew of kinds that are not watched yet.
+    recalled: BTreeMap<&'static str, Kind>,
 }
 
 #[derive(Debug)]
 struct Kind {
     state: State,
     objects: BTreeMap<Key, Entry>,
+    /// When it was last known to be as it is told here.
+    current: Option<Time>,
+    /// All that is told here is from an earlier run, of that time.
+    away: Option<Time>,
 }
 
 impl Kind {
+    fn new() -> Self {
+        Self { state: State::Listing, objects: BTreeMap::new(), current: None, away: None }
+    }
+
+    /// When something was over that is missing now.
+    fn ended(&self) -> Ended {
+        match self.away {
+            Some(known) => Ended::Between(known.min(now()), now()),
+            None => Ended::By(now()),
+        }
+    }
+
     /// Objects in a namespace, or all.
     fn count(&self, namespace: Option<&str>) -> usize {
         let Some(namespace) = namespace else { return self.objects.len() };
@@ -44,6 +69,8 @@ impl Kind {
 struct Entry {
     uid: Arc<str>,
     object: Object,
+    /// Another one whenever something of it changes that the indexes read.
+    version: u64,
 }
 
 /// How a kind does.
@@ -82,7 +109,7 @@ impl State {
 #[derive(Debug)]
 struct Gone {
     pod: Arc<PodBrief>,
-    until: Time,
+    ended: Ended,
     forget: Instant,
 }
 
@@ -90,8 +117,8 @@ struct Gone {
 #[derive(Debug)]
 pub(super) struct Input {
     objects: Vec<(&'static str, Object)>,
-    gone: Vec<(Arc<PodBrief>, Time)>,
-    former: Vec<(Arc<EndpointSlice>, Time)>,
+    gone: Vec<(Arc<PodBrief>, Ended)>,
+    former: Vec<(Arc<EndpointSlice>, Ended)>,
     /// Nothing is missing that can be had.
     pub settled: bool,
     /// When a deleted pod is forgotten next.
@@ -100,11 +127,11 @@ pub(super) struct Input {
 
 impl Input {
     pub(super) fn feed(self, builder: &mut Builder) {
-        for (pod, until) in self.gone {
-            builder.brief(pod, Some(until));
+        for (pod, ended) in self.gone {
+            builder.brief(pod, Some(ended));
         }
-        for (slice, until) in self.former {
-            builder.shared_slice(slice, Some(until));
+        for (slice, ended) in self.former {
+            builder.shared_slice(slice, Some(ended));
         }
         for (kind, object) in self.objects {
             object.feed(kind, builder);
@@ -114,9 +141,15 @@ impl Input {
 
 /// Each function that changes something says whether the indexes have to be built anew.
 impl Known {
+    /// Remembers what is gone for so long.
+    pub(super) fn new(horizon: Duration) -> Self {
+        Self { horizon, ..Self::default() }
+    }
+
     /// A kind that will be watched.
     pub(super) fn expect(&mut self, kind: &'static str) {
-        self.kinds.insert(kind, Kind { state: State::Listing, objects: BTreeMap::new() });
+        let recalled = self.recalled.remove(kind);
+        self.kinds.insert(kind, recalled.unwrap_or_else(Kind::new));
     }
 
     /// A kind's state after an error. What is known of it stays.
@@ -152,12 +185,16 @@ impl Known {
         for key in vanished {
             if let Some(entry) = of.objects.remove(&key) {
                 changed = true;
-                self.former.part(&entry.object, None);
-                retire(&mut self.gone, entry);
+                let ended = of.ended();
+                self.former.part(&entry.object, None, ended, self.horizon);
+                retire(&mut self.gone, entry, ended, self.horizon);
             }
         }
         for seen in listed {
             changed |= self.put(kind, seen);
+        }
+        if let Some(of) = self.kinds.get_mut(kind) {
+            of.away = None;
         }
         changed
     }
@@ -176,6 +213,7 @@ impl Known {
     /// A new object, or a new version of one.
     pub(super) fn put(&mut self, kind: &str, seen: Seen) -> bool {
         let Some(of) = self.kinds.get_mut(kind) else { return false };
+        let ended = of.ended();
         let Seen { key, uid, object } = seen;
         let object = match object {
             Ok(object) => object,
@@ -187,8 +225,8 @@ impl Known {
                     return false;
                 }
                 if let Some(old) = of.objects.remove(&key) {
-                    self.former.part(&old.object, None);
-                    retire(&mut self.gone, old);
+                    self.former.part(&old.object, None, ended, self.horizon);
+                    retire(&mut self.gone, old, ended, self.horizon);
                 }
                 return true;
             }
@@ -197,17 +235,24 @@ impl Known {
         let object = old.as_ref().filter(|old| old.uid == uid).map_or(object.clone(), |old| keep_addresses(object, &old.object));
         // Most versions only renew a heartbeat or a count, which no index holds.
         let changed = old.as_ref().is_none_or(|old| old.uid != uid || old.object != object);
+        let version = match &old {
+            Some(old) if !changed => old.version,
+            _ => {
+                self.versions += 1;
+                self.versions
+            }
+        };
         if let Some(old) = &old {
-            self.former.part(&old.object, Some(&object));
+            self.former.part(&old.object, Some(&object), ended, self.horizon);
         }
         if let Some(old) = old.filter(|old| old.uid != uid || moved(&old.object, &object)) {
-            retire(&mut self.gone, old);
+            retire(&mut self.gone, old, ended, self.horizon);
         }
         if let Object::Pod(pod) = &object {
             // A list may be older than a deletion that was told before.
             self.gone.retain(|g| g.pod.uid != uid || uid.is_empty() || g.pod.addresses != pod.addresses);
         }
-        of.objects.insert(key, Entry { uid, object });
+        of.objects.insert(key, Entry { uid, object, version });
         changed
     }
 
@@ -219,7 +264,8 @@ impl Known {
             return false;
         }
         if let Some(mut entry) = of.objects.remove(&seen.key) {
-            self.former.part(&entry.object, None);
+            let ended = of.ended();
+            self.former.part(&entry.object, None, ended, self.horizon);
             // The last version tells when its containers ended.
             if let Ok(last) = seen.object {
                 let last = keep_addresses(last, &entry.object);
@@ -227,7 +273,7 @@ impl Known {
                     entry.object = last;
                 }
             }
-            retire(&mut self.gone, entry);
+            retire(&mut self.gone, entry, ended, self.horizon);
         }
         true
     }
@@ -239,7 +285,7 @@ impl Known {
         let all = self.kinds.iter().flat_map(|(kind, of)| of.objects.values().map(|e| (*kind, e.object.clone())));
         Input {
             objects: all.collect(),
-            gone: self.gone.iter().map(|g| (Arc::clone(&g.pod), g.until)).collect(),
+            gone: self.gone.iter().map(|g| (Arc::clone(&g.pod), g.ended)).collect(),
             settled: self.kinds.iter().all(|(kind, of)| of.state.settled(kind)),
             former: self.former.all(),
             forget: self.gone.iter().map(|g| g.forget).chain(self.former.next()).min(),
@@ -270,22 +316,23 @@ impl Known {
 
 impl Former {
     /// An object has another version now, or none.
-    fn part(&mut self, old: &Object, new: Option<&Object>) {
+    fn part(&mut self, old: &Object, new: Option<&Object>, ended: Ended, horizon: Duration) {
+        let forget = Instant::now() + horizon;
         match (old, new) {
-            (Object::Slice(old), Some(Object::Slice(new))) => self.lost(old, Some(new), now()),
-            (Object::Slice(old), _) => self.lost(old, None, now()),
+            (Object::Slice(old), Some(Object::Slice(new))) => self.lost(old, Some(new), ended, forget),
+            (Object::Slice(old), _) => self.lost(old, None, ended, forget),
             _ => {}
         }
     }
 }
 
 /// Remembers a pod for those of its packets that are yet to be told.
-fn retire(gone: &mut Vec<Gone>, entry: Entry) {
+fn retire(gone: &mut Vec<Gone>, entry: Entry, ended: Ended, horizon: Duration) {
     if let Object::Pod(pod) = entry.object
         && !pod.host_network
         && !pod.addresses.is_empty()
     {
-        gone.push(Gone { pod, until: now(), forget: Instant::now() + REMEMBERED });
+        gone.push(Gone { pod, ended, forget: Instant::now() + horizon });
     }
 }
 
@@ -313,6 +360,7 @@ fn moved(old: &Object, new: &Object) -> bool {
 mod tests {
     use super::*;
     use crate::cluster::Pool;
+    use crate::view::REMEMBERED;
 
     fn seen(uid: &str, phase: &str) -> Seen {
         let object = serde_json::json!({
@@ -323,7 +371,7 @@ mod tests {
     }
 
     fn synced() -> Known {
-        let mut known = Known::default();
+        let mut known = Known::new(REMEMBERED);
         known.expect("Pod");
         assert!(known.replace("Pod", Vec::new()), "an empty list is awaited as well");
         assert!(!known.replace("Pod", Vec::new()));

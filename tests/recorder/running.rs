@@ -18,7 +18,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    pub fn start(store: &Path, kubeconfig: Option<&Path>, more: &[&str]) -> Self {
+    /// How one is started.
+    pub fn command(store: &Path, kubeconfig: Option<&Path>, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sidecarta"));
         command
             .args(["recorder", "--address", "127.0.0.1:0", "--listen", "none", "--settle", "10ms", "--store"])
@@ -28,7 +29,12 @@ impl Recorder {
         if let Some(path) = kubeconfig {
             command.env("KUBECONFIG", path);
         }
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn start(store: &Path, kubeconfig: Option<&Path>, more: &[&str]) -> Self {
+        let mut child = Self::command(store, kubeconfig, more).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut told = String::new();
         let address = loop {
@@ -77,18 +83,24 @@ impl Recorder {
         self.ask("GET", path, token, "", b"")
     }
 
+    /// All dependencies, and how many connections there are in all.
+    pub fn dependencies(&self, token: Option<&str>) -> (Vec<Value>, u64) {
+        let (status, body) = self.get("/v1/dependencies", token);
+        assert_eq!(status, 200, "{body}");
+        let all: Vec<Value> = serde_json::from_str(&body).unwrap();
+        let sum = all.iter().map(|d| d["connections"].as_u64().unwrap()).sum();
+        (all, sum)
+    }
+
     /// Waits until there are so many connections in all, and gives the dependencies.
     pub fn connections(&self, token: Option<&str>, want: u64) -> Vec<Value> {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
-            let (status, body) = self.get("/v1/dependencies", token);
-            assert_eq!(status, 200, "{body}");
-            let all: Vec<Value> = serde_json::from_str(&body).unwrap();
-            let sum: u64 = all.iter().map(|d| d["connections"].as_u64().unwrap()).sum();
+            let (all, sum) = self.dependencies(token);
             if sum == want {
                 return all;
             }
-            assert!(Instant::now() < until && sum <= want, "{sum} connections of {want}: {body}");
+            assert!(Instant::now() < until && sum <= want, "{sum} connections of {want}: {all:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -127,7 +139,11 @@ pub fn snapshot(dir: &Path) -> PathBuf {
 
 /// A batch of an agent: so many connections of `web` to an address.
 pub fn batch(node: &str, boot: &str, sequence: u64, to: &str, connections: u64) -> Vec<u8> {
-    let at = "2026-11-25T09:00:00Z";
+    batch_at("2026-11-25T09:00:00Z", node, boot, sequence, to, connections)
+}
+
+/// The same, of that time.
+pub fn batch_at(at: &str, node: &str, boot: &str, sequence: u64, to: &str, connections: u64) -> Vec<u8> {
     let lines = [
         json!({"observed": {"version": 1, "source": format!("agent:{node}:{boot}"), "sequence": sequence, "node": node, "made": at,
             "spans": [], "counters": {"connections": connections, "learned": connections}}}),

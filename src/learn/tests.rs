@@ -1,0 +1,176 @@
+//! Addresses that change hands, told by several agents, late and in any order.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use sidecarta_capture::observation::{Content, InterfaceId, Names};
+
+use super::*;
+use crate::agent::waiting::Waiting;
+use crate::cluster::{Builder, Ended, PodBrief, Pool, objects};
+use crate::observed::Gatherer;
+use crate::store::{Access, Store};
+
+const SECOND: i64 = 1_000_000_000;
+/// When the second holders of both addresses began; the first ones were deleted a second before.
+const TURN: i64 = 1_000;
+
+fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+fn pod(name: &str, address: &str, node: &str, start: i64) -> objects::Pod {
+    parsed(json!({
+        "metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": name}},
+        "spec": {"nodeName": node},
+        "status": {"phase": "Running", "podIP": address, "startTime": Time(start * SECOND)},
+    }))
+}
+
+/// `caller-1` and then `caller-2` have 10.0.1.1 on the node n1, `steady` is on n2. `a` of the Service `a`, then `b` of the Service `b`
+/// have 10.0.2.1; `plain`, of no Service, and then `c` of the Service `c` have 10.0.2.2.
+fn cluster() -> Cluster {
+    let mut builder = Builder::default();
+    let deleted = Ended::By(Time((TURN - 1) * SECOND));
+    for (name, address, node) in [("caller-1", "10.0.1.1", "n1"), ("a", "10.0.2.1", "n3"), ("plain", "10.0.2.2", "n3")] {
+        builder.brief(Arc::new(PodBrief::new(&pod(name, address, node, 10), &mut Pool::default())), Some(deleted));
+    }
+    for (name, address, node) in [("caller-2", "10.0.1.1", "n1"), ("b", "10.0.2.1", "n3"), ("c", "10.0.2.2", "n3")] {
+        builder.pod(&pod(name, address, node, TURN));
+    }
+    builder.pod(&pod("steady", "10.0.1.2", "n2", 10));
+    for (name, address) in [("a", "10.0.2.1"), ("b", "10.0.2.1"), ("c", "10.0.2.2")] {
+        let service: objects::Service = parsed(json!({"metadata": {"name": name, "namespace": "n"},
+            "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}}));
+        builder.service(service);
+        let slice: objects::EndpointSlice = parsed(json!({
+            "metadata": {"name": name, "namespace": "n", "labels": {"kubernetes.io/service-name": name}},
+            "endpoints": [{"addresses": [address]}], "ports": [{"name": "", "port": 8080}],
+        }));
+        if name == "a" { builder.shared_slice(Arc::new(slice), Some(deleted)) } else { builder.slice(slice) }
+    }
+    let (cluster, problems) = builder.build();
+    assert_eq!(problems, [""; 0]);
+    cluster
+}
+
+/// A connection at so many milliseconds after the turn.
+fn call(from: &str, to: &str, millis: i64) -> Observation {
+    let first = TURN * SECOND + millis * 1_000_000;
+    Observation::Connection(Connection {
+        initiator: SocketAddr::new(from.parse().unwrap(), 40_000),
+        responder: SocketAddr::new(to.parse().unwrap(), 8080),
+        transport: Transport::Tcp,
+        orientation: Orientation::Handshake,
+        from_start: true,
+        answered: true,
+        refused: false,
+        first,
+        last: first + 5,
+        packets: 3,
+        content: Content::Unknown,
+        names: Names::default(),
+        interface: InterfaceId { source: 0, index: 2 },
+        is_new: true,
+    })
+}
+
+/// Calls at these times, and who called whom in truth.
+fn truth() -> Vec<(usize, Observation, &'static str)> {
+    let mut all = Vec::new();
+    for (millis, second) in [(-900_000, false), (-1_001, false), (1, true), (400, true), (60_000, true)] {
+        for (to, names) in [("10.0.2.1", ["a", "b"]), ("10.0.2.2", ["pod plain", "c"])] {
+            let to_name = names[usize::from(second)];
+            let callers = [(0, "10.0.1.1", ["caller-1", "caller-2"][usize::from(second)]), (1, "10.0.1.2", "steady")];
+            for (agent, from, caller) in callers {
+                let truth = match (caller, to_name) {
+                    ("caller-1", "a") => "caller-1 a",
+                    ("caller-1", _) => "caller-1 pod plain",
+                    ("caller-2", "b") => "caller-2 b",
+                    ("caller-2", _) => "caller-2 c",
+                    (_, "a") => "steady a",
+                    (_, "b") => "steady b",
+                    (_, "c") => "steady c",
+                    _ => "steady pod plain",
+                };
+                all.push((agent, call(from, to, millis), truth));
+            }
+        }
+    }
+    all
+}
+
+/// What a store holds, as the truth is written; with the number of connections.
+fn held(store: &Store) -> (BTreeSet<String>, u64) {
+    let all = store.dependencies(None).unwrap();
+    let name = |d: &Dependency| match &d.key.destination {
+        Destination::Service(s) => s.name.clone(),
+        Destination::Pod { name, .. } => format!("pod {name}"),
+        other => format!("{other:?}"),
+    };
+    (all.iter().map(|d| format!("{} {}", d.key.workload.name, name(d))).collect(), all.iter().map(|d| d.tally.connections).sum())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_order_of_arrival_tells_who_called_whom(
+        order in Just((0..truth().len()).collect::<Vec<_>>()).prop_shuffle(),
+        cuts in prop::collection::vec(any::<[bool; 2]>(), truth().len()),
+        turns in prop::collection::vec(any::<bool>(), 64),
+        together in 1..4usize,
+        again in any::<bool>(),
+    ) {
+        let (cluster, truth) = (cluster(), truth());
+        // Two agents attribute what they see, in this order, and make batches of it; some are never seen (their numbers are left out).
+        let mut batches: [VecDeque<Observed>; 2] = Default::default();
+        for agent in 0..2 {
+            let node = format!("n{}", agent + 1);
+            let mut out = Gatherer::new(&node, "boot");
+            let mut waiting = Waiting::new(std::time::Duration::ZERO, Some(node));
+            for (i, cut) in order.iter().zip(&cuts) {
+                let (of, observation, _) = &truth[*i];
+                if *of == agent {
+                    waiting.take(0, vec![observation.clone()], &cluster, true, false, &mut out);
+                }
+                if cut[agent] {
+                    batches[agent].extend(out.take(Time(2 * TURN * SECOND)));
+                }
+            }
+            batches[agent].extend(out.take(Time(2 * TURN * SECOND)));
+            for (i, batch) in batches[agent].iter_mut().enumerate() {
+                batch.id.sequence = i as u64 * 3;
+            }
+            prop_assert!(waiting.is_empty());
+        }
+        // They arrive in turns, each agent's own in their order, and are merged some at a time.
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&dir.path().join("s"), Access::CreateOrOpen).unwrap();
+        let mut turns = turns.into_iter().cycle();
+        let mut arrived = Vec::new();
+        while let Some(next) = {
+            let first = usize::from(turns.next().unwrap());
+            batches[first].pop_front().or_else(|| batches[1 - first].pop_front())
+        } {
+            arrived.push(next);
+        }
+        for some in arrived.chunks(together) {
+            let mut taught = Union::default();
+            some.iter().for_each(|b| taught.add(Learner::batch(&cluster, b)));
+            let kept: BTreeSet<BatchId> = some.iter().map(|b| b.id.clone()).collect();
+            let rows: Vec<(&BatchId, &[u8])> = kept.iter().map(|id| (id, &b"x"[..])).collect();
+            store.keep(&rows).unwrap();
+            if again {
+                store.keep(&rows).unwrap();
+            }
+            store.settle(&taught.batch().unwrap(), &kept).unwrap();
+        }
+        let (found, connections) = held(&store);
+        prop_assert_eq!(found, truth.iter().map(|(.., t)| (*t).to_owned()).collect());
+        prop_assert_eq!(connections, truth.len() as u64);
+    }
+}
