@@ -18,7 +18,7 @@ pub(super) struct LogOptions {
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "SIDECARTA_LOG_FORMAT")]
     log_format: LogFormat,
     /// What is logged: error, warn, info, debug or trace; also by module (`warn,sidecarta=debug`)
-    #[arg(long, value_name = "LEVEL", default_value = "info,kube_client=error,kube_runtime=error", env = "SIDECARTA_LOG")]
+    #[arg(long, value_name = "LEVEL", default_value = "info,kube_client=off,kube_runtime=error", env = "SIDECARTA_LOG")]
     log: String,
 }
 
