@@ -128,10 +128,10 @@ fn the_real_one_scrapes_both_and_fires_the_rules() {
     let documented = documented();
     assert!(documented.len() > 25, "{documented:?}");
     for (metric, label) in &documented {
-        let found = asked(&world, &format!("query?query={metric}"));
-        let series = found["result"].as_array().unwrap();
-        assert!(!series.is_empty(), "{metric} is documented and not there");
-        for one in series {
+        let series = || asked(&world, &format!("query?query={metric}"))["result"].as_array().unwrap().clone();
+        // What has just happened is there after the next scrape.
+        eventually(&format!("the documented {metric}"), || !series().is_empty());
+        for one in series() {
             let labels: BTreeSet<&str> = one["metric"].as_object().unwrap().keys().map(String::as_str).collect();
             let expected = ["__name__", "instance", "job"].into_iter().chain(label.as_deref()).collect();
             assert_eq!(labels, expected, "{metric}");
