@@ -108,10 +108,6 @@ struct StoreOptions {
 }
 
 impl StoreOptions {
-    fn existing(&self) -> anyhow::Result<Store> {
-        existing(&self.store)
-    }
-
     fn create(&self) -> anyhow::Result<Store> {
         Ok(Store::open(&self.store, Access::CreateOrOpen)?)
     }

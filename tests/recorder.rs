@@ -349,12 +349,19 @@ fn commands_ask_the_recorder_as_they_ask_a_store() {
     let alerts: Vec<Value> = serde_json::from_str(&remote(&["alerts", "-o", "json"])).unwrap();
     let id = alerts[0]["id"].as_str().unwrap().to_owned();
     remote(&["ignore", &id, "--reason", "a test"]);
+    // A backup, while it runs.
+    let backup = remote(&["export"]);
     assert!(remote(&["alerts"]).contains("no alerts"));
     assert!(remote(&["alerts", "--all"]).contains("ignored: a test"));
     assert_eq!(recorder.kill("TERM").0, Some(0));
     let local = store.display().to_string();
     let kept = common::expect(0, &["dependencies", "-o", "json", "--store", &local]);
     assert!(serde_json::from_str::<Vec<Value>>(&kept).unwrap().len() == 2);
+    assert_eq!(backup, common::expect(0, &["export", "--store", &local]), "nothing has changed since");
+    let (file, fresh) = (dir.path().join("backup.ndjson"), dir.path().join("fresh").display().to_string());
+    std::fs::write(&file, &backup).unwrap();
+    common::expect(0, &["import", file.to_str().unwrap(), "--store", &fresh]);
+    assert_eq!(common::expect(0, &["dependencies", "-o", "json", "--store", &fresh]), kept);
     // Without the second call, the store would say the same.
     assert!(
         asked[0].contains("\"cart\"") && asked[1].contains("\"web\"") && asked[2].contains("shop/cart.shop.svc.cluster.local"),

@@ -8,21 +8,23 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use hyper::Method;
 
-use super::{Outcome, StoreOptions};
+use super::remote::Place;
+use super::{Outcome, ReadOptions, StoreOptions};
 use crate::learn::Learner;
 use crate::observed::{ReadError, Reader};
 use crate::snapshot;
-use crate::store::Applied;
+use crate::store::{Applied, Store};
 
-/// Write the whole store as NDJSON
+/// Write the whole store, or a recorder's while it runs, as NDJSON
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  sidecarta export > backup.ndjson\n  sidecarta export --store staging | zstd > staging.ndjson.zst"
+    after_help = "Examples:\n  sidecarta export > backup.ndjson\n  sidecarta export --recorder https://recorder:15098 backup.ndjson\n  sidecarta export --store staging | zstd > staging.ndjson.zst"
 )]
 pub(super) struct ExportOptions {
     #[command(flatten)]
-    store: StoreOptions,
+    read: ReadOptions,
     /// File to write; standard output without it
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
@@ -50,24 +52,49 @@ pub(super) struct ImportOptions {
 }
 
 pub(super) fn export(options: &ExportOptions) -> anyhow::Result<Outcome> {
-    let store = options.store.existing()?;
-    let rows = match &options.file {
+    // Asked before the file is made: where there is nothing to export, there is to be no file.
+    let source = match options.read.place()? {
+        Place::Store(dir) => Source::Store(super::existing(&dir)?),
+        Place::Recorder(recorder) => Source::Packed(recorder.ask(Method::GET, "/v1/export", Vec::new())?.body.to_vec()),
+    };
+    match &options.file {
         Some(path) => {
-            let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-            let mut out = BufWriter::new(file);
-            let rows = store.export(&mut out)?;
-            out.flush().and_then(|()| out.get_ref().sync_all()).with_context(|| format!("cannot write {}", path.display()))?;
-            rows
+            let fail = || format!("cannot write {}", path.display());
+            let mut out = BufWriter::new(File::create(path).with_context(fail)?);
+            source.write(&mut out)?;
+            out.flush().and_then(|()| out.get_ref().sync_all()).with_context(fail)?;
         }
         None => {
             let mut out = BufWriter::new(std::io::stdout().lock());
-            let rows = store.export(&mut out)?;
+            source.write(&mut out)?;
             out.flush()?;
-            rows
         }
-    };
-    eprintln!("{rows} records exported");
+    }
     Ok(Outcome::Done)
+}
+
+/// What is exported.
+enum Source {
+    Store(Store),
+    /// A recorder's answer.
+    Packed(Vec<u8>),
+}
+
+impl Source {
+    fn write(&self, out: &mut impl Write) -> anyhow::Result<()> {
+        match self {
+            Self::Store(store) => {
+                let rows = store.export(out)?;
+                eprintln!("{rows} records exported");
+            }
+            Self::Packed(bytes) => {
+                zstd::stream::copy_decode(bytes.as_slice(), &mut *out)
+                    .context("the recorder's answer cannot be read, or not be written")?;
+                eprintln!("all records of the recorder exported");
+            }
+        }
+        Ok(())
+    }
 }
 
 pub(super) fn import(options: &ImportOptions) -> anyhow::Result<Outcome> {

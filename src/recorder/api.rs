@@ -42,6 +42,8 @@ const MAX_WINDOW: u32 = 23;
 const AT_ONCE: usize = 4;
 /// How long the body of a request may take.
 const BODY: Duration = Duration::from_secs(30);
+/// How hard a backup is packed: hard enough for a twentieth of its size, and as fast as it is read.
+const PACKED: i32 = 1;
 /// What those who come too early are told to wait.
 const WAIT: u64 = 1;
 
@@ -100,6 +102,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/batches", post(batches))
         .route("/v1/records", get(records))
+        .route("/v1/export", get(export))
         .route("/v1/dependencies", get(dependencies))
         .route("/v1/workloads", get(workloads))
         .route("/v1/coverage", get(coverage))
@@ -273,6 +276,20 @@ async fn records(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, head
         text.push(b'\n');
     }
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], text).into_response())
+}
+
+/// A backup while the recorder runs. The store does nothing else meanwhile, so that it is of one moment.
+async fn export(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Refusal> {
+    let result = async {
+        app.may(&headers, None, false).await?;
+        let packed = app.engine.ask(|store| {
+            let mut out = zstd::Encoder::new(Vec::new(), PACKED)?;
+            store.export(&mut out)?;
+            Ok::<_, StoreError>(out.finish()?)
+        });
+        Ok(([(header::CONTENT_TYPE, "application/zstd")], packed.await?.map_err(internal)?).into_response())
+    };
+    result.await.map_err(|r| app.refuse(r))
 }
 
 async fn dependencies(
