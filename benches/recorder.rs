@@ -91,7 +91,12 @@ fn updates(dir: &Path) {
         rate(plain),
         merged.as_secs_f64() / plain.as_secs_f64()
     );
-    println!("  processor time of the recorder: {:.2?} of {merged:.2?}; {}", recorder.processor(), recorder.memory());
+    println!(
+        "  processor time of the recorder: {:.2?} of {merged:.2?}; {}; {} MB on the disk",
+        recorder.processor(),
+        recorder.memory(),
+        size(&dir.join("updates")) / 1_000_000
+    );
     let all = recorder.dependencies("/v1/dependencies");
     assert_eq!(all.len() as u32, AGENTS * WORKLOADS * DESTINATIONS);
     assert!(all.iter().all(|d| d["connections"] == u64::from(rounds)));
