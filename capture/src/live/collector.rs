@@ -39,7 +39,7 @@ const FIRST_LIST: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(3);
 /// How much longer rings are read at the end than the kernel may hold packets back.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How often the kernel is asked what it dropped.
+/// How often the kernel is asked what it dropped, where what is read does not tell that it did.
 const ASK: Duration = Duration::from_secs(5);
 
 /// A watched interface.
@@ -52,6 +52,8 @@ struct Watched {
     ring: u32,
     /// Its ring overflowed since it was last asked.
     overflows: bool,
+    /// It was said that its ring may get no larger.
+    largest: bool,
     /// Until when it was told as watched; at first, since when it is.
     told: Nanos,
     packets: u64,
@@ -214,7 +216,7 @@ impl Collector {
             clocks = self.check_clock(clocks);
             let wall = clocks.0;
             self.open_again()?;
-            if now >= ask + ASK {
+            if now >= ask + ASK || self.watched.values().any(|w| w.handle.as_ref().is_some_and(Handle::is_losing)) {
                 ask = now;
                 self.ask_dropped();
                 self.enlarge()?;

@@ -215,6 +215,11 @@ impl Handle {
         }
     }
 
+    /// Whether packets were dropped since [`Handle::dropped`] was called, as far as what was read tells.
+    pub fn is_losing(&self) -> bool {
+        matches!(&self.source, Source::Ring(ring) if ring.is_losing())
+    }
+
     /// What was dropped since it was opened; `None` where the kernel does not say.
     pub fn dropped(&mut self) -> Option<Dropped> {
         let capture = match &mut self.source {

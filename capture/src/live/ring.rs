@@ -45,6 +45,8 @@ pub(super) struct Ring {
     /// The block that the kernel fills next, or has filled.
     at: u32,
     dropped: u64,
+    /// A block said that packets were dropped that nobody has asked about.
+    losing: bool,
 }
 
 // SAFETY: the mapping belongs to this value alone, and nothing of it is bound to a thread.
@@ -82,7 +84,7 @@ impl Ring {
             return Err(io::Error::last_os_error());
         }
         let map = NonNull::new(map.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let ring = Self { socket, map, blocks, at: 0, dropped: 0 };
+        let ring = Self { socket, map, blocks, at: 0, dropped: 0, losing: false };
         let ethernet = ring.bind(index)? == ETHERNET;
         ring.error()?;
         Ok(ethernet.then_some(ring))
@@ -127,9 +129,11 @@ impl Ring {
             // SAFETY: the field is aligned, as blocks are at pages, and both sides only ever access it whole.
             let status = unsafe { AtomicU32::from_ptr(block.add(status).as_ptr().cast()) };
             // Acquire: the packets are read after the kernel has given the block away.
-            if status.load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
+            let flags = status.load(Ordering::Acquire);
+            if flags & libc::TP_STATUS_USER == 0 {
                 break;
             }
+            self.losing |= flags & libc::TP_STATUS_LOSING != 0;
             any = true;
             // SAFETY: it is this side's until its status is set back.
             let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), BLOCK as usize) };
@@ -142,6 +146,11 @@ impl Ring {
             self.error()?;
         }
         Ok(seen)
+    }
+
+    /// Whether packets were dropped since it was asked how many.
+    pub fn is_losing(&self) -> bool {
+        self.losing
     }
 
     /// The error that waits at the socket.
@@ -161,6 +170,7 @@ impl Ring {
             return Err(io::Error::last_os_error());
         }
         // Asking sets the kernel's count back.
+        self.losing = false;
         self.dropped += u64::from(stats.tp_drops);
         Ok(self.dropped)
     }

@@ -77,7 +77,10 @@ impl Collector {
         for (index, name, had) in full {
             let ring = had.saturating_mul(2);
             if ring > MAX_RING || self.enlarged + had > MAX_ENLARGED {
-                tracing::warn!(interface = %name, kib = had / 1024, "its ring overflows, and may get no larger");
+                if let Some(w) = self.watched.get_mut(&index).filter(|w| !w.largest) {
+                    w.largest = true;
+                    tracing::warn!(interface = %name, kib = had / 1024, "its ring overflows, and may get no larger");
+                }
                 continue;
             }
             let settings = Settings { ring, ..self.config.handle.clone() };

@@ -82,6 +82,7 @@ impl Collector {
             dropped: Dropped::default(),
             ring: self.config.handle.ring,
             overflows: false,
+            largest: false,
             told: clock(),
             packets: 0,
         };
