@@ -11,13 +11,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 
 pub use super::told::{CollectError, Config, Control, Status, Told};
 
-use self::rings::Ending;
+use self::rings::{Ending, Opened};
 use super::handle::{Dropped, Handle, Read};
 use super::links::{Link, Links};
 use super::told::Shared;
@@ -74,6 +75,8 @@ pub struct Collector {
     complete: bool,
     /// Handles of interfaces that are gone, or that have another handle now: what the kernel still holds of them is read until then.
     ending: Vec<Ending>,
+    /// Larger rings that are being opened.
+    opening: Vec<JoinHandle<Opened>>,
     /// Bytes of rings beyond what was asked for.
     enlarged: u32,
     /// Interfaces that could not be opened, and when to try again.
@@ -130,6 +133,7 @@ impl Collector {
             listed: HashSet::new(),
             complete: false,
             ending: Vec::new(),
+            opening: Vec::new(),
             enlarged: 0,
             again: BTreeMap::new(),
             held: Vec::new(),
@@ -163,6 +167,10 @@ impl Collector {
     /// See [`CollectError`]. What was seen until then is told before.
     pub fn run(mut self, out: &SyncSender<Told>) -> Result<(), CollectError> {
         let result = self.work(out);
+        // Nothing is in them that is not in those that they were to replace.
+        for thread in std::mem::take(&mut self.opening) {
+            let _ = thread.join();
+        }
         self.drain();
         let now = clock();
         let held = &mut self.held;
@@ -205,6 +213,9 @@ impl Collector {
                 }
             }
             self.read_ending();
+            if !self.opening.is_empty() {
+                self.take_opened()?;
+            }
             let now = Instant::now();
             if now < tick + self.config.tick {
                 if read {
@@ -219,7 +230,7 @@ impl Collector {
             if now >= ask + ASK || self.watched.values().any(|w| w.handle.as_ref().is_some_and(Handle::is_losing)) {
                 ask = now;
                 self.ask_dropped();
-                self.enlarge()?;
+                self.enlarge();
             }
             let held = &mut self.held;
             if now >= round + self.config.round {

@@ -1,17 +1,31 @@
 //! Rings that overflow, and handles that are read to their end.
 //!
-//! Owns what the kernel dropped and what is done about it. Must never read a packet of two rings as two packets, nor let rings grow without
-//! a limit.
+//! Owns what the kernel dropped and what is done about it. Must never wait for the kernel while packets come, nor let rings grow without a
+//! limit. While one ring takes the place of another, packets of some milliseconds are in both: connections are the same, packets count twice.
 
+use std::panic::resume_unwind;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::{CollectError, Collector, TURN};
-use crate::live::handle::{Dropped, Handle, Read, Settings};
+use crate::live::handle::{Dropped, Handle, OpenError, Read, Settings};
+use crate::live::uplink;
 
 /// Largest ring of an interface, in bytes: what short connections bring in 100 ms where nothing but they happens.
 const MAX_RING: u32 = 2 * 1024 * 1024;
+/// How much larger a ring gets at once.
+const LARGER: u32 = 4;
 /// Bytes that all rings together may have more than was asked for.
 const MAX_ENLARGED: u32 = 16 * 1024 * 1024;
+
+/// A larger ring, or why there is none.
+pub(super) struct Opened {
+    index: u32,
+    name: String,
+    had: u32,
+    ring: u32,
+    handle: Result<Handle, OpenError>,
+}
 
 /// A handle that gets no more packets: what the kernel still holds of them is read.
 pub(super) struct Ending {
@@ -66,8 +80,9 @@ impl Collector {
         }
     }
 
-    /// Gives interfaces whose rings have overflown rings of twice the size: most pods need a small one only.
-    pub(super) fn enlarge(&mut self) -> Result<(), CollectError> {
+    /// Opens larger rings for interfaces whose rings have overflown: most pods need a small one only. On threads of their own: the kernel
+    /// waits for all processors when a ring is made, and the other rings would overflow meanwhile.
+    pub(super) fn enlarge(&mut self) {
         let full = self
             .watched
             .iter_mut()
@@ -75,8 +90,8 @@ impl Collector {
         let mut full: Vec<(u32, String, u32)> = full.collect();
         full.sort_unstable();
         for (index, name, had) in full {
-            let ring = had.saturating_mul(2);
-            if ring > MAX_RING || self.enlarged + had > MAX_ENLARGED {
+            let ring = had.saturating_mul(LARGER);
+            if ring > MAX_RING || self.enlarged + (ring - had) > MAX_ENLARGED {
                 if let Some(w) = self.watched.get_mut(&index).filter(|w| !w.largest) {
                     w.largest = true;
                     tracing::warn!(interface = %name, kib = had / 1024, "its ring overflows, and may get no larger");
@@ -84,21 +99,38 @@ impl Collector {
                 continue;
             }
             let settings = Settings { ring, ..self.config.handle.clone() };
-            let new = match self.open_link(index, &name, &settings) {
+            let work =
+                move || Opened { handle: Handle::open(&name, index, !uplink::is(&name), &settings), index, name, had, ring };
+            match Builder::new().name("ring".to_owned()).spawn(work) {
+                Ok(thread) => self.opening.push(thread),
+                Err(error) => tracing::warn!(%error, "a ring overflows, and no thread can be had to open a larger one"),
+            }
+        }
+    }
+
+    /// Takes the larger rings that have been opened in place of those that overflowed.
+    pub(super) fn take_opened(&mut self) -> Result<(), CollectError> {
+        let (done, not): (Vec<_>, Vec<_>) = std::mem::take(&mut self.opening).into_iter().partition(JoinHandle::is_finished);
+        self.opening = not;
+        for thread in done {
+            let Opened { index, name, had, ring, handle } = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            let new = match handle {
                 Ok(new) => new,
                 Err(error) => {
                     tracing::warn!(interface = %name, %error, "its ring overflows, and it gets no larger one");
                     continue;
                 }
             };
-            let Some(w) = self.watched.get_mut(&index) else { continue };
+            // It may be gone meanwhile, or another interface may have taken its name.
+            let same = rustix::net::netdevice::name_to_index(&self.links, &name) == Ok(index);
+            let Some(w) = self.watched.get_mut(&index).filter(|w| same && w.handle.is_some()) else { continue };
             // From here on the old one gets nothing more.
             if let Some(Err(error)) = w.handle.as_ref().map(Handle::close_to_packets) {
                 tracing::warn!(interface = %name, %error, "packets of its old ring count twice for a moment");
             }
             tracing::info!(interface = %name, kib = ring / 1024, "its ring overflowed: it has a larger one");
             w.ring = ring;
-            self.enlarged += had;
+            self.enlarged += ring - had;
             let (old, dropped) = (w.handle.replace(new), std::mem::take(&mut w.dropped));
             if let Some(old) = old {
                 self.end(index, old, dropped);
