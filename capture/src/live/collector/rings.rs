@@ -121,9 +121,9 @@ impl Collector {
                     continue;
                 }
             };
-            // It may be gone meanwhile, or another interface may have taken its name.
+            // It may be gone meanwhile, another interface may have taken its name, or it overflowed twice before this one was there.
             let same = rustix::net::netdevice::name_to_index(&self.links, &name) == Ok(index);
-            let Some(w) = self.watched.get_mut(&index).filter(|w| same && w.handle.is_some()) else { continue };
+            let Some(w) = self.watched.get_mut(&index).filter(|w| same && w.ring == had && w.handle.is_some()) else { continue };
             // From here on the old one gets nothing more.
             if let Some(Err(error)) = w.handle.as_ref().map(Handle::close_to_packets) {
                 tracing::warn!(interface = %name, %error, "packets of its old ring count twice for a moment");
