@@ -263,6 +263,22 @@ fn a_syn_that_is_read_late_begins_no_other_connection() {
     assert_eq!(new(&live.fresh(5 * SECOND)), [40_000]);
 }
 
+/// Ports are used anew at once, and the interface of the called is read when all is over.
+#[test]
+fn syns_that_are_read_late_tell_no_connection_twice() {
+    let mut live = Live::new();
+    let syns = |interface, late: i64, direction| {
+        [(0i64, 7), (50_000_000, 900)]
+            .map(move |(time, seq)| (time + late, Packet { seq, syn: true, interface, direction, ..Packet::default() }))
+    };
+    for (time, syn) in syns(1, 0, Direction::Received).into_iter().chain(syns(2, 5_000, Direction::Sent)) {
+        live.packet(time, (WEB, 40_000), (CART, 8080), syn);
+    }
+    let told = live.fresh(5 * SECOND);
+    assert_eq!(new(&told), [40_000, 40_000], "{told:?}");
+    assert_eq!(told.iter().map(|c| c.first).collect::<Vec<_>>(), [0, 50_000_000]);
+}
+
 /// The server's interface is read before the client's, where the answer of the DNS is.
 #[test]
 fn an_answer_that_is_read_late_names_a_connection() {

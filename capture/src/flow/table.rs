@@ -114,11 +114,15 @@ impl Table {
         let hash = self.slots.hash(&key);
         let opens = s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack;
         let mut slot = self.slots.find(hash, &key);
-        if let Some(old) = slot.filter(|_| opens)
-            && self.entry(old).is_some_and(|e| reused(e, s))
-        {
-            self.remove(old, counters, sink);
-            slot = None;
+        if let Some(old) = slot.filter(|_| opens) {
+            if self.entry(old).is_some_and(|e| is_past(e, s)) {
+                counters.repeated_sightings += 1;
+                return;
+            }
+            if self.entry(old).is_some_and(|e| reused(e, s)) {
+                self.remove(old, counters, sink);
+                slot = None;
+            }
         }
         let slot = match slot {
             Some(slot) => slot,
@@ -402,6 +406,11 @@ enum Class {
     Closed,
     Short,
     Long,
+}
+
+/// Whether this SYN is of an earlier connection on the same ports, from an interface that is read later.
+fn is_past(entry: &Entry, s: &Segment<'_>) -> bool {
+    entry.isn.is_some_and(|isn| isn != s.tcp.seq) && s.time < entry.first
 }
 
 /// Whether this SYN opens another connection on the same ports.
