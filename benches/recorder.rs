@@ -8,7 +8,6 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "../tests/view/fake.rs"]
-#[allow(dead_code)] // it is shared with the tests of the view
 mod fake;
 #[path = "recorder/view.rs"]
 mod view;

@@ -2,7 +2,7 @@
 
 mod common;
 #[path = "view/fake.rs"]
-#[allow(clippy::unwrap_used, dead_code)] // it is shared with the tests of the view
+#[allow(clippy::unwrap_used)] // a test that cannot go on should say where
 mod fake;
 #[path = "live/netns.rs"]
 mod netns;

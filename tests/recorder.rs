@@ -6,7 +6,6 @@
 mod cluster;
 mod common;
 #[path = "view/fake.rs"]
-#[allow(dead_code)] // it is shared with the tests of the view
 mod fake;
 #[path = "recorder/faults.rs"]
 mod faults;

@@ -297,9 +297,11 @@ fn what_sled_was_writing_when_it_was_killed_is_no_damage() {
     let want = export(&store);
     // Opened again, it has a snapshot of what the log holds.
     assert_eq!(export(&store), want);
-    let snapshots = || fs::read_dir(store.join("db")).unwrap().map(|e| e.unwrap().path());
-    let snapshot = snapshots().find(|p| p.file_name().unwrap().to_str().unwrap().starts_with("snap.")).unwrap();
-    let (snapshot, conf) = (fs::read(snapshot).unwrap(), fs::read(store.join("db/conf")).unwrap());
+    let snapshot_of = |store: &Path| {
+        let mut files = fs::read_dir(store.join("db")).unwrap().map(|e| e.unwrap().path());
+        files.find(|p| p.file_name().unwrap().to_str().unwrap().starts_with("snap.")).unwrap()
+    };
+    let (snapshot, conf) = (fs::read(snapshot_of(&store)).unwrap(), fs::read(store.join("db/conf")).unwrap());
     for length in (0..=snapshot.len()).step_by(snapshot.len() / 40).chain(snapshot.len() - 14..=snapshot.len()) {
         copy(&store, &hurt);
         // Longer than the log is, so that it is the last of them.
@@ -312,8 +314,7 @@ fn what_sled_was_writing_when_it_was_killed_is_no_damage() {
         assert!(export(&hurt) == want, "{length} of {} bytes of the configuration: other content", conf.len());
     }
     copy(&store, &hurt);
-    let mut finished = fs::read_dir(hurt.join("db")).unwrap().map(|e| e.unwrap().path());
-    let finished = finished.find(|p| p.file_name().unwrap().to_str().unwrap().starts_with("snap.")).unwrap();
+    let finished = snapshot_of(&hurt);
     fs::write(&finished, &snapshot[..snapshot.len() / 2]).unwrap();
     assert!(never_less(&hurt, &want, "half of a finished snapshot"));
     assert!(finished.exists(), "it was removed");

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sidecarta_capture::observation::{Content, InterfaceId, Names};
+use sidecarta_capture::observation::{Content, Names};
 
 use super::*;
 use crate::agent::waiting::Waiting;
 use crate::cluster::{Builder, Ended, PodBrief, Pool, objects};
 use crate::observed::Gatherer;
+use crate::observed::tests::connection;
 use crate::store::{Access, Store};
 
 const SECOND: i64 = 1_000_000_000;
@@ -63,18 +64,9 @@ fn call(from: &str, to: &str, millis: i64) -> Observation {
     Observation::Connection(Connection {
         initiator: SocketAddr::new(from.parse().unwrap(), 40_000),
         responder: SocketAddr::new(to.parse().unwrap(), 8080),
-        transport: Transport::Tcp,
-        orientation: Orientation::Handshake,
-        from_start: true,
-        answered: true,
-        refused: false,
-        first,
-        last: first + 5,
-        packets: 3,
         content: Content::Unknown,
         names: Names::default(),
-        interface: InterfaceId { source: 0, index: 2 },
-        is_new: true,
+        ..connection(40_000, 8080, first)
     })
 }
 

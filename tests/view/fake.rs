@@ -1,5 +1,7 @@
 //! A small API server: lists, watches, and what goes wrong with them. One thread per connection.
 
+#![allow(dead_code)] // each test file, and the benchmark, uses a part of it
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -114,12 +114,12 @@ impl Table {
         let hash = self.slots.hash(&key);
         let opens = s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack;
         let mut slot = self.slots.find(hash, &key);
-        if let Some(old) = slot.filter(|_| opens) {
-            if self.entry(old).is_some_and(|e| is_past(e, s)) {
+        if let Some((old, entry)) = slot.filter(|_| opens).and_then(|old| Some((old, self.entry(old)?))) {
+            if is_past(entry, s) {
                 counters.repeated_sightings += 1;
                 return;
             }
-            if self.entry(old).is_some_and(|e| reused(e, s)) {
+            if reused(entry, s) {
                 self.remove(old, counters, sink);
                 slot = None;
             }

@@ -1,8 +1,8 @@
 //! The filter that runs in the kernel on each frame of a pod's interface, before a copy of the frame is made.
 //!
 //! Owns the program, which says in classic BPF what [`super::rule`] says in Rust. Must never keep state: it sees one frame at a
-//! time, so of a ClientHello over several segments it keeps the first, and the last at ports of TLS or of [`Config::always_ports`]. Must never lose a workload's call for
-//! good: what it does not understand of TCP, UDP and SCTP is sampled.
+//! time, so of a ClientHello over several segments it keeps the first, and the last at ports of TLS or of
+//! [`Config::always_ports`]. Must never lose a workload's call for good: what it does not understand of TCP, UDP and SCTP is sampled.
 //!
 //! How the kernel runs it: net/core/filter.c (`bpf_check_classic`, `bpf_convert_filter`), net/packet/af_packet.c (`run_filter`);
 //! offsets beyond the packet: include/uapi/linux/filter.h (`SKF_AD_OFF`). A load behind the end of the frame ends the program with

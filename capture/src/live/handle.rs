@@ -10,6 +10,7 @@ use pcap::{Active, Capture, Error, Linktype, Precision};
 
 use super::filter::{self, Link as Layer};
 use super::ring::Ring;
+use super::uplink;
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::InterfaceId;
 
@@ -104,14 +105,15 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Opens an interface, or [`ANY`] for all (with index 0: each packet carries that of its own). `of_pod`: it leads to a pod and nowhere
-    /// else, so that what it receives is what the pod sends.
+    /// Opens an interface, or [`ANY`] for all (with index 0: each packet carries that of its own). Unless the default route leads
+    /// through it, it leads to a pod and nowhere else, so that what it receives is what the pod sends.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(name: &str, index: u32, of_pod: bool, settings: &Settings) -> Result<Self, OpenError> {
+    pub fn open(name: &str, index: u32, settings: &Settings) -> Result<Self, OpenError> {
         let id = InterfaceId { source: 0, index };
         if name != ANY {
+            let of_pod = !uplink::is(name);
             let program = filter::program(Layer::Ethernet, &config(settings, of_pod));
             let ring = Ring::open(index, settings.ring, settings.hold, &program).map_err(|e| refused(name, e.to_string()))?;
             if let Some(ring) = ring {

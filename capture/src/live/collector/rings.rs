@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use super::{CollectError, Collector, TURN};
 use crate::live::handle::{Dropped, Handle, OpenError, Read, Settings};
-use crate::live::uplink;
 
 /// Largest ring of an interface, in bytes: what short connections bring in 100 ms where nothing but they happens.
 const MAX_RING: u32 = 2 * 1024 * 1024;
@@ -99,8 +98,7 @@ impl Collector {
                 continue;
             }
             let settings = Settings { ring, ..self.config.handle.clone() };
-            let work =
-                move || Opened { handle: Handle::open(&name, index, !uplink::is(&name), &settings), index, name, had, ring };
+            let work = move || Opened { handle: Handle::open(&name, index, &settings), index, name, had, ring };
             match Builder::new().name("ring".to_owned()).spawn(work) {
                 Ok(thread) => self.opening.push(thread),
                 Err(error) => tracing::warn!(%error, "a ring overflows, and no thread can be had to open a larger one"),
@@ -122,7 +120,7 @@ impl Collector {
                 }
             };
             // It may be gone meanwhile, another interface may have taken its name, or it overflowed twice before this one was there.
-            let same = rustix::net::netdevice::name_to_index(&self.links, &name) == Ok(index);
+            let same = self.is_named(index, &name);
             let Some(w) = self.watched.get_mut(&index).filter(|w| same && w.ring == had && w.handle.is_some()) else { continue };
             // From here on the old one gets nothing more.
             if let Some(Err(error)) = w.handle.as_ref().map(Handle::close_to_packets) {

@@ -10,7 +10,6 @@ use rustix::event::epoll;
 use super::{ALL, CollectError, Collector, Watched, clock, system};
 use crate::live::handle::{ANY, Dropped, Handle, OpenError, Settings};
 use crate::live::links::{Change, Link};
-use crate::live::uplink;
 use crate::observation::InterfaceId;
 
 impl Collector {
@@ -91,12 +90,14 @@ impl Collector {
     }
 
     /// Opens the interface of this index, and no other one that has taken its name meanwhile.
-    pub(super) fn open_link(&self, index: u32, name: &str, settings: &Settings) -> Result<Handle, OpenError> {
-        let handle = Handle::open(name, index, !uplink::is(name), settings)?;
-        match rustix::net::netdevice::name_to_index(&self.links, name) {
-            Ok(found) if found == index => Ok(handle),
-            _ => Err(OpenError::Gone(name.to_owned())),
-        }
+    fn open_link(&self, index: u32, name: &str, settings: &Settings) -> Result<Handle, OpenError> {
+        let handle = Handle::open(name, index, settings)?;
+        if self.is_named(index, name) { Ok(handle) } else { Err(OpenError::Gone(name.to_owned())) }
+    }
+
+    /// Whether the interface of this name is still the one of this index.
+    pub(super) fn is_named(&self, index: u32, name: &str) -> bool {
+        rustix::net::netdevice::name_to_index(&self.links, name) == Ok(index)
     }
 
     /// Waits on the handle of an interface, where it has one.
@@ -120,7 +121,7 @@ impl Collector {
     pub(super) fn open_any(&mut self) -> Result<(), CollectError> {
         // It stands for all of them.
         let settings = Settings { ring: self.config.handle.ring.max(4 * 1024 * 1024), ..self.config.handle.clone() };
-        let handle = Handle::open(ANY, 0, false, &settings)?;
+        let handle = Handle::open(ANY, 0, &settings)?;
         self.wait_on(&handle, ALL)?;
         self.any = Some(handle);
         self.any_dropped = Dropped::default();
