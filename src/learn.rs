@@ -86,6 +86,37 @@ impl<'a> Learner<'a> {
         }
     }
 
+    /// An empty learner that may learn beside this one, what [`Learner::may_share`] says.
+    pub fn beside(&self) -> Self {
+        Self::new(self.cluster)
+    }
+
+    /// Whether an observation is for the learner beside this one: part of the workloads are, of which this one has learned nothing. Each
+    /// workload's observations are all for one of the two, so that what they learn does not depend on how they share.
+    pub fn may_share(&self, observation: &Observation) -> bool {
+        /// Workloads of eight that are shared: more than half, for whoever shares has the observations to tell as well.
+        const BESIDE: u64 = 5;
+        let (source, address, time) = match observation {
+            Observation::Connection(c) => (c.interface.source, c.initiator.ip(), c.first),
+            Observation::Lookup(l) => (l.interface.source, l.client, l.time),
+            Observation::Interface(_) => return false,
+        };
+        let (Some(lesson), Attribution::Pod(pod)) = (self.lessons.get(&source), attribute(self.cluster, address, Time(time)))
+        else {
+            return false;
+        };
+        let (hash, known) = lesson.records.find(&Key::Workload(&pod.workload));
+        known.is_none() && hash % 8 < BESIDE
+    }
+
+    /// Takes over what the learner beside this one has learned.
+    pub fn absorb(&mut self, beside: Self) {
+        for (source, other) in beside.lessons {
+            self.lessons.entry(source).or_default().absorb(other);
+        }
+        self.notes.extend(beside.notes);
+    }
+
     /// What could not be decided, in words, sorted.
     pub fn notes(&self) -> impl Iterator<Item = &str> {
         self.notes.iter().map(String::as_str)
@@ -243,6 +274,17 @@ impl Lesson {
         dependency.unanswered = if c.answered { 0 } else { counts };
         self.records.merge(Record::Dependency(dependency));
         self.note_workload(pod, last);
+    }
+
+    fn absorb(&mut self, other: Self) {
+        self.records.absorb(other.records);
+        for (workload, listed) in other.addresses {
+            *self.addresses.entry(workload).or_default() += listed;
+        }
+        for (name, n) in other.counters {
+            *self.counters.entry(name).or_default() += n;
+        }
+        self.spans.merge(&other.spans);
     }
 
     fn asked(&mut self, cluster: &Cluster, pod: &Pod, question: &str, tally: Tally) {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use proptest::prelude::*;
 use sidecarta_capture::decode::decode;
@@ -197,9 +198,27 @@ fn a_file_cut_at_any_length_gives_the_packets_before_the_cut() {
     }
 }
 
+#[test]
+fn reading_in_vain_ends_while_a_pipe_is_idle() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("idle");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    // Held open, so that whoever reads waits for what never comes.
+    let _writer = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut prefetch = source::spawn(Reader::open(&[path])).unwrap();
+    let in_vain = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let ended = scope.spawn(|| prefetch.next_batch(&in_vain).is_none());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(!ended.is_finished());
+        in_vain.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(ended.join().unwrap());
+    });
+}
+
 fn digest(path: &Path) -> u64 {
     let mut prefetch = source::spawn(Reader::open(&[path.to_owned()])).unwrap();
-    while let Some(batch) = prefetch.next_batch() {
+    while let Some(batch) = prefetch.next_batch(&AtomicBool::new(false)) {
         prefetch.recycle(batch);
     }
     prefetch.finish().unwrap().1.of(0)

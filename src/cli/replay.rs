@@ -1,11 +1,14 @@
 //! `sidecarta replay`: captures in, dependencies learned.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use serde::Serialize;
 use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::observation::Observation;
 use sidecarta_capture::source::{self, Digests, Reader};
 
 use super::output::{self, Format};
@@ -13,7 +16,7 @@ use super::progress::Line;
 use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
 use crate::learn::{Learner, counter};
 use crate::model::{Batch, BatchId, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId};
-use crate::parallel::both;
+use crate::parallel::{both, stream};
 use crate::snapshot;
 use crate::store::Applied;
 
@@ -66,8 +69,6 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let (loaded, reader) = both(|| snapshot::load(&snapshots, Some(&options.cluster.cluster_domain)), || Reader::open(&captures));
     let (cluster, snapshot) = loaded?;
     let mut partial = super::report_snapshot(&snapshot);
-    // Before hours of reading, not after: that the store can be opened.
-    let mut store = options.store.create()?;
     reader.errors().iter().for_each(|e| eprintln!("warning: {e}"));
     reader.notes().iter().for_each(|n| eprintln!("note: {n}"));
     if reader.reports().is_empty() {
@@ -77,7 +78,12 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let (sockets, ports) = cluster.listening();
     let mut meter = Meter::new(Config::default(), KnownPorts { sockets, ports });
     let mut learner = Learner::new(&cluster);
-    let (reader, digests) = read(reader, &mut meter, &mut learner)?;
+    // A store that cannot be opened ends the reading at once, not after hours.
+    let refused = AtomicBool::new(false);
+    let create = || options.store.create().inspect_err(|_| refused.store(true, Ordering::Relaxed));
+    let (store, read) = both(create, || read(reader, &mut meter, &mut learner, &refused));
+    let mut store = store?;
+    let (reader, digests) = read?;
     let totals: BTreeMap<String, u64> = meter.counters().named().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
     // The flow table is no longer needed, and storing wants memory of its own.
     drop(meter);
@@ -93,9 +99,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         // Losses are counted for all captures together; the first source carries them.
         let counters = if i == 0 { totals.clone() } else { BTreeMap::new() };
         let batch = learner.take(i as u32, id, &report.path, counters);
-        // Storing leaves a core free for much of its time.
-        let ((), applied) = both(|| summary.add(&batch), || store.apply(&batch));
-        if applied? == Applied::AlreadyHeld {
+        let applied = store.apply(&batch)?;
+        summary.add(batch);
+        if applied == Applied::AlreadyHeld {
             summary.already_held.push(report.path.clone());
         }
     }
@@ -116,20 +122,30 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         );
         return Ok(Outcome::Mismatch);
     }
+    // The process ends: the system takes its memory back at once, which is quicker than piece by piece.
+    std::mem::forget((summary, learner));
+    std::mem::forget(cluster);
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
 }
 
-fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>) -> anyhow::Result<(Reader, Digests)> {
+/// Reads and learns until the end, or until it is in vain.
+fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>, in_vain: &AtomicBool) -> anyhow::Result<(Reader, Digests)> {
     let progress = reader.progress();
     let mut line = Line::new();
     let mut prefetch = source::spawn(reader)?;
-    while let Some(batch) = prefetch.next_batch() {
+    while let Some(batch) = prefetch.next_batch(in_vain) {
         meter.batch(&batch, &mut |o| learner.observe(o));
         prefetch.recycle(batch);
         line.show(&progress);
     }
     line.clear();
-    meter.finish(&mut |o| learner.observe(o));
+    anyhow::ensure!(!in_vain.load(Ordering::Relaxed), "reading was ended");
+    // Of a capture that ends with many connections under way, learning from these takes longer than anything else behind its end.
+    let mut beside = learner.beside();
+    let mut share =
+        |o: Observation, sink: &mut dyn FnMut(Observation)| if learner.may_share(&o) { sink(o) } else { learner.observe(o) };
+    stream(|sink| meter.finish(&mut |o| share(o, sink)), |o| beside.observe(o));
+    learner.absorb(beside);
     prefetch.finish().map_err(anyhow::Error::msg)
 }
 
@@ -163,6 +179,10 @@ struct Summary {
     notes: Vec<String>,
     #[serde(skip)]
     seen: Spans,
+    /// The batch of the only capture so far: within one, no dependency comes twice.
+    #[serde(skip)]
+    only: Option<Batch>,
+    /// Dependencies of several captures.
     #[serde(skip)]
     merged: HashMap<DependencyKey, (Tally, Option<Tally>)>,
     #[serde(skip)]
@@ -170,7 +190,7 @@ struct Summary {
 }
 
 impl Summary {
-    fn add(&mut self, batch: &Batch) {
+    fn add(&mut self, batch: Batch) {
         self.captures += 1;
         for record in &batch.records {
             match record {
@@ -180,25 +200,37 @@ impl Summary {
                         *self.counters.entry(name.clone()).or_default() += n;
                     }
                 }
-                Record::Dependency(d) => match self.merged.get_mut(&d.key) {
-                    Some((tally, missed)) => {
-                        tally.merge(&d.tally);
-                        *missed = match (*missed, d.scope_miss) {
-                            (Some(mut a), Some(b)) => {
-                                a.merge(&b);
-                                Some(a)
-                            }
-                            (a, b) => a.or(b),
-                        };
-                    }
-                    None => {
-                        self.merged.insert(d.key.clone(), (d.tally, d.scope_miss));
-                    }
-                },
                 Record::Workload(w) => {
                     self.known.insert(w.id.clone());
                 }
                 _ => {}
+            }
+        }
+        if self.captures == 1 {
+            self.only = Some(batch);
+        } else {
+            self.only.take().into_iter().chain([batch]).for_each(|batch| self.merge(batch));
+        }
+    }
+
+    fn merge(&mut self, batch: Batch) {
+        for record in batch.records {
+            let Record::Dependency(d) = record else { continue };
+            match self.merged.entry(d.key) {
+                Entry::Vacant(e) => {
+                    e.insert((d.tally, d.scope_miss));
+                }
+                Entry::Occupied(mut e) => {
+                    let (tally, missed) = e.get_mut();
+                    tally.merge(&d.tally);
+                    *missed = match (*missed, d.scope_miss) {
+                        (Some(mut a), Some(b)) => {
+                            a.merge(&b);
+                            Some(a)
+                        }
+                        (a, b) => a.or(b),
+                    };
+                }
             }
         }
     }
@@ -210,7 +242,11 @@ impl Summary {
         self.ambiguous.clear();
         self.unresolved.clear();
         let mut remarkable: Vec<_> = Vec::new();
-        for (key, (tally, missed)) in &self.merged {
+        let only = self.only.iter().flat_map(|batch| &batch.records).filter_map(|record| match record {
+            Record::Dependency(d) => Some((&d.key, d.tally, d.scope_miss)),
+            _ => None,
+        });
+        for (key, tally, missed) in only.chain(self.merged.iter().map(|(key, (tally, missed))| (key, *tally, *missed))) {
             *self.dependencies.entry(key.destination.kind()).or_default() += 1;
             if missed.is_some() || matches!(key.destination, Destination::Ambiguous { .. } | Destination::Unresolved { .. }) {
                 remarkable.push((key, tally, missed));
@@ -229,7 +265,7 @@ impl Summary {
                 }
                 _ => {}
             }
-            if let Some(tally) = *missed {
+            if let Some(tally) = missed {
                 self.scope_misses.push(Missed { workload, destination, port, tally });
             }
         }

@@ -20,10 +20,15 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub fn get_mut(&mut self, key: &Key<'_>) -> Option<&mut Record> {
+    /// The hash of a key, which is another one in each run, and where its record is.
+    pub fn find(&self, key: &Key<'_>) -> (u64, Option<usize>) {
         let hash = self.hasher.hash_one(key);
-        let at = *self.index.find(hash, |i| self.all[*i as usize].key() == *key)?;
-        Some(&mut self.all[at as usize])
+        (hash, self.index.find(hash, |i| self.all[*i as usize].key() == *key).map(|at| *at as usize))
+    }
+
+    pub fn get_mut(&mut self, key: &Key<'_>) -> Option<&mut Record> {
+        let (_, at) = self.find(key);
+        at.map(|at| &mut self.all[at])
     }
 
     /// Merges a record into the one of its key, or keeps it as that.
@@ -39,6 +44,11 @@ impl Records {
                 all.push(record);
             }
         }
+    }
+
+    /// Merges all of another's.
+    pub fn absorb(&mut self, other: Self) {
+        other.all.into_iter().for_each(|record| self.merge(record));
     }
 
     pub fn len(&self) -> usize {

@@ -166,3 +166,46 @@ proptest! {
         prop_assert_eq!(connections, truth.len() as u64);
     }
 }
+
+#[test]
+fn learning_side_by_side_teaches_the_same() {
+    const WORKLOADS: u8 = 40;
+    let mut builder = Builder::default();
+    for w in 0..WORKLOADS {
+        builder.pod(&pod(&format!("w{w}"), &format!("10.0.1.{w}"), "n1", 10));
+    }
+    let (cluster, _) = builder.build();
+    // The first workload reaches more addresses than are listed: which ones, depends on their order.
+    let calls = |from: std::ops::Range<u32>| {
+        from.flat_map(|i| {
+            let to = |w: u8| format!("203.{}.{}.{}", i % 3, i / 250, if w == 0 { i % 250 } else { i % 7 });
+            (0..WORKLOADS).map(move |w| call(&format!("10.0.1.{w}"), &to(w), i64::from(i))).collect::<Vec<_>>()
+        })
+    };
+    let mut alone = Learner::new(&cluster);
+    calls(0..1500).for_each(|o| alone.observe(o));
+    let mut shared = Learner::new(&cluster);
+    // What came before was not shared: half of the workloads are known then.
+    calls(0..5).step_by(2).for_each(|o| shared.observe(o));
+    let mut beside = shared.beside();
+    let mut given = 0;
+    for (n, o) in calls(0..1500).enumerate() {
+        if n < 5 * usize::from(WORKLOADS) && n % 2 == 0 {
+            continue;
+        }
+        if shared.may_share(&o) {
+            given += 1;
+            beside.observe(o);
+        } else {
+            shared.observe(o);
+        }
+    }
+    assert!(given > 0);
+    shared.absorb(beside);
+    let take = |learner: &mut Learner<'_>| learner.take(0, BatchId { source: "s".to_owned(), sequence: 0 }, "l", BTreeMap::new());
+    let (alone, shared) = (take(&mut alone), take(&mut shared));
+    assert_eq!(alone.records.len(), shared.records.len());
+    assert_eq!(alone, shared);
+    let Some(Record::Source(source)) = alone.records.iter().find(|r| matches!(r, Record::Source(_))) else { panic!("no source") };
+    assert!(source.counters[counter::UNLISTED] > 0);
+}

@@ -1,7 +1,9 @@
 //! Reads on a thread of its own, so that decoding has the other core.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::{Digests, Reader};
 use crate::frame::Batch;
@@ -37,11 +39,21 @@ pub fn spawn(mut reader: Reader) -> std::io::Result<Prefetch> {
 }
 
 impl Prefetch {
-    /// The next batch; `None` at the end.
-    pub fn next_batch(&mut self) -> Option<Batch> {
-        let batch = self.full.recv().ok()?;
-        self.digests.add(&batch);
-        Some(batch)
+    /// The next batch; `None` at the end, or soon after `in_vain` is set, also while an idle pipe is waited for: the thread that waits
+    /// for it is better left alone then than waited for by [`Prefetch::finish`].
+    pub fn next_batch(&mut self, in_vain: &AtomicBool) -> Option<Batch> {
+        const PATIENCE: Duration = Duration::from_millis(50);
+        while !in_vain.load(Ordering::Relaxed) {
+            match self.full.recv_timeout(PATIENCE) {
+                Ok(batch) => {
+                    self.digests.add(&batch);
+                    return Some(batch);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        None
     }
 
     /// Gives a batch back for reuse.

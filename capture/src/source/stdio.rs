@@ -8,8 +8,9 @@ use std::ops::{Deref, DerefMut};
 
 use pcap::{Capture, Offline};
 
-/// Large enough to make system calls rare, small enough to stay in the cache next to the packets.
-const SIZE: usize = 64 * 1024;
+/// Large enough that the kernel copies in long strides, small enough to stay in the cache that cores share: with 64 KiB, reading took
+/// a tenth longer; with 4 MiB as long.
+const SIZE: usize = 1024 * 1024;
 
 /// A capture with a buffer of its own. The buffer stands second, for it is dropped second: closing still uses it.
 pub(super) struct Buffered {
