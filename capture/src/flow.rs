@@ -30,7 +30,7 @@ pub struct Config {
     pub max_flows: usize,
     /// Heads (ClientHello, request) being joined at once, each at most 16 KiB.
     pub max_heads: usize,
-    /// Hosts remembered that later requests asked for, over all flows; of one flow 16 at most.
+    /// Hosts remembered that later requests asked for, over all flows, each at most 320 bytes; of one flow 16 at most.
     pub max_further: usize,
     /// (client, address) pairs whose DNS names are remembered.
     pub max_answers: usize,

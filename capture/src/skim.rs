@@ -1,7 +1,7 @@
 //! The fast path: both ends of a plain TCP segment, read from fixed offsets in a few nanoseconds.
 //!
-//! Owns no decision: what it reads only finds a connection that is known and can change no more, so that its packets are counted
-//! without full decoding. Must agree with `decode` wherever it answers (property-tested), and answer nothing that could matter
+//! Owns no decision: what it reads only finds a connection that is known and tells whether the packet can change it, so that what cannot
+//! is counted without full decoding. Must agree with `decode` wherever it answers (property-tested), and answer nothing that could matter
 //! otherwise: SYN, FIN and RST, options, fragments, VLANs, and everything but TCP over Ethernet go the long way.
 
 use crate::bytes::be16;

@@ -35,7 +35,7 @@ pub(super) fn begins(payload: &[u8]) -> Begins {
 /// Reads the head of a request that follows others on its connection, where a segment begins with one: whoever sends it has waited for
 /// an answer before, so its head begins a segment.
 pub(super) fn later(payload: &[u8]) -> Option<http::Head> {
-    // Of the bytes of a body some segment begins with a token in upper case; few begin with a method and a space.
+    // Some segment of a body begins with letters in upper case, as Base64 does; hardly any begins with a method and holds a space.
     let method = payload.first_chunk().is_some_and(|first| http::REQUESTS.contains(first)) && payload.contains(&b' ');
     if method && begins(payload) == Begins::Head(Content::Http1) { http::request(payload) } else { None }
 }
