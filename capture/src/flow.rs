@@ -5,6 +5,7 @@
 
 pub(crate) mod answers;
 mod entry;
+mod further;
 mod head;
 pub(crate) mod key;
 mod slots;
@@ -29,6 +30,8 @@ pub struct Config {
     pub max_flows: usize,
     /// Heads (ClientHello, request) being joined at once, each at most 16 KiB.
     pub max_heads: usize,
+    /// Hosts remembered that later requests asked for, over all flows, each at most 320 bytes; of one flow 16 at most.
+    pub max_further: usize,
     /// (client, address) pairs whose DNS names are remembered.
     pub max_answers: usize,
     /// Interfaces whose totals are kept.
@@ -53,6 +56,7 @@ impl Default for Config {
         Self {
             max_flows: 131_072,
             max_heads: 1_024,
+            max_further: 65_536,
             max_answers: 65_536,
             max_interfaces: 65_536,
             idle_established: 900 * SECOND,

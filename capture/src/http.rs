@@ -5,6 +5,10 @@
 
 pub mod h2;
 
+/// How a request begins: methods of RFC 9110 §9.3 and RFC 5789 in HTTP/1.1, and the preface of HTTP/2 (RFC 9113 §3.4).
+pub(crate) const REQUESTS: [[u8; 4]; 10] =
+    [*b"GET ", *b"POST", *b"PUT ", *b"HEAD", *b"DELE", *b"OPTI", *b"PATC", *b"CONN", *b"TRAC", *b"PRI "];
+
 /// Longest authority or server name taken. DNS allows 253 characters (RFC 1035 §2.3.4 as text); a port adds six.
 const MAX_NAME: usize = 260;
 

@@ -33,8 +33,11 @@ pub struct Counters {
     pub not_unicast: u64,
     /// DNS messages that could not be read.
     pub bad_dns: u64,
-    /// Connections whose ClientHello or request head began readable and never completed (cut, lost or out of order).
+    /// Connections whose ClientHello or request head began readable and never completed (cut, lost or out of order), and later requests
+    /// whose first segment does not hold the authority.
     pub incomplete_head: u64,
+    /// Later requests for hosts of which there was no room to remember them: those calls are not told.
+    pub dropped_authorities: u64,
     /// Connections forgotten while active because the flow table was full; learned again with their next packet.
     pub evicted_flows: u64,
     /// Partly joined heads dropped because too many were pending.
@@ -52,7 +55,7 @@ pub struct Counters {
 
 impl Counters {
     /// All of them with their names, as they are stored and shown.
-    pub fn named(&self) -> [(&'static str, u64); 20] {
+    pub fn named(&self) -> [(&'static str, u64); 21] {
         [
             ("packets", self.packets),
             ("bytes", self.bytes),
@@ -68,6 +71,7 @@ impl Counters {
             ("not-unicast", self.not_unicast),
             ("bad-dns", self.bad_dns),
             ("incomplete-head", self.incomplete_head),
+            ("dropped-authorities", self.dropped_authorities),
             ("evicted-flows", self.evicted_flows),
             ("evicted-heads", self.evicted_heads),
             ("evicted-answers", self.evicted_answers),

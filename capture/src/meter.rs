@@ -112,7 +112,7 @@ impl Meter {
         self.counters.packets += 1;
         self.counters.bytes += frame.data.len() as u64;
         if let Some(Glance { skim, hash, slot: Some(slot) }) = glance
-            && let Some(repeated) = self.table.bump(&skim.key, *hash, *slot, frame.time, frame.interface)
+            && let Some(repeated) = self.table.bump(skim, *hash, *slot, frame.time, frame.interface)
         {
             self.counters.used += 1;
             self.counters.cut_payload += u64::from(skim.cut);
@@ -210,7 +210,7 @@ impl Meter {
     }
 
     /// Tells connections that were never told, as soon as nothing more is to be learned of them soon: their names are known, they are
-    /// over, or they are `patience` old. Needs [`Config::live`]. `now`: packet time reached.
+    /// over, or they are `patience` old; and hosts that later requests on told ones ask for, at once. Needs [`Config::live`]. `now`: packet time reached.
     pub fn fresh(&mut self, now: Nanos, patience: Nanos, sink: &mut impl FnMut(Observation)) {
         self.table.expire_until(now, &mut self.counters, sink);
         self.table.report_fresh(now, patience, &self.answers, sink);

@@ -96,6 +96,9 @@ pub struct Names {
 }
 
 /// One connection, or what was learned of it since it was last told.
+///
+/// Where later HTTP/1 requests on it ask for another host than the first one did, it is told once more with each such
+/// [`Names::authority`]: with the times of the requests for that host, and without packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// Address and port of the side that opened it.
@@ -126,7 +129,8 @@ pub struct Connection {
     pub names: Names,
     /// Interface on which its first packet was seen.
     pub interface: InterfaceId,
-    /// False for a further report of a connection already told (a long-lived one): it must not be counted again.
+    /// False for a further report of a connection already told (a long-lived one), or of a host already told of it: it must not be
+    /// counted again.
     pub is_new: bool,
 }
 

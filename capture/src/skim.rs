@@ -1,7 +1,7 @@
 //! The fast path: both ends of a plain TCP segment, read from fixed offsets in a few nanoseconds.
 //!
-//! Owns no decision: what it reads only finds a connection that is known and can change no more, so that its packets are counted
-//! without full decoding. Must agree with `decode` wherever it answers (property-tested), and answer nothing that could matter
+//! Owns no decision: what it reads only finds a connection that is known and tells whether the packet can change it, so that what cannot
+//! is counted without full decoding. Must agree with `decode` wherever it answers (property-tested), and answer nothing that could matter
 //! otherwise: SYN, FIN and RST, options, fragments, VLANs, and everything but TCP over Ethernet go the long way.
 
 use crate::bytes::be16;
@@ -17,6 +17,8 @@ pub(crate) struct Skim {
     pub from_low: bool,
     pub hops: u8,
     pub cut: bool,
+    /// First bytes of the payload; zeros where it has fewer.
+    pub begins: [u8; 4],
 }
 
 /// Reads a frame, `None` where it must be decoded in full.
@@ -45,11 +47,11 @@ fn v4(ip: &[u8]) -> Option<Skim> {
     if total < 40 {
         return None;
     }
-    let (source, target) = ports(tcp, total - 20)?;
+    let (source, target, begins) = segment(tcp, total - 20)?;
     let from = key::v4(u32::from_be_bytes([h[12], h[13], h[14], h[15]]), source);
     let to = key::v4(u32::from_be_bytes([h[16], h[17], h[18], h[19]]), target);
     let (key, from_low) = FlowKey::between(from, to, false, Transport::Tcp);
-    Some(Skim { key, from_low, hops: h[8], cut: ip.len() < total })
+    Some(Skim { key, from_low, hops: h[8], cut: ip.len() < total, begins })
 }
 
 #[inline]
@@ -62,23 +64,26 @@ fn v6(ip: &[u8]) -> Option<Skim> {
     if payload < 20 {
         return None;
     }
-    let (source, target) = ports(tcp, payload)?;
+    let (source, target, begins) = segment(tcp, payload)?;
     let from = key::v6(u128::from_be_bytes(h[8..24].try_into().ok()?), source);
     let to = key::v6(u128::from_be_bytes(h[24..40].try_into().ok()?), target);
     let (key, from_low) = FlowKey::between(from, to, true, Transport::Tcp);
-    Some(Skim { key, from_low, hops: h[7], cut: tcp.len() < payload })
+    Some(Skim { key, from_low, hops: h[7], cut: tcp.len() < payload, begins })
 }
 
-/// Ports of a segment of `length` bytes.
+/// Ports of a segment of `length` bytes, and how its payload begins.
 #[inline]
-fn ports(tcp: &[u8], length: usize) -> Option<(u16, u16)> {
+fn segment(tcp: &[u8], length: usize) -> Option<(u16, u16, [u8; 4])> {
     let h = tcp.first_chunk::<14>()?;
     let header = usize::from(h[12] >> 4) * 4;
     // SYN, FIN or RST; a header that lies about its length, or is not wholly there.
     if h[13] & 7 != 0 || header < 20 || header > length || header > tcp.len() {
         return None;
     }
-    Some((u16::from_be_bytes([h[0], h[1]]), u16::from_be_bytes([h[2], h[3]])))
+    // Ethernet pads short frames.
+    let payload = tcp.get(header..length.min(tcp.len()))?;
+    let begins = payload.first_chunk().copied().unwrap_or_default();
+    Some((u16::from_be_bytes([h[0], h[1]]), u16::from_be_bytes([h[2], h[3]]), begins))
 }
 
 #[cfg(test)]
@@ -117,6 +122,7 @@ mod tests {
         if let Ok(s) = decode(&frame) {
             assert_eq!((skim.key, skim.from_low), FlowKey::of(s.from, s.to, s.transport));
             assert_eq!((skim.hops, skim.cut), (s.hops, s.cut));
+            assert_eq!(skim.begins, s.payload.first_chunk().copied().unwrap_or_default());
             assert!(!s.tcp.syn && !s.tcp.fin && !s.tcp.rst);
         }
         true

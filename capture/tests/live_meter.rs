@@ -2,110 +2,21 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
+mod common;
+
 use etherparse::PacketBuilder;
-use sidecarta_capture::frame::{Direction, Frame, LinkType};
-use sidecarta_capture::meter::{Config, KnownPorts, Meter};
-use sidecarta_capture::observation::{Connection, InterfaceId, Observation, Orientation};
+use sidecarta_capture::frame::Direction;
+use sidecarta_capture::meter::KnownPorts;
+use sidecarta_capture::observation::Orientation;
 
-const SECOND: i64 = 1_000_000_000;
+use common::{CART, Ip, Packet, SECOND, SERVICE, WEB, Wire, new};
+
 const HOUR: i64 = 3_600 * SECOND;
-/// How long a name is waited for.
-const PATIENCE: i64 = 2 * SECOND;
-
-type Ip = [u8; 4];
-const WEB: Ip = [10, 244, 1, 10];
-const CART: Ip = [10, 244, 1, 11];
-/// The address of the Service in front of it.
-const SERVICE: Ip = [10, 96, 0, 11];
-
-struct Live {
-    meter: Meter,
-    told: Vec<Connection>,
-}
-
-/// What a packet is, besides where it goes.
-#[derive(Clone, Copy, Default)]
-struct Packet<'a> {
-    seq: u32,
-    ack: Option<u32>,
-    syn: bool,
-    payload: &'a [u8],
-    interface: u32,
-    direction: Direction,
-}
-
-impl Live {
-    fn new() -> Self {
-        Self::knowing([])
-    }
-
-    fn knowing<const N: usize>(ports: [u16; N]) -> Self {
-        let known = KnownPorts { ports: ports.into(), ..KnownPorts::default() };
-        Self { meter: Meter::new(Config { live: true, ..Config::default() }, known), told: Vec::new() }
-    }
-
-    fn packet(&mut self, time: i64, from: (Ip, u16), to: (Ip, u16), p: Packet<'_>) {
-        let mut builder = PacketBuilder::ipv4(from.0, to.0, 64).tcp(from.1, to.1, p.seq, 64_000);
-        if p.syn {
-            builder = builder.syn();
-        }
-        if let Some(ack) = p.ack {
-            builder = builder.ack(ack);
-        }
-        let mut data = Vec::new();
-        builder.write(&mut data, p.payload).unwrap();
-        self.frame(time, &data, p.interface, p.direction);
-    }
-
-    fn frame(&mut self, time: i64, data: &[u8], interface: u32, direction: Direction) {
-        let interface = InterfaceId { source: 0, index: interface };
-        let frame = Frame { time, interface, link: LinkType::RAW, direction, wire_len: data.len() as u32, data };
-        let told = &mut self.told;
-        self.meter.frame(&frame, &mut |o| told.extend(connection(o)));
-    }
-
-    /// SYN, SYN-ACK, and a request.
-    fn call(&mut self, time: i64, port: u16) {
-        let (web, cart) = ((WEB, port), (CART, 8080));
-        self.packet(time, web, cart, Packet { seq: 7, syn: true, ..Packet::default() });
-        self.packet(time + 1, cart, web, Packet { seq: 70, ack: Some(8), syn: true, ..Packet::default() });
-        self.request(time + 2, port);
-    }
-
-    fn request(&mut self, time: i64, port: u16) {
-        let payload = b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n";
-        self.packet(time, (WEB, port), (CART, 8080), Packet { seq: 8, ack: Some(71), payload, ..Packet::default() });
-    }
-
-    /// What is told at a tick.
-    fn fresh(&mut self, now: i64) -> Vec<Connection> {
-        let told = &mut self.told;
-        self.meter.fresh(now, PATIENCE, &mut |o| told.extend(connection(o)));
-        std::mem::take(told)
-    }
-
-    fn harvest(&mut self, now: i64) -> Vec<Connection> {
-        let told = &mut self.told;
-        self.meter.harvest(now, &mut |o| told.extend(connection(o)));
-        std::mem::take(told)
-    }
-}
-
-fn connection(o: Observation) -> Option<Connection> {
-    match o {
-        Observation::Connection(c) => Some(c),
-        _ => None,
-    }
-}
-
-fn new(told: &[Connection]) -> Vec<u16> {
-    told.iter().filter(|c| c.is_new).map(|c| c.initiator.port()).collect()
-}
 
 #[test]
 fn a_clock_that_is_set_tells_nothing_twice_and_nothing_too_late() {
     for step in [-HOUR, HOUR] {
-        let mut live = Live::new();
+        let mut live = Wire::new();
         let start = 10 * HOUR;
         live.call(start, 40_000);
         assert_eq!(new(&live.fresh(start + SECOND)), [40_000]);
@@ -133,7 +44,7 @@ fn a_clock_that_is_set_tells_nothing_twice_and_nothing_too_late() {
 
 #[test]
 fn half_of_a_connection_is_enough() {
-    let mut live = Live::new();
+    let mut live = Wire::new();
     let (web, cart) = ((WEB, 40_000), (CART, 8080));
     live.packet(0, web, cart, Packet { seq: 7, syn: true, ..Packet::default() });
     live.packet(1, web, cart, Packet { seq: 8, ack: Some(71), ..Packet::default() });
@@ -148,7 +59,7 @@ fn half_of_a_connection_is_enough() {
 
 #[test]
 fn nobody_answers_a_syn_alone() {
-    let mut live = Live::new();
+    let mut live = Wire::new();
     live.packet(0, (WEB, 40_000), (CART, 8080), Packet { seq: 7, syn: true, ..Packet::default() });
     assert!(live.fresh(SECOND).is_empty(), "more may be learned of it");
     let told = live.fresh(3 * SECOND);
@@ -159,7 +70,7 @@ fn nobody_answers_a_syn_alone() {
 #[test]
 fn a_translated_connection_is_told_as_it_was_made() {
     for swapped in [false, true] {
-        let mut live = Live::new();
+        let mut live = Wire::new();
         let (web, service, cart) = ((WEB, 40_000), (SERVICE, 80), (CART, 8080));
         let payload = b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n";
         let mut sightings = [(0, service, 1), (5_000, cart, 2)];
@@ -188,7 +99,7 @@ fn a_call_is_told_by_the_interface_that_it_comes_from() {
     let records = [0x17, 3, 3, 0, 90, 1, 0];
     let (web, service, cart) = ((WEB, 40_000), (SERVICE, 80), (CART, 8080));
     for (to, swapped) in [(service, false), (service, true), (cart, false), (cart, true)] {
-        let mut live = Live::knowing([80, 8080]);
+        let mut live = Wire::knowing([80, 8080]);
         let caller =
             Packet { ack: Some(71), payload: &records, interface: 1, direction: Direction::Received, ..Packet::default() };
         let called = Packet { interface: 2, direction: Direction::Sent, ..caller };
@@ -214,7 +125,7 @@ fn a_call_is_told_by_the_interface_that_it_comes_from() {
 #[test]
 fn datagrams_to_a_translated_address_are_told_once() {
     for swapped in [false, true] {
-        let mut live = Live::knowing([8125, 9125]);
+        let mut live = Wire::knowing([8125, 9125]);
         let datagram = |to: (Ip, u16)| {
             let mut data = Vec::new();
             PacketBuilder::ipv4(WEB, to.0, 64).udp(40_000, to.1).write(&mut data, b"metric:1|c").unwrap();
@@ -235,7 +146,7 @@ fn datagrams_to_a_translated_address_are_told_once() {
 /// Whoever called is on another node, or its interface is not watched.
 #[test]
 fn what_only_arrives_is_counted_and_soon_forgotten() {
-    let mut live = Live::knowing([8080]);
+    let mut live = Wire::knowing([8080]);
     let arrives = Packet { seq: 8, ack: Some(9), interface: 2, direction: Direction::Sent, ..Packet::default() };
     for port in 40_000..40_010 {
         live.packet(i64::from(port), (WEB, port), (CART, 8080), arrives);
@@ -252,7 +163,7 @@ fn what_only_arrives_is_counted_and_soon_forgotten() {
 /// The interface of a new pod was opened after its SYN, which the other end's has.
 #[test]
 fn a_syn_that_is_read_late_begins_no_other_connection() {
-    let mut live = Live::new();
+    let mut live = Wire::new();
     live.request(10, 40_000);
     live.packet(8, (WEB, 40_000), (CART, 8080), Packet { seq: 7, syn: true, interface: 2, ..Packet::default() });
     let told = live.fresh(SECOND);
@@ -266,7 +177,7 @@ fn a_syn_that_is_read_late_begins_no_other_connection() {
 /// Ports are used anew at once, and the interface of the called is read when all is over.
 #[test]
 fn syns_that_are_read_late_tell_no_connection_twice() {
-    let mut live = Live::new();
+    let mut live = Wire::new();
     let syns = |interface, late: i64, direction| {
         [(0i64, 7), (50_000_000, 900)]
             .map(move |(time, seq)| (time + late, Packet { seq, syn: true, interface, direction, ..Packet::default() }))
@@ -282,7 +193,7 @@ fn syns_that_are_read_late_tell_no_connection_twice() {
 /// The server's interface is read before the client's, where the answer of the DNS is.
 #[test]
 fn an_answer_that_is_read_late_names_a_connection() {
-    let mut live = Live::new();
+    let mut live = Wire::new();
     live.call(1_000_000, 40_000);
     let mut message = b"\0\x01\x81\x80\0\x01\0\x01\0\0\0\0\x04cart\0\0\x01\0\x01".to_vec();
     message.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04");
@@ -297,7 +208,7 @@ fn an_answer_that_is_read_late_names_a_connection() {
 
 #[test]
 fn who_listens_may_become_known_before_it_is_told() {
-    let mut live = Live::new();
+    let mut live = Wire::new();
     let payload = b"pong";
     // Joined midway, and the port of whoever listens is the higher one.
     let (cart, web) = ((CART, 61_000), (WEB, 40_000));

@@ -31,6 +31,17 @@ fn pod(name: &str, address: &str, node: &str, start: i64) -> objects::Pod {
     }))
 }
 
+/// A Service of the pods of an application, and its endpoint.
+fn service(name: &str, app: &str, address: &str) -> (objects::Service, objects::EndpointSlice) {
+    let service = parsed(json!({"metadata": {"name": name, "namespace": "n"},
+        "spec": {"selector": {"app": app}, "ports": [{"port": 80, "targetPort": 8080}]}}));
+    let slice = parsed(json!({
+        "metadata": {"name": name, "namespace": "n", "labels": {"kubernetes.io/service-name": name}},
+        "endpoints": [{"addresses": [address]}], "ports": [{"name": "", "port": 8080}],
+    }));
+    (service, slice)
+}
+
 /// `caller-1` and then `caller-2` have 10.0.1.1 on the node n1, `steady` is on n2. `a` of the Service `a`, then `b` of the Service `b`
 /// have 10.0.2.1; `plain`, of no Service, and then `c` of the Service `c` have 10.0.2.2.
 fn cluster() -> Cluster {
@@ -44,13 +55,8 @@ fn cluster() -> Cluster {
     }
     builder.pod(&pod("steady", "10.0.1.2", "n2", 10));
     for (name, address) in [("a", "10.0.2.1"), ("b", "10.0.2.1"), ("c", "10.0.2.2")] {
-        let service: objects::Service = parsed(json!({"metadata": {"name": name, "namespace": "n"},
-            "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}}));
+        let (service, slice) = service(name, name, address);
         builder.service(service);
-        let slice: objects::EndpointSlice = parsed(json!({
-            "metadata": {"name": name, "namespace": "n", "labels": {"kubernetes.io/service-name": name}},
-            "endpoints": [{"addresses": [address]}], "ports": [{"name": "", "port": 8080}],
-        }));
         if name == "a" { builder.shared_slice(Arc::new(slice), Some(deleted)) } else { builder.slice(slice) }
     }
     let (cluster, problems) = builder.build();
@@ -104,6 +110,39 @@ fn held(store: &Store) -> (BTreeSet<String>, u64) {
         other => format!("{other:?}"),
     };
     (all.iter().map(|d| format!("{} {}", d.key.workload.name, name(d))).collect(), all.iter().map(|d| d.tally.connections).sum())
+}
+
+/// One connection to an endpoint of two Services is told once for each host that it asked for.
+#[test]
+fn each_host_of_a_connection_is_a_call_of_its_own() {
+    let mut builder = Builder::default();
+    for (name, address) in [("caller", "10.0.1.1"), ("a", "10.0.2.1")] {
+        builder.pod(&pod(name, address, "n1", 10));
+    }
+    for name in ["a", "b"] {
+        let (service, slice) = service(name, "a", "10.0.2.1");
+        builder.service(service);
+        builder.slice(slice);
+    }
+    let (cluster, problems) = builder.build();
+    assert_eq!(problems, [""; 0]);
+    let told = |authority: &str, packets| {
+        let Observation::Connection(c) = call("10.0.1.1", "10.0.2.1", 0) else { unreachable!("it is one") };
+        let names = Names { authority: Some(authority.to_owned()), ..Names::default() };
+        Observation::Connection(Connection { names, packets, content: Content::Http1, ..c })
+    };
+    let mut out = Gatherer::new("n1", "boot");
+    let mut waiting = Waiting::new(std::time::Duration::ZERO, Some("n1".to_owned()));
+    waiting.take(0, vec![told("a", 9), told("b", 0)], &cluster, true, false, &mut out);
+    let batch = out.take(Time(2 * TURN * SECOND)).unwrap();
+    assert_eq!(batch.edges.iter().map(|e| e.call.names.authority.as_deref()).collect::<Vec<_>>(), [Some("a"), Some("b")]);
+    let records = Learner::batch(&cluster, &batch).records;
+    let called = records.iter().filter_map(|r| match r {
+        Record::Dependency(d) => Some((&d.key.destination, d.tally.connections)),
+        _ => None,
+    });
+    let called: Vec<_> = called.map(|(to, n)| if let Destination::Service(s) = to { (&*s.name, n) } else { ("?", n) }).collect();
+    assert_eq!(called, [("a", 1), ("b", 1)]);
 }
 
 proptest! {

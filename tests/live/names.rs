@@ -1,15 +1,15 @@
-//! Names on the wire: DNS, TLS.
+//! Names on the wire: DNS, TLS, later requests.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
 
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::netns::{Net, inside};
-use crate::world::{World, call, eventually, expected, possible, serve};
+use crate::world::{REQUEST, World, call, eventually, exchange, expected, possible, serve};
 
 /// A message with one question for an address (RFC 1035 §4.1).
 fn question(id: u16, name: &str) -> Vec<u8> {
@@ -177,4 +177,26 @@ fn the_first_segment_of_a_client_hello_is_enough_for_a_name_in_it() {
     if possible() {
         hellos("");
     }
+}
+
+/// The second host is told though nothing opens a connection any more, and before all that goes on is told again.
+#[test]
+fn a_later_request_for_another_host_is_told_promptly() {
+    if !possible() {
+        return;
+    }
+    let mut world = World::new();
+    let (web, _cart) = world.web_and_cart();
+    world.service("stock", "10.96.0.12", &[("10.244.1.11", 8080)]);
+    let agent = world.agent("--sample 1000000");
+    let connect = || TcpStream::connect("10.244.1.11:8080").unwrap();
+    let mut stream = inside(&web.ns, connect).join().unwrap();
+    exchange(&mut stream, REQUEST);
+    world.wait_for_batch(r#""authority":"cart""#);
+    // What is sent back begins as a request does, and is none.
+    exchange(&mut stream, b"POST / HTTP/1.1\r\nHost: stock\r\n\r\n");
+    exchange(&mut stream, REQUEST);
+    world.wait_for_batch(r#""authority":"stock""#);
+    assert_eq!(agent.end(), Some(0));
+    assert_eq!(world.learned(), expected(&[("web -> cart:80", 1), ("web -> stock:80", 1)]), "{:?}", world.counters());
 }

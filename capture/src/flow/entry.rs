@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
+use super::further::{Further, Noted};
 use super::head::{self, Begins, MAX_HEAD};
 use super::key::FlowKey;
 use super::slots::Hot;
 use crate::decode::Segment;
 use crate::frame::Direction;
-use crate::observation::{Connection, Content, DnsName, Names, Nanos, Orientation, Transport};
+use crate::observation::{Connection, Content, DnsName, Names, Nanos, Observation, Orientation, Transport};
 
 /// Segments of an initiator that are searched for a name before the connection counts as nameless: a connection joined midway
 /// may begin with the rest of a body.
@@ -21,6 +22,22 @@ struct Pending {
     next: u32,
 }
 
+/// What only some connections have, and never both at a time.
+#[derive(Debug)]
+enum Extra {
+    Pending(Pending),
+    Further(Further),
+}
+
+/// What there is room for in the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Another head may be joined.
+    pub head: bool,
+    /// Another host of later requests may be remembered.
+    pub host: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub initiator: SocketAddr,
@@ -29,7 +46,7 @@ pub(crate) struct Entry {
     pub answered: bool,
     pub refused: bool,
     pub closed: bool,
-    /// Names can change no more: the fast path may count its packets.
+    /// Its own names can change no more: the fast path may count its packets, but for later requests.
     pub settled: bool,
     /// A translated twin of another connection, on a capture of all interfaces: never told.
     pub twin: bool,
@@ -45,7 +62,7 @@ pub(crate) struct Entry {
     earlier: u64,
     content: Content,
     names: Option<Box<Names>>,
-    pending: Option<Box<Pending>>,
+    extra: Option<Box<Extra>>,
     /// Which entry of the expiry queues is the valid one.
     pub stamp: u32,
 }
@@ -61,6 +78,10 @@ pub(crate) struct Change {
     pub head_incomplete: bool,
     /// The packet was seen before on another interface.
     pub repeated: bool,
+    /// A host was asked for that was not before.
+    pub further: bool,
+    /// The same, and there is no room for it.
+    pub further_dropped: bool,
 }
 
 impl Entry {
@@ -83,7 +104,7 @@ impl Entry {
             earlier: 0,
             content: Content::Unknown,
             names: None,
-            pending: None,
+            extra: None,
             stamp: 0,
         }
     }
@@ -139,8 +160,8 @@ impl Entry {
         !self.from_start && self.orientation != Orientation::Guessed && self.arrives(key)
     }
 
-    /// Takes a segment in. `may_join`: another head may be joined.
-    pub fn take(&mut self, hot: &mut Hot, s: &Segment<'_>, may_join: bool) -> Change {
+    /// Takes a segment in.
+    pub fn take(&mut self, hot: &mut Hot, s: &Segment<'_>, room: Room) -> Change {
         if hot.packets == u32::MAX {
             self.earlier += u64::from(std::mem::take(&mut hot.packets));
         }
@@ -174,13 +195,15 @@ impl Entry {
             self.closed = true;
         }
         if !s.payload.is_empty() && !self.settled {
-            self.payload(s, by_initiator, may_join, &mut change);
+            self.payload(hot, s, by_initiator, room.head, &mut change);
+        } else if hot.requests && by_initiator && !self.twin {
+            self.later(hot, s, room.host, &mut change);
         }
         hot.settled = self.settled && self.answered && !self.arrives(&hot.key);
         change
     }
 
-    fn payload(&mut self, s: &Segment<'_>, by_initiator: bool, may_join: bool, change: &mut Change) {
+    fn payload(&mut self, hot: &mut Hot, s: &Segment<'_>, by_initiator: bool, may_join: bool, change: &mut Change) {
         if s.transport != Transport::Tcp {
             self.settled = true;
             return;
@@ -189,12 +212,13 @@ impl Entry {
         if sure && !by_initiator {
             return;
         }
-        if let Some(pending) = &mut self.pending {
+        if let Some(Extra::Pending(pending)) = self.extra.as_deref_mut() {
             if s.from == self.initiator {
                 let done = pending.join(s, self.names.get_or_insert_default());
                 if done.is_some() {
                     *change = Change { head_ended: true, head_incomplete: done == Some(false), ..*change };
-                    self.pending = None;
+                    hot.requests &= !head::opens_tunnel(&pending.bytes);
+                    self.extra = None;
                     self.settled = true;
                 }
             }
@@ -208,6 +232,7 @@ impl Entry {
                     self.orientation = Orientation::Request;
                 }
                 self.content = content;
+                hot.requests = content == Content::Http1 && !head::opens_tunnel(s.payload);
                 let whole = head::read(content, s.payload, self.names.get_or_insert_default());
                 if whole {
                     self.settled = true;
@@ -218,7 +243,7 @@ impl Entry {
                     change.head_began = true;
                     let bytes = s.payload[..s.payload.len().min(MAX_HEAD)].to_vec();
                     let next = s.tcp.seq.wrapping_add(s.payload.len() as u32);
-                    self.pending = Some(Box::new(Pending { content, bytes, next }));
+                    self.extra = Some(Box::new(Extra::Pending(Pending { content, bytes, next })));
                 }
             }
             Begins::TlsRecords => {
@@ -226,9 +251,8 @@ impl Entry {
                 self.settled = true;
             }
             Begins::Nothing => {
-                let begins_connection = self.isn.is_some_and(|isn| s.tcp.seq == isn.wrapping_add(1));
                 self.tries += 1;
-                if by_initiator && begins_connection {
+                if by_initiator && self.is_begun_by(s) {
                     self.content = Content::Other;
                     self.settled = true;
                 }
@@ -237,19 +261,78 @@ impl Entry {
         }
     }
 
+    /// Takes in what may be a request after the first.
+    fn later(&mut self, hot: &mut Hot, s: &Segment<'_>, may_note: bool, change: &mut Change) {
+        let Some(head) = head::later(s.payload) else { return };
+        hot.requests = !head::opens_tunnel(s.payload);
+        let Some(authority) = head.authority else {
+            // The first segment of a joined head, sent once more, loses nothing.
+            change.head_incomplete = !head.complete && !change.repeated && !self.is_begun_by(s);
+            return;
+        };
+        if self.names.as_ref().is_some_and(|n| n.authority.as_ref() == Some(&authority)) {
+            return;
+        }
+        let extra = self.extra.get_or_insert_with(|| Box::new(Extra::Further(Further::default())));
+        if let Extra::Further(further) = extra.as_mut() {
+            let noted = further.note(authority, s.time, may_note);
+            change.further = noted == Noted::New;
+            change.further_dropped = noted == Noted::Dropped && !change.repeated;
+        }
+    }
+
+    /// Whether a segment of the initiator is the first one with payload.
+    fn is_begun_by(&self, s: &Segment<'_>) -> bool {
+        self.isn.is_some_and(|isn| s.tcp.seq == isn.wrapping_add(1))
+    }
+
     /// Initiator and responder.
     pub fn ends(&self, key: &FlowKey) -> (SocketAddr, SocketAddr) {
         let (low, high) = (key.end(true), key.end(false));
         if self.initiator == low { (low, high) } else { (high, low) }
     }
 
-    /// What is told of it now; `None` where there is nothing new.
-    pub fn report(&mut self, hot: &mut Hot) -> Option<Connection> {
-        if self.twin || !hot.changed || self.is_others(&hot.key) {
-            return None;
+    /// Tells what is new of it: the connection, and once more with each further host that was asked for on it.
+    pub fn report(&mut self, hot: &mut Hot, sink: &mut impl FnMut(Observation)) {
+        if !hot.changed || self.is_withheld(&hot.key) {
+            return;
         }
+        let connection = self.connection(hot);
+        self.told = true;
+        self.earlier = 0;
+        hot.changed = false;
+        hot.packets = 0;
+        sink(Observation::Connection(connection));
+        self.report_further(hot, false, sink);
+    }
+
+    /// Tells the further hosts alone; `only_new`: those that were never told.
+    pub fn report_further(&mut self, hot: &Hot, only_new: bool, sink: &mut impl FnMut(Observation)) {
+        if self.is_withheld(&hot.key) {
+            return;
+        }
+        let Some(mut extra) = self.extra.take() else { return };
+        if let Extra::Further(further) = extra.as_mut() {
+            further.tell(only_new, |host| {
+                let dns = self.names.as_ref().map(|n| n.dns.clone()).unwrap_or_default();
+                let names = Names { authority: Some(host.authority.to_string()), dns, ..Names::default() };
+                let (first, last, is_new) = (host.first, host.last, !host.told);
+                // Its packets are told with the connection.
+                let connection = Connection { first, last, packets: 0, names, is_new, ..self.connection(hot) };
+                sink(Observation::Connection(connection));
+            });
+        }
+        self.extra = Some(extra);
+    }
+
+    /// Whether it is not to be told at all.
+    fn is_withheld(&self, key: &FlowKey) -> bool {
+        self.twin || self.is_others(key)
+    }
+
+    fn connection(&self, hot: &Hot) -> Connection {
         let (initiator, responder) = self.ends(&hot.key);
-        let connection = Connection {
+        Connection {
             initiator,
             responder,
             transport: hot.key.transport(),
@@ -264,16 +347,24 @@ impl Entry {
             names: self.names.as_deref().cloned().unwrap_or_default(),
             interface: hot.interface,
             is_new: !self.told,
-        };
-        self.told = true;
-        self.earlier = 0;
-        hot.changed = false;
-        hot.packets = 0;
-        Some(connection)
+        }
     }
 
     pub fn joining(&self) -> bool {
-        self.pending.is_some()
+        matches!(self.extra.as_deref(), Some(Extra::Pending(_)))
+    }
+
+    /// Further hosts remembered.
+    pub fn further(&self) -> usize {
+        if let Some(Extra::Further(further)) = self.extra.as_deref() { further.len() } else { 0 }
+    }
+
+    /// See [`super::table::Table::rebase`].
+    pub fn rebase(&mut self, now: Nanos, step: Nanos) {
+        self.first = self.first.saturating_add(step).min(now);
+        if let Some(Extra::Further(further)) = self.extra.as_deref_mut() {
+            further.rebase(now, step);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The first bytes of an initiator: a ClientHello or a request head, joined over segments.
+//! The first bytes of an initiator: a ClientHello or a request head, joined over segments; and the heads of later requests.
 
 use crate::observation::{Content, Names};
 use crate::{http, tls};
@@ -30,6 +30,19 @@ pub(super) fn begins(payload: &[u8]) -> Begins {
     } else {
         Begins::Nothing
     }
+}
+
+/// Reads the head of a request that follows others on its connection, where a segment begins with one: whoever sends it has waited for
+/// an answer before, so its head begins a segment.
+pub(super) fn later(payload: &[u8]) -> Option<http::Head> {
+    // Some segment of a body begins with letters in upper case, as Base64 does; hardly any begins with a method and holds a space.
+    let method = payload.first_chunk().is_some_and(|first| http::REQUESTS.contains(first)) && payload.contains(&b' ');
+    if method && begins(payload) == Begins::Head(Content::Http1) { http::request(payload) } else { None }
+}
+
+/// Whether a request asks for a tunnel (RFC 9110 §9.3.6): what follows is another protocol's.
+pub(super) fn opens_tunnel(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"CONNECT ")
 }
 
 /// Reads what there is of a head into `names`. True: nothing more is to come.

@@ -25,13 +25,15 @@ pub(crate) struct Hot {
     pub settled: bool,
     /// There is something to tell.
     pub changed: bool,
+    /// It speaks HTTP/1: a segment that begins with a request may name another host, even though it is settled.
+    pub requests: bool,
 }
 
 const _: () = assert!(size_of::<Hot>() == 64, "two lines would double the cost of a packet");
 
 impl Hot {
     pub fn new(key: FlowKey, time: Nanos, interface: InterfaceId) -> Self {
-        Self { key, last: time, interface, packets: 0, settled: false, changed: false }
+        Self { key, last: time, interface, packets: 0, settled: false, changed: false, requests: false }
     }
 
     /// Counts a packet. True: it is a further sighting, on another interface.

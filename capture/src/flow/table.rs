@@ -4,13 +4,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 
 use super::answers::Answers;
-use super::entry::Entry;
+use super::entry::{Entry, Room};
 use super::key::FlowKey;
 use super::slots::{Hot, Slots};
 use super::{Config, KnownPorts};
 use crate::decode::Segment;
+use crate::http::REQUESTS;
 use crate::loss::Counters;
 use crate::observation::{InterfaceId, Names, Nanos, Observation, Orientation, Transport};
+use crate::skim::Skim;
 
 /// Two sightings of one SYN, before and after translation, are microseconds apart; a second is safe and no port is reused so fast
 /// with the same sequence number.
@@ -36,7 +38,10 @@ pub(crate) struct Table {
     long: Queue,
     syns: HashMap<(SocketAddr, u32), (SocketAddr, Nanos)>,
     heads: usize,
-    /// Flows not told yet, with the time of their first packet as it was noted; only where they are asked for.
+    /// Hosts of later requests that are remembered.
+    further: usize,
+    /// Flows not told yet, with the time of their first packet as it was noted, and told ones with a further host that is not; only where
+    /// they are asked for.
     fresh: VecDeque<(u32, Nanos)>,
     /// Latest packet time: time that steps back expires nothing.
     high_water: Nanos,
@@ -53,6 +58,7 @@ impl Table {
             long: Queue::new(),
             syns: HashMap::new(),
             heads: 0,
+            further: 0,
             fresh: VecDeque::new(),
             high_water: Nanos::MIN,
         }
@@ -94,13 +100,13 @@ impl Table {
         self.slots.touch(slot)
     }
 
-    /// Counts a packet of a settled flow; `None` where the flow is unknown or may still change: the caller decodes in full.
-    /// Else whether it was seen before on another interface.
+    /// Counts a packet of a settled flow; `None` where the flow is unknown or may still change, or a further request may begin: the
+    /// caller decodes in full. Else whether it was seen before on another interface.
     #[inline]
-    pub fn bump(&mut self, key: &FlowKey, hash: u64, likely: u32, time: Nanos, interface: InterfaceId) -> Option<bool> {
-        let slot = if self.slots.hot(likely).key == *key { likely } else { self.slots.find(hash, key)? };
+    pub fn bump(&mut self, skim: &Skim, hash: u64, likely: u32, time: Nanos, interface: InterfaceId) -> Option<bool> {
+        let slot = if self.slots.hot(likely).key == skim.key { likely } else { self.slots.find(hash, &skim.key)? };
         let hot = self.slots.hot(slot);
-        if !hot.settled || hot.packets == u32::MAX {
+        if !hot.settled || hot.packets == u32::MAX || hot.requests && REQUESTS.contains(&skim.begins) {
             return None;
         }
         self.high_water = self.high_water.max(time);
@@ -128,16 +134,23 @@ impl Table {
             Some(slot) => slot,
             None => self.insert(hash, key, s, opens, answers, counters, sink),
         };
-        let may_join = self.heads < self.config.max_heads;
+        let room = Room { head: self.heads < self.config.max_heads, host: self.further < self.config.max_further };
         let Some((hot, entry)) = self.slots.get_mut(slot) else { return };
         let (was_closed, was_joining) = (entry.closed, entry.joining());
-        let change = entry.take(hot, s, may_join);
-        let twin = entry.twin;
+        let change = entry.take(hot, s, room);
+        let (twin, told) = (entry.twin, entry.told);
         let closed_now = entry.closed && !was_closed;
         counters.repeated_sightings += u64::from(change.repeated || twin);
         counters.incomplete_head += u64::from(change.head_incomplete && !twin);
+        counters.dropped_authorities += u64::from(change.further_dropped);
         if change.head_began {
             self.heads += 1;
+        }
+        if change.further {
+            self.further += 1;
+            if self.config.live && told {
+                self.fresh.push_back((slot, s.time));
+            }
         }
         if was_joining && change.head_ended {
             self.heads -= 1;
@@ -319,10 +332,9 @@ impl Table {
             self.heads -= 1;
             counters.incomplete_head += 1;
         }
+        self.further -= entry.further();
         counters.arriving += u64::from(entry.is_others(&hot.key) && !entry.told);
-        if let Some(connection) = entry.report(&mut hot) {
-            sink(Observation::Connection(connection));
-        }
+        entry.report(&mut hot, sink);
     }
 
     /// Tells all that changed, in an order that does not depend on hashes. `until`: the packet time reached, where more is to come.
@@ -335,14 +347,14 @@ impl Table {
             self.name(slot, answers);
             if let Some((hot, entry)) = self.slots.get_mut(slot)
                 && !(late && until.is_some_and(|now| !entry.told && now.saturating_sub(entry.first) < LATE))
-                && let Some(connection) = entry.report(hot)
             {
-                sink(Observation::Connection(connection));
+                entry.report(hot, sink);
             }
         }
     }
 
-    /// Tells the flows that were never told and can be told in full: whose names can change no more, or which are `patience` old.
+    /// Tells the flows that were never told and can be told in full: whose names can change no more, or which are `patience` old. Of those
+    /// told before, the further hosts.
     pub fn report_fresh(&mut self, now: Nanos, patience: Nanos, answers: &Answers, sink: &mut impl FnMut(Observation)) {
         for _ in 0..self.fresh.len() {
             let Some((slot, noted)) = self.fresh.pop_front() else { return };
@@ -350,6 +362,7 @@ impl Table {
             let Some((hot, entry)) = self.slots.get_mut(slot) else { continue };
             // The slot may have become another's, which is noted by itself.
             if entry.told || entry.twin {
+                entry.report_further(hot, true, sink);
                 continue;
             }
             let age = now.saturating_sub(noted);
@@ -357,9 +370,7 @@ impl Table {
                 self.fresh.push_back((slot, noted));
                 continue;
             }
-            if let Some(connection) = entry.report(hot) {
-                sink(Observation::Connection(connection));
-            }
+            entry.report(hot, sink);
         }
     }
 
@@ -382,7 +393,7 @@ impl Table {
         for slot in all {
             if let Some((hot, entry)) = self.slots.get_mut(slot) {
                 hot.last = now;
-                entry.first = entry.first.saturating_add(step).min(now);
+                entry.rebase(now, step);
             }
             self.schedule(slot);
         }

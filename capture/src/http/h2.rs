@@ -1,7 +1,7 @@
 //! HTTP/2 without TLS, from its preface on: the `:authority` of the first request (RFC 9113).
 //!
 //! Owns the frame layout as far as the first header block. Must never follow a connection further: the compression's state
-//! is only known at the beginning.
+//! (RFC 7541) is only known at the beginning, so a later stream's `:authority` cannot be read without all that came before.
 
 use super::{Head, authority_text};
 

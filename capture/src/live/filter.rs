@@ -18,8 +18,9 @@ use socket2::{SockFilter, SockRef};
 use self::asm::*; // the instructions, by name
 use super::rule::{
     ACK, AUTHENTICATION, CLIENT_HELLO, DNS, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, FIN, FRAGMENT, HANDSHAKE, HANDSHAKE_TYPE,
-    MAX_EXTENSIONS, MAX_TAGS, OPTIONS, PSH, RECORDS, REQUESTS, RST, SCTP, SEGMENT, SYN, TCP, TCP_HEADER, TLS_PORTS, UDP,
+    MAX_EXTENSIONS, MAX_TAGS, OPTIONS, PSH, RECORDS, RST, SCTP, SEGMENT, SYN, TCP, TCP_HEADER, TLS_PORTS, UDP,
 };
+use crate::http::REQUESTS;
 
 /// Where the frames that the filter sees begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 
 use super::filter::{Config, Link};
 use crate::frame::Direction;
+use crate::http::REQUESTS;
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +57,6 @@ pub(super) const PSH: u8 = 0x08;
 pub(super) const ACK: u8 = 0x10;
 /// Length of a TCP header without options, bytes.
 pub(super) const TCP_HEADER: usize = 20;
-/// How a request begins: methods of RFC 9110 §9.3 and RFC 5789 in HTTP/1.1, and the preface of HTTP/2 (RFC 9113 §3.4).
-pub(super) const REQUESTS: [[u8; 4]; 10] =
-    [*b"GET ", *b"POST", *b"PUT ", *b"HEAD", *b"DELE", *b"OPTI", *b"PATC", *b"CONN", *b"TRAC", *b"PRI "];
 /// How a TLS record with a handshake begins: type 22, major version 3 (RFC 8446 §5.1).
 pub(super) const HANDSHAKE: [u8; 2] = [0x16, 0x03];
 /// Where in the record the type of the handshake message is, bytes.

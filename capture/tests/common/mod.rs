@@ -1,0 +1,137 @@
+//! A meter and packets for it.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
+#![allow(dead_code)] // each test file uses a part of it
+
+use etherparse::PacketBuilder;
+use sidecarta_capture::frame::{Direction, Frame, LinkType};
+use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::observation::{Connection, InterfaceId, Observation};
+
+pub const SECOND: i64 = 1_000_000_000;
+/// How long a name is waited for.
+const PATIENCE: i64 = 2 * SECOND;
+
+pub type Ip = [u8; 4];
+pub const WEB: Ip = [10, 244, 1, 10];
+pub const CART: Ip = [10, 244, 1, 11];
+/// The address of the Service in front of it.
+pub const SERVICE: Ip = [10, 96, 0, 11];
+
+/// A meter, and what it has told of connections.
+pub struct Wire {
+    pub meter: Meter,
+    pub told: Vec<Connection>,
+}
+
+/// What a packet is, besides where it goes.
+#[derive(Clone, Copy, Default)]
+pub struct Packet<'a> {
+    pub seq: u32,
+    pub ack: Option<u32>,
+    pub syn: bool,
+    pub payload: &'a [u8],
+    /// Bytes of the payload that the snap length cut.
+    pub cut: usize,
+    pub interface: u32,
+    pub direction: Direction,
+}
+
+impl Packet<'_> {
+    /// As an Ethernet frame.
+    pub fn bytes(&self, from: (Ip, u16), to: (Ip, u16)) -> Vec<u8> {
+        let mut builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(from.1, to.1, self.seq, 64_000);
+        if self.syn {
+            builder = builder.syn();
+        }
+        if let Some(ack) = self.ack {
+            builder = builder.ack(ack);
+        }
+        let mut data = Vec::new();
+        builder.write(&mut data, self.payload).unwrap();
+        data.truncate(data.len() - self.cut);
+        data
+    }
+}
+
+impl Wire {
+    /// Of a source that does not end.
+    pub fn new() -> Self {
+        Self::knowing([])
+    }
+
+    /// The same, where these ports are known to listen.
+    pub fn knowing<const N: usize>(ports: [u16; N]) -> Self {
+        let known = KnownPorts { ports: ports.into(), ..KnownPorts::default() };
+        Self::with(Config { live: true, ..Config::default() }, known)
+    }
+
+    /// Of captures.
+    pub fn replay() -> Self {
+        Self::with(Config::default(), KnownPorts::default())
+    }
+
+    pub fn with(config: Config, known: KnownPorts) -> Self {
+        Self { meter: Meter::new(config, known), told: Vec::new() }
+    }
+
+    pub fn packet(&mut self, time: i64, from: (Ip, u16), to: (Ip, u16), p: Packet<'_>) {
+        self.take(time, LinkType::ETHERNET, &p.bytes(from, to), p.interface, p.direction);
+    }
+
+    /// A packet without a link layer.
+    pub fn frame(&mut self, time: i64, data: &[u8], interface: u32, direction: Direction) {
+        self.take(time, LinkType::RAW, data, interface, direction);
+    }
+
+    fn take(&mut self, time: i64, link: LinkType, data: &[u8], interface: u32, direction: Direction) {
+        let interface = InterfaceId { source: 0, index: interface };
+        let frame = Frame { time, interface, link, direction, wire_len: data.len() as u32, data };
+        let told = &mut self.told;
+        self.meter.frame(&frame, &mut |o| told.extend(connection(o)));
+    }
+
+    /// SYN, SYN-ACK, and a request.
+    pub fn call(&mut self, time: i64, port: u16) {
+        let (web, cart) = ((WEB, port), (CART, 8080));
+        self.packet(time, web, cart, Packet { seq: 7, syn: true, ..Packet::default() });
+        self.packet(time + 1, cart, web, Packet { seq: 70, ack: Some(8), syn: true, ..Packet::default() });
+        self.request(time + 2, port);
+    }
+
+    pub fn request(&mut self, time: i64, port: u16) {
+        let payload = b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n";
+        self.packet(time, (WEB, port), (CART, 8080), Packet { seq: 8, ack: Some(71), payload, ..Packet::default() });
+    }
+
+    /// What is told at a tick.
+    pub fn fresh(&mut self, now: i64) -> Vec<Connection> {
+        let told = &mut self.told;
+        self.meter.fresh(now, PATIENCE, &mut |o| told.extend(connection(o)));
+        std::mem::take(told)
+    }
+
+    pub fn harvest(&mut self, now: i64) -> Vec<Connection> {
+        let told = &mut self.told;
+        self.meter.harvest(now, &mut |o| told.extend(connection(o)));
+        std::mem::take(told)
+    }
+
+    pub fn finish(&mut self) -> Vec<Connection> {
+        let told = &mut self.told;
+        self.meter.finish(&mut |o| told.extend(connection(o)));
+        std::mem::take(told)
+    }
+}
+
+pub fn connection(o: Observation) -> Option<Connection> {
+    match o {
+        Observation::Connection(c) => Some(c),
+        _ => None,
+    }
+}
+
+/// Ports of those told for the first time.
+pub fn new(told: &[Connection]) -> Vec<u16> {
+    told.iter().filter(|c| c.is_new).map(|c| c.initiator.port()).collect()
+}

@@ -1,0 +1,347 @@
+//! Later requests on a connection: each host that is asked for is told once, and none is lost uncounted.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on should say where
+
+mod common;
+
+use etherparse::PacketBuilder;
+use proptest::prelude::*;
+use sidecarta_capture::frame::{Batch, Direction, Frame, LinkType};
+use sidecarta_capture::loss::Counters;
+use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::observation::{Connection, Content, InterfaceId, Observation};
+
+use common::{CART, Ip, Packet, SECOND, SERVICE, WEB, Wire, new};
+
+const PORT: u16 = 40_000;
+const CALLER: (Ip, u16) = (WEB, PORT);
+const CALLED: (Ip, u16) = (CART, 8080);
+/// Far behind the first request, in numbers of TCP.
+const LATER: u32 = 5_000;
+
+impl Wire {
+    fn says(&mut self, time: i64, payload: &[u8]) {
+        self.packet(time, CALLER, CALLED, Packet { seq: LATER, ack: Some(71), payload, ..Packet::default() });
+    }
+
+    fn answers(&mut self, time: i64, payload: &[u8]) {
+        self.packet(time, CALLED, CALLER, Packet { seq: 71, ack: Some(LATER), payload, ..Packet::default() });
+    }
+
+    fn asks(&mut self, time: i64, host: &str) {
+        self.says(time, &get(host));
+    }
+
+    fn incomplete(&self) -> u64 {
+        self.meter.counters().incomplete_head
+    }
+}
+
+fn get(host: &str) -> Vec<u8> {
+    format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
+}
+
+fn hosts(told: &[Connection]) -> Vec<&str> {
+    told.iter().map(|c| c.names.authority.as_deref().unwrap_or("-")).collect()
+}
+
+/// The connection was told, and then hosts that later requests asked for.
+fn further(told: &[Connection]) -> Vec<&str> {
+    hosts(told.get(1..).unwrap())
+}
+
+#[test]
+fn another_host_is_told_once_more() {
+    let mut wire = Wire::replay();
+    let mut message = b"\0\x01\x81\x80\0\x01\0\x01\0\0\0\0\x04cart\0\0\x01\0\x01".to_vec();
+    message.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04");
+    message.extend(CART);
+    let mut data = Vec::new();
+    PacketBuilder::ipv4([10, 244, 1, 53], WEB, 64).udp(53, 40_001).write(&mut data, &message).unwrap();
+    wire.frame(0, &data, 0, Direction::Unknown);
+    wire.call(10, PORT);
+    for (time, host) in [(20, "Reviews:9080"), (30, "cart"), (40, "reviews:9080"), (50, "ratings"), (60, "cart")] {
+        wire.asks(time, host);
+        wire.answers(time + 1, b"HTTP/1.1 200 OK\r\n\r\n");
+    }
+    let told: Vec<Connection> = wire.finish().into_iter().filter(|c| c.responder.port() == 8080).collect();
+    assert_eq!(hosts(&told), ["cart", "reviews:9080", "ratings"]);
+    assert_eq!(told.iter().map(|c| (c.first, c.last, c.packets)).collect::<Vec<_>>(), [(10, 61, 13), (20, 40, 0), (50, 50, 0)]);
+    for c in &told {
+        assert_eq!((c.initiator, c.responder), (told[0].initiator, told[0].responder));
+        assert!(c.is_new && c.from_start && c.answered && c.content == Content::Http1 && c.names.sni.is_none());
+        assert_eq!(c.names.dns.iter().map(|n| &n.question[..]).collect::<Vec<_>>(), ["cart"]);
+    }
+    assert_eq!(wire.incomplete(), 0);
+}
+
+/// A connection joined midway, and one whose first request names nothing.
+#[test]
+fn the_first_host_may_be_unknown() {
+    let mut wire = Wire::replay();
+    wire.asks(0, "cart");
+    wire.asks(1, "reviews");
+    assert_eq!(hosts(&wire.finish()), ["cart", "reviews"]);
+    let mut wire = Wire::replay();
+    wire.says(0, b"GET / HTTP/1.0\r\n\r\n");
+    wire.asks(1, "reviews");
+    wire.says(2, b"GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(hosts(&wire.finish()), ["-", "reviews"]);
+    assert_eq!(wire.incomplete(), 0);
+}
+
+#[test]
+fn only_requests_of_the_initiator_are_read() {
+    let mut wire = Wire::replay();
+    wire.call(0, PORT);
+    wire.answers(10, &get("reviews"));
+    wire.says(11, &[b"\r\n".as_slice(), &get("reviews")].concat());
+    wire.says(12, b"POSTbmV2ZXIgbWluZA==");
+    wire.says(13, b"GET up and go\r\n\r\n");
+    wire.says(14, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    wire.says(15, b"HEAD");
+    assert!(further(&wire.finish()).is_empty());
+    assert_eq!(wire.incomplete(), 0);
+}
+
+#[test]
+fn a_head_that_is_cut_before_its_authority_is_counted() {
+    let long = format!("GET /{}", "x".repeat(1_400));
+    for (payload, cut) in [
+        (b"POST /a HTTP/1.1\r\nAccept: */*\r\n".as_slice(), 0),
+        (b"POST /a HTTP/1.1\r\nHost: revi", 0),
+        (b"POST /a HTTP/1.1\r\nHost: reviews\r\n\r\n", 8),
+        (long.as_bytes(), 0),
+    ] {
+        let mut wire = Wire::replay();
+        wire.call(0, PORT);
+        wire.packet(10, CALLER, CALLED, Packet { seq: LATER, ack: Some(71), payload, cut, ..Packet::default() });
+        // It goes on, and comes once more on another interface.
+        wire.packet(11, CALLER, CALLED, Packet { seq: LATER, ack: Some(71), payload, cut, interface: 1, ..Packet::default() });
+        wire.says(12, b"ews\r\n\r\n");
+        assert!(further(&wire.finish()).is_empty());
+        assert_eq!(wire.incomplete(), 1, "{}", payload.escape_ascii());
+    }
+}
+
+/// Only a first head is joined, and it is not a later one when it is sent again.
+#[test]
+fn a_joined_head_that_comes_again_loses_nothing() {
+    let mut wire = Wire::replay();
+    wire.packet(0, CALLER, CALLED, Packet { seq: 7, syn: true, ..Packet::default() });
+    let first = Packet { seq: 8, ack: Some(71), payload: b"GET / HTTP/1.1\r\nHost: ", ..Packet::default() };
+    wire.packet(1, CALLER, CALLED, first);
+    wire.packet(2, CALLER, CALLED, Packet { seq: 30, payload: b"cart\r\n\r\n", ..first });
+    wire.packet(3, CALLER, CALLED, first);
+    wire.asks(4, "reviews");
+    assert_eq!(hosts(&wire.finish()), ["cart", "reviews"]);
+    assert_eq!(wire.incomplete(), 0);
+}
+
+#[test]
+fn a_connection_has_room_for_so_many_hosts() {
+    let mut wire = Wire::replay();
+    wire.call(0, PORT);
+    for i in 0..20 {
+        wire.asks(10 + i, &format!("h{i}"));
+        // What is known needs no room.
+        wire.asks(10 + i, "h0");
+    }
+    assert_eq!(further(&wire.finish()), (0..16).map(|i| format!("h{i}")).collect::<Vec<_>>());
+    assert_eq!(wire.meter.counters().dropped_authorities, 4);
+}
+
+#[test]
+fn all_connections_have_room_for_so_many_hosts() {
+    let mut wire = Wire::with(Config { max_further: 2, ..Config::default() }, KnownPorts::default());
+    // When the last one comes, the others are forgotten and make room.
+    for (time, port) in [(0, PORT), (0, PORT + 1), (0, PORT + 2), (2_000 * SECOND, PORT + 3)] {
+        wire.call(time, port);
+        let again = Packet { seq: LATER, ack: Some(71), payload: &get("reviews"), ..Packet::default() };
+        wire.packet(time + 9, (WEB, port), CALLED, again);
+        assert_eq!(wire.meter.counters().dropped_authorities, u64::from(port >= PORT + 2));
+    }
+    let mut told = std::mem::take(&mut wire.told);
+    told.extend(wire.finish());
+    assert_eq!(hosts(&told).iter().filter(|h| **h == "reviews").count(), 3);
+}
+
+#[test]
+fn a_tunnel_is_not_read() {
+    let connect = b"CONNECT cart:443 HTTP/1.1\r\nHost: cart:443\r\n\r\n".as_slice();
+    for split in [None, Some(4), Some(20)] {
+        let mut wire = Wire::replay();
+        wire.packet(0, CALLER, CALLED, Packet { seq: 7, syn: true, ..Packet::default() });
+        let (a, b) = connect.split_at(split.unwrap_or(connect.len()));
+        let first = Packet { seq: 8, ack: Some(71), payload: a, ..Packet::default() };
+        wire.packet(1, CALLER, CALLED, first);
+        wire.packet(2, CALLER, CALLED, Packet { seq: 8 + a.len() as u32, payload: b, ..first });
+        wire.asks(10, "reviews");
+        assert_eq!(hosts(&wire.finish()), ["cart:443"], "{split:?}");
+    }
+    let mut wire = Wire::replay();
+    wire.call(0, PORT);
+    wire.says(10, connect);
+    wire.asks(20, "reviews");
+    assert_eq!(further(&wire.finish()), ["cart:443"]);
+}
+
+#[test]
+fn what_is_told_already_is_followed_by_another_host_promptly_and_once() {
+    let mut wire = Wire::new();
+    wire.call(0, PORT);
+    assert_eq!(hosts(&wire.fresh(SECOND)), ["cart"]);
+    wire.asks(2 * SECOND, "reviews");
+    wire.asks(2 * SECOND + 1, "cart");
+    let told = wire.fresh(2 * SECOND + 2);
+    assert_eq!(hosts(&told), ["reviews"]);
+    assert!(told[0].is_new && told[0].packets == 0 && told[0].first == 2 * SECOND && told[0].names.dns.is_empty());
+    assert!(wire.fresh(3 * SECOND).is_empty());
+    wire.asks(4 * SECOND, "reviews");
+    wire.asks(4 * SECOND, "cart");
+    assert!(wire.fresh(5 * SECOND).is_empty());
+    // Each round tells what goes on, so that it does not look forgotten.
+    let told = wire.harvest(30 * SECOND);
+    assert_eq!(hosts(&told), ["cart", "reviews"]);
+    assert!(new(&told).is_empty() && told.iter().all(|c| c.last == 4 * SECOND), "{told:?}");
+    wire.asks(31 * SECOND, "cart");
+    assert_eq!(hosts(&wire.harvest(60 * SECOND)), ["cart"]);
+    // Also where a round comes first, and where a connection is forgotten first.
+    wire.asks(61 * SECOND, "ratings");
+    let told = wire.harvest(62 * SECOND);
+    assert_eq!((hosts(&told), told[1].is_new), (vec!["cart", "ratings"], true));
+    assert!(wire.fresh(63 * SECOND).is_empty());
+    wire.asks(64 * SECOND, "details");
+    let told = wire.fresh(2_000 * SECOND);
+    assert_eq!((hosts(&told), new(&told).len()), (vec!["cart", "details"], 1));
+    assert!(wire.harvest(2_001 * SECOND).is_empty());
+}
+
+#[test]
+fn what_was_not_told_is_told_with_all_its_hosts() {
+    let mut wire = Wire::new();
+    wire.call(0, PORT);
+    wire.asks(10, "reviews");
+    assert!(wire.fresh(100).is_empty());
+    let told = wire.fresh(SECOND);
+    assert_eq!((hosts(&told), new(&told).len()), (vec!["cart", "reviews"], 2));
+    assert!(wire.fresh(2 * SECOND).is_empty() && wire.harvest(3 * SECOND).is_empty());
+}
+
+#[test]
+fn a_clock_that_is_set_moves_the_times_of_all_hosts() {
+    for step in [-3_600 * SECOND, 3_600 * SECOND] {
+        let mut wire = Wire::new();
+        let start = 7_200 * SECOND;
+        wire.call(start, PORT);
+        assert_eq!(hosts(&wire.fresh(start + SECOND)), ["cart"]);
+        wire.asks(start + SECOND, "reviews");
+        let now = start + 2 * SECOND + step;
+        wire.meter.rebase(now, step);
+        let told = wire.fresh(now);
+        assert_eq!((hosts(&told), told[0].first), (vec!["reviews"], start + SECOND + step));
+    }
+}
+
+/// The caller's interface shows the address of the Service, the called one's its own.
+#[test]
+fn a_translated_twin_tells_no_host() {
+    for swapped in [false, true] {
+        let mut wire = Wire::new();
+        let mut sightings = [(0, (SERVICE, 80), 1), (5_000, CALLED, 2)];
+        if swapped {
+            sightings.reverse();
+        }
+        for (late, to, interface) in sightings {
+            let packet = Packet { seq: 8, ack: Some(71), interface, ..Packet::default() };
+            wire.packet(late, CALLER, to, Packet { seq: 7, ack: None, syn: true, ..packet });
+            wire.packet(late + 1, to, CALLER, Packet { seq: 70, ack: Some(8), syn: true, ..packet });
+            wire.packet(late + 2, CALLER, to, Packet { payload: &get("cart"), ..packet });
+            wire.packet(late + 3, CALLER, to, Packet { seq: 99, payload: &get("reviews"), ..packet });
+        }
+        let told = wire.fresh(SECOND);
+        assert_eq!(hosts(&told), ["cart", "reviews"], "swapped: {swapped}");
+        for (_, to, interface) in sightings {
+            let packet = Packet { seq: 199, ack: Some(71), payload: &get("ratings"), interface, ..Packet::default() };
+            wire.packet(2 * SECOND, CALLER, to, packet);
+        }
+        let mut told = told;
+        told.extend(wire.fresh(2 * SECOND + 1));
+        told.extend(wire.harvest(60 * SECOND).into_iter().filter(|c| c.is_new));
+        assert_eq!(hosts(&told), ["cart", "reviews", "ratings"], "swapped: {swapped}");
+        assert!(told.iter().all(|c| c.responder.port() == 80), "{told:?}");
+    }
+}
+
+/// Joined midway: only the caller's interface tells.
+#[test]
+fn where_a_call_arrives_no_host_is_told() {
+    let mut wire = Wire::knowing([80, 8080]);
+    for (to, interface, direction) in [((SERVICE, 80), 1, Direction::Received), (CALLED, 2, Direction::Sent)] {
+        let packet = Packet { seq: 8, ack: Some(71), interface, direction, ..Packet::default() };
+        wire.packet(0, CALLER, to, Packet { payload: &get("cart"), ..packet });
+        wire.packet(1, CALLER, to, Packet { seq: 99, payload: &get("reviews"), ..packet });
+    }
+    let told = wire.fresh(SECOND);
+    assert_eq!(hosts(&told), ["cart", "reviews"]);
+    assert!(told.iter().all(|c| c.responder.port() == 80), "{told:?}");
+    assert!(wire.harvest(60 * SECOND).is_empty());
+}
+
+/// A frame of one of two connections.
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let payload = prop_oneof![
+        3 => (0..6u8).prop_map(|i| get(&format!("h{i}"))),
+        1 => Just(b"CONNECT h:443 HTTP/1.1\r\n\r\n".to_vec()),
+        1 => (0..40usize).prop_map(|n| get("h1")[..n.min(get("h1").len())].to_vec()),
+        3 => prop::collection::vec(any::<u8>(), 0..8),
+        1 => Just(b"\x17\x03\x03\0\x02ab".to_vec()),
+    ];
+    (0..2u16, any::<bool>(), prop_oneof![1 => Just(true), 12 => Just(false)], 0..4u32, payload, 0..3usize).prop_map(
+        |(port, up, syn, seq, payload, cut)| {
+            let payload = if syn { Vec::new() } else { payload };
+            let cut = cut.min(payload.len());
+            let packet = Packet { seq: 7 + seq, ack: Some(8), syn, payload: &payload, cut, ..Packet::default() };
+            let (caller, called) = ((WEB, PORT + port), CALLED);
+            if up { packet.bytes(caller, called) } else { packet.bytes(called, caller) }
+        },
+    )
+}
+
+fn observed(frames: &[Vec<u8>], link: LinkType, batched: bool) -> (Vec<Observation>, Counters) {
+    let mut meter = Meter::new(Config::default(), KnownPorts::default());
+    let (mut batch, mut out) = (Batch::default(), Vec::new());
+    for (time, data) in (0..).zip(frames) {
+        let data = if link == LinkType::RAW { &data[14..] } else { data };
+        let interface = InterfaceId { source: 0, index: 0 };
+        let frame = Frame { time, interface, link, direction: Direction::Unknown, wire_len: data.len() as u32, data };
+        if batched { batch.push(frame) } else { meter.frame(&frame, &mut |o| out.push(o)) }
+    }
+    meter.batch(&batch, &mut |o| out.push(o));
+    meter.finish(&mut |o| out.push(o));
+    (out, Counters { bytes: 0, ..meter.counters().clone() })
+}
+
+proptest! {
+    /// Frames without a link layer are all decoded in full.
+    #[test]
+    fn the_fast_path_misses_nothing(frames in prop::collection::vec(any_frame(), 0..80)) {
+        let slow = observed(&frames, LinkType::RAW, false);
+        prop_assert_eq!(&observed(&frames, LinkType::ETHERNET, false), &slow);
+        prop_assert_eq!(&observed(&frames, LinkType::ETHERNET, true), &slow);
+    }
+
+    #[test]
+    fn every_cut_gives_the_whole_host_or_none(method in prop::sample::select(vec!["GET", "POST", "OPTIONS"]), length in 0..60usize) {
+        let head = format!("{method} /reviews HTTP/1.1\r\nAccept: */*\r\nHost: reviews\r\n\r\n");
+        let length = length.min(head.len());
+        let mut wire = Wire::replay();
+        wire.call(0, PORT);
+        wire.says(10, &head.as_bytes()[..length]);
+        let told = wire.finish();
+        match further(&told)[..] {
+            [] => prop_assert_eq!(wire.incomplete(), u64::from(length > method.len())),
+            ref hosts => prop_assert_eq!((hosts, wire.incomplete()), (&["reviews"][..], 0)),
+        }
+    }
+}
