@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use etherparse::{EtherType, IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use etherparse::{EtherType, IpNumber, LaxIpSlice, LaxNetSlice, LaxSlicedPacket, TcpSlice, UdpSlice};
 
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::{InterfaceId, Nanos, Transport};
@@ -74,6 +74,8 @@ pub enum Skip {
     NotUnicast,
 }
 
+/// Length of an Ethernet header.
+const ETHERNET: usize = 14;
 /// Length of a Linux "cooked" header (LINKTYPE_LINUX_SLL).
 const SLL: usize = 16;
 /// Length of a Linux "cooked" header, version 2.
@@ -88,21 +90,24 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Result<Segment<'a>, Skip> {
     let mut interface = frame.interface;
     let mut cooked = false;
     let packet = match frame.link {
-        LinkType::ETHERNET => LaxSlicedPacket::from_ethernet(data).map_err(|_| Skip::BadLink)?,
+        LinkType::ETHERNET => {
+            let header = data.get(..ETHERNET).ok_or(Skip::BadLink)?;
+            by_ether_type(ether_type(&header[12..]), &data[ETHERNET..])?
+        }
         LinkType::LINUX_SLL => {
             cooked = true;
-            let ether = data.get(14..SLL).ok_or(Skip::BadLink)?;
-            LaxSlicedPacket::from_ether_type(ether_type(ether), &data[SLL..])
+            let header = data.get(..SLL).ok_or(Skip::BadLink)?;
+            by_ether_type(ether_type(&header[14..]), &data[SLL..])?
         }
         LinkType::LINUX_SLL2 => {
             cooked = true;
             let header = data.get(..SLL2).ok_or(Skip::BadLink)?;
             interface.index = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-            LaxSlicedPacket::from_ether_type(ether_type(&header[..2]), &data[SLL2..])
+            by_ether_type(ether_type(header), &data[SLL2..])?
         }
-        LinkType::RAW | LinkType::RAW_DLT | LinkType::IPV4 | LinkType::IPV6 => ip(data)?,
+        LinkType::RAW | LinkType::RAW_DLT | LinkType::IPV4 | LinkType::IPV6 => by_version(data)?,
         // Four bytes of address family in the capturing host's byte order: whatever it is, the version nibble follows.
-        LinkType::NULL | LinkType::LOOP => ip(data.get(4..).ok_or(Skip::BadLink)?)?,
+        LinkType::NULL | LinkType::LOOP => by_version(data.get(4..).ok_or(Skip::BadLink)?)?,
         _ => return Err(Skip::UnknownLinkType),
     };
     segment(frame, interface, cooked, &packet)
@@ -112,34 +117,50 @@ fn ether_type(bytes: &[u8]) -> EtherType {
     EtherType(u16::from_be_bytes([bytes[0], bytes[1]]))
 }
 
-fn ip(data: &[u8]) -> Result<LaxSlicedPacket<'_>, Skip> {
+/// An IP packet without its transport.
+struct Packet<'a> {
+    ip: LaxIpSlice<'a>,
+    /// An extension header or the transport header could not be read.
+    stopped: bool,
+}
+
+fn by_ether_type(ether: EtherType, data: &[u8]) -> Result<Packet<'_>, Skip> {
+    // Nearly all there is. Parsing all layers into one value costs several times as much: that value is large, and moved often.
+    if matches!(ether, EtherType::IPV4 | EtherType::IPV6) {
+        return ip(data);
+    }
+    let packet = LaxSlicedPacket::from_ether_type(ether, data);
+    let stopped = packet.stop_err.is_some();
+    match packet.net {
+        Some(LaxNetSlice::Ipv4(ip)) => Ok(Packet { ip: LaxIpSlice::Ipv4(ip), stopped }),
+        Some(LaxNetSlice::Ipv6(ip)) => Ok(Packet { ip: LaxIpSlice::Ipv6(ip), stopped }),
+        None if stopped => Err(Skip::BadNetwork),
+        Some(LaxNetSlice::Arp(_)) | None => Err(Skip::NotIp),
+    }
+}
+
+fn by_version(data: &[u8]) -> Result<Packet<'_>, Skip> {
     match data.first().map(|b| b >> 4) {
-        Some(4 | 6) => LaxSlicedPacket::from_ip(data).map_err(|_| Skip::BadNetwork),
+        Some(4 | 6) => ip(data),
         Some(_) => Err(Skip::NotIp),
         None => Err(Skip::BadLink),
     }
 }
 
-fn segment<'a>(
-    frame: &Frame<'a>,
-    interface: InterfaceId,
-    cooked: bool,
-    packet: &LaxSlicedPacket<'a>,
-) -> Result<Segment<'a>, Skip> {
-    let (source, destination, hops, payload, offset) = match &packet.net {
-        Some(LaxNetSlice::Ipv4(ip)) => {
-            let h = ip.header();
-            let (s, d) = (IpAddr::V4(h.source_addr()), IpAddr::V4(h.destination_addr()));
-            (s, d, h.ttl(), ip.payload(), h.fragments_offset().value())
+fn ip(data: &[u8]) -> Result<Packet<'_>, Skip> {
+    let (ip, stopped) = LaxIpSlice::from_slice(data).map_err(|_| Skip::BadNetwork)?;
+    Ok(Packet { ip, stopped: stopped.is_some() })
+}
+
+fn segment<'a>(frame: &Frame<'a>, interface: InterfaceId, cooked: bool, packet: &Packet<'a>) -> Result<Segment<'a>, Skip> {
+    let (source, destination) = (packet.ip.source_addr(), packet.ip.destination_addr());
+    let payload = packet.ip.payload();
+    let (hops, offset) = match &packet.ip {
+        LaxIpSlice::Ipv4(ip) => (ip.header().ttl(), ip.header().fragments_offset().value()),
+        LaxIpSlice::Ipv6(ip) if payload.fragmented => {
+            (ip.header().hop_limit(), ipv6_fragment_offset(ip.extensions().slice(), ip.header().next_header()))
         }
-        Some(LaxNetSlice::Ipv6(ip)) => {
-            let h = ip.header();
-            let (s, d) = (IpAddr::V6(h.source_addr()), IpAddr::V6(h.destination_addr()));
-            let offset = if ip.payload().fragmented { ipv6_fragment_offset(ip.extensions().slice(), h.next_header()) } else { 0 };
-            (s, d, h.hop_limit(), ip.payload(), offset)
-        }
-        Some(LaxNetSlice::Arp(_)) => return Err(Skip::NotIp),
-        None => return Err(missing_net(packet)),
+        LaxIpSlice::Ipv6(ip) => (ip.header().hop_limit(), 0),
     };
     if payload.fragmented && offset != 0 {
         return Err(Skip::LaterFragment);
@@ -154,8 +175,9 @@ fn segment<'a>(
         return Err(Skip::NotUnicast);
     }
     let whole = payload.payload;
-    let (ports, tcp, data) = match &packet.transport {
-        Some(TransportSlice::Tcp(t)) => {
+    let readable = !packet.stopped && !payload.fragmented;
+    let (ports, tcp, data) = match transport {
+        Transport::Tcp if let Some(t) = TcpSlice::from_slice(whole).ok().filter(|_| readable) => {
             let flags = Tcp {
                 seq: t.sequence_number(),
                 ack_number: t.acknowledgment_number(),
@@ -166,7 +188,9 @@ fn segment<'a>(
             };
             ((t.source_port(), t.destination_port()), flags, t.payload())
         }
-        Some(TransportSlice::Udp(u)) => ((u.source_port(), u.destination_port()), Tcp::default(), u.payload()),
+        Transport::Udp if let Some(u) = UdpSlice::from_slice_lax(whole).ok().filter(|_| readable) => {
+            ((u.source_port(), u.destination_port()), Tcp::default(), u.payload())
+        }
         // A first fragment, a cut header, or SCTP: the ports are its first four bytes in all three protocols.
         _ => bare(transport, whole)?,
     };
@@ -211,10 +235,6 @@ fn bare(transport: Transport, data: &[u8]) -> Result<Bare<'_>, Skip> {
         (Transport::Sctp, _) => {}
     }
     Ok((ports, tcp, rest))
-}
-
-fn missing_net(packet: &LaxSlicedPacket<'_>) -> Skip {
-    if packet.stop_err.is_some() { Skip::BadNetwork } else { Skip::NotIp }
 }
 
 /// Offset of a fragment (RFC 8200 §4.5), in units of eight bytes; 0 where no fragment header is found.

@@ -90,6 +90,25 @@ fn the_first_host_may_be_unknown() {
     assert_eq!(wire.incomplete(), 0);
 }
 
+/// An upload of any length, and the requests behind it: the first of them in two segments.
+#[test]
+fn a_connection_joined_in_a_long_body_is_named_by_what_follows() {
+    for segments in [1, 31, 32, 33, 100] {
+        let mut wire = Wire::replay();
+        for i in 0..segments {
+            wire.says(i, b"a body without end ");
+            wire.answers(i, b"");
+        }
+        wire.says(segments, b"GET /a HTTP/1.1\r\nAccept: */*\r\n");
+        let rest = Packet { seq: LATER + 30, ack: Some(71), payload: b"Host: cart\r\n\r\n", ..Packet::default() };
+        wire.packet(segments, CALLER, CALLED, rest);
+        wire.asks(segments + 1, "reviews");
+        let told = wire.finish();
+        assert_eq!(hosts(&told), ["cart", "reviews"], "{segments}");
+        assert_eq!((told[0].content, wire.incomplete()), (Content::Http1, 0));
+    }
+}
+
 #[test]
 fn only_requests_of_the_initiator_are_read() {
     let mut wire = Wire::replay();

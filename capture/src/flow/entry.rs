@@ -10,8 +10,8 @@ use crate::decode::Segment;
 use crate::frame::Direction;
 use crate::observation::{Connection, Content, DnsName, Names, Nanos, Observation, Orientation, Transport};
 
-/// Segments of an initiator that are searched for a name before the connection counts as nameless: a connection joined midway
-/// may begin with the rest of a body.
+/// Segments of an initiator that are searched for a name of any kind before the connection counts as nameless, and only requests are
+/// looked for: a connection joined midway may begin with the rest of a body.
 const MAX_TRIES: u8 = 32;
 
 /// A head being joined.
@@ -194,6 +194,8 @@ impl Entry {
         if tcp && (s.tcp.fin || s.tcp.rst) {
             self.closed = true;
         }
+        // Joined in the middle of a long body, it may have counted as nameless.
+        self.settled &= !(hot.requests && self.content == Content::Unknown && head::later(s.payload).is_some());
         if !s.payload.is_empty() && !self.settled {
             self.payload(hot, s, by_initiator, room.head, &mut change);
         } else if hot.requests && by_initiator && !self.twin {
@@ -256,7 +258,10 @@ impl Entry {
                     self.content = Content::Other;
                     self.settled = true;
                 }
-                self.settled |= self.tries >= MAX_TRIES;
+                if self.tries >= MAX_TRIES {
+                    self.settled = true;
+                    hot.requests = true;
+                }
             }
         }
     }
