@@ -260,22 +260,29 @@ fn throughput() {
         panic!("iperf3 gives no result");
     };
     measure(1);
-    let names = ["without agent", "without agent, again", "with agent", "tcpdump -w /dev/null, SYN", "tcpdump -w /dev/null, all"];
+    let names = [
+        "without agent",
+        "without agent, again",
+        "with agent",
+        "with agent --direction in",
+        "tcpdump -w /dev/null, SYN",
+        "tcpdump -w /dev/null, all",
+    ];
     let mut modes = names.map(|n| (n, Vec::new()));
     let mut costs = modes.clone();
     for round in 0..rounds() {
         for mode in order(round, modes.len()) {
             let (value, cost) = match mode {
-                2 => {
-                    let agent = world.agent("");
+                2 | 3 => {
+                    let agent = world.agent(if mode == 2 { "" } else { "--direction in" });
                     let value = measure(seconds());
                     // One for control and one for data, at least.
                     let found = agent.end();
                     assert!(found.connections >= 2, "{} connections", found.connections);
                     value
                 }
-                3 | 4 => {
-                    let filter = if mode == 3 { "tcp[tcpflags] & tcp-syn != 0" } else { "" };
+                4 | 5 => {
+                    let filter = if mode == 4 { "tcp[tcpflags] & tcp-syn != 0" } else { "" };
                     let _dump = world.tcpdump(&web.host_side, filter);
                     measure(seconds())
                 }
@@ -355,23 +362,29 @@ fn rate() {
     let length = Duration::from_secs(seconds());
     short_connections(&web, "10.244.1.11", Duration::from_secs(1));
     // The last one is what any packet socket costs, whatever is read of it.
-    let names =
-        ["without agent", "without agent, again", "with agent", "tcpdump -w /dev/null, all", "tcpdump -w /dev/null, none"];
+    let names = [
+        "without agent",
+        "without agent, again",
+        "with agent",
+        "with agent --direction in",
+        "tcpdump -w /dev/null, all",
+        "tcpdump -w /dev/null, none",
+    ];
     let mut modes = names.map(|n| (n, Vec::new()));
     let mut costs = modes.clone();
-    let mut shares = Vec::new();
+    let mut shares = [Vec::new(), Vec::new()];
     for round in 0..rounds() {
         for mode in order(round, modes.len()) {
             let made = match mode {
-                2 => {
-                    let agent = world.agent("");
+                2 | 3 => {
+                    let agent = world.agent(if mode == 2 { "" } else { "--direction in" });
                     let stat = format!("/proc/{}/stat", agent.pid());
                     let before = cpu(&stat);
                     let mut made = short_connections(&web, "10.244.1.11", length);
                     let own = (cpu(&stat) - before) / made.number as f64 * 1e6;
                     let (found, number) = (agent.end(), made.number);
                     made.cost += own;
-                    shares.push(own);
+                    shares[mode - 2].push(own);
                     let (dropped, read) = (found.counter("ring-dropped"), found.counter("packets"));
                     println!(
                         "rate: round {round}: {number} connections made, {} found, {dropped} packets dropped, {read} read",
@@ -387,8 +400,8 @@ fn rate() {
                     assert!(dropped > 0 || found.connections == number, "{} are too many", found.connections - number);
                     made
                 }
-                3 | 4 => {
-                    let filter = if mode == 3 { "" } else { "ip proto 253" };
+                4 | 5 => {
+                    let filter = if mode == 4 { "" } else { "ip proto 253" };
                     let dumps = [world.tcpdump(&web.host_side, filter), world.tcpdump(&cart.host_side, filter)];
                     let total = || dumps.iter().map(|d| cpu(&format!("/proc/{}/stat", d.0.id()))).sum::<f64>();
                     let before = total();
@@ -404,7 +417,10 @@ fn rate() {
     }
     compare("rate", "connections/s", &modes);
     spent("rate", "µs for each connection", &costs);
-    println!("rate: the agent's own time: {:.2} µs for each connection, both of whose interfaces it reads", median(&shares));
+    for (share, direction) in shares.iter().zip(["inout", "in"]) {
+        let own = median(share);
+        println!("rate: the agent's own time: {own:.2} µs for each connection, both of whose interfaces it reads, {direction}");
+    }
 }
 
 /// Sends small packets at a steady pace: how many a second, and the time of the sending thread for each, in nanoseconds. The

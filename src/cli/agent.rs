@@ -45,6 +45,16 @@ enum Capture {
     Any,
 }
 
+/// Which packets of a pod's interface are read, as in `tcpdump -Q` on the node's side of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Direction {
+    /// What the pod sends and what it gets
+    Inout,
+    /// Only what the pod sends: half the cost for the traffic. Not seen are DNS answers, which name what is outside the cluster, what
+    /// refuses a call, and calls of pods whose own interface is not watched yet
+    In,
+}
+
 /// What both commands have in common.
 #[derive(Debug, Args)]
 struct LiveOptions {
@@ -54,6 +64,9 @@ struct LiveOptions {
     /// How interfaces are read
     #[arg(long, value_enum, default_value_t = Capture::Each, env = "SIDECARTA_CAPTURE")]
     capture: Capture,
+    /// Which packets of each pod's interface are read
+    #[arg(long, value_enum, default_value_t = Direction::Inout, env = "SIDECARTA_DIRECTION")]
+    direction: Direction,
     /// Keep one in N packets of those that begin nothing; 1 keeps all. A connection older than the agent that carries one packet a second
     /// is found after N seconds on average
     #[arg(long, value_name = "N", default_value_t = Settings::default().sample, value_parser = clap::value_parser!(u32).range(1..), env = "SIDECARTA_SAMPLE")]
@@ -142,11 +155,17 @@ impl LiveOptions {
     }
 
     fn config(&self, own_pods_only: bool, settle: Duration, spool: Option<PathBuf>) -> anyhow::Result<Config> {
-        let handle = Settings { sample: self.sample, ring: self.ring * 1024, ..Settings::default() };
+        let pod_sends_only = self.direction == Direction::In;
+        let any = self.capture == Capture::Any;
+        anyhow::ensure!(
+            !(any && pod_sends_only),
+            "`--direction in` needs a handle for each interface: leave `--capture any` out"
+        );
+        let handle = Settings { sample: self.sample, ring: self.ring * 1024, pod_sends_only, ..Settings::default() };
         Ok(Config {
             node: self.node()?,
             own_pods_only,
-            collector: CollectorConfig { handle, any: self.capture == Capture::Any, ..CollectorConfig::default() },
+            collector: CollectorConfig { handle, any, ..CollectorConfig::default() },
             patience: self.patience,
             pace: Pace { refresh: self.refresh, settle },
             spool,

@@ -124,3 +124,29 @@ fn what_a_pod_sends_is_enough() {
     assert!(!counters.contains_key("midway") && !counters.contains_key("guessed"), "{counters:?}");
     assert_eq!(world.evidence("http-authority", 80), ["far"], "{:?}", world.rows());
 }
+
+/// Of a call: what opens it, the request, and what closes it. The answer is there all the same, for the request acknowledges it.
+#[test]
+fn only_what_a_pod_sends_is_read_where_that_is_asked_for() {
+    if !possible() {
+        return;
+    }
+    // The pods here say the request again as their answer, which begins as one does.
+    for (direction, packets) in [("in", 3 * (3 + 1)), ("inout", 3 * (5 + 1))] {
+        let mut world = World::new();
+        let (web, _cart) = world.web_and_cart();
+        let agent = world.agent(&format!("--sample 1000000 --direction {direction}"));
+        (0..3).for_each(|_| call(&web, "10.244.1.11:8080", REQUEST));
+        assert_eq!(agent.end(), Some(0));
+        assert_eq!(world.learned(), expected(&[("web -> cart:80", 3)]), "{:?}", world.counters());
+        assert_eq!(world.counters()["packets"], packets, "{direction}: {:?}", world.counters());
+        assert_eq!(world.rows()[0]["unanswered"], 0, "{direction}: {:?}", world.rows());
+        assert_eq!(world.evidence("http-authority", 80), ["cart"], "{direction}");
+    }
+    let refused = Command::new(env!("CARGO_BIN_EXE_sidecarta"))
+        .args(["agent", "--node", "n1", "--to", "-", "--pods", &World::new().snapshot(), "--direction", "in", "--capture", "any"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && said.contains("leave `--capture any` out"), "{said}");
+}

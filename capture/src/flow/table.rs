@@ -1,7 +1,9 @@
 //! The bounded table of flows, with expiry on packet time.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
+
+use foldhash::HashMap;
 
 use super::answers::Answers;
 use super::entry::{Entry, Room};
@@ -56,7 +58,7 @@ impl Table {
             closed: Queue::new(),
             short: Queue::new(),
             long: Queue::new(),
-            syns: HashMap::new(),
+            syns: HashMap::default(),
             heads: 0,
             further: 0,
             fresh: VecDeque::new(),

@@ -29,11 +29,14 @@ pub struct Settings {
     pub ring: u32,
     /// How long the kernel may hold packets back, in milliseconds.
     pub hold: u32,
+    /// Of pods' interfaces, only what the pod sends is read. The kernel makes a copy of the head of each packet that an interface sends
+    /// before it asks the filter; this spares them. Not seen then: DNS answers, what refuses a call, and calls that arrive.
+    pub pod_sends_only: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { sample: 32, snap: 2_048, ring: 128 * 1024, hold: 100 }
+        Self { sample: 32, snap: 2_048, ring: 128 * 1024, hold: 100, pod_sends_only: false }
     }
 }
 
@@ -115,7 +118,9 @@ impl Handle {
         if name != ANY {
             let of_pod = !uplink::is(name);
             let program = filter::program(Layer::Ethernet, &config(settings, of_pod));
-            let ring = Ring::open(index, settings.ring, settings.hold, &program).map_err(|e| refused(name, e.to_string()))?;
+            let received_only = of_pod && settings.pod_sends_only;
+            let ring = Ring::open(index, settings.ring, settings.hold, received_only, &program);
+            let ring = ring.map_err(|e| refused(name, e.to_string()))?;
             if let Some(ring) = ring {
                 return Ok(Self { source: Source::Ring(ring), name: name.to_owned(), id, link: LinkType::ETHERNET, of_pod });
             }

@@ -54,8 +54,8 @@ unsafe impl Send for Ring {}
 
 impl Ring {
     /// Opens an interface by its index; `None` where it is no Ethernet device. The filter is there before it is bound, so that it
-    /// has seen every frame.
-    pub fn open(index: u32, bytes: u32, hold: u32, program: &[Instruction]) -> io::Result<Option<Self>> {
+    /// has seen every frame. `received_only`: the kernel spares what the interface sends (from Linux 4.20 on).
+    pub fn open(index: u32, bytes: u32, hold: u32, received_only: bool, program: &[Instruction]) -> io::Result<Option<Self>> {
         // SAFETY: takes no pointers. Without a protocol nothing is received until it is bound.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
         if fd < 0 {
@@ -64,6 +64,9 @@ impl Ring {
         // SAFETY: it was just opened, and nobody else has it.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         filter::attach(socket.as_fd(), program)?;
+        if received_only {
+            set(&socket, libc::PACKET_IGNORE_OUTGOING, &c_int::from(true))?;
+        }
         set(&socket, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V3 as c_int))?;
         let blocks = (bytes / BLOCK).max(2);
         let request = tpacket_req3 {

@@ -8,6 +8,8 @@ use super::Instruction;
 pub(super) const LOAD_WORD: u16 = 0x20;
 /// A ← 16 bits at `k`.
 pub(super) const LOAD_HALF: u16 = 0x28;
+/// A ← 8 bits at `k`.
+pub(super) const LOAD_BYTE: u16 = 0x30;
 /// A ← 32 bits at X + `k`.
 pub(super) const LOAD_WORD_X: u16 = 0x40;
 /// A ← 16 bits at X + `k`.

@@ -1,0 +1,409 @@
+//! The text of the filter's program.
+//!
+//! Owns it: the rule of [`super::super::rule`], instruction by instruction. Offsets beyond the packet: include/uapi/linux/filter.h
+//! (`SKF_AD_OFF`). A load behind the end of the frame ends the program with "drop", so loads of what may be missing are guarded. Must
+//! never be longer on the way of a packet that is dropped than it needs to be: the kernel takes it with each packet of each pod.
+
+use super::super::rule::{
+    ACK, AUTHENTICATION, CLIENT_HELLO, DNS, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, FIN, FRAGMENT, HANDSHAKE, HANDSHAKE_TYPE,
+    MAX_EXTENSIONS, MAX_TAGS, OPTIONS, PSH, RECORDS, RST, SCTP, SEGMENT, SYN, TCP, TCP_HEADER, TLS_PORTS, UDP,
+};
+use super::asm::*; // the instructions, by name
+use super::{Config, Instruction, Link};
+use crate::http::REQUESTS;
+
+/// The frame's EtherType as the kernel knows it (SKF_AD_OFF + SKF_AD_PROTOCOL).
+const AD_PROTOCOL: u32 = 0xffff_f000;
+/// Which way the frame passes (SKF_AD_OFF + SKF_AD_PKTTYPE).
+const AD_PACKET_TYPE: u32 = 0xffff_f000 + 4;
+/// Packet type of what the interface sends (PACKET_OUTGOING, include/uapi/linux/if_packet.h).
+const OUTGOING: u32 = 4;
+/// A random number of 32 bits (SKF_AD_OFF + SKF_AD_RANDOM).
+const AD_RANDOM: u32 = 0xffff_f000 + 56;
+
+/// Scratch: protocol of what the IP packet carries.
+const PROTOCOL: u32 = 0;
+/// Scratch: where the IP packet ends by its own header, bytes from the beginning of the frame. May be behind the frame's end.
+const END: u32 = 1;
+/// Scratch: destination port.
+const TO: u32 = 2;
+/// Scratch: where TCP payload begins, bytes from the beginning of the frame.
+const PAYLOAD: u32 = 3;
+/// Scratch: length of TCP payload, bytes.
+const LENGTH: u32 = 4;
+/// Scratch: TCP flags.
+const FLAGS: u32 = 5;
+/// Scratch: where the TCP header begins, bytes from the beginning of the frame.
+const HEADER: u32 = 6;
+
+/// Where blocks of the program continue.
+struct Labels {
+    network: Label,
+    transport: Label,
+    /// Of TCP that the interface sends, with FLAGS stored.
+    sent: Label,
+    /// Of TCP that neither opens nor closes, with X at its payload, and END, TO and FLAGS stored.
+    payload: Label,
+    unread: Label,
+    sample: Label,
+    keep: Label,
+    drop: Label,
+}
+
+/// The program for a link type.
+///
+/// It stays below 200 instructions and one or two for each of [`Config::always_ports`].
+pub fn program(link: Link, config: &Config) -> Vec<Instruction> {
+    let mut asm = Asm::default();
+    let a = &mut asm;
+    let to = Labels {
+        network: a.label(),
+        transport: a.label(),
+        sent: a.label(),
+        payload: a.label(),
+        unread: a.label(),
+        sample: a.label(),
+        keep: a.label(),
+        drop: a.label(),
+    };
+    if link == Link::Ethernet {
+        plain(a, config, &to);
+    }
+    link_layer(a, link, &to);
+    network(a, &to);
+    transport(a, &to);
+    tcp(a, config, &to);
+    verdicts(a, config, &to);
+    asm.finish()
+}
+
+/// What nearly all frames are: TCP of IPv4 without options, behind an Ethernet header without a tag. All is at known places there, so it
+/// takes half of the instructions; the kernel runs them on each packet of each pod. Says the same as the rest of the program, to which it
+/// leaves all others, and those that open or close.
+fn plain(a: &mut Asm, config: &Config, to: &Labels) {
+    const IP: u32 = 14;
+    const HEADER: u32 = IP + 20;
+    let other = a.label();
+    a.op(LOAD_HALF, IP - 2);
+    a.unless(Test::Is(ETHER_IPV4.into()), other);
+    a.op(LOAD_BYTE, IP);
+    a.unless(Test::Is(0x45), other);
+    a.op(LOAD_BYTE, IP + 9);
+    a.unless(Test::Is(TCP.into()), other);
+    a.op(LOAD_HALF, IP + 6);
+    a.when(Test::AnyBit(0x1fff), to.drop);
+
+    a.op(LOAD_HALF, HEADER + 2);
+    a.op(STORE, TO);
+    a.when(Test::Is(DNS.into()), to.keep);
+    a.op(LOAD_HALF, HEADER);
+    a.when(Test::Is(DNS.into()), to.keep);
+    a.op(LOAD_LENGTH, 0);
+    a.unless(Test::AtLeast(HEADER + TCP_HEADER as u32), to.sample);
+    a.op(LOAD_BYTE, HEADER + 13);
+    if config.callers_only {
+        a.when(Test::AnyBit(RST.into()), to.keep);
+        a.op(STORE, FLAGS);
+        a.op(LOAD_WORD, AD_PACKET_TYPE);
+        a.when(Test::Is(OUTGOING), to.sent);
+        a.op(LOAD, FLAGS);
+        a.when(Test::AnyBit((SYN | FIN).into()), other);
+    } else {
+        a.when(Test::AnyBit((SYN | FIN | RST).into()), to.keep);
+    }
+
+    payload(a, to, |a| a.op(LOAD_BYTE, HEADER + 12), |a| a.op(ADD, HEADER));
+    a.op(LOAD_HALF, IP + 2);
+    a.when(Test::Is(0), other);
+    a.op(ADD, IP);
+    a.op(STORE, END);
+    // Most have none.
+    a.when(Test::AboveX, to.payload);
+    a.go(to.sample);
+    a.place(other);
+}
+
+/// X to the payload: `load` brings the byte whose upper half is the header's length in units of four bytes, `add` where it begins.
+fn payload(a: &mut Asm, to: &Labels, load: impl FnOnce(&mut Asm), add: impl FnOnce(&mut Asm)) {
+    load(a);
+    a.op(AND, 0xf0);
+    a.op(SHIFT_RIGHT, 2);
+    a.unless(Test::AtLeast(TCP_HEADER as u32), to.sample);
+    add(a);
+    a.op(A_TO_X, 0);
+}
+
+/// Leaves X at the IP header. VLAN tags are rarely here: the kernel keeps the outer one beside the frame (`skb->vlan_tci`).
+fn link_layer(a: &mut Asm, link: Link, to: &Labels) {
+    let mut at = match link {
+        Link::Ethernet => {
+            a.op(LOAD_HALF, 12);
+            14
+        }
+        Link::Cooked => {
+            a.op(LOAD_WORD, AD_PROTOCOL);
+            0
+        }
+        Link::RawIp => {
+            a.op(SET_X, 0);
+            return;
+        }
+    };
+    // A: EtherType of what begins at `at`.
+    a.op(SET_X, at);
+    let typed = a.label();
+    for _ in 0..MAX_TAGS {
+        let tagged = a.label();
+        a.when(Test::Is(ETHER_VLAN[0].into()), tagged);
+        a.unless(Test::Is(ETHER_VLAN[1].into()), typed);
+        a.place(tagged);
+        // A tag is its control information, then the EtherType of what follows it.
+        a.op(LOAD_HALF, at + 2);
+        at += 4;
+        a.op(SET_X, at);
+    }
+    a.place(typed);
+    a.when(Test::Is(ETHER_IPV4.into()), to.network);
+    a.unless(Test::Is(ETHER_IPV6.into()), to.drop);
+}
+
+/// From X at the IP header to X at the transport header, with PROTOCOL and END stored.
+fn network(a: &mut Asm, to: &Labels) {
+    a.place(to.network);
+    let v6 = a.label();
+    a.op(LOAD_BYTE_X, 0);
+    a.op(SHIFT_RIGHT, 4);
+    a.when(Test::Is(6), v6);
+    a.unless(Test::Is(4), to.drop);
+
+    // IPv4 (RFC 791 §3.1). Fragments after the first have no ports.
+    a.op(LOAD_HALF_X, 6);
+    a.when(Test::AnyBit(0x1fff), to.drop);
+    a.op(LOAD_BYTE_X, 9);
+    a.op(STORE, PROTOCOL);
+    end(a, 2, 0);
+    a.op(LOAD_BYTE_X, 0);
+    a.op(AND, 0x0f);
+    a.op(SHIFT_LEFT, 2);
+    a.unless(Test::AtLeast(20), to.drop);
+    a.op(ADD_X, 0);
+    a.op(A_TO_X, 0);
+    a.go(to.transport);
+
+    // IPv6 (RFC 8200 §3).
+    a.place(v6);
+    end(a, 4, 40);
+    a.op(LOAD_BYTE_X, 6);
+    a.op(STORE, PROTOCOL);
+    a.op(X_TO_A, 0);
+    a.op(ADD, 40);
+    a.op(A_TO_X, 0);
+    for _ in 0..MAX_EXTENSIONS {
+        extension(a, to);
+    }
+    // Still not at the transport header.
+    a.op(LOAD, PROTOCOL);
+    for header in OPTIONS.into_iter().chain([FRAGMENT]) {
+        a.when(Test::Is(header.into()), to.unread);
+    }
+}
+
+/// Stores END from the length that an IP header has at `field`, which leaves out its first `without` bytes.
+fn end(a: &mut Asm, field: u32, without: u32) {
+    let (known, done) = (a.label(), a.label());
+    a.op(LOAD_HALF_X, field);
+    a.unless(Test::Is(0), known);
+    // No length: a jumbogram (RFC 2675), or a packet beyond 65,535 bytes that is yet to be segmented ("BIG TCP").
+    a.op(LOAD_LENGTH, 0);
+    a.go(done);
+    a.place(known);
+    a.op(ADD, without);
+    a.op(ADD_X, 0);
+    a.place(done);
+    a.op(STORE, END);
+}
+
+/// Walks over one IPv6 extension header at X, if there is one.
+fn extension(a: &mut Asm, to: &Labels) {
+    let (fragment, options, next) = (a.label(), a.label(), a.label());
+    a.op(LOAD, PROTOCOL);
+    a.when(Test::Is(FRAGMENT.into()), fragment);
+    for header in OPTIONS {
+        a.when(Test::Is(header.into()), options);
+    }
+    a.go(to.transport);
+
+    // The offset is above three bits of flags (RFC 8200 §4.5).
+    a.place(fragment);
+    a.op(LOAD_HALF_X, 2);
+    a.when(Test::AnyBit(0xfff8), to.drop);
+    a.op(LOAD_BYTE_X, 0);
+    a.op(STORE, PROTOCOL);
+    a.op(X_TO_A, 0);
+    a.op(ADD, 8);
+    a.op(A_TO_X, 0);
+    a.go(next);
+
+    // Length in units of eight bytes, without the first eight.
+    a.place(options);
+    a.op(LOAD_BYTE_X, 0);
+    a.op(STORE, PROTOCOL);
+    a.op(LOAD_BYTE_X, 1);
+    a.op(ADD, 1);
+    a.op(SHIFT_LEFT, 3);
+    a.op(ADD_X, 0);
+    a.op(A_TO_X, 0);
+    a.place(next);
+}
+
+/// Ports, which are the first four bytes in all three protocols. Ends with TCP that is not DNS; all else is decided.
+fn transport(a: &mut Asm, to: &Labels) {
+    a.place(to.transport);
+    let ports = a.label();
+    a.op(LOAD, PROTOCOL);
+    a.when(Test::Is(TCP.into()), ports);
+    a.when(Test::Is(UDP.into()), ports);
+    a.when(Test::Is(SCTP.into()), to.unread);
+    a.when(Test::Is(AUTHENTICATION.into()), to.unread);
+    a.go(to.drop);
+
+    // Sampled, if there are the bytes where ports would be.
+    a.place(to.unread);
+    a.op(LOAD_WORD_X, 0);
+    a.go(to.sample);
+
+    // The destination first, so that both are known to be there.
+    a.place(ports);
+    a.op(LOAD_HALF_X, 2);
+    a.op(STORE, TO);
+    a.when(Test::Is(DNS.into()), to.keep);
+    a.op(LOAD_HALF_X, 0);
+    a.when(Test::Is(DNS.into()), to.keep);
+    a.op(LOAD, PROTOCOL);
+    a.unless(Test::Is(TCP.into()), to.sample);
+}
+
+/// Flags, then how the payload begins. Falls through to sampling.
+fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
+    // A first fragment may have the ports only. X is before the frame's end, as ports were loaded there.
+    a.op(LOAD_LENGTH, 0);
+    a.op(SUBTRACT_X, 0);
+    a.unless(Test::AtLeast(TCP_HEADER as u32), to.sample);
+    a.op(LOAD_BYTE_X, 13);
+    if config.callers_only {
+        a.when(Test::AnyBit(RST.into()), to.keep);
+        callers_only(a, to);
+    } else {
+        a.when(Test::AnyBit((SYN | FIN | RST).into()), to.keep);
+    }
+
+    payload(a, to, |a| a.op(LOAD_BYTE_X, 12), |a| a.op(ADD_X, 0));
+
+    a.place(to.payload);
+    // LENGTH: to where the IP packet ends, as Ethernet pads short frames, but not behind the end of the frame.
+    let inside = a.label();
+    a.op(STORE_X, PAYLOAD);
+    a.op(LOAD_LENGTH_X, 0);
+    a.op(LOAD, END);
+    a.unless(Test::AboveX, inside);
+    a.op(X_TO_A, 0);
+    a.place(inside);
+    a.op(LOAD_X, PAYLOAD);
+    a.unless(Test::AboveX, to.sample);
+    a.op(SUBTRACT_X, 0);
+    a.op(STORE, LENGTH);
+
+    let mut ports = config.always_ports.clone();
+    ports.sort_unstable();
+    ports.dedup();
+    if !ports.is_empty() {
+        a.op(LOAD, TO);
+    }
+    for port in ports {
+        a.when(Test::Is(port.into()), to.keep);
+    }
+
+    if config.callers_only {
+        ends_hello(a, to);
+    }
+    a.op(LOAD, LENGTH);
+    a.unless(Test::AtLeast(4), to.sample);
+    a.op(LOAD_WORD_X, 0);
+    for request in REQUESTS {
+        a.when(Test::Is(u32::from_be_bytes(request)), to.keep);
+    }
+    a.op(SHIFT_RIGHT, 16);
+    a.unless(Test::Is(u16::from_be_bytes(HANDSHAKE).into()), to.sample);
+    a.op(LOAD, LENGTH);
+    a.unless(Test::AtLeast(HANDSHAKE_TYPE as u32 + 1), to.sample);
+    a.op(LOAD_BYTE_X, HANDSHAKE_TYPE as u32);
+    a.when(Test::Is(CLIENT_HELLO.into()), to.keep);
+}
+
+/// From flags in A: goes on with what those behind the interface send that neither opens nor closes.
+fn callers_only(a: &mut Asm, to: &Labels) {
+    let (opened, payload) = (a.label(), a.label());
+    a.op(STORE, FLAGS);
+    a.op(LOAD_WORD, AD_PACKET_TYPE);
+    a.when(Test::Is(OUTGOING), to.sent);
+
+    a.op(LOAD, FLAGS);
+    a.unless(Test::AnyBit(SYN.into()), opened);
+    a.when(Test::AnyBit(ACK.into()), to.sample);
+    a.go(to.keep);
+
+    a.place(opened);
+    a.unless(Test::AnyBit(FIN.into()), payload);
+    a.op(STORE_X, HEADER);
+    a.op(LOAD_HALF_X, 0);
+    a.op(LOAD_X, TO);
+    a.when(Test::AboveX, to.keep);
+    a.op(LOAD_X, HEADER);
+    a.go(payload);
+
+    a.place(to.sent);
+    a.op(LOAD, FLAGS);
+    a.when(Test::AnyBit(SYN.into()), to.keep);
+    a.go(to.sample);
+    a.place(payload);
+}
+
+/// Keeps what may be the rest of a ClientHello, and goes on with all else. X is at the payload.
+fn ends_hello(a: &mut Asm, to: &Labels) {
+    let (port, other) = (a.label(), a.label());
+    a.op(LOAD, FLAGS);
+    a.unless(Test::AnyBit(PSH.into()), other);
+    a.op(LOAD, TO);
+    for tls in TLS_PORTS {
+        a.when(Test::Is(tls.into()), port);
+    }
+    a.go(other);
+    a.place(port);
+    a.op(LOAD, LENGTH);
+    a.when(Test::AtLeast(SEGMENT as u32 + 1), other);
+    a.unless(Test::AtLeast(2), other);
+    a.op(LOAD_HALF_X, 0);
+    for record in RECORDS {
+        a.when(Test::Is(u16::from_be_bytes(record).into()), other);
+    }
+    a.go(to.keep);
+    a.place(other);
+}
+
+fn verdicts(a: &mut Asm, config: &Config, to: &Labels) {
+    a.place(to.sample);
+    if config.sample > 1 {
+        a.op(LOAD_WORD, AD_RANDOM);
+        // Dividing takes the kernel as long as some twenty other instructions.
+        if config.sample.is_power_of_two() {
+            a.op(AND, config.sample - 1);
+        } else {
+            a.op(MODULO, config.sample);
+        }
+        a.unless(Test::Is(0), to.drop);
+    }
+    a.place(to.keep);
+    a.op(RETURN, config.snap.max(1));
+    a.place(to.drop);
+    a.op(RETURN, 0);
+}
