@@ -9,6 +9,7 @@ mod further;
 mod head;
 pub(crate) mod key;
 mod slots;
+mod syns;
 pub(crate) mod table;
 
 use std::collections::HashSet;

@@ -3,12 +3,11 @@
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 
-use foldhash::HashMap;
-
 use super::answers::Answers;
 use super::entry::{Entry, Room};
 use super::key::FlowKey;
 use super::slots::{Hot, Slots};
+use super::syns::{self, Syns};
 use super::{Config, KnownPorts};
 use crate::decode::Segment;
 use crate::http::REQUESTS;
@@ -16,14 +15,9 @@ use crate::loss::Counters;
 use crate::observation::{InterfaceId, Names, Nanos, Observation, Orientation, Transport};
 use crate::skim::Skim;
 
-/// Two sightings of one SYN, before and after translation, are microseconds apart; a second is safe and no port is reused so fast
-/// with the same sequence number.
-const TWIN_WINDOW: i64 = 1_000_000_000;
 /// Interfaces are read one after the other, each of them late by as much as the kernel holds packets back. So long it is open which of
 /// two sightings came first.
 const LATE: i64 = 300_000_000;
-/// SYNs remembered for finding twins.
-const MAX_SYNS: usize = 16_384;
 
 /// Flows that room is reserved for at once, at most.
 const EXPECTED: usize = 1 << 17;
@@ -38,7 +32,7 @@ pub(crate) struct Table {
     closed: Queue,
     short: Queue,
     long: Queue,
-    syns: HashMap<(SocketAddr, u32), (SocketAddr, Nanos)>,
+    syns: Syns,
     heads: usize,
     /// Hosts of later requests that are remembered.
     further: usize,
@@ -58,7 +52,7 @@ impl Table {
             closed: Queue::new(),
             short: Queue::new(),
             long: Queue::new(),
-            syns: HashMap::default(),
+            syns: Syns::default(),
             heads: 0,
             further: 0,
             fresh: VecDeque::new(),
@@ -226,15 +220,8 @@ impl Table {
     /// Whether this SYN is one that was seen just before, now on its way to where kube-proxy translated its destination. Where that
     /// way was seen first, what was taken for the original becomes the twin.
     fn is_twin(&mut self, s: &Segment<'_>) -> bool {
-        if self.syns.len() >= MAX_SYNS {
-            let limit = self.high_water.saturating_sub(TWIN_WINDOW);
-            self.syns.retain(|_, (_, time)| *time >= limit);
-            if self.syns.len() >= MAX_SYNS {
-                self.syns.clear();
-            }
-        }
-        let known = self.syns.entry((s.from, s.tcp.seq)).or_insert((s.to, s.time));
-        if s.time.saturating_sub(known.1).abs() > TWIN_WINDOW {
+        let known = self.syns.note(s.from, s.tcp.seq, (s.to, s.time));
+        if s.time.saturating_sub(known.1).abs() > syns::WINDOW {
             *known = (s.to, s.time);
             return false;
         }
@@ -400,7 +387,7 @@ impl Table {
             self.schedule(slot);
         }
         self.fresh.iter_mut().for_each(|(_, noted)| *noted = noted.saturating_add(step).min(now));
-        self.syns.values_mut().for_each(|(_, time)| *time = time.saturating_add(step).min(now));
+        self.syns.rebase(now, step);
     }
 
     pub fn expire_until(&mut self, now: Nanos, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
