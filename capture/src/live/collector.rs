@@ -77,6 +77,8 @@ pub struct Collector {
     ending: Vec<Ending>,
     /// Larger rings that are being opened.
     opening: Vec<JoinHandle<Opened>>,
+    /// Handles that are being closed.
+    closing: Vec<JoinHandle<()>>,
     /// Bytes of rings beyond what was asked for.
     enlarged: u32,
     /// Interfaces that could not be opened, and when to try again.
@@ -134,6 +136,7 @@ impl Collector {
             complete: false,
             ending: Vec::new(),
             opening: Vec::new(),
+            closing: Vec::new(),
             enlarged: 0,
             again: BTreeMap::new(),
             held: Vec::new(),
@@ -179,6 +182,9 @@ impl Collector {
         let told = self.told(now, true);
         // The last word may wait: nothing is read any more.
         let sent = out.send(told).map_err(|_| CollectError::Unheard);
+        for thread in std::mem::take(&mut self.closing) {
+            let _ = thread.join();
+        }
         result.and(sent)
     }
 

@@ -40,17 +40,19 @@ impl Collector {
         let now = Instant::now();
         let (meter, held, status) = (&mut self.meter, &mut self.held, &mut self.status);
         let mut over = Vec::new();
-        self.ending.retain_mut(|e| {
+        for mut e in std::mem::take(&mut self.ending) {
             while e.handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o))) == Read::More {}
             if now < e.until {
-                return true;
+                self.ending.push(e);
+                continue;
             }
             if let Some(dropped) = e.handle.dropped() {
                 status.dropped.add(e.dropped, dropped);
             }
-            over.push(e.index);
-            false
-        });
+            over.push((e.index, e.handle));
+        }
+        let (over, handles): (Vec<u32>, Vec<Handle>) = over.into_iter().unzip();
+        self.let_go(handles);
         for index in over {
             // It may have another handle, or have come up again meanwhile.
             if self.watched.get(&index).is_some_and(|w| w.handle.is_none()) {
@@ -64,6 +66,15 @@ impl Collector {
         let hold = Duration::from_millis(u64::from(self.config.handle.hold));
         self.wait_no_more(&handle);
         self.ending.push(Ending { until: Instant::now() + hold * 2 + Duration::from_millis(50), index, handle, dropped });
+    }
+
+    /// Closes handles on a thread of its own: for each the kernel waits for all processors, for longer than a ring may hold. Where there is
+    /// no thread to be had, on this one.
+    fn let_go(&mut self, handles: Vec<Handle>) {
+        self.closing.retain(|thread| !thread.is_finished());
+        if !handles.is_empty() {
+            self.closing.extend(Builder::new().name("close".to_owned()).spawn(move || drop(handles)));
+        }
     }
 
     pub(super) fn ask_dropped(&mut self) {
