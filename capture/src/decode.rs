@@ -36,6 +36,13 @@ pub struct Segment<'a> {
     pub cut: bool,
 }
 
+impl Segment<'_> {
+    /// Whether it is to or from the port of DNS (RFC 1035 §4.2).
+    pub fn is_dns(&self) -> bool {
+        self.from.port() == 53 || self.to.port() == 53
+    }
+}
+
 /// TCP header fields that orientation needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tcp {

@@ -27,7 +27,9 @@ pub struct Counters {
     pub bad_transport: u64,
     /// Link type that Sidecarta does not read.
     pub unknown_link_type: u64,
-    /// Packets whose payload was cut by the snap length: used, but names in the missing part are lost.
+    /// Packets whose payload was cut by the snap length while a name might be in it: of DNS, and in captures of connections whose names are
+    /// not known yet. Used, but names in the missing part are lost. A live filter cuts what has no name; heads that are cut all the same are
+    /// in `incomplete_head`.
     pub cut_payload: u64,
     /// Multicast, broadcast, loopback and unspecified addresses: never a Service. Not a loss.
     pub not_unicast: u64,

@@ -115,7 +115,6 @@ impl Meter {
             && let Some(repeated) = self.table.bump(skim, *hash, *slot, frame.time, frame.interface)
         {
             self.counters.used += 1;
-            self.counters.cut_payload += u64::from(skim.cut);
             self.counters.repeated_sightings += u64::from(repeated);
             let lost = self.interfaces.count(frame.interface, frame.time, &skim.key, skim.from_low, skim.hops);
             self.counters.evicted_interfaces += u64::from(lost);
@@ -145,12 +144,11 @@ impl Meter {
 
     fn segment(&mut self, s: &Segment<'_>, sink: &mut impl FnMut(Observation)) {
         self.counters.used += 1;
-        self.counters.cut_payload += u64::from(s.cut);
         let (key, from_low) = FlowKey::of(s.from, s.to, s.transport);
         let lost = self.interfaces.count(s.interface, s.time, &key, from_low, s.hops);
         self.counters.evicted_interfaces += u64::from(lost);
         self.table.segment(s, &self.answers, &mut self.counters, sink);
-        if (s.from.port() == 53 || s.to.port() == 53) && !s.payload.is_empty() {
+        if s.is_dns() && !s.payload.is_empty() {
             match s.transport {
                 Transport::Udp => self.dns(s, s.payload, sink),
                 Transport::Tcp => dns::stream(s.payload).for_each(|m| self.dns(s, m, sink)),

@@ -16,7 +16,6 @@ pub(crate) struct Skim {
     /// The low end sent it.
     pub from_low: bool,
     pub hops: u8,
-    pub cut: bool,
     /// First bytes of the payload; zeros where it has fewer.
     pub begins: [u8; 4],
 }
@@ -51,7 +50,7 @@ fn v4(ip: &[u8]) -> Option<Skim> {
     let from = key::v4(u32::from_be_bytes([h[12], h[13], h[14], h[15]]), source);
     let to = key::v4(u32::from_be_bytes([h[16], h[17], h[18], h[19]]), target);
     let (key, from_low) = FlowKey::between(from, to, false, Transport::Tcp);
-    Some(Skim { key, from_low, hops: h[8], cut: ip.len() < total, begins })
+    Some(Skim { key, from_low, hops: h[8], begins })
 }
 
 #[inline]
@@ -68,7 +67,7 @@ fn v6(ip: &[u8]) -> Option<Skim> {
     let from = key::v6(u128::from_be_bytes(h[8..24].try_into().ok()?), source);
     let to = key::v6(u128::from_be_bytes(h[24..40].try_into().ok()?), target);
     let (key, from_low) = FlowKey::between(from, to, true, Transport::Tcp);
-    Some(Skim { key, from_low, hops: h[7], cut: tcp.len() < payload, begins })
+    Some(Skim { key, from_low, hops: h[7], begins })
 }
 
 /// Ports of a segment of `length` bytes, and how its payload begins.
@@ -121,7 +120,7 @@ mod tests {
         // Addresses that no connection can have never match a known one: the long way refuses them.
         if let Ok(s) = decode(&frame) {
             assert_eq!((skim.key, skim.from_low), FlowKey::of(s.from, s.to, s.transport));
-            assert_eq!((skim.hops, skim.cut), (s.hops, s.cut));
+            assert_eq!(skim.hops, s.hops);
             assert_eq!(skim.begins, s.payload.first_chunk().copied().unwrap_or_default());
             assert!(!s.tcp.syn && !s.tcp.fin && !s.tcp.rst);
         }

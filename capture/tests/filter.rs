@@ -25,7 +25,7 @@ use sidecarta_capture::observation::InterfaceId;
 use frames::*;
 
 fn config(sample: u32) -> Config {
-    Config { sample, snap: u32::MAX, always_ports: vec![TLS_PORT], callers_only: false }
+    Config { sample, snap: u32::MAX, sampled_snap: u32::MAX, always_ports: vec![TLS_PORT], callers_only: false }
 }
 
 /// All that the rule depends on besides the frame: which interface it is, and which way a frame passes.
@@ -314,8 +314,16 @@ fn one_in_sixteen_is_kept() {
 fn frames_are_cut_to_the_snap_length() {
     let frame = ipv4(17, &udp((40_000, 53), &[7; 300]), |_| {});
     for (snap, expected) in [(0, 1), (1, 1), (96, 96), (4096, frame.len())] {
-        let filtered = Filtered::new(&program(Link::RawIp, &Config { snap, ..config(1) }));
+        let filtered = Filtered::new(&program(Link::RawIp, &Config { snap, sampled_snap: 7, ..config(1) }));
         assert_eq!(filtered.pass(&frame), Some(expected));
+    }
+    // What is kept as a sample has a length of its own, unless all is kept.
+    let sampled = ipv4(17, &udp((40_000, 8125), &[7; 300]), |_| {});
+    for (sample, expected) in [(1, sampled.len()), (2, 96), (3, 96)] {
+        let filtered = Filtered::new(&program(Link::RawIp, &Config { sampled_snap: 96, ..config(sample) }));
+        let kept: Vec<usize> = (0..200).filter_map(|_| filtered.pass(&sampled)).collect();
+        assert!(kept.len() > 20 && kept.iter().all(|n| *n == expected), "{sample}: {kept:?}");
+        assert_eq!(filtered.pass(&frame), Some(frame.len()));
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Hot {
     pub settled: bool,
     /// There is something to tell.
     pub changed: bool,
-    /// It speaks HTTP/1: a segment that begins with a request may name another host, even though it is settled.
+    /// It speaks HTTP/1, or has said nothing readable: a segment that begins with a request may name a host, even though it is settled.
     pub requests: bool,
 }
 

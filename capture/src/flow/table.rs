@@ -133,6 +133,8 @@ impl Table {
         let room = Room { head: self.heads < self.config.max_heads, host: self.further < self.config.max_further };
         let Some((hot, entry)) = self.slots.get_mut(slot) else { return };
         let (was_closed, was_joining) = (entry.closed, entry.joining());
+        let nameable = s.is_dns() || !self.config.live && !entry.settled;
+        counters.cut_payload += u64::from(s.cut && nameable);
         let change = entry.take(hot, s, room);
         let (twin, told) = (entry.twin, entry.told);
         let closed_now = entry.closed && !was_closed;

@@ -35,6 +35,9 @@ pub struct Config {
     pub sample: u32,
     /// Bytes kept of a frame, counted from where [`Link`] says it begins. At least 1.
     pub snap: u32,
+    /// The same of a frame that is only kept as a sample: it tells that a connection goes on, and has no name that is looked for. At least 1;
+    /// means nothing where all are kept.
+    pub sampled_snap: u32,
     /// TCP destination ports all of whose payload is kept, so that a ClientHello over several segments is read. Some 1,900
     /// different ports are possible; [`attach`] refuses more.
     pub always_ports: Vec<u16>,

@@ -18,6 +18,10 @@ use crate::observation::InterfaceId;
 /// what comes while that block is read.
 pub const SMALLEST_RING: u32 = 512 * 1024;
 
+/// Bytes kept of a packet that is only a sample: all headers, and the beginning of what is none of the known requests but may be one. A
+/// stream's packets have up to 64 KiB, and with [`Settings::snap`] of each a ring is full, and this process woken, after a handful.
+const SAMPLED: u32 = 256;
+
 /// How to open interfaces.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -240,7 +244,8 @@ impl Handle {
 }
 
 fn config(settings: &Settings, callers_only: bool) -> filter::Config {
-    filter::Config { sample: settings.sample, snap: settings.snap, always_ports: Vec::new(), callers_only }
+    let (sample, snap) = (settings.sample, settings.snap);
+    filter::Config { sample, snap, sampled_snap: snap.min(SAMPLED), always_ports: Vec::new(), callers_only }
 }
 
 /// libpcap tells these in words only (pcap-linux.c).

@@ -401,6 +401,7 @@ fn verdicts(a: &mut Asm, config: &Config, to: &Labels) {
             a.op(MODULO, config.sample);
         }
         a.unless(Test::Is(0), to.drop);
+        a.op(RETURN, config.sampled_snap.max(1));
     }
     a.place(to.keep);
     a.op(RETURN, config.snap.max(1));
