@@ -52,7 +52,7 @@ struct Labels {
 
 /// The program for a link type.
 ///
-/// It stays below 200 instructions and one or two for each of [`Config::always_ports`].
+/// It stays below 250 instructions and one or two for each of [`Config::always_ports`].
 pub fn program(link: Link, config: &Config) -> Vec<Instruction> {
     let mut asm = Asm::default();
     let a = &mut asm;
@@ -77,7 +77,7 @@ pub fn program(link: Link, config: &Config) -> Vec<Instruction> {
     asm.finish()
 }
 
-/// What nearly all frames are: TCP of IPv4 without options, behind an Ethernet header without a tag. All is at known places there, so it
+/// What nearly all frames are: TCP and UDP of IPv4 without options, behind an Ethernet header without a tag. All is at known places there, so it
 /// takes half of the instructions; the kernel runs them on each packet of each pod. Says the same as the rest of the program, to which it
 /// leaves all others, and those that open or close.
 fn plain(a: &mut Asm, config: &Config, to: &Labels) {
@@ -88,8 +88,11 @@ fn plain(a: &mut Asm, config: &Config, to: &Labels) {
     a.unless(Test::Is(ETHER_IPV4.into()), other);
     a.op(LOAD_BYTE, IP);
     a.unless(Test::Is(0x45), other);
+    let ports = a.label();
     a.op(LOAD_BYTE, IP + 9);
-    a.unless(Test::Is(TCP.into()), other);
+    a.when(Test::Is(TCP.into()), ports);
+    a.unless(Test::Is(UDP.into()), other);
+    a.place(ports);
     a.op(LOAD_HALF, IP + 6);
     a.when(Test::AnyBit(0x1fff), to.drop);
 
@@ -98,6 +101,8 @@ fn plain(a: &mut Asm, config: &Config, to: &Labels) {
     a.when(Test::Is(DNS.into()), to.keep);
     a.op(LOAD_HALF, HEADER);
     a.when(Test::Is(DNS.into()), to.keep);
+    a.op(LOAD_BYTE, IP + 9);
+    a.unless(Test::Is(TCP.into()), to.sample);
     a.op(LOAD_LENGTH, 0);
     a.unless(Test::AtLeast(HEADER + TCP_HEADER as u32), to.sample);
     a.op(LOAD_BYTE, HEADER + 13);
