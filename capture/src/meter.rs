@@ -208,7 +208,8 @@ impl Meter {
     }
 
     /// Tells connections that were never told, as soon as nothing more is to be learned of them soon: their names are known, they are
-    /// over, or they are `patience` old; and hosts that later requests on told ones ask for, at once. Needs [`Config::live`]. `now`: packet time reached.
+    /// over, or they are `patience` old; and hosts that later requests on told ones ask for, at once. Needs [`Config::live`]. `now`: packet
+    /// time reached.
     pub fn fresh(&mut self, now: Nanos, patience: Nanos, sink: &mut impl FnMut(Observation)) {
         self.table.expire_until(now, &mut self.counters, sink);
         self.table.report_fresh(now, patience, &self.answers, sink);
