@@ -50,7 +50,7 @@ enum Capture {
 enum Direction {
     /// What the pod sends and what it gets
     Inout,
-    /// Only what the pod sends: half the cost for the traffic. Not seen are DNS answers, which name what is outside the cluster, what
+    /// Only what the pod sends: a third less cost for the traffic. Not seen are DNS answers, which name what is outside the cluster, what
     /// refuses a call, and calls of pods whose own interface is not watched yet
     In,
 }
