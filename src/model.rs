@@ -31,5 +31,16 @@ pub trait Merge {
     fn merge(&mut self, other: &Self);
 }
 
+/// What only one of them has is kept.
+impl<T: Merge + Clone> Merge for Option<T> {
+    fn merge(&mut self, other: &Self) {
+        match (self, other) {
+            (Some(a), Some(b)) => a.merge(b),
+            (a @ None, b) => a.clone_from(b),
+            (Some(_), None) => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ mod names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use sidecarta_capture::dns;
 use sidecarta_capture::observation::{Connection, Transport};
 
 use crate::cluster::{Cluster, EntryHost, Holder, Pod, Service};
@@ -113,7 +114,7 @@ fn infrastructure(
     let service = owners.first().copied().or(backing.first().map(|(s, _)| *s));
     let what = if service.is_some_and(|s| s.control_plane) && CONTROL_PLANE_PORTS.contains(&port) {
         Infrastructure::ControlPlane
-    } else if protocol == Protocol::Udp && port == 53 {
+    } else if protocol == Protocol::Udp && port == dns::PORT {
         Infrastructure::Dns
     } else if PROXY_PORTS.contains(&port) && matches!(cluster.holder(to, Time(connection.first)), Holder::Pod(_)) {
         Infrastructure::ProxyPort

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{EtherType, IpNumber, LaxIpSlice, LaxNetSlice, LaxSlicedPacket, TcpSlice, UdpSlice};
 
+use crate::dns;
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::{InterfaceId, Nanos, Transport};
 
@@ -37,9 +38,9 @@ pub struct Segment<'a> {
 }
 
 impl Segment<'_> {
-    /// Whether it is to or from the port of DNS (RFC 1035 §4.2).
+    /// Whether it is to or from the port of DNS.
     pub fn is_dns(&self) -> bool {
-        self.from.port() == 53 || self.to.port() == 53
+        self.from.port() == dns::PORT || self.to.port() == dns::PORT
     }
 }
 

@@ -1,7 +1,6 @@
 //! DNS messages (RFC 1035): what was asked, and the addresses answered, as far as the packet holds them.
 //!
-//! Owns the reading of a message,. Must never resolve
-//! anything itself.
+//! Owns the reading of a message. Must never resolve anything itself.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -11,6 +10,9 @@ use domain::base::{Message as Wire, ToName};
 use domain::rdata::{A, Aaaa};
 
 use crate::bytes::be16;
+
+/// Port of DNS (RFC 1035 §4.2).
+pub const PORT: u16 = 53;
 
 /// Addresses taken from one answer. A message over UDP holds some thirty; a headless Service over TCP may have hundreds.
 const MAX_ADDRESSES: usize = 512;

@@ -1,6 +1,5 @@
 //! `sidecarta replay`: captures in, dependencies learned.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -216,22 +215,11 @@ impl Summary {
     fn merge(&mut self, batch: Batch) {
         for record in batch.records {
             let Record::Dependency(d) = record else { continue };
-            match self.merged.entry(d.key) {
-                Entry::Vacant(e) => {
-                    e.insert((d.tally, d.scope_miss));
-                }
-                Entry::Occupied(mut e) => {
-                    let (tally, missed) = e.get_mut();
-                    tally.merge(&d.tally);
-                    *missed = match (*missed, d.scope_miss) {
-                        (Some(mut a), Some(b)) => {
-                            a.merge(&b);
-                            Some(a)
-                        }
-                        (a, b) => a.or(b),
-                    };
-                }
-            }
+            let both = |(tally, missed): &mut (Tally, Option<Tally>)| {
+                tally.merge(&d.tally);
+                missed.merge(&d.scope_miss);
+            };
+            self.merged.entry(d.key).and_modify(both).or_insert((d.tally, d.scope_miss));
         }
     }
 

@@ -166,11 +166,7 @@ impl Merge for Dependency {
         while self.addressed.len() > ADDRESSED {
             self.addressed.pop_last();
         }
-        match (&mut self.scope_miss, &other.scope_miss) {
-            (Some(a), Some(b)) => a.merge(b),
-            (a @ None, b) => *a = *b,
-            (Some(_), None) => {}
-        }
+        self.scope_miss.merge(&other.scope_miss);
         self.midway += other.midway;
         self.guessed += other.guessed;
         self.unanswered += other.unanswered;

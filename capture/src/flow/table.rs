@@ -10,6 +10,7 @@ use super::slots::{Hot, Slots};
 use super::syns::{self, Syns};
 use super::{Config, KnownPorts};
 use crate::decode::Segment;
+use crate::dns;
 use crate::http::REQUESTS;
 use crate::loss::Counters;
 use crate::observation::{InterfaceId, Names, Nanos, Observation, Orientation, Transport};
@@ -197,8 +198,8 @@ impl Table {
             let initiator = if s.tcp.ack { s.to } else { s.from };
             return (initiator, Orientation::Handshake);
         }
-        if s.transport == Transport::Udp && (s.from.port() == 53) != (s.to.port() == 53) {
-            let initiator = if s.to.port() == 53 { s.from } else { s.to };
+        if s.transport == Transport::Udp && (s.from.port() == dns::PORT) != (s.to.port() == dns::PORT) {
+            let initiator = if s.to.port() == dns::PORT { s.from } else { s.to };
             return (initiator, Orientation::Request);
         }
         if let Some(initiator) = self.listened(s.from, s.to) {

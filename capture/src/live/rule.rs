@@ -4,6 +4,7 @@
 //! Must never be more than the filter can do: no state between frames, nothing from outside the frame but which way it passes.
 
 use super::filter::{Config, Link};
+use crate::dns::PORT as DNS;
 use crate::frame::Direction;
 use crate::http::REQUESTS;
 
@@ -43,8 +44,6 @@ pub(super) const OPTIONS: [u8; 3] = [0, 43, 60];
 /// IPv6 extension headers that are walked, in any order: two of options and a fragment header. Deeper ones are sampled.
 pub(super) const MAX_EXTENSIONS: usize = 3;
 
-/// Port of DNS (RFC 1035 §4.2).
-pub(super) const DNS: u16 = 53;
 /// FIN (RFC 9293 §3.1): without the end of a connection a flow table would fill with those that are over.
 pub(super) const FIN: u8 = 0x01;
 /// SYN.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::{Digests, Reader};
 use crate::frame::Batch;
 
-/// Batches on their way: enough to smooth out a slow moment of either side, few enough to stay in cache.
+/// Batches on their way: enough to smooth out a slow moment of either side, few enough to stay in the cache that
+/// cores share.
 const DEPTH: usize = 4;
 
 /// A reader at work on its own thread.

@@ -5,11 +5,12 @@
 //! never be longer on the way of a packet that is dropped than it needs to be: the kernel takes it with each packet of each pod.
 
 use super::super::rule::{
-    ACK, AUTHENTICATION, CLIENT_HELLO, DNS, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, FIN, FRAGMENT, HANDSHAKE, HANDSHAKE_TYPE,
+    ACK, AUTHENTICATION, CLIENT_HELLO, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, FIN, FRAGMENT, HANDSHAKE, HANDSHAKE_TYPE,
     MAX_EXTENSIONS, MAX_TAGS, OPTIONS, PSH, RECORDS, RST, SCTP, SEGMENT, SYN, TCP, TCP_HEADER, TLS_PORTS, UDP,
 };
 use super::asm::*; // the instructions, by name
 use super::{Config, Instruction, Link};
+use crate::dns::PORT as DNS;
 use crate::http::REQUESTS;
 
 /// The frame's EtherType as the kernel knows it (SKF_AD_OFF + SKF_AD_PROTOCOL).
@@ -77,9 +78,9 @@ pub fn program(link: Link, config: &Config) -> Vec<Instruction> {
     asm.finish()
 }
 
-/// What nearly all frames are: TCP and UDP of IPv4 without options, behind an Ethernet header without a tag. All is at known places there, so it
-/// takes half of the instructions; the kernel runs them on each packet of each pod. Says the same as the rest of the program, to which it
-/// leaves all others, and those that open or close.
+/// What nearly all frames are: TCP and UDP of IPv4 without options, behind an Ethernet header without a tag. All is at known places there,
+/// so that it takes a quarter to nearly half of the instructions less; the kernel runs them on each packet of each pod. Says the same as the
+/// rest of the program, to which it leaves all others, and those that open or close.
 fn plain(a: &mut Asm, config: &Config, to: &Labels) {
     const IP: u32 = 14;
     const HEADER: u32 = IP + 20;
@@ -117,7 +118,7 @@ fn plain(a: &mut Asm, config: &Config, to: &Labels) {
         a.when(Test::AnyBit((SYN | FIN | RST).into()), to.keep);
     }
 
-    payload(a, to, |a| a.op(LOAD_BYTE, HEADER + 12), |a| a.op(ADD, HEADER));
+    payload(a, to, (LOAD_BYTE, HEADER + 12), (ADD, HEADER));
     a.op(LOAD_HALF, IP + 2);
     a.when(Test::Is(0), other);
     a.op(ADD, IP);
@@ -129,12 +130,12 @@ fn plain(a: &mut Asm, config: &Config, to: &Labels) {
 }
 
 /// X to the payload: `load` brings the byte whose upper half is the header's length in units of four bytes, `add` where it begins.
-fn payload(a: &mut Asm, to: &Labels, load: impl FnOnce(&mut Asm), add: impl FnOnce(&mut Asm)) {
-    load(a);
+fn payload(a: &mut Asm, to: &Labels, load: (u16, u32), add: (u16, u32)) {
+    a.op(load.0, load.1);
     a.op(AND, 0xf0);
     a.op(SHIFT_RIGHT, 2);
     a.unless(Test::AtLeast(TCP_HEADER as u32), to.sample);
-    add(a);
+    a.op(add.0, add.1);
     a.op(A_TO_X, 0);
 }
 
@@ -302,7 +303,7 @@ fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
         a.when(Test::AnyBit((SYN | FIN | RST).into()), to.keep);
     }
 
-    payload(a, to, |a| a.op(LOAD_BYTE_X, 12), |a| a.op(ADD_X, 0));
+    payload(a, to, (LOAD_BYTE_X, 12), (ADD_X, 0));
 
     a.place(to.payload);
     // LENGTH: to where the IP packet ends, as Ethernet pads short frames, but not behind the end of the frame.
