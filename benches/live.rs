@@ -1,11 +1,13 @@
-//! What the live agent costs the traffic it watches, on network namespaces of its own: `cargo bench --bench live`, as root, with
-//! `ip`, `iperf3` and `tcpdump`. Each figure stands beside that of a run without the agent, or of tcpdump, taken in the same
-//! round. Prints; asserts only that what was called is what was found.
+//! What the live agent costs the traffic it watches, on network namespaces of its own: `cargo bench
+//! --bench live`, as root, with `ip`, `iperf3` and `tcpdump`. Each figure stands beside that of a
+//! run without the agent, or of tcpdump, taken in the same round. Prints; asserts only that what
+//! was called is what was found.
 //!
-//! `cargo bench --bench live -- throughput rate cpu memory opening` runs the parts that are named. `SIDECARTA_BENCH_ROUNDS` sets
-//! how often the modes take turns (default 7), `SIDECARTA_BENCH_SECONDS` how long each has traffic (default 2),
-//! `SIDECARTA_BENCH_AGENT` more options of the agent, separated by spaces. On a machine that does other work as well, run it with
-//! `nice -n -20`.
+//! `cargo bench --bench live -- throughput rate cpu memory opening` runs the parts that are named.
+//! `SIDECARTA_BENCH_ROUNDS` sets how often the modes take turns (default 7),
+//! `SIDECARTA_BENCH_SECONDS` how long each has traffic (default 2), `SIDECARTA_BENCH_AGENT` more
+//! options of the agent, separated by spaces. On a machine that does other work as well, run it
+//! with `nice -n -20`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
@@ -27,7 +29,8 @@ use serde_json::{Value, json};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-/// Ports that short connections go to: with those of the client, enough for half a minute without using a pair twice.
+/// Ports that short connections go to: with those of the client, enough for half a minute without
+/// using a pair twice.
 const PORTS: u16 = 16;
 const FIRST_PORT: u16 = 8000;
 const CLIENTS: usize = 4;
@@ -87,17 +90,33 @@ impl World {
 
     /// Starts the agent, and waits until it runs.
     fn agent(&self, more: &str) -> Agent {
-        let (snapshot, out, log) = (self.path("cluster.json"), self.path("out.ndjson"), self.path("agent.log"));
-        fs::write(&snapshot, json!({"apiVersion": "v1", "kind": "List", "items": self.pods}).to_string()).unwrap();
+        let (snapshot, out, log) =
+            (self.path("cluster.json"), self.path("out.ndjson"), self.path("agent.log"));
+        fs::write(
+            &snapshot,
+            json!({"apiVersion": "v1", "kind": "List", "items": self.pods}).to_string(),
+        )
+        .unwrap();
         let _ = fs::remove_file(&out);
         let (snapshot, to) = (snapshot.display(), out.display());
         let more = format!("{more} {}", std::env::var("SIDECARTA_BENCH_AGENT").unwrap_or_default());
         let binary = env!("CARGO_BIN_EXE_sidecarta");
-        let command = format!("{binary} agent --pods {snapshot} --to {to} --node n1 --listen none {more}");
-        let child = self.node.command(&command).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+        let command =
+            format!("{binary} agent --pods {snapshot} --to {to} --node n1 --listen none {more}");
+        let child = self
+            .node
+            .command(&command)
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
         let until = Instant::now() + Duration::from_secs(20);
         while !fs::read_to_string(&log).unwrap().contains("the agent runs") {
-            assert!(Instant::now() < until, "the agent does not start: {}", fs::read_to_string(&log).unwrap());
+            assert!(
+                Instant::now() < until,
+                "the agent does not start: {}",
+                fs::read_to_string(&log).unwrap()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         Agent { child: Ended(child), out }
@@ -106,7 +125,14 @@ impl World {
     /// Starts tcpdump on an interface of the node, and waits until it captures.
     fn tcpdump(&self, interface: &str, filter: &str) -> Ended {
         let command = format!("tcpdump -i {interface} -s 2048 -w /dev/null {filter}");
-        let child = Ended(self.node.command(&command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let child = Ended(
+            self.node
+                .command(&command)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap(),
+        );
         let until = Instant::now() + Duration::from_secs(10);
         while !has_packet_socket(child.0.id()) {
             assert!(Instant::now() < until, "tcpdump does not start");
@@ -146,7 +172,8 @@ impl Agent {
 
     /// Ends it as Kubernetes does, and sums up its batches.
     fn end(mut self) -> Found {
-        let killed = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
+        let killed =
+            Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
         assert!(killed.success());
         let status = self.child.0.wait().unwrap();
         assert!(status.success(), "the agent ended with {status}");
@@ -180,7 +207,8 @@ fn packet_sockets(pid: u32) -> Vec<u32> {
 /// Whether a process holds one of these sockets.
 fn has_packet_socket(pid: u32) -> bool {
     let text = fs::read_to_string(format!("/proc/{pid}/net/packet")).unwrap_or_default();
-    let inodes: Vec<&str> = text.lines().skip(1).filter_map(|l| l.split_whitespace().nth(8)).collect();
+    let inodes: Vec<&str> =
+        text.lines().skip(1).filter_map(|l| l.split_whitespace().nth(8)).collect();
     let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     let links = fds.filter_map(|f| Some(fs::read_link(f.ok()?.path()).ok()?.display().to_string()));
     links.into_iter().any(|l| inodes.iter().any(|i| l == format!("socket:[{i}]")))
@@ -197,15 +225,22 @@ fn cpu(stat: &str) -> f64 {
 /// A line of /proc/PID/status in KiB.
 fn memory(pid: u32, what: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    text.lines().find_map(|l| l.strip_prefix(what)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    text.lines()
+        .find_map(|l| {
+            l.strip_prefix(what)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok()
+        })
+        .unwrap_or(0)
 }
 
-/// Median of each mode, and its loss against the first: the median of what each round says, as a round's runs share their noise.
+/// Median of each mode, and its loss against the first: the median of what each round says, as a
+/// round's runs share their noise.
 fn compare(what: &str, unit: &str, modes: &[(&str, Vec<f64>)]) {
     let reference = &modes[0].1;
     for (name, values) in modes {
-        let losses: Vec<f64> = values.iter().zip(reference).map(|(v, r)| (1.0 - v / r) * 100.0).collect();
-        let (least, most) = losses.iter().fold((f64::MAX, f64::MIN), |(l, m), v| (l.min(*v), m.max(*v)));
+        let losses: Vec<f64> =
+            values.iter().zip(reference).map(|(v, r)| (1.0 - v / r) * 100.0).collect();
+        let (least, most) =
+            losses.iter().fold((f64::MAX, f64::MIN), |(l, m), v| (l.min(*v), m.max(*v)));
         println!(
             "{what}: {name:<28} {:>10.2} {unit}, loss {:>6.2} % by round ({least:.1} to {most:.1}), {:>6.2} % by medians",
             median(values),
@@ -215,13 +250,19 @@ fn compare(what: &str, unit: &str, modes: &[(&str, Vec<f64>)]) {
     }
 }
 
-/// The same in processor time, which other load on the machine touches less than what was reached with it.
+/// The same in processor time, which other load on the machine touches less than what was reached
+/// with it.
 fn spent(what: &str, unit: &str, modes: &[(&str, Vec<f64>)]) {
     let reference = &modes[0].1;
     for (name, values) in modes {
-        let more: Vec<f64> = values.iter().zip(reference).map(|(v, r)| (v / r - 1.0) * 100.0).collect();
-        let (each, by_medians) = (median(values), (median(values) / median(reference) - 1.0) * 100.0);
-        println!("{what}: {name:<28} {each:>10.2} {unit}, {:>+6.2} % by round, {by_medians:>+6.2} % by medians", median(&more));
+        let more: Vec<f64> =
+            values.iter().zip(reference).map(|(v, r)| (v / r - 1.0) * 100.0).collect();
+        let (each, by_medians) =
+            (median(values), (median(values) / median(reference) - 1.0) * 100.0);
+        println!(
+            "{what}: {name:<28} {each:>10.2} {unit}, {:>+6.2} % by round, {by_medians:>+6.2} % by medians",
+            median(&more)
+        );
     }
 }
 
@@ -247,12 +288,16 @@ fn throughput() {
     let _server = Ended(exec(&cart, "iperf3 -s").stdout(Stdio::null()).spawn().unwrap());
     let measure = |seconds: u64| {
         for _ in 0..20 {
-            let out = exec(&web, &format!("iperf3 -c 10.244.1.11 -t {seconds} -J")).output().unwrap();
+            let out =
+                exec(&web, &format!("iperf3 -c 10.244.1.11 -t {seconds} -J")).output().unwrap();
             let result: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
             let end = &result["end"];
             if let Some(bits) = end["sum_received"]["bits_per_second"].as_f64() {
                 let used = |side: &str| end["cpu_utilization_percent"][side].as_f64().unwrap();
-                return (bits / 1e9, (used("host_total") + used("remote_total")) * 1e4 / (bits / 1e9));
+                return (
+                    bits / 1e9,
+                    (used("host_total") + used("remote_total")) * 1e4 / (bits / 1e9),
+                );
             }
             // The server may not listen yet, or still be busy with the end of the last one.
             std::thread::sleep(Duration::from_millis(100));
@@ -299,11 +344,13 @@ fn throughput() {
 /// Answers short connections on all ports, in a pod, until the process ends.
 fn answer(net: &Net) {
     for port in FIRST_PORT..FIRST_PORT + PORTS {
-        let listener = inside(&net.ns, move || TcpListener::bind(("0.0.0.0", port)).unwrap()).join().unwrap();
+        let listener =
+            inside(&net.ns, move || TcpListener::bind(("0.0.0.0", port)).unwrap()).join().unwrap();
         std::thread::spawn(move || {
             let mut buffer = [0; 256];
             while let Ok((mut stream, _)) = listener.accept() {
-                if stream.read(&mut buffer).is_ok_and(|n| n > 0) && stream.write_all(ANSWER).is_ok() {
+                if stream.read(&mut buffer).is_ok_and(|n| n > 0) && stream.write_all(ANSWER).is_ok()
+                {
                     // Until the client has closed, so that TIME-WAIT is the client's.
                     let _ = stream.read(&mut buffer);
                 }
@@ -352,10 +399,16 @@ fn rate() {
     let mut world = World::new();
     let (web, cart) = (world.pod("web", 10), world.pod("cart", 11));
     for net in [&web, &cart] {
-        // Room for ports, none of which is used twice while the agent remembers its connection. Few that the kernel remembers:
-        // with tens of thousands in TIME-WAIT each search for a free port would take longer than that in the run before.
-        let settings = ["net.ipv4.ip_local_port_range=10000 65000", "net.ipv4.tcp_max_tw_buckets=4096"];
-        let done = Command::new("ip").args(["netns", "exec", &net.ns, "sysctl", "-qw"]).args(settings).status().unwrap();
+        // Room for ports, none of which is used twice while the agent remembers its connection. Few
+        // that the kernel remembers: with tens of thousands in TIME-WAIT each search for a free
+        // port would take longer than that in the run before.
+        let settings =
+            ["net.ipv4.ip_local_port_range=10000 65000", "net.ipv4.tcp_max_tw_buckets=4096"];
+        let done = Command::new("ip")
+            .args(["netns", "exec", &net.ns, "sysctl", "-qw"])
+            .args(settings)
+            .status()
+            .unwrap();
         assert!(done.success());
     }
     answer(&cart);
@@ -396,14 +449,24 @@ fn rate() {
                         "{} connections are lost: {counters:?}",
                         number - found.connections
                     );
-                    // Where packets were dropped, the rest of a connection that was forgotten may look like another one.
-                    assert!(dropped > 0 || found.connections == number, "{} are too many", found.connections - number);
+                    // Where packets were dropped, the rest of a connection that was forgotten may
+                    // look like another one.
+                    assert!(
+                        dropped > 0 || found.connections == number,
+                        "{} are too many",
+                        found.connections - number
+                    );
                     made
                 }
                 4 | 5 => {
                     let filter = if mode == 4 { "" } else { "ip proto 253" };
-                    let dumps = [world.tcpdump(&web.host_side, filter), world.tcpdump(&cart.host_side, filter)];
-                    let total = || dumps.iter().map(|d| cpu(&format!("/proc/{}/stat", d.0.id()))).sum::<f64>();
+                    let dumps = [
+                        world.tcpdump(&web.host_side, filter),
+                        world.tcpdump(&cart.host_side, filter),
+                    ];
+                    let total = || {
+                        dumps.iter().map(|d| cpu(&format!("/proc/{}/stat", d.0.id()))).sum::<f64>()
+                    };
                     let before = total();
                     let mut made = short_connections(&web, "10.244.1.11", length);
                     made.cost += (total() - before) / made.number as f64 * 1e6;
@@ -419,12 +482,15 @@ fn rate() {
     spent("rate", "µs for each connection", &costs);
     for (share, direction) in shares.iter().zip(["inout", "in"]) {
         let own = median(share);
-        println!("rate: the agent's own time: {own:.2} µs for each connection, both of whose interfaces it reads, {direction}");
+        println!(
+            "rate: the agent's own time: {own:.2} µs for each connection, both of whose interfaces it reads, {direction}"
+        );
     }
 }
 
-/// Sends small packets at a steady pace: how many a second, and the time of the sending thread for each, in nanoseconds. The
-/// kernel carries a packet over a veth, with all that taps it, in the time of its sender.
+/// Sends small packets at a steady pace: how many a second, and the time of the sending thread for
+/// each, in nanoseconds. The kernel carries a packet over a veth, with all that taps it, in the
+/// time of its sender.
 fn paced(net: &Net, to: &str, length: Duration) -> (f64, f64) {
     let to = to.to_owned();
     let send = move || {
@@ -434,7 +500,8 @@ fn paced(net: &Net, to: &str, length: Duration) -> (f64, f64) {
         while start.elapsed() < length {
             let due = (start.elapsed().as_secs_f64() * PACE as f64) as u64;
             while sent < due {
-                // The receiver reads nothing: what its buffer has no room for has passed the veth all the same.
+                // The receiver reads nothing: what its buffer has no room for has passed the veth
+                // all the same.
                 let _ = socket.send(&[0x55; 64]);
                 sent += 1;
             }
@@ -466,7 +533,10 @@ fn cpu_share() {
     let share = (cpu(&stat) - before) / start.elapsed().as_secs_f64() * 100.0;
     let found = agent.end();
     assert_eq!(found.connections, 1, "one conversation");
-    println!("cpu: with agent: {rate:.0} packets/s, {each:.0} ns of the sender for each ({:+.0})", each - alone);
+    println!(
+        "cpu: with agent: {rate:.0} packets/s, {each:.0} ns of the sender for each ({:+.0})",
+        each - alone
+    );
     println!(
         "cpu: agent: {share:.2} % of a core on two interfaces, {idle:.2} % without traffic; {} packets read",
         found.counter("packets")
@@ -478,8 +548,14 @@ fn cpu_share() {
     let (before, start) = (total(), Instant::now());
     let (rate, each) = paced(&web, to, length);
     let dump = (total() - before) / start.elapsed().as_secs_f64() * 100.0;
-    println!("cpu: with tcpdump, all: {rate:.0} packets/s, {each:.0} ns of the sender for each ({:+.0})", each - alone);
-    println!("cpu: tcpdump, all: {dump:.2} % of a core on two interfaces; the agent takes {:.3} of it", share / dump);
+    println!(
+        "cpu: with tcpdump, all: {rate:.0} packets/s, {each:.0} ns of the sender for each ({:+.0})",
+        each - alone
+    );
+    println!(
+        "cpu: tcpdump, all: {dump:.2} % of a core on two interfaces; the agent takes {:.3} of it",
+        share / dump
+    );
 }
 
 /// Resident memory with many pods.
@@ -498,7 +574,8 @@ fn resident() {
         for net in &nets {
             let call = || {
                 for port in FIRST_PORT..FIRST_PORT + 5 {
-                    let mut stream = TcpStream::connect(SocketAddr::from(([10, 244, 1, 250], port))).unwrap();
+                    let mut stream =
+                        TcpStream::connect(SocketAddr::from(([10, 244, 1, 250], port))).unwrap();
                     stream.write_all(REQUEST).unwrap();
                     let _ = stream.read(&mut [0; 256]).unwrap();
                 }
@@ -522,7 +599,11 @@ fn resident() {
             (cpu(&stat) - used) / start.elapsed().as_secs_f64() * 100.0
         );
         if let (100, "", Some(one)) = (many, mode, before) {
-            println!("memory: 100 pods to one: {:.2} times, {:.0} KiB for each", peak / one, (peak - one) * 1024.0 / 99.0);
+            println!(
+                "memory: 100 pods to one: {:.2} times, {:.0} KiB for each",
+                peak / one,
+                (peak - one) * 1024.0 / 99.0
+            );
         }
         before = before.or(Some(peak));
         let found = agent.end();
@@ -541,7 +622,8 @@ fn opening() {
         world.node.ip("link set lo up");
         reference.push(start.elapsed().as_secs_f64() * 1e3);
         world.node.ip(&format!("link add new{n} type veth peer name peer{n} netns {}", pod.ns));
-        let index = fs::read_to_string(format!("/proc/{}/net/dev_snmp6/new{n}", agent.pid())).unwrap();
+        let index =
+            fs::read_to_string(format!("/proc/{}/net/dev_snmp6/new{n}", agent.pid())).unwrap();
         let index: u32 = index.split_whitespace().nth(1).unwrap().parse().unwrap();
         assert!(!packet_sockets(agent.pid()).contains(&index));
         let stop = Arc::new(AtomicBool::new(false));
@@ -577,13 +659,21 @@ fn opening() {
 
 fn main() {
     let needs = ["iperf3", "tcpdump"];
-    let missing: Vec<_> = needs.into_iter().filter(|c| Command::new(c).arg("--version").output().is_err()).collect();
+    let missing: Vec<_> =
+        needs.into_iter().filter(|c| Command::new(c).arg("--version").output().is_err()).collect();
     if !rustix::process::geteuid().is_root() || !installed() || !missing.is_empty() {
-        eprintln!("NOT RUN: this benchmark needs root and the commands ip, iperf3 and tcpdump; missing: {missing:?}");
+        eprintln!(
+            "NOT RUN: this benchmark needs root and the commands ip, iperf3 and tcpdump; missing: {missing:?}"
+        );
         std::process::exit(1);
     }
-    let parts: [(&str, fn()); 5] =
-        [("throughput", throughput), ("rate", rate), ("cpu", cpu_share), ("memory", resident), ("opening", opening)];
+    let parts: [(&str, fn()); 5] = [
+        ("throughput", throughput),
+        ("rate", rate),
+        ("cpu", cpu_share),
+        ("memory", resident),
+        ("opening", opening),
+    ];
     let named: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     for name in &named {
         assert!(parts.iter().any(|(n, _)| n == name), "no part {name}");

@@ -1,9 +1,10 @@
-//! The recorder under load, at size, and its view of a large cluster. Prints figures beside what they are measured against in the same
-//! run; asserts only that all that was sent is there, once.
+//! The recorder under load, at size, and its view of a large cluster. Prints figures beside what
+//! they are measured against in the same run; asserts only that all that was sent is there, once.
 //!
-//! `SIDECARTA_BENCH_UPDATES` sets how many edges are sent to be merged (default 600,000), `SIDECARTA_BENCH_WORKLOADS` how many workloads
-//! of 100 dependencies each are stored (default 10,000), `SIDECARTA_BENCH_BINARY` another program to compare with. Names of parts as
-//! arguments (`updates`, `distinct`, `view`) run only these.
+//! `SIDECARTA_BENCH_UPDATES` sets how many edges are sent to be merged (default 600,000),
+//! `SIDECARTA_BENCH_WORKLOADS` how many workloads of 100 dependencies each are stored (default
+//! 10,000), `SIDECARTA_BENCH_BINARY` another program to compare with. Names of parts as arguments
+//! (`updates`, `distinct`, `view`) run only these.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
@@ -108,10 +109,16 @@ fn distinct(dir: &Path) {
     const WORKLOADS: u32 = EDGES / DESTINATIONS;
     let snapshot = services(dir, DESTINATIONS);
     let store = dir.join("distinct");
-    let agents = (setting("SIDECARTA_BENCH_WORKLOADS", 10_000) / WORKLOADS).max(NAMESPACE / WORKLOADS);
+    let agents =
+        (setting("SIDECARTA_BENCH_WORKLOADS", 10_000) / WORKLOADS).max(NAMESPACE / WORKLOADS);
     let mut posts: Vec<Vec<Vec<u8>>> = vec![Vec::new(); CLIENTS];
     for agent in 0..agents {
-        posts[agent as usize % CLIENTS].push(batch(agent, 0, agent * WORKLOADS..(agent + 1) * WORKLOADS, DESTINATIONS));
+        posts[agent as usize % CLIENTS].push(batch(
+            agent,
+            0,
+            agent * WORKLOADS..(agent + 1) * WORKLOADS,
+            DESTINATIONS,
+        ));
     }
     let edges = u64::from(agents * EDGES);
     let recorder = Recorder::start(&store, &snapshot);
@@ -144,7 +151,10 @@ fn distinct(dir: &Path) {
         if i % 50 == 0 {
             let found: Vec<Value> = serde_json::from_slice(&body).unwrap();
             assert_eq!(found.len() as u32, NAMESPACE * DESTINATIONS);
-            assert!(found.iter().all(|d| d["connections"] == 1 && d["workload"]["namespace"] == format!("ns{namespace}")));
+            assert!(
+                found.iter().all(|d| d["connections"] == 1
+                    && d["workload"]["namespace"] == format!("ns{namespace}"))
+            );
         }
     }
     times.sort();
@@ -159,10 +169,15 @@ fn distinct(dir: &Path) {
     let start = Instant::now();
     let mut found = 0;
     for namespace in 0..namespaces {
-        found += recorder.dependencies(&format!("/v1/dependencies?namespace=ns{namespace}")).len() as u64;
+        found += recorder.dependencies(&format!("/v1/dependencies?namespace=ns{namespace}")).len()
+            as u64;
     }
     assert_eq!(found, edges);
-    println!("  all, namespace by namespace, read and checked: {:.2?}; {}", start.elapsed(), recorder.memory());
+    println!(
+        "  all, namespace by namespace, read and checked: {:.2?}; {}",
+        start.elapsed(),
+        recorder.memory()
+    );
     recorder.end();
 }
 
@@ -179,7 +194,15 @@ fn plain(path: &Path, bodies: &[Vec<u8>]) -> Duration {
 
 fn size(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
-    entries.map(|e| if e.file_type().unwrap().is_dir() { size(&e.path()) } else { e.metadata().unwrap().len() }).sum()
+    entries
+        .map(|e| {
+            if e.file_type().unwrap().is_dir() {
+                size(&e.path())
+            } else {
+                e.metadata().unwrap().len()
+            }
+        })
+        .sum()
 }
 
 /// Resident memory of a process in KiB: now, and at its peak.
@@ -194,7 +217,8 @@ fn memory(process: &str) -> (u64, u64) {
 
 const MADE: &str = "2026-11-25T10:00:00Z";
 
-/// A batch, compressed: each workload has a pod on this agent's node and calls each destination once.
+/// A batch, compressed: each workload has a pod on this agent's node and calls each destination
+/// once.
 fn batch(agent: u32, sequence: u32, workloads: Range<u32>, destinations: u32) -> Vec<u8> {
     let node = format!("node{agent}");
     let mut text = String::new();
@@ -224,7 +248,8 @@ fn batch(agent: u32, sequence: u32, workloads: Range<u32>, destinations: u32) ->
                 d % 60,
                 (w * 7919 + d * 104_729 + sequence) % 1_000_000_000
             );
-            // Written by hand: a value for each of a million lines takes longer than what is measured.
+            // Written by hand: a value for each of a million lines takes longer than what is
+            // measured.
             writeln!(
                 text,
                 r#"{{"edge":{{"pod":{pod},"responder":"{}:8080","transport":"tcp","orientation":"handshake","fromStart":true,"answered":true,"refused":false,"content":"http1","names":{{}},"initiator":"{}:{port}","connections":1,"first":"{at}","lastBegan":"{at}","last":"{at}","packets":9}}}}"#,
@@ -256,14 +281,16 @@ fn services(dir: &Path, n: u32) -> PathBuf {
 }
 
 fn write(path: &Path, items: &[Value]) -> PathBuf {
-    std::fs::write(path, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()).unwrap();
+    std::fs::write(path, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
+        .unwrap();
     path.to_owned()
 }
 
 fn service(namespace: &str, n: u32, addresses: &[String]) -> [Value; 2] {
     let name = format!("service-{n}");
     let ready = json!({"ready": true});
-    let endpoints: Vec<Value> = addresses.iter().map(|a| json!({"addresses": [a], "conditions": ready})).collect();
+    let endpoints: Vec<Value> =
+        addresses.iter().map(|a| json!({"addresses": [a], "conditions": ready})).collect();
     [
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace, "name": name, "labels": {"app": name}},
             "spec": {"clusterIP": format!("10.200.{}.{}", n >> 8, n & 255), "selector": {"app": name},
@@ -285,10 +312,25 @@ impl Recorder {
     fn start(store: &Path, snapshot: &Path) -> Self {
         // Free now, and most likely in a moment as well.
         let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let binary = std::env::var_os("SIDECARTA_BENCH_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_sidecarta").into());
+        let binary = std::env::var_os("SIDECARTA_BENCH_BINARY")
+            .unwrap_or_else(|| env!("CARGO_BIN_EXE_sidecarta").into());
         let mut command = Command::new(binary);
-        command.args(["recorder", "--no-auth", "--address", "127.0.0.1:0", "--settle", "10ms", "--listen", &metrics]);
-        command.arg("--cluster").arg(snapshot).arg("--store").arg(store).env_remove("SIDECARTA_STORE");
+        command.args([
+            "recorder",
+            "--no-auth",
+            "--address",
+            "127.0.0.1:0",
+            "--settle",
+            "10ms",
+            "--listen",
+            &metrics,
+        ]);
+        command
+            .arg("--cluster")
+            .arg(snapshot)
+            .arg("--store")
+            .arg(store)
+            .env_remove("SIDECARTA_STORE");
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let address = loop {
@@ -310,13 +352,16 @@ impl Recorder {
                 let mut busy = 0;
                 for body in bodies {
                     loop {
-                        match client.ask("POST", "/v1/batches", "Content-Encoding: zstd\r\n", &body) {
+                        match client.ask("POST", "/v1/batches", "Content-Encoding: zstd\r\n", &body)
+                        {
                             (200, answer) => {
                                 assert_eq!(answer, br#"{"applied":"new"}"#);
                                 break;
                             }
                             (429, _) => busy += 1,
-                            (status, answer) => panic!("{status}: {}", String::from_utf8_lossy(&answer)),
+                            (status, answer) => {
+                                panic!("{status}: {}", String::from_utf8_lossy(&answer))
+                            }
                         }
                         std::thread::sleep(Duration::from_millis(2));
                     }
@@ -336,11 +381,17 @@ impl Recorder {
             let (_, text) = client.ask("GET", "/metrics", "", b"");
             let text = String::from_utf8(text).unwrap();
             let count = |name: &str| -> u64 {
-                let line = text.lines().find_map(|l| l.strip_prefix(&format!("sidecarta_recorder_{name} ")));
+                let line = text
+                    .lines()
+                    .find_map(|l| l.strip_prefix(&format!("sidecarta_recorder_{name} ")));
                 line.unwrap().parse().unwrap()
             };
             let merged = count("edges_total");
-            assert!(merged <= edges && count("batches_repeated_total") == 0 && count("batches_unreadable_total") == 0);
+            assert!(
+                merged <= edges
+                    && count("batches_repeated_total") == 0
+                    && count("batches_unreadable_total") == 0
+            );
             if merged == edges {
                 return;
             }
@@ -396,8 +447,11 @@ impl Client {
     }
 
     fn ask(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, Vec<u8>) {
-        let mut request =
-            format!("{method} {path} HTTP/1.1\r\nHost: r\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: r\r\n{headers}Content-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
         request.extend(body);
         self.0.get_mut().write_all(&request).unwrap();
         let (mut status, mut length) = (0, 0);

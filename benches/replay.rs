@@ -1,9 +1,9 @@
-//! Replay of a large synthetic capture, against reference programs in the same run. Prints ratios; asserts only that the edges found
-//! are those generated.
+//! Replay of a large synthetic capture, against reference programs in the same run. Prints ratios;
+//! asserts only that the edges found are those generated.
 //!
-//! `SIDECARTA_BENCH_PACKETS` sets the number of packets (default 10,000,000: about 2 GB in the temporary directory),
-//! `SIDECARTA_BENCH_ROUNDS` how often all programs run, in turn (default 5). `SIDECARTA_BENCH_DIR` keeps the capture there, for the next
-//! run and for other programs.
+//! `SIDECARTA_BENCH_PACKETS` sets the number of packets (default 10,000,000: about 2 GB in the
+//! temporary directory), `SIDECARTA_BENCH_ROUNDS` how often all programs run, in turn (default 5).
+//! `SIDECARTA_BENCH_DIR` keeps the capture there, for the next run and for other programs.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
@@ -79,7 +79,8 @@ fn write_snapshot(path: &Path) {
             "spec": {"clusterIP": format!("10.96.{}.{}", w >> 8, w & 255), "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}));
         items.push(serde_json::json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta(format!("w{w}")),
             "spec": {"selector": {"matchLabels": {"app": format!("w{w}")}}}}));
-        let addresses: Vec<_> = (0..PODS).map(|p| serde_json::json!({"addresses": [ip(w, p)]})).collect();
+        let addresses: Vec<_> =
+            (0..PODS).map(|p| serde_json::json!({"addresses": [ip(w, p)]})).collect();
         items.push(
             serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta(format!("w{w}-x")),
             "endpoints": addresses, "ports": [{"name": "http", "port": 8080}]}),
@@ -102,7 +103,8 @@ fn timed(command: &mut Command) -> (Duration, u64) {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut peak = 0;
     loop {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
         let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
         peak = peak.max(line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0));
         if let Some(status) = child.try_wait().unwrap() {
@@ -137,16 +139,29 @@ fn main() {
     }
     write_snapshot(&snapshot);
     let size = std::fs::metadata(&capture).unwrap().len();
-    println!("{packets} packets, {} MB, {EDGES} edges of {} pods in {WORKLOADS} workloads", size / 1_000_000, WORKLOADS * PODS);
+    println!(
+        "{packets} packets, {} MB, {EDGES} edges of {} pods in {WORKLOADS} workloads",
+        size / 1_000_000,
+        WORKLOADS * PODS
+    );
     let binary = env!("CARGO_BIN_EXE_sidecarta");
     let (mut to_dump, mut to_lines) = (Vec::new(), Vec::new());
     for round in 1..=setting("SIDECARTA_BENCH_ROUNDS", 5) {
         let (lines, _) = timed(Command::new("wc").arg("-l").arg(&capture));
-        let (dump, _) =
-            timed(Command::new("tcpdump").args(["-r"]).arg(&capture).args(["-w", "/dev/null", "tcp[tcpflags] & tcp-syn != 0"]));
+        let (dump, _) = timed(Command::new("tcpdump").args(["-r"]).arg(&capture).args([
+            "-w",
+            "/dev/null",
+            "tcp[tcpflags] & tcp-syn != 0",
+        ]));
         let store = scratch.path().join(format!("store{round}"));
-        let (replay, peak) =
-            timed(Command::new(binary).args(["replay", "--cluster"]).arg(&snapshot).arg("--store").arg(&store).arg(&capture));
+        let (replay, peak) = timed(
+            Command::new(binary)
+                .args(["replay", "--cluster"])
+                .arg(&snapshot)
+                .arg("--store")
+                .arg(&store)
+                .arg(&capture),
+        );
         let ratio = |d: Duration| replay.as_secs_f64() / d.as_secs_f64();
         println!(
             "round {round}: wc -l {lines:.2?}, tcpdump {dump:.2?}, replay {replay:.2?} ({} MiB): {:.2} x tcpdump, {:.2} x wc -l",
@@ -163,7 +178,11 @@ fn main() {
 
 /// Every workload calls exactly the Services generated, with as many connections.
 fn check(binary: &str, store: &Path) {
-    let out = Command::new(binary).args(["dependencies", "-o", "json", "--store"]).arg(store).output().unwrap();
+    let out = Command::new(binary)
+        .args(["dependencies", "-o", "json", "--store"])
+        .arg(store)
+        .output()
+        .unwrap();
     let found: Vec<serde_json::Value> = serde_json::from_slice(&out.stdout).unwrap();
     let mut edges = 0;
     for d in &found {
@@ -171,7 +190,11 @@ fn check(binary: &str, store: &Path) {
         let (from, to) = (number(&d["workload"]["name"]), number(&d["destination"]["name"]));
         let distance = (to + WORKLOADS - from) % WORKLOADS;
         assert!((1..=CALLED).contains(&distance), "{d}");
-        assert_eq!((d["port"].as_u64(), d["connections"].as_u64()), (Some(80), Some(u64::from(PODS))), "{d}");
+        assert_eq!(
+            (d["port"].as_u64(), d["connections"].as_u64()),
+            (Some(80), Some(u64::from(PODS))),
+            "{d}"
+        );
         edges += d["connections"].as_u64().unwrap();
     }
     assert_eq!((found.len() as u32, edges as u32), (WORKLOADS * CALLED, EDGES));

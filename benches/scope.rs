@@ -1,7 +1,8 @@
 //! Scope of one workload, and Sidecars with proof for a whole mesh: `cargo bench --bench scope`.
 //!
-//! A synthetic mesh of 10,000 Services and as many workloads, each calling 50 of them; one Service in ten has a VirtualService and
-//! one in ten a DestinationRule. Timed beside it, for a ratio: reading the same mesh's JSON.
+//! A synthetic mesh of 10,000 Services and as many workloads, each calling 50 of them; one Service
+//! in ten has a VirtualService and one in ten a DestinationRule. Timed beside it, for a ratio:
+//! reading the same mesh's JSON.
 
 #![allow(clippy::print_stdout, clippy::expect_used)] // a benchmark prints, and ends where it cannot go on
 
@@ -29,7 +30,8 @@ fn host(i: usize) -> String {
 fn objects() -> Vec<Value> {
     let mut out = Vec::new();
     for i in 0..NAMESPACES * PER_NAMESPACE {
-        let (namespace, name) = (format!("n{}", i / PER_NAMESPACE), format!("s{}", i % PER_NAMESPACE));
+        let (namespace, name) =
+            (format!("n{}", i / PER_NAMESPACE), format!("s{}", i % PER_NAMESPACE));
         let ip = format!("10.{}.{}.{}", 64 + i / 65_536, i / 256 % 256, i % 256);
         let vip = format!("10.{}.{}.{}", 96 + i / 65_536, i / 256 % 256, i % 256);
         let created = format!("2026-01-01T{:02}:{:02}:{:02}Z", i / 3600 % 24, i / 60 % 60, i % 60);
@@ -46,7 +48,11 @@ fn objects() -> Vec<Value> {
             "endpoints": [{"addresses": [ip]}], "ports": [{"name": "http", "port": 80}, {"name": "tcp-db", "port": 5432}]}));
         if i % 10 == 0 {
             // As often in its client's namespace as in its own.
-            let owner = if i % 20 == 0 { namespace.clone() } else { format!("n{}", (i / PER_NAMESPACE + 1) % NAMESPACES) };
+            let owner = if i % 20 == 0 {
+                namespace.clone()
+            } else {
+                format!("n{}", (i / PER_NAMESPACE + 1) % NAMESPACES)
+            };
             out.push(json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
                 "metadata": {"namespace": owner, "name": format!("v{i}"), "creationTimestamp": created},
                 "spec": {"hosts": [host(i)], "http": [{"route": [{"destination": {"host": host(i + 1)}}]}]}}));
@@ -95,13 +101,22 @@ fn main() {
         snapshot::read(Path::new("mesh.json"), text.as_bytes(), &mut builders, &mut report);
         builders.build(report)
     });
-    println!("mesh           {} Services, {} MB of JSON", NAMESPACES * PER_NAMESPACE, text.len() / 1_000_000);
+    println!(
+        "mesh           {} Services, {} MB of JSON",
+        NAMESPACES * PER_NAMESPACE,
+        text.len() / 1_000_000
+    );
     println!("parse (JSON)   {parse:.2?}");
-    println!("read and index {index:.2?} = {:.1} x parse", index.as_secs_f64() / parse.as_secs_f64());
+    println!(
+        "read and index {index:.2?} = {:.1} x parse",
+        index.as_secs_f64() / parse.as_secs_f64()
+    );
 
     let labels = BTreeMap::from([("app".to_owned(), "s1".to_owned())]);
     let client = Client { namespace: "n3", labels: &labels, address: None };
-    let hosts = (0..HOSTS).map(|k| format!("n{}/{}", (k * 131) / PER_NAMESPACE % NAMESPACES, host(k * 131 % 10_000))).collect();
+    let hosts = (0..HOSTS)
+        .map(|k| format!("n{}/{}", (k * 131) / PER_NAMESPACE % NAMESPACES, host(k * 131 % 10_000)))
+        .collect();
     for (name, egress) in [
         ("scope, 50 exact hosts", Egress { hosts, ..Egress::default() }),
         ("scope, */*", Egress { hosts: vec!["*/*".to_owned()], ..Egress::default() }),
@@ -109,7 +124,8 @@ fn main() {
         let egress = [egress];
         let rounds = 200;
         let (n, time) = timed(|| {
-            let scope = || Scope::new(&snapshot.mesh, client.namespace, &egress, TrafficMode::AllowAny);
+            let scope =
+                || Scope::new(&snapshot.mesh, client.namespace, &egress, TrafficMode::AllowAny);
             (0..rounds).map(|_| black_box(scope()).services.len()).max()
         });
         println!("{name:22} {:.3?} each, {} Services", time / rounds, n.unwrap_or_default());
@@ -118,12 +134,21 @@ fn main() {
     let known = known();
     let subjects = subjects(&snapshot.cluster, &[]);
     let options = Options::default();
-    let input = Input { cluster: &snapshot.cluster, mesh: &snapshot.mesh, known: &known, options: &options };
+    let input = Input {
+        cluster: &snapshot.cluster,
+        mesh: &snapshot.mesh,
+        known: &known,
+        options: &options,
+    };
     let (outcomes, time) = timed(|| generate(&input, &subjects));
     let written = outcomes.iter().filter(|o| o.manifest.is_some()).count();
     let hosts: usize = outcomes.iter().filter_map(|o| Some(o.proof.as_ref()?.hosts.len())).sum();
-    let (bytes, write) =
-        timed(|| outcomes.iter().filter_map(|o| Some(o.manifest.as_ref()?.to_yaml(&o.notes).ok()?.len())).sum::<usize>());
+    let (bytes, write) = timed(|| {
+        outcomes
+            .iter()
+            .filter_map(|o| Some(o.manifest.as_ref()?.to_yaml(&o.notes).ok()?.len()))
+            .sum::<usize>()
+    });
     println!(
         "generate       {time:.2?} = {:.1} x parse: {written} Sidecars, {hosts} hosts, each proved; {write:.2?} to write {} MB",
         time.as_secs_f64() / parse.as_secs_f64(),

@@ -1,7 +1,7 @@
 //! The live agent: composes collecting, attribution, gathering and delivery, and their lives.
 //!
-//! Owns threads, signals and shutdown. Nothing ends unseen: whatever ends first ends the process, with its reason. Must never decide what
-//! a packet means.
+//! Owns threads, signals and shutdown. Nothing ends unseen: whatever ends first ends the process,
+//! with its reason. Must never decide what a packet means.
 
 pub mod outbox;
 pub mod outlet;
@@ -16,7 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sidecarta_capture::flow::KnownPorts;
-use sidecarta_capture::live::collector::{Collector, Config as CollectorConfig, Control, Status as Collected, Told};
+use sidecarta_capture::live::collector::{
+    Collector, Config as CollectorConfig, Control, Status as Collected, Told,
+};
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
@@ -71,7 +73,8 @@ pub(crate) struct State {
 
 type Shared = Arc<Mutex<State>>;
 
-/// Runs until a signal comes or a part of it ends. `begin` gives the view, within the runtime that its watches live in.
+/// Runs until a signal comes or a part of it ends. `begin` gives the view, within the runtime that
+/// its watches live in.
 ///
 /// # Errors
 /// When it cannot begin, or a part of it failed.
@@ -82,14 +85,22 @@ pub fn run<F>(
     begin: F,
 ) -> anyhow::Result<()>
 where
-    F: AsyncFnOnce(watch::Receiver<bool>) -> anyhow::Result<(View, Option<tokio::task::JoinHandle<()>>)>,
+    F: AsyncFnOnce(
+        watch::Receiver<bool>,
+    ) -> anyhow::Result<(View, Option<tokio::task::JoinHandle<()>>)>,
 {
     runtime.block_on(live(config, outlet, begin))
 }
 
-async fn live<F>(config: Config, outlet: impl FnOnce(View) -> Box<dyn Outlet>, begin: F) -> anyhow::Result<()>
+async fn live<F>(
+    config: Config,
+    outlet: impl FnOnce(View) -> Box<dyn Outlet>,
+    begin: F,
+) -> anyhow::Result<()>
 where
-    F: AsyncFnOnce(watch::Receiver<bool>) -> anyhow::Result<(View, Option<tokio::task::JoinHandle<()>>)>,
+    F: AsyncFnOnce(
+        watch::Receiver<bool>,
+    ) -> anyhow::Result<(View, Option<tokio::task::JoinHandle<()>>)>,
 {
     let mut signals = Signals::new()?;
     let (stop, stopped) = watch::channel(false);
@@ -100,15 +111,17 @@ where
         None => None,
     };
     let mut gatherer = Gatherer::new(&config.node, &boot());
-    let (outbox, problems) = Outbox::open(outlet(view.clone()), config.pace, config.spool.as_deref(), &mut gatherer)
-        .map_err(|e| anyhow::anyhow!("cannot use the spool {:?}: {e}", config.spool))?;
+    let (outbox, problems) =
+        Outbox::open(outlet(view.clone()), config.pace, config.spool.as_deref(), &mut gatherer)
+            .map_err(|e| anyhow::anyhow!("cannot use the spool {:?}: {e}", config.spool))?;
     problems
         .iter()
         .for_each(|p| tracing::warn!(problem = %p, "a part of the spool cannot be read; the file is kept as spool.damaged"));
     let (collector, control) = Collector::open(config.collector.clone())?;
     let (told_in, told) = sync_channel(QUEUE);
     control.known(listening(&view.current()));
-    let collecting = Part::start("collector", move || collector.run(&told_in).map_err(|e| e.to_string()))?;
+    let collecting =
+        Part::start("collector", move || collector.run(&told_in).map_err(|e| e.to_string()))?;
     let waiting = Waiting::new(config.patience, config.own_pods_only.then(|| config.node.clone()));
     let pipeline = Pipeline {
         view,
@@ -163,7 +176,8 @@ fn lock(state: &Shared) -> std::sync::MutexGuard<'_, State> {
 /// Tells this run from all others.
 fn boot() -> String {
     let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
-    let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let started =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     match random.trim() {
         "" => format!("{:x}-{:x}", started.as_nanos(), std::process::id()),
         id => id.to_owned(),
@@ -192,7 +206,8 @@ impl Pipeline {
         let mut known: Option<Arc<Cluster>> = None;
         // Without a last word the collector has died, and says why.
         while let Ok(told) = told.recv() {
-            // Before the indexes: those may become complete in between, and are no reason to give up on anything.
+            // Before the indexes: those may become complete in between, and are no reason to give
+            // up on anything.
             let synced = self.view.status().synced;
             let cluster = self.view.current();
             if known.as_ref().is_none_or(|k| !Arc::ptr_eq(k, &cluster)) {
@@ -224,16 +239,21 @@ impl Pipeline {
         }
         match (self.outbox.is_empty(), &self.outbox.progress.failing) {
             (true, _) | (false, None) => Ok(()),
-            (false, Some(why)) => {
-                Err(format!("the last batch could not be delivered ({why}); it is in the spool where there is one"))
-            }
+            (false, Some(why)) => Err(format!(
+                "the last batch could not be delivered ({why}); it is in the spool where there is one"
+            )),
         }
     }
 
     /// What the capture layer has counted since the last tick.
-    fn count(&mut self, status: &Collected, observations: &[sidecarta_capture::observation::Observation]) {
-        let connections =
-            observations.iter().filter(|o| matches!(o, sidecarta_capture::observation::Observation::Connection(c) if c.is_new));
+    fn count(
+        &mut self,
+        status: &Collected,
+        observations: &[sidecarta_capture::observation::Observation],
+    ) {
+        let connections = observations.iter().filter(
+            |o| matches!(o, sidecarta_capture::observation::Observation::Connection(c) if c.is_new),
+        );
         self.gatherer.count(crate::learn::counter::CONNECTIONS, connections.count() as u64);
         let (now, before) = (named(status), named(&self.counted));
         for ((name, now), (_, before)) in now.into_iter().zip(before) {
@@ -252,7 +272,8 @@ impl Pipeline {
         state.edges = self.gatherer.waiting();
         state.synced = view.synced;
         state.blind = view.blind().map(ToString::to_string);
-        state.kinds = view.kinds.iter().map(|(kind, status)| (kind.clone(), status.to_string())).collect();
+        state.kinds =
+            view.kinds.iter().map(|(kind, status)| (kind.clone(), status.to_string())).collect();
     }
 }
 

@@ -1,8 +1,9 @@
 //! Alerts out: Kubernetes Events, webhooks, Alertmanagers.
 //!
-//! Owns what each receiver is told, and what its answer means. Delivering an alert again tells nothing new: its id makes it the
-//! same Event, the same `Idempotency-Key`, the same labels. Must never decide which alert goes out, nor remember which did, nor
-//! retry: that is whoever keeps the alerts; and never name the path of a webhook, which lets everybody write to it.
+//! Owns what each receiver is told, and what its answer means. Delivering an alert again tells
+//! nothing new: its id makes it the same Event, the same `Idempotency-Key`, the same labels. Must
+//! never decide which alert goes out, nor remember which did, nor retry: that is whoever keeps the
+//! alerts; and never name the path of a webhook, which lets everybody write to it.
 
 mod body;
 mod event;
@@ -23,8 +24,8 @@ use post::Target;
 
 /// Alerts in a request, at most. Receivers refuse what is too large, some at 1 MiB.
 const TOGETHER: usize = 100;
-/// How often an Alertmanager has to hear of an alert: it takes one for resolved after `resolve_timeout`, 5 minutes unless
-/// configured.
+/// How often an Alertmanager has to hear of an alert: it takes one for resolved after
+/// `resolve_timeout`, 5 minutes unless configured.
 const AGAIN: Duration = Duration::from_secs(120);
 /// Longest wait between two attempts.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -53,7 +54,10 @@ pub struct Webhook {
 
 impl fmt::Debug for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Webhook").field("host", &self.url.host()).field("form", &self.form).finish_non_exhaustive()
+        f.debug_struct("Webhook")
+            .field("host", &self.url.host())
+            .field("form", &self.form)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,11 +68,13 @@ pub struct Config {
     pub event: bool,
     /// To these webhooks.
     pub webhooks: Vec<Webhook>,
-    /// To these Alertmanagers, all of them, as Alertmanager's clusters want it. The path before `/api/v2`, where there is one.
+    /// To these Alertmanagers, all of them, as Alertmanager's clusters want it. The path before
+    /// `/api/v2`, where there is one.
     pub alertmanagers: Vec<Uri>,
     /// Headers for each Alertmanager. Values are secrets.
     pub alertmanager_headers: Vec<(String, String)>,
-    /// File of certificates (PEM) to trust in place of the system's, for webhooks and Alertmanagers.
+    /// File of certificates (PEM) to trust in place of the system's, for webhooks and
+    /// Alertmanagers.
     pub authority: Option<PathBuf>,
     /// How long a receiver may take for one answer.
     pub within: Duration,
@@ -143,8 +149,8 @@ pub struct Sinks {
 }
 
 impl Sinks {
-    /// `client`: for Events, with the rights that the rule below grants (in each namespace that is watched, or as a ClusterRole).
-    /// Connects to nothing yet.
+    /// `client`: for Events, with the rights that the rule below grants (in each namespace that is
+    /// watched, or as a ClusterRole). Connects to nothing yet.
     ///
     /// ```yaml
     /// - {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
@@ -156,34 +162,43 @@ impl Sinks {
     /// ```
     ///
     /// # Errors
-    /// When an address or a header cannot be used, two sinks cannot be told apart, there is no authority in its file, or Events
-    /// are wanted and there is no client.
+    /// When an address or a header cannot be used, two sinks cannot be told apart, there is no
+    /// authority in its file, or Events are wanted and there is no client.
     pub fn new(config: &Config, client: Option<kube::Client>) -> Result<Self, Invalid> {
         let mut sinks = Vec::new();
         if config.event {
-            let client = client.ok_or_else(|| Invalid("alerts as Events need an API server".to_owned()))?;
-            sinks.push(("event".to_owned(), Sink::Event(Box::new(Events::new(client, config.within)))));
+            let client =
+                client.ok_or_else(|| Invalid("alerts as Events need an API server".to_owned()))?;
+            sinks.push((
+                "event".to_owned(),
+                Sink::Event(Box::new(Events::new(client, config.within))),
+            ));
         }
         for webhook in &config.webhooks {
             let target = Target::webhook(webhook)?;
             add(&mut sinks, Sink::Webhook(webhook.form, target))?;
         }
         for url in &config.alertmanagers {
-            add(&mut sinks, Sink::Alertmanager(Target::alertmanager(url, &config.alertmanager_headers)?))?;
+            add(
+                &mut sinks,
+                Sink::Alertmanager(Target::alertmanager(url, &config.alertmanager_headers)?),
+            )?;
         }
         let http = Http::new(config.authority.as_deref()).map_err(|e| Invalid(e.to_string()))?;
         Ok(Self { http, within: config.within, sinks })
     }
 
-    /// Names of the sinks, without secrets: `event`, `webhook:HOST/` with eight digits of the digest of form and URL,
-    /// `alertmanager:HOST:PORT` (with eight digits of the digest of its path, where it has one). The same for the same
-    /// configuration, so that they may be kept on a disk; a webhook with another URL is another sink.
+    /// Names of the sinks, without secrets: `event`, `webhook:HOST/` with eight digits of the
+    /// digest of form and URL, `alertmanager:HOST:PORT` (with eight digits of the digest of its
+    /// path, where it has one). The same for the same configuration, so that they may be kept on a
+    /// disk; a webhook with another URL is another sink.
     pub fn names(&self) -> Vec<String> {
         self.sinks.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Tells a sink of alerts. Takes [`Config::within`] for each request, of which there is one for 100 alerts, and up to three
-    /// for each alert where the sink is Events; stops at the first that shows that the receiver is away.
+    /// Tells a sink of alerts. Takes [`Config::within`] for each request, of which there is one for
+    /// 100 alerts, and up to three for each alert where the sink is Events; stops at the first that
+    /// shows that the receiver is away.
     ///
     /// # Errors
     /// See [`Undelivered`].
@@ -206,8 +221,9 @@ impl Sinks {
         }
     }
 
-    /// How often a sink has to be told of an alert as long as it is open; `None` where once is enough. An Alertmanager that is
-    /// not told again resolves it by itself: that is how an alert ends there.
+    /// How often a sink has to be told of an alert as long as it is open; `None` where once is
+    /// enough. An Alertmanager that is not told again resolves it by itself: that is how an alert
+    /// ends there.
     pub fn wants_again(&self, sink: &str) -> Option<Duration> {
         let (_, to) = self.sinks.iter().find(|(name, _)| name == sink)?;
         matches!(to, Sink::Alertmanager(_)).then_some(AGAIN)
@@ -221,13 +237,18 @@ fn add(sinks: &mut Vec<(String, Sink)>, sink: Sink) -> Result<(), Invalid> {
     match sinks.iter().find(|(n, _)| *n == name) {
         None => sinks.push((name, sink)),
         Some((_, Sink::Webhook(_, other) | Sink::Alertmanager(other))) if other == target => {}
-        Some(_) => return Err(Invalid(format!("{name} is there twice, with different headers or addresses"))),
+        Some(_) => {
+            return Err(Invalid(format!(
+                "{name} is there twice, with different headers or addresses"
+            )));
+        }
     }
     Ok(())
 }
 
-/// How long to wait after so many attempts that failed (from 1): a second, doubled each time, five minutes at most; up to a fifth
-/// less, by the alert's id, so that what failed together is not tried together again.
+/// How long to wait after so many attempts that failed (from 1): a second, doubled each time, five
+/// minutes at most; up to a fifth less, by the alert's id, so that what failed together is not
+/// tried together again.
 pub fn backoff(attempt: u32, id: &str) -> Duration {
     let full = Duration::from_secs(1 << attempt.saturating_sub(1).min(10)).min(LONGEST);
     let [a, b, ..] = digest(format!("{attempt}/{id}").as_bytes());
@@ -250,8 +271,8 @@ fn reason(kind: AlertKind) -> &'static str {
     }
 }
 
-/// SHA-256, as TLS brings it. Parts of an alert's id come from the wire: with a lesser digest, a caller could choose a name that
-/// hides one alert behind another.
+/// SHA-256, as TLS brings it. Parts of an alert's id come from the wire: with a lesser digest, a
+/// caller could choose a name that hides one alert behind another.
 fn digest(bytes: &[u8]) -> [u8; 32] {
     let hash = match TLS13_AES_128_GCM_SHA256 {
         SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider,

@@ -1,7 +1,7 @@
 //! Which workload's pod sent from an address at a time, and whose interface was watched.
 //!
-//! Owns the source side of a connection. Must never look at destinations, and never guess: an address that nobody is known to
-//! have held is said to be just that.
+//! Owns the source side of a connection. Must never look at destinations, and never guess: an
+//! address that nobody is known to have held is said to be just that.
 
 use sidecarta_capture::observation::{CommonAddress, InterfaceSpan};
 
@@ -48,10 +48,11 @@ pub enum Watched<'a> {
 
 /// Whose interface it was: the pod whose address stands at one end of every packet.
 ///
-/// While it has shown a single conversation of two pods, the hop limit decides where it can: what a pod sends has not been
-/// routed yet, what reaches it from elsewhere usually has.
+/// While it has shown a single conversation of two pods, the hop limit decides where it can: what a
+/// pod sends has not been routed yet, what reaches it from elsewhere usually has.
 pub fn watched<'a>(cluster: &'a Cluster, span: &InterfaceSpan) -> Watched<'a> {
-    // A pod may have been created while its interface was watched, or deleted: either end of the span may know it.
+    // A pod may have been created while its interface was watched, or deleted: either end of the
+    // span may know it.
     let holder = |c: &CommonAddress| {
         let then = |time| match attribute(cluster, c.address, time) {
             Attribution::Pod(pod) => Some(pod),
@@ -59,12 +60,16 @@ pub fn watched<'a>(cluster: &'a Cluster, span: &InterfaceSpan) -> Watched<'a> {
         };
         then(Time(span.first)).or_else(|| then(Time(span.last)))
     };
-    let v4: Vec<(CommonAddress, &Pod)> = span.common_v4.iter().filter_map(|c| Some((*c, holder(c)?))).collect();
-    let v6: Vec<(CommonAddress, &Pod)> = span.common_v6.iter().filter_map(|c| Some((*c, holder(c)?))).collect();
+    let v4: Vec<(CommonAddress, &Pod)> =
+        span.common_v4.iter().filter_map(|c| Some((*c, holder(c)?))).collect();
+    let v6: Vec<(CommonAddress, &Pod)> =
+        span.common_v6.iter().filter_map(|c| Some((*c, holder(c)?))).collect();
     match (decide(&v4), decide(&v6)) {
         (Watched::Pod(a), Watched::Pod(b)) if !std::ptr::eq(a, b) => Watched::NoPod,
         (Watched::Pod(pod), _) | (_, Watched::Pod(pod)) => Watched::Pod(pod),
-        (Watched::OneConversation(a, b), _) | (_, Watched::OneConversation(a, b)) => Watched::OneConversation(a, b),
+        (Watched::OneConversation(a, b), _) | (_, Watched::OneConversation(a, b)) => {
+            Watched::OneConversation(a, b)
+        }
         _ => Watched::NoPod,
     }
 }

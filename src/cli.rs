@@ -57,7 +57,8 @@ Exit codes:
   4  the captures and the snapshot have nothing in common: most likely the wrong snapshot
   5  done, but Sidecars of workloads that are not ready were withheld (generate)";
 
-/// Learns what each workload of an Istio mesh calls, from packets, and writes its least-privilege Sidecar.
+/// Learns what each workload of an Istio mesh calls, from packets, and writes its least-privilege
+/// Sidecar.
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXIT_CODES, max_term_width = 110)]
 struct Cli {
@@ -67,7 +68,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Learn from captures: pcap or pcapng, plain, gzip or zstd, files, directories or `-` for standard input
+    /// Learn from captures: pcap or pcapng, plain, gzip or zstd, files, directories or `-` for
+    /// standard input
     Replay(replay::Options),
     /// Watch this node's pods and tell what they call: batches for `import`
     Agent(agent::AgentOptions),
@@ -153,7 +155,8 @@ struct ViewOptions {
 /// The snapshot of the cluster.
 #[derive(Debug, Args)]
 struct ClusterOptions {
-    /// Snapshot: what `kubectl get pods,svc,endpointslices,… -A -o yaml` printed; files or directories
+    /// Snapshot: what `kubectl get pods,svc,endpointslices,… -A -o yaml` printed; files or
+    /// directories
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     cluster: Vec<PathBuf>,
     /// The cluster's DNS domain
@@ -173,13 +176,17 @@ struct SnapshotOptions {
 }
 
 impl ClusterOptions {
-    /// `--cluster PATH... NAME` reads naturally, and a parser gives all of it to `--cluster`: behind the first path, what is no file
-    /// and has no snapshot's name is a name. The paths, and the names with those that were parsed as such.
+    /// `--cluster PATH... NAME` reads naturally, and a parser gives all of it to `--cluster`:
+    /// behind the first path, what is no file and has no snapshot's name is a name. The paths, and
+    /// the names with those that were parsed as such.
     fn and_names(&self, parsed: &[String]) -> (Self, Vec<String>) {
-        let snapshot = |p: &PathBuf| p.exists() || p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        let snapshot = |p: &PathBuf| {
+            p.exists() || p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
+        };
         let behind = self.cluster.iter().skip(1).take_while(|p| snapshot(p)).count();
         let (paths, names) = self.cluster.split_at((1 + behind).min(self.cluster.len()));
-        let names = names.iter().map(|n| n.display().to_string()).chain(parsed.iter().cloned()).collect();
+        let names =
+            names.iter().map(|n| n.display().to_string()).chain(parsed.iter().cloned()).collect();
         (Self { cluster: paths.to_vec(), cluster_domain: self.cluster_domain.clone() }, names)
     }
 }

@@ -1,7 +1,8 @@
-//! What is known of the cluster: who held an address when, which Services stand behind an address, and which hosts are in the mesh.
+//! What is known of the cluster: who held an address when, which Services stand behind an address,
+//! and which hosts are in the mesh.
 //!
-//! Owns the indexes and their builder. Plain structures: no I/O, no client. Must never decide what a connection means; that is
-//! `attribute`'s and `resolve`'s part.
+//! Owns the indexes and their builder. Plain structures: no I/O, no client. Must never decide what
+//! a connection means; that is `attribute`'s and `resolve`'s part.
 
 mod brief;
 mod index;
@@ -29,13 +30,15 @@ pub use pool::Labels;
 pub(crate) use pool::Pool;
 pub(crate) use turns::Ended;
 
-/// A pod, with the interval in which it held its addresses. What it has in common with others is shared.
+/// A pod, with the interval in which it held its addresses. What it has in common with others is
+/// shared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pod {
     /// Name of the pod.
     pub name: Arc<str>,
-    /// What tells it from another pod of its name, at another time; empty where the snapshot does not say.
+    /// What tells it from another pod of its name, at another time; empty where the snapshot does
+    /// not say.
     pub uid: Arc<str>,
     /// Its top controller.
     pub workload: WorkloadId,
@@ -58,12 +61,14 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Whether its proxy captures connections to this address and port (annotations `traffic.sidecar.istio.io/…`).
+    /// Whether its proxy captures connections to this address and port (annotations
+    /// `traffic.sidecar.istio.io/…`).
     pub fn captures(&self, address: IpAddr, port: u16) -> bool {
         self.data_plane == DataPlane::Sidecar && self.capture.includes(address, port)
     }
 
-    /// Whether it takes Istio's mutual TLS (label `security.istio.io/tlsMode`, set by the injector).
+    /// Whether it takes Istio's mutual TLS (label `security.istio.io/tlsMode`, set by the
+    /// injector).
     pub fn takes_mutual_tls(&self) -> bool {
         self.labels.get("security.istio.io/tlsMode").is_some_and(|m| m == "istio")
     }
@@ -83,10 +88,13 @@ pub(crate) struct CaptureScope {
 
 impl CaptureScope {
     fn includes(&self, address: IpAddr, port: u16) -> bool {
-        if self.exclude_ports.contains(&port) || self.exclude_ranges.iter().any(|n| n.contains(&address)) {
+        if self.exclude_ports.contains(&port)
+            || self.exclude_ranges.iter().any(|n| n.contains(&address))
+        {
             return false;
         }
-        self.include_ports.contains(&port) || self.include_ranges.as_ref().is_none_or(|r| r.iter().any(|n| n.contains(&address)))
+        self.include_ports.contains(&port)
+            || self.include_ranges.as_ref().is_none_or(|r| r.iter().any(|n| n.contains(&address)))
     }
 }
 
@@ -110,7 +118,12 @@ pub struct Service {
 impl Service {
     /// One of its ports as a destination.
     pub fn at(&self, port: u16) -> ServicePort {
-        ServicePort { namespace: self.namespace.clone(), name: self.name.clone(), host: self.host.clone(), port }
+        ServicePort {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            host: self.host.clone(),
+            port,
+        }
     }
 }
 
@@ -147,7 +160,8 @@ struct Backing {
     port: u16,
     from: Time,
     until: Time,
-    /// False: nobody looked then, and it may have been taken out of the Service already, or its address given to another pod.
+    /// False: nobody looked then, and it may have been taken out of the Service already, or its
+    /// address given to another pod.
     sure: bool,
 }
 
@@ -210,7 +224,9 @@ impl Cluster {
         match found {
             Some(pod) => Holder::Pod(pod),
             None if self.nodes.contains(&address) => Holder::Node,
-            None if self.pod_ranges.iter().any(|n| n.contains(&address)) => Holder::NobodyInPodRange,
+            None if self.pod_ranges.iter().any(|n| n.contains(&address)) => {
+                Holder::NobodyInPodRange
+            }
             None => Holder::Nobody,
         }
     }
@@ -222,7 +238,12 @@ impl Cluster {
     }
 
     /// The Service port that a node port leads to, where the address is a node's.
-    pub fn node_port(&self, address: IpAddr, port: u16, protocol: Protocol) -> Option<(&Service, u16)> {
+    pub fn node_port(
+        &self,
+        address: IpAddr,
+        port: u16,
+        protocol: Protocol,
+    ) -> Option<(&Service, u16)> {
         if !self.nodes.contains(&address) {
             return None;
         }
@@ -230,16 +251,32 @@ impl Cluster {
         Some((&self.services[i as usize], port))
     }
 
-    /// Service ports that had this address and port among their endpoints then, sorted; those that may have had it included.
-    pub fn endpoint(&self, address: IpAddr, port: u16, protocol: Protocol, time: Time) -> impl Iterator<Item = (&Service, u16)> {
+    /// Service ports that had this address and port among their endpoints then, sorted; those that
+    /// may have had it included.
+    pub fn endpoint(
+        &self,
+        address: IpAddr,
+        port: u16,
+        protocol: Protocol,
+        time: Time,
+    ) -> impl Iterator<Item = (&Service, u16)> {
         let found = self.endpoints.get(&(address, port, protocol)).into_iter().flatten();
-        let then: BTreeSet<(u32, u16)> =
-            found.filter(|b| b.from <= time && time < b.until).map(|b| (b.service, b.port)).collect();
+        let then: BTreeSet<(u32, u16)> = found
+            .filter(|b| b.from <= time && time < b.until)
+            .map(|b| (b.service, b.port))
+            .collect();
         then.into_iter().map(|(i, p)| (&self.services[i as usize], p))
     }
 
-    /// Whether what [`endpoint`](Self::endpoint) gives is all that can have been behind the address then.
-    pub fn endpoint_is_sure(&self, address: IpAddr, port: u16, protocol: Protocol, time: Time) -> bool {
+    /// Whether what [`endpoint`](Self::endpoint) gives is all that can have been behind the address
+    /// then.
+    pub fn endpoint_is_sure(
+        &self,
+        address: IpAddr,
+        port: u16,
+        protocol: Protocol,
+        time: Time,
+    ) -> bool {
         let found = self.endpoints.get(&(address, port, protocol)).into_iter().flatten();
         found.filter(|b| b.from <= time && time < b.until).all(|b| b.sure)
     }
@@ -252,7 +289,9 @@ impl Cluster {
     /// ServiceEntry hosts that own this address: listed, allocated, or within a listed range.
     pub fn entries_at(&self, address: IpAddr) -> BTreeSet<&EntryHost> {
         let exact = self.entries_by_address.get(&address).into_iter().flatten();
-        exact.chain(self.entry_ranges.iter().filter(|(n, _)| n.contains(&address)).map(|(_, e)| e)).collect()
+        exact
+            .chain(self.entry_ranges.iter().filter(|(n, _)| n.contains(&address)).map(|(_, e)| e))
+            .collect()
     }
 
     /// ServiceEntry hosts that have this address as an endpoint.
@@ -267,7 +306,8 @@ impl Cluster {
 
     /// Sockets and ports that are known to listen, for telling initiator from responder.
     pub fn listening(&self) -> (collections::HashSet<(IpAddr, u16)>, collections::HashSet<u16>) {
-        let mut sockets: collections::HashSet<(IpAddr, u16)> = self.endpoints.keys().map(|&(a, p, _)| (a, p)).collect();
+        let mut sockets: collections::HashSet<(IpAddr, u16)> =
+            self.endpoints.keys().map(|&(a, p, _)| (a, p)).collect();
         for (address, services) in &self.services_by_address {
             for &i in services {
                 sockets.extend(self.services[i as usize].ports.iter().map(|&(p, _)| (*address, p)));

@@ -1,7 +1,8 @@
 //! From dependencies to Sidecars, with proof.
 //!
-//! Owns which hosts a manifest lists and why, and what is withheld and why. Pure and byte-stable: the same store and snapshot give
-//! the same text. Must never list a host that no call asks for, and never be silent about a call that it cannot keep.
+//! Owns which hosts a manifest lists and why, and what is withheld and why. Pure and byte-stable:
+//! the same store and snapshot give the same text. Must never list a host that no call asks for,
+//! and never be silent about a call that it cannot keep.
 
 pub mod calls;
 mod candidates;
@@ -44,7 +45,12 @@ pub struct Known {
 }
 
 /// Of a workload of which nothing is known.
-static NOTHING: Known = Known { dependencies: Vec::new(), watches: Vec::new(), lookups: Vec::new(), declared: Vec::new() };
+static NOTHING: Known = Known {
+    dependencies: Vec::new(),
+    watches: Vec::new(),
+    lookups: Vec::new(),
+    declared: Vec::new(),
+};
 
 impl Known {
     fn learned(&self) -> bool {
@@ -154,15 +160,26 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
     let mut all: BTreeMap<WorkloadId, Subject> = stored
         .iter()
         .map(|w| {
-            let subject = Subject { id: w.id.clone(), selector: w.selector.clone(), data_plane: w.data_plane, present: false };
+            let subject = Subject {
+                id: w.id.clone(),
+                selector: w.selector.clone(),
+                data_plane: w.data_plane,
+                present: false,
+            };
             (w.id.clone(), subject)
         })
         .collect();
     for pod in cluster.pods().iter().filter(|p| p.end == Time::MAX) {
         let selector = BTreeMap::clone(&pod.selector);
-        let new = Subject { id: pod.workload.clone(), selector, data_plane: pod.data_plane, present: true };
+        let new = Subject {
+            id: pod.workload.clone(),
+            selector,
+            data_plane: pod.data_plane,
+            present: true,
+        };
         match all.get_mut(&pod.workload) {
-            // During a rollout some pods may lack the proxy: one that has it is reason enough for a Sidecar.
+            // During a rollout some pods may lack the proxy: one that has it is reason enough for a
+            // Sidecar.
             Some(old) if old.present && old.data_plane == DataPlane::Sidecar => {}
             Some(old) => *old = new,
             None => {
@@ -173,7 +190,8 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
     all.into_values().collect()
 }
 
-/// Generates for every subject, and for the namespaces where that is asked for. The result is sorted by namespace and name.
+/// Generates for every subject, and for the namespaces where that is asked for. The result is
+/// sorted by namespace and name.
 pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
     let mut out: Vec<Outcome> = Vec::new();
     let mut ready: Vec<&Subject> = Vec::new();
@@ -190,19 +208,30 @@ pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
         groups.extend(group::groups(&ready, GroupBy::Namespace, &running));
     }
     let served: BTreeSet<&WorkloadId> = ready.iter().map(|s| &s.id).collect();
-    let replaced: Vec<Option<&Sidecar>> = groups.iter_mut().map(|g| group::check(g, input.mesh, &running, &served)).collect();
+    let replaced: Vec<Option<&Sidecar>> =
+        groups.iter_mut().map(|g| group::check(g, input.mesh, &running, &served)).collect();
     let work = Work { input, running: &running, by_id: &by_id };
-    let shapes: Vec<Shape<'_>> = groups.iter().zip(replaced).map(|(g, r)| work.shape(g, r)).collect();
-    // One scope with all hosts imported serves every group that has the same namespace, policy and listeners with a port.
-    let distinct: BTreeMap<&[String], &Shape<'_>> = shapes.iter().map(|s| (s.key.as_slice(), s)).collect();
-    let distinct: Vec<(&Shape<'_>, Vec<Egress>)> = distinct.into_values().map(|s| (s, s.full_egress())).collect();
-    let made = in_parallel(&distinct, |(s, egress)| (s.key.as_slice(), Scope::new(input.mesh, s.namespace, egress, s.policy)));
+    let shapes: Vec<Shape<'_>> =
+        groups.iter().zip(replaced).map(|(g, r)| work.shape(g, r)).collect();
+    // One scope with all hosts imported serves every group that has the same namespace, policy and
+    // listeners with a port.
+    let distinct: BTreeMap<&[String], &Shape<'_>> =
+        shapes.iter().map(|s| (s.key.as_slice(), s)).collect();
+    let distinct: Vec<(&Shape<'_>, Vec<Egress>)> =
+        distinct.into_values().map(|s| (s, s.full_egress())).collect();
+    let made = in_parallel(&distinct, |(s, egress)| {
+        (s.key.as_slice(), Scope::new(input.mesh, s.namespace, egress, s.policy))
+    });
     let full: BTreeMap<&[String], Scope<'_>> = made.into_iter().collect();
     let jobs: Vec<(Group, &Shape<'_>)> = groups.into_iter().zip(&shapes).collect();
     out.extend(in_parallel(&jobs, |(g, shape)| work.one(g, shape, &full[shape.key.as_slice()])));
     out.sort_by_cached_key(|o| {
         let first = o.workloads.first();
-        let name = o.manifest.as_ref().map(|m| m.name().to_owned()).or_else(|| first.map(|w| w.name.clone()));
+        let name = o
+            .manifest
+            .as_ref()
+            .map(|m| m.name().to_owned())
+            .or_else(|| first.map(|w| w.name.clone()));
         (first.map(|w| w.namespace.clone()), name, o.workloads.clone())
     });
     out
@@ -210,12 +239,19 @@ pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
 
 /// Runs the jobs on all processors; the results stand in the order of the jobs.
 fn in_parallel<'j, J: Sync, R: Send>(jobs: &'j [J], run: impl Fn(&'j J) -> R + Sync) -> Vec<R> {
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len().max(1));
+    let workers =
+        std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len().max(1));
     let share = jobs.len().div_ceil(workers).max(1);
     std::thread::scope(|s| {
-        let running: Vec<_> = jobs.chunks(share).map(|part| s.spawn(|| part.iter().map(&run).collect::<Vec<R>>())).collect();
+        let running: Vec<_> = jobs
+            .chunks(share)
+            .map(|part| s.spawn(|| part.iter().map(&run).collect::<Vec<R>>()))
+            .collect();
         // A panic there is a panic here.
-        running.into_iter().flat_map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+        running
+            .into_iter()
+            .flat_map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
+            .collect()
     })
 }
 
@@ -230,8 +266,13 @@ fn withheld(subject: &Subject, known: &Known, options: &Options) -> Option<Withh
     if !known.declared.is_empty() && !known.learned() {
         return None;
     }
-    if known.watches.is_empty() && known.dependencies.iter().all(|d| !notes::needs_a_host(d)) && known.declared.is_empty() {
-        return never("not watched: none of its pods' interfaces was captured, so its silence means nothing");
+    if known.watches.is_empty()
+        && known.dependencies.iter().all(|d| !notes::needs_a_host(d))
+        && known.declared.is_empty()
+    {
+        return never(
+            "not watched: none of its pods' interfaces was captured, so its silence means nothing",
+        );
     }
     if options.include_unready {
         return None;
@@ -268,8 +309,14 @@ impl<'a> Work<'a> {
         // Pods with the same labels are treated alike.
         let mut seen: BTreeSet<(&WorkloadId, &BTreeMap<String, String>)> = BTreeSet::new();
         let mut pods: Vec<(MeshPod, WorkloadId)> = Vec::new();
-        for p in self.running.selected(&g.namespace, g.selector.as_ref()).filter(|p| p.data_plane == DataPlane::Sidecar) {
-            if let Some(pod) = mesh.pod(&g.namespace, &p.name).filter(|_| seen.insert((&p.workload, &p.labels))) {
+        for p in self
+            .running
+            .selected(&g.namespace, g.selector.as_ref())
+            .filter(|p| p.data_plane == DataPlane::Sidecar)
+        {
+            if let Some(pod) =
+                mesh.pod(&g.namespace, &p.name).filter(|_| seen.insert((&p.workload, &p.labels)))
+            {
                 pods.push((pod.clone(), p.workload.clone()));
             }
         }
@@ -288,13 +335,20 @@ impl<'a> Work<'a> {
         }
         let labels = pods.iter().find(|(_, w)| g.members.contains(w)).map(|(p, _)| &*p.labels);
         let none = BTreeMap::new();
-        let replaced = replaced.or_else(|| mesh.applied_before(&g.namespace, labels.unwrap_or(&none)));
+        let replaced =
+            replaced.or_else(|| mesh.applied_before(&g.namespace, labels.unwrap_or(&none)));
         let with_port = |e: &&Egress| e.port.as_ref().is_some_and(|p| p.number != 0);
-        let bound: Vec<Egress> = replaced.iter().flat_map(|s| &s.egress).filter(with_port).cloned().collect();
-        let namespace = g.members.first().and_then(|m| self.by_id.get_key_value(m)).map_or("", |(w, _)| w.namespace.as_str());
+        let bound: Vec<Egress> =
+            replaced.iter().flat_map(|s| &s.egress).filter(with_port).cloned().collect();
+        let namespace = g
+            .members
+            .first()
+            .and_then(|m| self.by_id.get_key_value(m))
+            .map_or("", |(w, _)| w.namespace.as_str());
         let policy = policy(mesh, replaced);
         let written = bound.iter().map(|e| format!("{e:?}"));
-        let key = [namespace.to_owned(), policy.name().to_owned()].into_iter().chain(written).collect();
+        let key =
+            [namespace.to_owned(), policy.name().to_owned()].into_iter().chain(written).collect();
         Shape { namespace, replaced, policy, bound, pods, key }
     }
 
@@ -314,17 +368,33 @@ impl<'a> Work<'a> {
             }
         }
         let calls: Vec<Call> = all.keys().cloned().collect();
-        let instances: Vec<Instance<'_>> = shape.pods.iter().map(|(p, w)| Instance::new(p, g.members.contains(w))).collect();
-        let implied: BTreeSet<Implied> =
-            shape.pods.iter().flat_map(|(p, _)| implied::implied(self.input.mesh, p, shape.replaced)).collect();
-        let wanted: BTreeSet<(String, u16)> = implied.iter().map(|i| (i.host.clone(), i.port)).collect();
+        let instances: Vec<Instance<'_>> =
+            shape.pods.iter().map(|(p, w)| Instance::new(p, g.members.contains(w))).collect();
+        let implied: BTreeSet<Implied> = shape
+            .pods
+            .iter()
+            .flat_map(|(p, _)| implied::implied(self.input.mesh, p, shape.replaced))
+            .collect();
+        let wanted: BTreeSet<(String, u16)> =
+            implied.iter().map(|i| (i.host.clone(), i.port)).collect();
         let wanted: Vec<(String, u16)> = wanted.into_iter().collect();
-        let demand =
-            Demand { full, bound: &shape.bound, carried: shape.replaced, instances: &instances, calls: &calls, implied: &wanted };
+        let demand = Demand {
+            full,
+            bound: &shape.bound,
+            carried: shape.replaced,
+            instances: &instances,
+            calls: &calls,
+            implied: &wanted,
+        };
         let proof = minimal::minimal(&demand);
         outcome.implied = implied.into_iter().collect();
         self.notes(g, &mut outcome, &proof, full);
-        if let Some(i) = instances.iter().find(|i| i.calls).or(instances.first()).filter(|_| self.input.options.detail) {
+        if let Some(i) = instances
+            .iter()
+            .find(|i| i.calls)
+            .or(instances.first())
+            .filter(|_| self.input.options.detail)
+        {
             outcome.calls = all
                 .into_values()
                 .map(|(workload, planned)| {
@@ -340,16 +410,22 @@ impl<'a> Work<'a> {
         if outcome.withheld.is_none() {
             let catch_all = Egress { hosts: proof.hosts.clone(), ..Egress::default() };
             let egress = shape.bound.iter().cloned().chain([catch_all]).collect();
-            outcome.manifest = Some(Manifest::new(&g.namespace, &g.name, g.selector.clone(), egress).carrying(shape.replaced));
+            outcome.manifest = Some(
+                Manifest::new(&g.namespace, &g.name, g.selector.clone(), egress)
+                    .carrying(shape.replaced),
+            );
         }
         outcome.proof = Some(proof);
         outcome
     }
 
     fn plan(&self, shape: &Shape<'_>, full: &Scope<'_>, id: &WorkloadId, known: &Known) -> Plan {
-        let Some((pod, _)) = shape.pods.iter().find(|(_, w)| w == id) else { return Plan::default() };
+        let Some((pod, _)) = shape.pods.iter().find(|(_, w)| w == id) else {
+            return Plan::default();
+        };
         let address = pod.addresses.first().map(ToString::to_string);
-        let client = Client { namespace: &pod.namespace, labels: &pod.labels, address: address.as_deref() };
+        let client =
+            Client { namespace: &pod.namespace, labels: &pod.labels, address: address.as_deref() };
         let mut planner = Planner::new(full, client);
         planner.learn(known);
         known.declared.iter().for_each(|d| planner.declare(d));
@@ -366,7 +442,14 @@ impl<'a> Work<'a> {
         for id in &g.members {
             let known = self.input.known(id);
             notes::of_dependencies(known, &mut outcome.notes);
-            notes::never_called(self.input.cluster, known, full, &proof.hosts, &outcome.rejected, &mut outcome.notes);
+            notes::never_called(
+                self.input.cluster,
+                known,
+                full,
+                &proof.hosts,
+                &outcome.rejected,
+                &mut outcome.notes,
+            );
             if known.watches.is_empty() && known.learned() {
                 outcome
                     .notes

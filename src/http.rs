@@ -1,8 +1,8 @@
 //! Requests to other services: the recorder, webhooks, Alertmanager.
 //!
-//! Owns the client: TLS with the system's or a given authority, a limit of time, a limit of what an answer may hold. Must never
-//! retry: whoever sends knows what a repetition means; and never name more of an address than its host, for paths of webhooks are
-//! secrets.
+//! Owns the client: TLS with the system's or a given authority, a limit of time, a limit of what an
+//! answer may hold. Must never retry: whoever sends knows what a repetition means; and never name
+//! more of an address than its host, for paths of webhooks are secrets.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +28,8 @@ const MAX_ANSWER: usize = 256 * 1024 * 1024;
 /// Bytes that are read of an answer whose status says all.
 const BEGINNING: usize = 16 * 1024;
 /// Where systems keep the authorities that they trust (Debian, Fedora, Alpine).
-const AUTHORITIES: [&str; 3] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+const AUTHORITIES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// An answer, whatever its status.
 #[derive(Clone, Debug)]
@@ -42,11 +43,13 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// How long to wait by `Retry-After` (RFC 9110 §10.2.3), where it is there: seconds, or a date, which is held against the
-    /// answer's own.
+    /// How long to wait by `Retry-After` (RFC 9110 §10.2.3), where it is there: seconds, or a date,
+    /// which is held against the answer's own.
     pub fn retry_after(&self) -> Option<Duration> {
         let text = |name| Some(self.headers.get(name)?.to_str().ok()?.trim());
-        let date = |text| jiff::fmt::rfc2822::parse(text).ok().map(|date| SystemTime::from(date.timestamp()));
+        let date = |text| {
+            jiff::fmt::rfc2822::parse(text).ok().map(|date| SystemTime::from(date.timestamp()))
+        };
         let wait = text("retry-after")?;
         if let Ok(seconds) = wait.parse() {
             return Some(Duration::from_secs(seconds));
@@ -146,14 +149,19 @@ impl Http {
     fn by(way: Way, trust: Trust<'_>) -> Result<Self, Unanswered> {
         let mut roots = RootCertStore::empty();
         let (place, read) = match trust {
-            Trust::Pem(text) => ("the cluster".to_owned(), CertificateDer::pem_slice_iter(text.as_bytes()).collect()),
+            Trust::Pem(text) => (
+                "the cluster".to_owned(),
+                CertificateDer::pem_slice_iter(text.as_bytes()).collect(),
+            ),
             Trust::File(path) => (path.display().to_string(), read(path)),
             Trust::System => match AUTHORITIES.map(Path::new).into_iter().find(|p| p.exists()) {
                 Some(path) => (path.display().to_string(), read(path)),
                 None => (String::new(), Ok(Vec::new())),
             },
         };
-        let fail = |e: &dyn std::fmt::Display| Unanswered(format!("cannot use the authorities in {place}: {e}"));
+        let fail = |e: &dyn std::fmt::Display| {
+            Unanswered(format!("cannot use the authorities in {place}: {e}"))
+        };
         let all = read.map_err(|e: pem::Error| fail(&e))?;
         if !matches!(trust, Trust::System) && all.is_empty() {
             return Err(fail(&"it holds no certificate"));
@@ -166,7 +174,10 @@ impl Http {
             .map_err(|e| Unanswered(e.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+        let builder = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1();
         let connector = builder.wrap_connector(way);
         Ok(Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build(connector)))
     }
@@ -186,7 +197,11 @@ impl Http {
         let exchange = async {
             let (mut answer, body) = self.begin(method, to, headers, body).await?;
             let body = Limited::new(body, MAX_ANSWER).collect().await;
-            answer.body = body.map_err(|e| Unanswered(format!("the answer of {} cannot be read: {e}", place(to))))?.to_bytes();
+            answer.body = body
+                .map_err(|e| {
+                    Unanswered(format!("the answer of {} cannot be read: {e}", place(to)))
+                })?
+                .to_bytes();
             Ok(answer)
         };
         match tokio::time::timeout(within, exchange).await {
@@ -195,8 +210,8 @@ impl Http {
         }
     }
 
-    /// Sends a request to which the status is the answer: of the body only the beginning is read, and it is no failure when that
-    /// breaks off or takes too long.
+    /// Sends a request to which the status is the answer: of the body only the beginning is read,
+    /// and it is no failure when that breaks off or takes too long.
     ///
     /// # Errors
     /// When there is no status within that time, whatever the reason.
@@ -209,13 +224,21 @@ impl Http {
         within: Duration,
     ) -> Result<Answer, Unanswered> {
         let until = Instant::now() + within;
-        let (mut answer, mut body) = match tokio::time::timeout_at(until, self.begin(method, to, headers, body)).await {
-            Ok(begun) => begun?,
-            Err(_) => return Err(Unanswered(format!("{} does not answer within {within:?}", place(to)))),
-        };
+        let (mut answer, mut body) =
+            match tokio::time::timeout_at(until, self.begin(method, to, headers, body)).await {
+                Ok(begun) => begun?,
+                Err(_) => {
+                    return Err(Unanswered(format!(
+                        "{} does not answer within {within:?}",
+                        place(to)
+                    )));
+                }
+            };
         let mut read = Vec::new();
         while read.len() < BEGINNING {
-            let Ok(Some(Ok(frame))) = tokio::time::timeout_at(until, body.frame()).await else { break };
+            let Ok(Some(Ok(frame))) = tokio::time::timeout_at(until, body.frame()).await else {
+                break;
+            };
             if let Some(data) = frame.data_ref() {
                 read.extend_from_slice(&data[..data.len().min(BEGINNING - read.len())]);
             }
@@ -237,9 +260,11 @@ impl Http {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::from(body));
-        let request = request.map_err(|e| Unanswered(format!("no request can be made for {}: {e}", place(to))))?;
+        let request = request
+            .map_err(|e| Unanswered(format!("no request can be made for {}: {e}", place(to))))?;
         let answer = self.0.request(request).await;
-        let answer = answer.map_err(|e| Unanswered(format!("{} does not answer: {}", place(to), chain(&e))))?;
+        let answer = answer
+            .map_err(|e| Unanswered(format!("{} does not answer: {}", place(to), chain(&e))))?;
         let (head, body) = answer.into_parts();
         Ok((Answer { status: head.status, headers: head.headers, body: Bytes::new() }, body))
     }

@@ -1,27 +1,30 @@
 //! Observations become dependencies: attribute, resolve, merge.
 //!
-//! Owns aggregation. Pure: observations in, batches out, nothing kept beyond what a batch holds; memory is bounded by distinct
-//! dependencies. Must never drop an observation without counting why.
+//! Owns aggregation. Pure: observations in, batches out, nothing kept beyond what a batch holds;
+//! memory is bounded by distinct dependencies. Must never drop an observation without counting why.
 
 mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use foldhash::HashMap;
-use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observation, Orientation, Transport};
+use sidecarta_capture::observation::{
+    Connection, InterfaceSpan, Lookup, Observation, Orientation, Transport,
+};
 
 use crate::attribute::{Attribution, Watched, attribute, watched};
 use crate::cluster::{Cluster, Named, Pod};
 use crate::model::{
-    Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Key, Lookups, Merge, Record, Source, Span, Spans,
-    Tally, Time, Watch, Workload, WorkloadId,
+    Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Key, Lookups, Merge,
+    Record, Source, Span, Spans, Tally, Time, Watch, Workload, WorkloadId,
 };
 use crate::observed::Observed;
 use crate::resolve::{Resolution, protocol, resolve};
 use records::Records;
 
-/// Addresses outside the cluster that are listed one by one per workload. A scanner or a crawler reaches millions; what
-/// exceeds this is counted, and tells no more for a Sidecar than the first thousand do.
+/// Addresses outside the cluster that are listed one by one per workload. A scanner or a crawler
+/// reaches millions; what exceeds this is counted, and tells no more for a Sidecar than the first
+/// thousand do.
 const MAX_ADDRESSES: u32 = 1_000;
 
 /// What one source of observations has taught so far.
@@ -91,17 +94,20 @@ impl<'a> Learner<'a> {
         Self::new(self.cluster)
     }
 
-    /// Whether an observation is for the learner beside this one: part of the workloads are, of which this one has learned nothing. Each
-    /// workload's observations are all for one of the two, so that what they learn does not depend on how they share.
+    /// Whether an observation is for the learner beside this one: part of the workloads are, of
+    /// which this one has learned nothing. Each workload's observations are all for one of the two,
+    /// so that what they learn does not depend on how they share.
     pub fn may_share(&self, observation: &Observation) -> bool {
-        /// Workloads of eight that are shared: more than half, for whoever shares has the observations to tell as well.
+        /// Workloads of eight that are shared: more than half, for whoever shares has the
+        /// observations to tell as well.
         const BESIDE: u64 = 5;
         let (source, address, time) = match observation {
             Observation::Connection(c) => (c.interface.source, c.initiator.ip(), c.first),
             Observation::Lookup(l) => (l.interface.source, l.client, l.time),
             Observation::Interface(_) => return false,
         };
-        let (Some(lesson), Attribution::Pod(pod)) = (self.lessons.get(&source), attribute(self.cluster, address, Time(time)))
+        let (Some(lesson), Attribution::Pod(pod)) =
+            (self.lessons.get(&source), attribute(self.cluster, address, Time(time)))
         else {
             return false;
         };
@@ -178,7 +184,8 @@ impl<'a> Learner<'a> {
         }
     }
 
-    /// What an agent's batch teaches, as a batch of records: a function of the two and of the cluster.
+    /// What an agent's batch teaches, as a batch of records: a function of the two and of the
+    /// cluster.
     pub fn batch(cluster: &'a Cluster, told: &Observed) -> Batch {
         let mut lesson = Lesson { spans: told.spans.clone(), ..Lesson::default() };
         for edge in &told.edges {
@@ -186,12 +193,16 @@ impl<'a> Learner<'a> {
             let first = edge.connection(edge.first);
             let resolution = resolve(cluster, pod, &first);
             let last = edge.connection(edge.last_began);
-            let also = if edge.first == edge.last_began { resolution.clone() } else { resolve(cluster, pod, &last) };
+            let also = if edge.first == edge.last_began {
+                resolution.clone()
+            } else {
+                resolve(cluster, pod, &last)
+            };
             if also == resolution {
                 lesson.learn(pod, &first, edge.connections, resolution);
             } else {
-                // The address changed hands between the first and the last of the connections: both holders were called, and how
-                // often each of them was is not told.
+                // The address changed hands between the first and the last of the connections: both
+                // holders were called, and how often each of them was is not told.
                 lesson.learn(pod, &first, edge.connections - edge.connections / 2, resolution);
                 lesson.learn(pod, &last, edge.connections / 2, also);
                 *lesson.counters.entry(counter::CHANGED_HANDS).or_default() += edge.connections;
@@ -211,8 +222,15 @@ impl<'a> Learner<'a> {
         self.lessons.keys().copied()
     }
 
-    /// Takes what a source has taught as a batch. `counters` are those of the capture layer for this source.
-    pub fn take(&mut self, source: u32, id: BatchId, label: &str, counters: BTreeMap<String, u64>) -> Batch {
+    /// Takes what a source has taught as a batch. `counters` are those of the capture layer for
+    /// this source.
+    pub fn take(
+        &mut self,
+        source: u32,
+        id: BatchId,
+        label: &str,
+        counters: BTreeMap<String, u64>,
+    ) -> Batch {
         self.lessons.remove(&source).unwrap_or_default().batch(id, label, counters)
     }
 }
@@ -257,7 +275,12 @@ impl Lesson {
         let Resolution { destination, port, grades, addressed, scope_miss } = resolution;
         let (first, last) = (Time(c.first), Time(c.last));
         let tally = Tally::new(counts, first, last);
-        let key = DependencyKey { workload: pod.workload.clone(), destination, port, protocol: protocol(c.transport) };
+        let key = DependencyKey {
+            workload: pod.workload.clone(),
+            destination,
+            port,
+            protocol: protocol(c.transport),
+        };
         let mut dependency = Dependency::new(key, tally);
         if !self.may_list(&dependency.key) {
             *self.counters.entry(counter::UNLISTED).or_default() += counts;
@@ -293,7 +316,11 @@ impl Lesson {
             Named::Entry(_) => question.to_owned(),
             Named::Unknown => return,
         };
-        self.records.merge(Record::Lookups(Lookups { workload: pod.workload.clone(), host, tally }));
+        self.records.merge(Record::Lookups(Lookups {
+            workload: pod.workload.clone(),
+            host,
+            tally,
+        }));
         self.note_workload(pod, tally.last_seen);
     }
 
@@ -314,15 +341,24 @@ impl Lesson {
         for (name, n) in self.counters {
             *all.entry(name.to_owned()).or_default() += n;
         }
-        let source = Source { source: id.source.clone(), label: label.to_owned(), spans: self.spans, counters: all };
+        let source = Source {
+            source: id.source.clone(),
+            label: label.to_owned(),
+            spans: self.spans,
+            counters: all,
+        };
         let mut records = self.records;
         records.merge(Record::Source(source));
         Batch { id, records: records.into_sorted() }
     }
 
-    /// Whether a destination that no configuration of the mesh names may get a row of its own: those have no natural bound.
+    /// Whether a destination that no configuration of the mesh names may get a row of its own:
+    /// those have no natural bound.
     fn may_list(&mut self, key: &DependencyKey) -> bool {
-        let unbounded = matches!(key.destination, Destination::External { namespace: None, .. } | Destination::Unresolved { .. });
+        let unbounded = matches!(
+            key.destination,
+            Destination::External { namespace: None, .. } | Destination::Unresolved { .. }
+        );
         if !unbounded || self.records.get_mut(&Key::Dependency(key)).is_some() {
             return true;
         }
@@ -335,7 +371,11 @@ impl Lesson {
         match self.records.get_mut(&Key::Workload(&pod.workload)) {
             Some(Record::Workload(w)) if w.last_seen >= seen => {}
             // The usual case, once a connection: nothing is new but the time.
-            Some(Record::Workload(w)) if w.data_plane == pod.data_plane && w.selector == *pod.selector => w.last_seen = seen,
+            Some(Record::Workload(w))
+                if w.data_plane == pod.data_plane && w.selector == *pod.selector =>
+            {
+                w.last_seen = seen
+            }
             _ => self.records.merge(Record::Workload(Workload {
                 id: pod.workload.clone(),
                 selector: BTreeMap::clone(&pod.selector),

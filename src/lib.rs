@@ -1,7 +1,8 @@
-//! Sidecarta learns what each workload of an Istio mesh calls, and writes its least-privilege `Sidecar`.
+//! Sidecarta learns what each workload of an Istio mesh calls, and writes its least-privilege
+//! `Sidecar`.
 //!
-//! Data flows one way: frame → segment → observation → attribution → resolution → dependency → store → generation. Imports
-//! follow it; `ARCHITECTURE.md` draws it.
+//! Data flows one way: frame → segment → observation → attribution → resolution → dependency →
+//! store → generation. Imports follow it; `ARCHITECTURE.md` draws it.
 
 pub mod agent;
 pub mod alert;

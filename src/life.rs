@@ -1,4 +1,5 @@
-//! The lives of long-running processes: threads that say how they end, and the signals that ask for it.
+//! The lives of long-running processes: threads that say how they end, and the signals that ask for
+//! it.
 //!
 //! Owns no thread's work. Must never let a thread end unseen.
 
@@ -25,7 +26,10 @@ impl Ended {
 impl Future for Ended {
     type Output = Option<Result<(), String>>;
 
-    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
         let Some(receiver) = &mut self.0 else { return std::task::Poll::Pending };
         let polled = std::pin::Pin::new(receiver).poll(context);
         polled.map(|r| {
@@ -37,9 +41,14 @@ impl Future for Ended {
 }
 
 impl Part {
-    pub fn start(name: &'static str, work: impl FnOnce() -> Result<(), String> + Send + 'static) -> anyhow::Result<Self> {
+    pub fn start(
+        name: &'static str,
+        work: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) -> anyhow::Result<Self> {
         let (ended_in, ended) = oneshot::channel();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || drop(ended_in.send(work())))?;
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || drop(ended_in.send(work())))?;
         Ok(Self { name, ended: Ended(Some(ended)), thread })
     }
 
@@ -67,7 +76,10 @@ pub(crate) struct Signals {
 impl Signals {
     pub fn new() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     pub async fn next(&mut self) -> &'static str {

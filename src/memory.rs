@@ -63,7 +63,11 @@ impl Memory {
         let dependencies = self.dependencies.into_iter().map(Record::Dependency);
         let watches = self.watches.into_iter().map(Record::Watch);
         let lookups = self.lookups.into_iter().map(Record::Lookups);
-        workloads.chain(dependencies).chain(watches).chain(lookups).chain(self.sources.into_iter().map(Record::Source))
+        workloads
+            .chain(dependencies)
+            .chain(watches)
+            .chain(lookups)
+            .chain(self.sources.into_iter().map(Record::Source))
     }
 
     /// By workload.

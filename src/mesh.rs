@@ -1,7 +1,8 @@
-//! The mesh's configuration as istiod holds it: Services and ServiceEntries in one form, VirtualServices, DestinationRules and
-//! Sidecars, each in istiod's order and with its indexes.
+//! The mesh's configuration as istiod holds it: Services and ServiceEntries in one form,
+//! VirtualServices, DestinationRules and Sidecars, each in istiod's order and with its indexes.
 //!
-//! Owns what is true of the mesh whoever asks. Must never decide what a workload sees; that is `scope`'s part. No I/O.
+//! Owns what is true of the mesh whoever asks. Must never decide what a workload sees; that is
+//! `scope`'s part. No I/O.
 
 mod build;
 pub mod config;
@@ -46,7 +47,8 @@ pub struct Sidecar {
     pub ingress: Vec<Value>,
     /// `inboundConnectionPool` as written.
     pub inbound_connection_pool: Option<Value>,
-    /// Label `app.kubernetes.io/managed-by: sidecarta`: written by us, so it is no setting of the user's.
+    /// Label `app.kubernetes.io/managed-by: sidecarta`: written by us, so it is no setting of the
+    /// user's.
     pub generated: bool,
 }
 
@@ -167,7 +169,9 @@ impl Mesh {
 
     /// The pod of this name.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&MeshPod> {
-        let at = self.pods.binary_search_by(|p| (p.namespace.as_str(), p.name.as_str()).cmp(&(namespace, name)));
+        let at = self
+            .pods
+            .binary_search_by(|p| (p.namespace.as_str(), p.name.as_str()).cmp(&(namespace, name)));
         at.ok().map(|i| &self.pods[i])
     }
 
@@ -182,18 +186,28 @@ impl Mesh {
         Some(&self.services[found.service as usize])
     }
 
-    /// The Sidecar that applies to a pod (`doGetSidecarScope`): of its namespace the first whose selector matches, then the
-    /// namespace's default, then the root namespace's default. Nothing is merged.
+    /// The Sidecar that applies to a pod (`doGetSidecarScope`): of its namespace the first whose
+    /// selector matches, then the namespace's default, then the root namespace's default. Nothing
+    /// is merged.
     pub fn applied(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Option<&Sidecar> {
         self.first(namespace, labels, |_| true)
     }
 
     /// As [`Mesh::applied`], as if the Sidecars that were generated before were not there.
-    pub fn applied_before(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Option<&Sidecar> {
+    pub fn applied_before(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<&Sidecar> {
         self.first(namespace, labels, |s| !s.generated)
     }
 
-    fn first(&self, namespace: &str, labels: &BTreeMap<String, String>, counts: impl Fn(&Sidecar) -> bool) -> Option<&Sidecar> {
+    fn first(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        counts: impl Fn(&Sidecar) -> bool,
+    ) -> Option<&Sidecar> {
         let all = || self.sidecars.iter().filter(|s| counts(s));
         let root = &self.config.root_namespace;
         let own = all().find(|s| s.namespace == namespace && s.selects(labels));
@@ -214,10 +228,17 @@ impl Mesh {
         self.endpoints.get(&key).map_or(&[], Vec::as_slice)
     }
 
-    /// Endpoints of a port as istiod finds them for DNS clusters and for the listeners of headless Services: by the number, where
-    /// they have one (`EndpointShards.CopyEndpoints`; elsewhere the port's name decides).
-    pub(crate) fn endpoints_by_number<'m>(&'m self, service: &Service, port: &Port) -> impl Iterator<Item = &'m Endpoint> {
+    /// Endpoints of a port as istiod finds them for DNS clusters and for the listeners of headless
+    /// Services: by the number, where they have one (`EndpointShards.CopyEndpoints`; elsewhere the
+    /// port's name decides).
+    pub(crate) fn endpoints_by_number<'m>(
+        &'m self,
+        service: &Service,
+        port: &Port,
+    ) -> impl Iterator<Item = &'m Endpoint> {
         let (name, number) = (port.name.clone(), port.number);
-        self.endpoints(service).iter().filter(move |e| e.port_number.map_or(e.port_name == name, |n| n == number))
+        self.endpoints(service)
+            .iter()
+            .filter(move |e| e.port_number.map_or(e.port_name == name, |n| n == number))
     }
 }

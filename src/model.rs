@@ -1,6 +1,8 @@
-//! The words of the house: workloads, destinations, evidence, dependencies, coverage, and how two records of the same thing merge.
+//! The words of the house: workloads, destinations, evidence, dependencies, coverage, and how two
+//! records of the same thing merge.
 //!
-//! Owns plain values and their merge laws. Must never do I/O, read a clock, or import another module of the house.
+//! Owns plain values and their merge laws. Must never do I/O, read a clock, or import another
+//! module of the house.
 
 mod alert;
 mod baseline;
@@ -24,8 +26,9 @@ pub use workload::{DataPlane, Protocol, Workload, WorkloadId, selects};
 
 /// Two records of the same thing become one.
 ///
-/// `merge` must be associative and commutative, so that neither the order of batches nor how they were cut shows in the
-/// result. Counts are sums; that a batch counts once is the store's duty (it remembers which batches it holds).
+/// `merge` must be associative and commutative, so that neither the order of batches nor how they
+/// were cut shows in the result. Counts are sums; that a batch counts once is the store's duty (it
+/// remembers which batches it holds).
 pub trait Merge {
     /// Takes `other` into `self`.
     fn merge(&mut self, other: &Self);

@@ -1,7 +1,8 @@
-//! What is new: dependencies that nobody accepted, calls that left the mesh, workloads that are watched no more.
+//! What is new: dependencies that nobody accepted, calls that left the mesh, workloads that are
+//! watched no more.
 //!
-//! Owns the rules of alerts, and raising them in a store. A rule looks at what is stored, so that a crash between learning and raising
-//! delays an alert and loses none. Must never deliver anything.
+//! Owns the rules of alerts, and raising them in a store. A rule looks at what is stored, so that a
+//! crash between learning and raising delays an alert and loses none. Must never deliver anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +11,8 @@ use crate::generate::Known;
 use crate::generate::readiness::{Readiness, Thresholds};
 use crate::memory::Memory;
 use crate::model::{
-    Accepted, Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge, Record, Spans, Tally, Time, WorkloadId,
+    Accepted, Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge, Record, Spans,
+    Tally, Time, WorkloadId,
 };
 use crate::store::{Raised, Store, StoreError};
 
@@ -30,11 +32,17 @@ impl Default for Patience {
     }
 }
 
-/// Raises what a batch shows that was just applied: alerts that are new. Those that go on are brought up to date.
+/// Raises what a batch shows that was just applied: alerts that are new. Those that go on are
+/// brought up to date.
 ///
 /// # Errors
 /// When the store fails.
-pub fn notice(store: &mut Store, batch: &Batch, now: Time, patience: Patience) -> Result<Vec<Alert>, StoreError> {
+pub fn notice(
+    store: &mut Store,
+    batch: &Batch,
+    now: Time,
+    patience: Patience,
+) -> Result<Vec<Alert>, StoreError> {
     let dependencies = batch.records.iter().filter_map(|r| match r {
         Record::Dependency(d) => Some(d),
         _ => None,
@@ -58,8 +66,9 @@ pub fn review(store: &mut Store, now: Time, patience: Patience) -> Result<Vec<Al
     }
 }
 
-/// Looks at some of the dependencies that are stored: those of workloads after this one, of the first without one. With the last of
-/// these workloads; `None` when there are no more. A whole cluster's at once would hold up all else, and fill the memory.
+/// Looks at some of the dependencies that are stored: those of workloads after this one, of the
+/// first without one. With the last of these workloads; `None` when there are no more. A whole
+/// cluster's at once would hold up all else, and fill the memory.
 ///
 /// # Errors
 /// When the store fails.
@@ -75,7 +84,8 @@ pub fn review_after(
     Ok((look(store, some.iter(), now, patience, false)?, last))
 }
 
-/// Accepts what is known of the workloads that are chosen. Gives them, with how many dependencies each has.
+/// Accepts what is known of the workloads that are chosen. Gives them, with how many dependencies
+/// each has.
 ///
 /// # Errors
 /// When the store fails.
@@ -91,8 +101,10 @@ pub fn accept(
         all.entry(d.key.workload.clone()).or_default().insert(Accepted::from(&d.key));
     }
     all.retain(|id, _| chosen(id));
-    let baselines: Vec<Baseline> =
-        all.into_iter().map(|(workload, dependencies)| Baseline { workload, accepted: now, dependencies }).collect();
+    let baselines: Vec<Baseline> = all
+        .into_iter()
+        .map(|(workload, dependencies)| Baseline { workload, accepted: now, dependencies })
+        .collect();
     store.accept(&baselines)?;
     Ok(baselines.into_iter().map(|b| (b.workload, b.dependencies.len())).collect())
 }
@@ -101,9 +113,15 @@ pub fn accept(
 ///
 /// # Errors
 /// When the store fails.
-pub fn accept_ready(store: &mut Store, least: &Thresholds, now: Time) -> Result<BTreeMap<WorkloadId, usize>, StoreError> {
-    let accepted: BTreeSet<WorkloadId> = store.baselines(None)?.into_iter().map(|b| b.workload).collect();
-    let workloads = store.workloads(None)?.into_iter().map(|w| w.id).filter(|id| !accepted.contains(id));
+pub fn accept_ready(
+    store: &mut Store,
+    least: &Thresholds,
+    now: Time,
+) -> Result<BTreeMap<WorkloadId, usize>, StoreError> {
+    let accepted: BTreeSet<WorkloadId> =
+        store.baselines(None)?.into_iter().map(|b| b.workload).collect();
+    let workloads =
+        store.workloads(None)?.into_iter().map(|w| w.id).filter(|id| !accepted.contains(id));
     let namespaces: BTreeSet<String> = workloads.map(|id| id.namespace).collect();
     let mut out = BTreeMap::new();
     // One after the other: all of them at once would fill the memory.
@@ -128,7 +146,8 @@ pub fn accept_ready(store: &mut Store, least: &Thresholds, now: Time) -> Result<
 /// # Errors
 /// When the store fails.
 pub fn ignore(store: &mut Store, id: &str, reason: &str) -> Result<usize, StoreError> {
-    let mut found: Vec<Raised> = store.alerts(None)?.into_iter().filter(|r| r.alert.id() == id).collect();
+    let mut found: Vec<Raised> =
+        store.alerts(None)?.into_iter().filter(|r| r.alert.id() == id).collect();
     for raised in &mut found {
         raised.alert.ignored = Some(reason.to_owned());
         raised.deliveries.values_mut().for_each(|d| d.next = None);
@@ -204,13 +223,23 @@ fn look<'a>(
     Ok(new)
 }
 
-/// Workloads that were accepted, run, and are watched no more; and the end of alerts about those that are again.
+/// Workloads that were accepted, run, and are watched no more; and the end of alerts about those
+/// that are again.
 ///
 /// # Errors
 /// When the store fails.
-pub fn coverage(store: &mut Store, cluster: &Cluster, now: Time, patience: Patience) -> Result<Vec<Alert>, StoreError> {
-    let running: BTreeSet<&WorkloadId> =
-        cluster.pods().iter().filter(|p| p.start <= now && now < p.end).map(|p| &p.workload).collect();
+pub fn coverage(
+    store: &mut Store,
+    cluster: &Cluster,
+    now: Time,
+    patience: Patience,
+) -> Result<Vec<Alert>, StoreError> {
+    let running: BTreeSet<&WorkloadId> = cluster
+        .pods()
+        .iter()
+        .filter(|p| p.start <= now && now < p.end)
+        .map(|p| &p.workload)
+        .collect();
     let mut seen: BTreeMap<WorkloadId, Spans> = BTreeMap::new();
     for w in store.watches(None)? {
         seen.entry(w.workload.clone()).or_default().merge(&w.spans);
@@ -218,7 +247,11 @@ pub fn coverage(store: &mut Store, cluster: &Cluster, now: Time, patience: Patie
     let (mut new, mut rows, mut over) = (Vec::new(), Vec::new(), Vec::new());
     for baseline in store.baselines(None)? {
         let id = &baseline.workload;
-        let Some((first, last)) = seen.get(id).and_then(|s| Some((s.0.first()?.from, s.0.last()?.to))) else { continue };
+        let Some((first, last)) =
+            seen.get(id).and_then(|s| Some((s.0.first()?.from, s.0.last()?.to)))
+        else {
+            continue;
+        };
         let alert = Alert {
             kind: AlertKind::CoverageLost,
             workload: id.clone(),
@@ -248,7 +281,11 @@ pub fn coverage(store: &mut Store, cluster: &Cluster, now: Time, patience: Patie
 
 impl Raised {
     fn tally(&self) -> Tally {
-        Tally { connections: self.alert.connections, first_seen: self.alert.first_seen, last_seen: self.alert.last_seen }
+        Tally {
+            connections: self.alert.connections,
+            first_seen: self.alert.first_seen,
+            last_seen: self.alert.last_seen,
+        }
     }
 
     fn set(&mut self, tally: Tally) {

@@ -1,8 +1,9 @@
 //! What an agent tells: attributed observations, merged, in batches that anyone can learn from.
 //!
-//! Owns the batch and its form as NDJSON. A batch is self-contained (it carries the pods that it speaks of, as the agent knew them at
-//! that time) and has an identity, so that it counts once wherever it is delivered, and however often. Must never resolve a
-//! destination: that needs the whole cluster, which an agent does not know.
+//! Owns the batch and its form as NDJSON. A batch is self-contained (it carries the pods that it
+//! speaks of, as the agent knew them at that time) and has an identity, so that it counts once
+//! wherever it is delivered, and however often. Must never resolve a destination: that needs the
+//! whole cluster, which an agent does not know.
 
 pub mod gather;
 mod ndjson;
@@ -13,7 +14,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use sidecarta_capture::observation::{Connection, Content, InterfaceId, Names, Orientation, Transport};
+use sidecarta_capture::observation::{
+    Connection, Content, InterfaceId, Names, Orientation, Transport,
+};
 
 use crate::cluster::Pod;
 use crate::model::{BatchId, Merge, Spans, Tally, Time};
@@ -90,8 +93,27 @@ struct Flat {
 impl From<Flat> for Edge {
     fn from(flat: Flat) -> Self {
         let Flat { pod, initiator, connections, first, last_began, last, packets, .. } = flat;
-        let Flat { responder, transport, orientation, from_start, answered, refused, content, names, .. } = flat;
-        let call = Call { responder, transport, orientation, from_start, answered, refused, content, names };
+        let Flat {
+            responder,
+            transport,
+            orientation,
+            from_start,
+            answered,
+            refused,
+            content,
+            names,
+            ..
+        } = flat;
+        let call = Call {
+            responder,
+            transport,
+            orientation,
+            from_start,
+            answered,
+            refused,
+            content,
+            names,
+        };
         Self { pod, call, initiator, connections, first, last_began, last, packets }
     }
 }

@@ -16,8 +16,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Serves `/metrics` (names begin with `prefix`), `/healthz` and `/readyz` until `stopped` turns true. `missing` says what readiness
-/// lacks, one line each.
+/// Serves `/metrics` (names begin with `prefix`), `/healthz` and `/readyz` until `stopped` turns
+/// true. `missing` says what readiness lacks, one line each.
 ///
 /// # Errors
 /// When the address cannot be had.
@@ -61,5 +61,9 @@ fn text(registry: &Registry) -> impl IntoResponse + use<> {
         Ok(()) => StatusCode::OK,
         Err(fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    (status, [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+        text,
+    )
 }

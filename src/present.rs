@@ -12,8 +12,8 @@ use crate::generate::Known;
 use crate::generate::readiness::Readiness;
 use crate::memory::Memory;
 use crate::model::{
-    Alert, DataPlane, Dependency, Destination, Evidence, Grade, Merge, Protocol, Source, Spans, Tally, Time, Watch, Workload,
-    WorkloadId,
+    Alert, DataPlane, Dependency, Destination, Evidence, Grade, Merge, Protocol, Source, Spans,
+    Tally, Time, Watch, Workload, WorkloadId,
 };
 
 pub(crate) use mesh::Mesh;
@@ -60,7 +60,11 @@ impl<'a> From<&'a Dependency> for Shown<'a> {
             evidence: d
                 .evidence
                 .iter()
-                .map(|(grade, evidence)| ShownEvidence { grade: *grade, description: grade.describe(), evidence })
+                .map(|(grade, evidence)| ShownEvidence {
+                    grade: *grade,
+                    description: grade.describe(),
+                    evidence,
+                })
                 .collect(),
             scope_miss: d.scope_miss,
             addressed: &d.addressed,
@@ -134,12 +138,14 @@ impl Status {
     /// Of all records.
     pub fn of(mut memory: Memory) -> Self {
         let sources = std::mem::take(&mut memory.sources);
-        let planes: BTreeMap<WorkloadId, DataPlane> = memory.workloads.iter().map(|w| (w.id.clone(), w.data_plane)).collect();
+        let planes: BTreeMap<WorkloadId, DataPlane> =
+            memory.workloads.iter().map(|w| (w.id.clone(), w.data_plane)).collect();
         let mut known = memory.into_known();
         for id in planes.keys() {
             known.entry(id.clone()).or_default();
         }
-        let workloads = known.iter().map(|(id, k)| status(id, planes.get(id).copied(), k)).collect();
+        let workloads =
+            known.iter().map(|(id, k)| status(id, planes.get(id).copied(), k)).collect();
         Self { workloads, sources }
     }
 }
@@ -159,15 +165,23 @@ fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Work
             *evidence.entry(*grade).or_default() += e.tally.connections;
         }
         if let Some(tally) = d.scope_miss {
-            scope_misses.push(Missed { destination: d.key.destination.clone(), port: d.key.port, tally });
+            scope_misses.push(Missed {
+                destination: d.key.destination.clone(),
+                port: d.key.port,
+                tally,
+            });
         }
         match &d.key.destination {
             Destination::Ambiguous { .. } => {
-                unknown.push(format!("{} connections: one of {}", d.tally.connections, d.key.destination));
+                unknown.push(format!(
+                    "{} connections: one of {}",
+                    d.tally.connections, d.key.destination
+                ));
             }
-            Destination::Unresolved { why, .. } => {
-                unknown.push(format!("{} connections to {}:{}: {why}", d.tally.connections, d.key.destination, d.key.port))
-            }
+            Destination::Unresolved { why, .. } => unknown.push(format!(
+                "{} connections to {}:{}: {why}",
+                d.tally.connections, d.key.destination, d.key.port
+            )),
             _ => {}
         }
     }
@@ -193,7 +207,8 @@ fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Work
 #[derive(Debug, Serialize)]
 pub(crate) struct Coverage {
     pub workloads: Vec<WorkloadCoverage>,
-    /// Losses are those of a whole source, an agent or a capture: which workload's they were is what a loss does not tell.
+    /// Losses are those of a whole source, an agent or a capture: which workload's they were is
+    /// what a loss does not tell.
     pub sources: Vec<SourceCoverage>,
 }
 
@@ -230,7 +245,8 @@ pub(crate) struct SourceCoverage {
 impl Coverage {
     /// Of workloads, watched or not, and of all sources.
     pub fn of(workloads: Vec<Workload>, watches: Vec<Watch>, sources: Vec<Source>) -> Self {
-        let mut known: BTreeMap<WorkloadId, Vec<Watch>> = workloads.into_iter().map(|w| (w.id, Vec::new())).collect();
+        let mut known: BTreeMap<WorkloadId, Vec<Watch>> =
+            workloads.into_iter().map(|w| (w.id, Vec::new())).collect();
         for watch in watches {
             known.entry(watch.workload.clone()).or_default().push(watch);
         }

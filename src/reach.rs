@@ -1,5 +1,6 @@
-//! The way to a recorder within a cluster, for those who have a kubeconfig: its Service, a pod that is ready, a stream through the API
-//! server (`pods/portforward`), the token and the authority to go with it.
+//! The way to a recorder within a cluster, for those who have a kubeconfig: its Service, a pod that
+//! is ready, a stream through the API server (`pods/portforward`), the token and the authority to
+//! go with it.
 //!
 //! Owns these look-ups. Must never write to the cluster, nor know what is asked of the recorder.
 
@@ -20,7 +21,8 @@ use tower::{Layer, ServiceExt, service_fn};
 use crate::http::chain;
 use crate::view::{self, ViewError};
 
-/// Names of `deploy/recorder.yaml`: the Service, its port, and the ConfigMap with the authority that signed the certificate.
+/// Names of `deploy/recorder.yaml`: the Service, its port, and the ConfigMap with the authority
+/// that signed the certificate.
 const SERVICE: &str = "sidecarta-recorder";
 const PORT: &str = "https";
 const AUTHORITY: &str = "sidecarta-ca";
@@ -57,7 +59,9 @@ pub enum Unreached {
         rule: &'static str,
     },
     /// Nobody knows who this is.
-    #[error("the API server at {server} does not know the kubeconfig's user: log in again, or choose another --context")]
+    #[error(
+        "the API server at {server} does not know the kubeconfig's user: log in again, or choose another --context"
+    )]
     Unknown {
         /// The API server.
         server: String,
@@ -69,7 +73,9 @@ pub enum Unreached {
     )]
     NoService(String),
     /// Its Service can have no pods.
-    #[error("the Service {SERVICE} in the namespace {0} has no selector or no port: nothing says which pod is the recorder")]
+    #[error(
+        "the Service {SERVICE} in the namespace {0} has no selector or no port: nothing says which pod is the recorder"
+    )]
     NoPods(String),
     /// Not one of its pods is ready.
     #[error(
@@ -119,14 +125,37 @@ impl Recorder {
         let server = config.cluster_url.to_string();
         let client = view::connect(config)?;
         let api: Api<Service> = Api::namespaced(client.clone(), namespace);
-        let asking = Asking { server: &server, namespace, verb: "get the Service sidecarta-recorder", rule: "get services" };
+        let asking = Asking {
+            server: &server,
+            namespace,
+            verb: "get the Service sidecarta-recorder",
+            rule: "get services",
+        };
         let found = asking.answer(api.get_opt(SERVICE)).await?;
-        let spec = found.ok_or_else(|| Unreached::NoService(namespace.to_owned()))?.spec.unwrap_or_default();
-        let selector: Vec<String> = spec.selector.iter().flatten().map(|(label, value)| format!("{label}={value}")).collect();
+        let spec = found
+            .ok_or_else(|| Unreached::NoService(namespace.to_owned()))?
+            .spec
+            .unwrap_or_default();
+        let selector: Vec<String> = spec
+            .selector
+            .iter()
+            .flatten()
+            .map(|(label, value)| format!("{label}={value}"))
+            .collect();
         let ports = spec.ports.unwrap_or_default();
-        let port = ports.iter().find(|p| p.name.as_deref() == Some(PORT)).or(ports.first()).cloned();
-        let Some(port) = port.filter(|_| !selector.is_empty()) else { return Err(Unreached::NoPods(namespace.to_owned())) };
-        Ok(Self { client, server, namespace: namespace.to_owned(), selector: selector.join(","), port, failure: Arc::default() })
+        let port =
+            ports.iter().find(|p| p.name.as_deref() == Some(PORT)).or(ports.first()).cloned();
+        let Some(port) = port.filter(|_| !selector.is_empty()) else {
+            return Err(Unreached::NoPods(namespace.to_owned()));
+        };
+        Ok(Self {
+            client,
+            server,
+            namespace: namespace.to_owned(),
+            selector: selector.join(","),
+            port,
+            failure: Arc::default(),
+        })
     }
 
     /// Its address in the cluster, which its certificate names.
@@ -153,13 +182,21 @@ impl Recorder {
     pub async fn pod(&self) -> Result<(String, u16), Unreached> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let asking = self.asking("list pods", "list pods");
-        let mut pods = asking.answer(api.list(&ListParams::default().labels(&self.selector))).await?.items;
+        let mut pods =
+            asking.answer(api.list(&ListParams::default().labels(&self.selector))).await?.items;
         pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         let port = |pod| port(&self.port, pod);
-        let ready = pods.iter().filter(|p| ready(p)).find_map(|p| Some((p.metadata.name.clone()?, port(p)?)));
+        let ready = pods
+            .iter()
+            .filter(|p| ready(p))
+            .find_map(|p| Some((p.metadata.name.clone()?, port(p)?)));
         ready.ok_or_else(|| {
             let names: Vec<&str> = pods.iter().filter_map(|p| p.metadata.name.as_deref()).collect();
-            let found = if names.is_empty() { String::new() } else { format!(" ({} is not)", names.join(", ")) };
+            let found = if names.is_empty() {
+                String::new()
+            } else {
+                format!(" ({} is not)", names.join(", "))
+            };
             Unreached::NotReady { namespace: self.namespace.clone(), found }
         })
     }
@@ -169,7 +206,8 @@ impl Recorder {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A stream to a pod that is ready. What is wrong at its far end closes it, and [`failure`](Self::failure) tells it.
+    /// A stream to a pod that is ready. What is wrong at its far end closes it, and
+    /// [`failure`](Self::failure) tells it.
     ///
     /// # Errors
     /// When there is none, or no right to it.
@@ -182,7 +220,8 @@ impl Recorder {
         let (wrong, failure) = (forwarder.take_error(port), Arc::clone(&self.failure));
         tokio::spawn(async move {
             if let Some(why) = async { wrong?.await }.await {
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{pod}: {}", why.trim()));
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(format!("{pod}: {}", why.trim()));
             }
         });
         // There is one for each port that was asked for.
@@ -203,11 +242,15 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    async fn answer<T>(&self, asked: impl Future<Output = kube::Result<T>>) -> Result<T, Unreached> {
+    async fn answer<T>(
+        &self,
+        asked: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Unreached> {
         match tokio::time::timeout(WITHIN, asked).await {
             Ok(answer) => answer.map_err(|e| self.failed(e)),
             Err(_) => {
-                let (server, error) = (self.server.to_owned(), format!("no answer within {WITHIN:?}"));
+                let (server, error) =
+                    (self.server.to_owned(), format!("no answer within {WITHIN:?}"));
                 Err(Unreached::Api { server, what: self.verb, error })
             }
         }
@@ -216,7 +259,9 @@ impl Asking<'_> {
     fn failed(&self, error: kube::Error) -> Unreached {
         let code = match &error {
             kube::Error::Api(status) => status.code,
-            kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => status.as_u16(),
+            kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => {
+                status.as_u16()
+            }
             _ => 0,
         };
         let (server, namespace) = (self.server.to_owned(), self.namespace.to_owned());
@@ -247,21 +292,29 @@ pub async fn config(context: Option<&str>) -> Result<Config, Unreached> {
 /// # Errors
 /// When the user has none.
 pub async fn token(config: &Config) -> Result<String, Unreached> {
-    // The layer that puts the credentials into every request of the client, here with nothing behind it.
-    let layer = config.auth_layer().map_err(|e| Unreached::User(e.into()))?.ok_or(Unreached::NoToken)?;
+    // The layer that puts the credentials into every request of the client, here with nothing
+    // behind it.
+    let layer =
+        config.auth_layer().map_err(|e| Unreached::User(e.into()))?.ok_or(Unreached::NoToken)?;
     let shown = service_fn(|request: Request<Body>| async move {
         let header = request.headers().get(AUTHORIZATION).and_then(|h| h.to_str().ok());
         let token = header.and_then(|h| h.strip_prefix("Bearer ")).map(str::to_owned);
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Response::new(token))
     });
-    let token = layer.layer(shown).oneshot(Request::new(Body::empty())).await.map_err(Unreached::User)?.into_body();
+    let token = layer
+        .layer(shown)
+        .oneshot(Request::new(Body::empty()))
+        .await
+        .map_err(Unreached::User)?
+        .into_body();
     token.ok_or(Unreached::NoToken)
 }
 
 /// Whether a pod is ready and stays so.
 fn ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    pod.metadata.deletion_timestamp.is_none() && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// The number of the pod's port behind that of a Service; a name is that of a container's port.

@@ -58,7 +58,12 @@ pub enum Knowledge {
 ///
 /// # Errors
 /// When it cannot begin, or a part of it failed.
-pub fn run(runtime: tokio::runtime::Runtime, config: Config, store: Store, knowledge: Knowledge) -> anyhow::Result<()> {
+pub fn run(
+    runtime: tokio::runtime::Runtime,
+    config: Config,
+    store: Store,
+    knowledge: Knowledge,
+) -> anyhow::Result<()> {
     runtime.block_on(live(config, store, knowledge))
 }
 
@@ -80,29 +85,41 @@ async fn live(config: Config, store: Store, knowledge: Knowledge) -> anyhow::Res
         }
         Knowledge::Api(client) => {
             let gate = config.agents.map(|agents| Gate::new(client.clone(), agents));
-            let (view, task) = View::start(client, Extent::Cluster, Some(config.domain), store.noted()?, stopped.clone());
+            let (view, task) = View::start(
+                client,
+                Extent::Cluster,
+                Some(config.domain),
+                store.noted()?,
+                stopped.clone(),
+            );
             (view, Some(task), gate)
         }
     };
-    let certificate = config.tls.map(Certificate::read).transpose().map_err(anyhow::Error::msg)?.map(Arc::new);
-    let listener = TcpListener::bind(config.address)
-        .await
-        .map_err(|e| anyhow::anyhow!("cannot serve on {}: {e}; choose another with --address", config.address))?;
+    let certificate =
+        config.tls.map(Certificate::read).transpose().map_err(anyhow::Error::msg)?.map(Arc::new);
+    let listener = TcpListener::bind(config.address).await.map_err(|e| {
+        anyhow::anyhow!("cannot serve on {}: {e}; choose another with --address", config.address)
+    })?;
     let (engine, work) = Engine::new(store, view.clone(), config.pace);
     let mut working = Part::start("store", move || work.run())?;
     let delivered = Arc::new(courier::Counters::default());
-    let courier = tokio::spawn(courier::run(engine.clone(), sinks, Arc::clone(&delivered), stopped.clone()));
+    let courier =
+        tokio::spawn(courier::run(engine.clone(), sinks, Arc::clone(&delivered), stopped.clone()));
     let app = Arc::new(App::new(engine.clone(), gate, view.clone()));
     let operations = match config.listen {
         Some(address) => {
             let metrics = metrics::Metrics { app: Arc::clone(&app), delivered };
             let missing = move || missing(&view);
-            Some(ops::start(address, "sidecarta_recorder", metrics, missing, stopped.clone()).await?)
+            Some(
+                ops::start(address, "sidecarta_recorder", metrics, missing, stopped.clone())
+                    .await?,
+            )
         }
         None => None,
     };
     let address = listener.local_addr()?;
-    let serving = tokio::spawn(tls::serve(listener, api::router(app), certificate, stopped.clone()));
+    let serving =
+        tokio::spawn(tls::serve(listener, api::router(app), certificate, stopped.clone()));
     tracing::info!(%address, "the recorder runs");
 
     let mut reasons = Vec::new();
@@ -116,7 +133,9 @@ async fn live(config: Config, store: Store, knowledge: Knowledge) -> anyhow::Res
         let _ = serving.await;
         let _ = courier.await;
         if !working.ended.is_terminated() {
-            tokio::task::spawn_blocking(move || engine.stop()).await.map_err(anyhow::Error::from)?;
+            tokio::task::spawn_blocking(move || engine.stop())
+                .await
+                .map_err(anyhow::Error::from)?;
             reasons.extend(reason("store", (&mut working.ended).await));
         }
         for task in watching.into_iter().chain(operations) {
@@ -139,7 +158,12 @@ async fn live(config: Config, store: Store, knowledge: Knowledge) -> anyhow::Res
 fn missing(view: &View) -> Vec<String> {
     let status = view.status();
     let lacking = |s: &KindStatus| matches!(s, KindStatus::Listing | KindStatus::Forbidden(_));
-    let mut out: Vec<String> = status.kinds.iter().filter(|(_, s)| lacking(s)).map(|(kind, s)| format!("{kind}: {s}")).collect();
+    let mut out: Vec<String> = status
+        .kinds
+        .iter()
+        .filter(|(_, s)| lacking(s))
+        .map(|(kind, s)| format!("{kind}: {s}"))
+        .collect();
     if !status.synced && out.is_empty() {
         out.push("the view of the cluster is not complete".to_owned());
     }

@@ -1,7 +1,8 @@
 //! Which Service, host or pod a connection went to, and how that is known.
 //!
-//! Owns the destination side. Pure: a connection and the cluster at its time in, a resolution out. Must never choose among
-//! candidates that nothing on the wire tells apart: that is [`Destination::Ambiguous`].
+//! Owns the destination side. Pure: a connection and the cluster at its time in, a resolution out.
+//! Must never choose among candidates that nothing on the wire tells apart: that is
+//! [`Destination::Ambiguous`].
 
 mod names;
 
@@ -34,7 +35,13 @@ pub struct Resolution {
 
 impl Resolution {
     fn new(destination: Destination, port: u16) -> Self {
-        Self { destination, port, grades: BTreeMap::new(), addressed: BTreeSet::new(), scope_miss: false }
+        Self {
+            destination,
+            port,
+            grades: BTreeMap::new(),
+            addressed: BTreeSet::new(),
+            scope_miss: false,
+        }
     }
 
     fn graded(mut self, grade: Grade, name: Option<&str>) -> Self {
@@ -52,7 +59,8 @@ pub fn protocol(transport: Transport) -> Protocol {
     }
 }
 
-/// Ports of istiod: plaintext and TLS xDS, monitoring, webhook (`pkg/config/constants`, `pilot/cmd`).
+/// Ports of istiod: plaintext and TLS xDS, monitoring, webhook (`pkg/config/constants`,
+/// `pilot/cmd`).
 const CONTROL_PLANE_PORTS: [u16; 5] = [443, 15010, 15012, 15014, 15017];
 /// The proxy's merged metrics, health and Envoy statistics.
 const PROXY_PORTS: [u16; 3] = [15020, 15021, 15090];
@@ -68,16 +76,20 @@ pub fn resolve(cluster: &Cluster, pod: &Pod, connection: &Connection) -> Resolut
         return by_istio_sni(cluster, to, &sni, connection);
     }
     let owners: Vec<&Service> = cluster.services_at(to).collect();
-    let backing: Vec<(&Service, u16)> = cluster.endpoint(to, port, protocol, Time(connection.first)).collect();
+    let backing: Vec<(&Service, u16)> =
+        cluster.endpoint(to, port, protocol, Time(connection.first)).collect();
     let sure = cluster.endpoint_is_sure(to, port, protocol, Time(connection.first));
-    if let Some(what) = infrastructure(cluster, connection, protocol, &owners, if sure { &backing } else { &[] }) {
+    if let Some(what) =
+        infrastructure(cluster, connection, protocol, &owners, if sure { &backing } else { &[] })
+    {
         return what;
     }
     let clues = Clues::read(cluster, pod, connection);
     let resolution = if !owners.is_empty() {
         own_address(&owners, pod, connection, protocol, &clues)
     } else if let Some((service, port)) = cluster.node_port(to, port, protocol) {
-        Resolution::new(Destination::Service(service.at(port)), port).graded(Grade::ServiceAddress, None)
+        Resolution::new(Destination::Service(service.at(port)), port)
+            .graded(Grade::ServiceAddress, None)
     } else if !backing.is_empty() {
         endpoint(cluster, connection, &backing, sure, &clues)
     } else {
@@ -86,7 +98,12 @@ pub fn resolve(cluster: &Cluster, pod: &Pod, connection: &Connection) -> Resolut
     note_addressed(resolution, &clues)
 }
 
-fn by_istio_sni(cluster: &Cluster, to: IpAddr, sni: &IstioSni<'_>, connection: &Connection) -> Resolution {
+fn by_istio_sni(
+    cluster: &Cluster,
+    to: IpAddr,
+    sni: &IstioSni<'_>,
+    connection: &Connection,
+) -> Resolution {
     let name = connection.names.sni.as_deref();
     let host = sni.host;
     let resolution = match cluster.service(host) {
@@ -95,7 +112,10 @@ fn by_istio_sni(cluster: &Cluster, to: IpAddr, sni: &IstioSni<'_>, connection: &
             Some(entry) => Resolution::new(external(host, Some(entry)), sni.port),
             None => {
                 let why = Unresolved::UnknownMeshHost;
-                Resolution::new(Destination::Unresolved { address: to, host: Some(host.to_owned()), why }, sni.port)
+                Resolution::new(
+                    Destination::Unresolved { address: to, host: Some(host.to_owned()), why },
+                    sni.port,
+                )
             }
         },
     };
@@ -116,9 +136,13 @@ fn infrastructure(
         Infrastructure::ControlPlane
     } else if protocol == Protocol::Udp && port == dns::PORT {
         Infrastructure::Dns
-    } else if PROXY_PORTS.contains(&port) && matches!(cluster.holder(to, Time(connection.first)), Holder::Pod(_)) {
+    } else if PROXY_PORTS.contains(&port)
+        && matches!(cluster.holder(to, Time(connection.first)), Holder::Pod(_))
+    {
         Infrastructure::ProxyPort
-    } else if INTERNAL_PORTS.contains(&port) && matches!(cluster.holder(to, Time(connection.first)), Holder::Pod(_)) {
+    } else if INTERNAL_PORTS.contains(&port)
+        && matches!(cluster.holder(to, Time(connection.first)), Holder::Pod(_))
+    {
         Infrastructure::MeshInternal
     } else {
         return None;
@@ -133,25 +157,37 @@ fn infrastructure(
     Some(Resolution::new(destination, port).graded(grade, None))
 }
 
-fn own_address(owners: &[&Service], pod: &Pod, connection: &Connection, protocol: Protocol, clues: &Clues<'_>) -> Resolution {
+fn own_address(
+    owners: &[&Service],
+    pod: &Pod,
+    connection: &Connection,
+    protocol: Protocol,
+    clues: &Clues<'_>,
+) -> Resolution {
     let (to, port) = (connection.responder.ip(), connection.responder.port());
     // Only TCP goes through Envoy; an excluded port or range reaches the address by intention.
     let missed = protocol == Protocol::Tcp && pod.captures(to, port);
-    let with_port: Vec<&&Service> = owners.iter().filter(|s| s.ports.contains(&(port, protocol))).collect();
+    let with_port: Vec<&&Service> =
+        owners.iter().filter(|s| s.ports.contains(&(port, protocol))).collect();
     let mut resolution = match with_port.as_slice() {
-        [] => Resolution::new(Destination::Unresolved { address: to, host: None, why: Unresolved::NoServicePort }, port)
-            .graded(Grade::Address, None),
+        [] => Resolution::new(
+            Destination::Unresolved { address: to, host: None, why: Unresolved::NoServicePort },
+            port,
+        )
+        .graded(Grade::Address, None),
         [service] => {
             let resolution = Resolution::new(Destination::Service(service.at(port)), port);
             clues.supporting(&service.host, resolution.graded(Grade::ServiceAddress, None))
         }
         several => {
-            // One external address shared by several Services (a load balancer's): as ambiguous as shared endpoints.
+            // One external address shared by several Services (a load balancer's): as ambiguous as
+            // shared endpoints.
             let candidates: BTreeSet<ServicePort> = several.iter().map(|s| s.at(port)).collect();
             among(candidates, Grade::ServiceAddress, true, clues)
         }
     };
-    resolution.scope_miss = missed && !matches!(resolution.destination, Destination::Unresolved { .. });
+    resolution.scope_miss =
+        missed && !matches!(resolution.destination, Destination::Unresolved { .. });
     resolution
 }
 
@@ -168,19 +204,29 @@ fn endpoint(
         && let Holder::Pod(target) = cluster.holder(to, Time(connection.first))
     {
         let name = connection.names.authority.as_deref();
-        return Resolution::new(Destination::pod(target.workload.clone()), port).graded(Grade::HttpAuthority, name);
+        return Resolution::new(Destination::pod(target.workload.clone()), port)
+            .graded(Grade::HttpAuthority, name);
     }
     let candidates: BTreeSet<ServicePort> = backing.iter().map(|(s, p)| s.at(*p)).collect();
-    let grade = if candidates.len() == 1 && sure { Grade::Endpoint } else { Grade::EndpointOfSeveral };
+    let grade =
+        if candidates.len() == 1 && sure { Grade::Endpoint } else { Grade::EndpointOfSeveral };
     among(candidates, grade, sure, clues)
 }
 
-/// Chooses among candidates by names only; without a name that is one of them, all stay. `sure`: there is no other, so that a single one
-/// needs no name.
-fn among(candidates: BTreeSet<ServicePort>, grade: Grade, sure: bool, clues: &Clues<'_>) -> Resolution {
-    let named = |c: &&ServicePort| clues.services.iter().any(|clue| clue.host == c.host && clue.port_fits(c.port));
+/// Chooses among candidates by names only; without a name that is one of them, all stay. `sure`:
+/// there is no other, so that a single one needs no name.
+fn among(
+    candidates: BTreeSet<ServicePort>,
+    grade: Grade,
+    sure: bool,
+    clues: &Clues<'_>,
+) -> Resolution {
+    let named = |c: &&ServicePort| {
+        clues.services.iter().any(|clue| clue.host == c.host && clue.port_fits(c.port))
+    };
     let chosen: Vec<&ServicePort> = candidates.iter().filter(named).collect();
-    // One Service under two ports with one target port is still told apart by the port of an authority.
+    // One Service under two ports with one target port is still told apart by the port of an
+    // authority.
     let only = match (chosen.as_slice(), candidates.len()) {
         ([one], _) => Some((*one).clone()),
         ([], 1) if sure => candidates.first().cloned(),
@@ -190,7 +236,10 @@ fn among(candidates: BTreeSet<ServicePort>, grade: Grade, sure: bool, clues: &Cl
         Some(service) => {
             let port = service.port;
             let host = service.host.clone();
-            clues.supporting(&host, Resolution::new(Destination::Service(service), port).graded(grade, None))
+            clues.supporting(
+                &host,
+                Resolution::new(Destination::Service(service), port).graded(grade, None),
+            )
         }
         None => {
             let candidates: BTreeSet<ServicePort> =
@@ -206,19 +255,25 @@ fn elsewhere(cluster: &Cluster, connection: &Connection, clues: &Clues<'_>) -> R
     let (to, port) = (connection.responder.ip(), connection.responder.port());
     let holder = cluster.holder(to, Time(connection.first));
     if let Holder::Pod(target) = holder {
-        return Resolution::new(Destination::pod(target.workload.clone()), port).graded(Grade::Address, None);
+        return Resolution::new(Destination::pod(target.workload.clone()), port)
+            .graded(Grade::Address, None);
     }
-    let unresolved =
-        |why| Resolution::new(Destination::Unresolved { address: to, host: None, why }, port).graded(Grade::Address, None);
+    let unresolved = |why| {
+        Resolution::new(Destination::Unresolved { address: to, host: None, why }, port)
+            .graded(Grade::Address, None)
+    };
     match holder {
         Holder::Contested => return unresolved(Unresolved::SeveralPods),
-        Holder::NobodyInPodRange if clues.best_external().is_none() => return unresolved(Unresolved::NoPodThen),
+        Holder::NobodyInPodRange if clues.best_external().is_none() => {
+            return unresolved(Unresolved::NoPodThen);
+        }
         _ if cluster.in_service_range(to) => return unresolved(Unresolved::NoService),
         _ => {}
     }
     if let Some(clue) = clues.best_external() {
         let entry = clue.entry;
-        return Resolution::new(external(&clue.name, entry), port).graded(clue.grade, Some(&clue.name));
+        return Resolution::new(external(&clue.name, entry), port)
+            .graded(clue.grade, Some(&clue.name));
     }
     let mut entries = cluster.entries_at(to);
     let grade = if entries.is_empty() { Grade::Endpoint } else { Grade::ServiceAddress };
@@ -228,8 +283,13 @@ fn elsewhere(cluster: &Cluster, connection: &Connection, clues: &Clues<'_>) -> R
     match entries.iter().copied().collect::<Vec<_>>().as_slice() {
         [entry] => Resolution::new(external(&entry.host, Some(entry)), port).graded(grade, None),
         _ => {
-            let destination =
-                Destination::External { host: None, address: Some(to), namespace: None, name: None, entry_host: None };
+            let destination = Destination::External {
+                host: None,
+                address: Some(to),
+                namespace: None,
+                name: None,
+                entry_host: None,
+            };
             let mut resolution = Resolution::new(destination, port).graded(Grade::Address, None);
             // Several entries own the address and no name tells which: all are shown.
             resolution.addressed.extend(entries.iter().map(|e| e.host.clone()));
@@ -248,8 +308,8 @@ fn external(host: &str, entry: Option<&EntryHost>) -> Destination {
     }
 }
 
-/// Keeps the mesh hosts that the application named, where they are not the destination itself: a VirtualService or an alias
-/// may stand between.
+/// Keeps the mesh hosts that the application named, where they are not the destination itself: a
+/// VirtualService or an alias may stand between.
 fn note_addressed(mut resolution: Resolution, clues: &Clues<'_>) -> Resolution {
     let own = match &resolution.destination {
         Destination::Service(s) => Some(s.host.as_str()),
@@ -258,7 +318,8 @@ fn note_addressed(mut resolution: Resolution, clues: &Clues<'_>) -> Resolution {
     };
     let hosts = clues.services.iter().flat_map(|c: &Clue| std::iter::once(&c.host).chain(&c.via));
     let entries = clues.externals.iter().filter(|e| e.entry.is_some()).map(|e| &e.name);
-    let named: BTreeSet<String> = hosts.chain(entries).filter(|h| Some(h.as_str()) != own).cloned().collect();
+    let named: BTreeSet<String> =
+        hosts.chain(entries).filter(|h| Some(h.as_str()) != own).cloned().collect();
     resolution.addressed.extend(named);
     resolution
 }

@@ -1,8 +1,9 @@
 //! What istiod selects for a workload: the model of Istio's scoping.
 //!
-//! Owns, for a namespace and a list of egress listeners, which Services and VirtualServices are imported
-//! (`model/sidecar.go`, `model/virtualservice.go`), which DestinationRules apply, which clusters follow, and the route of a call.
-//! Pure. Must never decide what a Sidecar should list; that is `generate`'s part.
+//! Owns, for a namespace and a list of egress listeners, which Services and VirtualServices are
+//! imported (`model/sidecar.go`, `model/virtualservice.go`), which DestinationRules apply, which
+//! clusters follow, and the route of a call. Pure. Must never decide what a Sidecar should list;
+//! that is `generate`'s part.
 
 mod chain;
 pub mod clusters;
@@ -20,7 +21,9 @@ use std::collections::BTreeMap;
 
 use foldhash::HashMap;
 
-use crate::mesh::{Egress, Merged, Mesh, Port, Registry, Service, Sidecar, VirtualService, destinationrule};
+use crate::mesh::{
+    Egress, Merged, Mesh, Port, Registry, Service, Sidecar, VirtualService, destinationrule,
+};
 use imports::Imports;
 
 pub use crate::mesh::TrafficMode;
@@ -33,7 +36,8 @@ pub struct Client<'a> {
     pub namespace: &'a str,
     /// Labels of the pod.
     pub labels: &'a BTreeMap<String, String>,
-    /// The pod's address, where it is known: a headless Service gets no listener for the client itself.
+    /// The pod's address, where it is known: a headless Service gets no listener for the client
+    /// itself.
     pub address: Option<&'a str>,
 }
 
@@ -81,7 +85,8 @@ pub struct Scope<'m> {
     pub policy: TrafficMode,
     /// Egress listeners, in the Sidecar's order.
     pub listeners: Vec<Listener<'m>>,
-    /// The union over the listeners, one per host, with the destinations of imported VirtualServices.
+    /// The union over the listeners, one per host, with the destinations of imported
+    /// VirtualServices.
     pub services: Vec<Scoped<'m>>,
     by_host: HashMap<&'m str, u32>,
 }
@@ -93,17 +98,27 @@ pub fn everything() -> Egress {
 
 /// The egress listeners of what applies: the Sidecar's, else everything.
 pub fn listeners(sidecar: Option<&Sidecar>) -> Vec<Egress> {
-    sidecar.map(|s| s.egress.clone()).filter(|e| !e.is_empty()).unwrap_or_else(|| vec![everything()])
+    sidecar
+        .map(|s| s.egress.clone())
+        .filter(|e| !e.is_empty())
+        .unwrap_or_else(|| vec![everything()])
 }
 
 /// The policy that a Sidecar puts in force: its own, else the mesh's.
 pub fn policy(mesh: &Mesh, sidecar: Option<&Sidecar>) -> TrafficMode {
-    sidecar.and_then(|s| s.outbound_traffic_policy.as_ref()).map_or(mesh.config.outbound, TrafficMode::of)
+    sidecar
+        .and_then(|s| s.outbound_traffic_policy.as_ref())
+        .map_or(mesh.config.outbound, TrafficMode::of)
 }
 
 impl<'m> Scope<'m> {
     /// Computes the scope. `egress` must not be empty: see [`everything`].
-    pub fn new(mesh: &'m Mesh, namespace: &'m str, egress: &'m [Egress], policy: TrafficMode) -> Self {
+    pub fn new(
+        mesh: &'m Mesh,
+        namespace: &'m str,
+        egress: &'m [Egress],
+        policy: TrafficMode,
+    ) -> Self {
         let listeners = egress
             .iter()
             .map(|e| {
@@ -116,7 +131,14 @@ impl<'m> Scope<'m> {
                 }
             })
             .collect();
-        let mut scope = Self { mesh, namespace, policy, listeners, services: Vec::new(), by_host: HashMap::default() };
+        let mut scope = Self {
+            mesh,
+            namespace,
+            policy,
+            listeners,
+            services: Vec::new(),
+            by_host: HashMap::default(),
+        };
         scope.collect();
         scope
     }
@@ -158,18 +180,22 @@ impl<'m> Scope<'m> {
         self.listeners = listeners;
     }
 
-    /// The Service that a VirtualService's destination stands for: the client's namespace's (visible or not), else a visible
-    /// one of Kubernetes, else the oldest visible one (`pickBestVisibleNamespace`).
+    /// The Service that a VirtualService's destination stands for: the client's namespace's
+    /// (visible or not), else a visible one of Kubernetes, else the oldest visible one
+    /// (`pickBestVisibleNamespace`).
     fn destination(&self, host: &str) -> Option<&'m Service> {
         let all = || self.mesh.named(host).map(|(_, i)| &self.mesh.services[i.service as usize]);
         if let Some(own) = self.mesh.service_in(self.namespace, host) {
             return Some(own);
         }
         let visible = || all().filter(|s| s.visible_in(self.namespace));
-        visible().find(|s| s.registry == Registry::Kubernetes).or_else(|| visible().min_by_key(|s| (s.created, s.order)))
+        visible()
+            .find(|s| s.registry == Registry::Kubernetes)
+            .or_else(|| visible().min_by_key(|s| (s.created, s.order)))
     }
 
-    /// `appendSidecarServices`: one Service per host; a Kubernetes Service before others; ports of one namespace's are merged.
+    /// `appendSidecarServices`: one Service per host; a Kubernetes Service before others; ports of
+    /// one namespace's are merged.
     fn append(&mut self, new: Scoped<'m>) {
         let host = new.service.host.as_str();
         let Some(&at) = self.by_host.get(host) else {
@@ -192,7 +218,8 @@ impl<'m> Scope<'m> {
 }
 
 impl Listener<'_> {
-    /// The port that Services must have, on a listener that has one (`needsPortMatch`: not of an HTTP proxy).
+    /// The port that Services must have, on a listener that has one (`needsPortMatch`: not of an
+    /// HTTP proxy).
     pub(crate) fn match_port(&self) -> Option<u16> {
         match_port(self.egress)
     }
@@ -200,7 +227,8 @@ impl Listener<'_> {
 
 fn match_port(egress: &Egress) -> Option<u16> {
     let port = egress.port.as_ref().filter(|p| p.number != 0)?;
-    let proxy = crate::mesh::AppProtocol::parse(&port.protocol) == crate::mesh::AppProtocol::HttpProxy;
+    let proxy =
+        crate::mesh::AppProtocol::parse(&port.protocol) == crate::mesh::AppProtocol::HttpProxy;
     (!proxy).then_some(port.number)
 }
 
@@ -214,7 +242,12 @@ fn mergeable(a: &Service, b: &Service) -> bool {
 }
 
 fn whole(service: &Service) -> Scoped<'_> {
-    Scoped { service, ports: (&service.ports[..]).into(), aliases: (&service.aliases[..]).into(), uncertain: false }
+    Scoped {
+        service,
+        ports: (&service.ports[..]).into(),
+        aliases: (&service.aliases[..]).into(),
+        uncertain: false,
+    }
 }
 
 /// The Service with the ports that are wanted; `None` when it has none of them.

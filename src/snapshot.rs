@@ -1,8 +1,9 @@
-//! Snapshot files: what `kubectl get … -o yaml` or `-o json` prints, in one file, several, or a directory.
+//! Snapshot files: what `kubectl get … -o yaml` or `-o json` prints, in one file, several, or a
+//! directory.
 //!
-//! Owns reading and naming what could not be read, and feeds the indexes of `cluster` and of `mesh` with the same objects. A
-//! broken object is named with file and line, and the rest goes on; a file that cannot be read at all is an error. Must never
-//! guess a value that an object lacks.
+//! Owns reading and naming what could not be read, and feeds the indexes of `cluster` and of `mesh`
+//! with the same objects. A broken object is named with file and line, and the rest goes on; a file
+//! that cannot be read at all is an error. Must never guess a value that an object lacks.
 
 mod text;
 
@@ -60,8 +61,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// What a proof rests on and the snapshot does not hold, in words. A cluster without such objects looks the same as a snapshot that
-    /// was taken without them, so this is for people to judge.
+    /// What a proof rests on and the snapshot does not hold, in words. A cluster without such
+    /// objects looks the same as a snapshot that was taken without them, so this is for people to
+    /// judge.
     pub fn not_given(&self) -> Vec<String> {
         /// Kinds that change what a call needs. A mesh that uses none of them is rare.
         const ISTIO: [&str; 4] = ["VirtualService", "DestinationRule", "ServiceEntry", "Sidecar"];
@@ -107,12 +109,16 @@ pub struct Builders {
 impl Builders {
     /// For resolving addresses only.
     pub fn addresses(domain: Option<&str>) -> Self {
-        Self { cluster: domain.map_or_else(Builder::default, |d| Builder::default().domain(d)), mesh: None }
+        Self {
+            cluster: domain.map_or_else(Builder::default, |d| Builder::default().domain(d)),
+            mesh: None,
+        }
     }
 
     /// For resolving addresses and for scoping.
     pub fn both(domain: Option<&str>) -> Self {
-        let mesh = domain.map_or_else(mesh::Builder::default, |d| mesh::Builder::default().domain(d));
+        let mesh =
+            domain.map_or_else(mesh::Builder::default, |d| mesh::Builder::default().domain(d));
         Self { mesh: Some(mesh), ..Self::addresses(domain) }
     }
 
@@ -147,7 +153,8 @@ fn read_all(paths: &[PathBuf], mut builders: Builders) -> Result<Snapshot, Snaps
     let mut report = Report::default();
     for path in paths {
         for file in files(path)? {
-            let bytes = fs::read(&file).map_err(|error| SnapshotError::Read { path: file.clone(), error })?;
+            let bytes = fs::read(&file)
+                .map_err(|error| SnapshotError::Read { path: file.clone(), error })?;
             read(&file, &bytes, &mut builders, &mut report);
         }
     }
@@ -185,7 +192,9 @@ pub fn read(file: &Path, bytes: &[u8], builders: &mut Builders, report: &mut Rep
         Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
         Err(e) => {
             let line = 1 + bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count();
-            report.problems.push(format!("{}:{line}: not UTF-8 text; the file is skipped", file.display()));
+            report
+                .problems
+                .push(format!("{}:{line}: not UTF-8 text; the file is skipped", file.display()));
             return;
         }
     };
@@ -200,7 +209,8 @@ pub fn read(file: &Path, bytes: &[u8], builders: &mut Builders, report: &mut Rep
 
 fn read_yaml(file: &Path, piece: Piece<'_>, builders: &mut Builders, report: &mut Report) {
     let parsed: Result<yaml::Value, _> = if piece.item {
-        yaml::from_str::<Vec<yaml::Value>>(piece.text).map(|v| v.into_iter().next().unwrap_or_default())
+        yaml::from_str::<Vec<yaml::Value>>(piece.text)
+            .map(|v| v.into_iter().next().unwrap_or_default())
     } else {
         yaml::from_str(piece.text)
     };
@@ -209,14 +219,19 @@ fn read_yaml(file: &Path, piece: Piece<'_>, builders: &mut Builders, report: &mu
         Err(e) => {
             let line = piece.line + e.location().map_or(0, |l| l.line().saturating_sub(1));
             let what = guess_name(piece.text);
-            report.problems.push(format!("{}:{line}: {what} cannot be read and is skipped: {e}", file.display()));
+            report.problems.push(format!(
+                "{}:{line}: {what} cannot be read and is skipped: {e}",
+                file.display()
+            ));
             return;
         }
     };
     // `<<` merges are rare in snapshots and cheap to honour.
     let _ = value.apply_merge();
     // A list in flow style, which the text could not be cut at.
-    if let Some(items) = value.get_mut("items").and_then(yaml::Value::as_sequence_mut).map(std::mem::take) {
+    if let Some(items) =
+        value.get_mut("items").and_then(yaml::Value::as_sequence_mut).map(std::mem::take)
+    {
         for item in items {
             accept(file, piece.line, piece.text, Source::Yaml(item), builders, report);
         }
@@ -233,26 +248,32 @@ struct JsonList<'a> {
 
 fn read_json(file: &Path, text: &str, builders: &mut Builders, report: &mut Report) {
     let line_of = |part: &str| {
-        let offset = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize).min(text.len());
+        let offset =
+            (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize).min(text.len());
         1 + text.as_bytes()[..offset].iter().filter(|b| **b == b'\n').count()
     };
     let mut at = 0;
     loop {
         let rest = &text[at..];
-        // As a list at once: most of a snapshot is one, and its text is long. What is none is read again as it is.
+        // As a list at once: most of a snapshot is one, and its text is long. What is none is read
+        // again as it is.
         let mut lists = serde_json::Deserializer::from_str(rest).into_iter::<JsonList<'_>>();
         let (items, length) = match lists.next() {
             None => return,
             Some(Ok(list)) => (list.items, lists.byte_offset()),
             Some(Err(_)) => {
-                let mut documents = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
+                let mut documents =
+                    serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
                 match documents.next() {
                     Some(Err(e)) => {
-                        // Read from the beginning once more, the place that the error tells is one in the file.
+                        // Read from the beginning once more, the place that the error tells is one
+                        // in the file.
                         let all = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
                         let e = all.filter_map(Result::err).next().unwrap_or(e);
                         let (file, line) = (file.display(), e.line());
-                        report.problems.push(format!("{file}:{line}: not valid JSON, the rest of the file is skipped: {e}"));
+                        report.problems.push(format!(
+                            "{file}:{line}: not valid JSON, the rest of the file is skipped: {e}"
+                        ));
                         return;
                     }
                     _ => (None, documents.byte_offset()),
@@ -263,7 +284,8 @@ fn read_json(file: &Path, text: &str, builders: &mut Builders, report: &mut Repo
         at += length;
         match items {
             Some(items) => {
-                // Counting lines is linear in the offset: one pass keeps a large list linear as a whole.
+                // Counting lines is linear in the offset: one pass keeps a large list linear as a
+                // whole.
                 let (mut at, mut line) = (0, 1);
                 for item in items {
                     let offset = item.get().as_ptr() as usize - text.as_ptr() as usize;
@@ -272,7 +294,9 @@ fn read_json(file: &Path, text: &str, builders: &mut Builders, report: &mut Repo
                     accept(file, line, item.get(), Source::Json(item.get()), builders, report);
                 }
             }
-            None => accept(file, line_of(document), document, Source::Json(document), builders, report),
+            None => {
+                accept(file, line_of(document), document, Source::Json(document), builders, report)
+            }
         }
     }
 }
@@ -290,7 +314,8 @@ impl Source<'_> {
         }
     }
 
-    /// What it is. Both words stand first in what `kubectl` prints, so the text is not read further than them.
+    /// What it is. Both words stand first in what `kubectl` prints, so the text is not read further
+    /// than them.
     fn envelope(&self) -> Result<Envelope, String> {
         if let Self::Json(text) = self {
             let mut found = Envelope::default();
@@ -304,17 +329,28 @@ impl Source<'_> {
     }
 }
 
-fn accept(file: &Path, line: usize, text: &str, source: Source<'_>, builders: &mut Builders, report: &mut Report) {
+fn accept(
+    file: &Path,
+    line: usize,
+    text: &str,
+    source: Source<'_>,
+    builders: &mut Builders,
+    report: &mut Report,
+) {
     let envelope = match source.envelope() {
         Ok(envelope) => envelope,
         Err(e) => {
-            report.problems.push(format!("{}:{line}: not a Kubernetes object, skipped: {e}", file.display()));
+            report
+                .problems
+                .push(format!("{}:{line}: not a Kubernetes object, skipped: {e}", file.display()));
             return;
         }
     };
     let kind = envelope.kind.as_str();
     if kind.is_empty() {
-        report.problems.push(format!("{}:{line}: an object without `kind` is skipped", file.display()));
+        report
+            .problems
+            .push(format!("{}:{line}: an object without `kind` is skipped", file.display()));
         return;
     }
     let group = envelope.api_version.rsplit_once('/').map_or("", |(g, _)| g);
@@ -323,13 +359,14 @@ fn accept(file: &Path, line: usize, text: &str, source: Source<'_>, builders: &m
     let taken = match kind {
         "Pod" if group.is_empty() => feed(&source, mesh, |m| &mut m.pods, |o| cluster.pod(&o)),
         // Knative has a Service as well; only the core one has addresses.
-        "Service" if group.is_empty() => feed(&source, mesh, |m| &mut m.services, |o| cluster.service(o)),
+        "Service" if group.is_empty() => {
+            feed(&source, mesh, |m| &mut m.services, |o| cluster.service(o))
+        }
         "EndpointSlice" => feed(&source, mesh, |m| &mut m.slices, |o| cluster.slice(o)),
         "Node" if group.is_empty() => source.parse().map(|o| cluster.node(o)),
         "ServiceEntry" if istio => feed(&source, mesh, |m| &mut m.entries, |o| cluster.entry(o)),
-        "ReplicaSet" | "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob" | "Rollout" => {
-            source.parse().map(|o| cluster.controller(kind, o))
-        }
+        "ReplicaSet" | "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob"
+        | "Rollout" => source.parse().map(|o| cluster.controller(kind, o)),
         "Namespace" if group.is_empty() => Ok(()),
         "ConfigMap" if group.is_empty() => feed(&source, mesh, |m| &mut m.config_maps, drop),
         "VirtualService" if istio => feed(&source, mesh, |m| &mut m.virtual_services, drop),
@@ -354,7 +391,10 @@ fn accept(file: &Path, line: usize, text: &str, source: Source<'_>, builders: &m
         }
         Err(e) => {
             let what = guess_name(text);
-            report.problems.push(format!("{}:{line}: {what} has a wrong type and is skipped: {e}", file.display()));
+            report.problems.push(format!(
+                "{}:{line}: {what} has a wrong type and is skipped: {e}",
+                file.display()
+            ));
         }
     }
 }

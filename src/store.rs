@@ -1,10 +1,11 @@
 //! The durable memory: every record merged into its row, every batch applied once.
 //!
-//! Owns the layout on disk, durability and torn-store detection; the only module that knows sled. Must never write after its first
-//! write error, and never open a store that lost its rows as if it were a new one.
+//! Owns the layout on disk, durability and torn-store detection; the only module that knows sled.
+//! Must never write after its first write error, and never open a store that lost its rows as if it
+//! were a new one.
 //!
-//! Layout: `DIR/sidecarta.json` (marker), `DIR/db/` (sled). All rows live in one named tree, so that a batch and the note that it is
-//! held are one atomic write.
+//! Layout: `DIR/sidecarta.json` (marker), `DIR/db/` (sled). All rows live in one named tree, so
+//! that a batch and the note that it is held are one atomic write.
 
 mod alerts;
 mod database;
@@ -24,7 +25,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::{Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload, WorkloadId};
+use crate::model::{
+    Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload, WorkloadId,
+};
 use keys::Kind;
 use marker::Marker;
 use pages::New;
@@ -38,7 +41,8 @@ pub use exchange::Imported;
 /// 1: a row for each dependency. 2: pages of them.
 pub const SCHEMA: u32 = 2;
 
-/// Free space below which no batch is begun: sled hangs when it meets a full disk in the middle of its work.
+/// Free space below which no batch is begun: sled hangs when it meets a full disk in the middle of
+/// its work.
 const MIN_FREE: u64 = 16 * 1024 * 1024;
 
 /// How to open.
@@ -66,7 +70,8 @@ pub struct Store {
     db: sled::Db,
     rows: sled::Tree,
     marker: Marker,
-    /// Rows that only grow in number: counted when the store is opened, and kept up to date from then on.
+    /// Rows that only grow in number: counted when the store is opened, and kept up to date from
+    /// then on.
     lasting: u64,
     stopped: bool,
     /// Counts the writes of alerts that wait to be delivered.
@@ -115,7 +120,9 @@ impl Store {
                     fs::create_dir_all(dir).map_err(|e| io("make the directory", e))?;
                     fs::read_dir(dir).map_err(|e| io("read the directory", e))?
                 }
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing(dir.to_owned())),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    return Err(StoreError::Missing(dir.to_owned()));
+                }
                 Err(e) => return Err(io("open the store", e)),
             };
             // What an interrupted creation may leave is no reason to refuse.
@@ -135,8 +142,15 @@ impl Store {
         let db = database::open(dir)?;
         let database = |error| StoreError::Database { path: dir.to_owned(), error };
         let rows = db.open_tree("rows").map_err(database)?;
-        let mut store =
-            Self { dir: dir.to_owned(), db, rows, marker: marker.unwrap_or_default(), lasting: 0, stopped: false, outbox: 0 };
+        let mut store = Self {
+            dir: dir.to_owned(),
+            db,
+            rows,
+            marker: marker.unwrap_or_default(),
+            lasting: 0,
+            stopped: false,
+            outbox: 0,
+        };
         if fresh {
             store.sync()?;
         } else {
@@ -148,13 +162,18 @@ impl Store {
         Ok(store)
     }
 
-    /// sled opens a cut or foreign file as an empty database without a word: the marker knows better.
+    /// sled opens a cut or foreign file as an empty database without a word: the marker knows
+    /// better.
     fn check(&mut self) -> Result<(), StoreError> {
         let torn = |why| Err(StoreError::Torn { path: self.dir.clone(), why });
         if self.marker.rows > 0 && !self.db.was_recovered() {
-            return torn(format!("{} rows were written and no database was found", self.marker.rows));
+            return torn(format!(
+                "{} rows were written and no database was found",
+                self.marker.rows
+            ));
         }
-        // A crash after a batch and before the marker leaves more rows than the marker tells, never fewer.
+        // A crash after a batch and before the marker leaves more rows than the marker tells, never
+        // fewer.
         self.lasting = self.count()?;
         let (found, written) = match self.marker.lasting {
             Some(lasting) => (self.lasting, lasting),
@@ -174,8 +193,13 @@ impl Store {
         self.apply_holding(batch, &BTreeSet::new())
     }
 
-    /// As [`Store::apply`], and counts further batches as held from then on (those that an export was made of).
-    fn apply_holding(&mut self, batch: &Batch, also: &BTreeSet<BatchId>) -> Result<Applied, StoreError> {
+    /// As [`Store::apply`], and counts further batches as held from then on (those that an export
+    /// was made of).
+    fn apply_holding(
+        &mut self,
+        batch: &Batch,
+        also: &BTreeSet<BatchId>,
+    ) -> Result<Applied, StoreError> {
         if self.stopped {
             return Err(StoreError::Stopped(self.dir.clone()));
         }
@@ -200,7 +224,8 @@ impl Store {
             }
         }
         self.write_all(&dependencies, &mut writes)?;
-        // In their order, so that of several of one source the last one stays, which stands for all.
+        // In their order, so that of several of one source the last one stays, which stands for
+        // all.
         let held: BTreeSet<&BatchId> = also.iter().chain(std::iter::once(&batch.id)).collect();
         let mut before: Option<&BatchId> = None;
         for id in held {
@@ -217,7 +242,11 @@ impl Store {
     fn commit(&mut self, writes: Change) -> Result<(), StoreError> {
         room(&self.dir)?;
         self.lasting += writes.new.len() as u64;
-        let result = self.rows.apply_batch(writes.batch).map_err(|error| self.database(error)).and_then(|()| self.sync());
+        let result = self
+            .rows
+            .apply_batch(writes.batch)
+            .map_err(|error| self.database(error))
+            .and_then(|()| self.sync());
         // After the first error sled must not be written to again: it may hang.
         self.stopped = result.is_err();
         result
@@ -250,14 +279,16 @@ impl Store {
     /// # Errors
     /// When a row cannot be read.
     pub fn dependencies(&self, namespace: Option<&str>) -> Result<Vec<Dependency>, StoreError> {
-        let rows: Result<Vec<sled::IVec>, _> = self.rows.scan_prefix(keys::prefix(Kind::Page, namespace)).values().collect();
+        let rows: Result<Vec<sled::IVec>, _> =
+            self.rows.scan_prefix(keys::prefix(Kind::Page, namespace)).values().collect();
         let mut all = self.read_pages(&rows.map_err(|e| self.database(e))?)?;
         all.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(all)
     }
 
-    /// Dependencies of the workloads that come after one (of the first without one), at least so many where there are as many. With
-    /// the last of these workloads; `None` when there are no more.
+    /// Dependencies of the workloads that come after one (of the first without one), at least so
+    /// many where there are as many. With the last of these workloads; `None` when there are no
+    /// more.
     ///
     /// # Errors
     /// When a row cannot be read.
@@ -268,7 +299,11 @@ impl Store {
     ) -> Result<(Vec<Dependency>, Option<WorkloadId>), StoreError> {
         let first = after.map_or_else(|| keys::prefix(Kind::Page, None), keys::after_pages);
         let mut all: Vec<Dependency> = Vec::new();
-        for row in self.rows.range(first..).take_while(|r| r.as_ref().map_or(true, |(key, _)| keys::is_page(key))) {
+        for row in self
+            .rows
+            .range(first..)
+            .take_while(|r| r.as_ref().map_or(true, |(key, _)| keys::is_page(key)))
+        {
             let (_, row) = row.map_err(|e| self.database(e))?;
             let mut page = self.page(&row)?;
             let last = all.last().map(|d| &d.key.workload);
@@ -333,7 +368,12 @@ impl Store {
         if self.stopped { Err(StoreError::Stopped(self.dir.clone())) } else { Ok(()) }
     }
 
-    fn all<T>(&self, kind: Kind, namespace: Option<&str>, pick: impl Fn(Record) -> Option<T>) -> Result<Vec<T>, StoreError> {
+    fn all<T>(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        pick: impl Fn(Record) -> Option<T>,
+    ) -> Result<Vec<T>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix(keys::prefix(kind, namespace)) {
             let (_, row) = row.map_err(|e| self.database(e))?;
@@ -349,13 +389,16 @@ impl Store {
     fn database(&self, error: sled::Error) -> StoreError {
         let path = self.dir.clone();
         match error {
-            sled::Error::Io(error) => StoreError::Io { what: "use the database of the store", path, error },
+            sled::Error::Io(error) => {
+                StoreError::Io { what: "use the database of the store", path, error }
+            }
             error => StoreError::Database { path, error },
         }
     }
 
     fn decode<T: DeserializeOwned>(&self, row: &[u8]) -> Result<T, StoreError> {
-        serde_json::from_slice(row).map_err(|error| StoreError::Row { path: self.dir.clone(), error })
+        serde_json::from_slice(row)
+            .map_err(|error| StoreError::Row { path: self.dir.clone(), error })
     }
 
     fn encode(&self, record: &Record) -> Result<Vec<u8>, StoreError> {
@@ -365,7 +408,8 @@ impl Store {
     }
 
     fn encode_into(&self, row: &mut Vec<u8>, value: &impl Serialize) -> Result<(), StoreError> {
-        serde_json::to_writer(row, value).map_err(|error| StoreError::Row { path: self.dir.clone(), error })
+        serde_json::to_writer(row, value)
+            .map_err(|error| StoreError::Row { path: self.dir.clone(), error })
     }
 
     /// Makes everything durable. sled's own flush leaves file metadata and the device cache alone.
@@ -379,7 +423,8 @@ impl Store {
         })?;
         // It need not be written where only rows came that go again; but that there were any.
         let rows = if self.rows.is_empty() { 0 } else { self.lasting.max(1) };
-        let marker = Marker { schema: SCHEMA, rows, lasting: Some(self.lasting), ..self.marker.clone() };
+        let marker =
+            Marker { schema: SCHEMA, rows, lasting: Some(self.lasting), ..self.marker.clone() };
         if marker != self.marker {
             marker.write(&self.dir)?;
             self.marker = marker;

@@ -1,8 +1,9 @@
 //! The live view: watches of a cluster's API that feed the same indexes as snapshot files do.
 //!
-//! Owns the watches, what they told so far, for how long a deleted pod is remembered, and what of it outlives a restart; swaps the
-//! indexes whole, so that whoever holds one goes on undisturbed. What is known stays in use while the API server is away. Must never
-//! write to the cluster, nor decide what an address means: that is `cluster`'s part.
+//! Owns the watches, what they told so far, for how long a deleted pod is remembered, and what of
+//! it outlives a restart; swaps the indexes whole, so that whoever holds one goes on undisturbed.
+//! What is known stays in use while the API server is away. Must never write to the cluster, nor
+//! decide what an address means: that is `cluster`'s part.
 
 mod client;
 mod follow;
@@ -28,9 +29,11 @@ use known::recall::Noted;
 pub use client::{ViewError, client, config, connect};
 pub use known::recall::{Changes, Row};
 
-/// How long an agent remembers a deleted pod: its own packets from before the deletion may be told this much later.
+/// How long an agent remembers a deleted pod: its own packets from before the deletion may be told
+/// this much later.
 pub const REMEMBERED: Duration = Duration::from_secs(10 * 60);
-/// How long a recorder does: agents that cannot reach it keep what they have seen, and bring it when they can.
+/// How long a recorder does: agents that cannot reach it keep what they have seen, and bring it
+/// when they can.
 const SPOOLED: Duration = Duration::from_secs(60 * 60);
 
 /// What is watched.
@@ -38,7 +41,8 @@ const SPOOLED: Duration = Duration::from_secs(60 * 60);
 pub enum Extent {
     /// The pods of this node, and nothing else.
     Node(String),
-    /// Pods, their controllers, Services, EndpointSlices, Nodes and ServiceEntries of the whole cluster.
+    /// Pods, their controllers, Services, EndpointSlices, Nodes and ServiceEntries of the whole
+    /// cluster.
     Cluster,
 }
 
@@ -54,12 +58,13 @@ impl Extent {
 /// How far the view has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The indexes hold every kind that is served and allowed, and pods in any case. Stays true from then on.
+    /// The indexes hold every kind that is served and allowed, and pods in any case. Stays true
+    /// from then on.
     pub synced: bool,
     /// Each watched kind; none where a snapshot is all there is.
     pub kinds: BTreeMap<String, KindStatus>,
-    /// For how long the kind that fails longest has failed; the indexes may be that much behind. A connection that breaks
-    /// without a word is noticed within five minutes.
+    /// For how long the kind that fails longest has failed; the indexes may be that much behind. A
+    /// connection that breaks without a word is noticed within five minutes.
     pub behind: Option<Duration>,
     /// Versions of objects that could not be read, since the start.
     pub broken: u64,
@@ -77,7 +82,8 @@ pub enum KindStatus {
     },
     /// The API server does not serve this kind. Asked again every minute.
     Absent,
-    /// The API server does not allow to list or to watch it, in its words. Asked again every minute.
+    /// The API server does not allow to list or to watch it, in its words. Asked again every
+    /// minute.
     Forbidden(String),
     /// Neither list nor watch can be had at the moment. What was known stays in use.
     Failing {
@@ -93,7 +99,9 @@ pub enum KindStatus {
 impl Status {
     /// Why pods are not told of, where they never will be until somebody changes the cluster.
     pub fn blind(&self) -> Option<&KindStatus> {
-        self.kinds.get(known::PODS).filter(|status| matches!(status, KindStatus::Absent | KindStatus::Forbidden(_)))
+        self.kinds
+            .get(known::PODS)
+            .filter(|status| matches!(status, KindStatus::Absent | KindStatus::Forbidden(_)))
     }
 }
 
@@ -156,8 +164,8 @@ impl View {
         Self { cluster, synced, shared: Arc::default(), noted: Arc::default() }
     }
 
-    /// Of a live cluster, with what an earlier run has noted of it. All that runs for it has ended when the handle is joined, which is
-    /// soon after `stop` turns true or its sender is dropped.
+    /// Of a live cluster, with what an earlier run has noted of it. All that runs for it has ended
+    /// when the handle is joined, which is soon after `stop` turns true or its sender is dropped.
     pub fn start(
         client: kube::Client,
         extent: Extent,
@@ -174,7 +182,11 @@ impl View {
                 "what an earlier run knew of the cluster cannot be read in part: who had these addresses before is not known"
             );
         }
-        let shared = Arc::new(Shared { known: Mutex::new(known), pool: Mutex::new(pool), ..Shared::default() });
+        let shared = Arc::new(Shared {
+            known: Mutex::new(known),
+            pool: Mutex::new(pool),
+            ..Shared::default()
+        });
         let mut watches = JoinSet::new();
         match extent {
             Extent::Node(node) => {
@@ -185,7 +197,12 @@ impl View {
         }
         let (publish, cluster) = watch::channel(Arc::default());
         let (tell, synced) = watch::channel(false);
-        let view = Self { cluster, synced, shared: Arc::clone(&shared), noted: Arc::new(Mutex::new(noted)) };
+        let view = Self {
+            cluster,
+            synced,
+            shared: Arc::clone(&shared),
+            noted: Arc::new(Mutex::new(noted)),
+        };
         let task = tokio::spawn(async move {
             rebuild::keep(&shared, domain.as_deref(), &publish, &tell, stop).await;
             watches.shutdown().await;
@@ -198,13 +215,15 @@ impl View {
         Arc::clone(&self.cluster.borrow())
     }
 
-    /// Waits until the indexes hold pods, and every other kind that is served and allowed, or the view is stopped.
+    /// Waits until the indexes hold pods, and every other kind that is served and allowed, or the
+    /// view is stopped.
     pub async fn ready(&mut self) {
         // An error means that nobody will ever say so.
         let _ = self.synced.wait_for(|synced| *synced).await;
     }
 
-    /// Waits until the indexes are others than when this clone last waited. `false` when they will never change again.
+    /// Waits until the indexes are others than when this clone last waited. `false` when they will
+    /// never change again.
     pub async fn changed(&mut self) -> bool {
         self.cluster.changed().await.is_ok()
     }
@@ -214,8 +233,8 @@ impl View {
         self.shared.revision.load(Ordering::Relaxed)
     }
 
-    /// What a store must write to hold what is known of addresses and endpoints; to be told [`noted`](Self::noted) when it has. Of a
-    /// snapshot there is nothing.
+    /// What a store must write to hold what is known of addresses and endpoints; to be told
+    /// [`noted`](Self::noted) when it has. Of a snapshot there is nothing.
     pub fn changes(&self) -> Changes {
         self.shared.known().changes(&self.noted.lock().unwrap_or_else(PoisonError::into_inner))
     }

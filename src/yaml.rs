@@ -1,7 +1,8 @@
 //! YAML in and out: the only module that names the YAML library.
 //!
-//! Owns the guard for words that YAML 1.1 readers (`kubectl`'s among them) take for booleans, numbers or dates: the library
-//! writes YAML 1.2 and leaves them bare. Must never change a value, only how it is quoted.
+//! Owns the guard for words that YAML 1.1 readers (`kubectl`'s among them) take for booleans,
+//! numbers or dates: the library writes YAML 1.2 and leaves them bare. Must never change a value,
+//! only how it is quoted.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,7 +17,8 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     serde_yaml::from_str(text)
 }
 
-/// Writes a value as one YAML document, quoted so that YAML 1.1 and 1.2 readers agree on every scalar.
+/// Writes a value as one YAML document, quoted so that YAML 1.1 and 1.2 readers agree on every
+/// scalar.
 ///
 /// # Errors
 /// When the value cannot be YAML (a map with complex keys).
@@ -24,8 +26,9 @@ pub fn to_string<T: Serialize>(value: &T) -> Result<String, Error> {
     Ok(guard(&serde_yaml::to_string(value)?))
 }
 
-/// Quotes the plain scalars that YAML 1.1 reads otherwise. Works on what the library writes: block style, one scalar a line,
-/// strings with line breaks as block scalars (whose lines are left alone).
+/// Quotes the plain scalars that YAML 1.1 reads otherwise. Works on what the library writes: block
+/// style, one scalar a line, strings with line breaks as block scalars (whose lines are left
+/// alone).
 fn guard(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     let mut block: Option<usize> = None;
@@ -108,8 +111,9 @@ fn quote(scalar: &str) -> std::borrow::Cow<'_, str> {
     if ambiguous(scalar) { format!("'{scalar}'").into() } else { scalar.into() }
 }
 
-/// Whether a plain scalar that YAML 1.2 reads as a string is something else in YAML 1.1 (types `bool`, `int`, `float`,
-/// `timestamp`, `merge`, `value` of yaml.org/type). Real booleans, numbers and null come as YAML 1.2 spells them and stay bare.
+/// Whether a plain scalar that YAML 1.2 reads as a string is something else in YAML 1.1 (types
+/// `bool`, `int`, `float`, `timestamp`, `merge`, `value` of yaml.org/type). Real booleans, numbers
+/// and null come as YAML 1.2 spells them and stay bare.
 fn ambiguous(s: &str) -> bool {
     const WORDS: [&str; 8] = ["y", "n", "yes", "no", "on", "off", "=", "<<"];
     if WORDS.contains(&s.to_ascii_lowercase().as_str()) {
@@ -121,7 +125,8 @@ fn ambiguous(s: &str) -> bool {
     }
     let only = |extra: &str| s.bytes().all(|b| b.is_ascii_digit() || extra.as_bytes().contains(&b));
     // 1_000, 0x_ff, 0b1_0 · sexagesimal 12:30:45 · timestamps 2026-01-01 and 2026-01-01T12:30:45Z
-    let underscored = s.contains('_') && s.bytes().all(|b| b.is_ascii_hexdigit() || b"_.+-xXoOeE:".contains(&b));
+    let underscored =
+        s.contains('_') && s.bytes().all(|b| b.is_ascii_hexdigit() || b"_.+-xXoOeE:".contains(&b));
     let sexagesimal = s.contains(':') && only("+-:._");
     let dated = s.len() >= 8 && s.as_bytes().get(4) == Some(&b'-') && only("-:.TtZz +");
     underscored || sexagesimal || dated
@@ -135,26 +140,34 @@ mod tests {
 
     use super::*;
 
-    /// What a YAML 1.1 reader takes for something other than a string, written down independently from the regular
-    /// expressions on yaml.org/type (as whole-string rules).
+    /// What a YAML 1.1 reader takes for something other than a string, written down independently
+    /// from the regular expressions on yaml.org/type (as whole-string rules).
     fn yaml11_not_a_string(s: &str) -> bool {
-        let bool_words = "y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF";
-        if bool_words.split('|').any(|w| w == s) || ["~", "null", "Null", "NULL", "", "=", "<<"].contains(&s) {
+        let bool_words =
+            "y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF";
+        if bool_words.split('|').any(|w| w == s)
+            || ["~", "null", "Null", "NULL", "", "=", "<<"].contains(&s)
+        {
             return true;
         }
         let body = s.strip_prefix(['-', '+']).unwrap_or(s);
-        let digits = |t: &str, set: &str| !t.is_empty() && t.chars().all(|c| set.contains(c) || c == '_');
+        let digits =
+            |t: &str, set: &str| !t.is_empty() && t.chars().all(|c| set.contains(c) || c == '_');
         let sexagesimal = body.contains(':')
             && body.starts_with(|c: char| c.is_ascii_digit())
             && body.split(':').enumerate().all(|(i, p)| {
                 let p = p.split('.').next().unwrap_or(p);
-                !p.is_empty() && p.chars().all(|c| c.is_ascii_digit() || (i == 0 && c == '_')) && (i == 0 || p.len() <= 2)
+                !p.is_empty()
+                    && p.chars().all(|c| c.is_ascii_digit() || (i == 0 && c == '_'))
+                    && (i == 0 || p.len() <= 2)
             });
         let int = digits(body, "0123456789") && body.starts_with(|c: char| c.is_ascii_digit());
         let parts: Vec<&str> = s.split(['-', 'T', 't', ' ']).collect();
         let date = parts.len() >= 3
             && parts[0].len() == 4
-            && parts[..3].iter().all(|p| !p.is_empty() && p.len() <= 4 && p.chars().all(|c| c.is_ascii_digit()));
+            && parts[..3]
+                .iter()
+                .all(|p| !p.is_empty() && p.len() <= 4 && p.chars().all(|c| c.is_ascii_digit()));
         sexagesimal || int || date
     }
 
@@ -164,10 +177,14 @@ mod tests {
 
     #[test]
     fn words_of_yaml_1_1_are_quoted() {
-        for word in ["on", "OFF", "yes", "No", "y", "N", "2026-01-01", "1_000", "12:30:45", "=", "<<"] {
+        for word in
+            ["on", "OFF", "yes", "No", "y", "N", "2026-01-01", "1_000", "12:30:45", "=", "<<"]
+        {
             assert_eq!(written(word), format!("k: '{word}'\n"));
         }
-        for word in ["reviews", "v1", "bookinfo/reviews.bookinfo.svc.cluster.local", "~/*", "one", "online"] {
+        for word in
+            ["reviews", "v1", "bookinfo/reviews.bookinfo.svc.cluster.local", "~/*", "one", "online"]
+        {
             assert_eq!(written(word), format!("k: {word}\n"));
         }
     }

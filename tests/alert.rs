@@ -24,7 +24,11 @@ fn time(seconds: i64) -> Time {
 }
 
 fn workload(name: &str) -> WorkloadId {
-    WorkloadId { namespace: "shop".to_owned(), kind: "Deployment".to_owned(), name: name.to_owned() }
+    WorkloadId {
+        namespace: "shop".to_owned(),
+        kind: "Deployment".to_owned(),
+        name: name.to_owned(),
+    }
 }
 
 fn alert(name: &str) -> Alert {
@@ -48,7 +52,13 @@ fn alert(name: &str) -> Alert {
 }
 
 fn external(host: &str) -> Destination {
-    Destination::External { host: Some(host.to_owned()), address: None, namespace: None, name: None, entry_host: None }
+    Destination::External {
+        host: Some(host.to_owned()),
+        address: None,
+        namespace: None,
+        name: None,
+        entry_host: None,
+    }
 }
 
 /// Long enough for the slowest machine; nothing waits for it when all is well.
@@ -87,8 +97,11 @@ fn never(result: Result<(), Undelivered>) -> String {
 
 #[test]
 fn attempts_are_ever_further_apart_up_to_five_minutes() {
-    for (attempt, seconds) in [(1, 1), (2, 2), (3, 4), (4, 8), (9, 256), (10, 300), (11, 300), (u32::MAX, 300)] {
-        let waits: Vec<Duration> = (0..50).map(|i| backoff(attempt, &format!("alert {i}"))).collect();
+    for (attempt, seconds) in
+        [(1, 1), (2, 2), (3, 4), (4, 8), (9, 256), (10, 300), (11, 300), (u32::MAX, 300)]
+    {
+        let waits: Vec<Duration> =
+            (0..50).map(|i| backoff(attempt, &format!("alert {i}"))).collect();
         let full = Duration::from_secs(seconds);
         assert!(waits.iter().all(|w| *w <= full && *w >= full * 4 / 5), "{attempt}: {waits:?}");
         assert!(waits.iter().any(|w| *w != waits[0]), "nothing keeps {attempt} apart");
@@ -108,8 +121,11 @@ async fn a_sink_that_is_gone_takes_nothing() {
 #[tokio::test]
 async fn names_are_stable_and_tell_no_secret() {
     let url = |t: &str| t.parse().unwrap();
-    let one =
-        |u: &str, form| Webhook { url: url(u), form, headers: vec![("authorization".to_owned(), "Bearer s3cr3t-t0ken".into())] };
+    let one = |u: &str, form| Webhook {
+        url: url(u),
+        form,
+        headers: vec![("authorization".to_owned(), "Bearer s3cr3t-t0ken".into())],
+    };
     let config = Config {
         webhooks: vec![
             one("https://hooks.slack.com/services/T0001/B0002/XyZzY123", Form::Slack),
@@ -117,7 +133,11 @@ async fn names_are_stable_and_tell_no_secret() {
             one("https://hooks.slack.com/services/T0001/B0002/XyZzY123", Form::Json),
             one("http://[::1]:8080/in?token=XyZzY123", Form::Json),
         ],
-        alertmanagers: vec![url("http://am-0:9093"), url("https://am-1/"), url("http://[::1]:9093/private/XyZzY123/")],
+        alertmanagers: vec![
+            url("http://am-0:9093"),
+            url("https://am-1/"),
+            url("http://[::1]:9093/private/XyZzY123/"),
+        ],
         ..Config::default()
     };
     let sinks = Sinks::new(&config, None).unwrap();
@@ -143,7 +163,8 @@ async fn names_are_stable_and_tell_no_secret() {
 async fn what_cannot_work_is_refused_without_telling_a_secret() {
     let with = |url: &str, headers: &[(&str, &str)]| {
         let mut config = hook(url, Form::Json);
-        config.webhooks[0].headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        config.webhooks[0].headers =
+            headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         config
     };
     let am = |url: &str| Config { alertmanagers: vec![url.parse().unwrap()], ..Config::default() };

@@ -10,7 +10,8 @@ use common::{dependencies, run, samples};
 
 /// Replays and returns exit code and standard error.
 fn replay(cluster: &Path, captures: &[&Path], store: &Path) -> (i32, String) {
-    let mut args = vec!["replay".into(), "--store".into(), store.as_os_str().to_owned(), "--cluster".into()];
+    let mut args =
+        vec!["replay".into(), "--store".into(), store.as_os_str().to_owned(), "--cluster".into()];
     args.push(cluster.as_os_str().to_owned());
     args.extend(captures.iter().map(|c| c.as_os_str().to_owned()));
     let out = run(&args);
@@ -40,7 +41,13 @@ fn captures_that_are_none_are_named_and_the_others_are_read() {
     let bad = [
         (file("empty.pcap", b""), "empty (0 bytes)"),
         (file("text.pcap", b"hello, this is no capture"), "not a capture"),
-        (file("version.pcap", b"\xd4\xc3\xb2\xa1\x09\0\x04\0\0\0\0\0\0\0\0\0\xff\xff\0\0\x01\0\0\0"), "cannot be opened"),
+        (
+            file(
+                "version.pcap",
+                b"\xd4\xc3\xb2\xa1\x09\0\x04\0\0\0\0\0\0\0\0\0\xff\xff\0\0\x01\0\0\0",
+            ),
+            "cannot be opened",
+        ),
         (dir.path().join("missing.pcap"), "cannot read"),
     ];
     for (i, (path, message)) in bad.iter().enumerate() {
@@ -57,9 +64,13 @@ fn captures_that_are_none_are_named_and_the_others_are_read() {
     let store = dir.path().join("cut");
     let (code, said) = replay(&cluster, &[&cut], &store);
     assert_eq!(code, 3);
-    assert!(said.contains("cut or damaged") && said.contains("packets before that are used"), "{said}");
+    assert!(
+        said.contains("cut or damaged") && said.contains("packets before that are used"),
+        "{said}"
+    );
     assert!(!dependencies(&store).is_empty());
-    let (code, said) = replay(&cluster, &[&file("header.pcap", &whole[..24])], &dir.path().join("header"));
+    let (code, said) =
+        replay(&cluster, &[&file("header.pcap", &whole[..24])], &dir.path().join("header"));
     assert_eq!(code, 0);
     assert!(said.contains("holds no packet"), "{said}");
 }
@@ -71,7 +82,10 @@ fn broken_objects_are_named_with_file_and_line_and_the_rest_goes_on() {
     let broken = [
         ("kind: Pod\nmetadata:\n  name: twice\n  name: twice\n", "duplicate"),
         ("kind: Pod\nmetadata:\n\tname: tab\n", "tab"),
-        ("kind: Service\nmetadata: {name: wrong, namespace: x}\nspec:\n  ports: nonsense\n", "wrong type"),
+        (
+            "kind: Service\nmetadata: {name: wrong, namespace: x}\nspec:\n  ports: nonsense\n",
+            "wrong type",
+        ),
         ("kind: Pod\nmetadata: {name: cut, labels: {a: [\n", "cannot be read"),
         ("just text\n", "not a Kubernetes object"),
     ];
@@ -81,10 +95,15 @@ fn broken_objects_are_named_with_file_and_line_and_the_rest_goes_on() {
         let store = dir.path().join(format!("s{i}"));
         let (code, said) = replay(&path, &[&good()], &store);
         assert_eq!(code, 3, "{said}");
-        assert!(said.contains(&format!("{}:", path.display())) && said.contains(message), "{message}: {said}");
+        assert!(
+            said.contains(&format!("{}:", path.display())) && said.contains(message),
+            "{message}: {said}"
+        );
         assert_eq!(dependencies(&store).len(), 3, "{said}");
     }
-    let double = good_text.replace("podIP: 10.244.2.35", "podIP: 10.244.2.34").replace("- ip: 10.244.2.35", "- ip: 10.244.2.34");
+    let double = good_text
+        .replace("podIP: 10.244.2.35", "podIP: 10.244.2.34")
+        .replace("- ip: 10.244.2.35", "- ip: 10.244.2.34");
     assert_ne!(double, good_text);
     let path = dir.path().join("double.yaml");
     std::fs::write(&path, double).unwrap();
@@ -117,10 +136,18 @@ fn json_snapshots_say_the_same_as_yaml() {
 fn a_snapshot_of_another_cluster_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("other.yaml");
-    std::fs::write(&path, "kind: Pod\nmetadata: {namespace: a, name: b}\nstatus: {podIP: 192.0.2.7}\n").unwrap();
+    std::fs::write(
+        &path,
+        "kind: Pod\nmetadata: {namespace: a, name: b}\nstatus: {podIP: 192.0.2.7}\n",
+    )
+    .unwrap();
     let (code, said) = replay(&path, &[&good()], &dir.path().join("s"));
     assert_eq!(code, 4, "{said}");
-    assert!(said.contains("most likely the snapshot is of another cluster") && said.contains("192.0.2.7"), "{said}");
+    assert!(
+        said.contains("most likely the snapshot is of another cluster")
+            && said.contains("192.0.2.7"),
+        "{said}"
+    );
 }
 
 #[test]

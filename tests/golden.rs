@@ -1,4 +1,5 @@
-//! What each sample must give, to the byte: dependencies, status and Sidecars, kept beside it in `expected/`.
+//! What each sample must give, to the byte: dependencies, status and Sidecars, kept beside it in
+//! `expected/`.
 //!
 //! `SIDECARTA_UPDATE=1 cargo test --test golden` rewrites them; the difference is for review.
 
@@ -26,7 +27,10 @@ fn outputs(case: &Path, store: &Path) -> [(&'static str, String); 3] {
     [
         ("dependencies.txt", expect(0, &["dependencies", "--store", store])),
         ("status.txt", expect(0, &["status", "--store", store])),
-        ("sidecars.yaml", expect(0, &["generate", "--store", store, "--cluster", cluster.to_str().unwrap()])),
+        (
+            "sidecars.yaml",
+            expect(0, &["generate", "--store", store, "--cluster", cluster.to_str().unwrap()]),
+        ),
     ]
 }
 
@@ -38,7 +42,9 @@ fn samples_give_what_stands_beside_them() {
         let article = case.ends_with("article");
         let all = captures(&case);
         let groups: Vec<(String, Vec<_>)> = if article {
-            all.iter().map(|c| (c.file_stem().unwrap().to_string_lossy().into_owned(), vec![c.clone()])).collect()
+            all.iter()
+                .map(|c| (c.file_stem().unwrap().to_string_lossy().into_owned(), vec![c.clone()]))
+                .collect()
         } else {
             vec![(String::new(), all)]
         };

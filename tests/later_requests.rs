@@ -1,4 +1,5 @@
-//! One connection that asks for the hosts of two Services behind one endpoint gives both dependencies.
+//! One connection that asks for the hosts of two Services behind one endpoint gives both
+//! dependencies.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -40,7 +41,9 @@ fn capture(dir: &Path, requests: &[String]) -> PathBuf {
     let mut time = 0u32;
     let mut packet = |up: bool, syn: bool, (seq, ack): (usize, Option<usize>), payload: &[u8]| {
         let (from, to) = if up { (CLIENT, SERVER) } else { (SERVER, CLIENT) };
-        let mut tcp = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(from.1, to.1, seq as u32, 64_000);
+        let mut tcp = PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4(from.0, to.0, 64)
+            .tcp(from.1, to.1, seq as u32, 64_000);
         tcp = if syn { tcp.syn() } else { tcp };
         tcp = if let Some(n) = ack { tcp.ack(n as u32) } else { tcp };
         let mut data = Vec::new();
@@ -72,8 +75,13 @@ fn called(dependencies: &[Value]) -> Vec<(&str, u64, Vec<&str>)> {
     dependencies
         .iter()
         .map(|d| {
-            assert_eq!((text(d, "/workload/name"), text(d, "/destination/type")), ("web", "service"), "{d}");
-            let grades = d["evidence"].as_array().unwrap().iter().map(|e| text(e, "/grade")).collect();
+            assert_eq!(
+                (text(d, "/workload/name"), text(d, "/destination/type")),
+                ("web", "service"),
+                "{d}"
+            );
+            let grades =
+                d["evidence"].as_array().unwrap().iter().map(|e| text(e, "/grade")).collect();
             (text(d, "/destination/name"), d["connections"].as_u64().unwrap(), grades)
         })
         .collect()
@@ -91,9 +99,20 @@ fn both_services_behind_one_endpoint_are_dependencies() {
     let evidence = vec!["http-authority", "endpoint-of-several"];
     assert_eq!(called(&dependencies), [("cart", 1, evidence.clone()), ("catalog", 1, evidence)]);
     let store = store.to_str().unwrap();
-    let sidecars = expect(0, &["generate", "--store", store, "--cluster", dir.path().join("cluster.yaml").to_str().unwrap()]);
+    let sidecars = expect(
+        0,
+        &[
+            "generate",
+            "--store",
+            store,
+            "--cluster",
+            dir.path().join("cluster.yaml").to_str().unwrap(),
+        ],
+    );
     assert!(
-        sidecars.contains("n/cart.n.svc") && sidecars.contains("n/catalog.n.svc") && !sidecars.contains("unused"),
+        sidecars.contains("n/cart.n.svc")
+            && sidecars.contains("n/catalog.n.svc")
+            && !sidecars.contains("unused"),
         "{sidecars}"
     );
 }
@@ -102,8 +121,12 @@ fn both_services_behind_one_endpoint_are_dependencies() {
 fn what_is_not_read_of_a_connection_is_told() {
     let dir = tempfile::tempdir().unwrap();
     snapshot(dir.path());
-    let mut requests = vec!["GET / HTTP/1.1\r\nHost: cart\r\n\r\n".to_owned(), "GET / HTTP/1.1\r\nAccept: */*\r\n".to_owned()];
-    requests.extend((0..18).map(|i| format!("GET / HTTP/1.1\r\nHost: catalog.n:{}\r\n\r\n", 80 + i)));
+    let mut requests = vec![
+        "GET / HTTP/1.1\r\nHost: cart\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nAccept: */*\r\n".to_owned(),
+    ];
+    requests
+        .extend((0..18).map(|i| format!("GET / HTTP/1.1\r\nHost: catalog.n:{}\r\n\r\n", 80 + i)));
     let capture = capture(dir.path(), &requests);
     let store = dir.path().join("store");
     learn(dir.path(), &[capture], &store);

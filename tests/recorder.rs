@@ -31,7 +31,10 @@ pub const CART: &str = "10.244.1.11:8080";
 fn agents_speak_for_their_own_node_and_people_read_what_they_may() {
     let mut says = Says::default();
     let [service, slice] = service("cart", "10.244.1.11");
-    says.objects.insert("pods".into(), vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1")]);
+    says.objects.insert(
+        "pods".into(),
+        vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1")],
+    );
     says.objects.insert("services".into(), vec![service]);
     says.objects.insert("endpointslices".into(), vec![slice]);
     let audience = Some("sidecarta-recorder".to_owned());
@@ -42,7 +45,9 @@ fn agents_speak_for_their_own_node_and_people_read_what_they_may() {
     says.tokens.insert("other-audience".into(), (agent, Some("n1".into()), Some("else".into())));
     says.tokens.insert("ann".into(), ("ann".into(), None, None));
     says.tokens.insert("bob".into(), ("bob".into(), None, None));
-    for (user, verb, namespace) in [("ann", "list", "shop"), ("ann", "update", "shop"), ("bob", "list", "other")] {
+    for (user, verb, namespace) in
+        [("ann", "list", "shop"), ("ann", "update", "shop"), ("bob", "list", "other")]
+    {
         says.allowed.insert((user.into(), verb.into(), namespace.into()));
     }
     let cluster = Cluster::start(says);
@@ -62,11 +67,18 @@ fn agents_speak_for_their_own_node_and_people_read_what_they_may() {
         assert!(body.contains(part), "{token:?}: {body}");
     }
     assert_eq!(recorder.post(Some("agent-1"), &good), (200, r#"{"applied":"new"}"#.to_owned()));
-    assert_eq!(recorder.post(Some("agent-1"), &good), (200, r#"{"applied":"already-held"}"#.to_owned()));
-    // What a batch says of its pods must be true as well: what it says of their node, and what the API server says.
+    assert_eq!(
+        recorder.post(Some("agent-1"), &good),
+        (200, r#"{"applied":"already-held"}"#.to_owned())
+    );
+    // What a batch says of its pods must be true as well: what it says of their node, and what the
+    // API server says.
     let lie = String::from_utf8(batch("n1", "b", 1, CART, 5)).unwrap();
-    let lie = lie.lines().map(|l| if l.starts_with("{\"pod\"") { l.replace("\"n1\"", "\"n9\"") } else { l.to_owned() });
-    let (status, body) = recorder.post(Some("agent-1"), lie.collect::<Vec<_>>().join("\n").as_bytes());
+    let lie = lie.lines().map(|l| {
+        if l.starts_with("{\"pod\"") { l.replace("\"n1\"", "\"n9\"") } else { l.to_owned() }
+    });
+    let (status, body) =
+        recorder.post(Some("agent-1"), lie.collect::<Vec<_>>().join("\n").as_bytes());
     assert_eq!((status, body.contains("the agent on n1")), (403, true), "{body}");
 
     for (path, token, status) in [
@@ -96,7 +108,10 @@ fn agents_speak_for_their_own_node_and_people_read_what_they_may() {
         assert!(Instant::now() < until, "nothing is learned");
         std::thread::sleep(Duration::from_millis(20));
     };
-    assert_eq!((all[0]["destination"]["name"].as_str(), all[0]["connections"].as_u64()), (Some("cart"), Some(5)));
+    assert_eq!(
+        (all[0]["destination"]["name"].as_str(), all[0]["connections"].as_u64()),
+        (Some("cart"), Some(5))
+    );
 
     let (status, body) = recorder.post(Some("agent-2"), &batch("n2", "b", 0, CART, 5));
     assert_eq!((status, body.contains("shop/web does not run on n2")), (403, true), "{body}");
@@ -119,7 +134,11 @@ fn agents_speak_for_their_own_node_and_people_read_what_they_may() {
         assert!(Instant::now() < until, "no alert: {body}");
         std::thread::sleep(Duration::from_millis(20));
     };
-    assert_eq!((alerts.len(), alerts[0]["kind"].as_str()), (1, Some("new-dependency")), "{alerts:?}");
+    assert_eq!(
+        (alerts.len(), alerts[0]["kind"].as_str()),
+        (1, Some("new-dependency")),
+        "{alerts:?}"
+    );
     let (code, log) = recorder.kill("TERM");
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("which it was never seen to call"), "{log}");
@@ -130,7 +149,8 @@ fn agents_speak_for_their_own_node_and_people_read_what_they_may() {
 fn hostile_clients_are_refused_and_block_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = snapshot(dir.path()).display().to_string();
-    let recorder = Recorder::start(&dir.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
+    let recorder =
+        Recorder::start(&dir.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
     // Clients that say nothing, or half a head: they hold connections and no one else.
     let slow: Vec<TcpStream> = (0..50)
         .map(|i| {
@@ -148,8 +168,10 @@ fn hostile_clients_are_refused_and_block_nobody() {
     let cut = batch("n1", "b", 0, CART, 1);
     let cut = &cut[..cut.len() - 10];
     let wrong = String::from_utf8(batch("n1", "b", 0, CART, 1)).unwrap().replace("\"tcp\"", "7");
-    let foreign = String::from_utf8(batch("n1", "b", 0, CART, 1)).unwrap().replace("agent:n1:b", "capture:x");
-    let pods = String::from_utf8(batch("n1", "b", 0, CART, 1)).unwrap().replace("\"pod\":0", "\"pod\":5");
+    let foreign =
+        String::from_utf8(batch("n1", "b", 0, CART, 1)).unwrap().replace("agent:n1:b", "capture:x");
+    let pods =
+        String::from_utf8(batch("n1", "b", 0, CART, 1)).unwrap().replace("\"pod\":0", "\"pod\":5");
     let two = [batch("n1", "b", 0, CART, 1), batch("n1", "b", 1, CART, 1)].concat();
     for (what, headers, body, status) in [
         ("a bomb", zstd, bomb.as_slice(), 413),
@@ -170,12 +192,21 @@ fn hostile_clients_are_refused_and_block_nobody() {
     // A body of a gigabyte, announced: refused before it is sent.
     let mut stream = TcpStream::connect(&recorder.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream.write_all(b"POST /v1/batches HTTP/1.1\r\nHost: r\r\nContent-Length: 1073741824\r\n\r\n").unwrap();
+    stream
+        .write_all(b"POST /v1/batches HTTP/1.1\r\nHost: r\r\nContent-Length: 1073741824\r\n\r\n")
+        .unwrap();
     let chunk = vec![b'x'; 1 << 20];
     while stream.write_all(&chunk).is_ok() {}
     let status = std::fs::read_to_string(format!("/proc/{}/status", recorder.child.id())).unwrap();
-    let peak: u64 =
-        status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    let peak: u64 = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmHWM:"))
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     assert!(peak < 600 * 1024, "{peak} KiB");
     // And the good go on.
     assert_eq!(recorder.post(None, &batch("n1", "b", 0, CART, 3)).0, 200);
@@ -185,7 +216,8 @@ fn hostile_clients_are_refused_and_block_nobody() {
     assert_eq!(code, Some(0), "{log}");
 }
 
-/// A webhook: gives the bodies that it was sent, and answers with these statuses, the last one for ever.
+/// A webhook: gives the bodies that it was sent, and answers with these statuses, the last one for
+/// ever.
 fn webhook(mut answers: Vec<&'static str>) -> (String, std::sync::mpsc::Receiver<Value>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
@@ -206,9 +238,10 @@ fn webhook(mut answers: Vec<&'static str>) -> (String, std::sync::mpsc::Receiver
             let mut body = vec![0; length];
             stream.read_exact(&mut body).unwrap();
             let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0] };
-            let _ = stream
-                .get_mut()
-                .write_all(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes());
+            let _ = stream.get_mut().write_all(
+                format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    .as_bytes(),
+            );
             if told.send(serde_json::from_slice(&body).unwrap()).is_err() {
                 return;
             }
@@ -226,7 +259,10 @@ fn an_alert_is_delivered_through_failures_and_restarts_and_no_more() {
     let recorder = Recorder::start(&store, None, &options);
     recorder.post(None, &batch("n1", "b", 0, CART, 3));
     recorder.connections(None, 3);
-    assert_eq!(recorder.ask("POST", "/v1/accept", None, "Content-Type: application/json\r\n", b"{}").0, 200);
+    assert_eq!(
+        recorder.ask("POST", "/v1/accept", None, "Content-Type: application/json\r\n", b"{}").0,
+        200
+    );
     let sent = Instant::now();
     recorder.post(None, &batch("n1", "b", 1, "10.244.1.12:5432", 1));
     let refused = bodies.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -236,7 +272,10 @@ fn an_alert_is_delivered_through_failures_and_restarts_and_no_more() {
     let recorder = Recorder::start(&store, None, &options);
     let taken = bodies.recv_timeout(Duration::from_secs(20)).unwrap();
     assert_eq!(refused["alerts"][0]["id"], taken["alerts"][0]["id"]);
-    assert_eq!((taken["alerts"].as_array().unwrap().len(), taken["alerts"][0]["kind"].as_str()), (1, Some("new-dependency")));
+    assert_eq!(
+        (taken["alerts"].as_array().unwrap().len(), taken["alerts"][0]["kind"].as_str()),
+        (1, Some("new-dependency"))
+    );
     // Seen again, it is the same alert; another one is another.
     recorder.post(None, &batch("n1", "b", 2, "10.244.1.12:5432", 7));
     recorder.post(None, &batch("n1", "b", 3, "10.244.1.12:6432", 1));
@@ -251,18 +290,29 @@ fn an_alert_is_delivered_through_failures_and_restarts_and_no_more() {
 fn every_path_is_described_and_answers_as_described() {
     let described: Value = sidecarta::yaml::from_str(include_str!("../openapi.yaml")).unwrap();
     let source = include_str!("../src/recorder/api.rs");
-    let routes = source.lines().filter_map(|l| l.trim().strip_prefix(".route(\"")?.split_once('"').map(|(path, _)| path));
+    let routes = source
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix(".route(\"")?.split_once('"').map(|(path, _)| path));
     let paths = described["paths"].as_object().unwrap();
-    assert_eq!(routes.collect::<std::collections::BTreeSet<_>>(), paths.keys().map(String::as_str).collect());
+    assert_eq!(
+        routes.collect::<std::collections::BTreeSet<_>>(),
+        paths.keys().map(String::as_str).collect()
+    );
     let dir = tempfile::tempdir().unwrap();
     let cluster = snapshot(dir.path()).display().to_string();
-    let recorder = Recorder::start(&dir.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
+    let recorder =
+        Recorder::start(&dir.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
     let json = "Content-Type: application/json\r\n";
     for (path, methods) in paths {
         for (method, what) in methods.as_object().unwrap() {
-            for body in [&b""[..], b"{}", br#"{"namespace":"shop"}"#, br#"{"id":"a/b/c","reason":"x"}"#] {
+            for body in
+                [&b""[..], b"{}", br#"{"namespace":"shop"}"#, br#"{"id":"a/b/c","reason":"x"}"#]
+            {
                 let (status, answer) = recorder.ask(&method.to_uppercase(), path, None, json, body);
-                assert!(what["responses"].get(status.to_string()).is_some(), "{method} {path} answers {status}: {answer}");
+                assert!(
+                    what["responses"].get(status.to_string()).is_some(),
+                    "{method} {path} answers {status}: {answer}"
+                );
             }
         }
     }
@@ -276,19 +326,24 @@ fn coverage_is_told_pod_by_pod_and_the_mesh_as_far_as_it_is_seen() {
     let [service, slice] = service("cart", "10.244.1.11");
     let mut elsewhere = pod("db", "10.244.1.12", "n1");
     elsewhere["metadata"]["namespace"] = "data".into();
-    says.objects.insert("pods".into(), vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1"), elsewhere]);
+    says.objects.insert(
+        "pods".into(),
+        vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1"), elsewhere],
+    );
     says.objects.insert("services".into(), vec![service]);
     says.objects.insert("endpointslices".into(), vec![slice]);
     says.refused.insert("serviceentries".into(), 404);
     says.refused.insert("nodes".into(), 403);
     let cluster = Cluster::start(says);
     let dir = tempfile::tempdir().unwrap();
-    let recorder = Recorder::start(&dir.path().join("store"), Some(cluster.kubeconfig.path()), &["--no-auth"]);
+    let recorder =
+        Recorder::start(&dir.path().join("store"), Some(cluster.kubeconfig.path()), &["--no-auth"]);
     // The pod was watched from its start, and the agent of its node lost something.
     let text = String::from_utf8(batch("n1", "b", 0, CART, 3)).unwrap();
     let watching = json!({"watching": {"pod": 0, "packets": 9,
         "spans": [{"from": "2026-11-25T08:00:01Z", "to": "2026-11-25T09:00:01Z"}]}});
-    let text = text.replace("{\"end\":{\"lines\":3}}", &format!("{watching}\n{{\"end\":{{\"lines\":4}}}}"));
+    let text = text
+        .replace("{\"end\":{\"lines\":3}}", &format!("{watching}\n{{\"end\":{{\"lines\":4}}}}"));
     let text = text.replace("\"learned\":3", "\"learned\":3,\"ring-dropped\":7");
     assert_eq!(recorder.post(None, text.as_bytes()), (200, r#"{"applied":"new"}"#.to_owned()));
     recorder.connections(None, 3);
@@ -300,10 +355,21 @@ fn coverage_is_told_pod_by_pod_and_the_mesh_as_far_as_it_is_seen() {
     let coverage = get("/v1/coverage?namespace=shop");
     let web = &coverage["workloads"][0];
     let pod = &web["pods"][0];
-    assert_eq!((&web["workload"]["name"], &pod["pod"], &pod["fromStart"]), (&"web".into(), &"web".into(), &true.into()), "{web}");
+    assert_eq!(
+        (&web["workload"]["name"], &pod["pod"], &pod["fromStart"]),
+        (&"web".into(), &"web".into(), &true.into()),
+        "{web}"
+    );
     let span = json!([{"from": "2026-11-25T08:00:01Z", "to": "2026-11-25T09:00:01Z"}]);
-    assert_eq!((&pod["spans"], &pod["nanoseconds"]), (&span, &3_600_000_000_000u64.into()), "{web}");
-    assert_eq!((&coverage["sources"][0]["label"], &coverage["sources"][0]["lost"]), (&"n1".into(), &json!({"ring-dropped": 7})));
+    assert_eq!(
+        (&pod["spans"], &pod["nanoseconds"]),
+        (&span, &3_600_000_000_000u64.into()),
+        "{web}"
+    );
+    assert_eq!(
+        (&coverage["sources"][0]["label"], &coverage["sources"][0]["lost"]),
+        (&"n1".into(), &json!({"ring-dropped": 7}))
+    );
     // One word for both paths.
     assert_eq!(web["watched"], get("/v1/workloads?namespace=shop")["workloads"][0]["watched"]);
     assert_eq!(get("/v1/coverage?namespace=else")["workloads"], json!([]));
@@ -325,7 +391,10 @@ fn coverage_is_told_pod_by_pod_and_the_mesh_as_far_as_it_is_seen() {
     assert_eq!(mesh["limits"].as_array().unwrap().len(), 2, "{mesh}");
     assert_eq!(get("/v1/mesh?namespace=shop")["kinds"]["Pod"]["objects"], 2);
     let told = common::expect(0, &["status", "--recorder", &recorder.url(), "-n", "shop"]);
-    assert!(told.contains("limited: Node: forbidden: nodes is refused: addresses of nodes may show as"), "{told}");
+    assert!(
+        told.contains("limited: Node: forbidden: nodes is refused: addresses of nodes may show as"),
+        "{told}"
+    );
     assert!(told.contains("lost: n1: ring-dropped 7"), "{told}");
     assert_eq!(recorder.kill("TERM").0, Some(0));
 }
@@ -341,7 +410,11 @@ fn commands_ask_the_recorder_as_they_ask_a_store() {
     let url = recorder.url();
     let remote = |args: &[&str]| common::expect(0, &[args, &["--recorder", &url]].concat());
     let generate = ["generate", "--cluster", &cluster, "--workload", "shop/web"];
-    let asked = [remote(&["dependencies", "-o", "json"]), remote(&["status", "-o", "json", "-n", "shop"]), remote(&generate)];
+    let asked = [
+        remote(&["dependencies", "-o", "json"]),
+        remote(&["status", "-o", "json", "-n", "shop"]),
+        remote(&generate),
+    ];
     assert!(remote(&["accept", "-n", "shop"]).contains("shop/web: 1 dependencies accepted"));
     recorder.post(None, &batch("n1", "b", 1, "10.244.1.12:5432", 1));
     recorder.connections(None, 4);
@@ -356,14 +429,21 @@ fn commands_ask_the_recorder_as_they_ask_a_store() {
     let local = store.display().to_string();
     let kept = common::expect(0, &["dependencies", "-o", "json", "--store", &local]);
     assert!(serde_json::from_str::<Vec<Value>>(&kept).unwrap().len() == 2);
-    assert_eq!(backup, common::expect(0, &["export", "--store", &local]), "nothing has changed since");
-    let (file, fresh) = (dir.path().join("backup.ndjson"), dir.path().join("fresh").display().to_string());
+    assert_eq!(
+        backup,
+        common::expect(0, &["export", "--store", &local]),
+        "nothing has changed since"
+    );
+    let (file, fresh) =
+        (dir.path().join("backup.ndjson"), dir.path().join("fresh").display().to_string());
     std::fs::write(&file, &backup).unwrap();
     common::expect(0, &["import", file.to_str().unwrap(), "--store", &fresh]);
     assert_eq!(common::expect(0, &["dependencies", "-o", "json", "--store", &fresh]), kept);
     // Without the second call, the store would say the same.
     assert!(
-        asked[0].contains("\"cart\"") && asked[1].contains("\"web\"") && asked[2].contains("shop/cart.shop.svc.cluster.local"),
+        asked[0].contains("\"cart\"")
+            && asked[1].contains("\"web\"")
+            && asked[2].contains("shop/cart.shop.svc.cluster.local"),
         "{asked:?}"
     );
     assert!(common::expect(0, &["alerts", "--all", "--store", &local]).contains("ignored: a test"));

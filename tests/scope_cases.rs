@@ -1,5 +1,6 @@
-//! Conformance: random meshes with what istiod's own code selected (tests/scope-cases/FORMAT.md), compared with the model. A
-//! difference is told in words. Set SIDECARTA_SCOPE_CASES to a directory with other scope.jsonl and calls.jsonl to try those.
+//! Conformance: random meshes with what istiod's own code selected (tests/scope-cases/FORMAT.md),
+//! compared with the model. A difference is told in words. Set SIDECARTA_SCOPE_CASES to a directory
+//! with other scope.jsonl and calls.jsonl to try those.
 
 #![allow(clippy::expect_used)] // a test that cannot go on should say where
 
@@ -17,7 +18,11 @@ use sidecarta::scope::{Call, Client, Route, Scope, everything, listeners, policy
 const SHOWN: usize = 40;
 
 fn client(case: &Case) -> Client<'_> {
-    Client { namespace: &case.client.namespace, labels: &case.client.labels, address: Some(&case.client.ip) }
+    Client {
+        namespace: &case.client.namespace,
+        labels: &case.client.labels,
+        address: Some(&case.client.ip),
+    }
 }
 
 /// The lines in which two values differ, by path.
@@ -26,7 +31,12 @@ fn differences(path: &str, want: &Value, got: &Value, out: &mut Vec<String>) {
         (Value::Object(w), Value::Object(g)) => {
             for key in w.keys().chain(g.keys().filter(|k| !w.contains_key(*k))) {
                 let none = Value::Null;
-                differences(&format!("{path}.{key}"), w.get(key).unwrap_or(&none), g.get(key).unwrap_or(&none), out);
+                differences(
+                    &format!("{path}.{key}"),
+                    w.get(key).unwrap_or(&none),
+                    g.get(key).unwrap_or(&none),
+                    out,
+                );
             }
         }
         (Value::Array(w), Value::Array(g))
@@ -41,8 +51,10 @@ fn differences(path: &str, want: &Value, got: &Value, out: &mut Vec<String>) {
             }
         }
         (Value::Array(w), Value::Array(g)) if w != g => {
-            let missing: Vec<String> = w.iter().filter(|x| !g.contains(x)).map(ToString::to_string).collect();
-            let surplus: Vec<String> = g.iter().filter(|x| !w.contains(x)).map(ToString::to_string).collect();
+            let missing: Vec<String> =
+                w.iter().filter(|x| !g.contains(x)).map(ToString::to_string).collect();
+            let surplus: Vec<String> =
+                g.iter().filter(|x| !w.contains(x)).map(ToString::to_string).collect();
             out.push(format!(
                 "{path}: istiod has {} that the model lacks; the model has {}",
                 missing.join(" "),
@@ -78,7 +90,8 @@ fn every_scope_is_what_istiod_selects() {
             let sidecar = mesh.applied(client.namespace, client.labels);
             let egress = listeners(sidecar);
             let scope = Scope::new(&mesh, client.namespace, &egress, policy(&mesh, sidecar));
-            let got = serde_json::to_value(ScopeReport::new(&scope, &client, sidecar)).expect("json");
+            let got =
+                serde_json::to_value(ScopeReport::new(&scope, &client, sidecar)).expect("json");
             let mut want = case.expect.clone();
             // Route configurations are compared through calls.
             want.as_object_mut().expect("object").remove("routes");
@@ -93,7 +106,9 @@ fn every_scope_is_what_istiod_selects() {
 }
 
 /// Runs a check on every call case, with the scope of all hosts under what applies to its client.
-fn each_call_case(mut check: impl for<'m> FnMut(&Value, &Case, &Scope<'m>, Option<&'m Sidecar>) -> Vec<String>) {
+fn each_call_case(
+    mut check: impl for<'m> FnMut(&Value, &Case, &Scope<'m>, Option<&'m Sidecar>) -> Vec<String>,
+) {
     let mut all = Vec::new();
     for line in cases::read("calls.jsonl") {
         let mesh = cases::mesh(&line["mesh"]);
@@ -116,8 +131,15 @@ fn every_call_takes_the_route_that_istiod_gives_it() {
         let mut found = Vec::new();
         for call in line["calls"].as_array().expect("calls") {
             let wanted: Call = cases::call(call);
-            let got = serde_json::to_value(Route::of(&full.treat(&client, &wanted), full.mesh)).expect("json");
-            let path = format!("{}:{} {} to {}", wanted.host, wanted.port, wanted.protocol.name(), wanted.address);
+            let got = serde_json::to_value(Route::of(&full.treat(&client, &wanted), full.mesh))
+                .expect("json");
+            let path = format!(
+                "{}:{} {} to {}",
+                wanted.host,
+                wanted.port,
+                wanted.protocol.name(),
+                wanted.address
+            );
             differences(&path, &call["route"], &got, &mut found);
         }
         differences("full", &line["full"], &json!(full.size(client.labels)), &mut found);
@@ -129,25 +151,42 @@ fn every_call_takes_the_route_that_istiod_gives_it() {
 fn generated_lists_are_proved_and_no_larger_than_the_references() {
     let (mut ours, mut theirs) = (Size::default(), Size::default());
     each_call_case(|line, case, full, sidecar| {
-        let calls: Vec<Call> = line["calls"].as_array().expect("calls").iter().map(cases::call).collect();
+        let calls: Vec<Call> =
+            line["calls"].as_array().expect("calls").iter().map(cases::call).collect();
         let pod = full.mesh.pod(full.namespace, &case.client.pod).expect("pod");
         let instances = [Instance::new(pod, true)];
-        let demand = Demand { full, bound: &[], carried: sidecar, instances: &instances, calls: &calls, implied: &[] };
+        let demand = Demand {
+            full,
+            bound: &[],
+            carried: sidecar,
+            instances: &instances,
+            calls: &calls,
+            implied: &[],
+        };
         let found = minimal(&demand);
         let reference = |k: &str| line["reference"][k].as_u64().expect("number");
         let mut wrong = Vec::new();
         if found.widening >= Widening::Port {
             wrong.push(format!("widened to {:?}: {:?}", found.widening, found.hosts));
         }
-        let unexplained = found.hosts.iter().filter(|h| *h != SILENT && !found.reasons.contains_key(*h));
+        let unexplained =
+            found.hosts.iter().filter(|h| *h != SILENT && !found.reasons.contains_key(*h));
         wrong.extend(unexplained.map(|h| format!("{h} can be left out")));
-        if found.after.clusters > reference("clusters") || found.after.endpoints > reference("endpoints") {
-            println!("{}: {:?} {:?}, reference {}", case.id, found.after, found.hosts, line["reference"]);
+        if found.after.clusters > reference("clusters")
+            || found.after.endpoints > reference("endpoints")
+        {
+            println!(
+                "{}: {:?} {:?}, reference {}",
+                case.id, found.after, found.hosts, line["reference"]
+            );
         }
         theirs += Size { clusters: reference("clusters"), endpoints: reference("endpoints") };
         ours += found.after;
         wrong
     });
     println!("ours {ours:?}, references {theirs:?}");
-    assert!(ours.clusters <= theirs.clusters && ours.endpoints <= theirs.endpoints, "ours {ours:?}, references {theirs:?}");
+    assert!(
+        ours.clusters <= theirs.clusters && ours.endpoints <= theirs.endpoints,
+        "ours {ours:?}, references {theirs:?}"
+    );
 }

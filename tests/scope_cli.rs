@@ -1,4 +1,5 @@
-//! `scope`, `generate`, `explain` and `forecast` as a user types them, on a small mesh with a bit of everything.
+//! `scope`, `generate`, `explain` and `forecast` as a user types them, on a small mesh with a bit
+//! of everything.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -34,7 +35,8 @@ impl Lab {
 
     /// Declared calls: workload, host, port.
     fn calls(&self, calls: &[(&str, &str, u16)]) -> String {
-        let lines = calls.iter().map(|(w, h, p)| json!({"workload": w, "host": h, "port": p}).to_string());
+        let lines =
+            calls.iter().map(|(w, h, p)| json!({"workload": w, "host": h, "port": p}).to_string());
         self.file("calls.jsonl", &lines.collect::<Vec<_>>().join("\n")).display().to_string()
     }
 
@@ -60,7 +62,10 @@ fn a_virtual_service_of_a_central_namespace_is_listed_under_its_own() {
     let lab = Lab::new("");
     let found = lab.generate(&[("shop/web", "reviews.prod", 9080)], &[]);
     assert_eq!(found.len(), 1);
-    assert_eq!(hosts(&found[0]), ["central/reviews.prod.svc.cluster.local", "prod/reviews.prod.svc.cluster.local"]);
+    assert_eq!(
+        hosts(&found[0]),
+        ["central/reviews.prod.svc.cluster.local", "prod/reviews.prod.svc.cluster.local"]
+    );
     assert_eq!(found[0]["spec"]["workloadSelector"]["labels"], json!({"app": "web"}));
 }
 
@@ -89,21 +94,35 @@ fn what_the_proxy_itself_calls_is_implied() {
          security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop, name: ask}\nspec: {action: CUSTOM, provider: {name: \
          authz}, selector: {matchLabels: {app: web}}}\n",
     );
-    let found = lab.generate(&[("shop/web", "ratings.prod", 9080), ("shop/cart", "ratings.prod", 9080)], &[]);
+    let found = lab
+        .generate(&[("shop/web", "ratings.prod", 9080), ("shop/cart", "ratings.prod", 9080)], &[]);
     let zipkin = "obs/zipkin.obs.svc.cluster.local";
-    assert_eq!(hosts(&found[0]), [zipkin, "prod/ratings.prod.svc.cluster.local"], "cart has no authorization policy");
-    assert_eq!(hosts(&found[1]), ["obs/authz.obs.svc.cluster.local", zipkin, "prod/ratings.prod.svc.cluster.local"]);
+    assert_eq!(
+        hosts(&found[0]),
+        [zipkin, "prod/ratings.prod.svc.cluster.local"],
+        "cart has no authorization policy"
+    );
+    assert_eq!(
+        hosts(&found[1]),
+        ["obs/authz.obs.svc.cluster.local", zipkin, "prod/ratings.prod.svc.cluster.local"]
+    );
 }
 
 #[test]
 fn workloads_that_share_labels_share_a_sidecar_and_groups_hold_the_union() {
     let lab = Lab::new("");
-    let calls =
-        [("shop/twin-a", "ratings.prod", 9080), ("shop/twin-b", "reviews.prod", 9080), ("shop/cart", "ratings.prod", 9080)];
+    let calls = [
+        ("shop/twin-a", "ratings.prod", 9080),
+        ("shop/twin-b", "reviews.prod", 9080),
+        ("shop/cart", "ratings.prod", 9080),
+    ];
     let found = lab.generate(&calls, &[]);
     assert_eq!(found.len(), 2, "the twins share one");
-    let union =
-        ["central/reviews.prod.svc.cluster.local", "prod/ratings.prod.svc.cluster.local", "prod/reviews.prod.svc.cluster.local"];
+    let union = [
+        "central/reviews.prod.svc.cluster.local",
+        "prod/ratings.prod.svc.cluster.local",
+        "prod/reviews.prod.svc.cluster.local",
+    ];
     assert_eq!(hosts(&found[1]), union);
     let all = lab.generate(&calls, &["--group-by", "namespace"]);
     assert_eq!(all.len(), 1);
@@ -139,41 +158,77 @@ fn scope_tells_what_a_pod_sees_and_why_not() {
     );
     let sidecar = sidecar.display().to_string();
     let mesh = lab.mesh();
-    let args = ["scope", "--cluster", &mesh, "shop/web-1", "--sidecar", &sidecar, "--call", "reviews.prod:9080", "-o", "json"];
+    let args = [
+        "scope",
+        "--cluster",
+        &mesh,
+        "shop/web-1",
+        "--sidecar",
+        &sidecar,
+        "--call",
+        "reviews.prod:9080",
+        "-o",
+        "json",
+    ];
     let got: Value = serde_json::from_str(&expect(0, &args)).unwrap();
     assert_eq!(got["sidecar"], json!({"namespace": "shop", "name": "try"}));
     assert_eq!(got["calls"][0]["route"]["virtualServices"], json!([]));
-    assert_eq!(got["calls"][0]["route"]["clusters"], json!(["outbound|9080||reviews.prod.svc.cluster.local"]));
-    let missing = got["virtualServicesNotInScope"].as_array().unwrap();
-    assert!(
-        missing
-            .iter()
-            .any(|m| m["virtualService"] == "central/reviews" && m["why"].as_str().unwrap().contains("central/reviews.prod"))
+    assert_eq!(
+        got["calls"][0]["route"]["clusters"],
+        json!(["outbound|9080||reviews.prod.svc.cluster.local"])
     );
+    let missing = got["virtualServicesNotInScope"].as_array().unwrap();
+    assert!(missing.iter().any(|m| m["virtualService"] == "central/reviews"
+        && m["why"].as_str().unwrap().contains("central/reviews.prod")));
     let without: Value = serde_json::from_str(&expect(
         0,
-        &["scope", "--cluster", &mesh, "shop/web", "--call", "http://reviews.prod:9080", "-o", "json"],
+        &[
+            "scope",
+            "--cluster",
+            &mesh,
+            "shop/web",
+            "--call",
+            "http://reviews.prod:9080",
+            "-o",
+            "json",
+        ],
     ))
     .unwrap();
     assert_eq!(without["sidecar"], Value::Null);
     assert_eq!(without["calls"][0]["route"]["virtualServices"], json!(["central/reviews"]));
-    let table = expect(0, &["scope", "--cluster", &mesh, "shop/web", "--call", "reviews.prod:9080"]);
+    let table =
+        expect(0, &["scope", "--cluster", &mesh, "shop/web", "--call", "reviews.prod:9080"]);
     assert!(table.contains("by central/reviews"), "{table}");
 }
 
 #[test]
 fn forecast_and_explain_agree_with_what_is_generated() {
     let lab = Lab::new("");
-    let (mesh, calls) = (lab.mesh(), lab.calls(&[("shop/web", "reviews.prod", 9080), ("shop/web", "nowhere.example.test", 80)]));
+    let (mesh, calls) = (
+        lab.mesh(),
+        lab.calls(&[("shop/web", "reviews.prod", 9080), ("shop/web", "nowhere.example.test", 80)]),
+    );
     let source = ["--cluster", &mesh, "--calls", &calls];
-    let got: Value = serde_json::from_str(&expect(0, &[&["forecast", "-o", "json"], &source[..]].concat())).unwrap();
+    let got: Value =
+        serde_json::from_str(&expect(0, &[&["forecast", "-o", "json"], &source[..]].concat()))
+            .unwrap();
     let totals = &got["totals"];
-    assert!(totals["after"]["clusters"].as_u64() < totals["before"]["clusters"].as_u64(), "{totals}");
+    assert!(
+        totals["after"]["clusters"].as_u64() < totals["before"]["clusters"].as_u64(),
+        "{totals}"
+    );
     assert_eq!(totals["today"], totals["before"], "nothing applies today");
     let text = expect(0, &[&["explain"], &source[..], &["shop/web"]].concat());
-    assert!(text.contains("central/reviews.prod.svc.cluster.local") && text.contains("VirtualService central/reviews"), "{text}");
+    assert!(
+        text.contains("central/reviews.prod.svc.cluster.local")
+            && text.contains("VirtualService central/reviews"),
+        "{text}"
+    );
     assert!(text.contains("not covered") && text.contains("nowhere.example.test"), "{text}");
-    let one = expect(0, &[&["explain"], &source[..], &["shop/web", "reviews.prod.svc.cluster.local"]].concat());
+    let one = expect(
+        0,
+        &[&["explain"], &source[..], &["shop/web", "reviews.prod.svc.cluster.local"]].concat(),
+    );
     assert!(one.contains("central/reviews.prod") && !one.contains("nowhere"), "{one}");
     let none = run(&[&["explain"], &source[..], &["shop/web", "details"]].concat());
     assert_eq!(none.status.code(), Some(1));
@@ -186,13 +241,17 @@ fn what_is_not_ready_is_withheld_with_its_own_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
     common::learn(&case, &common::captures(&case), &store);
-    let (store, cluster) = (store.display().to_string(), case.join("cluster.yaml").display().to_string());
+    let (store, cluster) =
+        (store.display().to_string(), case.join("cluster.yaml").display().to_string());
     let source = ["--store", store.as_str(), "--cluster", &cluster, "-n", "bookinfo"];
     let out = run(&[&["generate", "--min-coverage", "7d"], &source[..]].concat());
     assert_eq!(out.status.code(), Some(5));
     assert!(out.stdout.is_empty());
     assert!(String::from_utf8_lossy(&out.stderr).contains("not ready: watched for"));
-    let all = expect(0, &[&["generate", "--min-coverage", "7d", "--include-unready"], &source[..]].concat());
+    let all = expect(
+        0,
+        &[&["generate", "--min-coverage", "7d", "--include-unready"], &source[..]].concat(),
+    );
     assert_eq!(all, expect(0, &[&["generate"], &source[..]].concat()));
 }
 
@@ -205,7 +264,11 @@ fn odd_input_gives_one_clear_message() {
     let out = run(&["generate", "--cluster", &mesh, "--calls", &bad.display().to_string()]);
     assert_eq!(out.status.code(), Some(3));
     let told = String::from_utf8_lossy(&out.stderr).into_owned();
-    for part in ["bad.jsonl:1: not a call (missing field `host`", "bad.jsonl:2: not a call", "bad.jsonl:3: no workload"] {
+    for part in [
+        "bad.jsonl:1: not a call (missing field `host`",
+        "bad.jsonl:2: not a call",
+        "bad.jsonl:3: no workload",
+    ] {
         assert!(told.contains(part), "{part} is missing in {told}");
     }
     for (args, part) in [
@@ -229,7 +292,12 @@ fn objects_that_istiod_refuses_are_named_with_the_rule() {
     let out = run(&["scope", "--cluster", &lab.mesh(), "data/db"]);
     assert_eq!(out.status.code(), Some(0));
     let told = String::from_utf8_lossy(&out.stderr).into_owned();
-    for part in ["Sidecar data/odd: istiod's validation refuses it", "short names", "exactly one slash", "left-most label"] {
+    for part in [
+        "Sidecar data/odd: istiod's validation refuses it",
+        "short names",
+        "exactly one slash",
+        "left-most label",
+    ] {
         assert!(told.contains(part), "{part} is missing in {told}");
     }
     // Treated as istiod treats it: the entries that mean something count.
@@ -240,13 +308,19 @@ fn objects_that_istiod_refuses_are_named_with_the_rule() {
 fn a_snapshot_without_what_the_proof_rests_on_is_told_as_one() {
     let told = |mesh: &str| {
         let lab = Lab::new("");
-        let (mesh, calls) = (lab.file("given.yaml", mesh), lab.calls(&[("shop/web", "reviews.prod.svc.cluster.local", 80)]));
+        let (mesh, calls) = (
+            lab.file("given.yaml", mesh),
+            lab.calls(&[("shop/web", "reviews.prod.svc.cluster.local", 80)]),
+        );
         let out = run(&["generate", "--cluster", &mesh.display().to_string(), "--calls", &calls]);
         String::from_utf8_lossy(&out.stderr).into_owned()
     };
     let bare: Vec<&str> = MESH.split("\n---\n").filter(|o| !o.contains("istio.io/")).collect();
     let without = told(&bare.join("\n---\n"));
-    assert!(without.contains("holds no VirtualService") && without.contains("holds no MeshConfig"), "{without}");
+    assert!(
+        without.contains("holds no VirtualService") && without.contains("holds no MeshConfig"),
+        "{without}"
+    );
     let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: istio-system, name: istio}\ndata: {mesh: ''}\n";
     let with = told(&format!("{MESH}\n---\n{config}"));
     assert!(!with.contains("holds no"), "{with}");
@@ -272,10 +346,12 @@ fn what_was_not_seen_for_long_is_marked_and_left_out_only_when_asked() {
         dependency("ratings.prod", "10.1.0.7:9080", "2026-01-01T00:00:00Z"),
         json!({"end": {"rows": 3, "batches": 0}}),
     ];
-    let export = lab.file("e.ndjson", &lines.map(|l| format!("{l}\n")).concat()).display().to_string();
+    let export =
+        lab.file("e.ndjson", &lines.map(|l| format!("{l}\n")).concat()).display().to_string();
     expect(0, &["import", "--store", &store, &export]);
     let table = expect(0, &["dependencies", "--store", &store]);
-    let marked: Vec<bool> = table.lines().filter(|l| l.contains("prod/")).map(|l| l.contains("stale")).collect();
+    let marked: Vec<bool> =
+        table.lines().filter(|l| l.contains("prod/")).map(|l| l.contains("stale")).collect();
     assert_eq!(marked, [true, false], "{table}");
     let generate = ["generate", "--store", &store, "--cluster", &mesh, "--workload", "shop/web"];
     let all = documents(&expect(0, &generate));

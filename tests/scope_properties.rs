@@ -1,5 +1,6 @@
-//! Whatever the mesh and the Sidecar: scoping ends, never panics, and holds its own laws. Meshes are the recorded ones with objects
-//! left out and repeated, so that references dangle and contradict each other.
+//! Whatever the mesh and the Sidecar: scoping ends, never panics, and holds its own laws. Meshes
+//! are the recorded ones with objects left out and repeated, so that references dangle and
+//! contradict each other.
 
 #![allow(clippy::expect_used)] // a test that cannot go on should say where
 
@@ -15,7 +16,12 @@ use sidecarta::mesh::{Egress, EgressPort};
 use sidecarta::scope::{Call, CallProtocol, Client, Scope, TrafficMode, everything};
 
 fn egress() -> impl Strategy<Value = Egress> {
-    let namespace = prop_oneof!["[.*~]", "(shop|pay|edge|data|front|istio-system)", "~(shop|pay)?", "[a-z/~]{0,4}"];
+    let namespace = prop_oneof![
+        "[.*~]",
+        "(shop|pay|edge|data|front|istio-system)",
+        "~(shop|pay)?",
+        "[a-z/~]{0,4}"
+    ];
     let name = prop_oneof![
         Just("*".to_owned()),
         "(web|api|cache|db|queue)\\.(shop|pay|edge|data|front)\\.svc\\.cluster\\.local",
@@ -23,9 +29,12 @@ fn egress() -> impl Strategy<Value = Egress> {
         "(www|api)\\.example\\.com",
         "[a-z*./]{0,8}",
     ];
-    let hosts = proptest::collection::vec((namespace, name).prop_map(|(a, b)| format!("{a}/{b}")), 0..6);
-    let port =
-        proptest::option::weighted(0.2, (prop_oneof![Just(80u16), Just(5432), any::<u16>()], "(HTTP|TCP|TLS|HTTP_PROXY|x)?"));
+    let hosts =
+        proptest::collection::vec((namespace, name).prop_map(|(a, b)| format!("{a}/{b}")), 0..6);
+    let port = proptest::option::weighted(
+        0.2,
+        (prop_oneof![Just(80u16), Just(5432), any::<u16>()], "(HTTP|TCP|TLS|HTTP_PROXY|x)?"),
+    );
     (hosts, port, "(0\\.0\\.0\\.0|127\\.0\\.0\\.1)?").prop_map(|(hosts, port, bind)| Egress {
         port: port.map(|(number, protocol)| EgressPort { number, protocol, name: "p".to_owned() }),
         bind,
@@ -40,8 +49,10 @@ fn call() -> impl Strategy<Value = Call> {
         "(www|api|one)\\.(example\\.com|partner\\.net)",
         "[a-z.*]{0,6}",
     ];
-    let port = prop_oneof![Just(80u16), Just(443), Just(5432), Just(9080), Just(7000), any::<u16>()];
-    let protocol = prop_oneof![Just(CallProtocol::Http), Just(CallProtocol::Tls), Just(CallProtocol::Tcp)];
+    let port =
+        prop_oneof![Just(80u16), Just(443), Just(5432), Just(9080), Just(7000), any::<u16>()];
+    let protocol =
+        prop_oneof![Just(CallProtocol::Http), Just(CallProtocol::Tls), Just(CallProtocol::Tcp)];
     let address = prop_oneof!["10\\.96\\.0\\.(1[0-9])", "10\\.77\\.0\\.[4-7]", "203\\.0\\.113\\.9"];
     (host, port, protocol, address).prop_map(|(host, port, protocol, a)| Call {
         host,
@@ -52,13 +63,18 @@ fn call() -> impl Strategy<Value = Call> {
 }
 
 /// The recorded calls, read once.
-static CASES: std::sync::LazyLock<Vec<Value>> = std::sync::LazyLock::new(|| cases::read("calls.jsonl"));
+static CASES: std::sync::LazyLock<Vec<Value>> =
+    std::sync::LazyLock::new(|| cases::read("calls.jsonl"));
 
 /// A recorded mesh with some objects left out and some repeated.
 fn mutate(line: &Value, keep: &[bool], twice: usize) -> Value {
     let objects = line["mesh"]["objects"].as_array().expect("objects");
-    let mut kept: Vec<Value> =
-        objects.iter().zip(keep.iter().cycle()).filter(|(o, k)| **k || o["kind"] == "Pod").map(|(o, _)| o.clone()).collect();
+    let mut kept: Vec<Value> = objects
+        .iter()
+        .zip(keep.iter().cycle())
+        .filter(|(o, k)| **k || o["kind"] == "Pod")
+        .map(|(o, _)| o.clone())
+        .collect();
     for _ in 0..twice.min(kept.len()) {
         kept.push(kept[twice % kept.len()].clone());
     }
@@ -71,7 +87,8 @@ fn mutate(line: &Value, keep: &[bool], twice: usize) -> Value {
 
 /// Objects repeated are contradictions that the snapshot tells; here only the mesh matters.
 fn build(mesh: &Value) -> sidecarta::mesh::Mesh {
-    let (mut builders, mut report) = (sidecarta::snapshot::Builders::both(None), sidecarta::snapshot::Report::default());
+    let (mut builders, mut report) =
+        (sidecarta::snapshot::Builders::both(None), sidecarta::snapshot::Report::default());
     sidecarta::snapshot::read(
         std::path::Path::new("mesh.json"),
         cases::list(mesh).to_string().as_bytes(),
@@ -98,7 +115,8 @@ proptest! {
         let case = cases::Case::new(line);
         let client = Client { namespace: &case.client.namespace, labels: &case.client.labels, address: Some(&case.client.ip) };
         let scope = Scope::new(&mesh, client.namespace, &listeners, TrafficMode::AllowAny);
-        // One Service per host, and none that the client may not see unless a VirtualService of its own brings it in.
+        // One Service per host, and none that the client may not see unless a VirtualService of its
+        // own brings it in.
         let mut seen = BTreeMap::new();
         for s in &scope.services {
             prop_assert!(seen.insert(s.service.host.as_str(), ()).is_none(), "{} stands twice", s.service.host);

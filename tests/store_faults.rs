@@ -1,7 +1,9 @@
-//! What happens to the store when the program is killed, the disk is full or read-only, or a file of the store is damaged: nothing that
-//! was reported is lost, nothing counts twice, and the message says what to do.
+//! What happens to the store when the program is killed, the disk is full or read-only, or a file
+//! of the store is damaged: nothing that was reported is lost, nothing counts twice, and the
+//! message says what to do.
 //!
-//! A case that needs to mount a file system says loudly where that is not permitted; in CI it fails there instead.
+//! A case that needs to mount a file system says loudly where that is not permitted; in CI it fails
+//! there instead.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -56,12 +58,22 @@ fn refused(out: &Output, words: &str) {
     assert_eq!(out.status.code(), Some(1), "{message}");
     assert!(message.contains(words) && !message.contains("panicked"), "{message}");
     assert_eq!(message.lines().filter(|l| l.starts_with("error")).count(), 1, "{message}");
-    assert!(out.stdout.is_empty(), "it reports a success: {}", String::from_utf8_lossy(&out.stdout));
+    assert!(
+        out.stdout.is_empty(),
+        "it reports a success: {}",
+        String::from_utf8_lossy(&out.stdout)
+    );
 }
 
 fn spawn(args: &[String]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sidecarta"));
-    command.args(args).env_remove("SIDECARTA_STORE").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command
+        .args(args)
+        .env_remove("SIDECARTA_STORE")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 #[test]
@@ -81,14 +93,16 @@ fn killed_at_any_instant_it_loses_nothing_and_counts_nothing_twice() {
         let mut held = 0;
         // Twice, so that an open of what was left behind is interrupted as well.
         for attempt in 0..2 {
-            // Spread evenly over the run, or over what follows the making of the store; the golden ratio makes no pattern with
-            // whatever the program does in steps.
+            // Spread evenly over the run, or over what follows the making of the store; the golden
+            // ratio makes no pattern with whatever the program does in steps.
             let at = (f64::from(round * 2 + attempt) * 0.618_034).fract();
             let mut child = spawn(&replay(&store));
             if round % 2 == 0 {
                 std::thread::sleep(usual.mul_f64(at * 1.1));
             } else {
-                while !store.join("sidecarta.json").exists() && child.try_wait().unwrap().is_none() {}
+                while !store.join("sidecarta.json").exists() && child.try_wait().unwrap().is_none()
+                {
+                }
                 std::thread::sleep(usual.mul_f64(at * 0.8));
             }
             child.kill().unwrap();
@@ -100,7 +114,10 @@ fn killed_at_any_instant_it_loses_nothing_and_counts_nothing_twice() {
             let found = export(&store);
             let now = batches(&found).len();
             assert!(now >= held, "round {round}: {held} batches were there, {now} are");
-            assert!(!reported || now == whole, "round {round}: all was reported, {now} batches are there");
+            assert!(
+                !reported || now == whole,
+                "round {round}: all was reported, {now} batches are there"
+            );
             assert!(batches(&found).iter().all(|b| want.contains(b)));
             held = now;
             partial += u32::from(0 < now && now < whole);
@@ -108,7 +125,10 @@ fn killed_at_any_instant_it_loses_nothing_and_counts_nothing_twice() {
         }
         let out = run(&replay(&store));
         assert!(out.status.success(), "round {round}: {}", String::from_utf8_lossy(&out.stderr));
-        assert!(export(&store) == want, "round {round}: another result than that of an undisturbed run");
+        assert!(
+            export(&store) == want,
+            "round {round}: another result than that of an undisturbed run"
+        );
     }
     println!(
         "120 kills within {usual:?}: {unmade} before there was a store, {partial} between batches, {finished} after the last"
@@ -116,7 +136,8 @@ fn killed_at_any_instant_it_loses_nothing_and_counts_nothing_twice() {
     assert!(unmade + partial + finished > 0 && finished < 120, "no kill came while it was at work");
 }
 
-/// A limit on the length of files makes every write beyond it fail, in whatever the program is doing then; without root.
+/// A limit on the length of files makes every write beyond it fail, in whatever the program is
+/// doing then; without root.
 #[test]
 fn a_write_that_fails_ends_the_program_and_loses_nothing() {
     let want = undisturbed();
@@ -127,7 +148,10 @@ fn a_write_that_fails_ends_the_program_and_loses_nothing() {
         // Ignored, the signal becomes an error of the write.
         let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$0\" \"$@\"");
         let mut command = Command::new("bash");
-        command.args(["-c", &script, env!("CARGO_BIN_EXE_sidecarta")]).args(replay(&store)).env_remove("SIDECARTA_STORE");
+        command
+            .args(["-c", &script, env!("CARGO_BIN_EXE_sidecarta")])
+            .args(replay(&store))
+            .env_remove("SIDECARTA_STORE");
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let start = Instant::now();
         while child.try_wait().unwrap().is_none() {
@@ -145,7 +169,10 @@ fn a_write_that_fails_ends_the_program_and_loses_nothing() {
         }
         let out = run(&replay(&store));
         assert!(out.status.success(), "{kib} KiB: {}", String::from_utf8_lossy(&out.stderr));
-        assert!(export(&store) == want, "{kib} KiB: another result than that of an undisturbed run");
+        assert!(
+            export(&store) == want,
+            "{kib} KiB: another result than that of an undisturbed run"
+        );
     }
     assert!(failed >= 3, "only {failed} limits made a write fail");
 }
@@ -193,7 +220,10 @@ fn a_disk_that_fills_up_meanwhile_ends_the_program_and_loses_nothing() {
         drop(ballast);
         fs::remove_file(disk.path().join("ballast")).unwrap();
         expect(0, &replay(&store));
-        assert!(export(&store) == want, "filled after {after} ms: another result than that of an undisturbed run");
+        assert!(
+            export(&store) == want,
+            "filled after {after} ms: another result than that of an undisturbed run"
+        );
         fs::remove_dir_all(&store).unwrap();
     }
     println!("{ended} of 7 replays met the full disk");
@@ -203,7 +233,11 @@ fn a_disk_that_fills_up_meanwhile_ends_the_program_and_loses_nothing() {
 fn a_read_only_store_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let mode = |path: &Path, mode| {
-        fs::set_permissions(path, <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(mode)).unwrap();
+        fs::set_permissions(
+            path,
+            <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(mode),
+        )
+        .unwrap();
     };
     // Permissions do not bind root; a file system that is mounted read-only does.
     let disk = if root() { Disk::mount("a read-only disk", "40m") } else { None };
@@ -216,7 +250,9 @@ fn a_read_only_store_is_refused_and_left_as_it_is() {
     let before = export(&store);
     match &disk {
         Some(disk) => disk.remount("ro"),
-        None => [store.join("db"), store.clone(), place.clone()].iter().for_each(|p| mode(p, 0o555)),
+        None => {
+            [store.join("db"), store.clone(), place.clone()].iter().for_each(|p| mode(p, 0o555))
+        }
     }
     let made = run(&replay(&place.join("second")));
     match &disk {
@@ -224,7 +260,9 @@ fn a_read_only_store_is_refused_and_left_as_it_is() {
             refused(&run(&replay(&store)), "store");
             disk.remount("rw");
         }
-        None => [place.clone(), store.clone(), store.join("db")].iter().for_each(|p| mode(p, 0o755)),
+        None => {
+            [place.clone(), store.clone(), store.join("db")].iter().for_each(|p| mode(p, 0o755))
+        }
     }
     refused(&made, "cannot make the directory");
     assert_eq!(export(&store), before);
@@ -252,7 +290,8 @@ fn never_less(store: &Path, want: &str, damage: &str) -> bool {
     }
     let message = String::from_utf8_lossy(&out.stderr);
     assert!(
-        out.status.code() == Some(1) && message.contains("damaged") || message.contains("cannot be read"),
+        out.status.code() == Some(1) && message.contains("damaged")
+            || message.contains("cannot be read"),
         "{damage}: {message}"
     );
     true
@@ -269,7 +308,11 @@ fn a_damaged_store_never_opens_as_less() {
     for length in [0, 1, 100, 4096].into_iter().chain((1..10).map(|i| bytes.len() * i / 10)) {
         copy(&store, &hurt);
         fs::write(hurt.join("db/db"), &bytes[..length]).unwrap();
-        told += u32::from(never_less(&hurt, &want, &format!("cut to {length} of {} bytes", bytes.len())));
+        told += u32::from(never_less(
+            &hurt,
+            &want,
+            &format!("cut to {length} of {} bytes", bytes.len()),
+        ));
     }
     for at in (0..bytes.len()).step_by(bytes.len() / 12 + 1) {
         copy(&store, &hurt);
@@ -301,17 +344,29 @@ fn what_sled_was_writing_when_it_was_killed_is_no_damage() {
         let mut files = fs::read_dir(store.join("db")).unwrap().map(|e| e.unwrap().path());
         files.find(|p| p.file_name().unwrap().to_str().unwrap().starts_with("snap.")).unwrap()
     };
-    let (snapshot, conf) = (fs::read(snapshot_of(&store)).unwrap(), fs::read(store.join("db/conf")).unwrap());
-    for length in (0..=snapshot.len()).step_by(snapshot.len() / 40).chain(snapshot.len() - 14..=snapshot.len()) {
+    let (snapshot, conf) =
+        (fs::read(snapshot_of(&store)).unwrap(), fs::read(store.join("db/conf")).unwrap());
+    for length in (0..=snapshot.len())
+        .step_by(snapshot.len() / 40)
+        .chain(snapshot.len() - 14..=snapshot.len())
+    {
         copy(&store, &hurt);
         // Longer than the log is, so that it is the last of them.
         fs::write(hurt.join("db/snap.0000000000FFFFFF.generating"), &snapshot[..length]).unwrap();
-        assert!(export(&hurt) == want, "{length} of {} bytes of a snapshot: other content", snapshot.len());
+        assert!(
+            export(&hurt) == want,
+            "{length} of {} bytes of a snapshot: other content",
+            snapshot.len()
+        );
     }
     for length in 0..=conf.len() {
         copy(&store, &hurt);
         fs::write(hurt.join("db/conf"), &conf[..length]).unwrap();
-        assert!(export(&hurt) == want, "{length} of {} bytes of the configuration: other content", conf.len());
+        assert!(
+            export(&hurt) == want,
+            "{length} of {} bytes of the configuration: other content",
+            conf.len()
+        );
     }
     copy(&store, &hurt);
     let finished = snapshot_of(&hurt);

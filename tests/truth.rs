@@ -1,4 +1,5 @@
-//! Every capture of the running mesh gives the calls that the sidecars' own access logs tell, no more and no fewer.
+//! Every capture of the running mesh gives the calls that the sidecars' own access logs tell, no
+//! more and no fewer.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -17,20 +18,27 @@ type Calls = BTreeSet<(String, String)>;
 fn workload(pod: &str) -> String {
     match pod {
         "web-0" | "web-1" => "web".to_owned(),
-        p if p.matches('-').count() >= 2 && p != "my-shell-plain" => p.rsplitn(3, '-').last().unwrap_or(p).to_owned(),
+        p if p.matches('-').count() >= 2 && p != "my-shell-plain" => {
+            p.rsplitn(3, '-').last().unwrap_or(p).to_owned()
+        }
         p => p.to_owned(),
     }
 }
 
-/// Services' own addresses, from the snapshot: what the access log gives where Envoy had no cluster.
+/// Services' own addresses, from the snapshot: what the access log gives where Envoy had no
+/// cluster.
 fn own_addresses(case: &Path) -> BTreeMap<String, String> {
     let text = std::fs::read_to_string(case.join("cluster.yaml")).unwrap();
     let mut out = BTreeMap::new();
     for document in serde_yaml::Deserializer::from_str(&text) {
         let value: Value = serde::Deserialize::deserialize(document).unwrap();
-        let items = value.get("items").and_then(Value::as_array).cloned().unwrap_or_else(|| vec![value]);
+        let items =
+            value.get("items").and_then(Value::as_array).cloned().unwrap_or_else(|| vec![value]);
         for s in items.iter().filter(|i| i["kind"] == "Service") {
-            let (name, namespace) = (s["metadata"]["name"].as_str().unwrap(), s["metadata"]["namespace"].as_str().unwrap());
+            let (name, namespace) = (
+                s["metadata"]["name"].as_str().unwrap(),
+                s["metadata"]["namespace"].as_str().unwrap(),
+            );
             if let Some(ip) = s["spec"]["clusterIP"].as_str() {
                 out.insert(ip.to_owned(), format!("{name}.{namespace}.svc.cluster.local"));
             }
@@ -39,10 +47,12 @@ fn own_addresses(case: &Path) -> BTreeMap<String, String> {
     out
 }
 
-/// What the truth tells of the pods whose interface is in this capture: calls of Services and ServiceEntries, and addresses of
-/// calls that the proxy passed through. Refused calls (`-`, BlackHoleCluster) never reached the wire.
+/// What the truth tells of the pods whose interface is in this capture: calls of Services and
+/// ServiceEntries, and addresses of calls that the proxy passed through. Refused calls (`-`,
+/// BlackHoleCluster) never reached the wire.
 fn told(case: &Path, watched: &BTreeSet<String>) -> (Calls, BTreeMap<String, BTreeSet<String>>) {
-    let truth: Value = serde_json::from_str(&std::fs::read_to_string(case.join("truth.json")).unwrap()).unwrap();
+    let truth: Value =
+        serde_json::from_str(&std::fs::read_to_string(case.join("truth.json")).unwrap()).unwrap();
     let own = own_addresses(case);
     let mut calls = Calls::new();
     let mut passed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -87,7 +97,8 @@ fn watched(case: &Path, capture: &Path) -> BTreeSet<String> {
         n if n.starts_with("any-kind-worker2") => on_node("sc-w2"),
         n if n.starts_with("any") => on_node("sc-w1"),
         n => {
-            let of: BTreeSet<String> = rows.iter().filter(|r| n.contains(&r[3])).map(|r| r[1].clone()).collect();
+            let of: BTreeSet<String> =
+                rows.iter().filter(|r| n.contains(&r[3])).map(|r| r[1].clone()).collect();
             // q-formats: several formats of my-shell's interface.
             if of.is_empty() { BTreeSet::from(["my-shell".to_owned()]) } else { of }
         }
@@ -95,7 +106,11 @@ fn watched(case: &Path, capture: &Path) -> BTreeSet<String> {
 }
 
 fn check(case: &Path, files: &[PathBuf]) {
-    let name = format!("{} {:?}", case.display(), files.iter().map(|f| f.file_name().unwrap()).collect::<Vec<_>>());
+    let name = format!(
+        "{} {:?}",
+        case.display(),
+        files.iter().map(|f| f.file_name().unwrap()).collect::<Vec<_>>()
+    );
     let dir = tempfile::tempdir().unwrap();
     let found = learn(case, files, &dir.path().join("store"));
     let pods: BTreeSet<String> = files.iter().flat_map(|f| watched(case, f)).collect();
@@ -122,16 +137,32 @@ fn check(case: &Path, files: &[PathBuf]) {
             "service" => {
                 got.insert((caller, format!("{host}:{port}")));
             }
-            "external" if !text(d, "/destination/namespace").is_empty() && in_log(&calls, &caller, host, port) => {
+            "external"
+                if !text(d, "/destination/namespace").is_empty()
+                    && in_log(&calls, &caller, host, port) =>
+            {
                 got.insert((caller, format!("{host}:{port}")));
             }
             "external" | "pod" => {
-                let examples = d["evidence"].as_array().unwrap().iter().flat_map(|e| e["examples"].as_array().unwrap());
-                outside.entry(caller).or_default().extend(examples.map(|e| e["to"].as_str().unwrap().to_owned()));
+                let examples = d["evidence"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .flat_map(|e| e["examples"].as_array().unwrap());
+                outside
+                    .entry(caller)
+                    .or_default()
+                    .extend(examples.map(|e| e["to"].as_str().unwrap().to_owned()));
             }
             "infrastructure" => {
-                // A call of istiod's own port by an application is logged, and is still no dependency.
-                let at = passed.get(&caller).into_iter().flatten().filter(|a| a.starts_with("10.244.1.2:")).cloned();
+                // A call of istiod's own port by an application is logged, and is still no
+                // dependency.
+                let at = passed
+                    .get(&caller)
+                    .into_iter()
+                    .flatten()
+                    .filter(|a| a.starts_with("10.244.1.2:"))
+                    .cloned();
                 outside.entry(caller).or_default().extend(at);
             }
             other => panic!("{name}: unexpected {other}: {d}"),
@@ -142,7 +173,8 @@ fn check(case: &Path, files: &[PathBuf]) {
     assert_eq!(outside, passed, "{name}: calls that the proxy passed through");
 }
 
-/// A listed host and an unlisted one may share an address: the log tells which of the two cases a call was.
+/// A listed host and an unlisted one may share an address: the log tells which of the two cases a
+/// call was.
 fn in_log(calls: &Calls, caller: &str, host: &str, port: u64) -> bool {
     calls.contains(&(caller.to_owned(), format!("{host}:{port}")))
 }

@@ -28,20 +28,27 @@ impl Live {
     fn start(server: &Server, extent: Extent) -> Self {
         let config = kube::Config::new(format!("http://{}", server.address).parse().unwrap());
         let (stop, stopped) = watch::channel(false);
-        let (view, task) = View::start(kube::Client::try_from(config).unwrap(), extent, None, Vec::new(), stopped);
+        let (view, task) =
+            View::start(kube::Client::try_from(config).unwrap(), extent, None, Vec::new(), stopped);
         Self { view, stop, task }
     }
 
     async fn ready(server: &Server, extent: Extent) -> Self {
         let mut live = Self::start(server, extent);
-        tokio::time::timeout(DEADLINE, live.view.ready()).await.unwrap_or_else(|_| panic!("{:?}", live.view.status()));
+        tokio::time::timeout(DEADLINE, live.view.ready())
+            .await
+            .unwrap_or_else(|_| panic!("{:?}", live.view.status()));
         live
     }
 
     async fn until(&self, what: &str, done: impl Fn(&View) -> bool) {
         let begun = tokio::time::Instant::now();
         while !done(&self.view) {
-            assert!(begun.elapsed() < DEADLINE, "waited in vain for {what}: {:?}", self.view.status());
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "waited in vain for {what}: {:?}",
+                self.view.status()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -96,13 +103,19 @@ fn holds(view: &View, at: &str, who: Option<&str>) -> bool {
 async fn follows_a_cluster() {
     let server = Server::start();
     for i in 0..1200 {
-        server.put("pods", "Pod", pod(&format!("p{i}"), &format!("u{i}"), &format!("10.0.{}.{}", i / 250, i % 250 + 1)));
+        server.put(
+            "pods",
+            "Pod",
+            pod(&format!("p{i}"), &format!("u{i}"), &format!("10.0.{}.{}", i / 250, i % 250 + 1)),
+        );
     }
     let mut owned = pod("web-5d4f-x", "web", "10.1.0.1");
-    owned["metadata"]["ownerReferences"] = json!([{"kind": "ReplicaSet", "name": "web-5d4f", "controller": true}]);
+    owned["metadata"]["ownerReferences"] =
+        json!([{"kind": "ReplicaSet", "name": "web-5d4f", "controller": true}]);
     server.put("pods", "Pod", owned);
     let mut set = json!({"metadata": {"name": "web-5d4f", "namespace": "shop"}});
-    set["metadata"]["ownerReferences"] = json!([{"kind": "Deployment", "name": "web", "controller": true}]);
+    set["metadata"]["ownerReferences"] =
+        json!([{"kind": "Deployment", "name": "web", "controller": true}]);
     server.put("replicasets", "ReplicaSet", set);
     server.put(
         "services",
@@ -120,9 +133,12 @@ async fn follows_a_cluster() {
             "endpoints": [{"addresses": ["10.1.0.1"]}], "ports": [{"name": "http", "port": 8080}],
         }),
     );
-    server.put("nodes", "Node", json!({"metadata": {"name": "n1"}, "spec": {"podCIDR": "10.1.0.0/16"}}));
-    let entry =
-        json!({"metadata": {"name": "out", "namespace": "shop"}, "spec": {"hosts": ["a.test"], "addresses": ["1.2.3.4"]}});
+    server.put(
+        "nodes",
+        "Node",
+        json!({"metadata": {"name": "n1"}, "spec": {"podCIDR": "10.1.0.0/16"}}),
+    );
+    let entry = json!({"metadata": {"name": "out", "namespace": "shop"}, "spec": {"hosts": ["a.test"], "addresses": ["1.2.3.4"]}});
     server.put("serviceentries", "ServiceEntry", entry);
     // A wrong type spoils nothing else.
     let mut broken = pod("broken", "broken", "10.1.0.9");
@@ -147,11 +163,16 @@ async fn follows_a_cluster() {
     server.put("pods", "Pod", pod("new", "new", "10.1.0.2"));
     live.until("ADDED", |v| holds(v, "10.1.0.2", Some("new"))).await;
     server.put("pods", "Pod", pod("new", "new", "10.1.0.3"));
-    live.until("MODIFIED", |v| holds(v, "10.1.0.3", Some("new")) && holds(v, "10.1.0.2", None)).await;
+    live.until("MODIFIED", |v| holds(v, "10.1.0.3", Some("new")) && holds(v, "10.1.0.2", None))
+        .await;
     let before = now();
     server.delete("pods", "shop/new", "Pod", |_| ());
     live.until("DELETED", |v| holds(v, "10.1.0.3", None)).await;
-    assert_eq!(uid(&live.view.current(), "10.1.0.3", before).as_deref(), Some("new"), "packets from before are its own");
+    assert_eq!(
+        uid(&live.view.current(), "10.1.0.3", before).as_deref(),
+        Some("new"),
+        "packets from before are its own"
+    );
     // What was handed out stays as it was.
     assert_eq!(cluster.pods().len(), 1201);
     live.stop().await;
@@ -189,7 +210,10 @@ async fn what_is_forbidden_or_absent_hinders_nothing_else() {
     server.put("pods", "Pod", pod("a", "a", "10.0.0.1"));
     let live = Live::ready(&server, Extent::Cluster).await;
     let status = live.view.status();
-    assert_eq!(status.kinds["ReplicaSet"], KindStatus::Forbidden("replicasets is refused".to_owned()));
+    assert_eq!(
+        status.kinds["ReplicaSet"],
+        KindStatus::Forbidden("replicasets is refused".to_owned())
+    );
     assert_eq!(status.kinds["ServiceEntry"], KindStatus::Absent);
     assert_eq!(status.kinds["Pod"], KindStatus::Synced { objects: 1 });
     assert!(status.synced && status.behind.is_none());
@@ -205,7 +229,10 @@ async fn keeps_serving_while_the_server_is_away() {
     server.put("pods", "Pod", pod("b", "b", "10.0.0.2"));
     let live = Live::ready(&server, Extent::Node("n1".to_owned())).await;
     server.kill();
-    live.until("the failure", |v| matches!(v.status().kinds["Pod"], KindStatus::Failing { objects: 2, .. })).await;
+    live.until("the failure", |v| {
+        matches!(v.status().kinds["Pod"], KindStatus::Failing { objects: 2, .. })
+    })
+    .await;
     let status = live.view.status();
     assert!(status.synced && status.behind.is_some());
     assert!(holds(&live.view, "10.0.0.1", Some("a")) && holds(&live.view, "10.0.0.2", Some("b")));
@@ -213,7 +240,8 @@ async fn keeps_serving_while_the_server_is_away() {
     server.delete("pods", "shop/b", "Pod", |_| ());
     server.put("pods", "Pod", pod("c", "c", "10.0.0.3"));
     server.restart();
-    live.until("the return", |v| v.status().kinds["Pod"] == KindStatus::Synced { objects: 2 }).await;
+    live.until("the return", |v| v.status().kinds["Pod"] == KindStatus::Synced { objects: 2 })
+        .await;
     live.until("the news", |v| holds(v, "10.0.0.3", Some("c")) && holds(v, "10.0.0.2", None)).await;
     assert_eq!(live.view.status().behind, None);
     live.stop().await;
@@ -224,7 +252,10 @@ async fn waits_for_a_server_that_is_not_there_yet() {
     let mut server = Server::start();
     server.kill();
     let mut live = Live::start(&server, Extent::Node("n1".to_owned()));
-    live.until("the failure", |v| matches!(v.status().kinds["Pod"], KindStatus::Failing { objects: 0, .. })).await;
+    live.until("the failure", |v| {
+        matches!(v.status().kinds["Pod"], KindStatus::Failing { objects: 0, .. })
+    })
+    .await;
     assert!(!live.view.status().synced);
     server.restart();
     tokio::time::timeout(DEADLINE, live.view.ready()).await.unwrap();
@@ -237,11 +268,15 @@ async fn waits_for_a_server_that_is_not_there_yet() {
 async fn a_node_asks_for_its_own_pods_only() {
     let server = Server::start();
     let live = Live::ready(&server, Extent::Node("n1".to_owned())).await;
-    let watched = |s: &Server| s.cluster.lock().unwrap().requests.iter().any(|r| r.contains("watch=true"));
+    let watched =
+        |s: &Server| s.cluster.lock().unwrap().requests.iter().any(|r| r.contains("watch=true"));
     live.until("the watch", |_| watched(&server)).await;
     let requests = server.cluster.lock().unwrap().requests.clone();
     assert!(
-        requests.iter().all(|r| r.starts_with("/api/v1/pods?") && r.contains("fieldSelector=spec.nodeName%3Dn1")),
+        requests
+            .iter()
+            .all(|r| r.starts_with("/api/v1/pods?")
+                && r.contains("fieldSelector=spec.nodeName%3Dn1")),
         "{requests:?}"
     );
     live.stop().await;
@@ -258,7 +293,10 @@ async fn an_address_that_is_used_again_within_a_second() {
     server.delete("pods", "shop/old", "Pod", |_| ());
     server.put("pods", "Pod", pod_since("new", "new", "10.0.0.1", &whole(now())));
     server.put("pods", "Pod", pod_since("db-0", "second", "10.0.0.2", &whole(now())));
-    live.until("the new pods", |v| holds(v, "10.0.0.1", Some("new")) && holds(v, "10.0.0.2", Some("second"))).await;
+    live.until("the new pods", |v| {
+        holds(v, "10.0.0.1", Some("new")) && holds(v, "10.0.0.2", Some("second"))
+    })
+    .await;
     let cluster = live.view.current();
     assert_eq!(uid(&cluster, "10.0.0.1", sent).as_deref(), Some("old"));
     assert_eq!(uid(&cluster, "10.0.0.2", sent).as_deref(), Some("first"));
@@ -312,7 +350,8 @@ async fn the_end_of_the_last_container_is_that_of_the_pod() {
     server.delete("pods", "shop/old", "Pod", |pod| {
         pod["status"]["podIP"] = json!("");
         pod["status"]["podIPs"] = json!([]);
-        pod["status"]["containerStatuses"] = json!([{"name": "app", "state": {"terminated": {"finishedAt": whole(ended)}}}]);
+        pod["status"]["containerStatuses"] =
+            json!([{"name": "app", "state": {"terminated": {"finishedAt": whole(ended)}}}]);
     });
     server.put("pods", "Pod", pod_since("new", "new", "10.0.0.1", &waited));
     live.until("the new pod", |v| holds(v, "10.0.0.1", Some("new"))).await;
@@ -380,7 +419,12 @@ fn without_a_kubeconfig_the_error_says_what_to_do() {
 
 async fn nowhere() {
     let text = view::client(None, None).await.err().unwrap().to_string();
-    assert!(text.starts_with("no kubeconfig and not in a cluster: pass --cluster FILES, or set KUBECONFIG"), "{text}");
+    assert!(
+        text.starts_with(
+            "no kubeconfig and not in a cluster: pass --cluster FILES, or set KUBECONFIG"
+        ),
+        "{text}"
+    );
     let text = view::client(None, Some("prod")).await.err().unwrap().to_string();
     assert!(text.starts_with("cannot use the kubeconfig"), "{text}");
 }

@@ -1,5 +1,6 @@
-//! What the view of a large cluster takes: of a snapshot, and of an API server while everything is listed, changed and listed again. Each
-//! in a process that does nothing else; it takes less with `MALLOC_TRIM_THRESHOLD_=131072`, as `deploy/recorder.yaml` has it.
+//! What the view of a large cluster takes: of a snapshot, and of an API server while everything is
+//! listed, changed and listed again. Each in a process that does nothing else; it takes less with
+//! `MALLOC_TRIM_THRESHOLD_=131072`, as `deploy/recorder.yaml` has it.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -25,8 +26,7 @@ fn large() -> Vec<Value> {
     let mut items = Vec::new();
     for w in 0..5_000u32 {
         let (namespace, name) = (namespace(w), format!("service-{w}"));
-        let labels =
-            json!({"app": name, "app.kubernetes.io/name": name, "app.kubernetes.io/part-of": namespace, "version": "v1"});
+        let labels = json!({"app": name, "app.kubernetes.io/name": name, "app.kubernetes.io/part-of": namespace, "version": "v1"});
         let mut hashed = labels.clone();
         hashed["pod-template-hash"] = json!("6d4cf56db6");
         let set = format!("{name}-6d4cf56db6");
@@ -68,7 +68,8 @@ pub(super) fn measured() -> bool {
 pub(super) fn measure(dir: &Path) {
     let items = large();
     let path = write(&dir.join("large.json"), &items);
-    let status = Command::new(std::env::current_exe().unwrap()).env(SNAPSHOT, &path).status().unwrap();
+    let status =
+        Command::new(std::env::current_exe().unwrap()).env(SNAPSHOT, &path).status().unwrap();
     assert!(status.success());
 
     let server = Server::start();
@@ -115,10 +116,15 @@ fn extra(n: u32) -> Value {
 
 /// What an API server tells of a pod beside what the view reads: more than half of all.
 fn whole(pod: &mut Value) {
-    let fields: Map<String, Value> = (0..40).map(|n| (format!("f:field-{n}"), json!({"f:value": {}}))).collect();
-    pod["metadata"]["managedFields"] = json!([{"manager": "kubelet", "operation": "Update", "fieldsV1": fields}]);
-    let env: Vec<Value> =
-        (0..10).map(|n| json!({"name": format!("VARIABLE_{n}"), "value": format!("value of variable {n}")})).collect();
+    let fields: Map<String, Value> =
+        (0..40).map(|n| (format!("f:field-{n}"), json!({"f:value": {}}))).collect();
+    pod["metadata"]["managedFields"] =
+        json!([{"manager": "kubelet", "operation": "Update", "fieldsV1": fields}]);
+    let env: Vec<Value> = (0..10)
+        .map(
+            |n| json!({"name": format!("VARIABLE_{n}"), "value": format!("value of variable {n}")}),
+        )
+        .collect();
     pod["spec"]["containers"][0]["env"] = json!(env);
 }
 
@@ -129,7 +135,10 @@ fn snapshot(path: &Path) {
     let (cluster, report) = sidecarta::snapshot::load(&[path.to_owned()], None).unwrap();
     let took = start.elapsed();
     let (after, peak) = memory("self");
-    assert_eq!((cluster.pods().len(), cluster.services().len(), report.problems.as_slice()), (20_000, 5_000, &[][..]));
+    assert_eq!(
+        (cluster.pods().len(), cluster.services().len(), report.problems.as_slice()),
+        (20_000, 5_000, &[][..])
+    );
     println!(
         "view: {} pods, {} Services: built in {took:.2?} of {} MB of JSON; {} MiB more in memory, {} MiB more at its peak",
         cluster.pods().len(),
@@ -146,15 +155,26 @@ fn live(address: &str) {
         let before = memory("self").0;
         move || {
             let (now, peak) = memory("self");
-            format!("{} MiB more in memory, {} MiB more at its peak", (now - before) >> 10, (peak - before) >> 10)
+            format!(
+                "{} MiB more in memory, {} MiB more at its peak",
+                (now - before) >> 10,
+                (peak - before) >> 10
+            )
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let start = Instant::now();
         let config = kube::Config::new(format!("http://{address}").parse().unwrap());
         let (stop, stopped) = watch::channel(false);
-        let (mut view, task) = View::start(kube::Client::try_from(config).unwrap(), Extent::Cluster, None, Vec::new(), stopped);
+        let (mut view, task) = View::start(
+            kube::Client::try_from(config).unwrap(),
+            Extent::Cluster,
+            None,
+            Vec::new(),
+            stopped,
+        );
         view.ready().await;
         let cluster = view.current();
         println!(
@@ -172,7 +192,10 @@ fn live(address: &str) {
         settle().await;
         println!("  after {CHANGES} pods that came one by one: {}", more());
         let start = Instant::now();
-        until(&mut view, |pods| pods.iter().any(|p| *p.name == *extra_name(0) && p.end < Time::MAX)).await;
+        until(&mut view, |pods| {
+            pods.iter().any(|p| *p.name == *extra_name(0) && p.end < Time::MAX)
+        })
+        .await;
         let took = start.elapsed();
         settle().await;
         println!("  listed anew in {took:.2?}: {}", more());
@@ -188,6 +211,9 @@ async fn settle() {
 
 async fn until(view: &mut View, so: impl Fn(&[Pod]) -> bool) {
     while !so(view.current().pods()) {
-        assert!(tokio::time::timeout(Duration::from_secs(60), view.changed()).await.unwrap(), "the view has ended");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), view.changed()).await.unwrap(),
+            "the view has ended"
+        );
     }
 }

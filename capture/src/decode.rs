@@ -1,10 +1,13 @@
-//! From a frame to a segment: link layer, network, transport. Lax about frames that the snap length cut, without allocation.
+//! From a frame to a segment: link layer, network, transport. Lax about frames that the snap length
+//! cut, without allocation.
 //!
 //! Owns the layout of headers. Must never panic, keep state, or look into payload.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use etherparse::{EtherType, IpNumber, LaxIpSlice, LaxNetSlice, LaxSlicedPacket, TcpSlice, UdpSlice};
+use etherparse::{
+    EtherType, IpNumber, LaxIpSlice, LaxNetSlice, LaxSlicedPacket, TcpSlice, UdpSlice,
+};
 
 use crate::dns;
 use crate::frame::{Direction, Frame, LinkType};
@@ -114,7 +117,8 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Result<Segment<'a>, Skip> {
             by_ether_type(ether_type(header), &data[SLL2..])?
         }
         LinkType::RAW | LinkType::RAW_DLT | LinkType::IPV4 | LinkType::IPV6 => by_version(data)?,
-        // Four bytes of address family in the capturing host's byte order: whatever it is, the version nibble follows.
+        // Four bytes of address family in the capturing host's byte order: whatever it is, the
+        // version nibble follows.
         LinkType::NULL | LinkType::LOOP => by_version(data.get(4..).ok_or(Skip::BadLink)?)?,
         _ => return Err(Skip::UnknownLinkType),
     };
@@ -133,7 +137,8 @@ struct Packet<'a> {
 }
 
 fn by_ether_type(ether: EtherType, data: &[u8]) -> Result<Packet<'_>, Skip> {
-    // Nearly all there is. Parsing all layers into one value costs several times as much: that value is large, and moved often.
+    // Nearly all there is. Parsing all layers into one value costs several times as much: that
+    // value is large, and moved often.
     if matches!(ether, EtherType::IPV4 | EtherType::IPV6) {
         return ip(data);
     }
@@ -160,14 +165,20 @@ fn ip(data: &[u8]) -> Result<Packet<'_>, Skip> {
     Ok(Packet { ip, stopped: stopped.is_some() })
 }
 
-fn segment<'a>(frame: &Frame<'a>, interface: InterfaceId, cooked: bool, packet: &Packet<'a>) -> Result<Segment<'a>, Skip> {
+fn segment<'a>(
+    frame: &Frame<'a>,
+    interface: InterfaceId,
+    cooked: bool,
+    packet: &Packet<'a>,
+) -> Result<Segment<'a>, Skip> {
     let (source, destination) = (packet.ip.source_addr(), packet.ip.destination_addr());
     let payload = packet.ip.payload();
     let (hops, offset) = match &packet.ip {
         LaxIpSlice::Ipv4(ip) => (ip.header().ttl(), ip.header().fragments_offset().value()),
-        LaxIpSlice::Ipv6(ip) if payload.fragmented => {
-            (ip.header().hop_limit(), ipv6_fragment_offset(ip.extensions().slice(), ip.header().next_header()))
-        }
+        LaxIpSlice::Ipv6(ip) if payload.fragmented => (
+            ip.header().hop_limit(),
+            ipv6_fragment_offset(ip.extensions().slice(), ip.header().next_header()),
+        ),
         LaxIpSlice::Ipv6(ip) => (ip.header().hop_limit(), 0),
     };
     if payload.fragmented && offset != 0 {
@@ -196,10 +207,13 @@ fn segment<'a>(frame: &Frame<'a>, interface: InterfaceId, cooked: bool, packet: 
             };
             ((t.source_port(), t.destination_port()), flags, t.payload())
         }
-        Transport::Udp if let Some(u) = UdpSlice::from_slice_lax(whole).ok().filter(|_| readable) => {
+        Transport::Udp
+            if let Some(u) = UdpSlice::from_slice_lax(whole).ok().filter(|_| readable) =>
+        {
             ((u.source_port(), u.destination_port()), Tcp::default(), u.payload())
         }
-        // A first fragment, a cut header, or SCTP: the ports are its first four bytes in all three protocols.
+        // A first fragment, a cut header, or SCTP: the ports are its first four bytes in all three
+        // protocols.
         _ => bare(transport, whole)?,
     };
     let cut = payload.incomplete;
@@ -230,7 +244,8 @@ fn bare(transport: Transport, data: &[u8]) -> Result<Bare<'_>, Skip> {
             tcp.seq = u32::from_be_bytes([h[0], h[1], h[2], h[3]]);
             tcp.ack_number = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
             let flags = h[9];
-            (tcp.fin, tcp.syn, tcp.rst, tcp.ack) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
+            (tcp.fin, tcp.syn, tcp.rst, tcp.ack) =
+                (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
             let header = usize::from(h[8] >> 4) * 4;
             if header < 20 {
                 return Err(Skip::BadTransport);
@@ -245,7 +260,8 @@ fn bare(transport: Transport, data: &[u8]) -> Result<Bare<'_>, Skip> {
     Ok((ports, tcp, rest))
 }
 
-/// Offset of a fragment (RFC 8200 §4.5), in units of eight bytes; 0 where no fragment header is found.
+/// Offset of a fragment (RFC 8200 §4.5), in units of eight bytes; 0 where no fragment header is
+/// found.
 fn ipv6_fragment_offset(extensions: &[u8], first: IpNumber) -> u16 {
     let (mut next, mut rest) = (first, extensions);
     loop {
@@ -264,7 +280,11 @@ fn ipv6_fragment_offset(extensions: &[u8], first: IpNumber) -> u16 {
 fn unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => {
-            !(a.is_loopback() || a.is_multicast() || a.is_unspecified() || a == Ipv4Addr::BROADCAST || a.is_link_local())
+            !(a.is_loopback()
+                || a.is_multicast()
+                || a.is_unspecified()
+                || a == Ipv4Addr::BROADCAST
+                || a.is_link_local())
         }
         IpAddr::V6(a) => {
             let link_local = a.segments()[0] & 0xffc0 == 0xfe80;

@@ -1,4 +1,5 @@
-//! DNS messages (RFC 1035): what was asked, and the addresses answered, as far as the packet holds them.
+//! DNS messages (RFC 1035): what was asked, and the addresses answered, as far as the packet holds
+//! them.
 //!
 //! Owns the reading of a message. Must never resolve anything itself.
 
@@ -14,7 +15,8 @@ use crate::bytes::be16;
 /// Port of DNS (RFC 1035 §4.2).
 pub const PORT: u16 = 53;
 
-/// Addresses taken from one answer. A message over UDP holds some thirty; a headless Service over TCP may have hundreds.
+/// Addresses taken from one answer. A message over UDP holds some thirty; a headless Service over
+/// TCP may have hundreds.
 const MAX_ADDRESSES: usize = 512;
 
 /// A message, as far as it could be read.
@@ -28,7 +30,8 @@ pub struct Message {
     pub rcode: u8,
     /// Type asked for.
     pub qtype: u16,
-    /// Name asked for, lower case, without the final dot; bytes that are not plain text are escaped as in zone files.
+    /// Name asked for, lower case, without the final dot; bytes that are not plain text are escaped
+    /// as in zone files.
     pub question: String,
     /// Owner of the addresses, where it is not the name asked for.
     pub canonical: Option<String>,
@@ -69,7 +72,9 @@ pub fn message(bytes: &[u8]) -> Option<Message> {
         }
         let address: Option<IpAddr> = match record.rtype() {
             Rtype::A => record.to_record::<A>().ok().flatten().map(|r| r.data().addr().into()),
-            Rtype::AAAA => record.to_record::<Aaaa>().ok().flatten().map(|r| r.data().addr().into()),
+            Rtype::AAAA => {
+                record.to_record::<Aaaa>().ok().flatten().map(|r| r.data().addr().into())
+            }
             _ => None,
         };
         if let Some(address) = address {
@@ -84,8 +89,8 @@ pub fn message(bytes: &[u8]) -> Option<Message> {
     Some(message)
 }
 
-/// The messages in a segment of DNS over TCP (RFC 1035 §4.2.2: a length of two bytes before each). A message that goes on
-/// in the next segment is given as far as it goes.
+/// The messages in a segment of DNS over TCP (RFC 1035 §4.2.2: a length of two bytes before each).
+/// A message that goes on in the next segment is given as far as it goes.
 pub fn stream(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = payload;
     std::iter::from_fn(move || {
@@ -135,7 +140,14 @@ pub(crate) mod tests {
     }
 
     /// A message; with answers it is a response.
-    pub(crate) fn wire(id: u16, name: &str, canonical: Option<&str>, addresses: &[[u8; 4]], response: bool, ttl: u32) -> Vec<u8> {
+    pub(crate) fn wire(
+        id: u16,
+        name: &str,
+        canonical: Option<&str>,
+        addresses: &[[u8; 4]],
+        response: bool,
+        ttl: u32,
+    ) -> Vec<u8> {
         let mut out = id.to_be_bytes().to_vec();
         out.extend(if response { [0x81, 0x80] } else { [1, 0] });
         let answers = addresses.len() as u16 + u16::from(canonical.is_some());
@@ -163,7 +175,10 @@ pub(crate) mod tests {
     #[test]
     fn question_and_answer() {
         let asked = message(&wire(7, "Reviews.Bookinfo.", None, &[], false, 0)).expect("question");
-        assert_eq!((asked.id, asked.response, asked.question.as_str(), asked.qtype), (7, false, "reviews.bookinfo", 1));
+        assert_eq!(
+            (asked.id, asked.response, asked.question.as_str(), asked.qtype),
+            (7, false, "reviews.bookinfo", 1)
+        );
         let bytes = wire(7, "alias", Some("Target.ns"), &[[10, 0, 0, 1], [10, 0, 0, 2]], true, 5);
         let answer = message(&bytes).expect("answer");
         assert_eq!(answer.canonical.as_deref(), Some("target.ns"));
@@ -194,7 +209,10 @@ pub(crate) mod tests {
         assert_eq!(message(&bytes).map(|m| m.question).as_deref(), Some("a\\.b"));
         bytes[14] = b'\n';
         assert_eq!(message(&bytes).map(|m| m.question).as_deref(), Some("a\\010b"));
-        assert_eq!(message(&wire(7, "", None, &[], false, 0)).map(|m| m.question).as_deref(), Some("."));
+        assert_eq!(
+            message(&wire(7, "", None, &[], false, 0)).map(|m| m.question).as_deref(),
+            Some(".")
+        );
         bytes[13] = 0xc0;
         assert_eq!(message(&bytes[..16]), None, "a pointer to nowhere");
     }

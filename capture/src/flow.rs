@@ -1,7 +1,8 @@
 //! Connections: who initiated, what they are called, when they are over.
 //!
-//! Owns the bounded flow table and its expiry on packet time. Must never emit in hash order, grow with the input, or let a
-//! connection that it forgets be lost for good: it is told when it is forgotten, and learned again with its next packet.
+//! Owns the bounded flow table and its expiry on packet time. Must never emit in hash order, grow
+//! with the input, or let a connection that it forgets be lost for good: it is told when it is
+//! forgotten, and learned again with its next packet.
 
 pub(crate) mod answers;
 mod entry;
@@ -15,7 +16,8 @@ pub(crate) mod table;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-/// What is known to listen; lets the table tell initiator from responder in connections joined midway.
+/// What is known to listen; lets the table tell initiator from responder in connections joined
+/// midway.
 #[derive(Clone, Debug, Default)]
 pub struct KnownPorts {
     /// Sockets: endpoints of Services, Services' own addresses with their ports.
@@ -31,21 +33,22 @@ pub struct Config {
     pub max_flows: usize,
     /// Heads (ClientHello, request) being joined at once, each at most 16 KiB.
     pub max_heads: usize,
-    /// Hosts remembered that later requests asked for, over all flows, each at most 320 bytes; of one flow 16 at most.
+    /// Hosts remembered that later requests asked for, over all flows, each at most 320 bytes; of
+    /// one flow 16 at most.
     pub max_further: usize,
     /// (client, address) pairs whose DNS names are remembered.
     pub max_answers: usize,
     /// Interfaces whose totals are kept.
     pub max_interfaces: usize,
-    /// An established connection without packets for this long is forgotten. Envoy keeps idle ones for an hour; one that speaks
-    /// again is learned again.
+    /// An established connection without packets for this long is forgotten. Envoy keeps idle ones
+    /// for an hour; one that speaks again is learned again.
     pub idle_established: i64,
     /// The same for one that was never answered, and for UDP.
     pub idle_short: i64,
     /// A closed connection is remembered this long, so that late packets of it are no new one.
     pub linger: i64,
-    /// New connections are noted, so that [`crate::meter::Meter::fresh`] can tell them before all are told: for a source that does not
-    /// end. Without it nothing is noted.
+    /// New connections are noted, so that [`crate::meter::Meter::fresh`] can tell them before all
+    /// are told: for a source that does not end. Without it nothing is noted.
     pub live: bool,
 }
 

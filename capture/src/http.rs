@@ -1,15 +1,19 @@
 //! HTTP request heads: the authority that was asked for, in HTTP/1 and in HTTP/2 without TLS.
 //!
-//! Owns what counts as a readable authority. A head that was cut gives what stands before the cut, never half a name. Must
-//! never look at a body, nor at a response.
+//! Owns what counts as a readable authority. A head that was cut gives what stands before the cut,
+//! never half a name. Must never look at a body, nor at a response.
 
 pub mod h2;
 
-/// How a request begins: methods of RFC 9110 §9.3 and RFC 5789 in HTTP/1.1, and the preface of HTTP/2 (RFC 9113 §3.4).
-pub(crate) const REQUESTS: [[u8; 4]; 10] =
-    [*b"GET ", *b"POST", *b"PUT ", *b"HEAD", *b"DELE", *b"OPTI", *b"PATC", *b"CONN", *b"TRAC", *b"PRI "];
+/// How a request begins: methods of RFC 9110 §9.3 and RFC 5789 in HTTP/1.1, and the preface of
+/// HTTP/2 (RFC 9113 §3.4).
+pub(crate) const REQUESTS: [[u8; 4]; 10] = [
+    *b"GET ", *b"POST", *b"PUT ", *b"HEAD", *b"DELE", *b"OPTI", *b"PATC", *b"CONN", *b"TRAC",
+    *b"PRI ",
+];
 
-/// Longest authority or server name taken. DNS allows 253 characters (RFC 1035 §2.3.4 as text); a port adds six.
+/// Longest authority or server name taken. DNS allows 253 characters (RFC 1035 §2.3.4 as text); a
+/// port adds six.
 const MAX_NAME: usize = 260;
 
 /// Headers read. More are skipped: httparse needs room for each, and Host comes early.
@@ -24,9 +28,11 @@ pub struct Head {
     pub complete: bool,
 }
 
-/// Reads an HTTP/1 request head (RFC 9112) that begins with `bytes`; `None` where they begin something else.
+/// Reads an HTTP/1 request head (RFC 9112) that begins with `bytes`; `None` where they begin
+/// something else.
 pub fn request(bytes: &[u8]) -> Option<Head> {
-    // A method is a token in upper case (RFC 9110 §9.1); asking this first spares most binary protocols the parser.
+    // A method is a token in upper case (RFC 9110 §9.1); asking this first spares most binary
+    // protocols the parser.
     if !bytes.first()?.is_ascii_uppercase() {
         return None;
     }
@@ -43,7 +49,8 @@ pub fn request(bytes: &[u8]) -> Option<Head> {
         return None;
     }
     let target = request.path.filter(|_| request.version.is_some());
-    // The target, where it holds an authority, stands above the Host header (RFC 9112 §3.2.2 and §3.2.3).
+    // The target, where it holds an authority, stands above the Host header (RFC 9112 §3.2.2 and
+    // §3.2.3).
     let authority = match (request.method, target) {
         (Some("CONNECT"), Some(target)) => authority_text(target.as_bytes()),
         (_, Some(target)) if target.contains("://") && !target.starts_with('/') => absolute(target),
@@ -62,7 +69,8 @@ fn absolute(target: &str) -> Option<String> {
     authority_text(authority.rsplit('@').next()?.as_bytes())
 }
 
-/// A host with or without port, in lower case, without the final dot of the host; `None` where it is not text or too long.
+/// A host with or without port, in lower case, without the final dot of the host; `None` where it
+/// is not text or too long.
 pub(crate) fn authority_text(bytes: &[u8]) -> Option<String> {
     let text = plain(bytes)?;
     let Some((host, port)) = text.rsplit_once(':').filter(|(_, port)| !port.contains(']')) else {
@@ -83,7 +91,8 @@ pub(crate) fn host_text(bytes: &[u8]) -> Option<String> {
 
 fn plain(bytes: &[u8]) -> Option<String> {
     let bytes = bytes.trim_ascii();
-    let fits = !bytes.is_empty() && bytes.len() <= MAX_NAME && bytes.iter().all(u8::is_ascii_graphic);
+    let fits =
+        !bytes.is_empty() && bytes.len() <= MAX_NAME && bytes.iter().all(u8::is_ascii_graphic);
     fits.then(|| bytes.iter().map(|b| char::from(b.to_ascii_lowercase())).collect())
 }
 
@@ -98,21 +107,49 @@ mod tests {
 
     #[test]
     fn where_the_authority_stands() {
-        assert_eq!(authority("GET / HTTP/1.1\r\nhost: Reviews.bookinfo:9080\r\n\r\n").as_deref(), Some("reviews.bookinfo:9080"));
-        assert_eq!(authority("GET http://a.b.:80/x?y HTTP/1.1\r\nHost: c\r\n\r\n").as_deref(), Some("a.b:80"));
+        assert_eq!(
+            authority("GET / HTTP/1.1\r\nhost: Reviews.bookinfo:9080\r\n\r\n").as_deref(),
+            Some("reviews.bookinfo:9080")
+        );
+        assert_eq!(
+            authority("GET http://a.b.:80/x?y HTTP/1.1\r\nHost: c\r\n\r\n").as_deref(),
+            Some("a.b:80")
+        );
         assert_eq!(authority("GET http://user@a.b/x HTTP/1.1\r\n\r\n").as_deref(), Some("a.b"));
-        assert_eq!(authority("CONNECT h.i:443 HTTP/1.1\r\nHost: c\r\n\r\n").as_deref(), Some("h.i:443"));
-        assert_eq!(authority("GET /?u=http://x/ HTTP/1.1\r\nHost: c.\r\n\r\n").as_deref(), Some("c"));
-        assert_eq!(authority("GET / HTTP/1.1\r\nHost: [2001:DB8::1]:80\r\n\r\n").as_deref(), Some("[2001:db8::1]:80"));
-        assert_eq!(authority("GET / HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n").as_deref(), Some("[2001:db8::1]"));
-        assert_eq!(request(b"GET / HTTP/1.0\r\n\r\n"), Some(Head { authority: None, complete: true }));
+        assert_eq!(
+            authority("CONNECT h.i:443 HTTP/1.1\r\nHost: c\r\n\r\n").as_deref(),
+            Some("h.i:443")
+        );
+        assert_eq!(
+            authority("GET /?u=http://x/ HTTP/1.1\r\nHost: c.\r\n\r\n").as_deref(),
+            Some("c")
+        );
+        assert_eq!(
+            authority("GET / HTTP/1.1\r\nHost: [2001:DB8::1]:80\r\n\r\n").as_deref(),
+            Some("[2001:db8::1]:80")
+        );
+        assert_eq!(
+            authority("GET / HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n").as_deref(),
+            Some("[2001:db8::1]")
+        );
+        assert_eq!(
+            request(b"GET / HTTP/1.0\r\n\r\n"),
+            Some(Head { authority: None, complete: true })
+        );
     }
 
     #[test]
     fn what_is_no_request() {
-        for other in
-            ["hello\n", "PING\r\n", "EHLO a\r\n", "HTTP/1.1 200 OK\r\n\r\n", "SSH-2.0-OpenSSH_9 x\r\n", "get foo\r\n", "\0\0", ""]
-        {
+        for other in [
+            "hello\n",
+            "PING\r\n",
+            "EHLO a\r\n",
+            "HTTP/1.1 200 OK\r\n\r\n",
+            "SSH-2.0-OpenSSH_9 x\r\n",
+            "get foo\r\n",
+            "\0\0",
+            "",
+        ] {
             assert_eq!(request(other.as_bytes()), None, "{other:?}");
         }
     }
@@ -123,7 +160,11 @@ mod tests {
         let mut found = false;
         for length in 1..=head.len() {
             let read = request(&head[..length]).expect("begins a request");
-            assert!(read.authority.is_none() || read.authority.as_deref() == Some("reviews.bookinfo:9080"), "cut at {length}");
+            assert!(
+                read.authority.is_none()
+                    || read.authority.as_deref() == Some("reviews.bookinfo:9080"),
+                "cut at {length}"
+            );
             assert!(found <= read.authority.is_some());
             found = read.authority.is_some();
         }

@@ -19,11 +19,25 @@ pub(crate) struct Interfaces {
 
 impl Interfaces {
     pub fn new(limit: usize) -> Self {
-        Self { known: HashMap::new(), spans: Vec::new(), seen_v4: Vec::new(), seen_v6: Vec::new(), recent: None, limit }
+        Self {
+            known: HashMap::new(),
+            spans: Vec::new(),
+            seen_v4: Vec::new(),
+            seen_v6: Vec::new(),
+            recent: None,
+            limit,
+        }
     }
 
     /// Counts a packet; true where its interface is one too many.
-    pub fn count(&mut self, id: InterfaceId, time: Nanos, key: &FlowKey, from_low: bool, hops: u8) -> bool {
+    pub fn count(
+        &mut self,
+        id: InterfaceId,
+        time: Nanos,
+        key: &FlowKey,
+        from_low: bool,
+        hops: u8,
+    ) -> bool {
         let at = match self.recent {
             Some((recent, at)) if recent == id => at as usize,
             _ => {
@@ -52,8 +66,13 @@ impl Interfaces {
             common.retain(|c| c.address == from || c.address == to);
         }
         if let Some(sender) = common.iter_mut().find(|c| c.address == from) {
-            // Initial values of the operating systems in use: Linux and macOS 64, Windows 128, network devices 255.
-            *(if matches!(hops, 64 | 128 | 255) { &mut sender.unrouted } else { &mut sender.routed }) += 1;
+            // Initial values of the operating systems in use: Linux and macOS 64, Windows 128,
+            // network devices 255.
+            *(if matches!(hops, 64 | 128 | 255) {
+                &mut sender.unrouted
+            } else {
+                &mut sender.routed
+            }) += 1;
         }
         false
     }

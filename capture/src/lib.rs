@@ -1,8 +1,9 @@
 //! Packets in, observations out.
 //!
-//! This crate is a leaf: it reads captures (libpcap, pcapng, compressed or piped), decodes frames without allocation, follows
-//! connections in a bounded table on packet time, and reads the names that packets show (DNS answers, TLS ClientHello,
-//! HTTP authority). It must never know Kubernetes, an async runtime, or a database.
+//! This crate is a leaf: it reads captures (libpcap, pcapng, compressed or piped), decodes frames
+//! without allocation, follows connections in a bounded table on packet time, and reads the names
+//! that packets show (DNS answers, TLS ClientHello, HTTP authority). It must never know Kubernetes,
+//! an async runtime, or a database.
 //!
 //! ```text
 //! source ─► Batch of frames ─► decode ─► Segment ─► flow ─► Observation

@@ -1,6 +1,7 @@
 //! Frames in, observations out: composes decoding, names and the flow table.
 //!
-//! Owns the counters and the totals of interfaces. Must never block, read a clock, or drop a frame without counting why.
+//! Owns the counters and the totals of interfaces. Must never block, read a clock, or drop a frame
+//! without counting why.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -80,8 +81,8 @@ impl Meter {
         self.take(frame, glance.as_ref(), sink);
     }
 
-    /// Takes all frames of a batch in. Faster than one by one where there are many flows: the processor fetches those of several
-    /// frames from memory at the same time.
+    /// Takes all frames of a batch in. Faster than one by one where there are many flows: the
+    /// processor fetches those of several frames from memory at the same time.
     pub fn batch(&mut self, batch: &Batch, sink: &mut impl FnMut(Observation)) {
         let mut ahead: [Option<Glance>; AHEAD] = [const { None }; AHEAD];
         for start in (0..batch.len()).step_by(AHEAD) {
@@ -89,11 +90,16 @@ impl Meter {
             for (place, frame) in ahead.iter_mut().zip(frames()) {
                 *place = self.glance(&frame);
             }
-            // Each of these loops does nothing but fetch, so that all of its fetches are under way at once.
+            // Each of these loops does nothing but fetch, so that all of its fetches are under way
+            // at once.
             for glance in ahead.iter_mut().flatten() {
                 glance.slot = self.table.likely(glance.hash);
             }
-            let near = ahead.iter().flatten().filter_map(|g| g.slot).fold(0, |sum, slot| sum ^ self.table.touch(slot));
+            let near = ahead
+                .iter()
+                .flatten()
+                .filter_map(|g| g.slot)
+                .fold(0, |sum, slot| sum ^ self.table.touch(slot));
             std::hint::black_box(near);
             for (glance, frame) in ahead.iter().zip(frames()) {
                 self.take(&frame, glance.as_ref(), sink);
@@ -108,7 +114,12 @@ impl Meter {
     }
 
     #[inline(always)]
-    fn take(&mut self, frame: &Frame<'_>, glance: Option<&Glance>, sink: &mut impl FnMut(Observation)) {
+    fn take(
+        &mut self,
+        frame: &Frame<'_>,
+        glance: Option<&Glance>,
+        sink: &mut impl FnMut(Observation),
+    ) {
         self.counters.packets += 1;
         self.counters.bytes += frame.data.len() as u64;
         if let Some(Glance { skim, hash, slot: Some(slot) }) = glance
@@ -116,7 +127,13 @@ impl Meter {
         {
             self.counters.used += 1;
             self.counters.repeated_sightings += u64::from(repeated);
-            let lost = self.interfaces.count(frame.interface, frame.time, &skim.key, skim.from_low, skim.hops);
+            let lost = self.interfaces.count(
+                frame.interface,
+                frame.time,
+                &skim.key,
+                skim.from_low,
+                skim.hops,
+            );
             self.counters.evicted_interfaces += u64::from(lost);
             return;
         }
@@ -195,7 +212,11 @@ impl Meter {
     }
 
     fn remember(&mut self, client: IpAddr, address: IpAddr, lookup: &Lookup, ttl: u32) {
-        let name = DnsName { question: lookup.question.clone(), canonical: lookup.canonical.clone(), answered: lookup.time };
+        let name = DnsName {
+            question: lookup.question.clone(),
+            canonical: lookup.canonical.clone(),
+            answered: lookup.time,
+        };
         self.counters.evicted_answers += u64::from(self.answers.add(client, address, name, ttl));
     }
 
@@ -207,9 +228,9 @@ impl Meter {
         open.into_iter().for_each(|l| sink(Observation::Lookup(l)));
     }
 
-    /// Tells connections that were never told, as soon as nothing more is to be learned of them soon: their names are known, they are
-    /// over, or they are `patience` old; and hosts that later requests on told ones ask for, at once. Needs [`Config::live`]. `now`: packet
-    /// time reached.
+    /// Tells connections that were never told, as soon as nothing more is to be learned of them
+    /// soon: their names are known, they are over, or they are `patience` old; and hosts that later
+    /// requests on told ones ask for, at once. Needs [`Config::live`]. `now`: packet time reached.
     pub fn fresh(&mut self, now: Nanos, patience: Nanos, sink: &mut impl FnMut(Observation)) {
         self.table.expire_until(now, &mut self.counters, sink);
         self.table.report_fresh(now, patience, &self.answers, sink);
@@ -226,7 +247,8 @@ impl Meter {
         self.interfaces.forget(id, sink);
     }
 
-    /// Tells all connections that changed since they were last told; for a source that does not end. `now`: packet time reached.
+    /// Tells all connections that changed since they were last told; for a source that does not
+    /// end. `now`: packet time reached.
     pub fn harvest(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
         self.table.expire_until(now, &mut self.counters, sink);
         self.table.report(Some(now), &self.answers, sink);

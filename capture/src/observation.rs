@@ -1,7 +1,8 @@
-//! What the capture layer tells the rest: connections, name look-ups, and whose interface was watched.
+//! What the capture layer tells the rest: connections, name look-ups, and whose interface was
+//! watched.
 //!
-//! Owns the output types and nothing else. Must never know of pods, Services or any other Kubernetes object: addresses,
-//! ports, names and packet times are all there is here.
+//! Owns the output types and nothing else. Must never know of pods, Services or any other
+//! Kubernetes object: addresses, ports, names and packet times are all there is here.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,13 +11,15 @@ use serde::{Deserialize, Serialize};
 /// Packet time: nanoseconds since the Unix epoch, as the capture recorded it. Never "now".
 pub type Nanos = i64;
 
-/// An interface within one run: `source` is the index of the opened capture (file, stream or live handle), `index` the
-/// kernel's interface index where the link type tells it (Linux SLL2) or the pcapng interface, else 0.
+/// An interface within one run: `source` is the index of the opened capture (file, stream or live
+/// handle), `index` the kernel's interface index where the link type tells it (Linux SLL2) or the
+/// pcapng interface, else 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InterfaceId {
     /// Index of the opened capture, in the order in which the reader was given them.
     pub source: u32,
-    /// Kernel interface index (SLL2) or pcapng interface number; 0 where the capture has one interface only.
+    /// Kernel interface index (SLL2) or pcapng interface number; 0 where the capture has one
+    /// interface only.
     pub index: u32,
 }
 
@@ -40,10 +43,11 @@ pub enum Orientation {
     Handshake,
     /// One side sent a TLS ClientHello, an HTTP request head or a DNS question.
     Request,
-    /// Exactly one side is a socket, or failing that a port, known to listen (a Service or endpoint port).
+    /// Exactly one side is a socket, or failing that a port, known to listen (a Service or endpoint
+    /// port).
     KnownPort,
-    /// Neither: the side with the lower port is taken for the responder (equal ports: the sender of the first packet is
-    /// taken for the initiator). A guess, and counted as one.
+    /// Neither: the side with the lower port is taken for the responder (equal ports: the sender of
+    /// the first packet is taken for the initiator). A guess, and counted as one.
     Guessed,
 }
 
@@ -63,12 +67,14 @@ pub enum Content {
     Other,
 }
 
-/// A name that an answer of the DNS gave for the responder's address, to this initiator, shortly before the connection.
+/// A name that an answer of the DNS gave for the responder's address, to this initiator, shortly
+/// before the connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DnsName {
     /// The name asked for, lower case, without the final dot.
     pub question: String,
-    /// The canonical name that owned the address record, where it differs from the question (a CNAME was followed).
+    /// The canonical name that owned the address record, where it differs from the question (a
+    /// CNAME was followed).
     pub canonical: Option<String>,
     /// When the answer was seen.
     pub answered: Nanos,
@@ -78,27 +84,32 @@ pub struct DnsName {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Names {
-    /// Server name of the ClientHello (RFC 6066), Istio's `outbound_.PORT_.SUBSET_.HOST` included, verbatim but for case.
+    /// Server name of the ClientHello (RFC 6066), Istio's `outbound_.PORT_.SUBSET_.HOST` included,
+    /// verbatim but for case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
-    /// A whole ClientHello was read and it named no server: the client was given an address, not a host name.
+    /// A whole ClientHello was read and it named no server: the client was given an address, not a
+    /// host name.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub nameless_hello: bool,
     /// First ALPN protocols of the ClientHello (RFC 7301), at most four.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alpn: Vec<String>,
-    /// HTTP/1 `Host`, absolute-form target or CONNECT target, or HTTP/2 `:authority`: host with the port as it was sent.
+    /// HTTP/1 `Host`, absolute-form target or CONNECT target, or HTTP/2 `:authority`: host with the
+    /// port as it was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
-    /// DNS answers that gave the responder's address to the initiator shortly before, latest first, at most four.
+    /// DNS answers that gave the responder's address to the initiator shortly before, latest first,
+    /// at most four.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<DnsName>,
 }
 
 /// One connection, or what was learned of it since it was last told.
 ///
-/// Where later HTTP/1 requests on it ask for another host than the first one did, it is told once more with each such
-/// [`Names::authority`]: with the times of the requests for that host, and without packets.
+/// Where later HTTP/1 requests on it ask for another host than the first one did, it is told once
+/// more with each such [`Names::authority`]: with the times of the requests for that host, and
+/// without packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// Address and port of the side that opened it.
@@ -111,8 +122,8 @@ pub struct Connection {
     pub orientation: Orientation,
     /// False where the connection was older than the capture: its handshake was not seen.
     pub from_start: bool,
-    /// The responder was heard (any packet of it), or the initiator acknowledged something: the call was answered.
-    /// False for a SYN without an answer; see also [`Connection::refused`].
+    /// The responder was heard (any packet of it), or the initiator acknowledged something: the
+    /// call was answered. False for a SYN without an answer; see also [`Connection::refused`].
     pub answered: bool,
     /// The responder reset the connection before it sent any payload.
     pub refused: bool,
@@ -120,8 +131,8 @@ pub struct Connection {
     pub first: Nanos,
     /// Time of the last packet so far.
     pub last: Nanos,
-    /// Packets of both directions since the last report (sightings of one packet on several interfaces count once where the
-    /// link type tells the interfaces apart).
+    /// Packets of both directions since the last report (sightings of one packet on several
+    /// interfaces count once where the link type tells the interfaces apart).
     pub packets: u64,
     /// What the initiator's first bytes were.
     pub content: Content,
@@ -129,8 +140,8 @@ pub struct Connection {
     pub names: Names,
     /// Interface on which its first packet was seen.
     pub interface: InterfaceId,
-    /// False for a further report of a connection already told (a long-lived one), or of a host already told of it: it must not be
-    /// counted again.
+    /// False for a further report of a connection already told (a long-lived one), or of a host
+    /// already told of it: it must not be counted again.
     pub is_new: bool,
 }
 
@@ -151,12 +162,13 @@ pub struct Lookup {
     pub canonical: Option<String>,
     /// Addresses answered (A and AAAA), as far as the packet holds them.
     pub addresses: Vec<IpAddr>,
-    /// Whether an answer was seen, and its response code (RFC 1035 §4.1.1); `None`: only the question.
+    /// Whether an answer was seen, and its response code (RFC 1035 §4.1.1); `None`: only the
+    /// question.
     pub rcode: Option<u8>,
 }
 
-/// What was seen on one interface in total, so that coverage can tell whose interface it is: on the host side of a pod's
-/// veth every packet has that pod's address at one end.
+/// What was seen on one interface in total, so that coverage can tell whose interface it is: on the
+/// host side of a pod's veth every packet has that pod's address at one end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceSpan {
     /// Which one.
@@ -167,8 +179,8 @@ pub struct InterfaceSpan {
     pub last: Nanos,
     /// TCP, UDP and SCTP packets seen on it.
     pub packets: u64,
-    /// Addresses that stand at one end of *every* IPv4 packet of the interface: none, one, or two while it has shown a
-    /// single conversation.
+    /// Addresses that stand at one end of *every* IPv4 packet of the interface: none, one, or two
+    /// while it has shown a single conversation.
     pub common_v4: Vec<CommonAddress>,
     /// The same for IPv6 (link-local and unspecified addresses aside).
     pub common_v6: Vec<CommonAddress>,
@@ -179,9 +191,11 @@ pub struct InterfaceSpan {
 pub struct CommonAddress {
     /// The address.
     pub address: IpAddr,
-    /// Packets that it sent whose TTL or hop limit is an operating system's initial value (64, 128 or 255): not yet routed.
+    /// Packets that it sent whose TTL or hop limit is an operating system's initial value (64, 128
+    /// or 255): not yet routed.
     pub unrouted: u64,
-    /// Packets that it sent with any other TTL or hop limit: they crossed a router before this interface.
+    /// Packets that it sent with any other TTL or hop limit: they crossed a router before this
+    /// interface.
     pub routed: u64,
 }
 

@@ -1,8 +1,10 @@
 //! The fast path: both ends of a plain TCP segment, read from fixed offsets in a few nanoseconds.
 //!
-//! Owns no decision: what it reads only finds a connection that is known and tells whether the packet can change it, so that what cannot
-//! is counted without full decoding. Must agree with `decode` wherever it answers (property-tested), and answer nothing that could matter
-//! otherwise: SYN, FIN and RST, options, fragments, VLANs, and everything but TCP over Ethernet go the long way.
+//! Owns no decision: what it reads only finds a connection that is known and tells whether the
+//! packet can change it, so that what cannot is counted without full decoding. Must agree with
+//! `decode` wherever it answers (property-tested), and answer nothing that could matter otherwise:
+//! SYN, FIN and RST, options, fragments, VLANs, and everything but TCP over Ethernet go the long
+//! way.
 
 use crate::bytes::be16;
 use crate::flow::key::{self, FlowKey};
@@ -97,7 +99,8 @@ mod tests {
     use crate::observation::InterfaceId;
 
     fn frames() -> Vec<Vec<u8>> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples/g1-headless/veth5f577e0f.pcap");
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples/g1-headless/veth5f577e0f.pcap");
         let mut capture = pcap::Capture::from_file(path).unwrap();
         let mut out = Vec::new();
         while let Ok(packet) = capture.next_packet() {

@@ -1,11 +1,13 @@
 //! Offline sources: captures of every usual kind, merged by packet time into batches of frames.
 //!
-//! Owns opening, decompressing, merging, and telling how each input ended. Must never look inside a frame, and never drop one
-//! silently: an input that is cut or damaged gives what it holds and says so.
+//! Owns opening, decompressing, merging, and telling how each input ended. Must never look inside a
+//! frame, and never drop one silently: an input that is cut or damaged gives what it holds and says
+//! so.
 //!
-//! Classic pcap is read by libpcap (crate `pcap`). pcapng is read by `pcap-parser`: libpcap refuses a file whose interfaces differ in
-//! link type or snap length, which cannot be known before the end of the file. Compressed input and pipes go through a thread that
-//! sniffs, decompresses and feeds a pipe.
+//! Classic pcap is read by libpcap (crate `pcap`). pcapng is read by `pcap-parser`: libpcap refuses
+//! a file whose interfaces differ in link type or snap length, which cannot be known before the end
+//! of the file. Compressed input and pipes go through a thread that sniffs, decompresses and feeds
+//! a pipe.
 
 mod digest;
 mod input;
@@ -28,9 +30,10 @@ use crate::frame::{Batch, Frame};
 use crate::observation::{InterfaceId, Nanos};
 use input::{Input, Next};
 
-/// Frames per batch. A batch that was given back is written again by the reading core: it should have left the other core's own caches
-/// by then, for fetching lines from there costs more than from the cache that both share. Half of this made reading slower by a
-/// tenth, a quarter of it by a fourth; more gains nothing.
+/// Frames per batch. A batch that was given back is written again by the reading core: it should
+/// have left the other core's own caches by then, for fetching lines from there costs more than
+/// from the cache that both share. Half of this made reading slower by a tenth, a quarter of it by
+/// a fourth; more gains nothing.
 const BATCH_FRAMES: usize = 4096;
 /// Bytes per batch, for captures of large frames.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -55,7 +58,9 @@ pub enum SourceError {
         path: String,
     },
     /// It is no capture.
-    #[error("{path} is not a capture: {found}; captures are made by `tcpdump -w FILE` and end in .pcap or .pcapng")]
+    #[error(
+        "{path} is not a capture: {found}; captures are made by `tcpdump -w FILE` and end in .pcap or .pcapng"
+    )]
     NotACapture {
         /// The input.
         path: String,
@@ -114,7 +119,8 @@ struct Open {
     ended: bool,
 }
 
-/// Several inputs as one stream of batches in packet-time order; within an input its own order is kept.
+/// Several inputs as one stream of batches in packet-time order; within an input its own order is
+/// kept.
 pub struct Reader {
     /// Not opened yet, latest first.
     planned: Vec<Planned>,
@@ -126,9 +132,11 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Plans the inputs: files, directories (searched for captures) and `-`. What cannot be read is kept in [`Reader::errors`].
+    /// Plans the inputs: files, directories (searched for captures) and `-`. What cannot be read is
+    /// kept in [`Reader::errors`].
     ///
-    /// Sources are numbered by first packet time, then path, so that the order of the arguments does not show.
+    /// Sources are numbered by first packet time, then path, so that the order of the arguments
+    /// does not show.
     pub fn open(paths: &[PathBuf]) -> Self {
         let mut reader = Self {
             planned: Vec::new(),
@@ -164,10 +172,17 @@ impl Reader {
         reader
     }
 
-    fn plan(&mut self, path: &Path, found: &mut Vec<(Nanos, PathBuf)>, seen: &mut HashSet<(u64, u64)>, plain: &mut bool) {
+    fn plan(
+        &mut self,
+        path: &Path,
+        found: &mut Vec<(Nanos, PathBuf)>,
+        seen: &mut HashSet<(u64, u64)>,
+        plain: &mut bool,
+    ) {
         if path.as_os_str() == "-" {
             *plain = false;
-            // Standard input cannot be looked into first: it is opened at once, as if it began before all others.
+            // Standard input cannot be looked into first: it is opened at once, as if it began
+            // before all others.
             if seen.insert((u64::MAX, u64::MAX)) {
                 found.push((Nanos::MIN, path.to_owned()));
             }
@@ -183,10 +198,15 @@ impl Reader {
         }
         use std::os::unix::fs::{FileTypeExt, MetadataExt};
         if !seen.insert((meta.dev(), meta.ino())) {
-            return self.notes.push(format!("{text} is the same file as one given before; it is read once"));
+            return self
+                .notes
+                .push(format!("{text} is the same file as one given before; it is read once"));
         }
         // Looking into a pipe would take bytes away that the reader needs later.
-        if meta.file_type().is_fifo() || meta.file_type().is_char_device() || meta.file_type().is_socket() {
+        if meta.file_type().is_fifo()
+            || meta.file_type().is_char_device()
+            || meta.file_type().is_socket()
+        {
             *plain = false;
             return found.push((Nanos::MIN, path.to_owned()));
         }
@@ -212,7 +232,11 @@ impl Reader {
         let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let mut entries = match entries {
             Ok(entries) => entries,
-            Err(error) => return self.errors.push(SourceError::Open { path: path.display().to_string(), error }),
+            Err(error) => {
+                return self
+                    .errors
+                    .push(SourceError::Open { path: path.display().to_string(), error });
+            }
         };
         entries.sort_by_key(fs::DirEntry::path);
         let (mut taken, mut left) = (0, 0);
@@ -229,7 +253,10 @@ impl Reader {
             }
         }
         if left > 0 {
-            self.notes.push(format!("{}: {taken} captures are read, {left} other files are left alone", path.display()));
+            self.notes.push(format!(
+                "{}: {taken} captures are read, {left} other files are left alone",
+                path.display()
+            ));
         }
     }
 
@@ -282,7 +309,13 @@ impl Reader {
             match Input::open(&planned.path) {
                 Ok(input) => {
                     self.reports[planned.id as usize].format = input.format();
-                    let mut open = Open { input, id: planned.id, pending: Batch::default(), at: 0, ended: false };
+                    let mut open = Open {
+                        input,
+                        id: planned.id,
+                        pending: Batch::default(),
+                        at: 0,
+                        ended: false,
+                    };
                     open.refill(&mut self.reports[planned.id as usize]);
                     self.open.push(open);
                 }
@@ -352,7 +385,12 @@ impl Open {
     }
 
     /// Reads up to `count` frames. False: the input has ended with them, and the report says how.
-    fn read(&mut self, report: &mut SourceReport, count: usize, mut take: impl FnMut(Frame<'_>)) -> bool {
+    fn read(
+        &mut self,
+        report: &mut SourceReport,
+        count: usize,
+        mut take: impl FnMut(Frame<'_>),
+    ) -> bool {
         if self.ended {
             return false;
         }
@@ -375,7 +413,8 @@ impl Open {
             }
             Next::Damaged(why) => {
                 self.ended = true;
-                report.damage = Some(format!("{why}; the {} packets before that are used", report.packets));
+                report.damage =
+                    Some(format!("{why}; the {} packets before that are used", report.packets));
                 false
             }
         }

@@ -1,7 +1,9 @@
-//! TLS ClientHello: server name (RFC 6066) and application protocols (RFC 7301), from as many bytes as there are.
+//! TLS ClientHello: server name (RFC 6066) and application protocols (RFC 7301), from as many bytes
+//! as there are.
 //!
-//! Owns the record and handshake layout of a ClientHello (RFC 8446 §4.1.2, §5.1; the same since SSL 3). Lenient: a hello that
-//! was cut gives what stands before the cut. Must never read anything but a ClientHello, nor allocate for what it skips.
+//! Owns the record and handshake layout of a ClientHello (RFC 8446 §4.1.2, §5.1; the same since SSL
+//! 3). Lenient: a hello that was cut gives what stands before the cut. Must never read anything but
+//! a ClientHello, nor allocate for what it skips.
 
 use std::borrow::Cow;
 
@@ -11,7 +13,8 @@ use crate::http::host_text;
 /// Application protocols kept. Envoy's hello in a mesh has two or three.
 const MAX_ALPN: usize = 4;
 
-/// Longest application protocol name kept, in bytes. The registered ones have at most 12, Istio's 20.
+/// Longest application protocol name kept, in bytes. The registered ones have at most 12, Istio's
+/// 20.
 const MAX_ALPN_LEN: usize = 32;
 
 /// What a ClientHello says.
@@ -27,7 +30,8 @@ pub struct ClientHello {
 
 /// True when the bytes may be the beginning of a record that begins a ClientHello.
 pub fn begins_hello(bytes: &[u8]) -> bool {
-    // Handshake record, version 3.x, message type 1. Its length is below 2^14 (RFC 8446 §5.1), so at least four bytes.
+    // Handshake record, version 3.x, message type 1. Its length is below 2^14 (RFC 8446 §5.1), so
+    // at least four bytes.
     bytes.first() == Some(&0x16)
         && bytes.get(1).is_none_or(|b| *b == 3)
         && bytes.get(2).is_none_or(|b| *b <= 4)
@@ -37,7 +41,8 @@ pub fn begins_hello(bytes: &[u8]) -> bool {
 
 /// True when a segment begins with some other TLS record: what a connection joined midway shows.
 pub fn is_record(bytes: &[u8]) -> bool {
-    // Change cipher spec, alert, handshake, application data; at most 2^14 + 2048 bytes (RFC 5246 §6.2.3).
+    // Change cipher spec, alert, handshake, application data; at most 2^14 + 2048 bytes (RFC 5246
+    // §6.2.3).
     matches!(bytes.first(), Some(0x14..=0x17))
         && bytes.get(1) == Some(&3)
         && matches!(bytes.get(2), Some(1..=4))
@@ -77,7 +82,9 @@ fn handshake(bytes: &[u8]) -> Cow<'_, [u8]> {
             message.to_mut().extend_from_slice(content);
         }
         // All of the message is here: what follows is not part of the hello.
-        let wanted = message.get(1..4).map(|b| 4 + (usize::from(b[0]) << 16 | usize::from(b[1]) << 8 | usize::from(b[2])));
+        let wanted = message
+            .get(1..4)
+            .map(|b| 4 + (usize::from(b[0]) << 16 | usize::from(b[1]) << 8 | usize::from(b[2])));
         if length == 0 || wanted.is_some_and(|n| message.len() >= n) {
             break;
         }
@@ -198,9 +205,16 @@ pub(crate) mod tests {
 
     #[test]
     fn names_of_a_hello() {
-        let bytes = hello("Outbound_.9080_._.Reviews.bookinfo.svc.cluster.local.", &["istio-peer-exchange", "h2"], 10);
+        let bytes = hello(
+            "Outbound_.9080_._.Reviews.bookinfo.svc.cluster.local.",
+            &["istio-peer-exchange", "h2"],
+            10,
+        );
         let read = client_hello(&bytes).expect("hello");
-        assert_eq!(read.sni.as_deref(), Some("outbound_.9080_._.reviews.bookinfo.svc.cluster.local"));
+        assert_eq!(
+            read.sni.as_deref(),
+            Some("outbound_.9080_._.reviews.bookinfo.svc.cluster.local")
+        );
         assert_eq!(read.alpn, ["istio-peer-exchange", "h2"]);
         assert!(read.complete);
     }
@@ -215,7 +229,10 @@ pub(crate) mod tests {
                 continue;
             };
             assert!(!read.complete, "cut at {length}");
-            assert!(read.sni.is_none() || read.sni.as_deref() == Some("web.data"), "cut at {length}");
+            assert!(
+                read.sni.is_none() || read.sni.as_deref() == Some("web.data"),
+                "cut at {length}"
+            );
             assert!(found <= read.sni.is_some(), "a longer piece never shows less");
             found = read.sni.is_some();
         }

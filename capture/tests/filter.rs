@@ -1,7 +1,9 @@
-//! The filter as the kernel runs it decides on each frame as the rule does, and the rule keeps what calls are learned from.
+//! The filter as the kernel runs it decides on each frame as the rule does, and the rule keeps what
+//! calls are learned from.
 //!
-//! Sockets of a pair accept a packet filter and run it on each datagram, without any privilege. What a frame's protocol is they
-//! do not know, so that programs for cooked sockets get it as a constant.
+//! Sockets of a pair accept a packet filter and run it on each datagram, without any privilege.
+//! What a frame's protocol is they do not know, so that programs for cooked sockets get it as a
+//! constant.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -25,10 +27,17 @@ use sidecarta_capture::observation::InterfaceId;
 use frames::*;
 
 fn config(sample: u32) -> Config {
-    Config { sample, snap: u32::MAX, sampled_snap: u32::MAX, always_ports: vec![TLS_PORT], callers_only: false }
+    Config {
+        sample,
+        snap: u32::MAX,
+        sampled_snap: u32::MAX,
+        always_ports: vec![TLS_PORT],
+        callers_only: false,
+    }
 }
 
-/// All that the rule depends on besides the frame: which interface it is, and which way a frame passes.
+/// All that the rule depends on besides the frame: which interface it is, and which way a frame
+/// passes.
 fn modes() -> [(Config, Direction); 3] {
     let pods = Config { callers_only: true, ..config(1) };
     [(config(1), Direction::Received), (pods.clone(), Direction::Received), (pods, Direction::Sent)]
@@ -82,14 +91,18 @@ impl Kernel {
             }
             Filtered::new(&program)
         };
-        let of = |(link, ether)| (link, ether, filtered(link, ether, 1), filtered(link, ether, u32::MAX));
+        let of = |(link, ether)| {
+            (link, ether, filtered(link, ether, 1), filtered(link, ether, u32::MAX))
+        };
         Self(kinds.into_iter().chain(cooked).map(of).collect())
     }
 
     /// `None` where it cannot be asked: a cooked frame without a header, or of another protocol.
     fn verdict(&self, link: Link, frame: &[u8]) -> Option<Verdict> {
         let (ether, frame) = match link {
-            Link::Cooked => (u16::from_be_bytes([*frame.first()?, *frame.get(1)?]), frame.get(20..)?),
+            Link::Cooked => {
+                (u16::from_be_bytes([*frame.first()?, *frame.get(1)?]), frame.get(20..)?)
+            }
             _ => (0, frame),
         };
         let (_, _, all, few) = self.0.iter().find(|(l, e, ..)| (*l, *e) == (link, ether))?;
@@ -103,8 +116,16 @@ impl Kernel {
 }
 
 fn assert_verdict(kernel: &Kernel, name: &str, link: Link, frame: &[u8], expected: Verdict) {
-    assert_eq!(verdict(link, Direction::Received, frame, &config(1)), expected, "rule: {name}, {link:?}, {frame:02x?}");
-    assert_eq!(kernel.verdict(link, frame), Some(expected), "kernel: {name}, {link:?}, {frame:02x?}");
+    assert_eq!(
+        verdict(link, Direction::Received, frame, &config(1)),
+        expected,
+        "rule: {name}, {link:?}, {frame:02x?}"
+    );
+    assert_eq!(
+        kernel.verdict(link, frame),
+        Some(expected),
+        "kernel: {name}, {link:?}, {frame:02x?}"
+    );
 }
 
 #[test]
@@ -122,7 +143,14 @@ fn of_a_pods_interface_calls_of_the_pod_are_kept_and_calls_to_it_are_sampled() {
     let (caller, called) = ((40_000, 8080), (8080, 40_000));
     let segment = |ports, flags: &str, payload: &[u8]| {
         let has = |f| flags.contains(f);
-        tcp(ports, |h| (h.syn, h.ack, h.fin, h.rst, h.psh) = (has('s'), has('a'), has('f'), has('r'), has('p')), payload)
+        tcp(
+            ports,
+            |h| {
+                (h.syn, h.ack, h.fin, h.rst, h.psh) =
+                    (has('s'), has('a'), has('f'), has('r'), has('p'))
+            },
+            payload,
+        )
     };
     let cases = [
         ("syn", segment(caller, "s", b""), Always, Always),
@@ -145,18 +173,31 @@ fn of_a_pods_interface_calls_of_the_pod_are_kept_and_calls_to_it_are_sampled() {
         ("record", segment((40_000, 443), "ap", &[0x17, 3, 3, 0, 90, 1, 0]), Sample, Sample),
         ("alert", segment((40_000, 443), "ap", &[0x15, 3]), Sample, Sample),
     ];
-    let [_, received, sent] = modes().map(|(config, direction)| (Kernel::of(&config, direction), config, direction));
+    let [_, received, sent] =
+        modes().map(|(config, direction)| (Kernel::of(&config, direction), config, direction));
     for (name, transport, by_pod, to_pod) in cases {
         for (link, frame) in packets(6, &transport).iter().flat_map(|p| frames(p)) {
             for ((kernel, config, direction), expected) in [(&received, by_pod), (&sent, to_pod)] {
-                assert_eq!(verdict(link, *direction, &frame, config), expected, "rule: {name}, {link:?}, {direction:?}");
-                assert_eq!(kernel.verdict(link, &frame), Some(expected), "kernel: {name}, {link:?}, {direction:?}");
+                assert_eq!(
+                    verdict(link, *direction, &frame, config),
+                    expected,
+                    "rule: {name}, {link:?}, {direction:?}"
+                );
+                assert_eq!(
+                    kernel.verdict(link, &frame),
+                    Some(expected),
+                    "kernel: {name}, {link:?}, {direction:?}"
+                );
             }
         }
     }
-    // Names are learned at either end: where only what a pod sends is visible, at that of the DNS server.
+    // Names are learned at either end: where only what a pod sends is visible, at that of the DNS
+    // server.
     for (link, frame) in packets(17, &udp((53, 40_000), &[7; 30])).iter().flat_map(|p| frames(p)) {
-        assert_eq!([&received, &sent].map(|(kernel, ..)| kernel.verdict(link, &frame)), [Some(Always); 2]);
+        assert_eq!(
+            [&received, &sent].map(|(kernel, ..)| kernel.verdict(link, &frame)),
+            [Some(Always); 2]
+        );
     }
 }
 
@@ -170,9 +211,17 @@ fn what_is_in_the_way_of_ports_decides() {
         packet
     };
     let cases = [
-        ("later fragment", ipv4(6, &syn, |h| h.fragment_offset = IpFragOffset::try_new(1).unwrap()), Drop),
+        (
+            "later fragment",
+            ipv4(6, &syn, |h| h.fragment_offset = IpFragOffset::try_new(1).unwrap()),
+            Drop,
+        ),
         ("later fragment, IPv6", ipv6(&[LATER_FRAGMENT], 6, &syn), Drop),
-        ("later fragment behind options", ipv6(&[HOP_BY_HOP, ROUTING, LATER_FRAGMENT], 6, &syn), Drop),
+        (
+            "later fragment behind options",
+            ipv6(&[HOP_BY_HOP, ROUTING, LATER_FRAGMENT], 6, &syn),
+            Drop,
+        ),
         ("header of 16 bytes", with(0, 0x44), Drop),
         ("header of 60 bytes", with(0, 0x4f), Drop),
         ("total length below the header's", with(3, 7), Always),
@@ -183,11 +232,18 @@ fn what_is_in_the_way_of_ports_decides() {
         }
     }
     assert_verdict(&kernel, "version 5", Link::RawIp, &with(0, 0x55), Drop);
-    let arp = [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2];
+    let arp =
+        [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2];
     assert_verdict(&kernel, "arp", Link::Ethernet, &ethernet(&[], ARP, &arp), Drop);
     assert_verdict(&kernel, "arp, tagged", Link::Ethernet, &ethernet(&[VLAN], ARP, &arp), Drop);
     assert_verdict(&kernel, "arp", Link::Cooked, &cooked(&[], ARP, &arp), Drop);
-    assert_verdict(&kernel, "three tags", Link::Ethernet, &ethernet(&[QINQ, VLAN, VLAN], IPV4, &with(0, 0x45)), Drop);
+    assert_verdict(
+        &kernel,
+        "three tags",
+        Link::Ethernet,
+        &ethernet(&[QINQ, VLAN, VLAN], IPV4, &with(0, 0x45)),
+        Drop,
+    );
 }
 
 #[test]
@@ -247,7 +303,10 @@ fn frames_cut_anywhere_get_the_same_verdict_from_both() {
                 let cut = &frame[..length];
                 let rule = verdict(link, direction, cut, &config);
                 if let Some(kernel) = kernel.verdict(link, cut) {
-                    assert_eq!(kernel, rule, "{name}, {link:?}, {direction:?}, {length} bytes of {frame:02x?}");
+                    assert_eq!(
+                        kernel, rule,
+                        "{name}, {link:?}, {direction:?}, {length} bytes of {frame:02x?}"
+                    );
                 }
             }
         }
@@ -262,8 +321,16 @@ fn what_can_be_decoded_is_never_dropped() {
         for length in 0..=frame.len() {
             let data = &frame[..length];
             let interface = InterfaceId { source: 0, index: 0 };
-            let of = Frame { time: 0, interface, link: kind, direction: Direction::Unknown, wire_len: frame.len() as u32, data };
-            let lost = decode(&of).is_ok() && verdict(link, Direction::Received, data, &config) == Drop;
+            let of = Frame {
+                time: 0,
+                interface,
+                link: kind,
+                direction: Direction::Unknown,
+                wire_len: frame.len() as u32,
+                data,
+            };
+            let lost =
+                decode(&of).is_ok() && verdict(link, Direction::Received, data, &config) == Drop;
             assert!(!lost, "{name}, {link:?}, {length} bytes of {frame:02x?}");
         }
     }
@@ -271,15 +338,21 @@ fn what_can_be_decoded_is_never_dropped() {
 
 #[test]
 fn mutated_frames_get_the_same_verdict_from_both() {
-    let modes = modes().map(|(config, direction)| (Kernel::of(&config, direction), config, direction));
+    let modes =
+        modes().map(|(config, direction)| (Kernel::of(&config, direction), config, direction));
     let all = all_frames();
     // Mostly within headers, mostly to values that mean something there.
-    let byte =
-        prop_oneof![any::<u8>(), prop::sample::select(vec![0, 1, 3, 6, 17, 43, 44, 45, 51, 53, 60, 132, 0x45, 0x60, 0x50, 0xff])];
+    let byte = prop_oneof![
+        any::<u8>(),
+        prop::sample::select(vec![
+            0, 1, 3, 6, 17, 43, 44, 45, 51, 53, 60, 132, 0x45, 0x60, 0x50, 0xff
+        ])
+    ];
     let changes = prop::collection::vec((prop_oneof![0..80_usize, 0..200_usize], byte), 0..6);
     let tail = prop::collection::vec(any::<u8>(), 0..24);
     let strategy = (0..all.len(), changes, 0..200_usize, tail, 0..modes.len());
-    let mut runner = TestRunner::new(Runs { cases: 60_000, failure_persistence: None, ..Runs::default() });
+    let mut runner =
+        TestRunner::new(Runs { cases: 60_000, failure_persistence: None, ..Runs::default() });
     let result = runner.run(&strategy, |(index, changes, cut, tail, mode)| {
         let (kernel, config, direction) = &modes[mode];
         let (name, link, mut frame, _) = all[index].clone();
@@ -314,13 +387,15 @@ fn one_in_sixteen_is_kept() {
 fn frames_are_cut_to_the_snap_length() {
     let frame = ipv4(17, &udp((40_000, 53), &[7; 300]), |_| {});
     for (snap, expected) in [(0, 1), (1, 1), (96, 96), (4096, frame.len())] {
-        let filtered = Filtered::new(&program(Link::RawIp, &Config { snap, sampled_snap: 7, ..config(1) }));
+        let filtered =
+            Filtered::new(&program(Link::RawIp, &Config { snap, sampled_snap: 7, ..config(1) }));
         assert_eq!(filtered.pass(&frame), Some(expected));
     }
     // What is kept as a sample has a length of its own, unless all is kept.
     let sampled = ipv4(17, &udp((40_000, 8125), &[7; 300]), |_| {});
     for (sample, expected) in [(1, sampled.len()), (2, 96), (3, 96)] {
-        let filtered = Filtered::new(&program(Link::RawIp, &Config { sampled_snap: 96, ..config(sample) }));
+        let filtered =
+            Filtered::new(&program(Link::RawIp, &Config { sampled_snap: 96, ..config(sample) }));
         let kept: Vec<usize> = (0..200).filter_map(|_| filtered.pass(&sampled)).collect();
         assert!(kept.len() > 20 && kept.iter().all(|n| *n == expected), "{sample}: {kept:?}");
         assert_eq!(filtered.pass(&frame), Some(frame.len()));
@@ -334,13 +409,21 @@ fn many_ports_are_reached_by_long_jumps_and_too_many_are_refused() {
     assert!(length < 250, "{length}");
     for count in [0, 1, 100, 200, 250, 300, 1900] {
         let ports: Vec<u16> = (0..count).map(|i| 20_000 + 2 * i).collect();
-        let config = Config { always_ports: ports.iter().rev().chain(&ports).copied().collect(), ..config(1) };
+        let config = Config {
+            always_ports: ports.iter().rev().chain(&ports).copied().collect(),
+            ..config(1)
+        };
         let kernel = Kernel::new(&config);
         for port in [20_000, 20_001, 20_100, 20_398, 20_498, 20_598, 20_600, 23_798, 23_800] {
-            let frame = ethernet(&[], IPV4, &ipv4(6, &tcp((40_000, port), |h| h.ack = true, b"x"), |_| {}));
+            let frame =
+                ethernet(&[], IPV4, &ipv4(6, &tcp((40_000, port), |h| h.ack = true, b"x"), |_| {}));
             let expected = if ports.contains(&port) { Always } else { Sample };
             assert_eq!(verdict(Link::Ethernet, Direction::Received, &frame, &config), expected);
-            assert_eq!(kernel.verdict(Link::Ethernet, &frame), Some(expected), "{count} ports, {port}");
+            assert_eq!(
+                kernel.verdict(Link::Ethernet, &frame),
+                Some(expected),
+                "{count} ports, {port}"
+            );
         }
     }
     let (near, _far) = UnixDatagram::pair().unwrap();

@@ -1,4 +1,5 @@
-//! Later requests on a connection: each host that is asked for is told once, and none is lost uncounted.
+//! Later requests on a connection: each host that is asked for is told once, and none is lost
+//! uncounted.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -21,11 +22,21 @@ const LATER: u32 = 5_000;
 
 impl Wire {
     fn says(&mut self, time: i64, payload: &[u8]) {
-        self.packet(time, CALLER, CALLED, Packet { seq: LATER, ack: Some(71), payload, ..Packet::default() });
+        self.packet(
+            time,
+            CALLER,
+            CALLED,
+            Packet { seq: LATER, ack: Some(71), payload, ..Packet::default() },
+        );
     }
 
     fn answers(&mut self, time: i64, payload: &[u8]) {
-        self.packet(time, CALLED, CALLER, Packet { seq: 71, ack: Some(LATER), payload, ..Packet::default() });
+        self.packet(
+            time,
+            CALLED,
+            CALLER,
+            Packet { seq: 71, ack: Some(LATER), payload, ..Packet::default() },
+        );
     }
 
     fn asks(&mut self, time: i64, host: &str) {
@@ -57,19 +68,34 @@ fn another_host_is_told_once_more() {
     message.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04");
     message.extend(CART);
     let mut data = Vec::new();
-    PacketBuilder::ipv4([10, 244, 1, 53], WEB, 64).udp(53, 40_001).write(&mut data, &message).unwrap();
+    PacketBuilder::ipv4([10, 244, 1, 53], WEB, 64)
+        .udp(53, 40_001)
+        .write(&mut data, &message)
+        .unwrap();
     wire.frame(0, &data, 0, Direction::Unknown);
     wire.call(10, PORT);
-    for (time, host) in [(20, "Reviews:9080"), (30, "cart"), (40, "reviews:9080"), (50, "ratings"), (60, "cart")] {
+    for (time, host) in
+        [(20, "Reviews:9080"), (30, "cart"), (40, "reviews:9080"), (50, "ratings"), (60, "cart")]
+    {
         wire.asks(time, host);
         wire.answers(time + 1, b"HTTP/1.1 200 OK\r\n\r\n");
     }
-    let told: Vec<Connection> = wire.finish().into_iter().filter(|c| c.responder.port() == 8080).collect();
+    let told: Vec<Connection> =
+        wire.finish().into_iter().filter(|c| c.responder.port() == 8080).collect();
     assert_eq!(hosts(&told), ["cart", "reviews:9080", "ratings"]);
-    assert_eq!(told.iter().map(|c| (c.first, c.last, c.packets)).collect::<Vec<_>>(), [(10, 61, 13), (20, 40, 0), (50, 50, 0)]);
+    assert_eq!(
+        told.iter().map(|c| (c.first, c.last, c.packets)).collect::<Vec<_>>(),
+        [(10, 61, 13), (20, 40, 0), (50, 50, 0)]
+    );
     for c in &told {
         assert_eq!((c.initiator, c.responder), (told[0].initiator, told[0].responder));
-        assert!(c.is_new && c.from_start && c.answered && c.content == Content::Http1 && c.names.sni.is_none());
+        assert!(
+            c.is_new
+                && c.from_start
+                && c.answered
+                && c.content == Content::Http1
+                && c.names.sni.is_none()
+        );
         assert_eq!(c.names.dns.iter().map(|n| &n.question[..]).collect::<Vec<_>>(), ["cart"]);
     }
     assert_eq!(wire.incomplete(), 0);
@@ -100,7 +126,12 @@ fn a_connection_joined_in_a_long_body_is_named_by_what_follows() {
             wire.answers(i, b"");
         }
         wire.says(segments, b"GET /a HTTP/1.1\r\nAccept: */*\r\n");
-        let rest = Packet { seq: LATER + 30, ack: Some(71), payload: b"Host: cart\r\n\r\n", ..Packet::default() };
+        let rest = Packet {
+            seq: LATER + 30,
+            ack: Some(71),
+            payload: b"Host: cart\r\n\r\n",
+            ..Packet::default()
+        };
         wire.packet(segments, CALLER, CALLED, rest);
         wire.asks(segments + 1, "reviews");
         let told = wire.finish();
@@ -134,9 +165,19 @@ fn a_head_that_is_cut_before_its_authority_is_counted() {
     ] {
         let mut wire = Wire::replay();
         wire.call(0, PORT);
-        wire.packet(10, CALLER, CALLED, Packet { seq: LATER, ack: Some(71), payload, cut, ..Packet::default() });
+        wire.packet(
+            10,
+            CALLER,
+            CALLED,
+            Packet { seq: LATER, ack: Some(71), payload, cut, ..Packet::default() },
+        );
         // It goes on, and comes once more on another interface.
-        wire.packet(11, CALLER, CALLED, Packet { seq: LATER, ack: Some(71), payload, cut, interface: 1, ..Packet::default() });
+        wire.packet(
+            11,
+            CALLER,
+            CALLED,
+            Packet { seq: LATER, ack: Some(71), payload, cut, interface: 1, ..Packet::default() },
+        );
         wire.says(12, b"ews\r\n\r\n");
         assert!(further(&wire.finish()).is_empty());
         assert_eq!(wire.incomplete(), 1, "{}", payload.escape_ascii());
@@ -148,7 +189,8 @@ fn a_head_that_is_cut_before_its_authority_is_counted() {
 fn a_joined_head_that_comes_again_loses_nothing() {
     let mut wire = Wire::replay();
     wire.packet(0, CALLER, CALLED, Packet { seq: 7, syn: true, ..Packet::default() });
-    let first = Packet { seq: 8, ack: Some(71), payload: b"GET / HTTP/1.1\r\nHost: ", ..Packet::default() };
+    let first =
+        Packet { seq: 8, ack: Some(71), payload: b"GET / HTTP/1.1\r\nHost: ", ..Packet::default() };
     wire.packet(1, CALLER, CALLED, first);
     wire.packet(2, CALLER, CALLED, Packet { seq: 30, payload: b"cart\r\n\r\n", ..first });
     wire.packet(3, CALLER, CALLED, first);
@@ -172,11 +214,13 @@ fn a_connection_has_room_for_so_many_hosts() {
 
 #[test]
 fn all_connections_have_room_for_so_many_hosts() {
-    let mut wire = Wire::with(Config { max_further: 2, ..Config::default() }, KnownPorts::default());
+    let mut wire =
+        Wire::with(Config { max_further: 2, ..Config::default() }, KnownPorts::default());
     // When the last one comes, the others are forgotten and make room.
     for (time, port) in [(0, PORT), (0, PORT + 1), (0, PORT + 2), (2_000 * SECOND, PORT + 3)] {
         wire.call(time, port);
-        let again = Packet { seq: LATER, ack: Some(71), payload: &get("reviews"), ..Packet::default() };
+        let again =
+            Packet { seq: LATER, ack: Some(71), payload: &get("reviews"), ..Packet::default() };
         wire.packet(time + 9, (WEB, port), CALLED, again);
         assert_eq!(wire.meter.counters().dropped_authorities, u64::from(port >= PORT + 2));
     }
@@ -214,7 +258,12 @@ fn what_is_told_already_is_followed_by_another_host_promptly_and_once() {
     wire.asks(2 * SECOND + 1, "cart");
     let told = wire.fresh(2 * SECOND + 2);
     assert_eq!(hosts(&told), ["reviews"]);
-    assert!(told[0].is_new && told[0].packets == 0 && told[0].first == 2 * SECOND && told[0].names.dns.is_empty());
+    assert!(
+        told[0].is_new
+            && told[0].packets == 0
+            && told[0].first == 2 * SECOND
+            && told[0].names.dns.is_empty()
+    );
     assert!(wire.fresh(3 * SECOND).is_empty());
     wire.asks(4 * SECOND, "reviews");
     wire.asks(4 * SECOND, "cart");
@@ -274,14 +323,30 @@ fn a_translated_twin_tells_no_host() {
         for (late, to, interface) in sightings {
             let packet = Packet { seq: 8, ack: Some(71), interface, ..Packet::default() };
             wire.packet(late, CALLER, to, Packet { seq: 7, ack: None, syn: true, ..packet });
-            wire.packet(late + 1, to, CALLER, Packet { seq: 70, ack: Some(8), syn: true, ..packet });
+            wire.packet(
+                late + 1,
+                to,
+                CALLER,
+                Packet { seq: 70, ack: Some(8), syn: true, ..packet },
+            );
             wire.packet(late + 2, CALLER, to, Packet { payload: &get("cart"), ..packet });
-            wire.packet(late + 3, CALLER, to, Packet { seq: 99, payload: &get("reviews"), ..packet });
+            wire.packet(
+                late + 3,
+                CALLER,
+                to,
+                Packet { seq: 99, payload: &get("reviews"), ..packet },
+            );
         }
         let told = wire.fresh(SECOND);
         assert_eq!(hosts(&told), ["cart", "reviews"], "swapped: {swapped}");
         for (_, to, interface) in sightings {
-            let packet = Packet { seq: 199, ack: Some(71), payload: &get("ratings"), interface, ..Packet::default() };
+            let packet = Packet {
+                seq: 199,
+                ack: Some(71),
+                payload: &get("ratings"),
+                interface,
+                ..Packet::default()
+            };
             wire.packet(2 * SECOND, CALLER, to, packet);
         }
         let mut told = told;
@@ -296,7 +361,9 @@ fn a_translated_twin_tells_no_host() {
 #[test]
 fn where_a_call_arrives_no_host_is_told() {
     let mut wire = Wire::knowing([80, 8080]);
-    for (to, interface, direction) in [((SERVICE, 80), 1, Direction::Received), (CALLED, 2, Direction::Sent)] {
+    for (to, interface, direction) in
+        [((SERVICE, 80), 1, Direction::Received), (CALLED, 2, Direction::Sent)]
+    {
         let packet = Packet { seq: 8, ack: Some(71), interface, direction, ..Packet::default() };
         wire.packet(0, CALLER, to, Packet { payload: &get("cart"), ..packet });
         wire.packet(1, CALLER, to, Packet { seq: 99, payload: &get("reviews"), ..packet });
@@ -316,15 +383,28 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
         3 => prop::collection::vec(any::<u8>(), 0..8),
         1 => Just(b"\x17\x03\x03\0\x02ab".to_vec()),
     ];
-    (0..2u16, any::<bool>(), prop_oneof![1 => Just(true), 12 => Just(false)], 0..4u32, payload, 0..3usize).prop_map(
-        |(port, up, syn, seq, payload, cut)| {
+    (
+        0..2u16,
+        any::<bool>(),
+        prop_oneof![1 => Just(true), 12 => Just(false)],
+        0..4u32,
+        payload,
+        0..3usize,
+    )
+        .prop_map(|(port, up, syn, seq, payload, cut)| {
             let payload = if syn { Vec::new() } else { payload };
             let cut = cut.min(payload.len());
-            let packet = Packet { seq: 7 + seq, ack: Some(8), syn, payload: &payload, cut, ..Packet::default() };
+            let packet = Packet {
+                seq: 7 + seq,
+                ack: Some(8),
+                syn,
+                payload: &payload,
+                cut,
+                ..Packet::default()
+            };
             let (caller, called) = ((WEB, PORT + port), CALLED);
             if up { packet.bytes(caller, called) } else { packet.bytes(called, caller) }
-        },
-    )
+        })
 }
 
 fn observed(frames: &[Vec<u8>], link: LinkType, batched: bool) -> (Vec<Observation>, Counters) {
@@ -333,7 +413,14 @@ fn observed(frames: &[Vec<u8>], link: LinkType, batched: bool) -> (Vec<Observati
     for (time, data) in (0..).zip(frames) {
         let data = if link == LinkType::RAW { &data[14..] } else { data };
         let interface = InterfaceId { source: 0, index: 0 };
-        let frame = Frame { time, interface, link, direction: Direction::Unknown, wire_len: data.len() as u32, data };
+        let frame = Frame {
+            time,
+            interface,
+            link,
+            direction: Direction::Unknown,
+            wire_len: data.len() as u32,
+            data,
+        };
         if batched { batch.push(frame) } else { meter.frame(&frame, &mut |o| out.push(o)) }
     }
     meter.batch(&batch, &mut |o| out.push(o));

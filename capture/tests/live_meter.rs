@@ -1,4 +1,5 @@
-//! What the meter tells of a source that does not end: once, whatever the clock does and however little of a connection is seen.
+//! What the meter tells of a source that does not end: once, whatever the clock does and however
+//! little of a connection is seen.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -28,10 +29,16 @@ fn a_clock_that_is_set_tells_nothing_twice_and_nothing_too_late() {
         live.call(now + 20, 40_002);
         let told = live.fresh(now + SECOND);
         assert_eq!(new(&told), [40_001, 40_002], "{step}");
-        assert!(told.iter().all(|c| c.first <= c.last && (c.first - now).abs() < SECOND), "{told:?}");
+        assert!(
+            told.iter().all(|c| c.first <= c.last && (c.first - now).abs() < SECOND),
+            "{told:?}"
+        );
         // Nothing of the old clock is due at once, or for ever.
         let told = live.harvest(now + 30 * SECOND);
-        assert!(new(&told).is_empty() && told.iter().any(|c| c.initiator.port() == 40_000), "{told:?}");
+        assert!(
+            new(&told).is_empty() && told.iter().any(|c| c.initiator.port() == 40_000),
+            "{told:?}"
+        );
         live.request(now + 31 * SECOND, 40_000);
         live.request(now + 31 * SECOND, 40_001);
         assert!(new(&live.harvest(now + 60 * SECOND)).is_empty());
@@ -53,7 +60,10 @@ fn half_of_a_connection_is_enough() {
     assert_eq!(told.len(), 1);
     let c = &told[0];
     assert!(c.is_new && c.from_start && c.answered && !c.refused);
-    assert_eq!((c.orientation, c.names.authority.as_deref()), (Orientation::Handshake, Some("cart")));
+    assert_eq!(
+        (c.orientation, c.names.authority.as_deref()),
+        (Orientation::Handshake, Some("cart"))
+    );
     assert_eq!((c.initiator.port(), c.responder.port()), (40_000, 8080));
 }
 
@@ -66,7 +76,8 @@ fn nobody_answers_a_syn_alone() {
     assert!(told.len() == 1 && !told[0].answered, "{told:?}");
 }
 
-/// The client's interface shows the address of the Service, the server's its own. Either may be read first.
+/// The client's interface shows the address of the Service, the server's its own. Either may be
+/// read first.
 #[test]
 fn a_translated_connection_is_told_as_it_was_made() {
     for swapped in [false, true] {
@@ -78,30 +89,53 @@ fn a_translated_connection_is_told_as_it_was_made() {
             sightings.reverse();
         }
         for (late, to, interface) in sightings {
-            live.packet(late, web, to, Packet { seq: 7, syn: true, interface, ..Packet::default() });
-            let answer = Packet { seq: 70, ack: Some(8), syn: true, interface, ..Packet::default() };
+            live.packet(
+                late,
+                web,
+                to,
+                Packet { seq: 7, syn: true, interface, ..Packet::default() },
+            );
+            let answer =
+                Packet { seq: 70, ack: Some(8), syn: true, interface, ..Packet::default() };
             live.packet(late + 10_000, to, web, answer);
-            live.packet(late + 20_000, web, to, Packet { seq: 8, ack: Some(71), payload, interface, ..Packet::default() });
-            assert!(live.fresh(200_000_000).is_empty(), "another interface may show it as it was made");
+            live.packet(
+                late + 20_000,
+                web,
+                to,
+                Packet { seq: 8, ack: Some(71), payload, interface, ..Packet::default() },
+            );
+            assert!(
+                live.fresh(200_000_000).is_empty(),
+                "another interface may show it as it was made"
+            );
             assert!(live.harvest(200_000_000).is_empty());
         }
         let told = live.fresh(SECOND);
         assert_eq!(told.len(), 1, "{told:?}");
-        assert_eq!((told[0].responder.ip(), told[0].responder.port()), (SERVICE.into(), 80), "swapped: {swapped}");
+        assert_eq!(
+            (told[0].responder.ip(), told[0].responder.port()),
+            (SERVICE.into(), 80),
+            "swapped: {swapped}"
+        );
         assert!(live.harvest(60 * SECOND).is_empty());
     }
 }
 
-/// On interfaces that lead to one pod each, only the caller's counts, in whatever order they are read: the other one shows where a
-/// Service's address was translated to, and only some packets.
+/// On interfaces that lead to one pod each, only the caller's counts, in whatever order they are
+/// read: the other one shows where a Service's address was translated to, and only some packets.
 #[test]
 fn a_call_is_told_by_the_interface_that_it_comes_from() {
     let records = [0x17, 3, 3, 0, 90, 1, 0];
     let (web, service, cart) = ((WEB, 40_000), (SERVICE, 80), (CART, 8080));
     for (to, swapped) in [(service, false), (service, true), (cart, false), (cart, true)] {
         let mut live = Wire::knowing([80, 8080]);
-        let caller =
-            Packet { ack: Some(71), payload: &records, interface: 1, direction: Direction::Received, ..Packet::default() };
+        let caller = Packet {
+            ack: Some(71),
+            payload: &records,
+            interface: 1,
+            direction: Direction::Received,
+            ..Packet::default()
+        };
         let called = Packet { interface: 2, direction: Direction::Sent, ..caller };
         let mut sightings = [(to, caller), (cart, called)];
         if swapped {
@@ -110,8 +144,17 @@ fn a_call_is_told_by_the_interface_that_it_comes_from() {
         for (to, packet) in sightings {
             for i in 0..3 {
                 live.packet(i, web, to, Packet { seq: 8 + 7 * i as u32, ..packet });
-                let direction = if packet.direction == Direction::Sent { Direction::Received } else { Direction::Sent };
-                live.packet(i, to, web, Packet { seq: 70, ack: Some(8), payload: b"x", direction, ..packet });
+                let direction = if packet.direction == Direction::Sent {
+                    Direction::Received
+                } else {
+                    Direction::Sent
+                };
+                live.packet(
+                    i,
+                    to,
+                    web,
+                    Packet { seq: 70, ack: Some(8), payload: b"x", direction, ..packet },
+                );
             }
         }
         let told = live.fresh(SECOND);
@@ -128,17 +171,22 @@ fn datagrams_to_a_translated_address_are_told_once() {
         let mut live = Wire::knowing([8125, 9125]);
         let datagram = |to: (Ip, u16)| {
             let mut data = Vec::new();
-            PacketBuilder::ipv4(WEB, to.0, 64).udp(40_000, to.1).write(&mut data, b"metric:1|c").unwrap();
+            PacketBuilder::ipv4(WEB, to.0, 64)
+                .udp(40_000, to.1)
+                .write(&mut data, b"metric:1|c")
+                .unwrap();
             data
         };
-        let mut sightings = [((SERVICE, 8125), 1, Direction::Received), ((CART, 9125), 2, Direction::Sent)];
+        let mut sightings =
+            [((SERVICE, 8125), 1, Direction::Received), ((CART, 9125), 2, Direction::Sent)];
         if swapped {
             sightings.reverse();
         }
         for (to, interface, direction) in sightings {
             live.frame(1, &datagram(to), interface, direction);
         }
-        let told: Vec<_> = live.fresh(3 * SECOND).iter().map(|c| (c.responder.ip(), c.responder.port())).collect();
+        let told: Vec<_> =
+            live.fresh(3 * SECOND).iter().map(|c| (c.responder.ip(), c.responder.port())).collect();
         assert_eq!(told, [(SERVICE.into(), 8125)]);
     }
 }
@@ -147,16 +195,28 @@ fn datagrams_to_a_translated_address_are_told_once() {
 #[test]
 fn what_only_arrives_is_counted_and_soon_forgotten() {
     let mut live = Wire::knowing([8080]);
-    let arrives = Packet { seq: 8, ack: Some(9), interface: 2, direction: Direction::Sent, ..Packet::default() };
+    let arrives = Packet {
+        seq: 8,
+        ack: Some(9),
+        interface: 2,
+        direction: Direction::Sent,
+        ..Packet::default()
+    };
     for port in 40_000..40_010 {
         live.packet(i64::from(port), (WEB, port), (CART, 8080), arrives);
     }
     assert!(live.fresh(3 * SECOND).is_empty() && live.harvest(4 * SECOND).is_empty());
     assert!(live.harvest(30 * SECOND).is_empty());
     assert_eq!(live.meter.counters().arriving, 10);
-    // A guess of who called may be wrong; and the caller may be so new that its interface is not watched yet.
+    // A guess of who called may be wrong; and the caller may be so new that its interface is not
+    // watched yet.
     live.packet(31 * SECOND, (WEB, 41_000), (CART, 9000), arrives);
-    live.packet(31 * SECOND, (WEB, 41_001), (CART, 8080), Packet { syn: true, ack: None, ..arrives });
+    live.packet(
+        31 * SECOND,
+        (WEB, 41_001),
+        (CART, 8080),
+        Packet { syn: true, ack: None, ..arrives },
+    );
     assert_eq!(new(&live.fresh(34 * SECOND)), [41_000, 41_001]);
 }
 
@@ -165,12 +225,22 @@ fn what_only_arrives_is_counted_and_soon_forgotten() {
 fn a_syn_that_is_read_late_begins_no_other_connection() {
     let mut live = Wire::new();
     live.request(10, 40_000);
-    live.packet(8, (WEB, 40_000), (CART, 8080), Packet { seq: 7, syn: true, interface: 2, ..Packet::default() });
+    live.packet(
+        8,
+        (WEB, 40_000),
+        (CART, 8080),
+        Packet { seq: 7, syn: true, interface: 2, ..Packet::default() },
+    );
     let told = live.fresh(SECOND);
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].from_start && told[0].first == 8 && told[0].names.authority.is_some());
     // But one that comes after it ends it.
-    live.packet(2 * SECOND, (WEB, 40_000), (CART, 8080), Packet { seq: 900, syn: true, ..Packet::default() });
+    live.packet(
+        2 * SECOND,
+        (WEB, 40_000),
+        (CART, 8080),
+        Packet { seq: 900, syn: true, ..Packet::default() },
+    );
     assert_eq!(new(&live.fresh(5 * SECOND)), [40_000]);
 }
 
@@ -179,10 +249,13 @@ fn a_syn_that_is_read_late_begins_no_other_connection() {
 fn syns_that_are_read_late_tell_no_connection_twice() {
     let mut live = Wire::new();
     let syns = |interface, late: i64, direction| {
-        [(0i64, 7), (50_000_000, 900)]
-            .map(move |(time, seq)| (time + late, Packet { seq, syn: true, interface, direction, ..Packet::default() }))
+        [(0i64, 7), (50_000_000, 900)].map(move |(time, seq)| {
+            (time + late, Packet { seq, syn: true, interface, direction, ..Packet::default() })
+        })
     };
-    for (time, syn) in syns(1, 0, Direction::Received).into_iter().chain(syns(2, 5_000, Direction::Sent)) {
+    for (time, syn) in
+        syns(1, 0, Direction::Received).into_iter().chain(syns(2, 5_000, Direction::Sent))
+    {
         live.packet(time, (WEB, 40_000), (CART, 8080), syn);
     }
     let told = live.fresh(5 * SECOND);
@@ -199,7 +272,10 @@ fn an_answer_that_is_read_late_names_a_connection() {
     message.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04");
     message.extend(CART);
     let mut data = Vec::new();
-    PacketBuilder::ipv4([10, 244, 1, 53], WEB, 64).udp(53, 40_001).write(&mut data, &message).unwrap();
+    PacketBuilder::ipv4([10, 244, 1, 53], WEB, 64)
+        .udp(53, 40_001)
+        .write(&mut data, &message)
+        .unwrap();
     live.frame(0, &data, 1, Direction::Unknown);
     let told = live.fresh(SECOND);
     let named = told.iter().find(|c| c.responder.port() == 8080).unwrap();
@@ -213,7 +289,8 @@ fn who_listens_may_become_known_before_it_is_told() {
     // Joined midway, and the port of whoever listens is the higher one.
     let (cart, web) = ((CART, 61_000), (WEB, 40_000));
     live.packet(0, cart, web, Packet { seq: 700, ack: Some(80), payload, ..Packet::default() });
-    live.meter.set_known(KnownPorts { sockets: [(CART.into(), 61_000)].into(), ports: [61_000].into() });
+    live.meter
+        .set_known(KnownPorts { sockets: [(CART.into(), 61_000)].into(), ports: [61_000].into() });
     let told = live.fresh(3 * SECOND);
     assert_eq!(told.len(), 1);
     assert_eq!((told[0].responder.port(), told[0].orientation), (61_000, Orientation::KnownPort));

@@ -56,7 +56,9 @@ fn samples() -> PathBuf {
 
 fn sample_captures() -> Vec<PathBuf> {
     let mut all = Vec::new();
-    for case in std::fs::read_dir(samples()).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()) {
+    for case in
+        std::fs::read_dir(samples()).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir())
+    {
         let files = std::fs::read_dir(case).unwrap().map(|e| e.unwrap().path());
         all.extend(files.filter(|p| p.extension().is_some_and(|e| e == "pcap" || e == "pcapng")));
     }
@@ -156,7 +158,8 @@ fn every_frame_of_every_sample_cut_at_every_length_is_accounted_for() {
     for path in sample_captures() {
         let (frames, _, errors) = drain(std::slice::from_ref(&path));
         assert!(errors.is_empty() && !frames.is_empty(), "{}", path.display());
-        // Headers and names stand in front: beyond 600 bytes a cut changes nothing but its own length.
+        // Headers and names stand in front: beyond 600 bytes a cut changes nothing but its own
+        // length.
         let mut meter = Meter::new(Config::default(), KnownPorts::default());
         for (time, link, wire_len, data) in frames.iter().step_by(3) {
             for n in 0..data.len().min(600) {
@@ -227,7 +230,10 @@ fn digest(path: &Path) -> u64 {
 /// Stores hold digests: another one for the same capture would let it count twice.
 #[test]
 fn the_digest_of_a_capture_is_the_same_for_ever() {
-    assert_eq!(format!("{:016x}", digest(&samples().join("f1-external-se/veth5f577e0f.pcap"))), "aa13168d072f8f32");
+    assert_eq!(
+        format!("{:016x}", digest(&samples().join("f1-external-se/veth5f577e0f.pcap"))),
+        "aa13168d072f8f32"
+    );
 }
 
 #[test]
@@ -248,7 +254,10 @@ fn compression_and_standard_formats_change_nothing() {
             let (got, packed_reports, errors) = drain(std::slice::from_ref(&packed));
             assert_eq!(errors, [""; 0]);
             assert_eq!(got, want, "{name}");
-            assert_eq!((&packed_reports[0].damage, packed_reports[0].packets), (&None, reports[0].packets));
+            assert_eq!(
+                (&packed_reports[0].damage, packed_reports[0].packets),
+                (&None, reports[0].packets)
+            );
             assert_eq!(digest(&packed), digest(&plain), "{name}");
         }
     }
@@ -256,7 +265,10 @@ fn compression_and_standard_formats_change_nothing() {
 
 #[test]
 fn captures_are_merged_by_time_whatever_the_order_of_arguments() {
-    let mut paths: Vec<PathBuf> = sample_captures().into_iter().filter(|p| p.parent().unwrap().ends_with("d-bookinfo")).collect();
+    let mut paths: Vec<PathBuf> = sample_captures()
+        .into_iter()
+        .filter(|p| p.parent().unwrap().ends_with("d-bookinfo"))
+        .collect();
     let (forward, ..) = drain(&paths);
     paths.reverse();
     // The same file twice is read once.
@@ -288,7 +300,8 @@ fn a_pcapng_with_several_link_types_gives_all_packets() {
         body.extend(data);
         block(6, &body)
     }
-    let mut file = block(0x0a0d_0d0a, b"\x4d\x3c\x2b\x1a\x01\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff");
+    let mut file =
+        block(0x0a0d_0d0a, b"\x4d\x3c\x2b\x1a\x01\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff");
     file.extend(block(1, b"\x01\0\0\0\0\0\x04\0"));
     // Raw IP, nanoseconds.
     file.extend(block(1, b"\x65\0\0\0\0\x04\0\0\x09\0\x01\0\x09\0\0\0\0\0\0\0"));
@@ -302,7 +315,10 @@ fn a_pcapng_with_several_link_types_gives_all_packets() {
     assert_eq!(reports[0].damage, None);
     assert_eq!(
         frames,
-        [(1_000_000_000, LinkType::ETHERNET, 8, b"ethernet".to_vec()), (2_000_000_000, LinkType::RAW, 3, b"raw".to_vec())]
+        [
+            (1_000_000_000, LinkType::ETHERNET, 8, b"ethernet".to_vec()),
+            (2_000_000_000, LinkType::RAW, 3, b"raw".to_vec())
+        ]
     );
 }
 
@@ -317,7 +333,10 @@ fn names_are_read_from_heads_over_several_segments() {
         })
         .collect();
     assert_eq!(names.len(), 6);
-    assert!(names.iter().all(|n| n == "outbound_.9080_._.reviews.bookinfo.svc.cluster.local"), "{names:?}");
+    assert!(
+        names.iter().all(|n| n == "outbound_.9080_._.reviews.bookinfo.svc.cluster.local"),
+        "{names:?}"
+    );
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What is on its way: one batch that is being delivered, and what has been gathered since.
 //!
-//! Owns retrying and the spool. Nothing piles up while nothing can be delivered: what comes merges into the batch that waits. Must
-//! never change a batch that delivery was tried of: whoever takes it may have it already.
+//! Owns retrying and the spool. Nothing piles up while nothing can be delivered: what comes merges
+//! into the batch that waits. Must never change a batch that delivery was tried of: whoever takes
+//! it may have it already.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Write};
@@ -14,7 +15,8 @@ use crate::observed::{self, Gatherer, Observed, Reader, gather};
 
 /// Longest wait between two attempts.
 const MAX_WAIT: Duration = Duration::from_secs(30);
-/// How often what waits is written to the spool while nothing can be delivered: so much may a crash take.
+/// How often what waits is written to the spool while nothing can be delivered: so much may a crash
+/// take.
 const SPOOL_EVERY: Duration = Duration::from_secs(1);
 /// Writing the spool takes one in this many parts of the time, at most.
 const SPOOL_SHARE: u32 = 20;
@@ -24,7 +26,8 @@ const SPOOL_SHARE: u32 = 20;
 pub struct Pace {
     /// What was told before is told again after this long, with what has come meanwhile.
     pub refresh: Duration,
-    /// A batch is this old before it is delivered: whoever resolves it in this process must know the cluster as of then.
+    /// A batch is this old before it is delivered: whoever resolves it in this process must know
+    /// the cluster as of then.
     pub settle: Duration,
 }
 
@@ -68,10 +71,12 @@ struct Spooled {
 }
 
 impl Outbox {
-    /// With what an earlier run left in the spool: its batch is delivered as it was, the rest is gathered anew.
+    /// With what an earlier run left in the spool: its batch is delivered as it was, the rest is
+    /// gathered anew.
     ///
     /// # Errors
-    /// When the spool cannot be read or written. What is malformed in it is told in the second value and kept aside.
+    /// When the spool cannot be read or written. What is malformed in it is told in the second
+    /// value and kept aside.
     pub fn open(
         outlet: Box<dyn Outlet>,
         pace: Pace,
@@ -79,8 +84,15 @@ impl Outbox {
         gatherer: &mut Gatherer,
     ) -> io::Result<(Self, Vec<String>)> {
         let now = Instant::now();
-        let mut this =
-            Self { outlet, pace, spool: None, spooled: None, inflight: None, taken: now, progress: Progress::default() };
+        let mut this = Self {
+            outlet,
+            pace,
+            spool: None,
+            spooled: None,
+            inflight: None,
+            taken: now,
+            progress: Progress::default(),
+        };
         let mut problems = Vec::new();
         let Some(dir) = spool else { return Ok((this, problems)) };
         fs::create_dir_all(dir)?;
@@ -114,19 +126,26 @@ impl Outbox {
     /// When nothing will be delivered any more.
     pub fn step(&mut self, made: Time, gatherer: &mut Gatherer, last: bool) -> Result<(), String> {
         let now = Instant::now();
-        if self.inflight.is_none() && (last || gatherer.is_fresh() || now >= self.taken + self.pace.refresh) {
+        if self.inflight.is_none()
+            && (last || gatherer.is_fresh() || now >= self.taken + self.pace.refresh)
+        {
             self.taken = now;
             if let Some(batch) = gatherer.take(made) {
                 self.inflight = Some((batch, now + self.pace.settle, Duration::from_millis(500)));
-                // What the spool holds of it has no identity yet: delivered now and taken up by the next run, it would count twice.
+                // What the spool holds of it has no identity yet: delivered now and taken up by the
+                // next run, it would count twice.
                 if self.spooled.is_some() {
                     self.save(gatherer);
                 }
             }
         }
-        // Whatever comes while nothing can be delivered. A spool that could not be written is tried again as well.
+        // Whatever comes while nothing can be delivered. A spool that could not be written is tried
+        // again as well.
         let behind = |s: &Spooled| now >= s.next && s.revision != gatherer.revision();
-        if self.inflight.is_some() && self.progress.failing.is_some() && self.spooled.as_ref().is_none_or(behind) {
+        if self.inflight.is_some()
+            && self.progress.failing.is_some()
+            && self.spooled.as_ref().is_none_or(behind)
+        {
             self.save(gatherer);
         }
         let Some((batch, at, wait)) = &mut self.inflight else { return Ok(()) };
@@ -205,7 +224,10 @@ impl Outbox {
             Ok(true)
         };
         match write() {
-            Ok(holds) => self.spooled = holds.then(|| Spooled { next: next(begun), revision: gatherer.revision() }),
+            Ok(holds) => {
+                self.spooled =
+                    holds.then(|| Spooled { next: next(begun), revision: gatherer.revision() })
+            }
             Err(error) => {
                 self.progress.spool_failures += 1;
                 tracing::warn!(%error, path = %path.display(), "the spool cannot be written: what waits is only in memory");

@@ -1,6 +1,7 @@
 //! Where batches go.
 //!
-//! Owns delivery. A batch is delivered when it is durable there; until then the agent keeps it. Must never deliver a part of one.
+//! Owns delivery. A batch is delivered when it is durable there; until then the agent keeps it.
+//! Must never deliver a part of one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -75,7 +76,10 @@ impl ToFile {
 
 impl Outlet for ToFile {
     fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
-        let later = |e: io::Error| Undelivered::Later { why: format!("cannot write {}: {e}", self.path.display()), after: None };
+        let later = |e: io::Error| Undelivered::Later {
+            why: format!("cannot write {}: {e}", self.path.display()),
+            after: None,
+        };
         let mut text = Vec::new();
         observed::write(batch, &mut text).map_err(later)?;
         let before = self.file.seek(SeekFrom::End(0)).map_err(later)?;
@@ -122,9 +126,19 @@ impl ToRecorder {
     ///
     /// # Errors
     /// When the URL is none, or the authority cannot be used.
-    pub fn new(url: &str, token: PathBuf, authority: Option<&Path>, runtime: Handle) -> anyhow::Result<Self> {
-        let to: Uri = format!("{}/v1/batches", url.trim_end_matches('/')).parse().map_err(|e| anyhow::anyhow!("{url}: {e}"))?;
-        anyhow::ensure!(matches!(to.scheme_str(), Some("http" | "https")), "{url} begins with neither https:// nor http://");
+    pub fn new(
+        url: &str,
+        token: PathBuf,
+        authority: Option<&Path>,
+        runtime: Handle,
+    ) -> anyhow::Result<Self> {
+        let to: Uri = format!("{}/v1/batches", url.trim_end_matches('/'))
+            .parse()
+            .map_err(|e| anyhow::anyhow!("{url}: {e}"))?;
+        anyhow::ensure!(
+            matches!(to.scheme_str(), Some("http" | "https")),
+            "{url} begins with neither https:// nor http://"
+        );
         Ok(Self { http: Http::new(authority)?, to, token, runtime })
     }
 }
@@ -138,17 +152,24 @@ impl Outlet for ToRecorder {
         // A recorder that asks nobody who they are needs none.
         let token = std::fs::read_to_string(&self.token).unwrap_or_default();
         let bearer = format!("Bearer {}", token.trim());
-        let mut headers = vec![("content-type", "application/x-ndjson"), ("content-encoding", "zstd")];
+        let mut headers =
+            vec![("content-type", "application/x-ndjson"), ("content-encoding", "zstd")];
         if !token.trim().is_empty() {
             headers.push(("authorization", &bearer));
         }
-        let answer = self.runtime.block_on(self.http.send(Method::POST, &self.to, &headers, body, ANSWER));
+        let answer =
+            self.runtime.block_on(self.http.send(Method::POST, &self.to, &headers, body, ANSWER));
         let answer = answer.map_err(|e| later(e.to_string()))?;
         match answer.status {
             s if s.is_success() => Ok(()),
             // It will be the same however often it is sent.
-            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Err(Undelivered::Refused(answer.words())),
-            _ => Err(Undelivered::Later { why: format!("the recorder answers {}", answer.words()), after: answer.retry_after() }),
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(Undelivered::Refused(answer.words()))
+            }
+            _ => Err(Undelivered::Later {
+                why: format!("the recorder answers {}", answer.words()),
+                after: answer.retry_after(),
+            }),
         }
     }
 }
@@ -170,7 +191,10 @@ impl ToStore {
 impl Outlet for ToStore {
     fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
         if !self.view.status().synced {
-            return Err(Undelivered::Later { why: "the view of the cluster is not complete yet".to_owned(), after: None });
+            return Err(Undelivered::Later {
+                why: "the view of the cluster is not complete yet".to_owned(),
+                after: None,
+            });
         }
         let records = Learner::batch(&self.view.current(), batch);
         match self.store.apply(&records) {
@@ -183,7 +207,9 @@ impl Outlet for ToStore {
                 }
                 Ok(())
             }
-            Err(e @ StoreError::DiskFull { .. }) => Err(Undelivered::Later { why: e.to_string(), after: None }),
+            Err(e @ StoreError::DiskFull { .. }) => {
+                Err(Undelivered::Later { why: e.to_string(), after: None })
+            }
             Err(e) => Err(Undelivered::Never(e.to_string())),
         }
     }

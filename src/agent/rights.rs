@@ -1,8 +1,11 @@
 //! Capabilities: the one that capturing needs, and no other (capabilities(7)).
 //!
-//! Owns what the process may do. Must be called before any thread is started: capabilities are per thread, and threads inherit them.
+//! Owns what the process may do. Must be called before any thread is started: capabilities are per
+//! thread, and threads inherit them.
 
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs,
+};
 
 /// What is missing.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +31,8 @@ pub fn keep_only_capture() -> Result<bool, Missing> {
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, only).map_err(|_| Missing)?;
-    // Nothing is executed, so nothing could regain them; where the kernel has no such bit, that stays true.
+    // Nothing is executed, so nothing could regain them; where the kernel has no such bit, that
+    // stays true.
     let _ = set_no_new_privs(true);
     Ok(held.permitted == CapabilitySet::NET_RAW)
 }

@@ -1,6 +1,7 @@
 //! What the agent tells of itself.
 //!
-//! Owns the names of its metrics (`ARCHITECTURE.md` lists them). Only reads what the pipeline has left.
+//! Owns the names of its metrics (`ARCHITECTURE.md` lists them). Only reads what the pipeline has
+//! left.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,7 +18,11 @@ use super::{Shared, lock};
 use crate::ops;
 
 /// Serves until `stopped` turns true.
-pub(super) async fn start(address: SocketAddr, state: Shared, stopped: watch::Receiver<bool>) -> anyhow::Result<JoinHandle<()>> {
+pub(super) async fn start(
+    address: SocketAddr,
+    state: Shared,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<JoinHandle<()>> {
     let metrics = Metrics(state.clone());
     ops::start(address, "sidecarta_agent", metrics, move || missing(&state), stopped).await
 }
@@ -68,16 +73,36 @@ impl Collector for Metrics {
         counter("batches", "Batches delivered", state.progress.delivered)?;
         counter("edges", "Edges in batches delivered", state.progress.edges)?;
         counter("batches_refused", "Batches that were refused for good", state.progress.refused)?;
-        counter("delivery_failures", "Attempts to deliver a batch that failed", state.progress.failures)?;
-        counter("spool_failures", "Times that the spool could not be written", state.progress.spool_failures)?;
+        counter(
+            "delivery_failures",
+            "Attempts to deliver a batch that failed",
+            state.progress.failures,
+        )?;
+        counter(
+            "spool_failures",
+            "Times that the spool could not be written",
+            state.progress.spool_failures,
+        )?;
         let mut gauge = |name: &str, help: &str, n: usize| {
             let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX)).encode(descriptor)
         };
         gauge("interfaces", "Interfaces watched now", state.collected.watched.len())?;
-        gauge("waiting_observations", "Observations that wait for the watch of pods", state.waiting)?;
+        gauge(
+            "waiting_observations",
+            "Observations that wait for the watch of pods",
+            state.waiting,
+        )?;
         gauge("waiting_edges", "Edges that wait to be delivered", state.edges)?;
-        gauge("view_synced", "1 when the view of the cluster is complete", usize::from(state.synced))?;
-        gauge("delivery_failing", "1 while batches cannot be delivered", usize::from(state.progress.failing.is_some()))
+        gauge(
+            "view_synced",
+            "1 when the view of the cluster is complete",
+            usize::from(state.synced),
+        )?;
+        gauge(
+            "delivery_failing",
+            "1 while batches cannot be delivered",
+            usize::from(state.progress.failing.is_some()),
+        )
     }
 }

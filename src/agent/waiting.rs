@@ -1,10 +1,14 @@
-//! Whose an observation is, at the time of its packets; what nobody is known for yet waits for the watch to tell.
+//! Whose an observation is, at the time of its packets; what nobody is known for yet waits for the
+//! watch to tell.
 //!
-//! Owns that waiting, and the counters of what is nobody's. Must never guess, and never let what waits grow without bound.
+//! Owns that waiting, and the counters of what is nobody's. Must never guess, and never let what
+//! waits grow without bound.
 
 use std::collections::VecDeque;
 
-use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observation, Orientation, Transport};
+use sidecarta_capture::observation::{
+    Connection, InterfaceSpan, Lookup, Observation, Orientation, Transport,
+};
 
 use crate::attribute::{Attribution, Watched, attribute, watched};
 use crate::cluster::{Cluster, Pod};
@@ -37,9 +41,14 @@ enum Verdict {
 }
 
 impl Waiting {
-    /// With the time for which an unknown address may wait, and the node whose pods are told of, where it matters.
+    /// With the time for which an unknown address may wait, and the node whose pods are told of,
+    /// where it matters.
     pub fn new(patience: std::time::Duration, node: Option<String>) -> Self {
-        Self { patience: i64::try_from(patience.as_nanos()).unwrap_or(i64::MAX), node, queue: VecDeque::new() }
+        Self {
+            patience: i64::try_from(patience.as_nanos()).unwrap_or(i64::MAX),
+            node,
+            queue: VecDeque::new(),
+        }
     }
 
     /// Observations that wait.
@@ -52,9 +61,17 @@ impl Waiting {
         self.queue.is_empty()
     }
 
-    /// Takes new observations in, and those again that wait. `synced`: the watch has told of all that is there; before, its lag says
-    /// nothing. `last`: nothing waits any longer.
-    pub fn take(&mut self, now: i64, new: Vec<Observation>, cluster: &Cluster, synced: bool, last: bool, out: &mut Gatherer) {
+    /// Takes new observations in, and those again that wait. `synced`: the watch has told of all
+    /// that is there; before, its lag says nothing. `last`: nothing waits any longer.
+    pub fn take(
+        &mut self,
+        now: i64,
+        new: Vec<Observation>,
+        cluster: &Cluster,
+        synced: bool,
+        last: bool,
+        out: &mut Gatherer,
+    ) {
         let waited = std::mem::take(&mut self.queue);
         let due = now.saturating_add(self.patience);
         for (until, observation) in waited.into_iter().chain(new.into_iter().map(|o| (due, o))) {
@@ -81,7 +98,12 @@ impl Waiting {
         self.node.as_ref().is_none_or(|n| **n == *pod.node || pod.node.is_empty())
     }
 
-    fn attribute(&self, observation: &Observation, cluster: &Cluster, out: &mut Gatherer) -> Verdict {
+    fn attribute(
+        &self,
+        observation: &Observation,
+        cluster: &Cluster,
+        out: &mut Gatherer,
+    ) -> Verdict {
         match observation {
             Observation::Connection(c) => self.connection(c, cluster, out),
             Observation::Lookup(l) => self.lookup(l, cluster, out),
@@ -110,7 +132,9 @@ impl Waiting {
             Attribution::Node => counter::FROM_NODE,
             Attribution::Contested => return Verdict::Wait(counter::CONTESTED),
             // Whoever calls a pod of this node from another one is told of by the agent there.
-            Attribution::UnknownPod | Attribution::Outside if self.node.is_some() => return Verdict::Wait(from_elsewhere()),
+            Attribution::UnknownPod | Attribution::Outside if self.node.is_some() => {
+                return Verdict::Wait(from_elsewhere());
+            }
             Attribution::UnknownPod => return Verdict::Wait(counter::UNATTRIBUTED),
             Attribution::Outside => return Verdict::Wait(counter::FROM_OUTSIDE),
         };
@@ -131,7 +155,8 @@ impl Waiting {
         match watched(cluster, s) {
             Watched::Pod(pod) if self.mine(pod) => out.watch(pod, s),
             Watched::Pod(_) => {}
-            // Whose it is may be known when it has shown more, or when the watch has told; its span is told again then.
+            // Whose it is may be known when it has shown more, or when the watch has told; its span
+            // is told again then.
             Watched::OneConversation(..) | Watched::NoPod => return Verdict::Wait(""),
         }
         Verdict::Done

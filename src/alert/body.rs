@@ -1,6 +1,7 @@
 //! Bodies of requests.
 //!
-//! Owns what receivers are told, in their words. Must never let what came from the wire be read as anything but text.
+//! Owns what receivers are told, in their words. Must never let what came from the wire be read as
+//! anything but text.
 
 use serde_json::{Value, json};
 
@@ -19,7 +20,9 @@ impl Form {
     /// The body that tells of these alerts: valid JSON, whatever their names are.
     pub fn body(self, alerts: &[Alert]) -> Vec<u8> {
         let body = match self {
-            Self::Json => json!({"version": 1, "alerts": alerts.iter().map(alert).collect::<Vec<_>>()}),
+            Self::Json => {
+                json!({"version": 1, "alerts": alerts.iter().map(alert).collect::<Vec<_>>()})
+            }
             Self::Slack => json!({"text": lines(alerts)}),
         };
         body.to_string().into_bytes()
@@ -43,7 +46,8 @@ fn alert(alert: &Alert) -> Value {
 }
 
 fn lines(alerts: &[Alert]) -> String {
-    let mut lines: Vec<String> = alerts.iter().take(LINES).map(|a| escape(&cut(&a.text(), LINE))).collect();
+    let mut lines: Vec<String> =
+        alerts.iter().take(LINES).map(|a| escape(&cut(&a.text(), LINE))).collect();
     if alerts.len() > LINES {
         lines.push(format!("… and {} more", alerts.len() - LINES));
     }
@@ -66,8 +70,9 @@ fn escape(text: &str) -> String {
     out
 }
 
-/// The body of Alertmanager's `POST /api/v2/alerts`. Labels are what the alert's id is made of, so that it is one alert there.
-/// There is no end: a clock that differs from Alertmanager's must not resolve what is open.
+/// The body of Alertmanager's `POST /api/v2/alerts`. Labels are what the alert's id is made of, so
+/// that it is one alert there. There is no end: a clock that differs from Alertmanager's must not
+/// resolve what is open.
 pub(super) fn alertmanager(alerts: &[Alert]) -> Vec<u8> {
     let all: Vec<Value> = alerts
         .iter()
@@ -99,5 +104,9 @@ pub(super) fn alertmanager(alerts: &[Alert]) -> Vec<u8> {
 
 /// A label's value. What is too long ends in a digest, for two destinations must not become one.
 fn bounded(text: &str) -> String {
-    if text.len() <= LABEL { text.to_owned() } else { format!("{} {}", cut(text, LABEL - 9), hex(text.as_bytes(), 4)) }
+    if text.len() <= LABEL {
+        text.to_owned()
+    } else {
+        format!("{} {}", cut(text, LABEL - 9), hex(text.as_bytes(), 4))
+    }
 }

@@ -1,9 +1,10 @@
 //! Alerts as Kubernetes Events.
 //!
-//! Owns the form of an Event, and what the API server's answer means. An alert is one Event: its name is made of the alert's id,
-//! and to tell it again extends its series. (`kube::runtime::events::Recorder` names Events by the clock: after a restart each
-//! would come twice.) Must never write anything but Events, nor read anything but the metadata of the workload. The rights that
-//! it needs are with [`Sinks::new`](super::Sinks::new).
+//! Owns the form of an Event, and what the API server's answer means. An alert is one Event: its
+//! name is made of the alert's id, and to tell it again extends its series.
+//! (`kube::runtime::events::Recorder` names Events by the clock: after a restart each would come
+//! twice.) Must never write anything but Events, nor read anything but the metadata of the
+//! workload. The rights that it needs are with [`Sinks::new`](super::Sinks::new).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +14,9 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, Patch, PatchParams, PostParams,
+};
 use kube::core::Status;
 use serde_json::json;
 
@@ -65,7 +68,9 @@ impl Events {
         let (mut later, mut never) = (None, None);
         for alert in alerts {
             if !named(&alert.workload.namespace) {
-                never = Some(Undelivered::Never("event: the workload's namespace cannot be one".to_owned()));
+                never = Some(Undelivered::Never(
+                    "event: the workload's namespace cannot be one".to_owned(),
+                ));
                 continue;
             }
             let uid = match uids.get(&alert.workload) {
@@ -89,7 +94,8 @@ impl Events {
     async fn tell(&self, alert: &Alert, uid: Option<String>) -> Result<(), Failure> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), &alert.workload.namespace);
         let event = event(alert, uid);
-        let params = PostParams { field_manager: Some(REPORTER.to_owned()), ..PostParams::default() };
+        let params =
+            PostParams { field_manager: Some(REPORTER.to_owned()), ..PostParams::default() };
         match self.ask(api.create(&params, &event)).await? {
             Ok(_) => Ok(()),
             Err(status) if status.is_already_exists() => self.again(&api, &event, alert).await,
@@ -97,17 +103,21 @@ impl Events {
         }
     }
 
-    /// Extends the series of an Event that is there, which also keeps it for another while (the API server forgets Events after
-    /// an hour). By what the alert knows, so that it is no matter how often it is delivered.
+    /// Extends the series of an Event that is there, which also keeps it for another while (the API
+    /// server forgets Events after an hour). By what the alert knows, so that it is no matter how
+    /// often it is delivered.
     async fn again(&self, api: &Api<Event>, event: &Event, alert: &Alert) -> Result<(), Failure> {
         let count = i32::try_from(alert.connections).unwrap_or(i32::MAX).max(2);
         let last = micro(alert.last_seen.max(alert.raised));
         let patch = Patch::Merge(json!({"series": {"count": count, "lastObservedTime": last}}));
-        let params = PatchParams { field_manager: Some(REPORTER.to_owned()), ..PatchParams::default() };
+        let params =
+            PatchParams { field_manager: Some(REPORTER.to_owned()), ..PatchParams::default() };
         let name = event.metadata.name.as_deref().unwrap_or_default();
         match self.ask(api.patch(name, &params, &patch)).await? {
             // Forgotten in between: it has to be made again.
-            Err(status) if status.code == 404 => Err(Failure::One(Undelivered::later("event: it has just been removed", None))),
+            Err(status) if status.code == 404 => {
+                Err(Failure::One(Undelivered::later("event: it has just been removed", None)))
+            }
             // The Event is there, and that is what counts.
             _ => Ok(()),
         }
@@ -116,18 +126,27 @@ impl Events {
     /// The UID of a workload, where it may be known: an Event does well without.
     async fn uid(&self, workload: &WorkloadId) -> Option<String> {
         let (group, version, plural) = served(&workload.kind).filter(|_| named(&workload.name))?;
-        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, &workload.kind), plural);
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &workload.namespace, &resource);
+        let resource = ApiResource::from_gvk_with_plural(
+            &GroupVersionKind::gvk(group, version, &workload.kind),
+            plural,
+        );
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &workload.namespace, &resource);
         let found = self.ask(api.get_metadata(&workload.name)).await;
         found.ok()?.ok()?.metadata.uid
     }
 
     /// What the API server answers; a failure where it does not.
-    async fn ask<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<Result<T, Box<Status>>, Failure> {
+    async fn ask<T>(
+        &self,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<Result<T, Box<Status>>, Failure> {
         match tokio::time::timeout(self.within, request).await {
             Ok(Ok(done)) => Ok(Ok(done)),
             Ok(Err(kube::Error::Api(status))) => Ok(Err(status)),
-            Ok(Err(e)) => Err(Failure::All(Undelivered::later(cut(&format!("event: {e}"), WORDS), None))),
+            Ok(Err(e)) => {
+                Err(Failure::All(Undelivered::later(cut(&format!("event: {e}"), WORDS), None)))
+            }
             Err(_) => {
                 let why = format!("event: the API server does not answer within {:?}", self.within);
                 Err(Failure::All(Undelivered::later(why, None)))
@@ -139,10 +158,15 @@ impl Events {
 fn failure(status: &Status) -> Failure {
     let details = status.details.as_ref();
     let why = cut(&format!("event: {} ({})", status.message, status.code), WORDS);
-    let after = details.map(|d| d.retry_after_seconds).filter(|s| *s > 0).map(|s| Duration::from_secs(s.into()));
+    let after = details
+        .map(|d| d.retry_after_seconds)
+        .filter(|s| *s > 0)
+        .map(|s| Duration::from_secs(s.into()));
     match status.code {
         // A namespace that is being deleted takes nothing any more; rights may be granted.
-        403 if details.is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating")) => {
+        403 if details
+            .is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating")) =>
+        {
             Failure::One(Undelivered::Never(why))
         }
         401 | 403 => {
@@ -180,11 +204,9 @@ fn named(name: &str) -> bool {
 
 fn event(alert: &Alert, uid: Option<String>) -> Event {
     let workload = &alert.workload;
-    let version = served(&workload.kind).map(
-        |(group, version, _)| {
-            if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
-        },
-    );
+    let version = served(&workload.kind).map(|(group, version, _)| {
+        if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+    });
     Event {
         metadata: ObjectMeta {
             name: Some(format!("{REPORTER}.{}", hex(alert.id().as_bytes(), 16))),

@@ -1,6 +1,7 @@
 //! Requests to webhooks and Alertmanagers.
 //!
-//! Owns their addresses, their headers, and what an answer means. Must never repeat an address or a header: only the host.
+//! Owns their addresses, their headers, and what an answer means. Must never repeat an address or a
+//! header: only the host.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,8 +17,15 @@ const WORDS: usize = 200;
 /// Shorter words are no secrets, and would be found in every answer.
 const SECRET: usize = 6;
 /// Headers that are the request's own.
-const OURS: [&str; 7] =
-    ["connection", "content-length", "content-type", "host", "idempotency-key", "transfer-encoding", "user-agent"];
+const OURS: [&str; 7] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "idempotency-key",
+    "transfer-encoding",
+    "user-agent",
+];
 
 /// An address to post to.
 #[derive(PartialEq, Eq)]
@@ -40,7 +48,10 @@ impl Target {
         let (host, port) = place("a webhook", &webhook.url)?;
         let port = port.map(|p| format!(":{p}")).unwrap_or_default();
         let form = if webhook.form == Form::Slack { "slack" } else { "json" };
-        let name = format!("webhook:{host}{port}/{}", hex(format!("{form} {}", webhook.url).as_bytes(), 4));
+        let name = format!(
+            "webhook:{host}{port}/{}",
+            hex(format!("{form} {}", webhook.url).as_bytes(), 4)
+        );
         check(&name, &webhook.headers)?;
         Ok(Self { name, url: webhook.url.clone(), headers: webhook.headers.clone() })
     }
@@ -51,7 +62,8 @@ impl Target {
         let (host, port) = place("an Alertmanager", url)?;
         let port = port.unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
         let path = url.path().trim_end_matches('/');
-        let digest = if path.is_empty() { String::new() } else { format!("/{}", hex(path.as_bytes(), 4)) };
+        let digest =
+            if path.is_empty() { String::new() } else { format!("/{}", hex(path.as_bytes(), 4)) };
         let name = format!("alertmanager:{host}:{port}{digest}");
         if url.query().is_some() {
             return Err(Invalid(format!("{name}: its address must have no query")));
@@ -59,8 +71,10 @@ impl Target {
         check(&name, headers)?;
         let mut parts = url.clone().into_parts();
         let full = format!("{path}/api/v2/alerts").parse();
-        parts.path_and_query = Some(full.map_err(|_| Invalid(format!("{name}: its path cannot be used")))?);
-        let url = Uri::from_parts(parts).map_err(|_| Invalid(format!("{name}: its address cannot be used")))?;
+        parts.path_and_query =
+            Some(full.map_err(|_| Invalid(format!("{name}: its path cannot be used")))?);
+        let url = Uri::from_parts(parts)
+            .map_err(|_| Invalid(format!("{name}: its address cannot be used")))?;
         Ok(Self { name, url, headers: headers.to_vec() })
     }
 
@@ -68,7 +82,8 @@ impl Target {
         &self.name
     }
 
-    /// Posts one body after the other, each with its `Idempotency-Key`. One that is refused for good does not hold up the rest.
+    /// Posts one body after the other, each with its `Idempotency-Key`. One that is refused for
+    /// good does not hold up the rest.
     ///
     /// # Errors
     /// See [`Undelivered`].
@@ -89,7 +104,13 @@ impl Target {
         never
     }
 
-    async fn post(&self, http: &Http, within: Duration, body: Vec<u8>, key: Option<String>) -> Result<(), Undelivered> {
+    async fn post(
+        &self,
+        http: &Http,
+        within: Duration,
+        body: Vec<u8>,
+        key: Option<String>,
+    ) -> Result<(), Undelivered> {
         let mut headers = vec![("content-type", "application/json"), ("user-agent", "sidecarta")];
         headers.extend(key.iter().map(|k| ("idempotency-key", k.as_str())));
         headers.extend(self.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())));
@@ -99,13 +120,17 @@ impl Target {
         match answer.status.as_u16() {
             200..300 => Ok(()),
             408 | 425 | 429 | 500.. => Err(Undelivered::later(why(), answer.retry_after())),
-            300..400 => Err(Undelivered::Never(format!("{}; write the address that it redirects to", why()))),
+            300..400 => Err(Undelivered::Never(format!(
+                "{}; write the address that it redirects to",
+                why()
+            ))),
             _ => Err(Undelivered::Never(why())),
         }
     }
 
-    /// The status and, where it is one harmless line, what the answer says. Receivers like to repeat what they were asked for, so
-    /// nothing is told of an answer that holds a part of the address or of a header.
+    /// The status and, where it is one harmless line, what the answer says. Receivers like to
+    /// repeat what they were asked for, so nothing is told of an answer that holds a part of the
+    /// address or of a header.
     fn words(&self, answer: &Answer) -> String {
         let status = answer.status;
         let body = String::from_utf8_lossy(&answer.body);
@@ -122,9 +147,13 @@ impl Target {
         let path = self.url.path_and_query().map(|p| p.as_str()).unwrap_or_default();
         let mut all = vec![path];
         all.extend(self.headers.iter().map(|(_, v)| v.as_str()));
-        let between = |c: char| !(c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '~' | '+' | '%'));
+        let between =
+            |c: char| !(c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '~' | '+' | '%'));
         // Whole as well: a secret may be made of short words.
-        let words = all.iter().flat_map(|t| t.split(between).chain([*t])).filter(|w| w.len() >= SECRET && !known(w));
+        let words = all
+            .iter()
+            .flat_map(|t| t.split(between).chain([*t]))
+            .filter(|w| w.len() >= SECRET && !known(w));
         words.map(unescaped).any(|word| text.contains(&word))
     }
 }
@@ -134,13 +163,16 @@ fn known(word: &str) -> bool {
     ["Bearer", "services", "webhook", "webhooks", "alerts"].contains(&word)
 }
 
-/// In one form, whichever of the two ways it is written: percent-encoded or not, in capitals or not.
+/// In one form, whichever of the two ways it is written: percent-encoded or not, in capitals or
+/// not.
 fn unescaped(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while let Some(&byte) = bytes.get(i) {
-        let code = bytes.get(i + 1..i + 3).and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 16).ok());
+        let code = bytes
+            .get(i + 1..i + 3)
+            .and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 16).ok());
         match code {
             Some(code) if byte == b'%' => {
                 out.push(code);
@@ -157,11 +189,16 @@ fn unescaped(text: &str) -> String {
 
 /// Host and port of an address.
 fn place<'a>(what: &str, url: &'a Uri) -> Result<(&'a str, Option<u16>), Invalid> {
-    let Some(host) = url.host().filter(|_| matches!(url.scheme_str(), Some("http" | "https"))) else {
-        return Err(Invalid(format!("{what} has an address that begins with neither http:// nor https://")));
+    let Some(host) = url.host().filter(|_| matches!(url.scheme_str(), Some("http" | "https")))
+    else {
+        return Err(Invalid(format!(
+            "{what} has an address that begins with neither http:// nor https://"
+        )));
     };
     if url.authority().is_some_and(|a| a.as_str().contains('@')) {
-        return Err(Invalid(format!("{what} at {host} has a user in its address: write a header `Authorization` instead")));
+        return Err(Invalid(format!(
+            "{what} at {host} has a user in its address: write a header `Authorization` instead"
+        )));
     }
     Ok((host, url.port_u16()))
 }
@@ -169,7 +206,9 @@ fn place<'a>(what: &str, url: &'a Uri) -> Result<(&'a str, Option<u16>), Invalid
 /// Whether headers can be sent, and do not disturb the request. Names them without their values.
 fn check(name: &str, headers: &[(String, String)]) -> Result<(), Invalid> {
     for (header, value) in headers {
-        if HeaderName::from_bytes(header.as_bytes()).is_err() || HeaderValue::from_str(value).is_err() {
+        if HeaderName::from_bytes(header.as_bytes()).is_err()
+            || HeaderValue::from_str(value).is_err()
+        {
             return Err(Invalid(format!("{name}: the header {header:?} cannot be sent")));
         }
         if OURS.contains(&header.to_ascii_lowercase().as_str()) {

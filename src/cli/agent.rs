@@ -50,8 +50,9 @@ enum Capture {
 enum Direction {
     /// What the pod sends and what it gets
     Inout,
-    /// Only what the pod sends: a third less cost for the traffic. Not seen are DNS answers, which name what is outside the cluster, what
-    /// refuses a call, and calls of pods whose own interface is not watched yet
+    /// Only what the pod sends: a third less cost for the traffic. Not seen are DNS answers, which
+    /// name what is outside the cluster, what refuses a call, and calls of pods whose own interface
+    /// is not watched yet
     In,
 }
 
@@ -67,11 +68,12 @@ struct LiveOptions {
     /// Which packets of each pod's interface are read
     #[arg(long, value_enum, default_value_t = Direction::Inout, env = "SIDECARTA_DIRECTION")]
     direction: Direction,
-    /// Keep one in N packets of those that begin nothing; 1 keeps all. A connection older than the agent that carries one packet a second
-    /// is found after N seconds on average
+    /// Keep one in N packets of those that begin nothing; 1 keeps all. A connection older than the
+    /// agent that carries one packet a second is found after N seconds on average
     #[arg(long, value_name = "N", default_value_t = Settings::default().sample, value_parser = clap::value_parser!(u32).range(1..), env = "SIDECARTA_SAMPLE")]
     sample: u32,
-    /// Kernel ring of each interface, in KiB; what comes in bursts while the agent does other things is held there
+    /// Kernel ring of each interface, in KiB; what comes in bursts while the agent does other
+    /// things is held there
     #[arg(long, value_name = "KIB", default_value_t = Settings::default().ring / 1024, value_parser = clap::value_parser!(u32).range(64..1_048_576))]
     ring: u32,
     /// Tell what is known already again after this long
@@ -81,7 +83,12 @@ struct LiveOptions {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     patience: Duration,
     /// Serve /metrics, /healthz and /readyz here; `none` serves nothing
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15099", env = "SIDECARTA_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:15099",
+        env = "SIDECARTA_LISTEN"
+    )]
     listen: String,
     /// How long draining may take when a signal has come
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = duration)]
@@ -103,7 +110,12 @@ pub(super) struct AgentOptions {
     #[arg(long, value_name = "URL|FILE", env = "SIDECARTA_TO")]
     to: PathBuf,
     /// File with the token to show to the recorder
-    #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/sidecarta/token", env = "SIDECARTA_TOKEN_FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/var/run/secrets/sidecarta/token",
+        env = "SIDECARTA_TOKEN_FILE"
+    )]
     token_file: PathBuf,
     /// Authority that signed the recorder's certificate, in PEM; those of the system without it
     #[arg(long, value_name = "FILE", env = "SIDECARTA_CA_FILE")]
@@ -135,7 +147,10 @@ enum Knowledge {
 }
 
 impl Knowledge {
-    async fn begin(self, stopped: tokio::sync::watch::Receiver<bool>) -> (View, Option<tokio::task::JoinHandle<()>>) {
+    async fn begin(
+        self,
+        stopped: tokio::sync::watch::Receiver<bool>,
+    ) -> (View, Option<tokio::task::JoinHandle<()>>) {
         match self {
             Self::Fixed(view) => (view, None),
             Self::Api(client, extent, domain) => {
@@ -148,20 +163,34 @@ impl Knowledge {
 
 impl LiveOptions {
     fn node(&self) -> anyhow::Result<String> {
-        let name = self.node.clone().or_else(|| fs::read_to_string("/proc/sys/kernel/hostname").ok()).unwrap_or_default();
+        let name = self
+            .node
+            .clone()
+            .or_else(|| fs::read_to_string("/proc/sys/kernel/hostname").ok())
+            .unwrap_or_default();
         let name = name.trim().to_owned();
         anyhow::ensure!(!name.is_empty(), "the name of this node is not known: pass --node NAME");
         Ok(name)
     }
 
-    fn config(&self, own_pods_only: bool, settle: Duration, spool: Option<PathBuf>) -> anyhow::Result<Config> {
+    fn config(
+        &self,
+        own_pods_only: bool,
+        settle: Duration,
+        spool: Option<PathBuf>,
+    ) -> anyhow::Result<Config> {
         let pod_sends_only = self.direction == Direction::In;
         let any = self.capture == Capture::Any;
         anyhow::ensure!(
             !(any && pod_sends_only),
             "`--direction in` needs a handle for each interface: leave `--capture any` out"
         );
-        let handle = Settings { sample: self.sample, ring: self.ring * 1024, pod_sends_only, ..Settings::default() };
+        let handle = Settings {
+            sample: self.sample,
+            ring: self.ring * 1024,
+            pod_sends_only,
+            ..Settings::default()
+        };
         Ok(Config {
             node: self.node()?,
             own_pods_only,
@@ -175,13 +204,17 @@ impl LiveOptions {
     }
 }
 
-/// A runtime, and a client where the API server is asked. Before capabilities are dropped: the kubeconfig may be another user's.
+/// A runtime, and a client where the API server is asked. Before capabilities are dropped: the
+/// kubeconfig may be another user's.
 fn connect(
     fixed: &[PathBuf],
     domain: Option<&str>,
     extent: impl FnOnce() -> anyhow::Result<Extent>,
 ) -> anyhow::Result<(Runtime, Knowledge, bool)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build()?;
     if fixed.is_empty() {
         let client = runtime.block_on(crate::view::client(None, None))?;
         return Ok((runtime, Knowledge::Api(client, extent()?, domain.map(str::to_owned)), false));
@@ -194,20 +227,31 @@ fn connect(
 pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<Outcome> {
     options.live.log.init()?;
     let config = options.live.config(true, Duration::ZERO, options.spool.clone())?;
-    let (runtime, knowledge, partial) = connect(&options.pods, None, || Ok(Extent::Node(config.node.clone())))?;
+    let (runtime, knowledge, partial) =
+        connect(&options.pods, None, || Ok(Extent::Node(config.node.clone())))?;
     let outlet: Box<dyn Outlet> = match options.to.to_str() {
         Some("-") => Box::new(ToStdout),
         Some(url) if url.contains("://") => {
             let handle = runtime.handle().clone();
-            Box::new(ToRecorder::new(url, options.token_file.clone(), options.ca_file.as_deref(), handle)?)
+            Box::new(ToRecorder::new(
+                url,
+                options.token_file.clone(),
+                options.ca_file.as_deref(),
+                handle,
+            )?)
         }
-        _ => Box::new(ToFile::open(&options.to).with_context(|| format!("cannot write {}", options.to.display()))?),
+        _ => Box::new(
+            ToFile::open(&options.to)
+                .with_context(|| format!("cannot write {}", options.to.display()))?,
+        ),
     };
     if let Some(spool) = &options.spool {
-        fs::create_dir_all(spool).with_context(|| format!("cannot make the spool {}", spool.display()))?;
+        fs::create_dir_all(spool)
+            .with_context(|| format!("cannot make the spool {}", spool.display()))?;
     }
     keep_only_capture()?;
-    // A snapshot may hold no names of nodes at all, or those of another cluster: then all its pods may be here.
+    // A snapshot may hold no names of nodes at all, or those of another cluster: then all its pods
+    // may be here.
     live(runtime, config, |_| outlet, async |stopped| Ok(knowledge.begin(stopped).await))?;
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
 }
@@ -216,12 +260,20 @@ pub(super) fn run(options: &RunOptions) -> anyhow::Result<Outcome> {
     options.live.log.init()?;
     let config = options.live.config(false, options.settle, None)?;
     let (runtime, knowledge, partial) =
-        connect(&options.cluster.cluster, Some(&options.cluster.cluster_domain), || Ok(Extent::Cluster))?;
-    // The directory may lie where only root with all its rights may make one; sled's threads must not keep those.
+        connect(&options.cluster.cluster, Some(&options.cluster.cluster_domain), || {
+            Ok(Extent::Cluster)
+        })?;
+    // The directory may lie where only root with all its rights may make one; sled's threads must
+    // not keep those.
     make(&options.store.store)?;
     keep_only_capture()?;
     let store = Store::open(&options.store.store, Access::CreateOrOpen)?;
-    live(runtime, config, |view| Box::new(ToStore::new(store, view)), async |stopped| Ok(knowledge.begin(stopped).await))?;
+    live(
+        runtime,
+        config,
+        |view| Box::new(ToStore::new(store, view)),
+        async |stopped| Ok(knowledge.begin(stopped).await),
+    )?;
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
 }
 

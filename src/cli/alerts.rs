@@ -66,7 +66,8 @@ pub(super) struct AlertsOptions {
     /// Also those that are ignored
     #[arg(long)]
     all: bool,
-    /// Go on, and print each new one on a line of its own (asks a recorder; a store is open to one process only)
+    /// Go on, and print each new one on a line of its own (asks a recorder; a store is open to one
+    /// process only)
     #[arg(long)]
     follow: bool,
 }
@@ -76,18 +77,27 @@ pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<Outcome> {
     let accepted: Vec<(String, u64)> = match options.read.place()? {
         Place::Recorder(recorder) => {
             let body = json!({"namespace": namespace, "workloads": names}).to_string().into_bytes();
-            let answer: Value = serde_json::from_slice(&recorder.ask(Method::POST, "/v1/accept", body)?.body)?;
+            let answer: Value =
+                serde_json::from_slice(&recorder.ask(Method::POST, "/v1/accept", body)?.body)?;
             let all = answer["accepted"].as_object().cloned().unwrap_or_default();
             all.into_iter().map(|(id, n)| (id, n.as_u64().unwrap_or(0))).collect()
         }
         Place::Store(store) => {
             let mut store = existing(&store)?;
-            let accepted = novelty::accept(&mut store, namespace, |id| names.is_empty() || names.contains(&id.name), now())?;
+            let accepted = novelty::accept(
+                &mut store,
+                namespace,
+                |id| names.is_empty() || names.contains(&id.name),
+                now(),
+            )?;
             store.close()?;
             accepted.into_iter().map(|(id, n)| (id.to_string(), n as u64)).collect()
         }
     };
-    anyhow::ensure!(!accepted.is_empty(), "no such workload is known: `sidecarta status` lists them");
+    anyhow::ensure!(
+        !accepted.is_empty(),
+        "no such workload is known: `sidecarta status` lists them"
+    );
     for (id, n) in &accepted {
         output::print(&format!("{id}: {n} dependencies accepted\n"))?;
     }
@@ -104,7 +114,11 @@ pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<Outcome> {
             let mut store = existing(&store)?;
             let n = novelty::ignore(&mut store, &options.id, &options.reason)?;
             store.close()?;
-            anyhow::ensure!(n > 0, "there is no alert {}: `sidecarta alerts` lists them", options.id);
+            anyhow::ensure!(
+                n > 0,
+                "there is no alert {}: `sidecarta alerts` lists them",
+                options.id
+            );
         }
     }
     Ok(Outcome::Done)
@@ -118,7 +132,8 @@ fn fetch(options: &AlertsOptions, place: &Place) -> anyhow::Result<Vec<Alert>> {
             serde_json::from_slice(&recorder.ask(Method::GET, &path, Vec::new())?.body)?
         }
         Place::Store(store) => {
-            // Whatever has filled the store, a replay or an import: it is held against what was accepted now.
+            // Whatever has filled the store, a replay or an import: it is held against what was
+            // accepted now.
             let mut store = existing(store)?;
             novelty::review(&mut store, now(), Patience::default())?;
             let all = store.alerts(namespace)?;
@@ -134,12 +149,20 @@ pub(super) fn alerts(options: &AlertsOptions) -> anyhow::Result<Outcome> {
     let place = options.read.place()?;
     let all = fetch(options, &place)?;
     if options.follow {
-        anyhow::ensure!(matches!(place, Place::Recorder(_)), "--follow asks a recorder: pass --recorder URL");
+        anyhow::ensure!(
+            matches!(place, Place::Recorder(_)),
+            "--follow asks a recorder: pass --recorder URL"
+        );
         let mut shown = BTreeSet::new();
         let mut next = all;
         loop {
             for alert in next.iter().filter(|a| !shown.contains(&a.id())) {
-                output::print(&format!("{}  {}  {}\n", output::moment(alert.raised), alert.kind.name(), alert.text()))?;
+                output::print(&format!(
+                    "{}  {}  {}\n",
+                    output::moment(alert.raised),
+                    alert.kind.name(),
+                    alert.text()
+                ))?;
             }
             shown.extend(next.iter().map(Alert::id));
             std::thread::sleep(LOOK);
@@ -159,7 +182,8 @@ fn table(all: &[Alert]) -> String {
     }
     let mut t = output::table(&["ID", "RAISED", "CONNECTIONS", "LAST SEEN", "WHAT"]);
     for a in all {
-        let ignored = a.ignored.as_ref().map(|why| format!(" (ignored: {why})")).unwrap_or_default();
+        let ignored =
+            a.ignored.as_ref().map(|why| format!(" (ignored: {why})")).unwrap_or_default();
         t.add_row([
             a.id(),
             output::moment(a.raised),

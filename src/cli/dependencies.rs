@@ -42,8 +42,11 @@ enum View {
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let memory = options.read.place()?.memory(options.view.namespace.as_deref())?;
-    let seen: BTreeMap<WorkloadId, Time> = memory.workloads.into_iter().map(|w| (w.id, w.last_seen)).collect();
-    let stale = |d: &Dependency| seen.get(&d.key.workload).is_some_and(|s| d.is_stale(*s, options.stale_after));
+    let seen: BTreeMap<WorkloadId, Time> =
+        memory.workloads.into_iter().map(|w| (w.id, w.last_seen)).collect();
+    let stale = |d: &Dependency| {
+        seen.get(&d.key.workload).is_some_and(|s| d.is_stale(*s, options.stale_after))
+    };
     let all = memory.dependencies;
     match options.output {
         View::Table => output::print(&table(&all, stale))?,
@@ -75,9 +78,19 @@ pub(super) fn remarks(d: &Dependency) -> String {
 
 fn table(all: &[Dependency], stale: impl Fn(&Dependency) -> bool) -> String {
     if all.is_empty() {
-        return "no dependencies are known here yet; `sidecarta status` tells what was watched\n".to_owned();
+        return "no dependencies are known here yet; `sidecarta status` tells what was watched\n"
+            .to_owned();
     }
-    let mut t = output::table(&["WORKLOAD", "CALLS", "TYPE", "PORT", "CONNECTIONS", "LAST SEEN", "EVIDENCE", "REMARKS"]);
+    let mut t = output::table(&[
+        "WORKLOAD",
+        "CALLS",
+        "TYPE",
+        "PORT",
+        "CONNECTIONS",
+        "LAST SEEN",
+        "EVIDENCE",
+        "REMARKS",
+    ]);
     for d in all {
         let evidence = d.strongest().map_or("none", Grade::describe);
         t.add_row([

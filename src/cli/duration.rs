@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
 
-/// A time: `30s`, `1h30m`, `7d` (days have 24 hours), `1.5h`, `500ms`; a number alone is one of seconds.
+/// A time: `30s`, `1h30m`, `7d` (days have 24 hours), `1.5h`, `500ms`; a number alone is one of
+/// seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let help = |why: &dyn std::fmt::Display| format!("{why}; write 30s, 5m, 1h30m or 7d");
     let text = text.trim();
@@ -46,7 +47,9 @@ mod tests {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
             assert_eq!(nanoseconds(text), Ok(millis * 1_000_000), "{text}");
         }
-        for text in ["", "s", "5 parsecs", "-5s", "-1", "1mo", "nan", "inf", "1e300", "99999999999d", "5m6"] {
+        for text in
+            ["", "s", "5 parsecs", "-5s", "-1", "1mo", "nan", "inf", "1e300", "99999999999d", "5m6"]
+        {
             let why = duration(text).unwrap_err();
             assert!(why.ends_with("; write 30s, 5m, 1h30m or 7d"), "{text}: {why}");
         }

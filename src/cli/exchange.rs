@@ -40,7 +40,8 @@ Examples:
 pub(super) struct ImportOptions {
     #[command(flatten)]
     store: StoreOptions,
-    /// For an agent's batches: what `kubectl get … -A -o yaml` printed of the cluster, files or directories
+    /// For an agent's batches: what `kubectl get … -A -o yaml` printed of the cluster, files or
+    /// directories
     #[arg(long, value_name = "PATH", num_args = 1..)]
     cluster: Vec<PathBuf>,
     /// DNS domain of the cluster
@@ -55,7 +56,9 @@ pub(super) fn export(options: &ExportOptions) -> anyhow::Result<Outcome> {
     // Asked before the file is made: where there is nothing to export, there is to be no file.
     let source = match options.read.place()? {
         Place::Store(dir) => Source::Store(super::existing(&dir)?),
-        Place::Recorder(recorder) => Source::Packed(recorder.ask(Method::GET, "/v1/export", Vec::new())?.body.to_vec()),
+        Place::Recorder(recorder) => {
+            Source::Packed(recorder.ask(Method::GET, "/v1/export", Vec::new())?.body.to_vec())
+        }
     };
     match &options.file {
         Some(path) => {
@@ -100,13 +103,20 @@ impl Source {
 pub(super) fn import(options: &ImportOptions) -> anyhow::Result<Outcome> {
     // `--cluster PATH... FILE` reads naturally, and a parser gives all of it to `--cluster`.
     let mut cluster = options.cluster.clone();
-    let file = options.file.clone().or_else(|| if cluster.len() > 1 { cluster.pop() } else { None });
-    let file = file.context("no file is named: `sidecarta import FILE`, with `-` for standard input")?;
+    let file =
+        options.file.clone().or_else(|| if cluster.len() > 1 { cluster.pop() } else { None });
+    let file =
+        file.context("no file is named: `sidecarta import FILE`, with `-` for standard input")?;
     let mut input: Box<dyn BufRead> = match file.to_str() {
         Some("-") => Box::new(std::io::stdin().lock()),
-        _ => Box::new(BufReader::new(File::open(&file).with_context(|| format!("cannot read {}", file.display()))?)),
+        _ => Box::new(BufReader::new(
+            File::open(&file).with_context(|| format!("cannot read {}", file.display()))?,
+        )),
     };
-    let of_agent = input.fill_buf().with_context(|| format!("cannot read {}", file.display()))?.starts_with(b"{\"observed\"");
+    let of_agent = input
+        .fill_buf()
+        .with_context(|| format!("cannot read {}", file.display()))?
+        .starts_with(b"{\"observed\"");
     if of_agent {
         anyhow::ensure!(
             !cluster.is_empty(),
@@ -117,14 +127,20 @@ pub(super) fn import(options: &ImportOptions) -> anyhow::Result<Outcome> {
         return learn(options, &cluster, &file, input);
     }
     let mut store = options.store.create()?;
-    let imported = store.import(input).with_context(|| format!("cannot import {}", file.display()))?;
+    let imported =
+        store.import(input).with_context(|| format!("cannot import {}", file.display()))?;
     store.close()?;
     eprintln!("{imported}");
     Ok(Outcome::Done)
 }
 
 /// Learns from an agent's batches. One that cannot be read is named, and the rest goes on.
-fn learn(options: &ImportOptions, cluster: &[PathBuf], file: &Path, input: Box<dyn BufRead>) -> anyhow::Result<Outcome> {
+fn learn(
+    options: &ImportOptions,
+    cluster: &[PathBuf],
+    file: &Path,
+    input: Box<dyn BufRead>,
+) -> anyhow::Result<Outcome> {
     let (cluster, report) = snapshot::load(cluster, Some(&options.cluster_domain))?;
     let mut partial = super::report_snapshot(&report);
     let mut store = options.store.create()?;
@@ -135,7 +151,9 @@ fn learn(options: &ImportOptions, cluster: &[PathBuf], file: &Path, input: Box<d
                 Applied::New => (new, edges) = (new + 1, edges + batch.edges.len() as u64),
                 Applied::AlreadyHeld => held += 1,
             },
-            Err(e @ ReadError::Io { .. }) => return Err(e).with_context(|| format!("cannot read {}", file.display())),
+            Err(e @ ReadError::Io { .. }) => {
+                return Err(e).with_context(|| format!("cannot read {}", file.display()));
+            }
             Err(e) => {
                 eprintln!("warning: {}: {e}", file.display());
                 partial = true;

@@ -100,7 +100,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let outcome = all.into_iter().next().with_context(|| format!("nothing is known of {id}"))?;
     let called = |k: &Kept| {
         let known = gathered.known.get(&k.workload);
-        called(k, k.planned.dependency.and_then(|i| known?.dependencies.get(i)), &gathered.snapshot.mesh)
+        called(
+            k,
+            k.planned.dependency.and_then(|i| known?.dependencies.get(i)),
+            &gathered.snapshot.mesh,
+        )
     };
     let wanted = |text: &str| {
         host.is_none_or(|h| {
@@ -112,7 +116,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         })
     };
     let proof = outcome.proof.as_ref();
-    let hosts = proof.map(|p| p.hosts.clone()).unwrap_or_default().into_iter().filter(|h| wanted(h));
+    let hosts =
+        proof.map(|p| p.hosts.clone()).unwrap_or_default().into_iter().filter(|h| wanted(h));
     let hosts = hosts.map(|host| {
         let why = match proof.and_then(|p| p.reasons.get(&host)) {
             _ if host == SILENT => "nothing was called that a host could cover".to_owned(),
@@ -134,7 +139,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         let calls = outcome.calls.iter().filter(|k| k.hosts.contains(&host)).map(called).collect();
         Host { host, why, calls }
     });
-    let not_covered = outcome.calls.iter().filter(|k| k.treatment.unknown() && wanted(&k.planned.call.host));
+    let not_covered =
+        outcome.calls.iter().filter(|k| k.treatment.unknown() && wanted(&k.planned.call.host));
     let explanation = Explanation {
         workload: id.to_string(),
         withheld: outcome.withheld.clone(),
@@ -181,7 +187,8 @@ fn called(k: &Kept, dependency: Option<&Dependency>, mesh: &crate::mesh::Mesh) -
         route: Route::of(&k.treatment, mesh),
         seen: dependency.map(|d| d.tally),
         evidence: dependency.map(|d| d.evidence.keys().copied().collect()).unwrap_or_default(),
-        example: dependency.and_then(|d| d.evidence.values().flat_map(|e| &e.examples).next().cloned()),
+        example: dependency
+            .and_then(|d| d.evidence.values().flat_map(|e| &e.examples).next().cloned()),
     }
 }
 
@@ -219,7 +226,10 @@ fn line(c: &Called, out: &mut String) {
         Origin::Possible => "possibly addressed by this name",
         Origin::Declared => "declared",
     };
-    out.push_str(&format!("  call {}://{}:{}, {origin}: {}", c.protocol, c.host, c.port, c.route.kind));
+    out.push_str(&format!(
+        "  call {}://{}:{}, {origin}: {}",
+        c.protocol, c.host, c.port, c.route.kind
+    ));
     if !c.route.virtual_services.is_empty() {
         let all: Vec<&str> = c.route.virtual_services.iter().map(String::as_str).collect();
         out.push_str(&format!(", by the VirtualService {}", all.join(", ")));

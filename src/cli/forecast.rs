@@ -74,7 +74,15 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
 }
 
 fn table(forecast: &Forecast) -> String {
-    let mut t = output::table(&["WORKLOAD", "CLUSTERS BEFORE", "TODAY", "AFTER", "ENDPOINTS BEFORE", "TODAY", "AFTER"]);
+    let mut t = output::table(&[
+        "WORKLOAD",
+        "CLUSTERS BEFORE",
+        "TODAY",
+        "AFTER",
+        "ENDPOINTS BEFORE",
+        "TODAY",
+        "AFTER",
+    ]);
     let mut row = |name: String, r: &Row3| {
         let n = |n: u64| n.to_string();
         t.add_row([

@@ -37,8 +37,9 @@ pub(super) struct SourceOptions {
     recorder: RecorderOptions,
     #[command(flatten)]
     pub(super) cluster: ClusterOptions,
-    /// Calls that people or other tools declare: JSON Lines of {"workload": "NAMESPACE/NAME", "host", "port", "protocol",
-    /// "address"}; a workload or a pod, the last three optional. Joined with what was learned
+    /// Calls that people or other tools declare: JSON Lines of {"workload": "NAMESPACE/NAME",
+    /// "host", "port", "protocol", "address"}; a workload or a pod, the last three optional. Joined
+    /// with what was learned
     #[arg(long, value_name = "FILE")]
     calls: Vec<PathBuf>,
     /// Leave out what was not seen for this long while its workload was; each is named
@@ -62,10 +63,12 @@ pub(super) struct ChoiceOptions {
 /// When a workload is ready.
 #[derive(Debug, Args)]
 pub(super) struct ReadyOptions {
-    /// Least time that a workload must have been watched, in seconds or with a unit (90s, 15m, 24h, 7d)
+    /// Least time that a workload must have been watched, in seconds or with a unit (90s, 15m, 24h,
+    /// 7d)
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = nanoseconds)]
     min_coverage: u64,
-    /// Least confidence, 0 to 1, that the next connection is of a dependency already known (Good-Turing estimate)
+    /// Least confidence, 0 to 1, that the next connection is of a dependency already known
+    /// (Good-Turing estimate)
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     min_confidence: f64,
     /// Write Sidecars of workloads that are not ready all the same
@@ -102,7 +105,10 @@ pub(super) struct Options {
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|s| (0.0..=1.0).contains(s)).ok_or_else(|| "a share lies between 0 and 1".to_owned())
+    text.parse()
+        .ok()
+        .filter(|s| (0.0..=1.0).contains(s))
+        .ok_or_else(|| "a share lies between 0 and 1".to_owned())
 }
 
 /// Snapshot, subjects and knowledge, gathered.
@@ -140,11 +146,14 @@ pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow
 fn drop_stale(all: &mut BTreeMap<WorkloadId, Known>, stored: &[Workload], after: u64) {
     for w in stored {
         let Some(known) = all.get_mut(&w.id) else { continue };
-        let (stale, fresh) = std::mem::take(&mut known.dependencies).into_iter().partition(|d| d.is_stale(w.last_seen, after));
+        let (stale, fresh) = std::mem::take(&mut known.dependencies)
+            .into_iter()
+            .partition(|d| d.is_stale(w.last_seen, after));
         known.dependencies = fresh;
         let stale: Vec<Dependency> = stale;
         for d in stale {
-            let (to, port, last) = (&d.key.destination, d.key.port, output::moment(d.tally.last_seen));
+            let (to, port, last) =
+                (&d.key.destination, d.key.port, output::moment(d.tally.last_seen));
             eprintln!("note: {}: {to}:{port} is left out as stale: last seen {last}", w.id);
         }
     }
@@ -157,10 +166,12 @@ fn declared(
     subjects: &[Subject],
     all: &mut BTreeMap<WorkloadId, Known>,
 ) -> anyhow::Result<bool> {
-    let open = fs::File::open(file).with_context(|| format!("cannot read the calls {}", file.display()))?;
+    let open = fs::File::open(file)
+        .with_context(|| format!("cannot read the calls {}", file.display()))?;
     let mut partial = false;
     for (n, line) in std::io::BufReader::new(open).lines().enumerate() {
-        let line = line.with_context(|| format!("cannot read the calls {}:{}", file.display(), n + 1))?;
+        let line =
+            line.with_context(|| format!("cannot read the calls {}:{}", file.display(), n + 1))?;
         if line.trim().is_empty() {
             continue;
         }
@@ -177,7 +188,9 @@ fn declared(
         };
         match find(&call.workload, snapshot, subjects) {
             Some(id) => all.entry(id).or_default().declared.push(call),
-            None => skip(format!("no workload and no pod of the snapshot is called {}", call.workload)),
+            None => {
+                skip(format!("no workload and no pod of the snapshot is called {}", call.workload))
+            }
         }
     }
     Ok(partial)
@@ -188,9 +201,14 @@ pub(super) fn find(name: &str, snapshot: &Snapshot, subjects: &[Subject]) -> Opt
     let (namespace, name) = name.split_once('/')?;
     // Where workloads of several kinds share a name, the one that a Sidecar can serve is meant.
     let named = subjects.iter().filter(|s| s.id.namespace == namespace && s.id.name == name);
-    let workload = named.min_by_key(|s| s.data_plane.why_no_sidecar().is_some()).map(|s| s.id.clone());
+    let workload =
+        named.min_by_key(|s| s.data_plane.why_no_sidecar().is_some()).map(|s| s.id.clone());
     let pods = snapshot.cluster.pods().iter();
-    workload.or_else(|| pods.filter(|p| p.workload.namespace == namespace && *p.name == *name).map(|p| p.workload.clone()).next())
+    workload.or_else(|| {
+        pods.filter(|p| p.workload.namespace == namespace && *p.name == *name)
+            .map(|p| p.workload.clone())
+            .next()
+    })
 }
 
 impl ChoiceOptions {
@@ -198,7 +216,10 @@ impl ChoiceOptions {
     ///
     /// # Errors
     /// When a workload that is named is not there.
-    pub(super) fn chosen(&self, gathered: &Gathered) -> anyhow::Result<impl Fn(&WorkloadId) -> bool + use<>> {
+    pub(super) fn chosen(
+        &self,
+        gathered: &Gathered,
+    ) -> anyhow::Result<impl Fn(&WorkloadId) -> bool + use<>> {
         let find = |name: &String| {
             find(name, &gathered.snapshot, &gathered.subjects).with_context(|| {
                 format!("no workload and no pod is called {name}; name it NAMESPACE/NAME as `sidecarta status` shows it")
@@ -220,7 +241,8 @@ impl ChoiceOptions {
 
 impl ReadyOptions {
     pub(super) fn apply(&self, options: &mut generation::Options) {
-        options.least = Thresholds { min_coverage: self.min_coverage, min_confidence: self.min_confidence };
+        options.least =
+            Thresholds { min_coverage: self.min_coverage, min_confidence: self.min_confidence };
         options.include_unready = self.include_unready;
     }
 }
@@ -245,7 +267,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
             let why = outcome.withheld.as_ref();
             unready += usize::from(why.is_some_and(|w| w.unready));
             let all: Vec<String> = outcome.workloads.iter().map(ToString::to_string).collect();
-            eprintln!("withheld: {}: {}", all.join(", "), why.map_or("no reason was given", |w| &w.reason));
+            eprintln!(
+                "withheld: {}: {}",
+                all.join(", "),
+                why.map_or("no reason was given", |w| &w.reason)
+            );
             continue;
         };
         let text = manifest.to_yaml(&outcome.notes)?;
@@ -255,10 +281,13 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         }
         written += 1;
     }
-    let below = options.output.as_ref().map(|d| format!(" below {}", d.display())).unwrap_or_default();
+    let below =
+        options.output.as_ref().map(|d| format!(" below {}", d.display())).unwrap_or_default();
     eprintln!("{written} {} written{below}", if written == 1 { "Sidecar" } else { "Sidecars" });
     if unready > 0 {
-        eprintln!("{unready} workloads are not ready: watch them for longer, or pass --include-unready");
+        eprintln!(
+            "{unready} workloads are not ready: watch them for longer, or pass --include-unready"
+        );
     }
     Ok(match () {
         () if unready > 0 => Outcome::Unready,
@@ -267,17 +296,31 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     })
 }
 
-/// Generates for the chosen workloads. Groups are formed over all, so that a choice changes no Sidecar.
+/// Generates for the chosen workloads. Groups are formed over all, so that a choice changes no
+/// Sidecar.
 pub(super) fn outcomes(
     gathered: &Gathered,
     how: &generation::Options,
     chosen: &impl Fn(&WorkloadId) -> bool,
 ) -> Vec<generation::Outcome> {
-    let near: std::collections::BTreeSet<&str> =
-        gathered.subjects.iter().filter(|s| chosen(&s.id)).map(|s| s.id.namespace.as_str()).collect();
-    let subjects: Vec<Subject> = gathered.subjects.iter().filter(|s| near.contains(s.id.namespace.as_str())).cloned().collect();
-    let input =
-        Input { cluster: &gathered.snapshot.cluster, mesh: &gathered.snapshot.mesh, known: &gathered.known, options: how };
+    let near: std::collections::BTreeSet<&str> = gathered
+        .subjects
+        .iter()
+        .filter(|s| chosen(&s.id))
+        .map(|s| s.id.namespace.as_str())
+        .collect();
+    let subjects: Vec<Subject> = gathered
+        .subjects
+        .iter()
+        .filter(|s| near.contains(s.id.namespace.as_str()))
+        .cloned()
+        .collect();
+    let input = Input {
+        cluster: &gathered.snapshot.cluster,
+        mesh: &gathered.snapshot.mesh,
+        known: &gathered.known,
+        options: how,
+    };
     let mut all = generate(&input, &subjects);
     all.retain(|o| o.workloads.iter().any(chosen));
     all
@@ -285,11 +328,16 @@ pub(super) fn outcomes(
 
 /// Writes one file whole or not at all.
 fn write(dir: &Path, namespace: &str, name: &str, text: &str) -> anyhow::Result<()> {
-    // Names come from the API server, which allows no slash; a hand-written snapshot may hold anything.
+    // Names come from the API server, which allows no slash; a hand-written snapshot may hold
+    // anything.
     let safe = |s: &str| !s.is_empty() && !s.contains(['/', '\\', '\0']) && s != "." && s != "..";
-    anyhow::ensure!(safe(namespace) && safe(name), "cannot make a file name of the workload {namespace:?}/{name:?}");
+    anyhow::ensure!(
+        safe(namespace) && safe(name),
+        "cannot make a file name of the workload {namespace:?}/{name:?}"
+    );
     let dir = dir.join(namespace);
-    fs::create_dir_all(&dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
+    fs::create_dir_all(&dir)
+        .with_context(|| format!("cannot create the directory {}", dir.display()))?;
     let path = dir.join(format!("{name}.yaml"));
     let new = dir.join(format!(".{name}.yaml.new"));
     fs::write(&new, text)

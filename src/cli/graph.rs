@@ -13,7 +13,8 @@ struct Graph {
 
 fn graph(all: &[Dependency]) -> Graph {
     let mut g = Graph { nodes: BTreeMap::new(), edges: Vec::new() };
-    for d in all.iter().filter(|d| !matches!(d.key.destination, Destination::Infrastructure { .. })) {
+    for d in all.iter().filter(|d| !matches!(d.key.destination, Destination::Infrastructure { .. }))
+    {
         let from = d.key.workload.to_string();
         let to = d.key.destination.to_string();
         g.nodes.entry(from.clone()).or_insert("workload");

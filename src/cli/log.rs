@@ -18,7 +18,12 @@ pub(super) struct LogOptions {
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "SIDECARTA_LOG_FORMAT")]
     log_format: LogFormat,
     /// What is logged: error, warn, info, debug or trace; also by module (`warn,sidecarta=debug`)
-    #[arg(long, value_name = "LEVEL", default_value = "info,kube_client=off,kube_runtime=error", env = "SIDECARTA_LOG")]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "info,kube_client=off,kube_runtime=error",
+        env = "SIDECARTA_LOG"
+    )]
     log: String,
 }
 
@@ -28,10 +33,13 @@ impl LogOptions {
         use tracing_subscriber::filter::Targets;
         use tracing_subscriber::layer::{Layer, SubscriberExt};
         use tracing_subscriber::util::SubscriberInitExt;
-        let filter: Targets = self.log.parse().with_context(|| format!("--log {} names no level", self.log))?;
+        let filter: Targets =
+            self.log.parse().with_context(|| format!("--log {} names no level", self.log))?;
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let layer = match self.log_format {
-            LogFormat::Text => layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
+            LogFormat::Text => {
+                layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed()
+            }
             LogFormat::Json => layer.json().boxed(),
         };
         tracing_subscriber::registry().with(layer.with_filter(filter)).init();

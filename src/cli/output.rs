@@ -39,7 +39,10 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 
 /// Whether an error is that of a reader who stopped early.
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<io::Error>())
+        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// A table without lines, as `kubectl` prints them.

@@ -18,7 +18,11 @@ pub(super) struct Line {
 
 impl Line {
     pub fn new() -> Self {
-        Self { shown: false, enabled: std::io::stderr().is_terminal(), next: Instant::now() + EVERY }
+        Self {
+            shown: false,
+            enabled: std::io::stderr().is_terminal(),
+            next: Instant::now() + EVERY,
+        }
     }
 
     pub fn show(&mut self, progress: &Progress) {
@@ -28,8 +32,11 @@ impl Line {
         self.next = Instant::now() + EVERY;
         self.shown = true;
         let packets = progress.packets.load(Ordering::Relaxed);
-        let (done, total) = (progress.bytes.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed));
-        let share = (100 * done).checked_div(total).map_or_else(String::new, |p| format!(", {} %", p.min(100)));
+        let (done, total) =
+            (progress.bytes.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed));
+        let share = (100 * done)
+            .checked_div(total)
+            .map_or_else(String::new, |p| format!(", {} %", p.min(100)));
         eprint!("\r{packets} packets{share}\x1b[K");
         let _ = std::io::stderr().flush();
     }

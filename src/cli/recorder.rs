@@ -36,7 +36,12 @@ pub(super) struct Options {
     #[command(flatten)]
     store: StoreOptions,
     /// Where agents and people are served
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15098", env = "SIDECARTA_ADDRESS")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:15098",
+        env = "SIDECARTA_ADDRESS"
+    )]
     address: SocketAddr,
     /// Certificate chain in PEM; read again when it changes
     #[arg(long, value_name = "FILE", requires = "tls_key", env = "SIDECARTA_TLS_CERT")]
@@ -58,32 +63,53 @@ pub(super) struct Options {
     /// How long a batch waits before it is resolved, so that the watches have told of what is new
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     settle: Duration,
-    /// How long a batch waits for the API server; then it is resolved with what is known, and counted
+    /// How long a batch waits for the API server; then it is resolved with what is known, and
+    /// counted
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     patience: Duration,
-    /// Accept a workload's dependencies by itself once it was watched for this long (and --accept-confidence is reached)
+    /// Accept a workload's dependencies by itself once it was watched for this long (and
+    /// --accept-confidence is reached)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     accept_after: Option<Duration>,
-    /// With --accept-after: least confidence that the next connection is of a known dependency, 0 to 1
+    /// With --accept-after: least confidence that the next connection is of a known dependency, 0
+    /// to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
     accept_confidence: f64,
     /// Alerts as Events on the workloads: `kubectl get events` shows them
     #[arg(long)]
     event: bool,
     /// Alerts as JSON to this URL; may be repeated
-    #[arg(long, value_name = "URL", env = "SIDECARTA_WEBHOOK", value_delimiter = ' ', hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SIDECARTA_WEBHOOK",
+        value_delimiter = ' ',
+        hide_env_values = true
+    )]
     webhook: Vec<Uri>,
     /// Alerts to this incoming webhook of Slack; may be repeated
-    #[arg(long, value_name = "URL", env = "SIDECARTA_SLACK", value_delimiter = ' ', hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SIDECARTA_SLACK",
+        value_delimiter = ' ',
+        hide_env_values = true
+    )]
     slack: Vec<Uri>,
     /// Alerts to this Alertmanager (API v2); may be repeated
     #[arg(long, value_name = "URL", env = "SIDECARTA_ALERTMANAGER", value_delimiter = ' ')]
     alertmanager: Vec<Uri>,
-    /// Authority that signed the certificates of webhooks and Alertmanagers, in PEM; those of the system without it
+    /// Authority that signed the certificates of webhooks and Alertmanagers, in PEM; those of the
+    /// system without it
     #[arg(long, value_name = "FILE")]
     alert_ca_file: Option<PathBuf>,
     /// Serve /metrics, /healthz and /readyz here; `none` serves nothing
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15097", env = "SIDECARTA_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:15097",
+        env = "SIDECARTA_LISTEN"
+    )]
     listen: String,
     /// How long draining may take when a signal has come
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = duration)]
@@ -111,7 +137,11 @@ fn sinks(options: &Options) -> alert::Config {
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     options.log.init()?;
-    let tls = options.tls_cert.clone().zip(options.tls_key.clone()).map(|(certificate, key)| Files { certificate, key });
+    let tls = options
+        .tls_cert
+        .clone()
+        .zip(options.tls_key.clone())
+        .map(|(certificate, key)| Files { certificate, key });
     let local = options.address.ip().is_loopback();
     anyhow::ensure!(
         !options.no_auth || local,
@@ -121,12 +151,17 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         tls.is_some() || local,
         "tokens would pass the network in the clear: pass --tls-cert and --tls-key, or a loopback --address"
     );
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(8).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()?;
     let mut partial = false;
     let knowledge = if options.cluster.cluster.is_empty() {
         Knowledge::Api(runtime.block_on(crate::view::client(None, None))?)
     } else {
-        let (cluster, report) = snapshot::load(&options.cluster.cluster, Some(&options.cluster.cluster_domain))?;
+        let (cluster, report) =
+            snapshot::load(&options.cluster.cluster, Some(&options.cluster.cluster_domain))?;
         partial = super::report_snapshot(&report);
         Knowledge::Fixed(View::fixed(cluster))
     };
@@ -135,7 +170,10 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let config = Config {
         address: options.address,
         tls,
-        agents: (!options.no_auth).then(|| Agents { account: options.agent_account.clone(), audience: options.audience.clone() }),
+        agents: (!options.no_auth).then(|| Agents {
+            account: options.agent_account.clone(),
+            audience: options.audience.clone(),
+        }),
         listen: listen(&options.listen)?,
         pace: Pace {
             settle: options.settle,

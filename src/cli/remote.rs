@@ -22,22 +22,27 @@ pub(super) const STORE: &str = "sidecarta-store";
 /// A recorder, in place of a store.
 #[derive(Debug, Args)]
 pub(super) struct RecorderOptions {
-    /// Ask this recorder in place of a store. Where neither is named and there is no ./sidecarta-store, the recorder of the
-    /// kubeconfig's cluster is asked, through the API server
+    /// Ask this recorder in place of a store. Where neither is named and there is no
+    /// ./sidecarta-store, the recorder of the kubeconfig's cluster is asked, through the API server
     #[arg(long, value_name = "URL", env = "SIDECARTA_RECORDER")]
     recorder: Option<String>,
     /// Ask the recorder in the cluster of this context of the kubeconfig
     #[arg(long, value_name = "NAME", conflicts_with_all = ["recorder", "store"])]
     context: Option<String>,
     /// Namespace of the recorder in the cluster
-    #[arg(long, value_name = "NS", default_value = "sidecarta", env = "SIDECARTA_RECORDER_NAMESPACE")]
+    #[arg(
+        long,
+        value_name = "NS",
+        default_value = "sidecarta",
+        env = "SIDECARTA_RECORDER_NAMESPACE"
+    )]
     recorder_namespace: String,
-    /// File with the token to show to the recorder (`kubectl create token NAME > FILE`); of a recorder that is found in the
-    /// cluster, the kubeconfig's own without it
+    /// File with the token to show to the recorder (`kubectl create token NAME > FILE`); of a
+    /// recorder that is found in the cluster, the kubeconfig's own without it
     #[arg(long, value_name = "FILE", env = "SIDECARTA_TOKEN_FILE")]
     token_file: Option<PathBuf>,
-    /// Authority that signed the recorder's certificate, in PEM; without it the ConfigMap sidecarta-ca of a recorder that is
-    /// found in the cluster, else those of the system
+    /// Authority that signed the recorder's certificate, in PEM; without it the ConfigMap
+    /// sidecarta-ca of a recorder that is found in the cluster, else those of the system
     #[arg(long, value_name = "FILE", env = "SIDECARTA_CA_FILE")]
     ca_file: Option<PathBuf>,
 }
@@ -66,7 +71,8 @@ impl RecorderOptions {
         self.recorder.is_some() || self.context.is_some()
     }
 
-    /// Where to ask: a recorder or a store that is named, the store that is here, the recorder of the cluster.
+    /// Where to ask: a recorder or a store that is named, the store that is here, the recorder of
+    /// the cluster.
     pub(super) fn place(&self, store: Option<&Path>) -> anyhow::Result<Place> {
         if let Some(url) = &self.recorder {
             return Ok(Place::Recorder(Box::new(self.named(url)?)));
@@ -79,8 +85,14 @@ impl RecorderOptions {
         }
         match self.find() {
             Ok(recorder) => Ok(Place::Recorder(Box::new(recorder))),
-            // Nothing speaks of a cluster: what is missing is the store, and opening it says what to do.
-            Err(e) if matches!(e.downcast_ref(), Some(Unreached::Kubeconfig(ViewError::Nowhere { .. }))) => {
+            // Nothing speaks of a cluster: what is missing is the store, and opening it says what
+            // to do.
+            Err(e)
+                if matches!(
+                    e.downcast_ref(),
+                    Some(Unreached::Kubeconfig(ViewError::Nowhere { .. }))
+                ) =>
+            {
                 Ok(Place::Store(STORE.into()))
             }
             Err(e) if self.context.is_none() => {
@@ -93,12 +105,21 @@ impl RecorderOptions {
     fn named(&self, url: &str) -> anyhow::Result<Recorder> {
         let url = url.trim_end_matches('/').to_owned();
         let to: Uri = url.parse().with_context(|| format!("{url} is no URL"))?;
-        anyhow::ensure!(to.scheme().is_some(), "{url} is no URL: it begins with https:// or http://");
+        anyhow::ensure!(
+            to.scheme().is_some(),
+            "{url} is no URL: it begins with https:// or http://"
+        );
         let token = match &self.token_file {
             Some(file) => read(file)?,
             None => std::fs::read_to_string(POD_TOKEN).unwrap_or_default(),
         };
-        Ok(Recorder { url, token, http: Http::new(self.ca_file.as_deref())?, runtime: runtime()?, found: None })
+        Ok(Recorder {
+            url,
+            token,
+            http: Http::new(self.ca_file.as_deref())?,
+            runtime: runtime()?,
+            found: None,
+        })
     }
 
     fn find(&self) -> anyhow::Result<Recorder> {
@@ -130,14 +151,21 @@ impl RecorderOptions {
             let way = way.clone();
             async move { way.stream().await }
         };
-        Ok(Recorder { url: recorder.url(), token, http: Http::through(streams, trust)?, runtime, found: Some(recorder) })
+        Ok(Recorder {
+            url: recorder.url(),
+            token,
+            http: Http::through(streams, trust)?,
+            runtime,
+            found: Some(recorder),
+        })
     }
 }
 
 impl Recorder {
     /// All records of a namespace, or of all.
     pub(super) fn memory(&self, namespace: Option<&str>) -> anyhow::Result<Memory> {
-        let answer = self.ask(Method::GET, &format!("/v1/records{}", query(namespace)), Vec::new())?;
+        let answer =
+            self.ask(Method::GET, &format!("/v1/records{}", query(namespace)), Vec::new())?;
         Memory::read(&*answer.body).context("the recorder's answer cannot be read")
     }
 
@@ -148,27 +176,34 @@ impl Recorder {
             limits: Vec<String>,
         }
         let answer = self.ask(Method::GET, &format!("/v1/mesh{}", query(namespace)), Vec::new())?;
-        let mesh: Mesh = serde_json::from_slice(&answer.body).context("the recorder's answer cannot be read")?;
+        let mesh: Mesh =
+            serde_json::from_slice(&answer.body).context("the recorder's answer cannot be read")?;
         Ok(mesh.limits)
     }
 
     /// Asks, and gives what is answered well.
     pub(super) fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
-        let to: Uri = format!("{}{path}", self.url).parse().with_context(|| format!("{}{path} is no URL", self.url))?;
+        let to: Uri = format!("{}{path}", self.url)
+            .parse()
+            .with_context(|| format!("{}{path} is no URL", self.url))?;
         let bearer = format!("Bearer {}", self.token.trim());
         let mut headers = vec![("content-type", "application/json")];
         if !self.token.trim().is_empty() {
             headers.push(("authorization", &bearer));
         }
         let answer = self.runtime.block_on(self.http.send(method, &to, &headers, body, WITHIN));
-        let answer = answer.map_err(|e| match self.found.as_ref().and_then(reach::Recorder::failure) {
-            Some(why) => anyhow::anyhow!("{e} ({why})"),
-            None => e.into(),
-        })?;
+        let answer =
+            answer.map_err(|e| match self.found.as_ref().and_then(reach::Recorder::failure) {
+                Some(why) => anyhow::anyhow!("{e} ({why})"),
+                None => e.into(),
+            })?;
         match answer.status {
             StatusCode::OK => Ok(answer),
             StatusCode::UNAUTHORIZED => {
-                anyhow::bail!("the recorder does not know who you are ({}); pass --token-file", answer.words())
+                anyhow::bail!(
+                    "the recorder does not know who you are ({}); pass --token-file",
+                    answer.words()
+                )
             }
             _ => anyhow::bail!("the recorder answers {}", answer.words()),
         }
@@ -180,7 +215,8 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 fn read(token: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(token).with_context(|| format!("cannot read the token {}", token.display()))
+    std::fs::read_to_string(token)
+        .with_context(|| format!("cannot read the token {}", token.display()))
 }
 
 /// Restricts a request to a namespace.

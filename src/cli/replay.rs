@@ -14,7 +14,9 @@ use super::output::{self, Format};
 use super::progress::Line;
 use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
 use crate::learn::{Learner, counter};
-use crate::model::{Batch, BatchId, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId};
+use crate::model::{
+    Batch, BatchId, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId,
+};
 use crate::parallel::{both, stream};
 use crate::snapshot;
 use crate::store::Applied;
@@ -40,9 +42,10 @@ pub(super) struct Options {
     captures: Vec<PathBuf>,
 }
 
-/// `--cluster PATH... CAPTURE...` reads naturally, and a parser gives all of it to `--cluster`. Behind the first path, a snapshot is a
-/// directory or ends in .yaml, .yml or .json; the first that does neither, and all behind it, are captures. Where that leaves no
-/// capture, the last path is one.
+/// `--cluster PATH... CAPTURE...` reads naturally, and a parser gives all of it to `--cluster`.
+/// Behind the first path, a snapshot is a directory or ends in .yaml, .yml or .json; the first that
+/// does neither, and all behind it, are captures. Where that leaves no capture, the last path is
+/// one.
 fn divide(cluster: &[PathBuf], captures: &[PathBuf]) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let snapshot = |p: &PathBuf| {
         let named = p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
@@ -65,7 +68,10 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         "no capture is named: `sidecarta replay --cluster {} CAPTURE...`",
         snapshots[0].display()
     );
-    let (loaded, reader) = both(|| snapshot::load(&snapshots, Some(&options.cluster.cluster_domain)), || Reader::open(&captures));
+    let (loaded, reader) = both(
+        || snapshot::load(&snapshots, Some(&options.cluster.cluster_domain)),
+        || Reader::open(&captures),
+    );
     let (cluster, snapshot) = loaded?;
     let mut partial = super::report_snapshot(&snapshot);
     reader.errors().iter().for_each(|e| eprintln!("warning: {e}"));
@@ -83,7 +89,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let (store, read) = both(create, || read(reader, &mut meter, &mut learner, &refused));
     let mut store = store?;
     let (reader, digests) = read?;
-    let totals: BTreeMap<String, u64> = meter.counters().named().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
+    let totals: BTreeMap<String, u64> =
+        meter.counters().named().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
     // The flow table is no longer needed, and storing wants memory of its own.
     drop(meter);
 
@@ -121,14 +128,20 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         );
         return Ok(Outcome::Mismatch);
     }
-    // The process ends: the system takes its memory back at once, which is quicker than piece by piece.
+    // The process ends: the system takes its memory back at once, which is quicker than piece by
+    // piece.
     std::mem::forget((summary, learner));
     std::mem::forget(cluster);
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
 }
 
 /// Reads and learns until the end, or until it is in vain.
-fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>, in_vain: &AtomicBool) -> anyhow::Result<(Reader, Digests)> {
+fn read(
+    reader: Reader,
+    meter: &mut Meter,
+    learner: &mut Learner<'_>,
+    in_vain: &AtomicBool,
+) -> anyhow::Result<(Reader, Digests)> {
     let progress = reader.progress();
     let mut line = Line::new();
     let mut prefetch = source::spawn(reader)?;
@@ -139,16 +152,19 @@ fn read(reader: Reader, meter: &mut Meter, learner: &mut Learner<'_>, in_vain: &
     }
     line.clear();
     anyhow::ensure!(!in_vain.load(Ordering::Relaxed), "reading was ended");
-    // Of a capture that ends with many connections under way, learning from these takes longer than anything else behind its end.
+    // Of a capture that ends with many connections under way, learning from these takes longer than
+    // anything else behind its end.
     let mut beside = learner.beside();
-    let mut share =
-        |o: Observation, sink: &mut dyn FnMut(Observation)| if learner.may_share(&o) { sink(o) } else { learner.observe(o) };
+    let mut share = |o: Observation, sink: &mut dyn FnMut(Observation)| {
+        if learner.may_share(&o) { sink(o) } else { learner.observe(o) }
+    };
     stream(|sink| meter.finish(&mut |o| share(o, sink)), |o| beside.observe(o));
     learner.absorb(beside);
     prefetch.finish().map_err(anyhow::Error::msg)
 }
 
-/// The same capture with the same snapshot is the same batch for ever; another snapshot may resolve it better, so it counts as new.
+/// The same capture with the same snapshot is the same batch for ever; another snapshot may resolve
+/// it better, so it counts as new.
 fn batch_id(capture: u64, snapshot: u64) -> BatchId {
     BatchId { source: format!("capture:{capture:016x}:{snapshot:016x}"), sequence: 0 }
 }
@@ -230,13 +246,21 @@ impl Summary {
         self.ambiguous.clear();
         self.unresolved.clear();
         let mut remarkable: Vec<_> = Vec::new();
-        let only = self.only.iter().flat_map(|batch| &batch.records).filter_map(|record| match record {
-            Record::Dependency(d) => Some((&d.key, d.tally, d.scope_miss)),
-            _ => None,
-        });
-        for (key, tally, missed) in only.chain(self.merged.iter().map(|(key, (tally, missed))| (key, *tally, *missed))) {
+        let only =
+            self.only.iter().flat_map(|batch| &batch.records).filter_map(|record| match record {
+                Record::Dependency(d) => Some((&d.key, d.tally, d.scope_miss)),
+                _ => None,
+            });
+        for (key, tally, missed) in
+            only.chain(self.merged.iter().map(|(key, (tally, missed))| (key, *tally, *missed)))
+        {
             *self.dependencies.entry(key.destination.kind()).or_default() += 1;
-            if missed.is_some() || matches!(key.destination, Destination::Ambiguous { .. } | Destination::Unresolved { .. }) {
+            if missed.is_some()
+                || matches!(
+                    key.destination,
+                    Destination::Ambiguous { .. } | Destination::Unresolved { .. }
+                )
+            {
                 remarkable.push((key, tally, missed));
             }
         }
@@ -246,10 +270,13 @@ impl Summary {
             let (port, n) = (key.port, tally.connections);
             match &key.destination {
                 Destination::Ambiguous { .. } => {
-                    self.ambiguous.push(format!("{workload}: {n} connections to one of {destination}"));
+                    self.ambiguous
+                        .push(format!("{workload}: {n} connections to one of {destination}"));
                 }
                 Destination::Unresolved { why, .. } => {
-                    self.unresolved.push(format!("{workload}: {n} connections to {destination}:{port}: {why}"));
+                    self.unresolved.push(format!(
+                        "{workload}: {n} connections to {destination}:{port}: {why}"
+                    ));
                 }
                 _ => {}
             }
@@ -287,13 +314,21 @@ impl Summary {
             count(counter::FROM_NODE),
             count(counter::FROM_OUTSIDE)
         ));
-        let kinds: Vec<String> = self.dependencies.iter().map(|(k, n)| format!("{n} {k}")).collect();
+        let kinds: Vec<String> =
+            self.dependencies.iter().map(|(k, n)| format!("{n} {k}")).collect();
         let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
         line(format!("dependencies  {kinds}; of {} workloads", self.workloads));
-        let source =
-            Source { source: String::new(), label: String::new(), spans: Spans::default(), counters: self.counters.clone() };
+        let source = Source {
+            source: String::new(),
+            label: String::new(),
+            spans: Spans::default(),
+            counters: self.counters.clone(),
+        };
         let losses = super::status::losses(&source);
-        line(format!("lost          {}", if losses.is_empty() { "nothing".to_owned() } else { losses.join(", ") }));
+        line(format!(
+            "lost          {}",
+            if losses.is_empty() { "nothing".to_owned() } else { losses.join(", ") }
+        ));
         for m in &self.scope_misses {
             line(format!(
                 "scope miss    {} reached {}:{} at the Service's own address {} times: its Envoy had no configuration for it",
@@ -304,7 +339,9 @@ impl Summary {
         self.unresolved.iter().for_each(|u| line(format!("unresolved    {u}")));
         self.notes.iter().for_each(|n| line(format!("note          {n}")));
         for path in &self.already_held {
-            line(format!("unchanged     {path} was learned before, with this snapshot: nothing changed"));
+            line(format!(
+                "unchanged     {path} was learned before, with this snapshot: nothing changed"
+            ));
         }
         out
     }

@@ -72,19 +72,25 @@ struct Unseen {
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let (cluster, names) = options.cluster.and_names(&options.pod);
     let [name] = names.as_slice() else {
-        bail!("name one pod: `sidecarta scope --cluster PATH... NAMESPACE/POD`; given are {names:?}");
+        bail!(
+            "name one pod: `sidecarta scope --cluster PATH... NAMESPACE/POD`; given are {names:?}"
+        );
     };
     let snapshot = snapshot::load_mesh(&cluster.cluster, Some(&cluster.cluster_domain))?;
     let partial = super::report_snapshot(&snapshot.report);
     let mesh = &snapshot.mesh;
     let pod = pod(&snapshot, name)?;
     let address = pod.addresses.first().map(ToString::to_string);
-    let client = Client { namespace: &pod.namespace, labels: &pod.labels, address: address.as_deref() };
+    let client =
+        Client { namespace: &pod.namespace, labels: &pod.labels, address: address.as_deref() };
     let tried = options.sidecar.as_ref().map(read_sidecar).transpose()?;
     let applied = match &tried {
         Some(s) => {
             if !s.selects(client.labels) {
-                eprintln!("note: the selector of {} does not match the pod; shown is what it would give", s.name);
+                eprintln!(
+                    "note: the selector of {} does not match the pod; shown is what it would give",
+                    s.name
+                );
             }
             Some(s)
         }
@@ -102,11 +108,20 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         for call in parse(text, &scope, client)? {
             let route = Route::of(&scope.treat(&client, &call), mesh);
             let Call { host, port, protocol, address } = call;
-            calls.push(CallAnswer { host, port, protocol: protocol.name(), address: address.to_string(), route });
+            calls.push(CallAnswer {
+                host,
+                port,
+                protocol: protocol.name(),
+                address: address.to_string(),
+                route,
+            });
         }
     }
-    let answer =
-        Answer { scope: ScopeReport::new(&scope, &client, applied), calls, virtual_services_not_in_scope: unseen(mesh, &scope) };
+    let answer = Answer {
+        scope: ScopeReport::new(&scope, &client, applied),
+        calls,
+        virtual_services_not_in_scope: unseen(mesh, &scope),
+    };
     match options.output.output {
         Format::Table => output::print(&table(&answer, applied, mesh))?,
         format => output::data(format, &answer)?,
@@ -122,7 +137,11 @@ fn pod<'s>(snapshot: &'s snapshot::Snapshot, name: &str) -> anyhow::Result<&'s M
     if let Some(pod) = snapshot.mesh.pod(namespace, short) {
         return Ok(pod);
     }
-    let of_workload = snapshot.cluster.pods().iter().filter(|p| p.workload.namespace == namespace && p.workload.name == short);
+    let of_workload = snapshot
+        .cluster
+        .pods()
+        .iter()
+        .filter(|p| p.workload.namespace == namespace && p.workload.name == short);
     of_workload.filter_map(|p| snapshot.mesh.pod(namespace, &p.name)).next().with_context(|| {
         let near: Vec<&str> =
             snapshot.mesh.pods().iter().filter(|p| p.namespace == namespace).map(|p| p.name.as_str()).take(5).collect();
@@ -134,16 +153,20 @@ fn pod<'s>(snapshot: &'s snapshot::Snapshot, name: &str) -> anyhow::Result<&'s M
 }
 
 fn read_sidecar(path: &PathBuf) -> anyhow::Result<Sidecar> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read the Sidecar {}", path.display()))?;
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read the Sidecar {}", path.display()))?;
     sidecar_from_text(&text).map_err(|e| anyhow::anyhow!("{} is no Sidecar: {e}", path.display()))
 }
 
 /// `[PROTOCOL://]HOST:PORT[@ADDRESS]`.
 fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Vec<Call>> {
     let wrong = || {
-        format!("{text:?} is no call: write [PROTOCOL://]HOST:PORT[@ADDRESS], for example reviews.shop.svc.cluster.local:9080")
+        format!(
+            "{text:?} is no call: write [PROTOCOL://]HOST:PORT[@ADDRESS], for example reviews.shop.svc.cluster.local:9080"
+        )
     };
-    let (protocol, rest) = text.split_once("://").map_or((None, text), |(p, r)| (Some(p.to_owned()), r));
+    let (protocol, rest) =
+        text.split_once("://").map_or((None, text), |(p, r)| (Some(p.to_owned()), r));
     let (rest, address) = rest.split_once('@').map_or((rest, None), |(r, a)| (r, Some(a)));
     let (host, port) = rest.rsplit_once(':').with_context(wrong)?;
     let port = port.parse().ok().with_context(wrong)?;
@@ -154,14 +177,22 @@ fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Ve
     let everything = [everything()];
     let full = Scope::new(scope.mesh, scope.namespace, &everything, scope.policy);
     let mut planner = Planner::new(&full, client);
-    planner.declare(&Declared { workload: String::new(), host, port: Some(port), protocol, address });
+    planner.declare(&Declared {
+        workload: String::new(),
+        host,
+        port: Some(port),
+        protocol,
+        address,
+    });
     let plan = planner.finish();
     plan.notes.iter().for_each(|n| eprintln!("note: {n}"));
     Ok(plan.calls.into_iter().map(|p| p.call).collect())
 }
 
 fn unseen(mesh: &Mesh, scope: &Scope<'_>) -> Vec<Unseen> {
-    let seen = |v: &VirtualService| scope.listeners.iter().any(|l| l.virtual_services.iter().any(|x| x.order == v.order));
+    let seen = |v: &VirtualService| {
+        scope.listeners.iter().any(|l| l.virtual_services.iter().any(|x| x.order == v.order))
+    };
     let why = |v: &VirtualService| {
         let namespace = scope.namespace;
         if !v.mesh {
@@ -171,11 +202,15 @@ fn unseen(mesh: &Mesh, scope: &Scope<'_>) -> Vec<Unseen> {
         } else {
             let entry = |h: &String| format!("{}/{h}", v.namespace);
             let hosts: Vec<String> = v.hosts.iter().map(entry).collect();
-            format!("no egress host imports it: its own namespace counts, so list {}", hosts.join(" or "))
+            format!(
+                "no egress host imports it: its own namespace counts, so list {}",
+                hosts.join(" or ")
+            )
         }
     };
     let all = mesh.virtual_services().iter().filter(|v| !seen(v));
-    let mut out: Vec<Unseen> = all.map(|v| Unseen { virtual_service: v.id(), why: why(v) }).collect();
+    let mut out: Vec<Unseen> =
+        all.map(|v| Unseen { virtual_service: v.id(), why: why(v) }).collect();
     out.sort_by(|a, b| a.virtual_service.cmp(&b.virtual_service));
     out
 }
@@ -191,7 +226,9 @@ fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
             };
             out.push_str(&format!("Sidecar        {}/{} ({kind})\n", s.namespace, s.name));
         }
-        None => out.push_str("Sidecar        none: everything that is exported to the namespace is imported\n"),
+        None => out.push_str(
+            "Sidecar        none: everything that is exported to the namespace is imported\n",
+        ),
     }
     let s = &answer.scope;
     out.push_str(&format!("unknown hosts  {}\n", s.outbound_traffic_policy));
@@ -199,22 +236,37 @@ fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
     out.push_str(&format!("clusters       {} with {endpoints} endpoints\n\n", s.clusters.len()));
     for l in &s.listeners {
         let port = l.port.map_or_else(|| "catch-all".to_owned(), |p| format!("port {p}"));
-        let virtuals = if l.virtual_services.is_empty() { "none".to_owned() } else { l.virtual_services.join(", ") };
+        let virtuals = if l.virtual_services.is_empty() {
+            "none".to_owned()
+        } else {
+            l.virtual_services.join(", ")
+        };
         out.push_str(&format!("egress listener, {port}: {}\n", l.hosts.join(", ")));
         out.push_str(&format!("  VirtualServices: {virtuals}\n"));
     }
     out.push('\n');
-    let mut t = output::table(&["HOST", "NAMESPACE", "KIND", "PORTS", "DESTINATION RULES", "ALIASES"]);
+    let mut t =
+        output::table(&["HOST", "NAMESPACE", "KIND", "PORTS", "DESTINATION RULES", "ALIASES"]);
     for x in &s.services {
         let ports: Vec<String> = x.ports.iter().map(ToString::to_string).collect();
         let rules = s.destination_rules.get(&x.host).map(|r| r.join(", ")).unwrap_or_default();
-        t.add_row([x.host.clone(), x.namespace.clone(), x.kind.to_owned(), ports.join(","), rules, x.aliases.join(", ")]);
+        t.add_row([
+            x.host.clone(),
+            x.namespace.clone(),
+            x.kind.to_owned(),
+            ports.join(","),
+            rules,
+            x.aliases.join(", "),
+        ]);
     }
     out.push_str(&output::render(&t));
     for c in &answer.calls {
         let by: Vec<String> = c.route.virtual_services.iter().cloned().collect();
         let to: Vec<String> = c.route.clusters.iter().cloned().collect();
-        out.push_str(&format!("\ncall {}://{}:{} to {}: {}", c.protocol, c.host, c.port, c.address, c.route.kind));
+        out.push_str(&format!(
+            "\ncall {}://{}:{} to {}: {}",
+            c.protocol, c.host, c.port, c.address, c.route.kind
+        ));
         if !by.is_empty() {
             out.push_str(&format!(", by {}", by.join(", ")));
         }

@@ -59,8 +59,13 @@ fn table(status: &Status) -> String {
         "BEST EVIDENCE",
     ]);
     for w in &status.workloads {
-        let plane = w.data_plane.map_or_else(|| "?".to_owned(), |p| format!("{p:?}").to_lowercase());
-        let watched = if w.watched.pods == 0 { "no".to_owned() } else { output::duration(w.watched.nanoseconds) };
+        let plane =
+            w.data_plane.map_or_else(|| "?".to_owned(), |p| format!("{p:?}").to_lowercase());
+        let watched = if w.watched.pods == 0 {
+            "no".to_owned()
+        } else {
+            output::duration(w.watched.nanoseconds)
+        };
         let kinds: Vec<String> = w.dependencies.iter().map(|(k, n)| format!("{n} {k}")).collect();
         t.add_row([
             w.workload.to_string(),
@@ -70,7 +75,8 @@ fn table(status: &Status) -> String {
             w.connections.to_string(),
             w.midway.to_string(),
             if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") },
-            w.chance_that_next_is_new.map_or_else(|| "-".to_owned(), |p| format!("{:.1} %", 100.0 * p)),
+            w.chance_that_next_is_new
+                .map_or_else(|| "-".to_owned(), |p| format!("{:.1} %", 100.0 * p)),
             w.evidence.keys().next().map_or("-", |g| g.describe()).to_owned(),
         ]);
     }

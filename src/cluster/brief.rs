@@ -1,5 +1,5 @@
-//! What of a pod and of a controller the indexes are made of. Of a pod as the API tells it this is a tenth; a live view of a whole
-//! cluster keeps nothing else.
+//! What of a pod and of a controller the indexes are made of. Of a pod as the API tells it this is
+//! a tenth; a live view of a whole cluster keeps nothing else.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -73,7 +73,10 @@ impl PodBrief {
             start: status.start_time.or(metadata.creation_timestamp).unwrap_or(Time::MIN),
             terminal: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
             over: containers.iter().all(|s| s.state.terminated.is_some()),
-            finished: containers.iter().filter_map(|s| s.state.terminated.as_ref()?.finished_at).max(),
+            finished: containers
+                .iter()
+                .filter_map(|s| s.state.terminated.as_ref()?.finished_at)
+                .max(),
             deletion: metadata.deletion_timestamp,
             up: containers.iter().filter_map(started).min(),
         };
@@ -115,13 +118,15 @@ impl PodBrief {
     /// From its start to its deletion, or, for one that ended, to the end of its last container.
     pub(super) fn interval(&self, deleted: Option<Time>) -> Interval {
         let Life { start, terminal, over, finished, deletion, .. } = self.life;
-        // The last status of a deleted pod may still say that it runs, while all its containers have ended.
+        // The last status of a deleted pod may still say that it runs, while all its containers
+        // have ended.
         let terminal = terminal || deleted.is_some() && over;
         let end = match (terminal, finished, deletion) {
             (true, Some(finished), _) => finished,
             // deletionTimestamp is when the grace period ends at the latest.
             (_, _, Some(deleted)) => deleted,
-            // It has ended, nobody says when: what it sent before is still its own, as long as nobody else has the address.
+            // It has ended, nobody says when: what it sent before is still its own, as long as
+            // nobody else has the address.
             _ => Time::MAX,
         };
         // The last second belongs to the pod.
@@ -145,9 +150,14 @@ impl ControllerBrief {
     pub(crate) fn new(controller: objects::Controller, pool: &mut Pool) -> Self {
         let objects::Controller { metadata, spec } = controller;
         let own = stable(&spec.selector.match_labels);
-        // A Job selects by its own UID, a CronJob not at all: their pods' stable labels come from the template.
+        // A Job selects by its own UID, a CronJob not at all: their pods' stable labels come from
+        // the template.
         let selector = if own.is_empty() {
-            let template = if spec.template.metadata.labels.is_empty() { spec.job_template.spec.template } else { spec.template };
+            let template = if spec.template.metadata.labels.is_empty() {
+                spec.job_template.spec.template
+            } else {
+                spec.template
+            };
             stable(&template.metadata.labels)
         } else {
             own
@@ -161,11 +171,18 @@ impl ControllerBrief {
     }
 }
 
-/// Annotations of `istio-iptables` (`traffic.sidecar.istio.io/…`): what the proxy does not see is no matter of its Sidecar.
+/// Annotations of `istio-iptables` (`traffic.sidecar.istio.io/…`): what the proxy does not see is
+/// no matter of its Sidecar.
 fn capture_scope(meta: &Meta) -> CaptureScope {
-    let get = |name: &str| meta.annotations.get(&format!("traffic.sidecar.istio.io/{name}")).map(String::as_str);
-    let ranges = |text: &str| -> Vec<IpNet> { text.split(',').filter_map(|r| r.trim().parse().ok()).collect() };
-    let ports = |text: &str| -> BTreeSet<u16> { text.split(',').filter_map(|p| p.trim().parse().ok()).collect() };
+    let get = |name: &str| {
+        meta.annotations.get(&format!("traffic.sidecar.istio.io/{name}")).map(String::as_str)
+    };
+    let ranges = |text: &str| -> Vec<IpNet> {
+        text.split(',').filter_map(|r| r.trim().parse().ok()).collect()
+    };
+    let ports = |text: &str| -> BTreeSet<u16> {
+        text.split(',').filter_map(|p| p.trim().parse().ok()).collect()
+    };
     CaptureScope {
         include_ranges: get("includeOutboundIPRanges").filter(|t| t.trim() != "*").map(ranges),
         exclude_ranges: get("excludeOutboundIPRanges").map(ranges).unwrap_or_default(),

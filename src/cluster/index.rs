@@ -18,7 +18,8 @@ use crate::model::{Protocol, Time, selects};
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
 
-/// Collects objects; [`Builder::build`] makes the indexes. What a live view passes again and again is shared, not copied.
+/// Collects objects; [`Builder::build`] makes the indexes. What a live view passes again and again
+/// is shared, not copied.
 #[derive(Debug, Default)]
 pub struct Builder {
     pool: Pool,
@@ -46,8 +47,8 @@ impl Builder {
         self.brief(Arc::new(brief), None);
     }
 
-    /// A pod; with an end where it is known to be deleted: it held its addresses until then at the latest, and whoever else has one
-    /// of them now got it afterwards.
+    /// A pod; with an end where it is known to be deleted: it held its addresses until then at the
+    /// latest, and whoever else has one of them now got it afterwards.
     pub(crate) fn brief(&mut self, pod: Arc<PodBrief>, deleted: Option<Ended>) {
         self.pods.push((pod, deleted));
     }
@@ -58,7 +59,8 @@ impl Builder {
     }
 
     pub(crate) fn shared_service(&mut self, service: Arc<objects::Service>) {
-        self.services.insert((service.metadata.namespace.clone(), service.metadata.name.clone()), service);
+        self.services
+            .insert((service.metadata.namespace.clone(), service.metadata.name.clone()), service);
     }
 
     pub(crate) fn slice(&mut self, slice: objects::EndpointSlice) {
@@ -67,7 +69,11 @@ impl Builder {
     }
 
     /// Endpoints; with an end where a slice had them until then.
-    pub(crate) fn shared_slice(&mut self, slice: Arc<objects::EndpointSlice>, until: Option<Ended>) {
+    pub(crate) fn shared_slice(
+        &mut self,
+        slice: Arc<objects::EndpointSlice>,
+        until: Option<Ended>,
+    ) {
         self.slices.push((slice, until));
     }
 
@@ -91,13 +97,17 @@ impl Builder {
     /// The indexes, and what in the objects contradicts itself, in words.
     pub fn build(mut self) -> (Cluster, Vec<String>) {
         let mut problems = Vec::new();
-        let mut cluster = Cluster { domain: self.domain.take().unwrap_or_else(|| DOMAIN.to_owned()), ..Cluster::default() };
+        let mut cluster = Cluster {
+            domain: self.domain.take().unwrap_or_else(|| DOMAIN.to_owned()),
+            ..Cluster::default()
+        };
         self.pods.sort_by(|(a, _), (b, _)| key(a).cmp(&key(b)));
         let derived = !self.services.is_empty() && self.slices.is_empty();
         self.nodes_into(&mut cluster);
         let by_name = self.services_into(&mut cluster);
         self.slices_into(&mut cluster, &by_name, &mut problems);
-        // What is in the indexes goes as soon as it can: both at once would be twice the memory, which stays with the process.
+        // What is in the indexes goes as soon as it can: both at once would be twice the memory,
+        // which stays with the process.
         self.slices.clear();
         if derived {
             self.endpoints_from_selectors(&mut cluster);
@@ -124,8 +134,8 @@ impl Builder {
                     if !cluster.pod_ranges.contains(&range) {
                         cluster.pod_ranges.push(range);
                     }
-                    // By convention of the bridge and point-to-point plugins the first address is the node's own:
-                    // probes come from it.
+                    // By convention of the bridge and point-to-point plugins the first address is
+                    // the node's own: probes come from it.
                     cluster.nodes.extend(range.hosts().next());
                 }
             }
@@ -153,10 +163,17 @@ impl Builder {
                     cluster.node_ports.insert((node_port, port.protocol.0), (index, port.port));
                 }
             }
-            let cluster_ips = spec.cluster_ips.iter().chain(std::iter::once(&spec.cluster_ip)).filter_map(|a| address(a));
+            let cluster_ips = spec
+                .cluster_ips
+                .iter()
+                .chain(std::iter::once(&spec.cluster_ip))
+                .filter_map(|a| address(a));
             let cluster_ips: BTreeSet<IpAddr> = cluster_ips.collect();
             own.extend(cluster_ips.iter().copied());
-            let public = spec.external_ips.iter().chain(object.status.load_balancer.ingress.iter().map(|i| &i.ip));
+            let public = spec
+                .external_ips
+                .iter()
+                .chain(object.status.load_balancer.ingress.iter().map(|i| &i.ip));
             for a in cluster_ips.into_iter().chain(public.filter_map(|a| address(a))) {
                 let at = cluster.services_by_address.entry(a).or_default();
                 if !at.contains(&index) {
@@ -178,13 +195,20 @@ impl Builder {
         by_name
     }
 
-    fn slices_into(&self, cluster: &mut Cluster, by_name: &HashMap<(String, String), u32>, problems: &mut Vec<String>) {
+    fn slices_into(
+        &self,
+        cluster: &mut Cluster,
+        by_name: &HashMap<(String, String), u32>,
+        problems: &mut Vec<String>,
+    ) {
         for (slice, until) in &self.slices {
             let from = Time::MIN;
             let when: &[(Time, Time, bool)] = match *until {
                 None => &[(from, Time::MAX, true)],
                 Some(Ended::By(until)) => &[(from, until, true)],
-                Some(Ended::Between(known, missed)) => &[(from, known, true), (known, missed, false)],
+                Some(Ended::Between(known, missed)) => {
+                    &[(from, known, true), (known, missed, false)]
+                }
             };
             let meta = &slice.metadata;
             let Some(service) = meta.labels.get("kubernetes.io/service-name") else { continue };
@@ -199,12 +223,24 @@ impl Builder {
             let spec = &self.services[&(meta.namespace.clone(), service.clone())].spec;
             for port in &slice.ports {
                 let Some(number) = port.port else { continue };
-                // Slice and Service agree by the port's name; a single unnamed port has the empty name in both.
-                let ports = spec.ports.iter().filter(|p| p.name == port.name && p.protocol.0 == port.protocol.0);
+                // Slice and Service agree by the port's name; a single unnamed port has the empty
+                // name in both.
+                let ports = spec
+                    .ports
+                    .iter()
+                    .filter(|p| p.name == port.name && p.protocol.0 == port.protocol.0);
                 for service_port in ports {
-                    for a in slice.endpoints.iter().flat_map(|e| &e.addresses).filter_map(|a| address(a)) {
+                    for a in
+                        slice.endpoints.iter().flat_map(|e| &e.addresses).filter_map(|a| address(a))
+                    {
                         for &(from, until, sure) in when {
-                            let backing = Backing { service: index, port: service_port.port, from, until, sure };
+                            let backing = Backing {
+                                service: index,
+                                port: service_port.port,
+                                from,
+                                until,
+                                sure,
+                            };
                             back(cluster, (a, number, port.protocol.0), backing);
                         }
                     }
@@ -214,17 +250,35 @@ impl Builder {
     }
 
     fn endpoints_from_selectors(&self, cluster: &mut Cluster) {
-        for (i, service) in self.services.values().enumerate().filter(|(_, s)| !s.spec.selector.is_empty()) {
+        for (i, service) in
+            self.services.values().enumerate().filter(|(_, s)| !s.spec.selector.is_empty())
+        {
             let selector = &service.spec.selector;
-            let chosen = |p: &&PodBrief| *p.namespace == *service.metadata.namespace && selects(selector, &p.labels);
-            for pod in self.pods.iter().filter(|(_, deleted)| deleted.is_none()).map(|(p, _)| &**p).filter(chosen) {
+            let chosen = |p: &&PodBrief| {
+                *p.namespace == *service.metadata.namespace && selects(selector, &p.labels)
+            };
+            for pod in self
+                .pods
+                .iter()
+                .filter(|(_, deleted)| deleted.is_none())
+                .map(|(p, _)| &**p)
+                .filter(chosen)
+            {
                 for port in &service.spec.ports {
-                    let Some(number) = target_port(port, pod.ports.iter().map(|(name, number)| (&**name, *number))) else {
+                    let Some(number) = target_port(
+                        port,
+                        pod.ports.iter().map(|(name, number)| (&**name, *number)),
+                    ) else {
                         continue;
                     };
                     for &a in &*pod.addresses {
-                        let backing =
-                            Backing { service: i as u32, port: port.port, from: Time::MIN, until: Time::MAX, sure: true };
+                        let backing = Backing {
+                            service: i as u32,
+                            port: port.port,
+                            from: Time::MIN,
+                            until: Time::MAX,
+                            sure: true,
+                        };
                         back(cluster, (a, number, port.protocol.0), backing);
                     }
                 }
@@ -263,7 +317,8 @@ impl Builder {
         }
         hand_over(cluster, &ended);
         contested(cluster, problems);
-        // Where no Node tells its range, pods lie where other pods lie: the same /24, or /64 in IPv6.
+        // Where no Node tells its range, pods lie where other pods lie: the same /24, or /64 in
+        // IPv6.
         let known: BTreeSet<IpNet> = cluster
             .pods_by_address
             .keys()
@@ -282,7 +337,11 @@ impl Builder {
                     namespace: entry.metadata.namespace.clone(),
                     name: entry.metadata.name.clone(),
                 };
-                let listed = entry.spec.addresses.iter().chain(entry.status.addresses.iter().map(|a| &a.value));
+                let listed = entry
+                    .spec
+                    .addresses
+                    .iter()
+                    .chain(entry.status.addresses.iter().map(|a| &a.value));
                 for text in listed {
                     if let Some(a) = address(text) {
                         cluster.entries_by_address.entry(a).or_default().insert(host.clone());
@@ -320,7 +379,9 @@ fn contested(cluster: &Cluster, problems: &mut Vec<String>) {
             let holders = cluster.pods_by_address.get(a).map_or(&[][..], Vec::as_slice);
             // Of a pod in the host's network, no address is indexed.
             let before = if holders.contains(&(index as u32)) { holders } else { &[] };
-            for other in before.iter().map(|&i| i as usize).filter(|&i| i < index).map(|i| &cluster.pods[i]) {
+            for other in
+                before.iter().map(|&i| i as usize).filter(|&i| i < index).map(|i| &cluster.pods[i])
+            {
                 if other.start < pod.end && pod.start < other.end {
                     problems.push(format!(
                         "the pods {}/{} and {}/{} both claim the address {a}: connections of it are not attributed while both do",
@@ -332,12 +393,14 @@ fn contested(cluster: &Cluster, problems: &mut Vec<String>) {
     }
 }
 
-/// The smallest range per family that holds all given addresses: where other Services' addresses are to be expected. At least
-/// a /24 (IPv6 /112), at most a /12 (/96), the usual widths of `--service-cluster-ip-range`.
+/// The smallest range per family that holds all given addresses: where other Services' addresses
+/// are to be expected. At least a /24 (IPv6 /112), at most a /12 (/96), the usual widths of
+/// `--service-cluster-ip-range`.
 fn covering(addresses: &[IpAddr]) -> Vec<IpNet> {
     let mut out = Vec::new();
     for (v4, widest, narrowest) in [(true, 12, 24), (false, 96, 112)] {
-        let of_family: Vec<IpAddr> = addresses.iter().copied().filter(|a| a.is_ipv4() == v4).collect();
+        let of_family: Vec<IpAddr> =
+            addresses.iter().copied().filter(|a| a.is_ipv4() == v4).collect();
         let Some(&first) = of_family.first() else { continue };
         let range = (widest..=narrowest)
             .rev()
@@ -345,7 +408,9 @@ fn covering(addresses: &[IpAddr]) -> Vec<IpNet> {
             .find(|net| of_family.iter().all(|a| net.contains(a)));
         match range {
             Some(net) => out.push(net.trunc()),
-            None => out.extend(of_family.iter().filter_map(|a| Some(IpNet::new(*a, narrowest).ok()?.trunc()))),
+            None => out.extend(
+                of_family.iter().filter_map(|a| Some(IpNet::new(*a, narrowest).ok()?.trunc())),
+            ),
         }
     }
     out.sort();

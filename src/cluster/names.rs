@@ -24,8 +24,9 @@ pub enum Named<'a> {
 const MAX_ALIASES: usize = 8;
 
 impl Cluster {
-    /// What a host name stands for when a pod of `namespace` uses it: fully qualified, or completed by the search path
-    /// (`NAMESPACE.svc.DOMAIN`, `svc.DOMAIN`, `DOMAIN`), or the name of a pod below a headless Service.
+    /// What a host name stands for when a pod of `namespace` uses it: fully qualified, or completed
+    /// by the search path (`NAMESPACE.svc.DOMAIN`, `svc.DOMAIN`, `DOMAIN`), or the name of a pod
+    /// below a headless Service.
     pub fn named(&self, name: &str, namespace: &str) -> Named<'_> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let domain = &self.domain;
@@ -50,7 +51,8 @@ impl Cluster {
         if entries.is_empty() { Named::Unknown } else { Named::Entry(entries) }
     }
 
-    /// ServiceEntry hosts that a name falls under: the exact ones, else those of the longest wildcard.
+    /// ServiceEntry hosts that a name falls under: the exact ones, else those of the longest
+    /// wildcard.
     pub fn entries_named(&self, name: &str) -> BTreeSet<&EntryHost> {
         if let Some(exact) = self.entries.get(name) {
             return exact.iter().collect();

@@ -1,5 +1,6 @@
-//! Kubernetes and Istio objects, as far as resolution needs them: slim, lenient about unknown fields, strict about the types of
-//! known ones (a wrong type is an error with the field's name, not a silent default).
+//! Kubernetes and Istio objects, as far as resolution needs them: slim, lenient about unknown
+//! fields, strict about the types of known ones (a wrong type is an error with the field's name,
+//! not a silent default).
 
 mod entry;
 
@@ -16,7 +17,9 @@ use crate::model::{Protocol, Time};
 pub(crate) use entry::{ServiceEntry, WorkloadSelector};
 
 /// `null` and absent alike give the default: `kubectl` prints both.
-pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
+pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    d: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
@@ -390,7 +393,10 @@ impl Envelope {
     }
 
     /// Fills it from the first keys of an object, and fails as soon as it is complete.
-    pub fn find<'de, D: Deserializer<'de>>(deserializer: D, into: &mut Self) -> Result<(), D::Error> {
+    pub fn find<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        into: &mut Self,
+    ) -> Result<(), D::Error> {
         struct Find<'a>(&'a mut Envelope);
         impl<'de> Visitor<'de> for Find<'_> {
             type Value = ();
@@ -438,11 +444,17 @@ pub(crate) fn named_ports(pod: &Pod) -> impl Iterator<Item = (&str, u16)> {
     ports.filter(|p| !p.name.is_empty()).map(|p| (p.name.as_str(), p.container_port))
 }
 
-/// The port of a pod with these named ports that a Service port leads to; `None` when it has a name that the pod does not know.
-pub(crate) fn target_port<'a>(port: &ServicePortSpec, mut named: impl Iterator<Item = (&'a str, u16)>) -> Option<u16> {
+/// The port of a pod with these named ports that a Service port leads to; `None` when it has a name
+/// that the pod does not know.
+pub(crate) fn target_port<'a>(
+    port: &ServicePortSpec,
+    mut named: impl Iterator<Item = (&'a str, u16)>,
+) -> Option<u16> {
     match &port.target_port {
         None | Some(PortRef::Number(0)) => Some(port.port),
         Some(PortRef::Number(n)) => Some(*n),
-        Some(PortRef::Name(name)) => named.find(|(known, _)| known == name).map(|(_, number)| number),
+        Some(PortRef::Name(name)) => {
+            named.find(|(known, _)| known == name).map(|(_, number)| number)
+        }
     }
 }

@@ -11,7 +11,8 @@ use super::objects::{Container, Meta, Pod, PodSpec};
 use super::pool::{Labels, Pool};
 use crate::model::{DataPlane, WorkloadId};
 
-/// Labels that a controller or the injector sets on pods and that a rollout or a new pod changes: never fit for a selector.
+/// Labels that a controller or the injector sets on pods and that a rollout or a new pod changes:
+/// never fit for a selector.
 fn unstable(label: &str) -> bool {
     matches!(
         label,
@@ -72,7 +73,11 @@ impl Owners {
     pub(super) fn workload(&self, pod: &PodBrief) -> (WorkloadId, Labels) {
         let own = || Arc::new(stable(&pod.labels));
         let Some(mut owner) = pod.owner.clone() else {
-            let id = WorkloadId { namespace: pod.namespace.to_string(), kind: "Pod".to_owned(), name: pod.name.to_string() };
+            let id = WorkloadId {
+                namespace: pod.namespace.to_string(),
+                kind: "Pod".to_owned(),
+                name: pod.name.to_string(),
+            };
             return (id, own());
         };
         let mut selector = None;
@@ -89,10 +94,17 @@ impl Owners {
                     }
                 }
                 None => {
-                    // A ReplicaSet that the snapshot lacks: its name is its Deployment's and the hash that labels the pod.
-                    let hash = pod.labels.get("pod-template-hash").filter(|_| &*owner.kind == "ReplicaSet");
-                    match hash.and_then(|h| owner.name.strip_suffix(h.as_str())?.strip_suffix('-')) {
-                        Some(deployment) => owner = Owner { kind: "Deployment".into(), name: deployment.into() },
+                    // A ReplicaSet that the snapshot lacks: its name is its Deployment's and the
+                    // hash that labels the pod.
+                    let hash = pod
+                        .labels
+                        .get("pod-template-hash")
+                        .filter(|_| &*owner.kind == "ReplicaSet");
+                    match hash.and_then(|h| owner.name.strip_suffix(h.as_str())?.strip_suffix('-'))
+                    {
+                        Some(deployment) => {
+                            owner = Owner { kind: "Deployment".into(), name: deployment.into() }
+                        }
                         None => {
                             selector = None;
                             break;
@@ -102,15 +114,21 @@ impl Owners {
             }
         }
         let Owner { kind, name } = owner;
-        let id = WorkloadId { namespace: pod.namespace.to_string(), kind: kind.to_string(), name: name.to_string() };
+        let id = WorkloadId {
+            namespace: pod.namespace.to_string(),
+            kind: kind.to_string(),
+            name: name.to_string(),
+        };
         (id, selector.filter(|s| !s.is_empty()).unwrap_or_else(own))
     }
 }
 
 pub(super) fn controller_of(meta: &Meta, pool: &mut Pool) -> Option<Owner> {
-    let owner = meta.owner_references.iter().find(|o| o.controller).or(meta.owner_references.first())?;
+    let owner =
+        meta.owner_references.iter().find(|o| o.controller).or(meta.owner_references.first())?;
     // A static pod is "owned" by its node, which is no workload.
-    (owner.kind != "Node").then(|| Owner { kind: pool.word(&owner.kind), name: pool.word(&owner.name) })
+    (owner.kind != "Node")
+        .then(|| Owner { kind: pool.word(&owner.kind), name: pool.word(&owner.name) })
 }
 
 fn proxy(spec: &PodSpec) -> Option<&Container> {
@@ -121,18 +139,26 @@ fn proxy(spec: &PodSpec) -> Option<&Container> {
 /// How a pod takes part in the mesh.
 pub(super) fn data_plane(pod: &Pod) -> DataPlane {
     let labels = &pod.metadata.labels;
-    if labels.get("gateway.networking.k8s.io/gateway-class-name").is_some_and(|c| c.starts_with("istio-waypoint"))
+    if labels
+        .get("gateway.networking.k8s.io/gateway-class-name")
+        .is_some_and(|c| c.starts_with("istio-waypoint"))
         || labels.get("gateway.istio.io/managed").is_some_and(|c| c == "istio.io-mesh-controller")
     {
         return DataPlane::Waypoint;
     }
     match proxy(&pod.spec) {
-        // `istio-proxy proxy router` is a gateway, `proxy sidecar` a sidecar (pilot-agent's node type).
+        // `istio-proxy proxy router` is a gateway, `proxy sidecar` a sidecar (pilot-agent's node
+        // type).
         Some(c) if c.args.iter().any(|a| a == "router") => DataPlane::Gateway,
         Some(c) if c.args.iter().any(|a| a == "waypoint") => DataPlane::Waypoint,
         _ if pod.spec.host_network => DataPlane::HostNetwork,
         Some(_) => DataPlane::Sidecar,
-        None if pod.metadata.annotations.get("ambient.istio.io/redirection").is_some_and(|v| v == "enabled") => {
+        None if pod
+            .metadata
+            .annotations
+            .get("ambient.istio.io/redirection")
+            .is_some_and(|v| v == "enabled") =>
+        {
             DataPlane::Ambient
         }
         None => DataPlane::Uninjected,

@@ -1,4 +1,5 @@
-//! One copy of what thousands of objects repeat: the labels of a workload's pods, names of namespaces, nodes and owners.
+//! One copy of what thousands of objects repeat: the labels of a workload's pods, names of
+//! namespaces, nodes and owners.
 //!
 //! Owns the copies that are in use. Must never change a value.
 
@@ -11,7 +12,8 @@ use foldhash::HashSet;
 use super::CaptureScope;
 use super::objects::{EndpointSlice, Meta, Service};
 
-/// Labels of an object, or those of a selector. The pods of a workload have the same, and share them.
+/// Labels of an object, or those of a selector. The pods of a workload have the same, and share
+/// them.
 pub type Labels = Arc<BTreeMap<String, String>>;
 
 /// The copies.
@@ -52,7 +54,12 @@ impl Pool {
     fn meta(&mut self, meta: &mut Meta, read: impl Fn(&str) -> bool) {
         meta.annotations.clear();
         meta.owner_references.clear();
-        let labels = meta.labels.iter().filter(|(k, _)| read(k)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let labels = meta
+            .labels
+            .iter()
+            .filter(|(k, _)| read(k))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         meta.labels = self.labels(Arc::new(labels));
     }
 
@@ -81,7 +88,8 @@ mod tests {
     fn equal_labels_are_one_and_go_with_the_last_who_has_them() {
         let mut pool = Pool::default();
         let labels = |v: &str| Arc::new(BTreeMap::from([("app".to_owned(), v.to_owned())]));
-        let (a, b, other) = (pool.labels(labels("a")), pool.labels(labels("a")), pool.labels(labels("b")));
+        let (a, b, other) =
+            (pool.labels(labels("a")), pool.labels(labels("a")), pool.labels(labels("b")));
         assert!(Arc::ptr_eq(&a, &b) && !Arc::ptr_eq(&a, &other));
         drop((a, other));
         pool.sweep();

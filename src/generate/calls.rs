@@ -1,7 +1,9 @@
-//! From dependencies to calls: what the application addressed, of which the wire shows only where it ended.
+//! From dependencies to calls: what the application addressed, of which the wire shows only where
+//! it ended.
 //!
-//! Owns the reverse look-up behind VirtualServices and ExternalName Services, and what names, look-ups and addresses say for or
-//! against each. Must never drop a possible call without saying so.
+//! Owns the reverse look-up behind VirtualServices and ExternalName Services, and what names,
+//! look-ups and addresses say for or against each. Must never drop a possible call without saying
+//! so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -45,7 +47,8 @@ pub enum Origin {
     Learned,
     /// Seen: the application named this host, and it leads to the dependency.
     Addressed,
-    /// A VirtualService of this host leads to the dependency, and nothing tells whether the application used it.
+    /// A VirtualService of this host leads to the dependency, and nothing tells whether the
+    /// application used it.
     Possible,
     /// Declared.
     Declared,
@@ -112,14 +115,18 @@ impl<'a, 'm> Planner<'a, 'm> {
             ports = self.ports(&host);
         }
         if ports.is_empty() {
-            self.plan.notes.push(format!("{host} is declared without a port, and the mesh knows none: the call is left out"));
+            self.plan.notes.push(format!(
+                "{host} is declared without a port, and the mesh knows none: the call is left out"
+            ));
         }
         let protocol = match d.protocol.as_deref().map(str::to_ascii_lowercase).as_deref() {
             Some("http" | "http1" | "http2" | "grpc") => Some(CallProtocol::Http),
             Some("tls" | "https") => Some(CallProtocol::Tls),
             Some("tcp") => Some(CallProtocol::Tcp),
             Some(other) => {
-                self.plan.notes.push(format!("{host}: the protocol {other:?} is none of http, tls, tcp: the port decides"));
+                self.plan.notes.push(format!(
+                    "{host}: the protocol {other:?} is none of http, tls, tcp: the port decides"
+                ));
                 None
             }
             None => None,
@@ -134,7 +141,9 @@ impl<'a, 'm> Planner<'a, 'm> {
     /// Adds the calls behind what was learned.
     pub fn learn(&mut self, known: &Known) {
         let looked_up: BTreeSet<&str> = known.lookups.iter().map(|l| l.host.as_str()).collect();
-        for (i, d) in known.dependencies.iter().enumerate().filter(|(_, d)| d.key.protocol == Protocol::Tcp) {
+        for (i, d) in
+            known.dependencies.iter().enumerate().filter(|(_, d)| d.key.protocol == Protocol::Tcp)
+        {
             match &d.key.destination {
                 Destination::Service(s) => self.behind(i, d, &s.host, &looked_up),
                 Destination::Ambiguous { candidates } => {
@@ -142,29 +151,49 @@ impl<'a, 'm> Planner<'a, 'm> {
                         self.seen(i, d, &c.host, c.port);
                     }
                 }
-                Destination::External { host: Some(host), .. } => self.behind(i, d, host, &looked_up),
+                Destination::External { host: Some(host), .. } => {
+                    self.behind(i, d, host, &looked_up)
+                }
                 Destination::External { host: None, address: Some(a), .. } => {
                     let (host, port) = (a.to_string(), d.key.port);
-                    let protocol = if d.evidence.contains_key(&Grade::Sni) { CallProtocol::Tls } else { CallProtocol::Tcp };
+                    let protocol = if d.evidence.contains_key(&Grade::Sni) {
+                        CallProtocol::Tls
+                    } else {
+                        CallProtocol::Tcp
+                    };
                     self.add(Call { host, port, protocol, address: *a }, Origin::Learned, Some(i));
                 }
                 Destination::Pod { .. } => {
                     for a in wire_addresses(d) {
-                        let call = Call { host: a.to_string(), port: d.key.port, protocol: CallProtocol::Tcp, address: a };
+                        let call = Call {
+                            host: a.to_string(),
+                            port: d.key.port,
+                            protocol: CallProtocol::Tcp,
+                            address: a,
+                        };
                         self.add(call, Origin::Learned, Some(i));
                     }
                 }
-                Destination::External { .. } | Destination::Infrastructure { .. } | Destination::Unresolved { .. } => {}
+                Destination::External { .. }
+                | Destination::Infrastructure { .. }
+                | Destination::Unresolved { .. } => {}
             }
         }
     }
 
     /// A host that was seen called, and hosts that lead there.
     fn behind(&mut self, i: usize, d: &Dependency, host: &str, looked_up: &BTreeSet<&str>) {
-        let named: Vec<String> =
-            d.addressed.keys().map(|n| full_name(self.mesh(), n, self.client.namespace)).filter(|n| n != host).collect();
-        let mut leads: BTreeSet<String> =
-            named.iter().filter(|n| self.lead_to(i, d, n, host, Origin::Addressed)).cloned().collect();
+        let named: Vec<String> = d
+            .addressed
+            .keys()
+            .map(|n| full_name(self.mesh(), n, self.client.namespace))
+            .filter(|n| n != host)
+            .collect();
+        let mut leads: BTreeSet<String> = named
+            .iter()
+            .filter(|n| self.lead_to(i, d, n, host, Origin::Addressed))
+            .cloned()
+            .collect();
         // Hosts of VirtualServices that send traffic there.
         let port = d.key.port;
         let routing = self.full.listeners.iter().flat_map(|l| &l.virtual_services).filter(|v| {
@@ -172,21 +201,33 @@ impl<'a, 'm> Planner<'a, 'm> {
                 .get(host)
                 .is_some_and(|ports| ports.contains(&None) || ports.contains(&Some(port)))
         });
-        let others: BTreeSet<String> = routing.flat_map(|v| &v.hosts).filter(|h| *h != host).cloned().collect();
+        let others: BTreeSet<String> =
+            routing.flat_map(|v| &v.hosts).filter(|h| *h != host).cloned().collect();
         for other in others {
             if is_wildcard(&other) {
-                let within = looked_up.iter().copied().chain(named.iter().map(String::as_str)).filter(|n| matches(n, &other));
-                let within: Vec<String> = within.filter(|n| *n != host).map(str::to_owned).collect();
-                leads.extend(within.into_iter().filter(|n| self.lead_to(i, d, n, host, Origin::Addressed)));
+                let within = looked_up
+                    .iter()
+                    .copied()
+                    .chain(named.iter().map(String::as_str))
+                    .filter(|n| matches(n, &other));
+                let within: Vec<String> =
+                    within.filter(|n| *n != host).map(str::to_owned).collect();
+                leads.extend(
+                    within.into_iter().filter(|n| self.lead_to(i, d, n, host, Origin::Addressed)),
+                );
             } else if looked_up.contains(other.as_str()) {
                 if self.lead_to(i, d, &other, host, Origin::Addressed) {
                     leads.insert(other);
                 }
             } else if !looked_up.is_empty() {
-                self.plan
-                    .rejected
-                    .insert(other, format!("a VirtualService leads it to {host}, but the workload never looked it up"));
-            } else if !named.contains(&other) && self.lead_to(i, d, &other, host, Origin::Possible) {
+                self.plan.rejected.insert(
+                    other,
+                    format!(
+                        "a VirtualService leads it to {host}, but the workload never looked it up"
+                    ),
+                );
+            } else if !named.contains(&other) && self.lead_to(i, d, &other, host, Origin::Possible)
+            {
                 self.plan.notes.push(format!(
                     "{other} leads to {host}:{port} by a VirtualService, and no look-up was seen that tells which of the two was \
                      addressed: both are kept"
@@ -196,10 +237,14 @@ impl<'a, 'm> Planner<'a, 'm> {
         // ExternalName Services that lead there: nothing of them is on the wire but the look-up.
         let aliases = self.full.service(host).map(|s| s.aliases.to_vec()).unwrap_or_default();
         for (_, alias) in aliases.into_iter().filter(|(_, a)| !named.contains(a)) {
-            if looked_up.contains(alias.as_str()) && self.lead_to(i, d, &alias, host, Origin::Addressed) {
+            if looked_up.contains(alias.as_str())
+                && self.lead_to(i, d, &alias, host, Origin::Addressed)
+            {
                 leads.insert(alias);
             } else {
-                self.plan.rejected.insert(alias, format!("an alias of {host} that was never looked up"));
+                self.plan
+                    .rejected
+                    .insert(alias, format!("an alias of {host} that was never looked up"));
             }
         }
         // Its own name counts unless the look-ups tell that only others were used.
@@ -208,7 +253,10 @@ impl<'a, 'm> Planner<'a, 'm> {
             self.seen(i, d, host, port);
         } else {
             let by: Vec<&str> = leads.iter().map(String::as_str).collect();
-            self.plan.rejected.insert(host.to_owned(), format!("never looked up: it was reached through {}", by.join(", ")));
+            self.plan.rejected.insert(
+                host.to_owned(),
+                format!("never looked up: it was reached through {}", by.join(", ")),
+            );
         }
     }
 
@@ -217,7 +265,13 @@ impl<'a, 'm> Planner<'a, 'm> {
         let mut calls = self.expand(host, port, protocol, None);
         // Of a headless Service and of an entry without an address, the wire tells addresses.
         for a in wire_addresses(d) {
-            calls.extend(calls.clone().into_iter().filter(|c| c.address == SOMEWHERE).map(|c| Call { address: a, ..c }));
+            calls.extend(
+                calls
+                    .clone()
+                    .into_iter()
+                    .filter(|c| c.address == SOMEWHERE)
+                    .map(|c| Call { address: a, ..c }),
+            );
         }
         for call in calls {
             self.add(call, Origin::Learned, Some(i));
@@ -225,13 +279,21 @@ impl<'a, 'm> Planner<'a, 'm> {
     }
 
     /// Adds the calls of another host that end at the dependency; whether there are any.
-    fn lead_to(&mut self, i: usize, d: &Dependency, other: &str, host: &str, origin: Origin) -> bool {
+    fn lead_to(
+        &mut self,
+        i: usize,
+        d: &Dependency,
+        other: &str,
+        host: &str,
+        origin: Origin,
+    ) -> bool {
         let mut ports = self.ports(other);
         if ports.is_empty() {
             ports.insert(d.key.port);
         }
         let ends_there = |t: &Treatment| {
-            let clusters = t.steps.iter().flat_map(|s| s.clusters.iter().map(|(c, _)| c).chain(&s.mirrors));
+            let clusters =
+                t.steps.iter().flat_map(|s| s.clusters.iter().map(|(c, _)| c).chain(&s.mirrors));
             clusters.into_iter().any(|c| c.host == host && c.port == d.key.port)
         };
         let mut any = false;
@@ -250,14 +312,17 @@ impl<'a, 'm> Planner<'a, 'm> {
     fn ports(&self, host: &str) -> BTreeSet<u16> {
         let mut out: BTreeSet<u16> = BTreeSet::new();
         for listener in &self.full.listeners {
-            let by_name = listener
-                .services
-                .iter()
-                .filter(|s| s.service.host == host || is_wildcard(&s.service.host) && matches(&s.service.host, host));
-            let by_alias = listener.services.iter().filter(|s| s.aliases.iter().any(|(_, h)| h == host));
+            let by_name = listener.services.iter().filter(|s| {
+                s.service.host == host
+                    || is_wildcard(&s.service.host) && matches(&s.service.host, host)
+            });
+            let by_alias =
+                listener.services.iter().filter(|s| s.aliases.iter().any(|(_, h)| h == host));
             let ports = by_name.chain(by_alias).flat_map(|s| s.ports.iter());
             out.extend(ports.filter(|p| p.protocol != AppProtocol::Udp).map(|p| p.number));
-            if listener.virtual_services.iter().any(|v| v.hosts.iter().any(|h| h == host)) && out.is_empty() {
+            if listener.virtual_services.iter().any(|v| v.hosts.iter().any(|h| h == host))
+                && out.is_empty()
+            {
                 // A host that is no Service is routed on port 80.
                 out.insert(80);
             }
@@ -265,12 +330,20 @@ impl<'a, 'm> Planner<'a, 'm> {
         out
     }
 
-    /// The calls that a host and port may stand for: every address, and where the protocol is detected, every protocol.
-    fn expand(&self, host: &str, port: u16, protocol: Option<CallProtocol>, address: Option<IpAddr>) -> Vec<Call> {
+    /// The calls that a host and port may stand for: every address, and where the protocol is
+    /// detected, every protocol.
+    fn expand(
+        &self,
+        host: &str,
+        port: u16,
+        protocol: Option<CallProtocol>,
+        address: Option<IpAddr>,
+    ) -> Vec<Call> {
         let (mesh, full) = (self.mesh(), self.full);
         let mut addresses: BTreeSet<IpAddr> = address.into_iter().collect();
         let mut protocols: BTreeSet<CallProtocol> = protocol.into_iter().collect();
-        let named: Vec<_> = full.listeners.iter().flat_map(|l| l.index_named(mesh, port, host)).collect();
+        let named: Vec<_> =
+            full.listeners.iter().flat_map(|l| l.index_named(mesh, port, host)).collect();
         // A wildcard stands in only where no name of its own does.
         let exact = named.iter().any(|s| !is_wildcard(&s.service.host));
         for s in named.iter().filter(|s| !exact || !is_wildcard(&s.service.host)) {
@@ -287,7 +360,9 @@ impl<'a, 'm> Planner<'a, 'm> {
         }
         if addresses.is_empty() {
             let hidden = mesh.named(host).map(|(_, i)| &mesh.services[i.service as usize]);
-            addresses.extend(host.parse().ok().into_iter().chain(hidden.filter_map(|s| self.address(s)).take(1)));
+            addresses.extend(
+                host.parse().ok().into_iter().chain(hidden.filter_map(|s| self.address(s)).take(1)),
+            );
         }
         if addresses.is_empty() {
             addresses.insert(SOMEWHERE);
@@ -300,10 +375,12 @@ impl<'a, 'm> Planner<'a, 'm> {
             });
         }
         let all = protocols.iter().flat_map(|p| addresses.iter().map(move |a| (*p, *a)));
-        all.map(|(protocol, address)| Call { host: host.to_owned(), port, protocol, address }).collect()
+        all.map(|(protocol, address)| Call { host: host.to_owned(), port, protocol, address })
+            .collect()
     }
 
-    /// What the host of a Service resolves to: its address, of a headless one an endpoint, else somewhere outside.
+    /// What the host of a Service resolves to: its address, of a headless one an endpoint, else
+    /// somewhere outside.
     fn address(&self, s: &Service) -> Option<IpAddr> {
         if s.address != UNSPECIFIED {
             return s.address.split('/').next()?.parse().ok();

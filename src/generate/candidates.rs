@@ -1,6 +1,7 @@
 //! Which entries a call's route may depend on.
 //!
-//! Owns the way back from a treatment to `namespace/host`. Must never decide what is needed; that is `minimal`'s part.
+//! Owns the way back from a treatment to `namespace/host`. Must never decide what is needed; that
+//! is `minimal`'s part.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,8 @@ impl Demand<'_, '_> {
     /// Entries that a call's route may depend on, whether they are needed or not.
     pub fn entries_of(&self, call: &Call) -> BTreeSet<String> {
         let calling = self.instances.iter().filter(|i| i.calls);
-        let treatments: Vec<Treatment> = calling.map(|i| self.full.treat(&i.client(), call)).collect();
+        let treatments: Vec<Treatment> =
+            calling.map(|i| self.full.treat(&i.client(), call)).collect();
         let mut out = BTreeSet::new();
         self.candidates(call, &treatments.iter().collect::<Vec<_>>(), &mut out);
         out
@@ -29,23 +31,32 @@ impl Demand<'_, '_> {
             out.extend(backing.map(|s| s.entry()));
             let http = want.kind == RouteKind::Http;
             let mut served = false;
-            for s in full.listeners.iter().flat_map(|l| l.index_named(mesh, call.port, &call.host)) {
+            for s in full.listeners.iter().flat_map(|l| l.index_named(mesh, call.port, &call.host))
+            {
                 served = true;
                 out.insert(s.service.entry());
                 let alias = s.aliases.iter().find(|(_, h)| *h == call.host);
                 out.extend(alias.map(|(_, h)| format!("{}/{h}", s.service.namespace)));
             }
-            // A TCP listener belongs to the Service that it was made for; of HTTP the virtual host counts, whoever opened the port.
+            // A TCP listener belongs to the Service that it was made for; of HTTP the virtual host
+            // counts, whoever opened the port.
             if let Some(s) = taken_by.filter(|_| !http) {
                 out.insert(s.entry());
             } else if http && !served {
                 out.extend(self.opener(call.port));
             }
-            for v in want.steps.iter().filter_map(|s| s.virtual_service).map(|v| &mesh.virtual_services[v as usize]) {
-                let names = std::iter::once(call.host.as_str()).chain(taken_by.map(|s| s.host.as_str()));
+            for v in want
+                .steps
+                .iter()
+                .filter_map(|s| s.virtual_service)
+                .map(|v| &mesh.virtual_services[v as usize])
+            {
+                let names =
+                    std::iter::once(call.host.as_str()).chain(taken_by.map(|s| s.host.as_str()));
                 for name in names {
                     for host in v.hosts.iter().filter(|h| matches(h, name)) {
-                        // An exact host within a wildcard imports the VirtualService and no Service beside.
+                        // An exact host within a wildcard imports the VirtualService and no Service
+                        // beside.
                         let host = if is_wildcard(host) { name } else { host };
                         out.insert(format!("{}/{host}", v.namespace));
                     }
@@ -54,7 +65,8 @@ impl Demand<'_, '_> {
         }
     }
 
-    /// The cheapest Service that opens a port for HTTP: a VirtualService whose host is no Service needs one to be listed.
+    /// The cheapest Service that opens a port for HTTP: a VirtualService whose host is no Service
+    /// needs one to be listed.
     fn opener(&self, port: u16) -> Option<String> {
         let full = self.full;
         let labels = self.labels()?;
@@ -63,7 +75,12 @@ impl Demand<'_, '_> {
         let opening = opening.filter(|s| s.port(port).is_some_and(|p| p.protocol.is_http()));
         let cost = |s: &&Scoped<'_>| {
             let size = full.size_of(s, labels);
-            (size.clusters, size.endpoints, s.service.registry == Registry::External, s.service.entry())
+            (
+                size.clusters,
+                size.endpoints,
+                s.service.registry == Registry::External,
+                s.service.entry(),
+            )
         };
         opening.min_by_key(cost).map(|s| s.service.entry())
     }

@@ -1,7 +1,8 @@
 //! Which workloads share a Sidecar, and whom its selector meets.
 //!
-//! Owns grouping and the proof of selectors over all pods and Sidecars of the namespace (Istio's analyzers IST0101, IST0110,
-//! IST0111, IST0167). Must never let two generated Sidecars select one pod.
+//! Owns grouping and the proof of selectors over all pods and Sidecars of the namespace (Istio's
+//! analyzers IST0101, IST0110, IST0111, IST0167). Must never let two generated Sidecars select one
+//! pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,7 +77,12 @@ pub fn groups(subjects: &[&Subject], by: GroupBy, running: &Running<'_>) -> Vec<
     }
 }
 
-fn group(namespace: &str, name: &str, selector: Option<BTreeMap<String, String>>, members: Vec<WorkloadId>) -> Group {
+fn group(
+    namespace: &str,
+    name: &str,
+    selector: Option<BTreeMap<String, String>>,
+    members: Vec<WorkloadId>,
+) -> Group {
     Group {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
@@ -97,8 +103,11 @@ fn by_workload(subjects: &[&Subject], running: &Running<'_>) -> Vec<Group> {
     let mut home: BTreeMap<WorkloadId, usize> = BTreeMap::new();
     let mut by_selector: BTreeMap<(&str, &BTreeMap<String, String>), usize> = BTreeMap::new();
     for s in sorted {
-        let met: BTreeSet<&WorkloadId> =
-            running.selected(&s.id.namespace, Some(&s.selector)).map(|p| &p.workload).filter(|w| **w != s.id).collect();
+        let met: BTreeSet<&WorkloadId> = running
+            .selected(&s.id.namespace, Some(&s.selector))
+            .map(|p| &p.workload)
+            .filter(|w| **w != s.id)
+            .collect();
         let key = (s.id.namespace.as_str(), &s.selector);
         let at = home.get(&s.id).or_else(|| by_selector.get(&key)).copied();
         let at = match at {
@@ -109,7 +118,12 @@ fn by_workload(subjects: &[&Subject], running: &Running<'_>) -> Vec<Group> {
                 at
             }
             None => {
-                out.push(group(&s.id.namespace, &names.unique(&s.id), Some(s.selector.clone()), vec![s.id.clone()]));
+                out.push(group(
+                    &s.id.namespace,
+                    &names.unique(&s.id),
+                    Some(s.selector.clone()),
+                    vec![s.id.clone()],
+                ));
                 by_selector.insert(key, out.len() - 1);
                 out.len() - 1
             }
@@ -139,7 +153,8 @@ fn by_app(subjects: &[&Subject], running: &Running<'_>) -> Vec<Group> {
     let mut alone: Vec<&Subject> = Vec::new();
     for s in subjects {
         let app = s.selector.get("app").cloned().or_else(|| {
-            let of_pods = running.selected(&s.id.namespace, Some(&s.selector)).filter(|p| p.workload == s.id);
+            let of_pods =
+                running.selected(&s.id.namespace, Some(&s.selector)).filter(|p| p.workload == s.id);
             of_pods.filter_map(|p| p.labels.get("app").cloned()).min()
         });
         match app {
@@ -150,7 +165,12 @@ fn by_app(subjects: &[&Subject], running: &Running<'_>) -> Vec<Group> {
     let mut out: Vec<Group> = apps
         .into_iter()
         .map(|((namespace, app), members)| {
-            let mut g = group(&namespace, &app, Some(BTreeMap::from([("app".to_owned(), app.clone())])), members);
+            let mut g = group(
+                &namespace,
+                &app,
+                Some(BTreeMap::from([("app".to_owned(), app.clone())])),
+                members,
+            );
             let met = running.selected(&namespace, g.selector.as_ref()).map(|p| p.workload.clone());
             g.bystanders = met.filter(|w| !g.members.contains(w)).collect();
             g
@@ -171,32 +191,49 @@ fn by_namespace(subjects: &[&Subject], running: &Running<'_>) -> Vec<Group> {
     all.into_iter()
         .map(|(namespace, members)| {
             let mut g = group(namespace, "default", None, members);
-            let met = running.selected(namespace, None).filter(|p| p.data_plane == DataPlane::Sidecar);
-            g.bystanders = met.map(|p| p.workload.clone()).filter(|w| !g.members.contains(w)).collect();
+            let met =
+                running.selected(namespace, None).filter(|p| p.data_plane == DataPlane::Sidecar);
+            g.bystanders =
+                met.map(|p| p.workload.clone()).filter(|w| !g.members.contains(w)).collect();
             g
         })
         .collect()
 }
 
-/// Holds the group against the Sidecars and pods that are there; `served` are the workloads that get a Sidecar. The Sidecar whose
-/// settings it takes over, where it replaces one that is written for its pods.
-pub fn check<'m>(g: &mut Group, mesh: &'m Mesh, running: &Running<'_>, served: &BTreeSet<&WorkloadId>) -> Option<&'m Sidecar> {
+/// Holds the group against the Sidecars and pods that are there; `served` are the workloads that
+/// get a Sidecar. The Sidecar whose settings it takes over, where it replaces one that is written
+/// for its pods.
+pub fn check<'m>(
+    g: &mut Group,
+    mesh: &'m Mesh,
+    running: &Running<'_>,
+    served: &BTreeSet<&WorkloadId>,
+) -> Option<&'m Sidecar> {
     let pods: Vec<&Pod> = running.selected(&g.namespace, g.selector.as_ref()).collect();
     if pods.is_empty() {
         g.notes.push("no pod of the snapshot matches its selector (IST0101)".to_owned());
     }
-    let ambient: BTreeSet<String> =
-        pods.iter().filter(|p| p.data_plane == DataPlane::Ambient).map(|p| p.workload.to_string()).collect();
+    let ambient: BTreeSet<String> = pods
+        .iter()
+        .filter(|p| p.data_plane == DataPlane::Ambient)
+        .map(|p| p.workload.to_string())
+        .collect();
     if !ambient.is_empty() {
         let all: Vec<String> = ambient.into_iter().collect();
-        g.notes.push(format!("its selector also meets ambient pods of {}: it does nothing for them (IST0167)", all.join(", ")));
+        g.notes.push(format!(
+            "its selector also meets ambient pods of {}: it does nothing for them (IST0167)",
+            all.join(", ")
+        ));
     }
     let own = mesh.sidecars().iter().filter(|s| s.namespace == g.namespace && !s.generated);
     if g.selector.is_none() {
         let defaults: Vec<&Sidecar> = own.filter(|s| s.selector.is_none()).collect();
         let first = defaults.first().copied()?;
         g.name.clone_from(&first.name);
-        g.notes.push(format!("replaces the namespace's default Sidecar {} (two would be IST0111)", first.name));
+        g.notes.push(format!(
+            "replaces the namespace's default Sidecar {} (two would be IST0111)",
+            first.name
+        ));
         return Some(first);
     }
     let meets = |s: &&Sidecar| s.selector.is_some() && pods.iter().any(|p| s.selects(&p.labels));
@@ -227,9 +264,15 @@ pub fn check<'m>(g: &mut Group, mesh: &'m Mesh, running: &Running<'_>, served: &
         return None;
     }
     g.name.clone_from(&first.name);
-    g.notes.push(format!("replaces the Sidecar {} that selects the same pods (two would be IST0110)", first.name));
+    g.notes.push(format!(
+        "replaces the Sidecar {} that selects the same pods (two would be IST0110)",
+        first.name
+    ));
     for other in &with_selector[1..] {
-        g.notes.push(format!("delete the Sidecar {} as well: it selects the same pods (IST0110)", other.name));
+        g.notes.push(format!(
+            "delete the Sidecar {} as well: it selects the same pods (IST0110)",
+            other.name
+        ));
     }
     Some(first)
 }

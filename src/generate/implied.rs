@@ -1,5 +1,6 @@
-//! Clusters that the proxy itself sends to: tracing, access-log, metrics and external-authorization providers
-//! (`model/telemetry.go`, `model/authorization.go`). No packet of the application shows them.
+//! Clusters that the proxy itself sends to: tracing, access-log, metrics and external-authorization
+//! providers (`model/telemetry.go`, `model/authorization.go`). No packet of the application shows
+//! them.
 //!
 //! Owns which providers apply to a pod. Must never add one that nothing selects.
 
@@ -32,7 +33,8 @@ pub fn implied(mesh: &Mesh, pod: &MeshPod, carried: Option<&Sidecar>) -> BTreeSe
         }));
     };
     let root = &mesh.config.root_namespace;
-    // Per kind the most specific Telemetry that names providers wins: the workload's, the namespace's, the mesh's.
+    // Per kind the most specific Telemetry that names providers wins: the workload's, the
+    // namespace's, the mesh's.
     let mut chosen: BTreeMap<&str, (u8, BTreeSet<&str>, String)> = BTreeMap::new();
     for u in &mesh.provider_uses {
         let rank = match () {
@@ -74,10 +76,17 @@ pub fn implied(mesh: &Mesh, pod: &MeshPod, carried: Option<&Sidecar>) -> BTreeSe
             why: "tracing, the mesh's default".to_owned(),
         }));
     }
-    let proxy = carried.and_then(|s| s.outbound_traffic_policy.as_ref()).and_then(|p| p.get("egressProxy"));
+    let proxy =
+        carried.and_then(|s| s.outbound_traffic_policy.as_ref()).and_then(|p| p.get("egressProxy"));
     if let Some(host) = proxy.and_then(|p| p.get("host")?.as_str()) {
-        let port = proxy.and_then(|p| u16::try_from(p.pointer("/port/number")?.as_u64()?).ok()).unwrap_or(0);
-        out.insert(Implied { host: full_name(mesh, host, &pod.namespace), port, why: "the policy's egressProxy".to_owned() });
+        let port = proxy
+            .and_then(|p| u16::try_from(p.pointer("/port/number")?.as_u64()?).ok())
+            .unwrap_or(0);
+        out.insert(Implied {
+            host: full_name(mesh, host, &pod.namespace),
+            port,
+            why: "the policy's egressProxy".to_owned(),
+        });
     }
     out
 }

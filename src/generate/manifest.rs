@@ -46,7 +46,12 @@ struct Selector {
 
 impl Manifest {
     /// A Sidecar; without a selector, the namespace's default. `egress` must hold a host.
-    pub fn new(namespace: &str, name: &str, selector: Option<BTreeMap<String, String>>, egress: Vec<Egress>) -> Self {
+    pub fn new(
+        namespace: &str,
+        name: &str,
+        selector: Option<BTreeMap<String, String>>,
+        egress: Vec<Egress>,
+    ) -> Self {
         Self {
             api_version: "networking.istio.io/v1",
             kind: "Sidecar",
@@ -65,7 +70,8 @@ impl Manifest {
         }
     }
 
-    /// Takes over what the replaced Sidecar sets beside `egress`: nothing is merged by Istio, so it would be lost.
+    /// Takes over what the replaced Sidecar sets beside `egress`: nothing is merged by Istio, so it
+    /// would be lost.
     #[must_use]
     pub fn carrying(mut self, replaced: Option<&Sidecar>) -> Self {
         if let Some(old) = replaced {

@@ -1,7 +1,8 @@
 //! The smallest list of egress hosts that keeps every call, and the proof that it is.
 //!
-//! Owns the search: candidates from the calls' own routes, widened only as far as the proof asks, then every host taken out that
-//! no call misses. Must never list a host that can be left out, nor end without comparing each call's treatment.
+//! Owns the search: candidates from the calls' own routes, widened only as far as the proof asks,
+//! then every host taken out that no call misses. Must never list a host that can be left out, nor
+//! end without comparing each call's treatment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +17,9 @@ use crate::scope::{Call, Client, Scope, Scoped, Treatment};
 /// Imports nothing: what a workload without calls needs (an empty list would mean `*/*`).
 pub const SILENT: &str = "~/*";
 
-/// Matches nothing, and being a wildcard makes istiod scan its Services instead of looking exact hosts up. The two differ where
-/// one namespace holds several entries of a host, or one entry has several addresses.
+/// Matches nothing, and being a wildcard makes istiod scan its Services instead of looking exact
+/// hosts up. The two differ where one namespace holds several entries of a host, or one entry has
+/// several addresses.
 pub const FORCE_SCAN: &str = "./*.unused.invalid";
 
 /// A pod of the workload, and what a scope decides for it.
@@ -38,7 +40,11 @@ impl<'m> Instance<'m> {
 
     /// As the model of scoping asks for it.
     pub fn client(&self) -> Client<'_> {
-        Client { namespace: &self.pod.namespace, labels: &self.pod.labels, address: self.address.as_deref() }
+        Client {
+            namespace: &self.pod.namespace,
+            labels: &self.pod.labels,
+            address: self.address.as_deref(),
+        }
     }
 }
 
@@ -126,7 +132,8 @@ pub fn minimal(demand: &Demand<'_, '_>) -> Minimal {
     search.drop_led_to(&mut hosts);
     let mut reasons = search.reduce(&mut hosts);
     if let Some(mut other) = more {
-        // Another way in can be cheaper: an entry for a VirtualService brings its destinations with the ports it routes to alone.
+        // Another way in can be cheaper: an entry for a VirtualService brings its destinations with
+        // the ports it routes to alone.
         let why = search.reduce(&mut other);
         let (a, b) = (search.size(&other), search.size(&hosts));
         if a.clusters <= b.clusters && a.endpoints <= b.endpoints && a != b {
@@ -142,10 +149,16 @@ pub fn minimal(demand: &Demand<'_, '_>) -> Minimal {
 impl<'a, 'm> Search<'a, 'm> {
     fn new(demand: &'a Demand<'a, 'm>) -> Self {
         let calling = |i: &&Instance<'_>| i.calls;
-        let treat = |i: &Instance<'_>| demand.calls.iter().map(|c| demand.full.treat(&i.client(), c)).collect();
+        let treat = |i: &Instance<'_>| {
+            demand.calls.iter().map(|c| demand.full.treat(&i.client(), c)).collect()
+        };
         let wanted = Wanted {
             treatments: demand.instances.iter().filter(calling).map(treat).collect(),
-            pools: demand.instances.iter().map(|i| inbound::pools(demand.full, i.pod, demand.carried)).collect(),
+            pools: demand
+                .instances
+                .iter()
+                .map(|i| inbound::pools(demand.full, i.pod, demand.carried))
+                .collect(),
             implied: demand.implied.iter().map(|(h, p)| backing(demand.full, h, *p)).collect(),
         };
         Self { demand, wanted }
@@ -183,7 +196,11 @@ impl<'a, 'm> Search<'a, 'm> {
         for (instance, want) in self.demand.instances.iter().zip(&self.wanted.pools) {
             let got = inbound::pools(&scope, instance.pod, self.demand.carried);
             if got != *want {
-                let port = want.iter().find(|(p, v)| got.get(p) != Some(v)).or_else(|| got.iter().next()).map_or(0, |(p, _)| *p);
+                let port = want
+                    .iter()
+                    .find(|(p, v)| got.get(p) != Some(v))
+                    .or_else(|| got.iter().next())
+                    .map_or(0, |(p, _)| *p);
                 return Some(Reason::Inbound(instance.pod.name.clone(), port));
             }
         }
@@ -208,14 +225,17 @@ impl<'a, 'm> Search<'a, 'm> {
             hosts.extend(self.demand.full.service(host).map(|s| s.service.entry()));
         }
         let no_pools = inbound::Pools::new();
-        for (instance, _) in self.demand.instances.iter().zip(&self.wanted.pools).filter(|(_, p)| **p != no_pools) {
+        for (instance, _) in
+            self.demand.instances.iter().zip(&self.wanted.pools).filter(|(_, p)| **p != no_pools)
+        {
             hosts.extend(own_services(self.demand.full, instance.pod));
         }
         let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
         if self.broken(&list(&hosts)).is_none() {
             return (list(&hosts), Widening::None);
         }
-        // A VirtualService that has no rule for this client can still keep another one away from its host.
+        // A VirtualService that has no rule for this client can still keep another one away from
+        // its host.
         for call in self.demand.calls {
             let all = self.demand.full.listeners.iter().flat_map(|l| &l.virtual_services);
             for v in all.filter(|v| v.hosts.iter().any(|h| matches(h, &call.host))) {
@@ -237,22 +257,28 @@ impl<'a, 'm> Search<'a, 'm> {
             return (list(&hosts), Widening::Port);
         }
         let own_virtual = self.demand.full.listeners.iter().flat_map(|l| &l.virtual_services);
-        hosts.extend(own_virtual.flat_map(|v| v.hosts.iter().map(move |h| format!("{}/{h}", v.namespace))));
+        hosts.extend(
+            own_virtual.flat_map(|v| v.hosts.iter().map(move |h| format!("{}/{h}", v.namespace))),
+        );
         if self.broken(&list(&hosts)).is_none() {
             return (list(&hosts), Widening::Port);
         }
         (vec!["*/*".to_owned()], Widening::Everything)
     }
 
-    /// The list with the exact hosts of all VirtualServices beside it, where they are few enough to try and the list still holds.
+    /// The list with the exact hosts of all VirtualServices beside it, where they are few enough to
+    /// try and the list still holds.
     fn alternatives(&self, hosts: &[String]) -> Option<Vec<String>> {
         /// Each is tried by a scope of its own.
         const FEW: usize = 64;
-        if self.demand.full.listeners.iter().map(|l| l.virtual_services.len()).sum::<usize>() > FEW {
+        if self.demand.full.listeners.iter().map(|l| l.virtual_services.len()).sum::<usize>() > FEW
+        {
             return None;
         }
         let all = self.demand.full.listeners.iter().flat_map(|l| &l.virtual_services);
-        let exact = all.flat_map(|v| v.hosts.iter().filter(|h| !is_wildcard(h)).map(move |h| format!("{}/{h}", v.namespace)));
+        let exact = all.flat_map(|v| {
+            v.hosts.iter().filter(|h| !is_wildcard(h)).map(move |h| format!("{}/{h}", v.namespace))
+        });
         let mut more: BTreeSet<String> = exact.collect();
         more.extend(hosts.iter().cloned());
         let more: Vec<String> = more.into_iter().collect();
@@ -271,19 +297,26 @@ impl<'a, 'm> Search<'a, 'm> {
     /// Takes out what only a rule leads to, all at once: it comes in with the rule.
     fn drop_led_to(&self, hosts: &mut Vec<String>) {
         let called: BTreeSet<&str> = self.demand.calls.iter().map(|c| c.host.as_str()).collect();
-        let direct = |h: &String| h.split_once('/').is_none_or(|(_, host)| is_wildcard(host) || called.contains(host));
+        let direct = |h: &String| {
+            h.split_once('/').is_none_or(|(_, host)| is_wildcard(host) || called.contains(host))
+        };
         let rest: Vec<String> = hosts.iter().filter(|h| direct(h)).cloned().collect();
         if rest.len() < hosts.len() && self.broken(&rest).is_none() {
             *hosts = rest;
         }
     }
 
-    /// Takes out every host that nothing misses, the most expensive ones first. For each host that is left: why.
+    /// Takes out every host that nothing misses, the most expensive ones first. For each host that
+    /// is left: why.
     fn reduce(&self, hosts: &mut Vec<String>) -> BTreeMap<String, Reason> {
-        let mut needed: BTreeMap<String, Reason> =
-            self.directly_needed(hosts).into_iter().map(|(h, call)| (h, Reason::Call(call))).collect();
+        let mut needed: BTreeMap<String, Reason> = self
+            .directly_needed(hosts)
+            .into_iter()
+            .map(|(h, call)| (h, Reason::Call(call)))
+            .collect();
         needed.retain(|h, _| hosts.contains(h));
-        let mut doubtful: Vec<String> = hosts.iter().filter(|h| !needed.contains_key(*h)).cloned().collect();
+        let mut doubtful: Vec<String> =
+            hosts.iter().filter(|h| !needed.contains_key(*h)).cloned().collect();
         doubtful.sort_by_cached_key(|h| (std::cmp::Reverse(self.cost(h)), h.clone()));
         // Round after round, until each one that is left was asked for since the last one went.
         let mut doubtful = std::collections::VecDeque::from(doubtful);
@@ -310,7 +343,8 @@ impl<'a, 'm> Search<'a, 'm> {
         let full = self.demand.full;
         let sum = |all: &mut dyn Iterator<Item = &Scoped<'_>>| {
             let mut size = Size::default();
-            all.filter(|s| namespace == "*" || s.service.namespace == namespace).for_each(|s| size += full.size_of(s, labels));
+            all.filter(|s| namespace == "*" || s.service.namespace == namespace)
+                .for_each(|s| size += full.size_of(s, labels));
             (size.clusters, size.endpoints)
         };
         if is_wildcard(host) {
@@ -319,9 +353,10 @@ impl<'a, 'm> Search<'a, 'm> {
         sum(&mut full.service(host).into_iter())
     }
 
-    /// Hosts that are needed for a plain reason, so that no comparison is necessary: a call's route ends in the host's Service, and
-    /// nothing else would bring that Service in (the route would lack its cluster); or a step of the route is a rule of a
-    /// VirtualService that no other host imports.
+    /// Hosts that are needed for a plain reason, so that no comparison is necessary: a call's route
+    /// ends in the host's Service, and nothing else would bring that Service in (the route would
+    /// lack its cluster); or a step of the route is a rule of a VirtualService that no other host
+    /// imports.
     fn directly_needed(&self, hosts: &[String]) -> HashMap<String, usize> {
         let egress = self.egress(hosts);
         let scope = self.scope(&egress);
@@ -343,7 +378,11 @@ impl<'a, 'm> Search<'a, 'm> {
         }
         let mut out = HashMap::default();
         for (i, (_, wants)) in self.each_wanted().enumerate() {
-            for s in wants.iter().flat_map(|w| w.backing.iter().flatten()).map(|&s| &self.mesh().services[s as usize]) {
+            for s in wants
+                .iter()
+                .flat_map(|w| w.backing.iter().flatten())
+                .map(|&s| &self.mesh().services[s as usize])
+            {
                 let alone = listed.get(s.host.as_str()) == Some(&1)
                     && !by_rules.contains(s.host.as_str())
                     && !wild.iter().any(|w| subset_of(&s.host, w));
@@ -362,8 +401,12 @@ impl<'a, 'm> Search<'a, 'm> {
             for (i, (_, wants)) in self.each_wanted().enumerate() {
                 let rules = wants.iter().flat_map(|w| &w.steps).filter_map(|s| s.virtual_service);
                 for v in rules.map(|v| &self.mesh().virtual_services[v as usize]) {
-                    let near = [v.namespace.as_str(), "*", "."].into_iter().filter_map(|n| by_namespace.get(n)).flatten();
-                    let mut importing = near.filter(|(_, host)| v.hosts.iter().any(|h| matches(h, host)));
+                    let near = [v.namespace.as_str(), "*", "."]
+                        .into_iter()
+                        .filter_map(|n| by_namespace.get(n))
+                        .flatten();
+                    let mut importing =
+                        near.filter(|(_, host)| v.hosts.iter().any(|h| matches(h, host)));
                     if let (Some((entry, _)), None) = (importing.next(), importing.next()) {
                         out.entry((*entry).clone()).or_insert(i);
                     }
@@ -373,7 +416,12 @@ impl<'a, 'm> Search<'a, 'm> {
         out
     }
 
-    fn answer(&self, mut hosts: Vec<String>, widening: Widening, mut reasons: BTreeMap<String, Reason>) -> Minimal {
+    fn answer(
+        &self,
+        mut hosts: Vec<String>,
+        widening: Widening,
+        mut reasons: BTreeMap<String, Reason>,
+    ) -> Minimal {
         hosts.sort();
         if widening == Widening::Everything {
             reasons.values_mut().for_each(|r| *r = Reason::Unproved);

@@ -1,4 +1,5 @@
-//! What a reviewer must know beside the hosts: words for ambiguity, gaps and calls that no host covers.
+//! What a reviewer must know beside the hosts: words for ambiguity, gaps and calls that no host
+//! covers.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,9 @@ pub(super) fn needs_a_host(d: &Dependency) -> bool {
         && match &d.key.destination {
             Destination::Service(_) | Destination::Ambiguous { .. } => true,
             Destination::External { namespace, .. } => namespace.is_some(),
-            Destination::Pod { .. } | Destination::Infrastructure { .. } | Destination::Unresolved { .. } => false,
+            Destination::Pod { .. }
+            | Destination::Infrastructure { .. }
+            | Destination::Unresolved { .. } => false,
         }
 }
 
@@ -55,10 +58,13 @@ pub(super) fn never_called(
     rejected: &BTreeMap<String, String>,
     notes: &mut Vec<String>,
 ) {
-    let listed = |namespace: &str, host: &str| hosts.iter().any(|h| *h == format!("{namespace}/{host}"));
+    let listed =
+        |namespace: &str, host: &str| hosts.iter().any(|h| *h == format!("{namespace}/{host}"));
     for l in &known.lookups {
         let covered = match cluster.named(&l.host, "") {
-            Named::Service { service, .. } => service.control_plane || listed(&service.namespace, &service.host),
+            Named::Service { service, .. } => {
+                service.control_plane || listed(&service.namespace, &service.host)
+            }
             Named::Entry(entries) => entries.iter().any(|e| listed(&e.namespace, &e.host)),
             Named::Unknown => true,
         };

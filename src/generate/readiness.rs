@@ -26,7 +26,8 @@ pub struct Readiness {
     pub connections: u64,
     /// Dependencies seen in a single connection.
     pub seen_once: u64,
-    /// The estimated chance that the next connection is of a dependency already known. `None` without a connection.
+    /// The estimated chance that the next connection is of a dependency already known. `None`
+    /// without a connection.
     pub confidence: Option<f64>,
 }
 
@@ -36,7 +37,11 @@ impl Readiness {
         let mut spans = Spans::default();
         known.watches.iter().for_each(|w| spans.merge(&w.spans));
         let (mut connections, mut seen_once) = (0, 0);
-        for d in known.dependencies.iter().filter(|d| !matches!(d.key.destination, Destination::Infrastructure { .. })) {
+        for d in known
+            .dependencies
+            .iter()
+            .filter(|d| !matches!(d.key.destination, Destination::Infrastructure { .. }))
+        {
             connections += d.tally.connections;
             seen_once += u64::from(d.tally.connections == 1);
         }
@@ -45,7 +50,8 @@ impl Readiness {
         out
     }
 
-    /// Good-Turing: the chance that the next observation is of a kind not seen yet is about (kinds seen once) / (observations).
+    /// Good-Turing: the chance that the next observation is of a kind not seen yet is about (kinds
+    /// seen once) / (observations).
     pub fn chance_that_next_is_new(&self) -> Option<f64> {
         (self.connections > 0).then(|| self.seen_once as f64 / self.connections as f64)
     }

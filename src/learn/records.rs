@@ -1,7 +1,7 @@
 //! What was learned so far, one record per key.
 //!
-//! Owns finding a record by a borrowed key. Must never hold a key besides the one in its record: there are as many as dependencies, and
-//! they are most of the memory of a replay.
+//! Owns finding a record by a borrowed key. Must never hold a key besides the one in its record:
+//! there are as many as dependencies, and they are most of the memory of a replay.
 
 use std::hash::BuildHasher;
 
@@ -23,7 +23,10 @@ impl Records {
     /// The hash of a key, which is another one in each run, and where its record is.
     pub fn find(&self, key: &Key<'_>) -> (u64, Option<usize>) {
         let hash = self.hasher.hash_one(key);
-        (hash, self.index.find(hash, |i| self.all[*i as usize].key() == *key).map(|at| *at as usize))
+        (
+            hash,
+            self.index.find(hash, |i| self.all[*i as usize].key() == *key).map(|at| *at as usize),
+        )
     }
 
     pub fn get_mut(&mut self, key: &Key<'_>) -> Option<&mut Record> {
@@ -35,8 +38,11 @@ impl Records {
     pub fn merge(&mut self, record: Record) {
         let hash = self.hasher.hash_one(record.key());
         let (all, hasher) = (&mut self.all, &self.hasher);
-        let entry =
-            self.index.entry(hash, |i| all[*i as usize].key() == record.key(), |i| hasher.hash_one(all[*i as usize].key()));
+        let entry = self.index.entry(
+            hash,
+            |i| all[*i as usize].key() == record.key(),
+            |i| hasher.hash_one(all[*i as usize].key()),
+        );
         match entry {
             Entry::Occupied(e) => all[*e.get() as usize].merge(&record),
             Entry::Vacant(e) => {

@@ -42,22 +42,34 @@ fn service(name: &str, app: &str, address: &str) -> (objects::Service, objects::
     (service, slice)
 }
 
-/// `caller-1` and then `caller-2` have 10.0.1.1 on the node n1, `steady` is on n2. `a` of the Service `a`, then `b` of the Service `b`
-/// have 10.0.2.1; `plain`, of no Service, and then `c` of the Service `c` have 10.0.2.2.
+/// `caller-1` and then `caller-2` have 10.0.1.1 on the node n1, `steady` is on n2. `a` of the
+/// Service `a`, then `b` of the Service `b` have 10.0.2.1; `plain`, of no Service, and then `c` of
+/// the Service `c` have 10.0.2.2.
 fn cluster() -> Cluster {
     let mut builder = Builder::default();
     let deleted = Ended::By(Time((TURN - 1) * SECOND));
-    for (name, address, node) in [("caller-1", "10.0.1.1", "n1"), ("a", "10.0.2.1", "n3"), ("plain", "10.0.2.2", "n3")] {
-        builder.brief(Arc::new(PodBrief::new(&pod(name, address, node, 10), &mut Pool::default())), Some(deleted));
+    for (name, address, node) in
+        [("caller-1", "10.0.1.1", "n1"), ("a", "10.0.2.1", "n3"), ("plain", "10.0.2.2", "n3")]
+    {
+        builder.brief(
+            Arc::new(PodBrief::new(&pod(name, address, node, 10), &mut Pool::default())),
+            Some(deleted),
+        );
     }
-    for (name, address, node) in [("caller-2", "10.0.1.1", "n1"), ("b", "10.0.2.1", "n3"), ("c", "10.0.2.2", "n3")] {
+    for (name, address, node) in
+        [("caller-2", "10.0.1.1", "n1"), ("b", "10.0.2.1", "n3"), ("c", "10.0.2.2", "n3")]
+    {
         builder.pod(&pod(name, address, node, TURN));
     }
     builder.pod(&pod("steady", "10.0.1.2", "n2", 10));
     for (name, address) in [("a", "10.0.2.1"), ("b", "10.0.2.1"), ("c", "10.0.2.2")] {
         let (service, slice) = service(name, name, address);
         builder.service(service);
-        if name == "a" { builder.shared_slice(Arc::new(slice), Some(deleted)) } else { builder.slice(slice) }
+        if name == "a" {
+            builder.shared_slice(Arc::new(slice), Some(deleted))
+        } else {
+            builder.slice(slice)
+        }
     }
     let (cluster, problems) = builder.build();
     assert_eq!(problems, [""; 0]);
@@ -79,10 +91,15 @@ fn call(from: &str, to: &str, millis: i64) -> Observation {
 /// Calls at these times, and who called whom in truth.
 fn truth() -> Vec<(usize, Observation, &'static str)> {
     let mut all = Vec::new();
-    for (millis, second) in [(-900_000, false), (-1_001, false), (1, true), (400, true), (60_000, true)] {
+    for (millis, second) in
+        [(-900_000, false), (-1_001, false), (1, true), (400, true), (60_000, true)]
+    {
         for (to, names) in [("10.0.2.1", ["a", "b"]), ("10.0.2.2", ["pod plain", "c"])] {
             let to_name = names[usize::from(second)];
-            let callers = [(0, "10.0.1.1", ["caller-1", "caller-2"][usize::from(second)]), (1, "10.0.1.2", "steady")];
+            let callers = [
+                (0, "10.0.1.1", ["caller-1", "caller-2"][usize::from(second)]),
+                (1, "10.0.1.2", "steady"),
+            ];
             for (agent, from, caller) in callers {
                 let truth = match (caller, to_name) {
                     ("caller-1", "a") => "caller-1 a",
@@ -109,7 +126,10 @@ fn held(store: &Store) -> (BTreeSet<String>, u64) {
         Destination::Pod { name, .. } => format!("pod {name}"),
         other => format!("{other:?}"),
     };
-    (all.iter().map(|d| format!("{} {}", d.key.workload.name, name(d))).collect(), all.iter().map(|d| d.tally.connections).sum())
+    (
+        all.iter().map(|d| format!("{} {}", d.key.workload.name, name(d))).collect(),
+        all.iter().map(|d| d.tally.connections).sum(),
+    )
 }
 
 /// One connection to an endpoint of two Services is told once for each host that it asked for.
@@ -127,7 +147,9 @@ fn each_host_of_a_connection_is_a_call_of_its_own() {
     let (cluster, problems) = builder.build();
     assert_eq!(problems, [""; 0]);
     let told = |authority: &str, packets| {
-        let Observation::Connection(c) = call("10.0.1.1", "10.0.2.1", 0) else { unreachable!("it is one") };
+        let Observation::Connection(c) = call("10.0.1.1", "10.0.2.1", 0) else {
+            unreachable!("it is one")
+        };
         let names = Names { authority: Some(authority.to_owned()), ..Names::default() };
         Observation::Connection(Connection { names, packets, content: Content::Http1, ..c })
     };
@@ -135,13 +157,18 @@ fn each_host_of_a_connection_is_a_call_of_its_own() {
     let mut waiting = Waiting::new(std::time::Duration::ZERO, Some("n1".to_owned()));
     waiting.take(0, vec![told("a", 9), told("b", 0)], &cluster, true, false, &mut out);
     let batch = out.take(Time(2 * TURN * SECOND)).unwrap();
-    assert_eq!(batch.edges.iter().map(|e| e.call.names.authority.as_deref()).collect::<Vec<_>>(), [Some("a"), Some("b")]);
+    assert_eq!(
+        batch.edges.iter().map(|e| e.call.names.authority.as_deref()).collect::<Vec<_>>(),
+        [Some("a"), Some("b")]
+    );
     let records = Learner::batch(&cluster, &batch).records;
     let called = records.iter().filter_map(|r| match r {
         Record::Dependency(d) => Some((&d.key.destination, d.tally.connections)),
         _ => None,
     });
-    let called: Vec<_> = called.map(|(to, n)| if let Destination::Service(s) = to { (&*s.name, n) } else { ("?", n) }).collect();
+    let called: Vec<_> = called
+        .map(|(to, n)| if let Destination::Service(s) = to { (&*s.name, n) } else { ("?", n) })
+        .collect();
     assert_eq!(called, [("a", 1), ("b", 1)]);
 }
 
@@ -157,7 +184,8 @@ proptest! {
         again in any::<bool>(),
     ) {
         let (cluster, truth) = (cluster(), truth());
-        // Two agents attribute what they see, in this order, and make batches of it; some are never seen (their numbers are left out).
+        // Two agents attribute what they see, in this order, and make batches of it; some are never
+        // seen (their numbers are left out).
         let mut batches: [VecDeque<Observed>; 2] = Default::default();
         for agent in 0..2 {
             let node = format!("n{}", agent + 1);
@@ -214,11 +242,16 @@ fn learning_side_by_side_teaches_the_same() {
         builder.pod(&pod(&format!("w{w}"), &format!("10.0.1.{w}"), "n1", 10));
     }
     let (cluster, _) = builder.build();
-    // The first workload reaches more addresses than are listed: which ones, depends on their order.
+    // The first workload reaches more addresses than are listed: which ones, depends on their
+    // order.
     let calls = |from: std::ops::Range<u32>| {
         from.flat_map(|i| {
-            let to = |w: u8| format!("203.{}.{}.{}", i % 3, i / 250, if w == 0 { i % 250 } else { i % 7 });
-            (0..WORKLOADS).map(move |w| call(&format!("10.0.1.{w}"), &to(w), i64::from(i))).collect::<Vec<_>>()
+            let to = |w: u8| {
+                format!("203.{}.{}.{}", i % 3, i / 250, if w == 0 { i % 250 } else { i % 7 })
+            };
+            (0..WORKLOADS)
+                .map(move |w| call(&format!("10.0.1.{w}"), &to(w), i64::from(i)))
+                .collect::<Vec<_>>()
         })
     };
     let mut alone = Learner::new(&cluster);
@@ -241,10 +274,16 @@ fn learning_side_by_side_teaches_the_same() {
     }
     assert!(given > 0);
     shared.absorb(beside);
-    let take = |learner: &mut Learner<'_>| learner.take(0, BatchId { source: "s".to_owned(), sequence: 0 }, "l", BTreeMap::new());
+    let take = |learner: &mut Learner<'_>| {
+        learner.take(0, BatchId { source: "s".to_owned(), sequence: 0 }, "l", BTreeMap::new())
+    };
     let (alone, shared) = (take(&mut alone), take(&mut shared));
     assert_eq!(alone.records.len(), shared.records.len());
     assert_eq!(alone, shared);
-    let Some(Record::Source(source)) = alone.records.iter().find(|r| matches!(r, Record::Source(_))) else { panic!("no source") };
+    let Some(Record::Source(source)) =
+        alone.records.iter().find(|r| matches!(r, Record::Source(_)))
+    else {
+        panic!("no source")
+    };
     assert!(source.counters[counter::UNLISTED] > 0);
 }

@@ -10,11 +10,14 @@ use super::config::MeshConfig;
 use super::destinationrule::Rules;
 use super::host::is_wildcard;
 use super::objects::{
-    AuthorizationPolicySpec, ConfigMap, DestinationRuleSpec, MeshConfigSpec, Object, Provided, SidecarSpec, TelemetrySpec,
-    VirtualServiceSpec,
+    AuthorizationPolicySpec, ConfigMap, DestinationRuleSpec, MeshConfigSpec, Object, Provided,
+    SidecarSpec, TelemetrySpec, VirtualServiceSpec,
 };
 use super::service::{Registry, Resolution, from_entry, from_kube};
-use super::{Endpoint, Indexed, Mesh, MeshPod, ProviderUse, Service, Sidecar, Target, validate, virtualservice};
+use super::{
+    Endpoint, Indexed, Mesh, MeshPod, ProviderUse, Service, Sidecar, Target, validate,
+    virtualservice,
+};
 use crate::cluster::objects as kube;
 use crate::model::{Time, selects};
 use crate::yaml;
@@ -52,9 +55,18 @@ impl Builder {
         let domain = self.domain.take().unwrap_or_else(|| DOMAIN.to_owned());
         let config = self.config(&mut problems);
         validate::all(&self, &mut problems);
-        let virtual_services =
-            virtualservice::merge_all(&self.virtual_services, &config.virtual_service_export, &domain, &mut problems);
-        let rules = Rules::build(&self.rules, &config.root_namespace, &config.destination_rule_export, &domain);
+        let virtual_services = virtualservice::merge_all(
+            &self.virtual_services,
+            &config.virtual_service_export,
+            &domain,
+            &mut problems,
+        );
+        let rules = Rules::build(
+            &self.rules,
+            &config.root_namespace,
+            &config.destination_rule_export,
+            &domain,
+        );
         let mut mesh = Mesh { config, domain, rules, virtual_services, ..Mesh::default() };
         self.pods_into(&mut mesh);
         self.services_into(&mut mesh);
@@ -73,7 +85,9 @@ impl Builder {
         }
         mesh.sidecars = self.sidecars.iter().map(sidecar).collect();
         mesh.sidecars.sort_by(|a, b| {
-            let key = |s: &Sidecar| (s.selector.is_none(), s.created, s.name.clone(), s.namespace.clone());
+            let key = |s: &Sidecar| {
+                (s.selector.is_none(), s.created, s.name.clone(), s.namespace.clone())
+            };
             key(a).cmp(&key(b))
         });
         mesh.provider_uses = self.provider_uses();
@@ -82,8 +96,10 @@ impl Builder {
 
     /// The ConfigMap `istio` (of a revision `istio-REVISION`, where there is no other).
     fn config(&self, problems: &mut Vec<String>) -> MeshConfig {
-        let is_mesh =
-            |c: &&ConfigMap| c.data.contains_key("mesh") && (c.metadata.name == "istio" || c.metadata.name.starts_with("istio-"));
+        let is_mesh = |c: &&ConfigMap| {
+            c.data.contains_key("mesh")
+                && (c.metadata.name == "istio" || c.metadata.name.starts_with("istio-"))
+        };
         let mut found: Vec<&ConfigMap> = self.config_maps.iter().filter(is_mesh).collect();
         found.sort_by_key(|c| {
             let m = &c.metadata;
@@ -92,7 +108,10 @@ impl Builder {
         if let [first, second, ..] = found.as_slice() {
             problems.push(format!(
                 "several ConfigMaps hold a MeshConfig: {}/{} is used, {}/{} is not",
-                first.metadata.namespace, first.metadata.name, second.metadata.namespace, second.metadata.name
+                first.metadata.namespace,
+                first.metadata.name,
+                second.metadata.namespace,
+                second.metadata.name
             ));
         }
         let Some(map) = found.first() else { return MeshConfig::default() };
@@ -127,15 +146,22 @@ impl Builder {
 
     fn services_into(&self, mesh: &mut Mesh) {
         let of_entries = self.entries.iter().flat_map(|e| from_entry(e, mesh.config.dns_capture));
-        let mut all: Vec<Service> = self.services.iter().map(|s| from_kube(s, &mesh.domain)).chain(of_entries).collect();
+        let mut all: Vec<Service> =
+            self.services.iter().map(|s| from_kube(s, &mesh.domain)).chain(of_entries).collect();
         all.sort_by(|a, b| {
             let key = |s: &Service| (s.created, s.sort_name().to_owned(), s.namespace.clone());
-            key(a).cmp(&key(b)).then_with(|| (a.registry, &a.object, &a.address).cmp(&(b.registry, &b.object, &b.address)))
+            key(a).cmp(&key(b)).then_with(|| {
+                (a.registry, &a.object, &a.address).cmp(&(b.registry, &b.object, &b.address))
+            })
         });
         let aliases = aliases(&all);
         for (i, s) in all.iter_mut().enumerate() {
             s.order = i as u32;
-            s.export = if s.declared_export.is_empty() { mesh.config.service_export.clone() } else { s.declared_export.clone() };
+            s.export = if s.declared_export.is_empty() {
+                mesh.config.service_export.clone()
+            } else {
+                s.declared_export.clone()
+            };
             if let Some(aliases) = aliases.get(&s.host) {
                 s.aliases.clone_from(aliases);
             }
@@ -151,12 +177,16 @@ impl Builder {
             let kept = &all[old.service as usize];
             if kept.registry == Registry::External && s.registry == Registry::Kubernetes {
                 *old = new;
-            } else if kept.registry == s.registry && kept.created == s.created && kept.sort_name() == s.sort_name() {
+            } else if kept.registry == s.registry
+                && kept.created == s.created
+                && kept.sort_name() == s.sort_name()
+            {
                 old.uncertain = true;
             }
         }
         for s in &mut all {
-            s.contested = mesh.by_host.get(&s.host).is_some_and(|by_namespace| by_namespace.len() > 1);
+            s.contested =
+                mesh.by_host.get(&s.host).is_some_and(|by_namespace| by_namespace.len() > 1);
         }
         mesh.services = all;
     }
@@ -164,8 +194,11 @@ impl Builder {
     fn endpoints_into(&self, mesh: &mut Mesh) {
         let by_name: HashMap<(&str, &str), &MeshPod> =
             mesh.pods.iter().map(|p| ((p.namespace.as_str(), p.name.as_str()), p)).collect();
-        let by_address: HashMap<String, &MeshPod> =
-            mesh.pods.iter().flat_map(|p| p.addresses.iter().map(move |a| (a.to_string(), p))).collect();
+        let by_address: HashMap<String, &MeshPod> = mesh
+            .pods
+            .iter()
+            .flat_map(|p| p.addresses.iter().map(move |a| (a.to_string(), p)))
+            .collect();
         let ready_anyway: HashSet<(&str, &str)> = self
             .services
             .iter()
@@ -178,12 +211,18 @@ impl Builder {
             let meta = &slice.metadata;
             let Some(service) = meta.labels.get("kubernetes.io/service-name") else { continue };
             let anyway = ready_anyway.contains(&(meta.namespace.as_str(), service.as_str()));
-            let into =
-                all.entry((meta.namespace.clone(), format!("{service}.{}.svc.{}", meta.namespace, mesh.domain))).or_default();
-            for e in slice.endpoints.iter().filter(|e| anyway || e.conditions.ready != Some(false)) {
+            let into = all
+                .entry((
+                    meta.namespace.clone(),
+                    format!("{service}.{}.svc.{}", meta.namespace, mesh.domain),
+                ))
+                .or_default();
+            for e in slice.endpoints.iter().filter(|e| anyway || e.conditions.ready != Some(false))
+            {
                 for a in &e.addresses {
                     let named = e.target_ref.as_ref().filter(|t| t.kind == "Pod");
-                    let pod = named.and_then(|t| by_name.get(&(meta.namespace.as_str(), t.name.as_str())));
+                    let pod = named
+                        .and_then(|t| by_name.get(&(meta.namespace.as_str(), t.name.as_str())));
                     let labels = pod.or_else(|| by_address.get(a)).map_or(&nobody, |p| &p.labels);
                     for port in &slice.ports {
                         let new = Endpoint {
@@ -202,7 +241,8 @@ impl Builder {
         for entry in &self.entries {
             let spec = &entry.spec;
             // istiod makes a Service for each address, and each brings the endpoints once more.
-            let addresses = from_entry(entry, mesh.config.dns_capture).len() / spec.hosts.len().max(1);
+            let addresses =
+                from_entry(entry, mesh.config.dns_capture).len() / spec.hosts.len().max(1);
             for host in spec.hosts.iter().flat_map(|h| std::iter::repeat_n(h, addresses)) {
                 let into = all.entry((entry.metadata.namespace.clone(), host.clone())).or_default();
                 let mut add = |address: &str, labels: &Arc<BTreeMap<String, String>>| {
@@ -217,9 +257,12 @@ impl Builder {
                 };
                 let dns = matches!(spec.resolution.as_str(), "DNS" | "DNS_ROUND_ROBIN");
                 if let Some(selector) = &spec.workload_selector {
-                    let of_namespace = mesh.pods.iter().filter(|p| p.namespace == entry.metadata.namespace);
+                    let of_namespace =
+                        mesh.pods.iter().filter(|p| p.namespace == entry.metadata.namespace);
                     // Of pods that an entry selects, only ready ones count (`controller/pod.go`).
-                    for p in of_namespace.filter(|p| p.ready && selects(&selector.labels, &p.labels)) {
+                    for p in
+                        of_namespace.filter(|p| p.ready && selects(&selector.labels, &p.labels))
+                    {
                         if let Some(a) = p.addresses.first() {
                             add(&a.to_string(), &p.labels);
                         }
@@ -238,8 +281,11 @@ impl Builder {
 
     /// Which Service ports each pod answers, the oldest Service first.
     fn targets_into(&self, mesh: &mut Mesh) {
-        let objects: HashMap<(&str, &str), &kube::Service> =
-            self.services.iter().map(|s| ((s.metadata.namespace.as_str(), s.metadata.name.as_str()), s)).collect();
+        let objects: HashMap<(&str, &str), &kube::Service> = self
+            .services
+            .iter()
+            .map(|s| ((s.metadata.namespace.as_str(), s.metadata.name.as_str()), s))
+            .collect();
         let mut of_namespace: HashMap<&str, Vec<&kube::Pod>> = HashMap::new();
         for p in &self.pods {
             of_namespace.entry(p.metadata.namespace.as_str()).or_default().push(p);
@@ -252,13 +298,22 @@ impl Builder {
             for p in matching.filter(|p| selects(&s.selector, &p.metadata.labels)) {
                 let object = objects.get(&(s.namespace.as_str(), s.object.as_str()));
                 for port in &s.ports {
-                    let spec = object
-                        .filter(|_| s.registry == Registry::Kubernetes)
-                        .and_then(|o| o.spec.ports.iter().find(|x| x.port == port.number && x.name == port.name));
-                    let target = spec.map_or(Some(port.number), |x| kube::target_port(x, kube::named_ports(p)));
+                    let spec =
+                        object.filter(|_| s.registry == Registry::Kubernetes).and_then(|o| {
+                            o.spec
+                                .ports
+                                .iter()
+                                .find(|x| x.port == port.number && x.name == port.name)
+                        });
+                    let target = spec
+                        .map_or(Some(port.number), |x| kube::target_port(x, kube::named_ports(p)));
                     let Some(target) = target else { continue };
                     let key = (s.namespace.clone(), p.metadata.name.clone());
-                    mesh.targets.entry(key).or_default().push(Target { service: i as u32, port: port.number, target });
+                    mesh.targets.entry(key).or_default().push(Target {
+                        service: i as u32,
+                        port: port.number,
+                        target,
+                    });
                 }
             }
         }
@@ -272,9 +327,14 @@ impl Builder {
                 let on = all.iter().filter(|p| !p.disabled && !p.disable_span_reporting);
                 on.flat_map(|p| p.providers.iter().map(|n| n.name.clone())).collect::<Vec<_>>()
             };
-            let parts = [("tracing", &spec.tracing), ("accessLogging", &spec.access_logging), ("metrics", &spec.metrics)];
+            let parts = [
+                ("tracing", &spec.tracing),
+                ("accessLogging", &spec.access_logging),
+                ("metrics", &spec.metrics),
+            ];
             // One that sets only a rate, say, leaves the providers as they are.
-            let says = |p: &Provided| !p.providers.is_empty() || p.disabled || p.disable_span_reporting;
+            let says =
+                |p: &Provided| !p.providers.is_empty() || p.disabled || p.disable_span_reporting;
             let said = parts.into_iter().filter(|(_, p)| p.iter().any(says));
             let providers = said.map(|(name, p)| (name, part(p))).collect();
             out.push(ProviderUse {
@@ -295,7 +355,10 @@ impl Builder {
                 namespace: p.metadata.namespace.clone(),
                 name: p.metadata.name.clone(),
                 selector: spec.selector.unwrap_or_default().match_labels,
-                providers: vec![("authorization", spec.provider.into_iter().map(|n| n.name).collect())],
+                providers: vec![(
+                    "authorization",
+                    spec.provider.into_iter().map(|n| n.name).collect(),
+                )],
             });
         }
         out.sort_by(|a, b| (a.kind, &a.namespace, &a.name).cmp(&(b.kind, &b.namespace, &b.name)));
@@ -303,11 +366,15 @@ impl Builder {
     }
 }
 
-/// ExternalName Services by the host that they lead to in the end (`resolveServiceAliases`). A circle leads nowhere.
+/// ExternalName Services by the host that they lead to in the end (`resolveServiceAliases`). A
+/// circle leads nowhere.
 fn aliases(services: &[Service]) -> HashMap<String, Vec<(String, String)>> {
     let alias = |s: &&Service| s.resolution == Resolution::Alias;
-    let to: HashMap<&str, &str> =
-        services.iter().filter(alias).filter_map(|s| Some((s.host.as_str(), s.external_name.as_deref()?))).collect();
+    let to: HashMap<&str, &str> = services
+        .iter()
+        .filter(alias)
+        .filter_map(|s| Some((s.host.as_str(), s.external_name.as_deref()?)))
+        .collect();
     let mut out: HashMap<String, Vec<(String, String)>> = HashMap::new();
     for s in services.iter().filter(alias) {
         let mut seen: HashSet<&str> = HashSet::default();
@@ -343,7 +410,10 @@ pub(super) fn sidecar(object: &Object<SidecarSpec>) -> Sidecar {
         outbound_traffic_policy: set(spec.outbound_traffic_policy),
         ingress: spec.ingress,
         inbound_connection_pool: set(spec.inbound_connection_pool),
-        generated: meta.labels.get("app.kubernetes.io/managed-by").is_some_and(|m| m == "sidecarta"),
+        generated: meta
+            .labels
+            .get("app.kubernetes.io/managed-by")
+            .is_some_and(|m| m == "sidecarta"),
     }
 }
 

@@ -84,13 +84,22 @@ impl Default for MeshConfig {
 
 impl MeshConfig {
     pub(super) fn new(spec: MeshConfigSpec) -> Self {
-        let export = |list: Vec<String>| if list.is_empty() { Export::new(vec!["*".to_owned()]) } else { Export::new(list) };
+        let export = |list: Vec<String>| {
+            if list.is_empty() { Export::new(vec!["*".to_owned()]) } else { Export::new(list) }
+        };
         let default = spec.default_providers.unwrap_or_default();
         let proxy = spec.default_config.unwrap_or_default();
         let truthy = |k: &str| proxy.proxy_metadata.get(k).is_some_and(|v| v == "true");
         Self {
-            root_namespace: if spec.root_namespace.is_empty() { "istio-system".to_owned() } else { spec.root_namespace },
-            outbound: spec.outbound_traffic_policy.as_ref().map_or(TrafficMode::AllowAny, TrafficMode::of),
+            root_namespace: if spec.root_namespace.is_empty() {
+                "istio-system".to_owned()
+            } else {
+                spec.root_namespace
+            },
+            outbound: spec
+                .outbound_traffic_policy
+                .as_ref()
+                .map_or(TrafficMode::AllowAny, TrafficMode::of),
             service_export: export(spec.default_service_export_to),
             virtual_service_export: export(spec.default_virtual_service_export_to),
             destination_rule_export: export(spec.default_destination_rule_export_to),

@@ -1,7 +1,8 @@
-//! DestinationRules as istiod merges and indexes them (`model/destination_rule.go`, `setDestinationRules` and `destinationRule`
-//! in `model/push_context.go`).
+//! DestinationRules as istiod merges and indexes them (`model/destination_rule.go`,
+//! `setDestinationRules` and `destinationRule` in `model/push_context.go`).
 //!
-//! Owns which rules a client in a namespace finds for a Service. Must never ask whether the Service is in scope.
+//! Owns which rules a client in a namespace finds for a Service. Must never ask whether the Service
+//! is in scope.
 
 use std::collections::BTreeMap;
 
@@ -29,11 +30,12 @@ pub struct Merged {
 }
 
 impl Merged {
-    /// The connection pool that it sets for a Service port, where it sets one (`GetPortLevelTrafficPolicy`: settings of a port
-    /// replace the others whole).
+    /// The connection pool that it sets for a Service port, where it sets one
+    /// (`GetPortLevelTrafficPolicy`: settings of a port replace the others whole).
     pub fn connection_pool(&self, port: u16) -> Option<&Value> {
         let policy = self.policy.as_ref()?;
-        let of_port = policy.get("portLevelSettings").and_then(Value::as_array).into_iter().flatten();
+        let of_port =
+            policy.get("portLevelSettings").and_then(Value::as_array).into_iter().flatten();
         let of_port = of_port
             .filter(|p| p.pointer("/port/number").and_then(Value::as_u64) == Some(u64::from(port)))
             .map(|p| p.get("connectionPool"))
@@ -56,13 +58,23 @@ pub struct Rules {
 }
 
 impl Rules {
-    pub(super) fn build(objects: &[Object<DestinationRuleSpec>], root: &str, default_export: &Export, domain: &str) -> Self {
+    pub(super) fn build(
+        objects: &[Object<DestinationRuleSpec>],
+        root: &str,
+        default_export: &Export,
+        domain: &str,
+    ) -> Self {
         let mut sorted: Vec<&Object<DestinationRuleSpec>> = objects.iter().collect();
         // Rules with a selector first, then the oldest.
         sorted.sort_by_key(|o| {
             let m = &o.metadata;
             let created = m.creation_timestamp.unwrap_or(Time::MIN);
-            (o.spec.as_ref().is_none_or(|s| s.workload_selector.is_none()), created, m.name.clone(), m.namespace.clone())
+            (
+                o.spec.as_ref().is_none_or(|s| s.workload_selector.is_none()),
+                created,
+                m.name.clone(),
+                m.namespace.clone(),
+            )
         });
         let mut out = Self { root: root.to_owned(), ..Self::default() };
         for object in sorted {
@@ -80,14 +92,25 @@ impl Rules {
             };
             let host = qualify(&spec.host, namespace, domain);
             let export = &rule.export;
-            if export.is_empty() || export.public() || export.lists(".") || export.lists(namespace) {
-                merge(&mut out.merged, out.local.entry(namespace.clone()).or_default(), &host, &rule);
+            if export.is_empty() || export.public() || export.lists(".") || export.lists(namespace)
+            {
+                merge(
+                    &mut out.merged,
+                    out.local.entry(namespace.clone()).or_default(),
+                    &host,
+                    &rule,
+                );
             }
             // Of the mesh's default only `.` and `*` are honoured.
             let private = (export.is_empty() && default_export.lists("."))
                 || (export.len() == 1 && (export.lists(".") || export.lists(namespace)));
             if !private {
-                merge(&mut out.merged, out.exported.entry(namespace.clone()).or_default(), &host, &rule);
+                merge(
+                    &mut out.merged,
+                    out.exported.entry(namespace.clone()).or_default(),
+                    &host,
+                    &rule,
+                );
             } else if namespace == root {
                 merge(&mut out.merged, &mut out.root_private, &host, &rule);
             }
@@ -95,17 +118,24 @@ impl Rules {
         out
     }
 
-    /// Rules that a client in `client` finds for a host whose Service lives in `owner`: the client's namespace, then the
-    /// Service's, then the root namespace.
+    /// Rules that a client in `client` finds for a host whose Service lives in `owner`: the
+    /// client's namespace, then the Service's, then the root namespace.
     pub fn lookup(&self, client: &str, host: &str, owner: &str) -> Vec<&Merged> {
-        let local = if client == self.root { Some(&self.root_private) } else { self.local.get(client) };
+        let local =
+            if client == self.root { Some(&self.root_private) } else { self.local.get(client) };
         if let Some(found) = local.and_then(|h| h.most_specific(host)) {
             return found.iter().map(|&i| &self.merged[i as usize]).collect();
         }
         for namespace in [owner, &self.root] {
-            let found = self.exported.get(namespace).and_then(|h| h.most_specific(host)).map_or(&[][..], Vec::as_slice);
-            let seen = |m: &&Merged| m.export.is_empty() || m.export.public() || m.export.lists(client);
-            let found: Vec<&Merged> = found.iter().map(|&i| &self.merged[i as usize]).filter(seen).collect();
+            let found = self
+                .exported
+                .get(namespace)
+                .and_then(|h| h.most_specific(host))
+                .map_or(&[][..], Vec::as_slice);
+            let seen =
+                |m: &&Merged| m.export.is_empty() || m.export.public() || m.export.lists(client);
+            let found: Vec<&Merged> =
+                found.iter().map(|&i| &self.merged[i as usize]).filter(seen).collect();
             if !found.is_empty() {
                 return found;
             }
@@ -114,10 +144,17 @@ impl Rules {
     }
 }
 
-/// Of the rules that were found, the one for pods with these labels: one whose selector matches and that lives in the client's
-/// namespace, else the last without a selector (`SidecarScope.DestinationRule`).
-pub fn select<'r>(found: &[&'r Merged], client: &str, labels: &BTreeMap<String, String>) -> Option<&'r Merged> {
-    let chosen = |m: &&&Merged| m.namespace == client && m.selector.as_ref().is_some_and(|s| selects(s, labels));
+/// Of the rules that were found, the one for pods with these labels: one whose selector matches and
+/// that lives in the client's namespace, else the last without a selector
+/// (`SidecarScope.DestinationRule`).
+pub fn select<'r>(
+    found: &[&'r Merged],
+    client: &str,
+    labels: &BTreeMap<String, String>,
+) -> Option<&'r Merged> {
+    let chosen = |m: &&&Merged| {
+        m.namespace == client && m.selector.as_ref().is_some_and(|s| selects(s, labels))
+    };
     let by_selector = found.iter().find(chosen).copied();
     by_selector.or_else(|| found.iter().rev().find(|m| m.selector.is_none()).copied())
 }
@@ -147,7 +184,8 @@ fn merge(all: &mut Vec<Merged>, into: &mut Hosts, host: &str, rule: &Merged) {
                 continue;
             }
             (Some(_), Some(_)) | (None, None) => separate = false,
-            // One with a selector and one without are merged, and the new one stands by itself as well.
+            // One with a selector and one without are merged, and the new one stands by itself as
+            // well.
             _ => {}
         }
         existing.from.extend(rule.from.iter().cloned());

@@ -1,4 +1,5 @@
-//! How Istio compares host names, wildcards included (`pkg/config/host/name.go`, `names.go`, `pilot/pkg/model/config.go`).
+//! How Istio compares host names, wildcards included (`pkg/config/host/name.go`, `names.go`,
+//! `pilot/pkg/model/config.go`).
 //!
 //! Owns comparison only; must never resolve a name.
 
@@ -33,7 +34,8 @@ pub fn matches(a: &str, b: &str) -> bool {
     }
 }
 
-/// Values by host, of which the most specific that covers a name is looked up (`MostSpecificHostMatch`).
+/// Values by host, of which the most specific that covers a name is looked up
+/// (`MostSpecificHostMatch`).
 #[derive(Clone, Debug)]
 pub struct HostMap<K, V> {
     exact: HashMap<K, V>,
@@ -59,7 +61,8 @@ impl<K: Borrow<str> + Eq + Hash, V> HostMap<K, V> {
         &mut self.wild[at].1
     }
 
-    /// The value of the most specific host that covers the name: the host itself, else the longest wildcard.
+    /// The value of the most specific host that covers the name: the host itself, else the longest
+    /// wildcard.
     pub fn most_specific(&self, name: &str) -> Option<&V> {
         if let Some(v) = self.exact.get(name) {
             return Some(v);
@@ -79,7 +82,8 @@ impl<K: Borrow<str> + Eq + Hash, V> HostMap<K, V> {
     }
 }
 
-/// A short name of a Service made whole (`ResolveShortnameToFQDN`): names with a dot, addresses and `*` stay.
+/// A short name of a Service made whole (`ResolveShortnameToFQDN`): names with a dot, addresses and
+/// `*` stay.
 pub fn qualify(host: &str, namespace: &str, domain: &str) -> String {
     if host.is_empty() || host == "*" || host.contains('.') || host.contains(':') {
         host.to_owned()
@@ -100,7 +104,12 @@ mod tests {
     fn wildcards_cover_what_ends_alike() {
         assert!(subset_of("a.b.c", "*.c") && subset_of("*.b.c", "*.c") && subset_of("*.c", "*.c"));
         assert!(!subset_of("*.c", "a.c") && !subset_of("*.c", "*.b.c") && !subset_of("a.c", "b.c"));
-        assert!(matches("*.c", "a.c") && matches("a.c", "*.c") && matches("*", "*.x") && !matches("*.foo.com", "foo.com"));
+        assert!(
+            matches("*.c", "a.c")
+                && matches("a.c", "*.c")
+                && matches("*", "*.x")
+                && !matches("*.foo.com", "foo.com")
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Istio's objects as `kubectl` prints them, as far as scoping and routing ask for them. Unknown fields are ignored; a known
-//! field of a wrong type is an error that names it.
+//! Istio's objects as `kubectl` prints them, as far as scoping and routing ask for them. Unknown
+//! fields are ignored; a known field of a wrong type is an error that names it.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
 //! Services as istiod sees them: Kubernetes Services and the hosts of ServiceEntries, in one form.
 //!
-//! Owns the conversion (`serviceregistry/kube/conversion.go`, `serviceregistry/serviceentry/conversion.go`,
-//! `pkg/config/kube/conversion.go`). Must never decide who sees a Service.
+//! Owns the conversion (`serviceregistry/kube/conversion.go`,
+//! `serviceregistry/serviceentry/conversion.go`, `pkg/config/kube/conversion.go`). Must never
+//! decide who sees a Service.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -77,7 +78,10 @@ impl AppProtocol {
 
     /// TCP by declaration, TLS included.
     pub fn is_tcp(self) -> bool {
-        matches!(self, Self::Tcp | Self::Tls | Self::Https | Self::Mongo | Self::Redis | Self::MySql)
+        matches!(
+            self,
+            Self::Tcp | Self::Tls | Self::Https | Self::Mongo | Self::Redis | Self::MySql
+        )
     }
 
     /// TLS of the application.
@@ -85,7 +89,8 @@ impl AppProtocol {
         matches!(self, Self::Tls | Self::Https)
     }
 
-    /// `ConvertProtocol`: the `appProtocol`, else the prefix of the port's name, else TCP on ports of server-first protocols.
+    /// `ConvertProtocol`: the `appProtocol`, else the prefix of the port's name, else TCP on ports
+    /// of server-first protocols.
     fn of_port(port: &ServicePortSpec) -> Self {
         /// Ports that detection would break (`wellKnownPorts`: SMTP, DNS, MySQL, MongoDB).
         const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];
@@ -181,7 +186,8 @@ impl Export {
         other.0.iter().all(|e| self.lists(e))
     }
 
-    /// Whether an object of `owner` that is exported so is visible in `namespace` (`IsServiceVisible`).
+    /// Whether an object of `owner` that is exported so is visible in `namespace`
+    /// (`IsServiceVisible`).
     pub fn visible(&self, owner: &str, namespace: &str) -> bool {
         self.public() || (self.lists(".") && owner == namespace) || self.lists(namespace)
     }
@@ -240,7 +246,8 @@ impl Service {
         self.export.visible(&self.namespace, namespace)
     }
 
-    /// Declared to be exported to nobody: istiod keeps no endpoints of it (of one that is hidden by the mesh's default it does).
+    /// Declared to be exported to nobody: istiod keeps no endpoints of it (of one that is hidden by
+    /// the mesh's default it does).
     pub fn hidden_from_all(&self) -> bool {
         self.declared_export.lists("~")
     }
@@ -254,8 +261,9 @@ impl Service {
 /// Converts a Kubernetes Service.
 pub(super) fn from_kube(service: &KubeService, domain: &str) -> Service {
     let (meta, spec) = (&service.metadata, &service.spec);
-    let external_name =
-        (spec.kind == "ExternalName").then(|| spec.external_name.trim_end_matches('.').to_owned()).filter(|n| !n.is_empty());
+    let external_name = (spec.kind == "ExternalName")
+        .then(|| spec.external_name.trim_end_matches('.').to_owned())
+        .filter(|n| !n.is_empty());
     let headless = spec.cluster_ip == "None";
     let export = meta.annotations.get("networking.istio.io/exportTo").filter(|t| !t.is_empty());
     Service {
@@ -267,17 +275,27 @@ pub(super) fn from_kube(service: &KubeService, domain: &str) -> Service {
         ports: spec
             .ports
             .iter()
-            .map(|p| Port { number: p.port, name: p.name.clone(), protocol: AppProtocol::of_port(p) })
+            .map(|p| Port {
+                number: p.port,
+                name: p.name.clone(),
+                protocol: AppProtocol::of_port(p),
+            })
             .collect(),
         resolution: match () {
             () if headless => Resolution::Passthrough,
             () if external_name.is_some() => Resolution::Alias,
             () => Resolution::Endpoints,
         },
-        address: if headless || spec.cluster_ip.is_empty() { UNSPECIFIED.to_owned() } else { spec.cluster_ip.clone() },
+        address: if headless || spec.cluster_ip.is_empty() {
+            UNSPECIFIED.to_owned()
+        } else {
+            spec.cluster_ip.clone()
+        },
         labels: BTreeMap::clone(&meta.labels),
         selector: BTreeMap::clone(&spec.selector),
-        declared_export: Export::new(export.map(|t| t.split(',').map(|n| n.trim().to_owned()).collect()).unwrap_or_default()),
+        declared_export: Export::new(
+            export.map(|t| t.split(',').map(|n| n.trim().to_owned()).collect()).unwrap_or_default(),
+        ),
         export: Export::default(),
         aliases: Vec::new(),
         mesh_external: external_name.is_some(),
@@ -287,20 +305,29 @@ pub(super) fn from_kube(service: &KubeService, domain: &str) -> Service {
     }
 }
 
-/// Converts a ServiceEntry: one Service for each of its hosts and addresses. `dns_capture`: proxies use the addresses that
-/// Istio allocates where the entry has none.
+/// Converts a ServiceEntry: one Service for each of its hosts and addresses. `dns_capture`: proxies
+/// use the addresses that Istio allocates where the entry has none.
 pub(super) fn from_entry(entry: &ServiceEntry, dns_capture: bool) -> Vec<Service> {
     let (meta, spec) = (&entry.metadata, &entry.spec);
-    let mut addresses: Vec<String> = spec.addresses.iter().filter_map(|a| listen_address(a)).collect();
+    let mut addresses: Vec<String> =
+        spec.addresses.iter().filter_map(|a| listen_address(a)).collect();
     if spec.addresses.is_empty() {
-        let allocated = entry.status.addresses.iter().filter(|a| a.value.parse::<IpAddr>().is_ok_and(|a| a.is_ipv4()));
+        let allocated = entry
+            .status
+            .addresses
+            .iter()
+            .filter(|a| a.value.parse::<IpAddr>().is_ok_and(|a| a.is_ipv4()));
         let first = allocated.map(|a| a.value.clone()).next().filter(|_| dns_capture);
         addresses.push(first.unwrap_or_else(|| UNSPECIFIED.to_owned()));
     }
     let ports: Vec<Port> = spec
         .ports
         .iter()
-        .map(|p| Port { number: p.number, name: p.name.clone(), protocol: AppProtocol::parse(&p.protocol) })
+        .map(|p| Port {
+            number: p.number,
+            name: p.name.clone(),
+            protocol: AppProtocol::parse(&p.protocol),
+        })
         .collect();
     let resolution = match spec.resolution.as_str() {
         "STATIC" | "1" => Resolution::Endpoints,
@@ -327,14 +354,23 @@ pub(super) fn from_entry(entry: &ServiceEntry, dns_capture: bool) -> Vec<Service
         order: 0,
         contested: false,
     };
-    spec.hosts.iter().flat_map(|h| addresses.iter().map(move |a| (h, a))).map(|(h, a)| one(h, a)).collect()
+    spec.hosts
+        .iter()
+        .flat_map(|h| addresses.iter().map(move |a| (h, a)))
+        .map(|(h, a)| one(h, a))
+        .collect()
 }
 
-/// An address of an entry as its listener binds: a range of a single address is that address; nonsense is left out.
+/// An address of an entry as its listener binds: a range of a single address is that address;
+/// nonsense is left out.
 fn listen_address(text: &str) -> Option<String> {
     if text.parse::<IpAddr>().is_ok() {
         return Some(text.to_owned());
     }
     let net: IpNet = text.parse().ok()?;
-    Some(if net.prefix_len() == net.max_prefix_len() { net.addr().to_string() } else { text.to_owned() })
+    Some(if net.prefix_len() == net.max_prefix_len() {
+        net.addr().to_string()
+    } else {
+        text.to_owned()
+    })
 }

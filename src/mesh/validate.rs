@@ -1,6 +1,8 @@
-//! What istiod's admission would refuse (`pkg/config/validation/agent/validation.go`, `validation.go`), named with its rule.
+//! What istiod's admission would refuse (`pkg/config/validation/agent/validation.go`,
+//! `validation.go`), named with its rule.
 //!
-//! Owns the wording. Nothing is left out for it: istiod's own behaviour towards such an object is what `scope` models.
+//! Owns the wording. Nothing is left out for it: istiod's own behaviour towards such an object is
+//! what `scope` models.
 
 use super::Builder;
 use super::objects::{Egress, Object, SidecarSpec};
@@ -39,7 +41,11 @@ pub fn egress_host(entry: &str) -> Option<&'static str> {
 /// A DNS label (RFC 1123); upper case is refused by some of Istio's checks and accepted here.
 fn is_label(label: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    !label.is_empty() && label.len() <= 63 && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    !label.is_empty()
+        && label.len() <= 63
+        && label.bytes().all(inner)
+        && !label.starts_with('-')
+        && !label.ends_with('-')
 }
 
 /// Checks all objects.
@@ -49,7 +55,10 @@ pub(super) fn all(builder: &Builder, problems: &mut Vec<String>) {
     for object in sorted {
         for why in sidecar(object) {
             let m = &object.metadata;
-            problems.push(format!("Sidecar {}/{}: istiod's validation refuses it: {why}", m.namespace, m.name));
+            problems.push(format!(
+                "Sidecar {}/{}: istiod's validation refuses it: {why}",
+                m.namespace, m.name
+            ));
         }
     }
     for object in &builder.virtual_services {
@@ -65,7 +74,10 @@ pub(super) fn all(builder: &Builder, problems: &mut Vec<String>) {
     for object in &builder.rules {
         let (m, spec) = (&object.metadata, object.spec.clone().unwrap_or_default());
         if spec.host.is_empty() {
-            problems.push(format!("DestinationRule {}/{}: istiod's validation refuses it: it needs a host", m.namespace, m.name));
+            problems.push(format!(
+                "DestinationRule {}/{}: istiod's validation refuses it: it needs a host",
+                m.namespace, m.name
+            ));
         }
     }
 }
@@ -75,11 +87,16 @@ fn sidecar(object: &Object<SidecarSpec>) -> Vec<String> {
     let mut out = Vec::new();
     if let Some(selector) = &spec.workload_selector {
         if selector.labels.is_empty() {
-            out.push("its workloadSelector is empty: it would match every pod of the namespace".to_owned());
+            out.push(
+                "its workloadSelector is empty: it would match every pod of the namespace"
+                    .to_owned(),
+            );
         }
         for (k, v) in &selector.labels {
             if k.is_empty() || k.contains('*') || v.contains('*') {
-                out.push(format!("its workloadSelector holds a wildcard or an empty key ({k}: {v})"));
+                out.push(format!(
+                    "its workloadSelector holds a wildcard or an empty key ({k}: {v})"
+                ));
             }
         }
     }
@@ -113,7 +130,15 @@ mod tests {
 
     #[test]
     fn hosts_that_the_webhook_refuses_are_named_with_the_rule() {
-        for fine in ["prod/reviews.prod.svc.cluster.local", "./*", "*/*", "~/*", "~prod/*", "ext/*.wikipedia.org", "*/a.b"] {
+        for fine in [
+            "prod/reviews.prod.svc.cluster.local",
+            "./*",
+            "*/*",
+            "~/*",
+            "~prod/*",
+            "ext/*.wikipedia.org",
+            "*/a.b",
+        ] {
             assert_eq!(egress_host(fine), None, "{fine}");
         }
         for (host, part) in [

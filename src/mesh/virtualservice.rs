@@ -1,7 +1,7 @@
 //! VirtualServices as istiod uses them: short names made whole, delegates merged into their roots.
 //!
-//! Owns the merge (`model/virtualservice.go`, `model/virtualservice_controller.go`) and what follows from a rule alone (its
-//! destinations). Must never ask who imports one.
+//! Owns the merge (`model/virtualservice.go`, `model/virtualservice_controller.go`) and what
+//! follows from a rule alone (its destinations). Must never ask who imports one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,13 +43,19 @@ impl VirtualService {
     }
 
     /// Hosts that its rules send traffic to, mirrors included, with the ports; no port means all
-    /// (`virtualServiceDestinationsFilteredBySourceNamespace`: rules of another `sourceNamespace` are left out, rules of other
-    /// `sourceLabels` are not).
+    /// (`virtualServiceDestinationsFilteredBySourceNamespace`: rules of another `sourceNamespace`
+    /// are left out, rules of other `sourceLabels` are not).
     pub fn destinations(&self, namespace: &str) -> BTreeMap<&str, BTreeSet<Option<u16>>> {
         let mut out: BTreeMap<&str, BTreeSet<Option<u16>>> = BTreeMap::new();
         for rule in &self.http {
-            // One match that names this namespace lets the rule in; matches that name only others keep it out.
-            let named: Vec<&str> = rule.matches.iter().map(|m| m.source_namespace.as_str()).filter(|n| !n.is_empty()).collect();
+            // One match that names this namespace lets the rule in; matches that name only others
+            // keep it out.
+            let named: Vec<&str> = rule
+                .matches
+                .iter()
+                .map(|m| m.source_namespace.as_str())
+                .filter(|n| !n.is_empty())
+                .collect();
             if !named.is_empty() && !named.contains(&namespace) {
                 continue;
             }
@@ -59,32 +65,49 @@ impl VirtualService {
                 out.entry(t.host.as_str()).or_default().insert(t.port.map(|p| p.number));
             }
         }
-        for t in self.tcp.iter().chain(&self.tls).flat_map(|r| &r.route).filter_map(|r| r.destination.as_ref()) {
+        for t in self
+            .tcp
+            .iter()
+            .chain(&self.tls)
+            .flat_map(|r| &r.route)
+            .filter_map(|r| r.destination.as_ref())
+        {
             out.entry(t.host.as_str()).or_default().insert(t.port.map(|p| p.number));
         }
         out
     }
 }
 
-/// Resolves and merges all VirtualServices, in istiod's order. What a delegate does wrong is told in `problems`.
+/// Resolves and merges all VirtualServices, in istiod's order. What a delegate does wrong is told
+/// in `problems`.
 pub(super) fn merge_all(
     objects: &[Object<VirtualServiceSpec>],
     default_export: &Export,
     domain: &str,
     problems: &mut Vec<String>,
 ) -> Vec<VirtualService> {
-    let resolved: Vec<VirtualService> = objects.iter().map(|o| resolve(o, default_export, domain)).collect();
-    let delegates: BTreeMap<(&str, &str), &VirtualService> =
-        resolved.iter().filter(|v| v.hosts.is_empty()).map(|v| ((v.namespace.as_str(), v.name.as_str()), v)).collect();
+    let resolved: Vec<VirtualService> =
+        objects.iter().map(|o| resolve(o, default_export, domain)).collect();
+    let delegates: BTreeMap<(&str, &str), &VirtualService> = resolved
+        .iter()
+        .filter(|v| v.hosts.is_empty())
+        .map(|v| ((v.namespace.as_str(), v.name.as_str()), v))
+        .collect();
     let mut roots: Vec<VirtualService> = Vec::new();
     for root in resolved.iter().filter(|v| !v.hosts.is_empty()) {
         let mut merged = root.clone();
         if root.http.iter().any(|r| r.delegate.is_some()) {
-            merged.http = root.http.iter().flat_map(|rule| with_delegate(root, rule, &delegates, problems)).collect();
+            merged.http = root
+                .http
+                .iter()
+                .flat_map(|rule| with_delegate(root, rule, &delegates, problems))
+                .collect();
         }
         roots.push(merged);
     }
-    roots.sort_by(|a, b| (a.created, &a.name, &a.namespace).cmp(&(b.created, &b.name, &b.namespace)));
+    roots.sort_by(|a, b| {
+        (a.created, &a.name, &a.namespace).cmp(&(b.created, &b.name, &b.namespace))
+    });
     for (i, v) in roots.iter_mut().enumerate() {
         v.order = i as u32;
     }
@@ -121,7 +144,11 @@ fn with_delegate(
 }
 
 /// Makes host names whole and the exports plain.
-fn resolve(object: &Object<VirtualServiceSpec>, default_export: &Export, domain: &str) -> VirtualService {
+fn resolve(
+    object: &Object<VirtualServiceSpec>,
+    default_export: &Export,
+    domain: &str,
+) -> VirtualService {
     let (meta, mut spec) = (&object.metadata, object.spec.clone().unwrap_or_default());
     let full = |host: &mut String| *host = qualify(host, &meta.namespace, domain);
     spec.hosts.iter_mut().for_each(full);
@@ -148,7 +175,8 @@ fn resolve(object: &Object<VirtualServiceSpec>, default_export: &Export, domain:
     }
 }
 
-/// Merges a delegate's rule into the root's; `None` when their conditions exclude each other (`mergeHTTPRoute`).
+/// Merges a delegate's rule into the root's; `None` when their conditions exclude each other
+/// (`mergeHTTPRoute`).
 fn merge_rule(root: &HttpRoute, delegate: &HttpRoute) -> Option<HttpRoute> {
     let mut out = delegate.clone();
     out.matches = merge_matches(&root.matches, &delegate.matches)?;
@@ -192,7 +220,12 @@ fn merge_match(root: &HttpMatch, delegate: &HttpMatch) -> HttpMatch {
     out.headers = both(&root.headers, &delegate.headers);
     out.without_headers = both(&root.without_headers, &delegate.without_headers);
     out.query_params = both(&root.query_params, &delegate.query_params);
-    out.source_labels = root.source_labels.iter().chain(&delegate.source_labels).map(|(k, v)| (k.clone(), v.clone())).collect();
+    out.source_labels = root
+        .source_labels
+        .iter()
+        .chain(&delegate.source_labels)
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     if out.port == 0 {
         out.port = root.port;
     }
@@ -207,8 +240,12 @@ fn merge_match(root: &HttpMatch, delegate: &HttpMatch) -> HttpMatch {
 
 /// `hasConflict`.
 fn conflict(root: &HttpMatch, leaf: &HttpMatch) -> bool {
-    let pairs =
-        [(&root.uri, &leaf.uri), (&root.scheme, &leaf.scheme), (&root.method, &leaf.method), (&root.authority, &leaf.authority)];
+    let pairs = [
+        (&root.uri, &leaf.uri),
+        (&root.scheme, &leaf.scheme),
+        (&root.method, &leaf.method),
+        (&root.authority, &leaf.authority),
+    ];
     let maps = [
         (&root.headers, &leaf.headers),
         (&root.without_headers, &leaf.without_headers),
@@ -222,7 +259,8 @@ fn conflict(root: &HttpMatch, leaf: &HttpMatch) -> bool {
         || leaf.source_labels.iter().any(|(k, v)| root.source_labels.get(k).is_some_and(|r| r != v))
         || (!root.gateways.is_empty()
             && !leaf.gateways.is_empty()
-            && (root.gateways.len() < leaf.gateways.len() || leaf.gateways.iter().any(|g| !root.gateways.contains(g))))
+            && (root.gateways.len() < leaf.gateways.len()
+                || leaf.gateways.iter().any(|g| !root.gateways.contains(g))))
 }
 
 /// `stringMatchConflict`.
@@ -251,7 +289,10 @@ mod tests {
     use super::*;
 
     fn prefix(p: &str) -> HttpMatch {
-        HttpMatch { uri: Some(StringMatch { prefix: p.to_owned(), ..StringMatch::default() }), ..HttpMatch::default() }
+        HttpMatch {
+            uri: Some(StringMatch { prefix: p.to_owned(), ..StringMatch::default() }),
+            ..HttpMatch::default()
+        }
     }
 
     #[test]

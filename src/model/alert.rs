@@ -63,21 +63,37 @@ pub struct Alert {
 impl Alert {
     /// Names it for ever: the same for each delivery, so that receivers can tell repetitions.
     pub fn id(&self) -> String {
-        let what = self.destination.as_ref().map(|d| format!("/{d}:{}", self.port)).unwrap_or_default();
-        format!("{}/{}/{}/{}{what}", self.kind.name(), self.workload.namespace, self.workload.kind, self.workload.name)
+        let what =
+            self.destination.as_ref().map(|d| format!("/{d}:{}", self.port)).unwrap_or_default();
+        format!(
+            "{}/{}/{}/{}{what}",
+            self.kind.name(),
+            self.workload.namespace,
+            self.workload.kind,
+            self.workload.name
+        )
     }
 
     /// One line for people.
     pub fn text(&self) -> String {
-        let to = self.destination.as_ref().map(|d| format!("{d}:{}", self.port)).unwrap_or_default();
+        let to =
+            self.destination.as_ref().map(|d| format!("{d}:{}", self.port)).unwrap_or_default();
         let w = &self.workload;
         match self.kind {
-            AlertKind::NewDependency => format!("{w} calls {to}, which it was never seen to call before it was accepted"),
-            AlertKind::ScopeMiss => {
-                format!("{w} reached {to} at the Service's own address: its Sidecar lacks the host, so the call left the mesh")
+            AlertKind::NewDependency => {
+                format!("{w} calls {to}, which it was never seen to call before it was accepted")
             }
-            AlertKind::Ambiguous => format!("{w} calls one of {to}, and nothing on the wire tells which"),
-            AlertKind::CoverageLost => format!("{w} is not watched any more: what it calls now is not seen"),
+            AlertKind::ScopeMiss => {
+                format!(
+                    "{w} reached {to} at the Service's own address: its Sidecar lacks the host, so the call left the mesh"
+                )
+            }
+            AlertKind::Ambiguous => {
+                format!("{w} calls one of {to}, and nothing on the wire tells which")
+            }
+            AlertKind::CoverageLost => {
+                format!("{w} is not watched any more: what it calls now is not seen")
+            }
         }
     }
 }

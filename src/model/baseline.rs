@@ -46,7 +46,8 @@ impl Baseline {
     pub fn answers(&self, alert: &Alert) -> bool {
         match (alert.kind, &alert.destination, alert.protocol) {
             (AlertKind::NewDependency, Some(destination), Some(protocol)) => {
-                let accepted = Accepted { destination: destination.clone(), port: alert.port, protocol };
+                let accepted =
+                    Accepted { destination: destination.clone(), port: alert.port, protocol };
                 self.dependencies.contains(&accepted)
             }
             _ => false,

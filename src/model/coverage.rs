@@ -13,7 +13,8 @@ pub struct Span {
     pub to: Time,
 }
 
-/// Spans closer than this are one: a quiet veth has a probe every 10 s, so a minute without packets is no gap in watching.
+/// Spans closer than this are one: a quiet veth has a probe every 10 s, so a minute without packets
+/// is no gap in watching.
 const GAP: u64 = 60_000_000_000;
 
 /// Disjoint spans, ascending.
@@ -60,8 +61,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watching may begin this long after the pod's start and still count as "from its start" (5 s: API times have whole
-    /// seconds, and a sidecar's first packets precede the application's).
+    /// Watching may begin this long after the pod's start and still count as "from its start" (5 s:
+    /// API times have whole seconds, and a sidecar's first packets precede the application's).
     const START_SLACK: u64 = 5_000_000_000;
 
     /// Whether it was watched from the pod's start.
@@ -84,7 +85,8 @@ impl Merge for Watch {
     }
 }
 
-/// That a workload asked the DNS for a host of the cluster or of a ServiceEntry: what it may address, called or not.
+/// That a workload asked the DNS for a host of the cluster or of a ServiceEntry: what it may
+/// address, called or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lookups {

@@ -46,7 +46,8 @@ pub struct DependencyKey {
     pub protocol: Protocol,
 }
 
-/// Names kept per dependency. A virtual host of a shared gateway can have thousands; generation needs those of the mesh, few.
+/// Names kept per dependency. A virtual host of a shared gateway can have thousands; generation
+/// needs those of the mesh, few.
 const ADDRESSED: usize = 32;
 
 /// A dependency with its evidence.
@@ -61,13 +62,15 @@ pub struct Dependency {
     pub tally: Tally,
     /// Evidence by grade, strongest first.
     pub evidence: BTreeMap<Grade, Evidence>,
-    /// Host names that the application addressed it by (DNS, HTTP authority, SNI), other than the destination's own.
+    /// Host names that the application addressed it by (DNS, HTTP authority, SNI), other than the
+    /// destination's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub addressed: BTreeMap<String, Tally>,
     /// Some further names were not kept.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub addressed_more: bool,
-    /// Connections of an injected pod that reached a Service's own address: its Envoy had no configuration for it.
+    /// Connections of an injected pod that reached a Service's own address: its Envoy had no
+    /// configuration for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope_miss: Option<Tally>,
     /// Connections older than the capture.
@@ -81,7 +84,8 @@ pub struct Dependency {
     pub unanswered: u64,
 }
 
-/// A dependency as it is read: a flattened field is read into a map first, which takes twice as long as all else.
+/// A dependency as it is read: a flattened field is read into a map first, which takes twice as
+/// long as all else.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Flat {
@@ -109,7 +113,9 @@ struct Flat {
 
 impl From<Flat> for Dependency {
     fn from(flat: Flat) -> Self {
-        let Flat { workload, destination, port, protocol, connections, first_seen, last_seen, .. } = flat;
+        let Flat {
+            workload, destination, port, protocol, connections, first_seen, last_seen, ..
+        } = flat;
         Self {
             key: DependencyKey { workload, destination, port, protocol },
             tally: Tally { connections, first_seen, last_seen },
@@ -140,8 +146,8 @@ impl Dependency {
         }
     }
 
-    /// Whether it has not been seen for this long, in nanoseconds, while its workload was: measured against the workload's own last
-    /// sighting, so that silence of the watcher ages nothing.
+    /// Whether it has not been seen for this long, in nanoseconds, while its workload was: measured
+    /// against the workload's own last sighting, so that silence of the watcher ages nothing.
     pub fn is_stale(&self, workload_seen: Time, after: u64) -> bool {
         workload_seen.since(self.tally.last_seen) >= after
     }

@@ -1,4 +1,5 @@
-//! Where a connection went, as far as it is known. Ambiguity and ignorance are values here, not absences.
+//! Where a connection went, as far as it is known. Ambiguity and ignorance are values here, not
+//! absences.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -82,7 +83,8 @@ pub enum Destination {
     Service(ServicePort),
     /// One of several Services stand behind the address, and nothing on the wire tells which.
     Ambiguous {
-        /// Usually at least two; one where it stood behind the address before or after, and nobody knows whether it did then.
+        /// Usually at least two; one where it stood behind the address before or after, and nobody
+        /// knows whether it did then.
         candidates: BTreeSet<ServicePort>,
     },
     /// Outside the cluster, or a host that a ServiceEntry brings into the mesh.
@@ -171,7 +173,9 @@ impl fmt::Display for Destination {
             Self::External { address: Some(a), .. } => write!(f, "{a}"),
             Self::External { .. } => f.write_str("(external)"),
             Self::Pod { namespace, name, .. } => write!(f, "{namespace}/{name}"),
-            Self::Infrastructure { what, namespace: Some(ns), name: Some(n) } => write!(f, "{ns}/{n} ({what})"),
+            Self::Infrastructure { what, namespace: Some(ns), name: Some(n) } => {
+                write!(f, "{ns}/{n} ({what})")
+            }
             Self::Infrastructure { what, .. } => write!(f, "({what})"),
             Self::Unresolved { host: Some(host), address, .. } => write!(f, "{host} at {address}"),
             Self::Unresolved { address, .. } => write!(f, "{address}"),

@@ -97,7 +97,8 @@ impl Merge for Evidence {
         self.examples.extend(other.examples.iter().cloned());
         self.examples.sort();
         self.examples.dedup();
-        // "First two and last of the union" can be computed from the same of the parts, so this is associative.
+        // "First two and last of the union" can be computed from the same of the parts, so this is
+        // associative.
         if self.examples.len() > EXAMPLES {
             self.examples.drain(EXAMPLES - 1..self.examples.len() - 1);
         }

@@ -13,11 +13,14 @@ fn tally() -> impl Strategy<Value = Tally> {
 fn evidence() -> impl Strategy<Value = Evidence> {
     (tally(), prop::collection::vec((time(), 1..4u16), 1..4)).prop_map(|(tally, examples)| {
         let socket = |port| std::net::SocketAddr::from(([10, 0, 0, 1], port));
-        let example = |(time, port)| Example { time, from: socket(port), to: socket(80), name: None };
+        let example =
+            |(time, port)| Example { time, from: socket(port), to: socket(80), name: None };
         let mut whole = Evidence { tally, examples: Vec::new() };
         // Only merging makes an Evidence: its examples are sorted and few.
-        whole
-            .merge(&Evidence { tally: Tally { connections: 0, ..tally }, examples: examples.into_iter().map(example).collect() });
+        whole.merge(&Evidence {
+            tally: Tally { connections: 0, ..tally },
+            examples: examples.into_iter().map(example).collect(),
+        });
         whole
     })
 }
@@ -32,11 +35,23 @@ fn dependency() -> impl Strategy<Value = Dependency> {
         0..9u64,
     )
         .prop_map(|(tally, evidence, addressed, scope_miss, midway)| {
-            let workload = WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: "w".into() };
-            let service = ServicePort { namespace: "n".into(), name: "s".into(), host: "s.n.svc.cluster.local".into(), port: 80 };
-            let key = DependencyKey { workload, destination: Destination::Service(service), port: 80, protocol: Protocol::Tcp };
+            let workload =
+                WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: "w".into() };
+            let service = ServicePort {
+                namespace: "n".into(),
+                name: "s".into(),
+                host: "s.n.svc.cluster.local".into(),
+                port: 80,
+            };
+            let key = DependencyKey {
+                workload,
+                destination: Destination::Service(service),
+                port: 80,
+                protocol: Protocol::Tcp,
+            };
             let mut d = Dependency::new(key, tally);
-            (d.evidence, d.addressed, d.scope_miss, d.midway) = (evidence, addressed, scope_miss, midway);
+            (d.evidence, d.addressed, d.scope_miss, d.midway) =
+                (evidence, addressed, scope_miss, midway);
             d
         })
 }
@@ -99,7 +114,9 @@ fn the_ends_of_time_are_written_and_read() {
 
 #[test]
 fn a_gap_of_more_than_a_minute_is_a_gap_in_watching() {
-    let span = |a: i64, b: i64| Span { from: Time(a * 1_000_000_000), to: Time(b * 1_000_000_000) }.alone();
+    let span = |a: i64, b: i64| {
+        Span { from: Time(a * 1_000_000_000), to: Time(b * 1_000_000_000) }.alone()
+    };
     assert_eq!(merged(&[&span(0, 10), &span(70, 80)]).0.len(), 1);
     assert_eq!(merged(&[&span(0, 10), &span(71, 80)]).0.len(), 2);
 }

@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Nanoseconds since the Unix epoch: packet time, or the event time of an API object. Never "now", except in composers.
+/// Nanoseconds since the Unix epoch: packet time, or the event time of an API object. Never "now",
+/// except in composers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Time(pub i64);
 
@@ -30,8 +31,9 @@ impl Time {
 const TEXT: usize = 30;
 
 impl Time {
-    /// Writes it as RFC 3339 in UTC, without the zeros at its end, and gives the length. A store holds a handful per dependency, so this
-    /// is quick: the calendar of the nanoseconds that 64 bits hold is that of the years 1677 to 2262.
+    /// Writes it as RFC 3339 in UTC, without the zeros at its end, and gives the length. A store
+    /// holds a handful per dependency, so this is quick: the calendar of the nanoseconds that 64
+    /// bits hold is that of the years 1677 to 2262.
     fn text(self, out: &mut [u8; TEXT]) -> usize {
         let digits = |out: &mut [u8], mut n: u32| {
             for digit in out.iter_mut().rev() {
@@ -40,7 +42,8 @@ impl Time {
             }
         };
         let nanos = self.0.rem_euclid(1_000_000_000) as u32;
-        let (days, second) = (self.seconds().div_euclid(86_400), self.seconds().rem_euclid(86_400) as u32);
+        let (days, second) =
+            (self.seconds().div_euclid(86_400), self.seconds().rem_euclid(86_400) as u32);
         let (year, month, day) = civil(days);
         out.copy_from_slice(b"0000-00-00T00:00:00.000000000Z");
         digits(&mut out[..4], year);
@@ -62,8 +65,8 @@ impl Time {
     }
 }
 
-/// Year, month and day of a day since the epoch, in the proleptic Gregorian calendar. Counted from March, so that the leap day is the last of
-/// its year, in eras of 400 years of 146,097 days.
+/// Year, month and day of a day since the epoch, in the proleptic Gregorian calendar. Counted from
+/// March, so that the leap day is the last of its year, in eras of 400 years of 146,097 days.
 fn civil(days: i64) -> (u32, u32, u32) {
     let days = days + 719_468;
     let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
@@ -78,10 +81,15 @@ fn civil(days: i64) -> (u32, u32, u32) {
 /// Reads what [`Time::text`] writes; `None` for any other form.
 fn plain(text: &[u8]) -> Option<Time> {
     let number = |from: usize, to: usize| {
-        text[from..to].iter().try_fold(0i64, |n, b| b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0')))
+        text[from..to]
+            .iter()
+            .try_fold(0i64, |n, b| b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0')))
     };
     let signs = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    if !(20..=TEXT).contains(&text.len()) || text[text.len() - 1] != b'Z' || signs.iter().any(|(at, sign)| text[*at] != *sign) {
+    if !(20..=TEXT).contains(&text.len())
+        || text[text.len() - 1] != b'Z'
+        || signs.iter().any(|(at, sign)| text[*at] != *sign)
+    {
         return None;
     }
     let nanos = match text.len() {
@@ -92,7 +100,12 @@ fn plain(text: &[u8]) -> Option<Time> {
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
     // Far from the ends of what 64 bits hold.
-    if !(1700..=2200).contains(&year) || !(1..=12).contains(&month) || hour > 23 || minute > 59 || second > 59 {
+    if !(1700..=2200).contains(&year)
+        || !(1..=12).contains(&month)
+        || hour > 23
+        || minute > 59
+        || second > 59
+    {
         return None;
     }
     let date = days(year, month, day);

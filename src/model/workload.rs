@@ -29,8 +29,8 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A workload by name: the top controller (Deployment, StatefulSet, DaemonSet, CronJob, Job, Rollout or any other owner), or
-/// a bare Pod.
+/// A workload by name: the top controller (Deployment, StatefulSet, DaemonSet, CronJob, Job,
+/// Rollout or any other owner), or a bare Pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WorkloadId {
     /// Namespace of the workload.
@@ -79,7 +79,9 @@ impl DataPlane {
     pub fn why_no_sidecar(self) -> Option<&'static str> {
         match self {
             Self::Sidecar => None,
-            Self::Uninjected => Some("its pods have no istio-proxy container, so a Sidecar would do nothing"),
+            Self::Uninjected => {
+                Some("its pods have no istio-proxy container, so a Sidecar would do nothing")
+            }
             Self::Gateway => Some("it is a gateway: Sidecars do not apply to gateways"),
             Self::Waypoint => Some("it is a waypoint: Sidecars do not apply to waypoints"),
             Self::Ambient => Some("its pods are in ambient mode: Sidecars do not apply"),
@@ -105,8 +107,10 @@ pub struct Workload {
 
 impl Merge for Workload {
     fn merge(&mut self, other: &Self) {
-        // The later sighting describes the workload; at equal times the greater value, so that order does not matter.
-        let later = (other.last_seen, other.data_plane, &other.selector) > (self.last_seen, self.data_plane, &self.selector);
+        // The later sighting describes the workload; at equal times the greater value, so that
+        // order does not matter.
+        let later = (other.last_seen, other.data_plane, &other.selector)
+            > (self.last_seen, self.data_plane, &self.selector);
         if later {
             *self = other.clone();
         }

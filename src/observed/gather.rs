@@ -1,6 +1,7 @@
 //! Merges attributed observations until they are told.
 //!
-//! Owns the batch that is growing: it grows with what is different, never with time. Must never drop an observation without counting it.
+//! Owns the batch that is growing: it grows with what is different, never with time. Must never
+//! drop an observation without counting it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasher;
@@ -20,7 +21,8 @@ const MAX_ASKED: usize = 100_000;
 /// Edges remembered as told. Forgetting them costs telling them once more before their time.
 const MAX_TOLD: usize = 262_144;
 
-/// Names of the counters that a batch carries besides those of the capture layer and of attribution.
+/// Names of the counters that a batch carries besides those of the capture layer and of
+/// attribution.
 pub mod counter {
     /// Edges dropped because a batch that could not be delivered was full.
     pub const EDGES: &str = "edges-dropped";
@@ -90,7 +92,8 @@ impl Gatherer {
             content: c.content,
             names,
         };
-        let known = self.told.contains(&self.hasher.hash_one((&pod.workload, &pod.name, pod.start, &call)));
+        let known =
+            self.told.contains(&self.hasher.hash_one((&pod.workload, &pod.name, pod.start, &call)));
         if self.edges.len() >= MAX_EDGES && !self.edges.contains_key(&(at, call.clone())) {
             return self.count(counter::EDGES, 1);
         }
@@ -128,7 +131,11 @@ impl Gatherer {
         let at = self.pod(pod);
         let spans = Span { from: Time(s.first), to: Time(s.last) }.alone();
         self.spans.merge(&spans);
-        let entry = self.watching.entry(at).or_insert_with(|| Watching { pod: at, spans: Spans::default(), packets: 0 });
+        let entry = self.watching.entry(at).or_insert_with(|| Watching {
+            pod: at,
+            spans: Spans::default(),
+            packets: 0,
+        });
         entry.spans.merge(&spans);
         entry.packets += s.packets;
     }
@@ -186,8 +193,11 @@ impl Gatherer {
 
     /// What the next batch will hold at least, as a batch without an identity.
     pub fn pending(&self) -> Option<Observed> {
-        let asked =
-            self.asked.iter().map(|((pod, question), tally)| Asked { pod: *pod, question: question.clone(), tally: *tally });
+        let asked = self.asked.iter().map(|((pod, question), tally)| Asked {
+            pod: *pod,
+            question: question.clone(),
+            tally: *tally,
+        });
         let batch = Observed {
             id: BatchId { source: String::new(), sequence: 0 },
             node: self.node.clone(),
@@ -207,7 +217,10 @@ impl Gatherer {
         let at: Vec<u32> = batch.pods.iter().map(|p| self.pod(p)).collect();
         for edge in &batch.edges {
             let edge = Edge { pod: at[edge.pod as usize], ..edge.clone() };
-            self.edges.entry((edge.pod, edge.call.clone())).and_modify(|e| e.merge(&edge)).or_insert(edge);
+            self.edges
+                .entry((edge.pod, edge.call.clone()))
+                .and_modify(|e| e.merge(&edge))
+                .or_insert(edge);
         }
         for asked in &batch.asked {
             let key = (at[asked.pod as usize], asked.question.clone());
@@ -215,7 +228,11 @@ impl Gatherer {
         }
         for w in &batch.watching {
             let pod = at[w.pod as usize];
-            let entry = self.watching.entry(pod).or_insert_with(|| Watching { pod, spans: Spans::default(), packets: 0 });
+            let entry = self.watching.entry(pod).or_insert_with(|| Watching {
+                pod,
+                spans: Spans::default(),
+                packets: 0,
+            });
             entry.spans.merge(&w.spans);
             entry.packets += w.packets;
         }

@@ -1,7 +1,7 @@
 //! Batches as lines of JSON.
 //!
-//! Owns the form. The first line of a batch names it, the last one closes it: a batch that a crash cut short is known as one. Must
-//! never give out a part of a batch.
+//! Owns the form. The first line of a batch names it, the last one closes it: a batch that a crash
+//! cut short is known as one. Must never give out a part of a batch.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read, Write};
@@ -121,8 +121,10 @@ impl<R: BufRead> Reader<R> {
             self.line += 1;
             text.clear();
             let line = self.line;
-            let n =
-                (&mut self.input).take(MAX_LINE).read_until(b'\n', &mut text).map_err(|error| ReadError::Io { line, error })?;
+            let n = (&mut self.input)
+                .take(MAX_LINE)
+                .read_until(b'\n', &mut text)
+                .map_err(|error| ReadError::Io { line, error })?;
             if n == 0 {
                 return Ok(None);
             }
@@ -135,9 +137,10 @@ impl<R: BufRead> Reader<R> {
             }
             // An agent that was killed in a line begins the next one on a line of its own.
             if !text.trim_ascii().is_empty() {
-                return serde_json::from_slice(&text)
-                    .map(Some)
-                    .map_err(|e| ReadError::Malformed { line, why: format!("not a line of a batch: {e}") });
+                return serde_json::from_slice(&text).map(Some).map_err(|e| ReadError::Malformed {
+                    line,
+                    why: format!("not a line of a batch: {e}"),
+                });
             }
         }
     }
@@ -153,7 +156,10 @@ impl<R: BufRead> Reader<R> {
             },
         };
         if header.version > VERSION {
-            let why = format!("the batch has version {}, this program reads up to {VERSION}: use a newer one", header.version);
+            let why = format!(
+                "the batch has version {}, this program reads up to {VERSION}: use a newer one",
+                header.version
+            );
             return Err(ReadError::Malformed { line: begin, why });
         }
         let Header { id, node, made, spans, counters, .. } = header;
@@ -174,7 +180,9 @@ impl<R: BufRead> Reader<R> {
                 Some(Line::Edge(edge)) => batch.edges.push(*edge),
                 Some(Line::Asked(asked)) => batch.asked.push(asked),
                 Some(Line::Watching(watching)) => batch.watching.push(watching),
-                Some(Line::End(footer)) => return self.checked(batch, begin, lines, &footer).map(Some),
+                Some(Line::End(footer)) => {
+                    return self.checked(batch, begin, lines, &footer).map(Some);
+                }
                 Some(Line::Observed(header)) => {
                     self.next = Some((self.line, header));
                     return Err(ReadError::Cut { line: begin });
@@ -182,7 +190,10 @@ impl<R: BufRead> Reader<R> {
                 None => return Err(ReadError::Cut { line: begin }),
             }
         }
-        Err(ReadError::Malformed { line: begin, why: format!("the batch has more than {MAX_LINES} lines") })
+        Err(ReadError::Malformed {
+            line: begin,
+            why: format!("the batch has more than {MAX_LINES} lines"),
+        })
     }
 
     fn batch_after_rest(&mut self) -> Result<Option<Observed>, ReadError> {
@@ -198,7 +209,13 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    fn checked(&self, batch: Observed, begin: u64, lines: u64, footer: &Footer) -> Result<Observed, ReadError> {
+    fn checked(
+        &self,
+        batch: Observed,
+        begin: u64,
+        lines: u64,
+        footer: &Footer,
+    ) -> Result<Observed, ReadError> {
         if footer.lines != lines {
             let why = format!("the batch was written with {} lines and has {lines}", footer.lines);
             return Err(ReadError::Malformed { line: begin, why });
@@ -211,7 +228,10 @@ impl<R: BufRead> Reader<R> {
             .chain(batch.asked.iter().map(|a| a.pod))
             .chain(batch.watching.iter().map(|w| w.pod));
         if let Some(pod) = named.find(|p| *p as usize >= pods) {
-            return Err(ReadError::Malformed { line: begin, why: format!("the batch speaks of pod {pod} and holds {pods}") });
+            return Err(ReadError::Malformed {
+                line: begin,
+                why: format!("the batch speaks of pod {pod} and holds {pods}"),
+            });
         }
         Ok(batch)
     }

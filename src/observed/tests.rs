@@ -12,7 +12,11 @@ pub(crate) fn pod(name: &str) -> Pod {
     Pod {
         name: name.into(),
         uid: format!("uid-{name}").into(),
-        workload: WorkloadId { namespace: "shop".to_owned(), kind: "Deployment".to_owned(), name: name.to_owned() },
+        workload: WorkloadId {
+            namespace: "shop".to_owned(),
+            kind: "Deployment".to_owned(),
+            name: name.to_owned(),
+        },
         labels: Arc::new(BTreeMap::from([("app".to_owned(), name.to_owned())])),
         selector: Arc::default(),
         data_plane: DataPlane::Sidecar,
@@ -53,17 +57,31 @@ enum Taken {
 fn any_connection() -> impl Strategy<Value = Connection> {
     let names = prop_oneof![
         Just(Names::default()),
-        Just(Names { sni: Some("cart".to_owned()), alpn: vec!["h2".to_owned(), "héé\n\"".to_owned()], ..Names::default() }),
+        Just(Names {
+            sni: Some("cart".to_owned()),
+            alpn: vec!["h2".to_owned(), "héé\n\"".to_owned()],
+            ..Names::default()
+        }),
         any::<i64>().prop_map(|answered| Names {
             dns: ["b", "a"]
-                .map(|n| DnsName { question: n.to_owned(), canonical: Some(n.to_owned()), answered: answered.saturating_abs() })
+                .map(|n| DnsName {
+                    question: n.to_owned(),
+                    canonical: Some(n.to_owned()),
+                    answered: answered.saturating_abs()
+                })
                 .into(),
             ..Names::default()
         }),
     ];
-    (1..4u16, 80..83u16, 0..1_000i64, 0..50i64, any::<[bool; 2]>(), names).prop_map(|(port, to, first, took, flags, names)| {
-        Connection { last: first + took, answered: flags[0], is_new: flags[1], names, ..connection(port, to, first) }
-    })
+    (1..4u16, 80..83u16, 0..1_000i64, 0..50i64, any::<[bool; 2]>(), names).prop_map(
+        |(port, to, first, took, flags, names)| Connection {
+            last: first + took,
+            answered: flags[0],
+            is_new: flags[1],
+            names,
+            ..connection(port, to, first)
+        },
+    )
 }
 
 fn any_taken() -> impl Strategy<Value = Taken> {
@@ -122,7 +140,10 @@ fn sum(batches: &[Observed]) -> Sum {
         let name = |pod: u32| batch.pods[pod as usize].name.to_string();
         for e in &batch.edges {
             let edge = Edge { pod: 0, ..e.clone() };
-            sum.edges.entry((name(e.pod), e.call.clone())).and_modify(|known| known.merge(&edge)).or_insert(edge);
+            sum.edges
+                .entry((name(e.pod), e.call.clone()))
+                .and_modify(|known| known.merge(&edge))
+                .or_insert(edge);
         }
         for a in &batch.asked {
             let key = (name(a.pod), a.question.clone());
@@ -237,7 +258,8 @@ fn a_file_that_is_cut_anywhere_tells_whole_batches_and_that_it_is_cut() {
         assert_eq!(whole[..], batches[..want], "at {cut}");
         let between = [0, first - 1, first, text.len() - 1, text.len()].contains(&cut);
         assert_eq!(errors.is_empty(), between, "at {cut}: {errors:?}");
-        let known = errors.iter().all(|e| matches!(e, ReadError::Cut { .. } | ReadError::Malformed { .. }));
+        let known =
+            errors.iter().all(|e| matches!(e, ReadError::Cut { .. } | ReadError::Malformed { .. }));
         assert!(known && errors.len() <= 1, "at {cut}: {errors:?}");
         // What the next run of the agent writes is read.
         let mut after = text[..cut].to_vec();
@@ -255,7 +277,12 @@ fn a_line_less_is_noticed() {
     let text = String::from_utf8(written(&two())).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     for without in 0..lines.len() {
-        let text: String = lines.iter().enumerate().filter(|(n, _)| *n != without).map(|(_, l)| format!("{l}\n")).collect();
+        let text: String = lines
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| *n != without)
+            .map(|(_, l)| format!("{l}\n"))
+            .collect();
         let whole = Reader::new(text.as_bytes()).filter_map(Result::ok).count();
         assert_eq!(whole, 1, "without line {without}");
     }

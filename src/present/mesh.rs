@@ -10,7 +10,8 @@ use crate::view::{KindStatus, Status};
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Mesh {
-    /// Whether the API server is watched; otherwise all there is is a snapshot, and no kind is listed.
+    /// Whether the API server is watched; otherwise all there is is a snapshot, and no kind is
+    /// listed.
     pub live: bool,
     /// Whether every kind that is served and allowed was listed once.
     pub synced: bool,
@@ -49,12 +50,19 @@ impl Mesh {
         let live = !view.kinds.is_empty();
         let mut limits: Vec<String> = Vec::new();
         if !live {
-            limits.push("the cluster is known from a snapshot, which says nothing of later changes".to_owned());
+            limits.push(
+                "the cluster is known from a snapshot, which says nothing of later changes"
+                    .to_owned(),
+            );
         }
-        let lacking = view.kinds.iter().filter(|(_, status)| !matches!(status, KindStatus::Synced { .. }));
+        let lacking =
+            view.kinds.iter().filter(|(_, status)| !matches!(status, KindStatus::Synced { .. }));
         limits.extend(lacking.map(|(kind, status)| format!("{kind}: {status}: {}", without(kind))));
         if view.broken > 0 {
-            limits.push(format!("{} versions of objects could not be read (the log names them): older ones count", view.broken));
+            limits.push(format!(
+                "{} versions of objects could not be read (the log names them): older ones count",
+                view.broken
+            ));
         }
         if waiting > 0 {
             limits.push(format!("{waiting} batches of agents wait to be resolved"));
@@ -63,7 +71,11 @@ impl Mesh {
             live,
             synced: view.synced,
             behind_seconds: view.behind.map(|b| b.as_secs()),
-            kinds: view.kinds.iter().map(|(kind, status)| (kind.clone(), MeshKind::from(status))).collect(),
+            kinds: view
+                .kinds
+                .iter()
+                .map(|(kind, status)| (kind.clone(), MeshKind::from(status)))
+                .collect(),
             unreadable: view.broken,
             batches_waiting: waiting,
             limits,
@@ -78,9 +90,11 @@ impl From<&KindStatus> for MeshKind {
             KindStatus::Synced { objects } => Self::Synced { objects: *objects },
             KindStatus::Absent => Self::Absent,
             KindStatus::Forbidden(why) => Self::Forbidden { why: why.clone() },
-            KindStatus::Failing { why, behind, objects } => {
-                Self::Failing { why: why.clone(), behind_seconds: behind.as_secs(), objects: *objects }
-            }
+            KindStatus::Failing { why, behind, objects } => Self::Failing {
+                why: why.clone(),
+                behind_seconds: behind.as_secs(),
+                objects: *objects,
+            },
         }
     }
 }
@@ -89,7 +103,9 @@ impl From<&KindStatus> for MeshKind {
 fn without(kind: &str) -> &'static str {
     match kind {
         "Pod" => "whose an address was may be unknown or out of date",
-        "Service" | "EndpointSlice" => "calls of Services may show as calls of pods or of addresses",
+        "Service" | "EndpointSlice" => {
+            "calls of Services may show as calls of pods or of addresses"
+        }
         "Node" => "addresses of nodes may show as addresses outside the cluster",
         "ServiceEntry" => "hosts of ServiceEntries show as any other outside the cluster",
         _ => "workloads may be named after what stands between them and their pods",
@@ -105,7 +121,11 @@ mod tests {
 
     #[test]
     fn every_state_is_told_and_all_but_one_is_a_limit() {
-        let failing = KindStatus::Failing { why: "connection refused".into(), behind: Duration::from_secs(7), objects: 2 };
+        let failing = KindStatus::Failing {
+            why: "connection refused".into(),
+            behind: Duration::from_secs(7),
+            objects: 2,
+        };
         let kinds = [
             ("CronJob", KindStatus::Listing),
             ("Node", KindStatus::Forbidden("nodes is forbidden".into())),
@@ -125,9 +145,18 @@ mod tests {
             "ServiceEntry": {"state": "absent"},
         });
         assert_eq!(told["kinds"], kinds);
-        assert_eq!((&told["live"], &told["behindSeconds"], &told["batchesWaiting"]), (&true.into(), &7.into(), &4.into()));
-        let begin =
-            ["CronJob: ", "Node: forbidden: ", "Pod: cannot be watched: ", "ServiceEntry: not served", "1 versions", "4 batches"];
+        assert_eq!(
+            (&told["live"], &told["behindSeconds"], &told["batchesWaiting"]),
+            (&true.into(), &7.into(), &4.into())
+        );
+        let begin = [
+            "CronJob: ",
+            "Node: forbidden: ",
+            "Pod: cannot be watched: ",
+            "ServiceEntry: not served",
+            "1 versions",
+            "4 batches",
+        ];
         assert_eq!(mesh.limits.len(), begin.len(), "{:?}", mesh.limits);
         for (limit, begin) in mesh.limits.iter().zip(begin) {
             assert!(limit.starts_with(begin), "{limit}");

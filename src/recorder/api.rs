@@ -1,7 +1,7 @@
 //! The recorder's HTTP interface (`openapi.yaml` describes it).
 //!
-//! Owns paths, limits and answers. A batch is refused whole, with the reason, or it is on the disk when it is answered. Must never tell
-//! anyone of a namespace that they may not read.
+//! Owns paths, limits and answers. A batch is refused whole, with the reason, or it is on the disk
+//! when it is answered. Must never tell anyone of a namespace that they may not read.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -74,7 +74,12 @@ impl App {
     }
 
     /// Whether whoever sent these headers may read, or decide, in a namespace or in all.
-    async fn may(&self, headers: &HeaderMap, namespace: Option<&str>, decide: bool) -> Result<(), Denied> {
+    async fn may(
+        &self,
+        headers: &HeaderMap,
+        namespace: Option<&str>,
+        decide: bool,
+    ) -> Result<(), Denied> {
         let Some(gate) = &self.gate else { return Ok(()) };
         let person = gate.person(token(headers)).await?;
         match decide {
@@ -133,7 +138,9 @@ impl IntoResponse for Refusal {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 (self.status, [(header::RETRY_AFTER, WAIT.to_string())], body).into_response()
             }
-            StatusCode::UNAUTHORIZED => (self.status, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response(),
+            StatusCode::UNAUTHORIZED => {
+                (self.status, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response()
+            }
             _ => (self.status, body).into_response(),
         }
     }
@@ -164,7 +171,11 @@ fn token(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }
 
-async fn batches(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
+async fn batches(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
     take(&app, &headers, body).await.map_err(|r| app.refuse(r))
 }
 
@@ -180,16 +191,33 @@ async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Re
             let why = format!("the body is longer than {MAX_BODY} bytes");
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, why));
         }
-        Ok(Err(e)) => return Err(Refusal::new(StatusCode::BAD_REQUEST, format!("the body cannot be read: {e}"))),
-        Err(_) => return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {BODY:?}"))),
+        Ok(Err(e)) => {
+            return Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                format!("the body cannot be read: {e}"),
+            ));
+        }
+        Err(_) => {
+            return Err(Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                format!("the body did not come within {BODY:?}"),
+            ));
+        }
     };
     let packed = match headers.get(header::CONTENT_ENCODING).map(|v| v.as_bytes()) {
         Some(b"zstd") => true,
         None | Some(b"identity") => false,
-        Some(_) => return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding is zstd, or none")),
+        Some(_) => {
+            return Err(Refusal::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "Content-Encoding is zstd, or none",
+            ));
+        }
     };
     let read = tokio::task::spawn_blocking(move || read(&body, packed, node.as_deref())).await;
-    let (batch, bytes) = read.map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, format!("the batch cannot be read: {e}")))??;
+    let (batch, bytes) = read.map_err(|e| {
+        Refusal::new(StatusCode::BAD_REQUEST, format!("the batch cannot be read: {e}"))
+    })??;
     if app.gate.is_some() {
         truthful(&batch, &app.view.current())?;
     }
@@ -202,16 +230,23 @@ async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Re
 fn read(body: &[u8], packed: bool, node: Option<&str>) -> Result<(Observed, Vec<u8>), Refusal> {
     let malformed = |why: String| Refusal::new(StatusCode::BAD_REQUEST, why);
     let text = if packed {
-        let mut decoder = zstd::Decoder::new(body).map_err(|e| malformed(format!("not zstd: {e}")))?;
+        let mut decoder =
+            zstd::Decoder::new(body).map_err(|e| malformed(format!("not zstd: {e}")))?;
         decoder.window_log_max(MAX_WINDOW).map_err(|e| malformed(e.to_string()))?;
         let mut text = Vec::new();
-        decoder.take(MAX_TEXT + 1).read_to_end(&mut text).map_err(|e| malformed(format!("not zstd: {e}")))?;
+        decoder
+            .take(MAX_TEXT + 1)
+            .read_to_end(&mut text)
+            .map_err(|e| malformed(format!("not zstd: {e}")))?;
         text
     } else {
         body.to_vec()
     };
     if text.len() as u64 > MAX_TEXT {
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the batch is longer than {MAX_TEXT} bytes")));
+        return Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the batch is longer than {MAX_TEXT} bytes"),
+        ));
     }
     let mut reader = Reader::new(text.as_slice());
     let batch = match reader.next() {
@@ -226,27 +261,45 @@ fn read(body: &[u8], packed: bool, node: Option<&str>) -> Result<(Observed, Vec<
         return Err(malformed(format!("the batch is of {}, which is no agent", batch.id.source)));
     }
     if let Some(node) = node {
-        let lie = |what: String| Refusal::new(StatusCode::FORBIDDEN, format!("the token is of the agent on {node}: {what}"));
+        let lie = |what: String| {
+            Refusal::new(
+                StatusCode::FORBIDDEN,
+                format!("the token is of the agent on {node}: {what}"),
+            )
+        };
         let own = format!("agent:{node}:");
         if batch.node != node || !batch.id.source.starts_with(&own) {
-            return Err(lie(format!("the batch says that it is of {} ({})", batch.node, batch.id.source)));
+            return Err(lie(format!(
+                "the batch says that it is of {} ({})",
+                batch.node, batch.id.source
+            )));
         }
         if let Some(pod) = batch.pods.iter().find(|p| *p.node != *node) {
-            return Err(lie(format!("the pod {}/{} is on {:?}", pod.workload.namespace, pod.name, pod.node)));
+            return Err(lie(format!(
+                "the pod {}/{} is on {:?}",
+                pod.workload.namespace, pod.name, pod.node
+            )));
         }
     }
-    let bytes =
-        if packed { body.to_vec() } else { zstd::encode_all(text.as_slice(), 1).map_err(|e| malformed(e.to_string()))? };
+    let bytes = if packed {
+        body.to_vec()
+    } else {
+        zstd::encode_all(text.as_slice(), 1).map_err(|e| malformed(e.to_string()))?
+    };
     Ok((batch, bytes))
 }
 
-/// An agent may say of a pod what it likes; what the API server says of it counts. A pod that is not known yet is the agent's word.
+/// An agent may say of a pod what it likes; what the API server says of it counts. A pod that is
+/// not known yet is the agent's word.
 fn truthful(batch: &Observed, cluster: &Cluster) -> Result<(), Refusal> {
     for pod in &batch.pods {
         let known = cluster.pods_named(&pod.workload.namespace, &pod.name);
         if !known.is_empty() && !known.iter().any(|k| *k.node == *batch.node || k.node.is_empty()) {
             let (namespace, name, node) = (&pod.workload.namespace, &pod.name, &batch.node);
-            return Err(Refusal::new(StatusCode::FORBIDDEN, format!("the pod {namespace}/{name} does not run on {node}")));
+            return Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                format!("the pod {namespace}/{name} does not run on {node}"),
+            ));
         }
     }
     Ok(())
@@ -268,17 +321,23 @@ async fn memory(app: &App, headers: &HeaderMap, wanted: Wanted) -> Result<Memory
     result.await.map_err(|r| app.refuse(r))
 }
 
-async fn records(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {
+async fn records(
+    State(app): State<Arc<App>>,
+    Query(wanted): Query<Wanted>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     let memory = memory(&app, &headers, wanted).await?;
     let mut text = Vec::new();
     for record in memory.into_records() {
-        serde_json::to_writer(&mut text, &record).map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+        serde_json::to_writer(&mut text, &record)
+            .map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
         text.push(b'\n');
     }
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], text).into_response())
 }
 
-/// A backup while the recorder runs. The store does nothing else meanwhile, so that it is of one moment.
+/// A backup while the recorder runs. The store does nothing else meanwhile, so that it is of one
+/// moment.
 async fn export(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Refusal> {
     let result = async {
         app.may(&headers, None, false).await?;
@@ -287,7 +346,8 @@ async fn export(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Respo
             store.export(&mut out)?;
             Ok::<_, StoreError>(out.finish()?)
         });
-        Ok(([(header::CONTENT_TYPE, "application/zstd")], packed.await?.map_err(internal)?).into_response())
+        Ok(([(header::CONTENT_TYPE, "application/zstd")], packed.await?.map_err(internal)?)
+            .into_response())
     };
     result.await.map_err(|r| app.refuse(r))
 }
@@ -300,31 +360,51 @@ async fn dependencies(
     let result = async {
         let namespace = wanted.namespace.filter(|n| !n.is_empty());
         app.may(&headers, namespace.as_deref(), false).await?;
-        let all = app.engine.ask(move |store| store.dependencies(namespace.as_deref())).await?.map_err(internal)?;
+        let all = app
+            .engine
+            .ask(move |store| store.dependencies(namespace.as_deref()))
+            .await?
+            .map_err(internal)?;
         Ok(Json(all.iter().map(Shown::from).collect::<Vec<_>>()).into_response())
     };
     result.await.map_err(|r| app.refuse(r))
 }
 
-async fn workloads(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {
+async fn workloads(
+    State(app): State<Arc<App>>,
+    Query(wanted): Query<Wanted>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     let memory = memory(&app, &headers, wanted).await?;
     Ok(Json(Status::of(memory)).into_response())
 }
 
-async fn coverage(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {
+async fn coverage(
+    State(app): State<Arc<App>>,
+    Query(wanted): Query<Wanted>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     let result = async {
         let namespace = wanted.namespace.filter(|n| !n.is_empty());
         app.may(&headers, namespace.as_deref(), false).await?;
         let covered = app.engine.ask(move |store| {
             let namespace = namespace.as_deref();
-            Ok::<_, StoreError>(Coverage::of(store.workloads(namespace)?, store.watches(namespace)?, store.sources()?))
+            Ok::<_, StoreError>(Coverage::of(
+                store.workloads(namespace)?,
+                store.watches(namespace)?,
+                store.sources()?,
+            ))
         });
         Ok(Json(covered.await?.map_err(internal)?).into_response())
     };
     result.await.map_err(|r| app.refuse(r))
 }
 
-async fn mesh(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {
+async fn mesh(
+    State(app): State<Arc<App>>,
+    Query(wanted): Query<Wanted>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     let result = async {
         let namespace = wanted.namespace.filter(|n| !n.is_empty());
         app.may(&headers, namespace.as_deref(), false).await?;
@@ -334,11 +414,19 @@ async fn mesh(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers
     result.await.map_err(|r| app.refuse(r))
 }
 
-async fn alerts(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>, headers: HeaderMap) -> Result<Response, Refusal> {
+async fn alerts(
+    State(app): State<Arc<App>>,
+    Query(wanted): Query<Wanted>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     let result = async {
         let namespace = wanted.namespace.filter(|n| !n.is_empty());
         app.may(&headers, namespace.as_deref(), false).await?;
-        let all = app.engine.ask(move |store| store.alerts(namespace.as_deref())).await?.map_err(internal)?;
+        let all = app
+            .engine
+            .ask(move |store| store.alerts(namespace.as_deref()))
+            .await?
+            .map_err(internal)?;
         Ok(Json(all.iter().map(|r| ShownAlert::from(&r.alert)).collect::<Vec<_>>()).into_response())
     };
     result.await.map_err(|r| app.refuse(r))
@@ -354,18 +442,25 @@ struct ToAccept {
     workloads: Vec<String>,
 }
 
-async fn accept(State(app): State<Arc<App>>, headers: HeaderMap, Json(what): Json<ToAccept>) -> Result<Response, Refusal> {
+async fn accept(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Json(what): Json<ToAccept>,
+) -> Result<Response, Refusal> {
     let result = async {
         app.may(&headers, what.namespace.as_deref(), true).await?;
         let accepted = app
             .engine
             .ask(move |store| {
-                let chosen = |id: &WorkloadId| what.workloads.is_empty() || what.workloads.contains(&id.name);
+                let chosen = |id: &WorkloadId| {
+                    what.workloads.is_empty() || what.workloads.contains(&id.name)
+                };
                 novelty::accept(store, what.namespace.as_deref(), chosen, clock::now())
             })
             .await?
             .map_err(internal)?;
-        let accepted: BTreeMap<String, usize> = accepted.into_iter().map(|(id, n)| (id.to_string(), n)).collect();
+        let accepted: BTreeMap<String, usize> =
+            accepted.into_iter().map(|(id, n)| (id.to_string(), n)).collect();
         Ok(Json(json!({"accepted": accepted})).into_response())
     };
     result.await.map_err(|r| app.refuse(r))
@@ -379,14 +474,25 @@ struct ToIgnore {
     reason: String,
 }
 
-async fn ignore(State(app): State<Arc<App>>, headers: HeaderMap, Json(what): Json<ToIgnore>) -> Result<Response, Refusal> {
+async fn ignore(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Json(what): Json<ToIgnore>,
+) -> Result<Response, Refusal> {
     let result = async {
         // The identity is kind/namespace/…
         let namespace = what.id.split('/').nth(1).unwrap_or_default().to_owned();
         app.may(&headers, Some(&namespace), true).await?;
-        let n = app.engine.ask(move |store| novelty::ignore(store, &what.id, &what.reason)).await?.map_err(internal)?;
+        let n = app
+            .engine
+            .ask(move |store| novelty::ignore(store, &what.id, &what.reason))
+            .await?
+            .map_err(internal)?;
         match n {
-            0 => Err(Refusal::new(StatusCode::NOT_FOUND, "there is no such alert; GET /v1/alerts lists them")),
+            0 => Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                "there is no such alert; GET /v1/alerts lists them",
+            )),
             _ => Ok(Json(json!({"ignored": n})).into_response()),
         }
     };

@@ -1,14 +1,17 @@
 //! Who calls, and what for: agents by their ServiceAccount's token, people by their own.
 //!
-//! Owns the questions to the API server (TokenReview, SubjectAccessReview) and a short memory of its answers. Must never let anyone
-//! read a namespace whose Sidecars they could not read in Kubernetes, nor an agent speak for pods of another node.
+//! Owns the questions to the API server (TokenReview, SubjectAccessReview) and a short memory of
+//! its answers. Must never let anyone read a namespace whose Sidecars they could not read in
+//! Kubernetes, nor an agent speak for pods of another node.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -17,7 +20,8 @@ use kube::{Api, Client};
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// Answers remembered at once.
 const MAX_REMEMBERED: usize = 4_096;
-/// Keys of what the API server says of a token besides its user (pkg/serviceaccount/claims.go in Kubernetes).
+/// Keys of what the API server says of a token besides its user (pkg/serviceaccount/claims.go in
+/// Kubernetes).
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 
@@ -63,9 +67,16 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// With the rights to create TokenReviews and SubjectAccessReviews, and to get pods in the agents' namespace.
+    /// With the rights to create TokenReviews and SubjectAccessReviews, and to get pods in the
+    /// agents' namespace.
     pub fn new(client: Client, agents: Agents) -> Self {
-        Self { client, agents, callers: Memory::default(), nodes: Memory::default(), readers: Memory::default() }
+        Self {
+            client,
+            agents,
+            callers: Memory::default(),
+            nodes: Memory::default(),
+            readers: Memory::default(),
+        }
     }
 
     /// The node whose agent has this token.
@@ -77,10 +88,14 @@ impl Gate {
         let (namespace, name) = &self.agents.account;
         let account = format!("system:serviceaccount:{namespace}:{name}");
         if caller.name != account {
-            let why = format!("{} is no agent: agents have the ServiceAccount {namespace}/{name} (--agent-account)", caller.name);
+            let why = format!(
+                "{} is no agent: agents have the ServiceAccount {namespace}/{name} (--agent-account)",
+                caller.name
+            );
             return Err(Denied::Forbidden(why));
         }
-        let claim = |key: &str| caller.extra.get(key).and_then(|v| v.first()).filter(|v| !v.is_empty());
+        let claim =
+            |key: &str| caller.extra.get(key).and_then(|v| v.first()).filter(|v| !v.is_empty());
         if let Some(node) = claim(NODE_NAME) {
             return Ok(node.clone());
         }
@@ -115,7 +130,8 @@ impl Gate {
         self.may(caller, "list", namespace).await
     }
 
-    /// Whether they may decide what counts as accepted in a namespace: those who may write its Sidecars.
+    /// Whether they may decide what counts as accepted in a namespace: those who may write its
+    /// Sidecars.
     ///
     /// # Errors
     /// When they may not.
@@ -123,8 +139,16 @@ impl Gate {
         self.may(caller, "update", namespace).await
     }
 
-    async fn may(&self, caller: &Caller, verb: &str, namespace: Option<&str>) -> Result<(), Denied> {
-        let key = (Caller { name: format!("{verb} {}", caller.name), ..caller.clone() }, namespace.map(str::to_owned));
+    async fn may(
+        &self,
+        caller: &Caller,
+        verb: &str,
+        namespace: Option<&str>,
+    ) -> Result<(), Denied> {
+        let key = (
+            Caller { name: format!("{verb} {}", caller.name), ..caller.clone() },
+            namespace.map(str::to_owned),
+        );
         let allowed = match self.readers.get(&key) {
             Some(allowed) => allowed,
             None => {
@@ -145,8 +169,12 @@ impl Gate {
                     ..SubjectAccessReview::default()
                 };
                 let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
-                let answer = api.create(&PostParams::default(), &review).await.map_err(|e| unavailable(&e))?;
-                let allowed = answer.status.is_some_and(|s| s.allowed && !s.denied.unwrap_or(false));
+                let answer = api
+                    .create(&PostParams::default(), &review)
+                    .await
+                    .map_err(|e| unavailable(&e))?;
+                let allowed =
+                    answer.status.is_some_and(|s| s.allowed && !s.denied.unwrap_or(false));
                 self.readers.put(key, allowed);
                 allowed
             }
@@ -154,8 +182,14 @@ impl Gate {
         if allowed {
             return Ok(());
         }
-        let place = namespace.map_or_else(|| "all namespaces (name one with -n)".to_owned(), |n| format!("the namespace {n}"));
-        Err(Denied::Forbidden(format!("{} may not {verb} sidecars.networking.istio.io in {place}", caller.name)))
+        let place = namespace.map_or_else(
+            || "all namespaces (name one with -n)".to_owned(),
+            |n| format!("the namespace {n}"),
+        );
+        Err(Denied::Forbidden(format!(
+            "{} may not {verb} sidecars.networking.istio.io in {place}",
+            caller.name
+        )))
     }
 
     async fn caller(&self, token: Option<&str>, agent: bool) -> Result<Caller, Denied> {
@@ -167,20 +201,31 @@ impl Gate {
             return Ok(caller);
         }
         let review = TokenReview {
-            spec: TokenReviewSpec { token: Some(token.to_owned()), audiences: agent.then(|| vec![self.agents.audience.clone()]) },
+            spec: TokenReviewSpec {
+                token: Some(token.to_owned()),
+                audiences: agent.then(|| vec![self.agents.audience.clone()]),
+            },
             ..TokenReview::default()
         };
         let api: Api<TokenReview> = Api::all(self.client.clone());
-        let status = api.create(&PostParams::default(), &review).await.map_err(|e| unavailable(&e))?.status.unwrap_or_default();
+        let status = api
+            .create(&PostParams::default(), &review)
+            .await
+            .map_err(|e| unavailable(&e))?
+            .status
+            .unwrap_or_default();
         let user = status.user.filter(|_| status.authenticated == Some(true));
         let Some(user) = user else {
             let why = status.error.unwrap_or_else(|| "the API server does not know it".to_owned());
             return Err(Denied::Unknown(format!("the token is not valid: {why}")));
         };
         let audience = &self.agents.audience;
-        // An API server that knows no audiences answers without them (TokenReviewStatus): such an answer is for its own audience only.
+        // An API server that knows no audiences answers without them (TokenReviewStatus): such an
+        // answer is for its own audience only.
         if agent && !status.audiences.unwrap_or_default().contains(audience) {
-            return Err(Denied::Unknown(format!("the token is not made for the audience {audience}")));
+            return Err(Denied::Unknown(format!(
+                "the token is not made for the audience {audience}"
+            )));
         }
         let caller = Caller {
             name: user.username.unwrap_or_default(),

@@ -1,8 +1,9 @@
 //! The durable outbox of alerts: what still has to go where, and when it is tried.
 //!
 //! It is looked at when alerts have come, and when one is due: with nothing to do it costs nothing.
-//! Owns the pace: new alerts at once, failures with growing pauses, at most so many of a workload in an hour. Must never forget an alert
-//! that was not delivered, nor hold up one sink because of another.
+//! Owns the pace: new alerts at once, failures with growing pauses, at most so many of a workload
+//! in an hour. Must never forget an alert that was not delivered, nor hold up one sink because of
+//! another.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,11 +40,17 @@ pub(super) struct Counters {
 }
 
 /// Delivers until `stopped` turns true. Sinks do not wait for each other.
-pub(super) async fn run(engine: Engine, sinks: Sinks, counters: Arc<Counters>, stopped: watch::Receiver<bool>) {
+pub(super) async fn run(
+    engine: Engine,
+    sinks: Sinks,
+    counters: Arc<Counters>,
+    stopped: watch::Receiver<bool>,
+) {
     let sinks = Arc::new(sinks);
     let mut tasks = JoinSet::new();
     for name in sinks.names() {
-        let (engine, sinks, counters, mut stopped) = (engine.clone(), Arc::clone(&sinks), Arc::clone(&counters), stopped.clone());
+        let (engine, sinks, counters, mut stopped) =
+            (engine.clone(), Arc::clone(&sinks), Arc::clone(&counters), stopped.clone());
         tasks.spawn(async move {
             let mut outbox = engine.outbox();
             loop {
@@ -75,7 +82,8 @@ async fn round(engine: &Engine, sinks: &Sinks, sink: &str, counters: &Counters) 
     let Ok(Ok(all)) = engine.ask(|store| store.alerts(None)).await else { return BEAT };
     let (due, next_due) = due(all, sink, now);
     if due.is_empty() {
-        return next_due.map_or(LONGEST, |t| Duration::from_nanos(t.since(now)).clamp(BEAT, LONGEST));
+        return next_due
+            .map_or(LONGEST, |t| Duration::from_nanos(t.since(now)).clamp(BEAT, LONGEST));
     }
     let alerts: Vec<Alert> = due.iter().map(|r| r.alert.clone()).collect();
     let result = sinks.deliver(sink, &alerts).await;
@@ -101,8 +109,8 @@ async fn round(engine: &Engine, sinks: &Sinks, sink: &str, counters: &Counters) 
                 let Some(mut known) = store.alert(&raised.alert)? else { continue };
                 let delivery = known.deliveries.entry(name.clone()).or_default();
                 delivery.attempts += 1;
-                delivery.next =
-                    next(&result, again, delivery.attempts, &raised.alert, now).filter(|_| known.alert.ignored.is_none());
+                delivery.next = next(&result, again, delivery.attempts, &raised.alert, now)
+                    .filter(|_| known.alert.ignored.is_none());
                 changed.push(known);
             }
             store.raise(&changed)
@@ -116,17 +124,25 @@ async fn round(engine: &Engine, sinks: &Sinks, sink: &str, counters: &Counters) 
 }
 
 /// When an alert is to be tried again; `None`: never.
-fn next(result: &Result<(), Undelivered>, again: Option<Duration>, attempts: u32, alert: &Alert, now: Time) -> Option<Time> {
+fn next(
+    result: &Result<(), Undelivered>,
+    again: Option<Duration>,
+    attempts: u32,
+    alert: &Alert,
+    now: Time,
+) -> Option<Time> {
     let wait = match result {
         Ok(()) => again?,
         Err(Undelivered::Never(_)) => return None,
-        Err(Undelivered::Later { after, .. }) => backoff(attempts, &alert.id()).max(after.unwrap_or_default()),
+        Err(Undelivered::Later { after, .. }) => {
+            backoff(attempts, &alert.id()).max(after.unwrap_or_default())
+        }
     };
     Some(Time(now.0.saturating_add(i64::try_from(wait.as_nanos()).unwrap_or(i64::MAX))))
 }
 
-/// What goes to a sink now: what was never tried there, as far as its workload may, and what is to be tried again. And when the next of
-/// the rest is due.
+/// What goes to a sink now: what was never tried there, as far as its workload may, and what is to
+/// be tried again. And when the next of the rest is due.
 fn due(all: Vec<Raised>, sink: &str, now: Time) -> (Vec<Raised>, Option<Time>) {
     let mut recent: BTreeMap<WorkloadId, usize> = BTreeMap::new();
     // Of each workload, when another one may follow.
@@ -169,10 +185,19 @@ mod tests {
     use crate::model::{AlertKind, Destination, Protocol, ServicePort};
 
     fn raised(workload: &str, n: u16, delivery: Option<Delivery>) -> Raised {
-        let service = ServicePort { namespace: "n".into(), name: "s".into(), host: "s.n.svc".into(), port: n };
+        let service = ServicePort {
+            namespace: "n".into(),
+            name: "s".into(),
+            host: "s.n.svc".into(),
+            port: n,
+        };
         let alert = Alert {
             kind: AlertKind::NewDependency,
-            workload: WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: workload.into() },
+            workload: WorkloadId {
+                namespace: "n".into(),
+                kind: "Deployment".into(),
+                name: workload.into(),
+            },
             destination: Some(Destination::Service(service)),
             port: n,
             protocol: Some(Protocol::Tcp),
@@ -187,18 +212,26 @@ mod tests {
 
     #[test]
     fn a_noisy_workload_waits_and_hinders_no_other() {
-        let all: Vec<Raised> = (0..50).map(|n| raised("noisy", n, None)).chain([raised("quiet", 1, None)]).collect();
+        let all: Vec<Raised> =
+            (0..50).map(|n| raised("noisy", n, None)).chain([raised("quiet", 1, None)]).collect();
         let due = due(all, "s", Time(1)).0;
         assert_eq!(due.iter().filter(|r| r.alert.workload.name == "noisy").count(), PER_HOUR);
         assert_eq!(due.len(), PER_HOUR + 1);
         // The first ones are on their way: no more of it within the hour, and then the rest.
         let sent = Some(Delivery { attempts: 1, next: None });
         let all = || -> Vec<Raised> {
-            (0..10).map(|n| raised("noisy", n, sent)).chain((10..12).map(|n| raised("noisy", n, None))).collect()
+            (0..10)
+                .map(|n| raised("noisy", n, sent))
+                .chain((10..12).map(|n| raised("noisy", n, None)))
+                .collect()
         };
         assert_eq!(super::due(all(), "s", Time(1)).0.len(), 0);
         assert_eq!(super::due(all(), "s", Time(HOUR as i64 + 1)).0.len(), 2);
-        assert_eq!(super::due(all(), "s", Time(1)).1, Some(Time(HOUR as i64)), "when there is room for another");
+        assert_eq!(
+            super::due(all(), "s", Time(1)).1,
+            Some(Time(HOUR as i64)),
+            "when there is room for another"
+        );
     }
 
     #[test]
@@ -215,7 +248,15 @@ mod tests {
         let (due, next) = due(all, "s", Time(10));
         assert_eq!(due.iter().map(|r| r.alert.port).collect::<Vec<_>>(), [1]);
         assert_eq!(next, Some(Time(50)));
-        assert_eq!(super::due(vec![raised("w", 3, Some(Delivery { attempts: 1, next: None }))], "s", Time(10)).1, None);
+        assert_eq!(
+            super::due(
+                vec![raised("w", 3, Some(Delivery { attempts: 1, next: None }))],
+                "s",
+                Time(10)
+            )
+            .1,
+            None
+        );
     }
 
     #[tokio::test]
@@ -230,12 +271,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s"), Access::CreateOrOpen).unwrap();
         let second = Duration::from_secs(1);
-        let pace = Pace { settle: second, limit: second, patience: Patience::default(), accept: None };
+        let pace =
+            Pace { settle: second, limit: second, patience: Patience::default(), accept: None };
         let (engine, work) = Engine::new(store, View::fixed(Cluster::default()), pace);
         let thread = std::thread::spawn(move || work.run());
         // Nobody listens there: what is delivered fails, and is to be tried again.
-        let nowhere = Webhook { url: "http://127.0.0.1:1/".parse().unwrap(), form: Form::Json, headers: Vec::new() };
-        let sinks = Sinks::new(&Config { webhooks: vec![nowhere], ..Config::default() }, None).unwrap();
+        let nowhere = Webhook {
+            url: "http://127.0.0.1:1/".parse().unwrap(),
+            form: Form::Json,
+            headers: Vec::new(),
+        };
+        let sinks =
+            Sinks::new(&Config { webhooks: vec![nowhere], ..Config::default() }, None).unwrap();
         let counters = Arc::new(Counters::default());
         let (stop, stopped) = watch::channel(false);
         let courier = tokio::spawn(run(engine.clone(), sinks, Arc::clone(&counters), stopped));

@@ -1,8 +1,9 @@
-//! The thread that owns the store: keeps what agents send, resolves it when the view of the cluster has passed its time, and answers
-//! questions.
+//! The thread that owns the store: keeps what agents send, resolves it when the view of the cluster
+//! has passed its time, and answers questions.
 //!
-//! Owns the order of writes. A batch is acknowledged when it is on the disk, resolved later, and counts once. Must never resolve before
-//! the cluster is known, and never let what cannot be resolved hold up what can be acknowledged.
+//! Owns the order of writes. A batch is acknowledged when it is on the disk, resolved later, and
+//! counts once. Must never resolve before the cluster is known, and never let what cannot be
+//! resolved hold up what can be acknowledged.
 
 mod upkeep;
 
@@ -30,11 +31,13 @@ const QUEUE: usize = 256;
 const TOGETHER: usize = 64;
 /// Batches that are merged together, at most: pages that several of them change are written once.
 const MERGED: usize = 256;
-/// Records that are merged together, but for those of the last batches: each takes a kilobyte and more of memory.
+/// Records that are merged together, but for those of the last batches: each takes a kilobyte and
+/// more of memory.
 const MERGED_RECORDS: usize = 16_000;
 /// Batches that are resolved at once, on two threads.
 const AT_ONCE: usize = 8;
-/// Bytes of batches, as text, that are held in memory until they are resolved; beyond it they are read from the disk again.
+/// Bytes of batches, as text, that are held in memory until they are resolved; beyond it they are
+/// read from the disk again.
 const HELD: usize = 32 * 1024 * 1024;
 /// How often what waits is looked at.
 const BEAT: Duration = Duration::from_millis(100);
@@ -43,7 +46,8 @@ const BEAT: Duration = Duration::from_millis(100);
 pub struct Pace {
     /// A batch waits at least this long, so that the watches have told of what it speaks of.
     pub settle: Duration,
-    /// And at most this long where the API server cannot be watched: then it is resolved with what is known, and counted.
+    /// And at most this long where the API server cannot be watched: then it is resolved with what
+    /// is known, and counted.
     pub limit: Duration,
     /// What is alerted.
     pub patience: Patience,
@@ -130,7 +134,8 @@ impl Engine {
         (Self { commands, progress, outbox }, work)
     }
 
-    /// Keeps a batch. `bytes`: the batch as it came, compressed. When this returns well, it is on the disk.
+    /// Keeps a batch. `bytes`: the batch as it came, compressed. When this returns well, it is on
+    /// the disk.
     ///
     /// # Errors
     /// When it is not.
@@ -148,7 +153,10 @@ impl Engine {
     ///
     /// # Errors
     /// When the engine takes no question.
-    pub async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&mut Store) -> T + Send + 'static) -> Result<T, Refused> {
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Store) -> T + Send + 'static,
+    ) -> Result<T, Refused> {
         let (reply, answer) = oneshot::channel();
         // Whoever asked may be gone.
         self.send(Command::Ask(Box::new(move |store| drop(reply.send(question(store))))))?;
@@ -254,8 +262,9 @@ impl Work {
         }
     }
 
-    /// Whether it is time to merge: when many batches wait, or as much time has passed as it took. The more there is to do, the more of
-    /// it is done at once, and no more than half the time is not there for those who bring more.
+    /// Whether it is time to merge: when many batches wait, or as much time has passed as it took.
+    /// The more there is to do, the more of it is done at once, and no more than half the time is
+    /// not there for those who bring more.
     fn is_time(&self) -> bool {
         self.waiting.len() >= MERGED || self.merged.is_none_or(|(at, took)| at.elapsed() >= took)
     }
@@ -269,7 +278,8 @@ impl Work {
     }
 
     fn keep(&mut self, keeps: Vec<Keep>) -> Result<(), String> {
-        let rows: Vec<(&BatchId, &[u8])> = keeps.iter().map(|k| (&k.batch.id, k.bytes.as_slice())).collect();
+        let rows: Vec<(&BatchId, &[u8])> =
+            keeps.iter().map(|k| (&k.batch.id, k.bytes.as_slice())).collect();
         let applied = match self.store.keep(&rows) {
             Ok(applied) => applied,
             Err(e) => {
@@ -312,7 +322,11 @@ impl Work {
         while let Some(first) = self.waiting.front() {
             let waited = now.saturating_duration_since(first.came);
             let late = waited >= self.pace.limit;
-            if kept.len() >= MERGED || taught.len() >= MERGED_RECORDS || waited < self.pace.settle || !(known || late) {
+            if kept.len() >= MERGED
+                || taught.len() >= MERGED_RECORDS
+                || waited < self.pace.settle
+                || !(known || late)
+            {
                 break;
             }
             let Some(first) = self.waiting.pop_front() else { break };
@@ -389,7 +403,8 @@ impl Work {
 /// Resolves batches, and adds what they teach.
 fn learn(cluster: &Cluster, told: &mut Vec<Observed>, taught: &mut Union) {
     let (first, second) = told.split_at(told.len() / 2);
-    let learn = |told: &[Observed]| told.iter().map(|b| Learner::batch(cluster, b)).collect::<Vec<_>>();
+    let learn =
+        |told: &[Observed]| told.iter().map(|b| Learner::batch(cluster, b)).collect::<Vec<_>>();
     let (second, first) = match first {
         [] => (learn(second), Vec::new()),
         _ => both(|| learn(second), || learn(first)),

@@ -38,14 +38,38 @@ impl Collector for Metrics {
         counter("batches_acknowledged", "Batches that are on the disk", p.kept)?;
         counter("batches_repeated", "Batches sent again that were there already", p.repeated)?;
         counter("batches_merged", "Batches resolved and merged", p.settled)?;
-        counter("batches_merged_late", "Of these, before the view of the cluster had passed their time", p.settled_late)?;
-        counter("batches_unreadable", "Acknowledged batches that could not be read again: lost", p.unreadable)?;
+        counter(
+            "batches_merged_late",
+            "Of these, before the view of the cluster had passed their time",
+            p.settled_late,
+        )?;
+        counter(
+            "batches_unreadable",
+            "Acknowledged batches that could not be read again: lost",
+            p.unreadable,
+        )?;
         counter("alerts", "Alerts raised", p.alerts)?;
         let d = &self.delivered;
-        counter("alert_outbox_reads", "Times that all alerts were read to deliver them", d.looks.load(Ordering::Relaxed))?;
-        counter("alerts_delivered", "Deliveries of alerts to sinks", d.delivered.load(Ordering::Relaxed))?;
-        counter("alert_failures", "Deliveries that failed and are tried again", d.failed.load(Ordering::Relaxed))?;
-        counter("alerts_refused", "Deliveries that a sink refused for good", d.refused.load(Ordering::Relaxed))?;
+        counter(
+            "alert_outbox_reads",
+            "Times that all alerts were read to deliver them",
+            d.looks.load(Ordering::Relaxed),
+        )?;
+        counter(
+            "alerts_delivered",
+            "Deliveries of alerts to sinks",
+            d.delivered.load(Ordering::Relaxed),
+        )?;
+        counter(
+            "alert_failures",
+            "Deliveries that failed and are tried again",
+            d.failed.load(Ordering::Relaxed),
+        )?;
+        counter(
+            "alerts_refused",
+            "Deliveries that a sink refused for good",
+            d.refused.load(Ordering::Relaxed),
+        )?;
         counter("edges", "Edges in merged batches", p.edges)?;
         let c = &self.app.counters;
         let refusals = [
@@ -56,13 +80,23 @@ impl Collector for Metrics {
             ("busy", &c.busy),
             ("unavailable", &c.unavailable),
         ];
-        let mut refused = encoder.encode_descriptor("refused", "Requests refused, by reason", None, MetricType::Counter)?;
+        let mut refused = encoder.encode_descriptor(
+            "refused",
+            "Requests refused, by reason",
+            None,
+            MetricType::Counter,
+        )?;
         for (reason, n) in refusals {
-            ConstCounter::new(n.load(Ordering::Relaxed)).encode(refused.encode_family(&[("reason", reason)])?)?;
+            ConstCounter::new(n.load(Ordering::Relaxed))
+                .encode(refused.encode_family(&[("reason", reason)])?)?;
         }
         let status = self.app.view.status();
-        let mut objects =
-            encoder.encode_descriptor("objects", "Objects of the cluster known, by kind", None, MetricType::Gauge)?;
+        let mut objects = encoder.encode_descriptor(
+            "objects",
+            "Objects of the cluster known, by kind",
+            None,
+            MetricType::Gauge,
+        )?;
         for (kind, s) in &status.kinds {
             if let KindStatus::Synced { objects: n } = s {
                 let n = i64::try_from(*n).unwrap_or(i64::MAX);
@@ -74,7 +108,11 @@ impl Collector for Metrics {
             ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX)).encode(descriptor)
         };
         gauge("batches_waiting", "Batches on the disk that wait to be resolved", p.waiting)?;
-        gauge("view_synced", "1 when the view of the cluster is complete", u64::from(status.synced))?;
+        gauge(
+            "view_synced",
+            "1 when the view of the cluster is complete",
+            u64::from(status.synced),
+        )?;
         gauge(
             "view_behind_seconds",
             "For how long a kind of objects could not be watched",

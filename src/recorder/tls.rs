@@ -1,7 +1,7 @@
 //! Connections: plain or TLS, bounded in number and in patience.
 //!
-//! Owns sockets and certificates. A client that is slow or silent costs a connection for a limited time, never more. Must never look
-//! into a request.
+//! Owns sockets and certificates. A client that is slow or silent costs a connection for a limited
+//! time, never more. Must never look into a request.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,7 +61,8 @@ impl Certificate {
         Ok(Self { files, known: Mutex::new(Known { looked: Instant::now(), changed, config }) })
     }
 
-    /// What to serve with now. Files that have become unreadable change nothing, and are told in the log.
+    /// What to serve with now. Files that have become unreadable change nothing, and are told in
+    /// the log.
     fn current(&self) -> Arc<ServerConfig> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.looked.elapsed() >= LOOK {
@@ -91,9 +92,11 @@ fn times(files: &Files) -> Option<(SystemTime, SystemTime)> {
 
 fn load(files: &Files) -> Result<Arc<ServerConfig>, String> {
     let fail = |path: &Path, why: String| format!("cannot use {}: {why}", path.display());
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect);
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect);
     let chain = chain.map_err(|e| fail(&files.certificate, e.to_string()))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| fail(&files.key, e.to_string()))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|e| fail(&files.key, e.to_string()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -134,7 +137,9 @@ pub async fn serve(
                 None => talk(stream, app, stopped).await,
                 Some(certificate) => {
                     let acceptor = TlsAcceptor::from(certificate.current());
-                    if let Ok(Ok(stream)) = tokio::time::timeout(HEAD, acceptor.accept(stream)).await {
+                    if let Ok(Ok(stream)) =
+                        tokio::time::timeout(HEAD, acceptor.accept(stream)).await
+                    {
                         talk(stream, app, stopped).await;
                     }
                 }
@@ -152,7 +157,11 @@ async fn ended(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|s| *s).await;
 }
 
-async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app: Router, mut stopped: watch::Receiver<bool>) {
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    app: Router,
+    mut stopped: watch::Receiver<bool>,
+) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)

@@ -8,7 +8,8 @@ use super::Resolution;
 use crate::cluster::{Cluster, EntryHost, Named, Pod};
 use crate::model::Grade;
 
-/// Istio's server name of a cluster: `outbound_.PORT_.SUBSET_.HOST` (`BuildDNSSrvSubsetKey`, `pilot/pkg/model/service.go`).
+/// Istio's server name of a cluster: `outbound_.PORT_.SUBSET_.HOST` (`BuildDNSSrvSubsetKey`,
+/// `pilot/pkg/model/service.go`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IstioSni<'a> {
     /// The Service's port.
@@ -25,7 +26,11 @@ pub fn parse_istio_sni(name: &str) -> Option<IstioSni<'_>> {
     let (port, rest) = rest.split_once("_.")?;
     let (subset, host) = rest.split_once("_.")?;
     let port = port.parse().ok()?;
-    (!host.is_empty()).then_some(IstioSni { port, subset: Some(subset).filter(|s| !s.is_empty()), host })
+    (!host.is_empty()).then_some(IstioSni {
+        port,
+        subset: Some(subset).filter(|s| !s.is_empty()),
+        host,
+    })
 }
 
 /// A name that stands for a Service.
@@ -78,7 +83,8 @@ impl<'a> Clues<'a> {
             match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
                 Ok(address) => {
                     clues.authority_address = Some((address, port.unwrap_or(80)));
-                    // A Service called by its own address: Envoy keeps the authority as the application wrote it.
+                    // A Service called by its own address: Envoy keeps the authority as the
+                    // application wrote it.
                     for service in cluster.services_at(address) {
                         clues.services.push(Clue {
                             grade: Grade::HttpAuthority,
@@ -89,18 +95,27 @@ impl<'a> Clues<'a> {
                         });
                     }
                 }
-                Err(_) => clues.add(cluster, pod, Grade::HttpAuthority, host, Some(port.unwrap_or(80))),
+                Err(_) => {
+                    clues.add(cluster, pod, Grade::HttpAuthority, host, Some(port.unwrap_or(80)))
+                }
             }
         }
-        // A client that was given a host name puts it into its ClientHello; one without was given the address, and an earlier
-        // answer with that address is a coincidence.
+        // A client that was given a host name puts it into its ClientHello; one without was given
+        // the address, and an earlier answer with that address is a coincidence.
         for answer in names.dns.iter().filter(|_| !names.nameless_hello) {
             clues.add(cluster, pod, Grade::DnsAnswer, &answer.question, None);
         }
         clues
     }
 
-    fn add(&mut self, cluster: &'a Cluster, pod: &Pod, grade: Grade, name: &str, port: Option<u16>) {
+    fn add(
+        &mut self,
+        cluster: &'a Cluster,
+        pod: &Pod,
+        grade: Grade,
+        name: &str,
+        port: Option<u16>,
+    ) {
         match cluster.named(name, &pod.workload.namespace) {
             Named::Service { service, via } => self.services.push(Clue {
                 grade,
@@ -110,9 +125,17 @@ impl<'a> Clues<'a> {
                 port,
             }),
             Named::Entry(entries) => {
-                // Several entries hold the host: the pod's own namespace first (istio-scope: duplicates), then by name.
-                let own = entries.iter().find(|e| e.namespace == pod.workload.namespace).or(entries.first());
-                self.externals.push(ExternalClue { grade, name: name.to_owned(), entry: own.copied() });
+                // Several entries hold the host: the pod's own namespace first (istio-scope:
+                // duplicates), then by name.
+                let own = entries
+                    .iter()
+                    .find(|e| e.namespace == pod.workload.namespace)
+                    .or(entries.first());
+                self.externals.push(ExternalClue {
+                    grade,
+                    name: name.to_owned(),
+                    entry: own.copied(),
+                });
             }
             Named::Unknown if name.contains('.') && name.parse::<IpAddr>().is_err() => {
                 self.externals.push(ExternalClue { grade, name: name.to_owned(), entry: None });
@@ -121,8 +144,8 @@ impl<'a> Clues<'a> {
         }
     }
 
-    /// The name that best tells an external host. What stands on this very connection (SNI, authority) outranks an earlier DNS
-    /// answer here: one address often serves several hosts.
+    /// The name that best tells an external host. What stands on this very connection (SNI,
+    /// authority) outranks an earlier DNS answer here: one address often serves several hosts.
     pub fn best_external(&self) -> Option<&ExternalClue<'a>> {
         self.externals.first()
     }
@@ -154,7 +177,10 @@ mod tests {
     #[test]
     fn istio_server_names() {
         let sni = parse_istio_sni("outbound_.9080_._.reviews.bookinfo.svc.cluster.local").unwrap();
-        assert_eq!(sni, IstioSni { port: 9080, subset: None, host: "reviews.bookinfo.svc.cluster.local" });
+        assert_eq!(
+            sni,
+            IstioSni { port: 9080, subset: None, host: "reviews.bookinfo.svc.cluster.local" }
+        );
         let sni = parse_istio_sni("outbound_.80_.v2_.api.example.com").unwrap();
         assert_eq!((sni.port, sni.subset, sni.host), (80, Some("v2"), "api.example.com"));
         for other in ["api.example.com", "outbound_.x_._.h", "outbound_.80_._.", "outbound_.80_"] {

@@ -89,7 +89,9 @@ fn call(to: &str, names: Names) -> Connection {
 
 fn resolved(connection: &Connection) -> Resolution {
     let cluster = cluster();
-    let Attribution::Pod(pod) = attribute(&cluster, connection.initiator.ip(), Time(LATE)) else { panic!("no pod") };
+    let Attribution::Pod(pod) = attribute(&cluster, connection.initiator.ip(), Time(LATE)) else {
+        panic!("no pod")
+    };
     resolve(&cluster, pod, connection)
 }
 
@@ -110,7 +112,10 @@ fn service(name: &str, port: u16) -> Destination {
 fn two_services_behind_one_endpoint_stay_ambiguous_until_a_name_decides() {
     let r = resolved(&call("10.1.0.6:5000", Names::default()));
     let Destination::Ambiguous { candidates } = &r.destination else { panic!("{r:?}") };
-    assert_eq!(candidates.iter().map(|c| (c.name.as_str(), c.port)).collect::<Vec<_>>(), [("db", 5432), ("db-read", 6432)]);
+    assert_eq!(
+        candidates.iter().map(|c| (c.name.as_str(), c.port)).collect::<Vec<_>>(),
+        [("db", 5432), ("db-read", 6432)]
+    );
     let r = resolved(&call("10.1.0.6:5000", named("db-read:6432")));
     assert_eq!((r.destination, r.port), (service("db-read", 6432), 6432));
     assert!(r.grades.contains_key(&Grade::HttpAuthority));
@@ -122,7 +127,10 @@ fn the_services_own_address_is_a_scope_miss_of_an_injected_pod() {
     assert_eq!((r.destination, r.port, r.scope_miss), (service("db", 5432), 5432, true));
     assert_eq!(r.grades.keys().collect::<Vec<_>>(), [&Grade::ServiceAddress]);
     let r = resolved(&call("10.96.0.7:9999", Names::default()));
-    assert!(matches!(r.destination, Destination::Unresolved { why: Unresolved::NoServicePort, .. }));
+    assert!(matches!(
+        r.destination,
+        Destination::Unresolved { why: Unresolved::NoServicePort, .. }
+    ));
 }
 
 #[test]
@@ -140,27 +148,42 @@ fn unknown_addresses_say_why() {
     };
     assert_eq!(why("10.1.0.77:80"), Unresolved::NoPodThen);
     assert_eq!(why("10.96.0.99:80"), Unresolved::NoService);
-    let sni = Names { sni: Some("outbound_.80_._.gone.shop.svc.cluster.local".into()), ..Names::default() };
+    let sni = Names {
+        sni: Some("outbound_.80_._.gone.shop.svc.cluster.local".into()),
+        ..Names::default()
+    };
     let r = resolved(&call("10.1.0.6:80", sni));
-    assert!(matches!(r.destination, Destination::Unresolved { why: Unresolved::UnknownMeshHost, .. }));
+    assert!(matches!(
+        r.destination,
+        Destination::Unresolved { why: Unresolved::UnknownMeshHost, .. }
+    ));
 }
 
 #[test]
 fn wildcard_entries_keep_the_host_as_listed() {
     let sni = Names { sni: Some("en.wikipedia.org".into()), ..Names::default() };
     for to in ["203.0.113.9:443", "240.240.0.9:443"] {
-        let Destination::External { host, namespace, entry_host, .. } = resolved(&call(to, sni.clone())).destination else {
+        let Destination::External { host, namespace, entry_host, .. } =
+            resolved(&call(to, sni.clone())).destination
+        else {
             panic!("not external")
         };
         assert_eq!(host.as_deref(), Some("en.wikipedia.org"));
-        assert_eq!((namespace.as_deref(), entry_host.as_deref()), (Some("ext"), Some("*.wikipedia.org")));
+        assert_eq!(
+            (namespace.as_deref(), entry_host.as_deref()),
+            (Some("ext"), Some("*.wikipedia.org"))
+        );
     }
 }
 
 #[test]
 fn an_address_belongs_to_a_pod_only_from_its_start_to_its_end() {
     let cluster = cluster();
-    let at = |text: &str| match attribute(&cluster, "10.1.0.6".parse().unwrap(), text.parse().unwrap()) {
+    let at = |text: &str| match attribute(
+        &cluster,
+        "10.1.0.6".parse().unwrap(),
+        text.parse().unwrap(),
+    ) {
         Attribution::Pod(pod) => pod.name.to_string(),
         other => format!("{other:?}"),
     };
@@ -170,7 +193,10 @@ fn an_address_belongs_to_a_pod_only_from_its_start_to_its_end() {
     assert_eq!(at("2026-01-01T02:00:00Z"), "db-0");
     // The first address of a node's range is the node's own.
     assert_eq!(attribute(&cluster, "10.1.0.1".parse().unwrap(), Time(LATE)), Attribution::Node);
-    assert_eq!(attribute(&cluster, "198.51.100.1".parse().unwrap(), Time(LATE)), Attribution::Outside);
+    assert_eq!(
+        attribute(&cluster, "198.51.100.1".parse().unwrap(), Time(LATE)),
+        Attribution::Outside
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! A listener of the proxy and its filter chains: how Services that share one are merged (`buildSidecarOutboundListener`,
-//! `mergeTCPFilterChains`), and which chain a connection takes (Envoy's `FilterChainMatch`).
+//! A listener of the proxy and its filter chains: how Services that share one are merged
+//! (`buildSidecarOutboundListener`, `mergeTCPFilterChains`), and which chain a connection takes
+//! (Envoy's `FilterChainMatch`).
 //!
 //! Owns conflicts between protocols on one port. Must never know what is behind a chain.
 
@@ -35,19 +36,24 @@ pub(super) struct Chain {
 
 impl Chain {
     fn matches_all(&self) -> bool {
-        (self.sni.is_empty() || self.sni.iter().any(|s| s == "*")) && !self.detected_http && self.ranges.is_empty()
+        (self.sni.is_empty() || self.sni.iter().any(|s| s == "*"))
+            && !self.detected_http
+            && self.ranges.is_empty()
     }
 
     /// `conflictsWith`: the same conditions, so the second can never be reached.
     fn conflicts(&self, other: &Self) -> bool {
         let sni = |c: &Self| c.sni.iter().filter(|s| *s != "*").cloned().collect::<BTreeSet<_>>();
         let ranges = |c: &Self| c.ranges.iter().filter_map(|r| range(r)).collect::<BTreeSet<_>>();
-        self.detected_http == other.detected_http && sni(self) == sni(other) && ranges(self) == ranges(other)
+        self.detected_http == other.detected_http
+            && sni(self) == sni(other)
+            && ranges(self) == ranges(other)
     }
 }
 
 fn range(text: &str) -> Option<IpNet> {
-    let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
+    let net =
+        text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
     (!net.addr().is_unspecified()).then(|| net.trunc())
 }
 
@@ -65,7 +71,8 @@ impl Entry {
     pub fn add(&mut self, port: AppProtocol, on_every: bool, chains: impl FnOnce() -> Vec<Chain>) {
         let Some(old) = self.protocol.filter(|_| !self.locked) else {
             if !self.locked {
-                self.protocol = Some(if port.is_http() && on_every { AppProtocol::Unsupported } else { port });
+                self.protocol =
+                    Some(if port.is_http() && on_every { AppProtocol::Unsupported } else { port });
                 self.chains = chains();
             }
             return;
@@ -99,16 +106,20 @@ impl Entry {
 
     /// The chain that Envoy takes: each criterion in turn keeps the chains that match it best.
     pub fn choose(&self, call: &Call) -> Option<&Chain> {
-        let tls = call.protocol == CallProtocol::Tls && self.chains.iter().any(|c| !c.sni.is_empty());
+        let tls =
+            call.protocol == CallProtocol::Tls && self.chains.iter().any(|c| !c.sni.is_empty());
         let sni = if tls { call.host.as_str() } else { "" };
-        let alpn = call.protocol == CallProtocol::Http && self.chains.iter().any(|c| c.detected_http);
+        let alpn =
+            call.protocol == CallProtocol::Http && self.chains.iter().any(|c| c.detected_http);
         let single = self.chains.len() == 1;
-        let mut left: Vec<&Chain> = self.chains.iter().filter(|c| single || !c.matches_all()).collect();
+        let mut left: Vec<&Chain> =
+            self.chains.iter().filter(|c| single || !c.matches_all()).collect();
         narrow(&mut left, |c| {
             if c.ranges.is_empty() {
                 return Some(0);
             }
-            let holding = c.ranges.iter().filter_map(|r| range(r)).filter(|n| n.contains(&call.address));
+            let holding =
+                c.ranges.iter().filter_map(|r| range(r)).filter(|n| n.contains(&call.address));
             holding.map(|n| usize::from(n.prefix_len()) + 1).max()
         });
         narrow(&mut left, |c| {
@@ -132,7 +143,9 @@ impl Entry {
             (true, true) => Some(1),
             (true, false) => None,
         });
-        left.first().copied().or_else(|| self.chains.iter().rev().find(|c| !single && c.matches_all()))
+        left.first()
+            .copied()
+            .or_else(|| self.chains.iter().rev().find(|c| !single && c.matches_all()))
     }
 }
 

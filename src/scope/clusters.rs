@@ -1,5 +1,5 @@
-//! The clusters that a proxy receives, with their endpoints (`networking/core/cluster.go`, `cluster_builder.go`,
-//! `xds/endpoints/endpoint_builder.go`).
+//! The clusters that a proxy receives, with their endpoints (`networking/core/cluster.go`,
+//! `cluster_builder.go`, `xds/endpoints/endpoint_builder.go`).
 //!
 //! Owns counting; must never decide what is in scope.
 
@@ -30,7 +30,11 @@ impl std::ops::AddAssign for Size {
 
 impl Scope<'_> {
     /// Calls `take` with each outbound cluster and the number of its endpoints.
-    fn each_cluster(&self, labels: &BTreeMap<String, String>, mut take: impl FnMut(&Scoped<'_>, &Port, &str, u64)) {
+    fn each_cluster(
+        &self,
+        labels: &BTreeMap<String, String>,
+        mut take: impl FnMut(&Scoped<'_>, &Port, &str, u64),
+    ) {
         for s in &self.services {
             if s.service.resolution == Resolution::Alias {
                 continue;
@@ -44,7 +48,12 @@ impl Scope<'_> {
     pub fn clusters(&self, labels: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
         let mut out = BTreeMap::new();
         self.each_cluster(labels, |s, port, subset, n| {
-            let name = Cluster { port: port.number, subset: subset.to_owned(), host: s.service.host.clone() }.name();
+            let name = Cluster {
+                port: port.number,
+                subset: subset.to_owned(),
+                host: s.service.host.clone(),
+            }
+            .name();
             out.insert(name, n);
         });
         out
@@ -68,7 +77,12 @@ impl Scope<'_> {
     }
 }
 
-fn of_service(mesh: &Mesh, s: &Scoped<'_>, rule: Option<&Merged>, mut take: impl FnMut(&Port, &str, u64)) {
+fn of_service(
+    mesh: &Mesh,
+    s: &Scoped<'_>,
+    rule: Option<&Merged>,
+    mut take: impl FnMut(&Port, &str, u64),
+) {
     let service = s.service;
     let by_name = service.resolution == Resolution::DynamicDns && is_wildcard(&service.host);
     let none = Vec::new();
@@ -90,8 +104,15 @@ fn of_service(mesh: &Mesh, s: &Scoped<'_>, rule: Option<&Merged>, mut take: impl
                 return mesh.endpoints_by_number(service, port).filter(wanted).count() as u64;
             }
             // What istiod tells are addresses: it leaves names out.
-            let usable = |e: &&Endpoint| e.address.is_empty() || e.address.parse::<std::net::IpAddr>().is_ok();
-            mesh.endpoints(service).iter().filter(|e| e.port_name == port.name).filter(usable).filter(wanted).count() as u64
+            let usable = |e: &&Endpoint| {
+                e.address.is_empty() || e.address.parse::<std::net::IpAddr>().is_ok()
+            };
+            mesh.endpoints(service)
+                .iter()
+                .filter(|e| e.port_name == port.name)
+                .filter(usable)
+                .filter(wanted)
+                .count() as u64
         };
         // A DNS cluster without endpoints is not sent.
         let sent = |n: u64| service.resolution != Resolution::Dns || n > 0;

@@ -1,4 +1,5 @@
-//! Virtual hosts and HTTP rules (`networking/core/httproute.go`, `networking/core/route/route.go`), for one host at a time.
+//! Virtual hosts and HTTP rules (`networking/core/httproute.go`, `networking/core/route/route.go`),
+//! for one host at a time.
 
 use super::index::{Index, PortIndex};
 use super::l4::destination;
@@ -28,8 +29,15 @@ struct Hosts<'s, 'm> {
     port: u16,
 }
 
-/// The rules for a call on a listener; with `only`, the virtual hosts of that Service alone (its protocol is detected).
-pub(super) fn route(scope: &Scope<'_>, listener: usize, client: &Client<'_>, call: &Call, only: Option<&str>) -> Found {
+/// The rules for a call on a listener; with `only`, the virtual hosts of that Service alone (its
+/// protocol is detected).
+pub(super) fn route(
+    scope: &Scope<'_>,
+    listener: usize,
+    client: &Client<'_>,
+    call: &Call,
+    only: Option<&str>,
+) -> Found {
     let listener = &scope.listeners[listener];
     let index = listener.index(scope.mesh);
     let Some(at) = index.ports.get(&call.port) else { return Found::Unknown };
@@ -43,7 +51,8 @@ pub(super) fn route(scope: &Scope<'_>, listener: usize, client: &Client<'_>, cal
 }
 
 impl Hosts<'_, '_> {
-    /// The virtual host that has exactly this domain. VirtualServices come first, in order; the first to have a domain keeps it.
+    /// The virtual host that has exactly this domain. VirtualServices come first, in order; the
+    /// first to have a domain keeps it.
     fn exact(&self, host: &str) -> Option<Vec<Step>> {
         let by_name = self.at.names.get(host).copied();
         let by_alias = self.at.aliases.get(host).into_iter().flatten().copied();
@@ -73,8 +82,11 @@ impl Hosts<'_, '_> {
         }
         for &s in &self.at.headless {
             let scoped = &self.listener.services[s as usize];
-            let names = std::iter::once(&scoped.service.host).chain(scoped.aliases.iter().map(|(_, a)| a));
-            for name in names.filter(|n| host.strip_suffix(n.as_str()).is_some_and(|h| h.ends_with('.'))) {
+            let names =
+                std::iter::once(&scoped.service.host).chain(scoped.aliases.iter().map(|(_, a)| a));
+            for name in
+                names.filter(|n| host.strip_suffix(n.as_str()).is_some_and(|h| h.ends_with('.')))
+            {
                 domains.push((name.len() + 2, None, s));
             }
         }
@@ -93,8 +105,8 @@ impl Hosts<'_, '_> {
         self.listener.services[service as usize].port(self.port)
     }
 
-    /// VirtualServices that make a virtual host for this Service: those that list its host, and the one whose wildcard is the most
-    /// specific for it (`separateVSHostsAndServices`).
+    /// VirtualServices that make a virtual host for this Service: those that list its host, and the
+    /// one whose wildcard is the most specific for it (`separateVSHostsAndServices`).
     fn routed_by(&self, service: u32) -> Vec<u32> {
         if !self.port_of(service).is_some_and(|p| p.protocol.is_http_or_sniffed()) {
             return Vec::new();
@@ -102,7 +114,10 @@ impl Hosts<'_, '_> {
         let host = self.listener.services[service as usize].service.host.as_str();
         let mut out: Vec<u32> = self.index.exact.get(host).into_iter().flatten().copied().collect();
         if let Some(&v) = self.index.most_specific.most_specific(host) {
-            let by_wildcard = self.listener.virtual_services[v as usize].hosts.iter().any(|h| is_wildcard(h) && matches(h, host));
+            let by_wildcard = self.listener.virtual_services[v as usize]
+                .hosts
+                .iter()
+                .any(|h| is_wildcard(h) && matches(h, host));
             if by_wildcard && !out.contains(&v) {
                 out.push(v);
             }
@@ -110,15 +125,19 @@ impl Hosts<'_, '_> {
         out
     }
 
-    /// Whether a VirtualService gets virtual hosts on this port for hosts of its own that are no Service: it must lead a Service that
-    /// has the port and speaks HTTP, or the port is 80 (and then no Service of another protocol matters).
+    /// Whether a VirtualService gets virtual hosts on this port for hosts of its own that are no
+    /// Service: it must lead a Service that has the port and speaks HTTP, or the port is 80 (and
+    /// then no Service of another protocol matters).
     fn has_virtual_hosts(&self, v: u32) -> bool {
         if self.port == 80 {
             return true;
         }
         let leads = |host: &String| {
             if is_wildcard(host) {
-                self.at.names.iter().any(|(name, &s)| matches(name, host) && self.routed_by(s).contains(&v))
+                self.at
+                    .names
+                    .iter()
+                    .any(|(name, &s)| matches(name, host) && self.routed_by(s).contains(&v))
             } else {
                 self.at.names.get(host.as_str()).is_some_and(|&s| self.routed_by(s).contains(&v))
             }
@@ -136,11 +155,18 @@ impl Hosts<'_, '_> {
         if self.routed_by(service).iter().any(|&v| self.rules(v).is_some()) {
             return None;
         }
-        let cluster = Cluster { port: self.port, subset: String::new(), host: scoped.service.host.clone() };
-        Some(vec![Step { virtual_service: None, rule: (0, 0), clusters: vec![(cluster, 0)], mirrors: Vec::new() }])
+        let cluster =
+            Cluster { port: self.port, subset: String::new(), host: scoped.service.host.clone() };
+        Some(vec![Step {
+            virtual_service: None,
+            rule: (0, 0),
+            clusters: vec![(cluster, 0)],
+            mirrors: Vec::new(),
+        }])
     }
 
-    /// The rules of a VirtualService for this client and port; `None` when there are none (`BuildHTTPRoutesForVirtualService`).
+    /// The rules of a VirtualService for this client and port; `None` when there are none
+    /// (`BuildHTTPRoutesForVirtualService`).
     fn rules(&self, v: u32) -> Option<Vec<Step>> {
         let virtual_service = self.listener.virtual_services[v as usize];
         let mut out = Vec::new();
@@ -172,7 +198,8 @@ impl Hosts<'_, '_> {
 
     fn cluster(&self, target: &Target) -> Cluster {
         // Services with this port are looked at, each with this port alone.
-        let found = self.at.names.get(target.host.as_str()).map(|&s| &self.listener.services[s as usize]);
+        let found =
+            self.at.names.get(target.host.as_str()).map(|&s| &self.listener.services[s as usize]);
         let mut cluster = destination(target, found, self.port);
         if target.port.is_none() {
             cluster.port = self.port;
@@ -181,30 +208,40 @@ impl Hosts<'_, '_> {
     }
 
     fn step(&self, v: &VirtualService, rule: &HttpRoute, at: (usize, usize)) -> Step {
-        let mut step =
-            Step { virtual_service: Some(v.order), rule: (at.0 as u16, at.1 as u16), clusters: Vec::new(), mirrors: Vec::new() };
+        let mut step = Step {
+            virtual_service: Some(v.order),
+            rule: (at.0 as u16, at.1 as u16),
+            clusters: Vec::new(),
+            mirrors: Vec::new(),
+        };
         if rule.redirect.is_some() || rule.direct_response.is_some() {
             return step;
         }
         let all = |p: Option<&Percent>| p.is_none_or(|p| p.value > 0.0);
         let of_rule = match (&rule.mirror_percentage, &rule.mirror_percent) {
             (Some(p), _) => p.value > 0.0,
-            (None, Some(p)) => p.as_f64().or_else(|| p.get("value")?.as_f64()).is_none_or(|p| p > 0.0),
+            (None, Some(p)) => {
+                p.as_f64().or_else(|| p.get("value")?.as_f64()).is_none_or(|p| p > 0.0)
+            }
             (None, None) => true,
         };
         step.mirrors.extend(rule.mirror.iter().filter(|_| of_rule).map(|t| self.cluster(t)));
         let several = rule.mirrors.iter().flatten().filter(|m| all(m.percentage.as_ref()));
-        step.mirrors.extend(several.filter_map(|m| m.destination.as_ref()).map(|t| self.cluster(t)));
+        step.mirrors
+            .extend(several.filter_map(|m| m.destination.as_ref()).map(|t| self.cluster(t)));
         let single = rule.route.len() == 1;
         let routes = rule.route.iter().filter(|w| single || w.weight != 0);
-        step.clusters = routes.filter_map(|w| Some((self.cluster(w.destination.as_ref()?), w.weight))).collect();
+        step.clusters = routes
+            .filter_map(|w| Some((self.cluster(w.destination.as_ref()?), w.weight)))
+            .collect();
         step
     }
 }
 
 /// `IsCatchAllRoute`: nothing after it can be reached.
 fn takes_all(m: &HttpMatch) -> bool {
-    let path = m.uri.as_ref().is_none_or(|u| u.exact.is_empty() && (u.prefix == "/" || u.regex == ".*"));
+    let path =
+        m.uri.as_ref().is_none_or(|u| u.exact.is_empty() && (u.prefix == "/" || u.regex == ".*"));
     path && m.headers.is_empty()
         && m.without_headers.is_empty()
         && m.query_params.is_empty()

@@ -1,4 +1,5 @@
-//! The hosts of one egress listener, by the namespace that they name (`hostClassification` in `model/sidecar.go`).
+//! The hosts of one egress listener, by the namespace that they name (`hostClassification` in
+//! `model/sidecar.go`).
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,8 @@ impl Class<'_> {
         self.exact.contains(host) || self.wild.iter().any(|w| subset_of(host, w))
     }
 
-    /// Whether a VirtualService of this host is imported: overlapping is enough, in either direction.
+    /// Whether a VirtualService of this host is imported: overlapping is enough, in either
+    /// direction.
     pub fn virtual_service(&self, host: &str) -> bool {
         self.exact.contains(host)
             || self.wild.iter().any(|w| matches(host, w))
@@ -52,7 +54,10 @@ impl<'a> Imports<'a> {
         let mut out = Self { classes: BTreeMap::new(), all_exact: true, repeated: false };
         let mut seen: HashSet<&str> = HashSet::default();
         for host in hosts {
-            let Some((namespace, name)) = host.split_once('/').filter(|(_, n)| !n.contains('/')) else { continue };
+            let Some((namespace, name)) = host.split_once('/').filter(|(_, n)| !n.contains('/'))
+            else {
+                continue;
+            };
             let (excluded, namespace) = match namespace.strip_prefix('~') {
                 Some("") => (true, ANY),
                 Some(n) => (true, n),

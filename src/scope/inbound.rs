@@ -1,8 +1,8 @@
-//! What the scope decides about incoming requests: the connection pool of each port (`buildInboundCluster` in
-//! `networking/core/cluster_builder.go`).
+//! What the scope decides about incoming requests: the connection pool of each port
+//! (`buildInboundCluster` in `networking/core/cluster_builder.go`).
 //!
-//! A pool comes from the Sidecar, else from the DestinationRule of the workload's own Service, and that only while the Service is
-//! in scope. Must never look at egress.
+//! A pool comes from the Sidecar, else from the DestinationRule of the workload's own Service, and
+//! that only while the Service is in scope. Must never look at egress.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +14,21 @@ use crate::mesh::{MeshPod, Sidecar, destinationrule};
 /// The connection pool of each port of a pod; ports without one are absent.
 pub type Pools<'m> = BTreeMap<u16, &'m Value>;
 
-/// The pools of a pod's ports under a scope and the settings of the Sidecar that applied before, which are carried over.
+/// The pools of a pod's ports under a scope and the settings of the Sidecar that applied before,
+/// which are carried over.
 pub fn pools<'m>(scope: &Scope<'m>, pod: &MeshPod, carried: Option<&'m Sidecar>) -> Pools<'m> {
     // In order of the Services' age: the first of several on one port decides.
-    let targets = scope.mesh.targets.get(&(pod.namespace.clone(), pod.name.clone())).map_or(&[][..], Vec::as_slice);
+    let targets = scope
+        .mesh
+        .targets
+        .get(&(pod.namespace.clone(), pod.name.clone()))
+        .map_or(&[][..], Vec::as_slice);
     let of_rule = |target: u16| {
         let first = targets.iter().find(|t| t.target == target)?;
         let host = &scope.mesh.services[first.service as usize].host;
         let scoped = scope.service(host)?;
-        destinationrule::inbound(&scope.mesh.rules(scope.namespace, scoped.service))?.connection_pool(first.port)
+        destinationrule::inbound(&scope.mesh.rules(scope.namespace, scoped.service))?
+            .connection_pool(first.port)
     };
     let of_sidecar = carried.and_then(|s| s.inbound_connection_pool.as_ref());
     let ingress = carried.map_or(&[][..], |s| &s.ingress);
@@ -32,7 +38,11 @@ pub fn pools<'m>(scope: &Scope<'m>, pod: &MeshPod, carried: Option<&'m Sidecar>)
     }
     let mut out = Pools::new();
     for listener in ingress {
-        let Some(port) = listener.pointer("/port/number").and_then(Value::as_u64).and_then(|p| u16::try_from(p).ok()) else {
+        let Some(port) = listener
+            .pointer("/port/number")
+            .and_then(Value::as_u64)
+            .and_then(|p| u16::try_from(p).ok())
+        else {
             continue;
         };
         let own = listener.get("connectionPool").filter(|p| !p.is_null());
@@ -43,11 +53,16 @@ pub fn pools<'m>(scope: &Scope<'m>, pod: &MeshPod, carried: Option<&'m Sidecar>)
     out
 }
 
-/// Own Services of a pod, `namespace/host`: listing them keeps the pools that their DestinationRules set.
+/// Own Services of a pod, `namespace/host`: listing them keeps the pools that their
+/// DestinationRules set.
 pub fn own_services(scope: &Scope<'_>, pod: &MeshPod) -> Vec<String> {
-    let targets = scope.mesh.targets.get(&(pod.namespace.clone(), pod.name.clone())).into_iter().flatten();
-    let mut out: Vec<String> =
-        targets.filter_map(|t| Some(scope.service(&scope.mesh.services[t.service as usize].host)?.service.entry())).collect();
+    let targets =
+        scope.mesh.targets.get(&(pod.namespace.clone(), pod.name.clone())).into_iter().flatten();
+    let mut out: Vec<String> = targets
+        .filter_map(|t| {
+            Some(scope.service(&scope.mesh.services[t.service as usize].host)?.service.entry())
+        })
+        .collect();
     out.sort();
     out.dedup();
     out

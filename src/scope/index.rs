@@ -1,7 +1,7 @@
 //! What a listener holds, by port, address and host, so that a call asks only what it can meet.
 //!
-//! Owns what the proxy's listeners bind to (`buildSidecarOutboundListeners` in `networking/core/listener.go`). Must never look at a
-//! call.
+//! Owns what the proxy's listeners bind to (`buildSidecarOutboundListeners` in
+//! `networking/core/listener.go`). Must never look at a call.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,8 @@ pub(super) struct Index<'m> {
     pub most_specific: HostMap<&'m str, u32>,
 }
 
-/// Services of a listener that have one port, by what their listeners bind to. Positions in the listener's list.
+/// Services of a listener that have one port, by what their listeners bind to. Positions in the
+/// listener's list.
 #[derive(Debug, Default)]
 pub(super) struct PortIndex<'m> {
     /// On every address; of HTTP Services the first stands for all.
@@ -54,27 +55,38 @@ fn bind<'m>(mesh: &'m Mesh, scoped: &Scoped<'m>, port: &Port) -> Bind<'m> {
         return Bind::Every;
     }
     if service.resolution == Resolution::Passthrough && service.address == UNSPECIFIED {
-        let addresses: Vec<&str> = mesh.endpoints_by_number(service, port).map(|e| e.address.as_str()).collect();
-        if service.registry == Registry::External && addresses.is_empty() && service.selector.is_empty() {
+        let addresses: Vec<&str> =
+            mesh.endpoints_by_number(service, port).map(|e| e.address.as_str()).collect();
+        if service.registry == Registry::External
+            && addresses.is_empty()
+            && service.selector.is_empty()
+        {
             return Bind::Every;
         }
         return Bind::Each(addresses.into_iter().filter(|a| a.parse::<IpAddr>().is_ok()).collect());
     }
     // Ranges are matched by a filter chain of the listener on every address.
-    if service.address == UNSPECIFIED || service.address.contains('/') { Bind::Every } else { Bind::Address(&service.address) }
+    if service.address == UNSPECIFIED || service.address.contains('/') {
+        Bind::Every
+    } else {
+        Bind::Address(&service.address)
+    }
 }
 
 impl<'m> Listener<'m> {
-    /// Services with this port that answer to a host: by name, by an alias, by a wildcard, or as a name below a headless one.
+    /// Services with this port that answer to a host: by name, by an alias, by a wildcard, or as a
+    /// name below a headless one.
     pub fn index_named(&self, mesh: &'m Mesh, port: u16, host: &str) -> Vec<&Scoped<'m>> {
         let Some(at) = self.index(mesh).ports.get(&port) else { return Vec::new() };
-        let by_name = at.names.get(host).into_iter().chain(at.aliases.get(host).into_iter().flatten());
+        let by_name =
+            at.names.get(host).into_iter().chain(at.aliases.get(host).into_iter().flatten());
         let below = |s: &&u32| {
             let name = &self.services[**s as usize].service.host;
             host.strip_suffix(name.as_str()).is_some_and(|h| h.ends_with('.'))
         };
         let by_suffix = at.wild_names.iter().filter(|(w, _)| subset_of(host, w)).map(|(_, s)| s);
-        let mut out: Vec<u32> = by_name.chain(by_suffix).chain(at.headless.iter().filter(below)).copied().collect();
+        let mut out: Vec<u32> =
+            by_name.chain(by_suffix).chain(at.headless.iter().filter(below)).copied().collect();
         out.sort_unstable();
         out.dedup();
         out.into_iter().map(|s| &self.services[s as usize]).collect()
@@ -85,8 +97,12 @@ impl<'m> Listener<'m> {
     }
 
     fn make_index(&self, mesh: &'m Mesh) -> Index<'m> {
-        let mut index =
-            Index { ports: HashMap::default(), exact: HashMap::default(), wild: Vec::new(), most_specific: HostMap::default() };
+        let mut index = Index {
+            ports: HashMap::default(),
+            exact: HashMap::default(),
+            wild: Vec::new(),
+            most_specific: HostMap::default(),
+        };
         for (i, v) in self.virtual_services.iter().enumerate() {
             let v: &'m VirtualService = v;
             for host in &v.hosts {
@@ -140,7 +156,9 @@ impl<'m> PortIndex<'m> {
         for (_, alias) in s.aliases.iter() {
             self.aliases.entry(alias.clone()).or_default().push(i);
         }
-        if s.service.resolution == Resolution::Passthrough && s.service.registry == Registry::Kubernetes {
+        if s.service.resolution == Resolution::Passthrough
+            && s.service.registry == Registry::Kubernetes
+        {
             self.headless.push(i);
         }
     }

@@ -23,8 +23,11 @@ pub(super) fn chains(
     client: &Client<'_>,
 ) -> Vec<Chain> {
     let configs = of_host(scope, listener, &scoped.service.host);
-    let ranges: Vec<String> =
-        if scoped.service.address.contains('/') && on_every { vec![scoped.service.address.clone()] } else { Vec::new() };
+    let ranges: Vec<String> = if scoped.service.address.contains('/') && on_every {
+        vec![scoped.service.address.clone()]
+    } else {
+        Vec::new()
+    };
     if protocol.is_tls() {
         tls(scope, scoped, port, on_every, client, &configs, ranges)
     } else {
@@ -36,12 +39,14 @@ pub(super) fn chains(
 fn of_host<'m>(scope: &Scope<'m>, listener: usize, host: &str) -> Vec<&'m VirtualService> {
     let listener = &scope.listeners[listener];
     if is_wildcard(host) {
-        let overlapping = listener.virtual_services.iter().filter(|v| v.hosts.iter().any(|h| matches(h, host)));
+        let overlapping =
+            listener.virtual_services.iter().filter(|v| v.hosts.iter().any(|h| matches(h, host)));
         return overlapping.copied().collect();
     }
     let index = listener.index(scope.mesh);
     let wild = index.wild.iter().filter(|(h, _)| matches(h, host)).map(|(_, i)| *i);
-    let mut found: Vec<u32> = index.exact.get(host).into_iter().flatten().copied().chain(wild).collect();
+    let mut found: Vec<u32> =
+        index.exact.get(host).into_iter().flatten().copied().chain(wild).collect();
     found.sort_unstable();
     found.dedup();
     found.into_iter().map(|i| listener.virtual_services[i as usize]).collect()
@@ -89,12 +94,22 @@ fn tls(
     }
     if out.is_empty() {
         let service = scoped.service;
-        let no_address = service.address.contains('/') || (service.address == UNSPECIFIED && on_every);
-        let by_name =
-            !ranges.is_empty() || no_address || (is_wildcard(&service.host) && service.resolution == Resolution::DynamicDns);
-        let names = std::iter::once(&service.host).chain(scoped.aliases.iter().map(|(_, h)| h)).cloned();
+        let no_address =
+            service.address.contains('/') || (service.address == UNSPECIFIED && on_every);
+        let by_name = !ranges.is_empty()
+            || no_address
+            || (is_wildcard(&service.host) && service.resolution == Resolution::DynamicDns);
+        let names =
+            std::iter::once(&service.host).chain(scoped.aliases.iter().map(|(_, h)| h)).cloned();
         let sni = if by_name { names.collect() } else { Vec::new() };
-        out.push(Chain { sni, ranges, detected_http: false, action: plain(scoped, port), uncertain: false, made_by: 0 });
+        out.push(Chain {
+            sni,
+            ranges,
+            detected_http: false,
+            action: plain(scoped, port),
+            uncertain: false,
+            made_by: 0,
+        });
     }
     out
 }
@@ -118,12 +133,14 @@ fn tcp(
     let mut out = Vec::new();
     for v in configs {
         for rule in v.tcp.iter().filter(|r| !r.route.is_empty()) {
-            let found: Vec<&L4Match> = rule.matches.iter().filter(|m| applies(m, client, port)).collect();
+            let found: Vec<&L4Match> =
+                rule.matches.iter().filter(|m| applies(m, client, port)).collect();
             if rule.matches.is_empty() || found.iter().any(|m| m.destination_subnets.is_empty()) {
                 out.push(chain(ranges, proxy(scope, Some(v.order), &rule.route, port)));
                 return out;
             }
-            let mut subnets: Vec<String> = found.iter().flat_map(|m| m.destination_subnets.iter().cloned()).collect();
+            let mut subnets: Vec<String> =
+                found.iter().flat_map(|m| m.destination_subnets.iter().cloned()).collect();
             if !subnets.is_empty() {
                 // Such a chain does not say which VirtualService it comes from; its clusters tell.
                 out.push(chain(subnets.clone(), proxy(scope, None, &rule.route, port)));
@@ -146,7 +163,12 @@ fn plain(scoped: &Scoped<'_>, port: u16) -> Action {
 }
 
 /// `buildOutboundNetworkFilters`.
-fn proxy(scope: &Scope<'_>, virtual_service: Option<u32>, routes: &[Weighted], port: u16) -> Action {
+fn proxy(
+    scope: &Scope<'_>,
+    virtual_service: Option<u32>,
+    routes: &[Weighted],
+    port: u16,
+) -> Action {
     let to = |t: &Target| {
         let found = scope.service(&t.host);
         destination(t, found, port)
@@ -161,7 +183,8 @@ fn proxy(scope: &Scope<'_>, virtual_service: Option<u32>, routes: &[Weighted], p
     Action::Tcp { virtual_service, clusters }
 }
 
-/// `GetDestinationCluster`: an ExternalName Service stands for what it leads to; without a port, the Service's only one.
+/// `GetDestinationCluster`: an ExternalName Service stands for what it leads to; without a port,
+/// the Service's only one.
 pub(super) fn destination(target: &Target, found: Option<&Scoped<'_>>, port: u16) -> Cluster {
     let host = found.and_then(|s| s.service.external_name.as_ref()).unwrap_or(&target.host);
     let port = match (target.port, found.map(|s| &*s.ports)) {

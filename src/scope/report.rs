@@ -1,4 +1,5 @@
-//! A scope as people and programs read it: the JSON has the shape that istiod's answers are recorded in.
+//! A scope as people and programs read it: the JSON has the shape that istiod's answers are
+//! recorded in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,15 +74,24 @@ fn service(s: &Scoped<'_>) -> ServiceReport {
         namespace: s.service.namespace.clone(),
         kind: if s.service.registry == Registry::Kubernetes { "Service" } else { "ServiceEntry" },
         ports,
-        aliases: s.aliases.iter().map(|(n, h)| format!("{n}/{h}")).collect::<BTreeSet<_>>().into_iter().collect(),
+        aliases: s
+            .aliases
+            .iter()
+            .map(|(n, h)| format!("{n}/{h}"))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
     }
 }
 
 fn services(all: &[Scoped<'_>]) -> Vec<ServiceReport> {
     let mut out: Vec<ServiceReport> = all.iter().map(service).collect();
     // A host may stand here more than once; then the ports decide, as text.
-    let words = |numbers: &[u16]| numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(" ") + "]";
-    out.sort_by_cached_key(|s| (s.host.clone(), s.namespace.clone(), s.kind, words(&s.ports), s.aliases.clone()));
+    let words =
+        |numbers: &[u16]| numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(" ") + "]";
+    out.sort_by_cached_key(|s| {
+        (s.host.clone(), s.namespace.clone(), s.kind, words(&s.ports), s.aliases.clone())
+    });
     out
 }
 
@@ -89,7 +99,8 @@ impl ScopeReport {
     /// Describes a scope for a client to which this Sidecar applies.
     pub fn new(scope: &Scope<'_>, client: &Client<'_>, sidecar: Option<&Sidecar>) -> Self {
         let listeners = scope.listeners.iter().map(|l| {
-            let mut virtual_services: Vec<String> = l.virtual_services.iter().map(|v| v.id()).collect();
+            let mut virtual_services: Vec<String> =
+                l.virtual_services.iter().map(|v| v.id()).collect();
             virtual_services.sort();
             ListenerReport {
                 port: l.egress.port.as_ref().map(|p| p.number).filter(|n| *n != 0),
@@ -103,7 +114,8 @@ impl ScopeReport {
             Some((s.service.host.clone(), rule.from.clone()))
         });
         Self {
-            sidecar: sidecar.map(|s| Named { namespace: s.namespace.clone(), name: s.name.clone() }),
+            sidecar: sidecar
+                .map(|s| Named { namespace: s.namespace.clone(), name: s.name.clone() }),
             outbound_traffic_policy: scope.policy.name(),
             listeners: listeners.collect(),
             services: services(&scope.services),

@@ -1,7 +1,9 @@
-//! The route of one call: which listener of the proxy takes it, which filter chain, and where that sends it
-//! (`networking/core/listener.go`; Envoy's documentation of `FilterChainMatch` for the choice of a chain).
+//! The route of one call: which listener of the proxy takes it, which filter chain, and where that
+//! sends it (`networking/core/listener.go`; Envoy's documentation of `FilterChainMatch` for the
+//! choice of a chain).
 //!
-//! Owns the path from a call to its treatment. Must never build more than the listeners that the call can meet.
+//! Owns the path from a call to its treatment. Must never build more than the listeners that the
+//! call can meet.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -69,7 +71,8 @@ pub enum RouteKind {
     Passthrough,
     /// The proxy does not know it and refuses it.
     Blackhole,
-    /// The proxy's configuration cannot take it (another protocol than declared, no such virtual host).
+    /// The proxy's configuration cannot take it (another protocol than declared, no such virtual
+    /// host).
     None,
 }
 
@@ -117,16 +120,17 @@ pub struct Step {
     pub mirrors: Vec<Cluster>,
 }
 
-/// What decides how a call is treated. Two scopes treat a call alike exactly when these are equal and certain: a Service is the
-/// same object in both, so are the DestinationRules that are found for it, its settings and its endpoints.
+/// What decides how a call is treated. Two scopes treat a call alike exactly when these are equal
+/// and certain: a Service is the same object in both, so are the DestinationRules that are found
+/// for it, its settings and its endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Treatment {
     /// Where it ends.
     pub kind: RouteKind,
     /// The steps, in the order in which the proxy tries them.
     pub steps: Vec<Step>,
-    /// For each cluster named, in the order of the steps, mirrors after the rest of a step: the Service that makes it in this scope,
-    /// `None` when there is none.
+    /// For each cluster named, in the order of the steps, mirrors after the rest of a step: the
+    /// Service that makes it in this scope, `None` when there is none.
     pub backing: Vec<Option<u32>>,
     /// istiod may give another answer after its next start.
     pub uncertain: bool,
@@ -142,7 +146,10 @@ impl Treatment {
 
     /// Whether this scope keeps what `full` does.
     pub fn keeps(&self, full: &Self) -> bool {
-        !self.uncertain && self.kind == full.kind && self.steps == full.steps && self.backing == full.backing
+        !self.uncertain
+            && self.kind == full.kind
+            && self.steps == full.steps
+            && self.backing == full.backing
     }
 }
 
@@ -185,15 +192,23 @@ impl<'m> Scope<'m> {
         let chain = if entry.protocol.is_some() { entry.choose(call) } else { None };
         let Some(chain) = chain else { return self.unknown(client) };
         let mut treatment = match &chain.action {
-            Action::Http { .. } if call.protocol != CallProtocol::Http => self.ends(client, RouteKind::None, Vec::new()),
-            Action::Http { listener, only } => match http::route(self, *listener, client, call, only.as_deref()) {
-                http::Found::Steps(steps) => self.ends(client, RouteKind::Http, steps),
-                http::Found::Unknown => self.unknown(client),
-                http::Found::Nothing => self.ends(client, RouteKind::None, Vec::new()),
-            },
+            Action::Http { .. } if call.protocol != CallProtocol::Http => {
+                self.ends(client, RouteKind::None, Vec::new())
+            }
+            Action::Http { listener, only } => {
+                match http::route(self, *listener, client, call, only.as_deref()) {
+                    http::Found::Steps(steps) => self.ends(client, RouteKind::Http, steps),
+                    http::Found::Unknown => self.unknown(client),
+                    http::Found::Nothing => self.ends(client, RouteKind::None, Vec::new()),
+                }
+            }
             Action::Tcp { virtual_service, clusters } => {
-                let step =
-                    Step { virtual_service: *virtual_service, rule: (0, 0), clusters: clusters.clone(), mirrors: Vec::new() };
+                let step = Step {
+                    virtual_service: *virtual_service,
+                    rule: (0, 0),
+                    clusters: clusters.clone(),
+                    mirrors: Vec::new(),
+                };
                 self.ends(client, RouteKind::Tcp, vec![step])
             }
         };
@@ -204,7 +219,11 @@ impl<'m> Scope<'m> {
 
     fn unknown(&self, client: &Client<'_>) -> Treatment {
         let refused = self.policy == TrafficMode::RegistryOnly;
-        self.ends(client, if refused { RouteKind::Blackhole } else { RouteKind::Passthrough }, Vec::new())
+        self.ends(
+            client,
+            if refused { RouteKind::Blackhole } else { RouteKind::Passthrough },
+            Vec::new(),
+        )
     }
 
     fn ends(&self, client: &Client<'_>, kind: RouteKind, steps: Vec<Step>) -> Treatment {
@@ -240,12 +259,15 @@ impl<'m> Scope<'m> {
                 let scoped = &listener.services[i as usize];
                 let Some(own) = scoped.port(port) else { return };
                 let protocol = declared.unwrap_or(own.protocol);
-                entry.add(protocol, on_every, || self.chains(n, i, protocol, port, on_every, client));
+                entry.add(protocol, on_every, || {
+                    self.chains(n, i, protocol, port, on_every, client)
+                });
             };
             let given = listener.egress.bind.as_str();
             if !given.is_empty() {
                 // The listener's own address, whatever the Services have.
-                let (entry, on_every) = if given == UNSPECIFIED { (&mut every, true) } else { (&mut exact, false) };
+                let (entry, on_every) =
+                    if given == UNSPECIFIED { (&mut every, true) } else { (&mut exact, false) };
                 if on_every || given == address {
                     (0..listener.services.len() as u32).for_each(|i| add(entry, i, on_every));
                 }
@@ -254,7 +276,8 @@ impl<'m> Scope<'m> {
             at.every.iter().for_each(|&i| add(&mut every, i, true));
             for &i in at.by_address.get(address).into_iter().flatten() {
                 // A headless Service has no listener for the client's own address.
-                let own = client.address == Some(address) && listener.services[i as usize].service.address == UNSPECIFIED;
+                let own = client.address == Some(address)
+                    && listener.services[i as usize].service.address == UNSPECIFIED;
                 if !own {
                     add(&mut exact, i, false);
                 }
@@ -263,7 +286,15 @@ impl<'m> Scope<'m> {
         (exact, every)
     }
 
-    fn chains(&self, n: usize, i: u32, protocol: AppProtocol, port: u16, on_every: bool, client: &Client<'_>) -> Vec<Chain> {
+    fn chains(
+        &self,
+        n: usize,
+        i: u32,
+        protocol: AppProtocol,
+        port: u16,
+        on_every: bool,
+        client: &Client<'_>,
+    ) -> Vec<Chain> {
         let scoped = &self.listeners[n].services[i as usize];
         let mut out = Vec::new();
         if !protocol.is_http() {

@@ -1,5 +1,6 @@
-//! Which Services and VirtualServices one egress listener imports (`convertIstioListenerToWrapper`, `selectServices`,
-//! `servicesForExactHosts` in `model/sidecar.go`; `SelectVirtualServices` in `model/virtualservice.go`).
+//! Which Services and VirtualServices one egress listener imports (`convertIstioListenerToWrapper`,
+//! `selectServices`, `servicesForExactHosts` in `model/sidecar.go`; `SelectVirtualServices` in
+//! `model/virtualservice.go`).
 
 use std::borrow::Cow;
 
@@ -10,17 +11,26 @@ use super::{Scoped, match_port, trim_to, whole};
 use crate::mesh::{Egress, Mesh, Registry, VirtualService};
 
 /// Services, in istiod's order.
-pub(super) fn services<'m>(mesh: &'m Mesh, client: &str, egress: &Egress, imports: &Imports<'_>) -> Vec<Scoped<'m>> {
+pub(super) fn services<'m>(
+    mesh: &'m Mesh,
+    client: &str,
+    egress: &Egress,
+    imports: &Imports<'_>,
+) -> Vec<Scoped<'m>> {
     let any = imports.any();
     let port = match_port(egress);
     let mut out: Vec<Scoped<'m>> = Vec::new();
     for (i, uncertain) in candidates(mesh, client, imports) {
         let service = &mesh.services[i as usize];
         let own = imports.classes.get(service.namespace.as_str());
-        if own.is_some_and(|c| c.excludes(&service.host)) || any.is_some_and(|c| c.excludes(&service.host)) {
+        if own.is_some_and(|c| c.excludes(&service.host))
+            || any.is_some_and(|c| c.excludes(&service.host))
+        {
             continue;
         }
-        let found = own.and_then(|c| import(mesh, i, c, port)).or_else(|| any.and_then(|c| import(mesh, i, c, port)));
+        let found = own
+            .and_then(|c| import(mesh, i, c, port))
+            .or_else(|| any.and_then(|c| import(mesh, i, c, port)));
         if let Some(mut scoped) = found {
             scoped.uncertain = uncertain;
             out.push(scoped);
@@ -30,7 +40,8 @@ pub(super) fn services<'m>(mesh: &'m Mesh, client: &str, egress: &Egress, import
     if imports.all_exact && !imports.repeated { out } else { one_namespace_per_host(out, client) }
 }
 
-/// A Service as a list of hosts imports it: with the listener's port only, and with the aliases that are listed as well.
+/// A Service as a list of hosts imports it: with the listener's port only, and with the aliases
+/// that are listed as well.
 fn import<'m>(mesh: &'m Mesh, i: u32, class: &Class<'_>, port: Option<u16>) -> Option<Scoped<'m>> {
     let service = &mesh.services[i as usize];
     if !class.service(&service.host) {
@@ -41,7 +52,9 @@ fn import<'m>(mesh: &'m Mesh, i: u32, class: &Class<'_>, port: Option<u16>) -> O
         None => whole(service),
     };
     if !service.aliases.iter().all(|(_, host)| class.service(host)) {
-        scoped.aliases = Cow::Owned(service.aliases.iter().filter(|(_, host)| class.service(host)).cloned().collect());
+        scoped.aliases = Cow::Owned(
+            service.aliases.iter().filter(|(_, host)| class.service(host)).cloned().collect(),
+        );
     }
     // A listener's port must exist; a Service without ports has none.
     (port.is_none() || !scoped.ports.is_empty()).then_some(scoped)
@@ -54,7 +67,8 @@ fn candidates(mesh: &Mesh, client: &str, imports: &Imports<'_>) -> Vec<(u32, boo
         for (namespace, class) in &imports.classes {
             for host in &class.exact {
                 let found = mesh.by_host.get(*host).and_then(|by| by.get(*namespace));
-                // Of several Services of one host and namespace only one is looked at, visible or not.
+                // Of several Services of one host and namespace only one is looked at, visible or
+                // not.
                 let found = found.filter(|f| mesh.services[f.service as usize].visible_in(client));
                 out.extend(found.map(|f| (f.service, f.uncertain)));
             }
@@ -67,7 +81,9 @@ fn candidates(mesh: &Mesh, client: &str, imports: &Imports<'_>) -> Vec<(u32, boo
     if scan_all {
         out.extend(0..mesh.services.len() as u32);
     } else {
-        for (namespace, _) in imports.classes.iter().filter(|(_, c)| !c.exact.is_empty() || !c.wild.is_empty()) {
+        for (namespace, _) in
+            imports.classes.iter().filter(|(_, c)| !c.exact.is_empty() || !c.wild.is_empty())
+        {
             out.extend(mesh.by_namespace.get(*namespace).into_iter().flatten());
         }
         for host in imports.any().into_iter().flat_map(|c| &c.exact) {
@@ -78,7 +94,9 @@ fn candidates(mesh: &Mesh, client: &str, imports: &Imports<'_>) -> Vec<(u32, boo
         }
     }
     // `~` beside other names hides from the scan, though not from the look-up of exact hosts.
-    let visible = |s: &crate::mesh::Service| s.visible_in(client) && (s.export.public() || !s.export.lists("~"));
+    let visible = |s: &crate::mesh::Service| {
+        s.visible_in(client) && (s.export.public() || !s.export.lists("~"))
+    };
     out.retain(|&i| visible(&mesh.services[i as usize]));
     // Those exported by name come before public ones.
     out.sort_unstable_by_key(|&i| (mesh.services[i as usize].export.public(), i));
@@ -86,7 +104,8 @@ fn candidates(mesh: &Mesh, client: &str, imports: &Imports<'_>) -> Vec<(u32, boo
     out.into_iter().map(|i| (i, false)).collect()
 }
 
-/// Of a host in several namespaces one namespace is taken: the client's, else a Kubernetes Service's, else the first.
+/// Of a host in several namespaces one namespace is taken: the client's, else a Kubernetes
+/// Service's, else the first.
 fn one_namespace_per_host<'m>(mut imported: Vec<Scoped<'m>>, client: &str) -> Vec<Scoped<'m>> {
     let mut chosen: HashMap<&'m str, (&'m str, bool)> = HashMap::new();
     for s in imported.iter().filter(|s| s.service.contested) {
@@ -97,12 +116,18 @@ fn one_namespace_per_host<'m>(mut imported: Vec<Scoped<'m>>, client: &str) -> Ve
             *old = new;
         }
     }
-    imported.retain(|s| chosen.get(s.service.host.as_str()).is_none_or(|(n, _)| *n == s.service.namespace));
+    imported.retain(|s| {
+        chosen.get(s.service.host.as_str()).is_none_or(|(n, _)| *n == s.service.namespace)
+    });
     imported
 }
 
 /// VirtualServices, in istiod's order: private ones, those exported by name, public ones.
-pub(super) fn virtual_services<'m>(mesh: &'m Mesh, client: &str, imports: &Imports<'_>) -> Vec<&'m VirtualService> {
+pub(super) fn virtual_services<'m>(
+    mesh: &'m Mesh,
+    client: &str,
+    imports: &Imports<'_>,
+) -> Vec<&'m VirtualService> {
     let any = imports.any();
     let mut found: Vec<u32> = Vec::new();
     if any.is_some_and(|c| !c.wild.is_empty() || !c.exact.is_empty()) {
@@ -124,14 +149,19 @@ pub(super) fn virtual_services<'m>(mesh: &'m Mesh, client: &str, imports: &Impor
         () if v.export.lists(client) => Some(if v.namespace == client { 0 } else { 1 }),
         () => None,
     };
-    let mut ranked: Vec<(u8, u32)> =
-        found.into_iter().filter_map(|i| Some((rank(&mesh.virtual_services[i as usize])?, i))).collect();
+    let mut ranked: Vec<(u8, u32)> = found
+        .into_iter()
+        .filter_map(|i| Some((rank(&mesh.virtual_services[i as usize])?, i)))
+        .collect();
     ranked.sort_unstable();
     ranked.dedup();
     let imported = |v: &&VirtualService| {
         let own = imports.classes.get(v.namespace.as_str());
-        let excluded = |h: &str| own.is_some_and(|c| c.excludes(h)) || any.is_some_and(|c| c.excludes(h));
-        let listed = |h: &str| own.is_some_and(|c| c.virtual_service(h)) || any.is_some_and(|c| c.virtual_service(h));
+        let excluded =
+            |h: &str| own.is_some_and(|c| c.excludes(h)) || any.is_some_and(|c| c.excludes(h));
+        let listed = |h: &str| {
+            own.is_some_and(|c| c.virtual_service(h)) || any.is_some_and(|c| c.virtual_service(h))
+        };
         v.hosts.iter().any(|h| listed(h) && !excluded(h))
     };
     ranked.into_iter().map(|(_, i)| &mesh.virtual_services[i as usize]).filter(imported).collect()

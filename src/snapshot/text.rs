@@ -1,4 +1,5 @@
-//! Cuts the text of a snapshot into its objects, so that a broken one costs only itself and can be named by its line.
+//! Cuts the text of a snapshot into its objects, so that a broken one costs only itself and can be
+//! named by its line.
 //!
 //! Owns positions in text. Must never interpret an object.
 
@@ -13,7 +14,8 @@ pub(super) struct Piece<'a> {
 
 /// Cuts a YAML stream at `---`, and each `List` as `kubectl` prints it at its items.
 ///
-/// An item's lines are indented deeper than its dash, block scalars included, so a dash in that column begins the next item.
+/// An item's lines are indented deeper than its dash, block scalars included, so a dash in that
+/// column begins the next item.
 pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut out = Vec::new();
     for document in documents(text) {
@@ -21,7 +23,9 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
             out.push(document);
         }
     }
-    out.retain(|p| p.text.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')));
+    out.retain(|p| {
+        p.text.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#'))
+    });
     out
 }
 
@@ -43,7 +47,9 @@ fn documents(text: &str) -> Vec<Piece<'_>> {
 }
 
 fn items<'a>(document: Piece<'a>, out: &mut Vec<Piece<'a>>) -> bool {
-    let is_list = |l: &str| l.strip_prefix("kind:").is_some_and(|k| k.trim().trim_matches('"').ends_with("List"));
+    let is_list = |l: &str| {
+        l.strip_prefix("kind:").is_some_and(|k| k.trim().trim_matches('"').ends_with("List"))
+    };
     if !document.text.lines().any(is_list) {
         return false;
     }
@@ -86,7 +92,10 @@ fn items<'a>(document: Piece<'a>, out: &mut Vec<Piece<'a>>) -> bool {
 pub(super) fn guess_name(text: &str) -> String {
     let value = |key: &str| {
         let lines = text.lines().map(|l| l.trim_start().trim_start_matches("- ").trim_start());
-        lines.filter_map(|l| l.strip_prefix(key)).map(|v| v.trim().trim_matches('"').to_owned()).find(|v| !v.is_empty())
+        lines
+            .filter_map(|l| l.strip_prefix(key))
+            .map(|v| v.trim().trim_matches('"').to_owned())
+            .find(|v| !v.is_empty())
     };
     match (value("kind:"), value("name:")) {
         (Some(kind), Some(name)) => format!("{kind} {name}"),
@@ -101,10 +110,17 @@ mod tests {
 
     #[test]
     fn a_list_is_cut_at_its_items_and_lines_are_kept() {
-        let text =
-            "apiVersion: v1\nitems:\n- kind: A\n  data: |\n    - x\n- kind: B\nkind: List\n---\n# only a comment\n---\nkind: C\n";
-        let got: Vec<(usize, &str, bool)> = pieces(text).iter().map(|p| (p.line, p.text, p.item)).collect();
-        assert_eq!(got, [(3, "- kind: A\n  data: |\n    - x\n", true), (6, "- kind: B\n", true), (11, "kind: C\n", false)]);
+        let text = "apiVersion: v1\nitems:\n- kind: A\n  data: |\n    - x\n- kind: B\nkind: List\n---\n# only a comment\n---\nkind: C\n";
+        let got: Vec<(usize, &str, bool)> =
+            pieces(text).iter().map(|p| (p.line, p.text, p.item)).collect();
+        assert_eq!(
+            got,
+            [
+                (3, "- kind: A\n  data: |\n    - x\n", true),
+                (6, "- kind: B\n", true),
+                (11, "kind: C\n", false)
+            ]
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Baselines and alerts: what people accepted, and what is not as it was accepted.
 //!
-//! Owns their rows, and which alerts still have to go where. Must never forget an alert that was not delivered.
+//! Owns their rows, and which alerts still have to go where. Must never forget an alert that was
+//! not delivered.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +36,8 @@ pub struct Raised {
 impl Raised {
     /// Whether a sink has yet to be tried, or tried again.
     fn waits(&self) -> bool {
-        self.alert.ignored.is_none() && (self.deliveries.is_empty() || self.deliveries.values().any(|d| d.next.is_some()))
+        self.alert.ignored.is_none()
+            && (self.deliveries.is_empty() || self.deliveries.values().any(|d| d.next.is_some()))
     }
 }
 
@@ -45,7 +47,9 @@ impl Store {
     /// # Errors
     /// When the row cannot be read.
     pub fn baseline(&self, workload: &WorkloadId) -> Result<Option<Baseline>, StoreError> {
-        self.get(&keys::of_workload(Kind::Baseline, workload))?.map(|row| self.unpack(&row)).transpose()
+        self.get(&keys::of_workload(Kind::Baseline, workload))?
+            .map(|row| self.unpack(&row))
+            .transpose()
     }
 
     /// All baselines, of one namespace or all, sorted by workload.
@@ -60,7 +64,8 @@ impl Store {
         Ok(out)
     }
 
-    /// Accepts baselines, each in place of its workload's former one, and lets go of the alerts that they answer.
+    /// Accepts baselines, each in place of its workload's former one, and lets go of the alerts
+    /// that they answer.
     ///
     /// # Errors
     /// As [`Store::apply`].
@@ -123,7 +128,8 @@ impl Store {
         Ok(())
     }
 
-    /// Counts the writes of alerts that wait to be delivered, since the store was opened: while it stays the same, none has come.
+    /// Counts the writes of alerts that wait to be delivered, since the store was opened: while it
+    /// stays the same, none has come.
     pub fn outbox(&self) -> u64 {
         self.outbox
     }

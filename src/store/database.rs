@@ -1,9 +1,11 @@
 //! Opening sled's database, also after a kill at any instant.
 //!
-//! Owns sled's configuration and what is done about files that sled was writing when the process was killed. sled 0.34 reads two of them
-//! as if they were whole and calls the database corrupt for ever: `conf`, written in two steps, and `snap.N.generating`, a copy of what
-//! the log holds, which it writes at every opening that finds something new, and renames when whole. Neither holds anything that is not
-//! elsewhere. Must never touch the log, a finished snapshot, or a database that another process has open.
+//! Owns sled's configuration and what is done about files that sled was writing when the process
+//! was killed. sled 0.34 reads two of them as if they were whole and calls the database corrupt for
+//! ever: `conf`, written in two steps, and `snap.N.generating`, a copy of what the log holds, which
+//! it writes at every opening that finds something new, and renames when whole. Neither holds
+//! anything that is not elsewhere. Must never touch the log, a finished snapshot, or a database
+//! that another process has open.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -13,8 +15,8 @@ use rustix::fs::FlockOperation::NonBlockingLockExclusive;
 
 use super::StoreError;
 
-/// Page cache of sled: the default of 1 GiB would dwarf everything else. What is read again within one command is little, and stands in
-/// the cache of the system as well.
+/// Page cache of sled: the default of 1 GiB would dwarf everything else. What is read again within
+/// one command is little, and stands in the cache of the system as well.
 const CACHE: u64 = 8 * 1024 * 1024;
 
 /// sled's name of a snapshot that is not whole yet ends so (`pagecache/snapshot.rs`).
@@ -25,7 +27,11 @@ pub(super) fn open(store: &Path) -> Result<sled::Db, StoreError> {
     let path = store.join("db");
     let config = sled::Config::new().path(&path).cache_capacity(CACHE).flush_every_ms(None);
     let opened = match config.open() {
-        Err(sled::Error::Corruption { .. } | sled::Error::Unsupported(_)) if tidied(store, &path)? => config.open(),
+        Err(sled::Error::Corruption { .. } | sled::Error::Unsupported(_))
+            if tidied(store, &path)? =>
+        {
+            config.open()
+        }
         opened => opened,
     };
     opened.map_err(|e| failed(store, e))
@@ -34,8 +40,10 @@ pub(super) fn open(store: &Path) -> Result<sled::Db, StoreError> {
 /// Removes what sled was writing when it was killed. Whether there was anything.
 fn tidied(store: &Path, db: &Path) -> Result<bool, StoreError> {
     // sled's own lock: whoever holds it may be writing these files now.
-    let log = File::options().append(true).create(true).open(db.join("db")).map_err(|e| io(store, e))?;
-    rustix::fs::flock(&log, NonBlockingLockExclusive).map_err(|_| StoreError::Locked(store.to_owned()))?;
+    let log =
+        File::options().append(true).create(true).open(db.join("db")).map_err(|e| io(store, e))?;
+    rustix::fs::flock(&log, NonBlockingLockExclusive)
+        .map_err(|_| StoreError::Locked(store.to_owned()))?;
     let mut found = false;
     for entry in fs::read_dir(db).map_err(|e| io(store, e))? {
         let path = entry.map_err(|e| io(store, e))?.path();
@@ -55,18 +63,22 @@ fn tidied(store: &Path, db: &Path) -> Result<bool, StoreError> {
 
 /// Whether the configuration ends in its checksum (CRC-32, little-endian; `config.rs`).
 fn whole(conf: &[u8]) -> bool {
-    conf.split_last_chunk::<4>().is_some_and(|(text, sum)| crc32fast::hash(text) == u32::from_le_bytes(*sum))
+    conf.split_last_chunk::<4>()
+        .is_some_and(|(text, sum)| crc32fast::hash(text) == u32::from_le_bytes(*sum))
 }
 
 fn failed(store: &Path, error: sled::Error) -> StoreError {
     match error {
-        sled::Error::Io(e) if e.kind() == ErrorKind::WouldBlock || e.to_string().contains("lock") => {
+        sled::Error::Io(e)
+            if e.kind() == ErrorKind::WouldBlock || e.to_string().contains("lock") =>
+        {
             StoreError::Locked(store.to_owned())
         }
         sled::Error::Io(error) => io(store, error),
-        sled::Error::Corruption { .. } => {
-            StoreError::Torn { path: store.to_owned(), why: "the database file is corrupt".to_owned() }
-        }
+        sled::Error::Corruption { .. } => StoreError::Torn {
+            path: store.to_owned(),
+            why: "the database file is corrupt".to_owned(),
+        },
         error => StoreError::Database { path: store.to_owned(), error },
     }
 }

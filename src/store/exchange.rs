@@ -1,4 +1,5 @@
-//! Export and import as NDJSON: backup, migration, and moving what was learned from one store to another.
+//! Export and import as NDJSON: backup, migration, and moving what was learned from one store to
+//! another.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -67,25 +68,30 @@ impl fmt::Display for Imported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.applied {
             Applied::New => write!(f, "{} records imported", self.rows),
-            Applied::AlreadyHeld => write!(f, "nothing changed: the store holds all that this export holds"),
+            Applied::AlreadyHeld => {
+                write!(f, "nothing changed: the store holds all that this export holds")
+            }
         }
     }
 }
 
 impl Store {
-    /// Writes everything, sorted: the same content gives the same bytes. Returns the number of records.
+    /// Writes everything, sorted: the same content gives the same bytes. Returns the number of
+    /// records.
     ///
     /// # Errors
     /// When a row cannot be read or the output not be written.
     pub fn export(&self, out: &mut impl Write) -> Result<u64, StoreError> {
         let mut out = Lines { out, rows: 0, batches: 0, kept: 0 };
         out.line(&Line::Sidecarta(Header { version: VERSION }))?;
-        // Pages of one workload follow each other, and which of them a dependency stands on does not matter.
+        // Pages of one workload follow each other, and which of them a dependency stands on does
+        // not matter.
         let mut workload: Vec<Dependency> = Vec::new();
         for row in &self.rows {
             let (key, row) = row.map_err(|e| self.database(e))?;
             let kind = key.first().copied().unwrap_or_default();
-            let mut page: Vec<Dependency> = if kind == Kind::Page as u8 { self.page(&row)? } else { Vec::new() };
+            let mut page: Vec<Dependency> =
+                if kind == Kind::Page as u8 { self.page(&row)? } else { Vec::new() };
             if page.first().map(|d| &d.key.workload) != workload.first().map(|d| &d.key.workload) {
                 out.dependencies(&mut workload)?;
             }
@@ -108,7 +114,8 @@ impl Store {
         out.dependencies(&mut workload)?;
         for id in self.kept()? {
             let text = zstd::decode_all(self.read_kept(&id)?.as_slice())?;
-            let lines = String::from_utf8(text).map_err(|e| std::io::Error::other(e.utf8_error()))?;
+            let lines =
+                String::from_utf8(text).map_err(|e| std::io::Error::other(e.utf8_error()))?;
             out.kept += 1;
             out.line(&Line::Kept(Kept { id, lines }))?;
         }
@@ -117,11 +124,12 @@ impl Store {
         Ok(rows)
     }
 
-    /// Merges an export. The batches that it holds count as held afterwards, so that replaying their captures changes nothing.
+    /// Merges an export. The batches that it holds count as held afterwards, so that replaying
+    /// their captures changes nothing.
     ///
     /// # Errors
-    /// When the export is cut or malformed; then nothing is changed. Also when it holds some batches that this store holds and some
-    /// that it does not: their sums cannot be told apart.
+    /// When the export is cut or malformed; then nothing is changed. Also when it holds some
+    /// batches that this store holds and some that it does not: their sums cannot be told apart.
     pub fn import(&mut self, mut input: impl BufRead) -> Result<Imported, StoreError> {
         let read = read(&mut input)?;
         let rows = read.rows();
@@ -132,9 +140,12 @@ impl Store {
             // A source of which an earlier batch is here, and not this one, has taught both.
             known += usize::from(self.holds(&BatchId { sequence: 0, ..id.clone() })?);
         }
-        let kept: Vec<(BatchId, Vec<u8>)> =
-            kept.into_iter().map(|k| Ok((k.id, zstd::encode_all(k.lines.as_bytes(), 1)?))).collect::<Result<_, StoreError>>()?;
-        let waiting: Vec<(&BatchId, &[u8])> = kept.iter().map(|(id, bytes)| (id, bytes.as_slice())).collect();
+        let kept: Vec<(BatchId, Vec<u8>)> = kept
+            .into_iter()
+            .map(|k| Ok((k.id, zstd::encode_all(k.lines.as_bytes(), 1)?)))
+            .collect::<Result<_, StoreError>>()?;
+        let waiting: Vec<(&BatchId, &[u8])> =
+            kept.iter().map(|(id, bytes)| (id, bytes.as_slice())).collect();
         if held == batches.len() && held > 0 {
             self.keep(&waiting)?;
             return Ok(Imported { rows, applied: Applied::AlreadyHeld });
@@ -151,7 +162,9 @@ impl Store {
         }
         let digest = records.iter().fold(0u64, |d, r| {
             let text = serde_json::to_string(r).unwrap_or_default();
-            text.bytes().fold(d.wrapping_mul(31), |d, b| (d ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
+            text.bytes().fold(d.wrapping_mul(31), |d, b| {
+                (d ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+            })
         });
         let id = BatchId { source: format!("import:{digest:016x}"), sequence: 0 };
         let applied = self.apply_holding(&Batch { id, records }, &batches)?;
@@ -230,11 +243,15 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
         if n as u64 == MAX_LINE {
             return Err(fail("it is longer than any record".to_owned()));
         }
-        let line: Line = serde_json::from_str(&text).map_err(|e| fail(format!("no line of an export: {e}")))?;
+        let line: Line =
+            serde_json::from_str(&text).map_err(|e| fail(format!("no line of an export: {e}")))?;
         match line {
             Line::Sidecarta(h) if at == 1 && h.version == VERSION => {}
             Line::Sidecarta(h) if at == 1 => {
-                return Err(fail(format!("the export has version {}, this program reads {VERSION}", h.version)));
+                return Err(fail(format!(
+                    "the export has version {}, this program reads {VERSION}",
+                    h.version
+                )));
             }
             _ if at == 1 => return Err(fail("an export begins with its version".to_owned())),
             _ if end.is_some() => return Err(fail("there is more after the end".to_owned())),
@@ -250,9 +267,19 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
         }
     }
     match end {
-        Some(f) if (f.rows, f.batches, f.kept) == (out.rows(), out.batches.len() as u64, out.kept.len() as u64) => Ok(out),
-        Some(_) => Err(StoreError::Import { line: at - 1, why: "lines are missing or doubled".to_owned() }),
+        Some(f)
+            if (f.rows, f.batches, f.kept)
+                == (out.rows(), out.batches.len() as u64, out.kept.len() as u64) =>
+        {
+            Ok(out)
+        }
+        Some(_) => {
+            Err(StoreError::Import { line: at - 1, why: "lines are missing or doubled".to_owned() })
+        }
         None if at == 1 => Err(StoreError::Import { line: 1, why: "it is empty".to_owned() }),
-        None => Err(StoreError::Import { line: at - 1, why: "the export is cut: its last line is missing".to_owned() }),
+        None => Err(StoreError::Import {
+            line: at - 1,
+            why: "the export is cut: its last line is missing".to_owned(),
+        }),
     }
 }

@@ -1,7 +1,7 @@
 //! Batches of agents that cannot be resolved yet, kept as they came.
 //!
-//! Owns their rows. A batch is acknowledged when it is here, and leaves in the same write that merges what it taught. Must never hold a
-//! batch that was merged already.
+//! Owns their rows. A batch is acknowledged when it is here, and leaves in the same write that
+//! merges what it taught. Must never hold a batch that was merged already.
 
 use std::collections::BTreeSet;
 
@@ -74,14 +74,23 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::apply`].
-    pub fn settle(&mut self, taught: &Batch, kept: &BTreeSet<BatchId>) -> Result<Applied, StoreError> {
+    pub fn settle(
+        &mut self,
+        taught: &Batch,
+        kept: &BTreeSet<BatchId>,
+    ) -> Result<Applied, StoreError> {
         self.apply_holding(taught, kept)
     }
 
-    /// Adds to a write that a batch is held from then on, and no longer kept. Those before it of the same source need no note: a source
-    /// numbers its batches in the order in which it delivers them.
+    /// Adds to a write that a batch is held from then on, and no longer kept. Those before it of
+    /// the same source need no note: a source numbers its batches in the order in which it delivers
+    /// them.
     pub(super) fn note_held(&self, id: &BatchId, writes: &mut Change) -> Result<(), StoreError> {
-        for key in self.rows.range(keys::batch(&BatchId { sequence: 0, ..id.clone() })..keys::batch(id)).keys() {
+        for key in self
+            .rows
+            .range(keys::batch(&BatchId { sequence: 0, ..id.clone() })..keys::batch(id))
+            .keys()
+        {
             writes.remove(key.map_err(|e| self.database(e))?);
         }
         writes.put(keys::batch(id), &b""[..]);

@@ -1,4 +1,5 @@
-//! Keys of rows: ordered by kind, then namespace, kind and name of the workload, so that a namespace is one range.
+//! Keys of rows: ordered by kind, then namespace, kind and name of the workload, so that a
+//! namespace is one range.
 
 use crate::model::{Alert, BatchId, Record, WorkloadId};
 
@@ -25,13 +26,15 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Whether rows of this kind go again in the course of things: that there are fewer of them is no damage.
+    /// Whether rows of this kind go again in the course of things: that there are fewer of them is
+    /// no damage.
     pub fn is_passing(first: u8) -> bool {
         [Self::Batch, Self::Kept, Self::Alert, Self::View].iter().any(|k| *k as u8 == first)
     }
 }
 
-/// Appends a part so that no part can run into the next: 0 ends it, and 0 and 1 within it are escaped by 1. Order is kept.
+/// Appends a part so that no part can run into the next: 0 ends it, and 0 and 1 within it are
+/// escaped by 1. Order is kept.
 fn part(key: &mut Vec<u8>, text: &str) {
     for b in text.bytes() {
         if b <= 1 {
@@ -127,7 +130,10 @@ fn parse_identity(kind: Kind, key: &[u8]) -> Option<BatchId> {
     while let Some(&b) = bytes.next() {
         source.push(if b == 1 { bytes.next()?.checked_sub(1)? } else { b });
     }
-    Some(BatchId { source: String::from_utf8(source).ok()?, sequence: u64::from_be_bytes(*sequence) })
+    Some(BatchId {
+        source: String::from_utf8(source).ok()?,
+        sequence: u64::from_be_bytes(*sequence),
+    })
 }
 
 /// Key of the note that a batch is held, and with it all before it of its source.

@@ -1,4 +1,5 @@
-//! The marker file: that a directory is a store, of which schema, and how many rows it held when it was last written.
+//! The marker file: that a directory is a store, of which schema, and how many rows it held when it
+//! was last written.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -19,7 +20,8 @@ pub(super) struct Marker {
     pub format: String,
     pub schema: u32,
     pub rows: u64,
-    /// As `rows`, without those that go again in the course of things. Markers of older programs lack it.
+    /// As `rows`, without those that go again in the course of things. Markers of older programs
+    /// lack it.
     #[serde(default)]
     pub lasting: Option<u64>,
 }
@@ -37,12 +39,21 @@ impl Marker {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::Io { what: "open the store at", path: dir.to_owned(), error }),
+            Err(error) => {
+                return Err(StoreError::Io {
+                    what: "open the store at",
+                    path: dir.to_owned(),
+                    error,
+                });
+            }
         };
         match serde_json::from_str::<Self>(&text) {
             Ok(marker) if marker.format == FORMAT => Ok(Some(marker)),
             Ok(_) => Err(StoreError::NotAStore(dir.to_owned())),
-            Err(e) => Err(StoreError::Torn { path: dir.to_owned(), why: format!("its marker {FILE} cannot be read: {e}") }),
+            Err(e) => Err(StoreError::Torn {
+                path: dir.to_owned(),
+                why: format!("its marker {FILE} cannot be read: {e}"),
+            }),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the live view knows of the cluster: rows of its own that it makes sense of itself.
 //!
-//! Owns where they are. They go again in the course of things, and are no part of an export: elsewhere, or later, they say nothing.
+//! Owns where they are. They go again in the course of things, and are no part of an export:
+//! elsewhere, or later, they say nothing.
 
 use super::keys::{self, Kind};
 use super::{Change, Store, StoreError};

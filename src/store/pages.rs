@@ -1,8 +1,9 @@
 //! Dependencies on the disk: those of a workload, many to a row.
 //!
-//! Owns how they are spread over rows. sled's cost is that of a row, and then that of its bytes, several times over: a row for each
-//! dependency took longer to write than ten million packets to read. A page is a JSON array, compressed; which page a dependency stands
-//! on means nothing. Must never hold a dependency on two pages.
+//! Owns how they are spread over rows. sled's cost is that of a row, and then that of its bytes,
+//! several times over: a row for each dependency took longer to write than ten million packets to
+//! read. A page is a JSON array, compressed; which page a dependency stands on means nothing. Must
+//! never hold a dependency on two pages.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -18,14 +19,16 @@ use super::{Change, Store, StoreError, room};
 use crate::model::{Dependency, DependencyKey, Merge, Record, WorkloadId};
 use crate::parallel::both;
 
-/// Longest text of a page of several dependencies. sled splits a leaf at 17 rows, and puts one of more than 128 KiB in a file that it
-/// never deletes. Packed to a quarter (a tenth is usual), 17 pages stay below.
+/// Longest text of a page of several dependencies. sled splits a leaf at 17 rows, and puts one of
+/// more than 128 KiB in a file that it never deletes. Packed to a quarter (a tenth is usual), 17
+/// pages stay below.
 const PAGE: usize = 24 * 1024;
 
 /// Longest text that is unpacked: one dependency with all that it can hold has a hundredth of this.
 const MAX_PAGE: usize = 16 * 1024 * 1024;
 
-/// Compression level: the fastest that has a number of its own. More would take time and gain little.
+/// Compression level: the fastest that has a number of its own. More would take time and gain
+/// little.
 const LEVEL: i32 = 1;
 
 /// New dependencies by workload.
@@ -54,8 +57,8 @@ struct Writes {
 }
 
 impl Store {
-    /// Merges dependencies into the pages of their workloads, on two threads where there are many: encoding is most of the work of
-    /// storing.
+    /// Merges dependencies into the pages of their workloads, on two threads where there are many:
+    /// encoding is most of the work of storing.
     pub(super) fn write_all(&self, new: &New<'_>, change: &mut Change) -> Result<(), StoreError> {
         /// Workloads below which a thread costs more than it saves.
         const MANY: usize = 32;
@@ -63,7 +66,8 @@ impl Store {
         let encode = |part: &[(&&WorkloadId, &Vec<&Dependency>)]| -> Result<_, StoreError> {
             let packer = Compressor::new(LEVEL).map_err(|e| self.unpackable(&e))?;
             let mut writes = Writes { rows: Vec::new(), packer };
-            part.iter().try_for_each(|(workload, new)| self.write_pages(workload, new, &mut writes))?;
+            part.iter()
+                .try_for_each(|(workload, new)| self.write_pages(workload, new, &mut writes))?;
             Ok(writes.rows)
         };
         let halves = match all.len() {
@@ -85,12 +89,22 @@ impl Store {
     }
 
     /// Merges dependencies of one workload into its pages.
-    fn write_pages(&self, workload: &WorkloadId, new: &[&Dependency], writes: &mut Writes) -> Result<(), StoreError> {
+    fn write_pages(
+        &self,
+        workload: &WorkloadId,
+        new: &[&Dependency],
+        writes: &mut Writes,
+    ) -> Result<(), StoreError> {
         let mut pages = Vec::new();
         for row in self.rows.scan_prefix(keys::of_workload(Kind::Page, workload)) {
             let (key, row) = row.map_err(|e| self.database(e))?;
             let dependencies = self.page(&row)?.into_iter().map(Cow::Owned).collect();
-            pages.push(Page { number: keys::page_number(&key), dependencies, changed: false, stored: true });
+            pages.push(Page {
+                number: keys::page_number(&key),
+                dependencies,
+                changed: false,
+                stored: true,
+            });
         }
         if pages.is_empty() {
             pages.push(Page { number: 0, dependencies: Vec::new(), changed: false, stored: false });
@@ -191,19 +205,30 @@ impl Store {
 
     /// Reads [`Store::packed`] back.
     pub(super) fn unpacked(&self, row: &[u8]) -> Result<Vec<u8>, StoreError> {
-        let length = zstd_safe::get_frame_content_size(row).ok().flatten().and_then(|n| usize::try_from(n).ok());
-        let length = length.filter(|n| *n <= MAX_PAGE).ok_or_else(|| self.unpackable(&io::ErrorKind::InvalidData.into()))?;
-        Decompressor::new().and_then(|mut d| d.decompress(row, length)).map_err(|e| self.unpackable(&e))
+        let length = zstd_safe::get_frame_content_size(row)
+            .ok()
+            .flatten()
+            .and_then(|n| usize::try_from(n).ok());
+        let length = length
+            .filter(|n| *n <= MAX_PAGE)
+            .ok_or_else(|| self.unpackable(&io::ErrorKind::InvalidData.into()))?;
+        Decompressor::new()
+            .and_then(|mut d| d.decompress(row, length))
+            .map_err(|e| self.unpackable(&e))
     }
 
     fn unpackable(&self, error: &io::Error) -> StoreError {
-        StoreError::Row { path: self.dir.clone(), error: serde_json::Error::custom(format!("its compression: {error}")) }
+        StoreError::Row {
+            path: self.dir.clone(),
+            error: serde_json::Error::custom(format!("its compression: {error}")),
+        }
     }
 
     /// Stores of schema 1 had a row for each dependency: writes them into pages, in one step.
     pub(super) fn migrate(&mut self) -> Result<(), StoreError> {
         room(&self.dir)?;
-        // The rows become fewer, which is no damage where this is interrupted; none at all would still be.
+        // The rows become fewer, which is no damage where this is interrupted; none at all would
+        // still be.
         self.marker.rows = self.marker.rows.min(1);
         self.marker.lasting = Some(self.marker.rows);
         self.marker.write(&self.dir)?;

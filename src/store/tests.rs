@@ -5,7 +5,12 @@ use crate::model::{BatchId, DataPlane, Time, WorkloadId};
 
 fn workload(name: &str, seen: i64) -> Record {
     let id = WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: name.into() };
-    Record::Workload(Workload { id, selector: Default::default(), data_plane: DataPlane::Sidecar, last_seen: Time(seen) })
+    Record::Workload(Workload {
+        id,
+        selector: Default::default(),
+        data_plane: DataPlane::Sidecar,
+        last_seen: Time(seen),
+    })
 }
 
 fn batch(source: &str, records: Vec<Record>) -> Batch {
@@ -37,11 +42,17 @@ fn a_batch_counts_once_and_survives_closing() {
 #[test]
 fn what_is_no_store_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(matches!(Store::open(&dir.path().join("none"), Access::Existing), Err(StoreError::Missing(_))));
+    assert!(matches!(
+        Store::open(&dir.path().join("none"), Access::Existing),
+        Err(StoreError::Missing(_))
+    ));
     assert!(!dir.path().join("none").exists());
     std::fs::write(dir.path().join("file"), "x").unwrap();
     assert!(matches!(Store::open(dir.path(), Access::CreateOrOpen), Err(StoreError::NotAStore(_))));
-    assert!(matches!(Store::open(&dir.path().join("file"), Access::CreateOrOpen), Err(StoreError::Io { .. })));
+    assert!(matches!(
+        Store::open(&dir.path().join("file"), Access::CreateOrOpen),
+        Err(StoreError::Io { .. })
+    ));
 }
 
 #[test]
@@ -53,8 +64,15 @@ fn a_second_opener_a_newer_store_and_a_torn_one_are_told_apart() {
     assert!(matches!(Store::open(&path, Access::Existing), Err(StoreError::Locked(_))));
     store.close().unwrap();
     let marker = std::fs::read_to_string(path.join("sidecarta.json")).unwrap();
-    std::fs::write(path.join("sidecarta.json"), marker.replace(&format!("\"schema\":{SCHEMA}"), "\"schema\":9")).unwrap();
-    assert!(matches!(Store::open(&path, Access::Existing), Err(StoreError::Newer { found: 9, .. })));
+    std::fs::write(
+        path.join("sidecarta.json"),
+        marker.replace(&format!("\"schema\":{SCHEMA}"), "\"schema\":9"),
+    )
+    .unwrap();
+    assert!(matches!(
+        Store::open(&path, Access::Existing),
+        Err(StoreError::Newer { found: 9, .. })
+    ));
     std::fs::write(path.join("sidecarta.json"), &marker).unwrap();
     // Cut the database anywhere: never an empty store without a word.
     let file = path.join("db").join("db");
@@ -85,7 +103,9 @@ fn a_cut_or_altered_export_changes_nothing() {
     let mut other = Store::open(&dir.path().join("b"), Access::CreateOrOpen).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     let without_second = [&lines[..1], &lines[2..]].concat().join("\n");
-    for bad in [&text[..text.len() - 20], "", "{}", "nonsense", without_second.as_str(), &text.repeat(2)] {
+    for bad in
+        [&text[..text.len() - 20], "", "{}", "nonsense", without_second.as_str(), &text.repeat(2)]
+    {
         let error = other.import(bad.as_bytes()).unwrap_err();
         assert!(error.to_string().contains("nothing was imported"), "{error}");
     }
@@ -124,17 +144,25 @@ proptest! {
 
 fn dependency(workload: &str, to: &str, connections: u64) -> Record {
     use crate::model::{DependencyKey, Destination, Protocol, ServicePort, Tally};
-    let workload = WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: workload.into() };
+    let workload =
+        WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: workload.into() };
     let host = format!("{to}.n.svc.cluster.local");
     let service = ServicePort { namespace: "n".into(), name: to.into(), host, port: 80 };
-    let key = DependencyKey { workload, destination: Destination::Service(service), port: 80, protocol: Protocol::Tcp };
+    let key = DependencyKey {
+        workload,
+        destination: Destination::Service(service),
+        port: 80,
+        protocol: Protocol::Tcp,
+    };
     Record::Dependency(Dependency::new(key, Tally::new(connections, Time(1), Time(2))))
 }
 
 /// The numbers of connections by workload and Service.
 fn connections(store: &Store) -> Vec<(String, u64)> {
     let all = store.dependencies(None).unwrap();
-    all.iter().map(|d| (format!("{} {}", d.key.workload, d.key.destination), d.tally.connections)).collect()
+    all.iter()
+        .map(|d| (format!("{} {}", d.key.workload, d.key.destination), d.tally.connections))
+        .collect()
 }
 
 #[test]
@@ -142,7 +170,9 @@ fn dependencies_of_a_workload_share_rows_and_each_stands_on_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(&dir.path().join("s"), Access::CreateOrOpen).unwrap();
     let odd = (0..200).filter(|i| i % 2 == 1);
-    let records = |i: u64| [dependency("w", &format!("s{i:03}"), i), dependency("w1", &format!("s{i:03}"), 1)];
+    let records = |i: u64| {
+        [dependency("w", &format!("s{i:03}"), i), dependency("w1", &format!("s{i:03}"), 1)]
+    };
     store.apply(&batch("odd", odd.flat_map(records).collect())).unwrap();
     store.apply(&batch("all", (0..200).flat_map(records).collect())).unwrap();
     let found = connections(&store);
@@ -152,12 +182,17 @@ fn dependencies_of_a_workload_share_rows_and_each_stands_on_one() {
         assert_eq!((name.as_str(), *n), (format!("n/w n/s{i:03}").as_str(), i * sightings));
     }
     // Pages are neither many nor long.
-    let pages: Vec<usize> = store.rows.scan_prefix(keys::prefix(Kind::Page, None)).map(|r| r.unwrap().1.len()).collect();
+    let pages: Vec<usize> = store
+        .rows
+        .scan_prefix(keys::prefix(Kind::Page, None))
+        .map(|r| r.unwrap().1.len())
+        .collect();
     assert!((4..20).contains(&pages.len()) && pages.iter().all(|n| *n <= 6 * 1024), "{pages:?}");
     assert_eq!(store.dependencies(Some("other")).unwrap(), []);
 }
 
-/// `tests/store-1` was written by the program when each dependency had a row, with the export that it made.
+/// `tests/store-1` was written by the program when each dependency had a row, with the export that
+/// it made.
 #[test]
 fn a_store_of_schema_1_becomes_one_of_pages_with_all_that_it_held() {
     let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store-1");
@@ -213,7 +248,10 @@ fn kept_batches_are_settled_once_and_stand_for_those_before_them() {
     let mut other = Store::open(&dir.path().join("other"), Access::CreateOrOpen).unwrap();
     other.import(exported(&store).as_bytes()).unwrap();
     assert_eq!(other.kept().unwrap(), std::slice::from_ref(&waiting));
-    assert_eq!(zstd::decode_all(other.read_kept(&waiting).unwrap().as_slice()).unwrap(), b"lines\n");
+    assert_eq!(
+        zstd::decode_all(other.read_kept(&waiting).unwrap().as_slice()).unwrap(),
+        b"lines\n"
+    );
     assert!(other.holds(&ids[0]).unwrap());
 }
 
@@ -231,16 +269,23 @@ fn rows_are_counted_as_they_are_written_and_dependencies_are_read_by_workload() 
         for i in 0..100 * (round + 1) {
             records.extend((0..3).map(|w| dependency(&format!("w{w}"), &format!("s{i:03}"), 1)));
         }
-        store.apply(&Batch { id: BatchId { source: format!("s{round}"), sequence: 0 }, records }).unwrap();
-        assert_eq!((store.lasting, store.marker.lasting), (store.count().unwrap(), Some(store.lasting)));
+        store
+            .apply(&Batch { id: BatchId { source: format!("s{round}"), sequence: 0 }, records })
+            .unwrap();
+        assert_eq!(
+            (store.lasting, store.marker.lasting),
+            (store.count().unwrap(), Some(store.lasting))
+        );
         assert_eq!(Marker::read(&path).unwrap().as_ref(), Some(&store.marker));
     }
     let lasting = store.lasting;
     drop(store);
     let mut store = Store::open(&path, Access::Existing).unwrap();
     assert_eq!(store.lasting, lasting);
-    let workload = WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: "w".into() };
-    let baseline = crate::model::Baseline { workload, accepted: Time(1), dependencies: BTreeSet::new() };
+    let workload =
+        WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: "w".into() };
+    let baseline =
+        crate::model::Baseline { workload, accepted: Time(1), dependencies: BTreeSet::new() };
     store.accept(std::slice::from_ref(&baseline)).unwrap();
     store.accept(std::slice::from_ref(&baseline)).unwrap();
     assert_eq!((store.lasting, store.count().unwrap()), (lasting + 1, lasting + 1));

@@ -6,7 +6,8 @@ use std::time::Duration;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
-/// A watch is closed by the server after 290 s at the latest: a connection that is silent for longer is dead.
+/// A watch is closed by the server after 290 s at the latest: a connection that is silent for
+/// longer is dead.
 const SILENCE: Duration = Duration::from_secs(310);
 
 /// Why there is no client.
@@ -32,7 +33,9 @@ pub enum ViewError {
         error: Box<KubeconfigError>,
     },
     /// It says where, and no connection can be made of it.
-    #[error("cannot make a client for {server}: {error}; check the certificates and the user in the kubeconfig")]
+    #[error(
+        "cannot make a client for {server}: {error}; check the certificates and the user in the kubeconfig"
+    )]
     Client {
         /// The API server.
         server: String,
@@ -53,13 +56,18 @@ pub async fn client(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
     connect(config(kubeconfig, context).await?)
 }
 
-/// What this kubeconfig (else `$KUBECONFIG`, `~/.kube/config`, or the pod's own account) and context (else the current one) say.
+/// What this kubeconfig (else `$KUBECONFIG`, `~/.kube/config`, or the pod's own account) and
+/// context (else the current one) say.
 ///
 /// # Errors
 /// When nothing says where the API server is, or what says so is no good.
 pub async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Config, ViewError> {
-    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-    let fail = |error| ViewError::Kubeconfig { path: kubeconfig.map(Path::to_owned), error: Box::new(error) };
+    let options =
+        KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    let fail = |error| ViewError::Kubeconfig {
+        path: kubeconfig.map(Path::to_owned),
+        error: Box::new(error),
+    };
     let mut config = match kubeconfig {
         Some(path) => {
             let read = Kubeconfig::read_from(path).map_err(fail)?;
@@ -67,10 +75,13 @@ pub async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
         }
         None => match Config::from_kubeconfig(&options).await {
             Ok(config) => config,
-            // A context is one of a kubeconfig; and a broken kubeconfig must not lead to another cluster unnoticed.
+            // A context is one of a kubeconfig; and a broken kubeconfig must not lead to another
+            // cluster unnoticed.
             Err(error) if context.is_some() || !missing(&error) => return Err(fail(error)),
-            Err(error) => Config::incluster()
-                .map_err(|in_cluster| ViewError::Nowhere { kubeconfig: Box::new(error), in_cluster: Box::new(in_cluster) })?,
+            Err(error) => Config::incluster().map_err(|in_cluster| ViewError::Nowhere {
+                kubeconfig: Box::new(error),
+                in_cluster: Box::new(in_cluster),
+            })?,
         },
     };
     config.read_timeout = Some(SILENCE);

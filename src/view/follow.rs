@@ -23,15 +23,19 @@ const PAGE: u32 = 500;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Watches a kind for ever.
-pub(super) async fn follow<T>(client: Client, kind: &Kind<T>, fields: Option<String>, shared: &Shared)
-where
+pub(super) async fn follow<T>(
+    client: Client,
+    kind: &Kind<T>,
+    fields: Option<String>,
+    shared: &Shared,
+) where
     T: DeserializeOwned + Clone + Debug + Send + Sync + 'static,
 {
     let api: Api<Slim<T>> = Api::all_with(client, &kind.resource());
     let mut config = watcher::Config::default().page_size(PAGE);
     config.field_selector = fields;
-    // Grows with errors, and begins anew after two minutes without one. Not sooner: where lists work and watches fail, a list that
-    // was complete is no reason to hurry.
+    // Grows with errors, and begins anew after two minutes without one. Not sooner: where lists
+    // work and watches fail, a list that was complete is no reason to hurry.
     let mut backoff = DefaultBackoff::default();
     loop {
         let end = session(&api, config.clone(), kind, shared).await;
@@ -58,10 +62,15 @@ enum End {
     Is(State),
 }
 
-/// Lists a kind and follows it, until something goes wrong. After an error a new list shows that all is well again, and what was
-/// missed; a watch that is merely taken up again would show nothing before the next change. A connection that ends in due course is
-/// no error, and is taken up.
-async fn session<T>(api: &Api<Slim<T>>, config: watcher::Config, kind: &Kind<T>, shared: &Shared) -> End
+/// Lists a kind and follows it, until something goes wrong. After an error a new list shows that
+/// all is well again, and what was missed; a watch that is merely taken up again would show nothing
+/// before the next change. A connection that ends in due course is no error, and is taken up.
+async fn session<T>(
+    api: &Api<Slim<T>>,
+    config: watcher::Config,
+    kind: &Kind<T>,
+    shared: &Shared,
+) -> End
 where
     T: DeserializeOwned + Clone + Debug + Send + Sync + 'static,
 {
@@ -72,7 +81,12 @@ where
             None => next(events.as_mut()).await,
             Some(_) => match timeout(PATIENCE, next(events.as_mut())).await {
                 Ok(event) => event,
-                Err(_) => return End::Is(State::failing(format!("no answer within {} s", PATIENCE.as_secs()))),
+                Err(_) => {
+                    return End::Is(State::failing(format!(
+                        "no answer within {} s",
+                        PATIENCE.as_secs()
+                    )));
+                }
             },
         };
         match event {
@@ -100,16 +114,21 @@ where
     }
 }
 
-/// The next item of a stream. `Stream` itself is named by no dependency; a bound on what extends it brings its methods along.
+/// The next item of a stream. `Stream` itself is named by no dependency; a bound on what extends it
+/// brings its methods along.
 async fn next<S: WatchStreamExt>(mut stream: Pin<&mut S>) -> Option<S::Item> {
     poll_fn(|cx| stream.as_mut().poll_next(cx)).await
 }
 
 fn end(error: &watcher::Error) -> End {
-    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
+    use watcher::Error::{
+        InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed,
+    };
     let status = match error {
         WatchError(status) | InitialListFailed(kube::Error::Api(status)) => status,
-        WatchStartFailed(kube::Error::Api(status)) | WatchFailed(kube::Error::Api(status)) => status,
+        WatchStartFailed(kube::Error::Api(status)) | WatchFailed(kube::Error::Api(status)) => {
+            status
+        }
         InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => {
             return End::Is(State::failing(chain(error)));
         }
@@ -137,21 +156,32 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn tell<T: DeserializeOwned + Clone + Debug + Send + Sync + 'static>(kind: &Kind<T>, state: &State, pause: Duration) {
+fn tell<T: DeserializeOwned + Clone + Debug + Send + Sync + 'static>(
+    kind: &Kind<T>,
+    state: &State,
+    pause: Duration,
+) {
     let (name, again) = (kind.name, pause.as_secs());
     match state {
         State::Absent if name == PODS => tracing::warn!(
             kind = name,
             "not served, so nothing can be attributed: is this the address of an API server? Asking again in {again} s"
         ),
-        State::Absent => tracing::debug!(kind = name, "the API server does not serve this kind; asking again in {again} s"),
+        State::Absent => tracing::debug!(
+            kind = name,
+            "the API server does not serve this kind; asking again in {again} s"
+        ),
         State::Forbidden(why) => tracing::warn!(
             kind = name,
             "not allowed, so this kind is missing: {why}; allow `list` and `watch` on {}; asking again in {again} s",
             kind.rule()
         ),
         State::Failing { why, .. } => {
-            tracing::warn!(kind = name, "cannot be watched at the moment: {why}; trying again in {} ms", pause.as_millis());
+            tracing::warn!(
+                kind = name,
+                "cannot be watched at the moment: {why}; trying again in {} ms",
+                pause.as_millis()
+            );
         }
         State::Listing | State::Synced => {}
     }

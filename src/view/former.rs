@@ -1,6 +1,8 @@
-//! Endpoints that were there: a connection is resolved after it was seen, and its pod may have been taken out of its Services meanwhile.
+//! Endpoints that were there: a connection is resolved after it was seen, and its pod may have been
+//! taken out of its Services meanwhile.
 //!
-//! Owns what EndpointSlices have lost, for as long as packets of it may still be told. Must never keep what is there.
+//! Owns what EndpointSlices have lost, for as long as packets of it may still be told. Must never
+//! keep what is there.
 
 use std::sync::Arc;
 
@@ -23,9 +25,17 @@ pub(super) struct Lost {
 
 impl Former {
     /// A slice has another version now, or none.
-    pub fn lost(&mut self, old: &EndpointSlice, new: Option<&EndpointSlice>, ended: Ended, forget: Instant) {
+    pub fn lost(
+        &mut self,
+        old: &EndpointSlice,
+        new: Option<&EndpointSlice>,
+        ended: Ended,
+        forget: Instant,
+    ) {
         let gone = |address: &String| {
-            let there = |n: &EndpointSlice| n.ports == old.ports && n.endpoints.iter().any(|e| e.addresses.contains(address));
+            let there = |n: &EndpointSlice| {
+                n.ports == old.ports && n.endpoints.iter().any(|e| e.addresses.contains(address))
+            };
             !new.is_some_and(there)
         };
         let mut slice = old.clone();

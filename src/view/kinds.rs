@@ -1,5 +1,5 @@
-//! The kinds that are watched, and their objects: read slim one by one, so that a page of whole ones never stands in memory, and a
-//! broken one spoils nothing else.
+//! The kinds that are watched, and their objects: read slim one by one, so that a page of whole
+//! ones never stands in memory, and a broken one spoils nothing else.
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -36,13 +36,19 @@ const fn kind<T>(
     Kind { name, group, version, plural, wrap }
 }
 
-pub(super) const PODS: Kind<Pod> = kind("Pod", "", "v1", "pods", |o, pool| Object::Pod(Arc::new(PodBrief::new(&o, pool))));
-const SERVICES: Kind<Service> = kind("Service", "", "v1", "services", |o, pool| Object::Service(Arc::new(pool.service(o))));
+pub(super) const PODS: Kind<Pod> =
+    kind("Pod", "", "v1", "pods", |o, pool| Object::Pod(Arc::new(PodBrief::new(&o, pool))));
+const SERVICES: Kind<Service> =
+    kind("Service", "", "v1", "services", |o, pool| Object::Service(Arc::new(pool.service(o))));
 const SLICES: Kind<EndpointSlice> =
-    kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", |o, pool| Object::Slice(Arc::new(pool.slice(o))));
+    kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", |o, pool| {
+        Object::Slice(Arc::new(pool.slice(o)))
+    });
 const NODES: Kind<Node> = kind("Node", "", "v1", "nodes", |o, _| Object::Node(Arc::new(o)));
 const ENTRIES: Kind<ServiceEntry> =
-    kind("ServiceEntry", "networking.istio.io", "v1", "serviceentries", |o, _| Object::Entry(Arc::new(o)));
+    kind("ServiceEntry", "networking.istio.io", "v1", "serviceentries", |o, _| {
+        Object::Entry(Arc::new(o))
+    });
 const CONTROLLERS: [Kind<Controller>; 6] = [
     kind("ReplicaSet", "apps", "v1", "replicasets", controller),
     kind("Deployment", "apps", "v1", "deployments", controller),
@@ -70,19 +76,32 @@ pub(super) fn all(client: &Client, shared: &Arc<Shared>, watches: &mut JoinSet<(
 
 impl<T: DeserializeOwned + Clone + Debug + Send + Sync + 'static> Kind<T> {
     /// Watches this kind, of the whole cluster or what the fields select of it.
-    pub(super) fn follow(self, client: &Client, fields: Option<String>, shared: &Arc<Shared>, watches: &mut JoinSet<()>) {
+    pub(super) fn follow(
+        self,
+        client: &Client,
+        fields: Option<String>,
+        shared: &Arc<Shared>,
+        watches: &mut JoinSet<()>,
+    ) {
         shared.known().expect(self.name);
         let (client, shared) = (client.clone(), Arc::clone(shared));
         watches.spawn(async move { follow::follow(client, &self, fields, &shared).await });
     }
 
     pub(super) fn resource(&self) -> ApiResource {
-        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(self.group, self.version, self.name), self.plural)
+        ApiResource::from_gvk_with_plural(
+            &GroupVersionKind::gvk(self.group, self.version, self.name),
+            self.plural,
+        )
     }
 
     /// How RBAC names it.
     pub(super) fn rule(&self) -> String {
-        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     /// What the indexes need of an object, sharing with others what they have in common.

@@ -94,7 +94,8 @@ impl State {
         Self::Failing { why, since: Instant::now(), settled: false }
     }
 
-    /// Whether nothing is missing that can be had. Pods can be missing for no reason: without them nothing is anybody's.
+    /// Whether nothing is missing that can be had. Pods can be missing for no reason: without them
+    /// nothing is anybody's.
     fn settled(&self, kind: &str) -> bool {
         match self {
             Self::Synced => true,
@@ -160,7 +161,9 @@ impl Known {
             (State::Failing { why, .. }, State::Failing { since, settled, .. }) => {
                 State::Failing { why, since: *since, settled: *settled }
             }
-            (State::Failing { why, since, .. }, _) => State::Failing { why, since, settled: before },
+            (State::Failing { why, since, .. }, _) => {
+                State::Failing { why, since, settled: before }
+            }
             (state, _) => state,
         };
         of.state.settled(kind) != before
@@ -168,7 +171,9 @@ impl Known {
 
     /// Whether a kind is in such a state already, whatever the reason.
     pub(super) fn is(&self, kind: &str, state: &State) -> bool {
-        self.kinds.get(kind).is_some_and(|of| std::mem::discriminant(&of.state) == std::mem::discriminant(state))
+        self.kinds
+            .get(kind)
+            .is_some_and(|of| std::mem::discriminant(&of.state) == std::mem::discriminant(state))
     }
 
     /// A complete list: what is not in it was deleted.
@@ -181,7 +186,8 @@ impl Known {
         let mut changed = !of.state.settled(kind);
         of.state = State::Synced;
         let present: BTreeSet<&Key> = listed.iter().map(|s| &s.key).collect();
-        let vanished: Vec<Key> = of.objects.keys().filter(|key| !present.contains(key)).cloned().collect();
+        let vanished: Vec<Key> =
+            of.objects.keys().filter(|key| !present.contains(key)).cloned().collect();
         for key in vanished {
             if let Some(entry) = of.objects.remove(&key) {
                 changed = true;
@@ -199,12 +205,20 @@ impl Known {
         changed
     }
 
-    /// An object as it is known already, where it is: a list must not stand in memory beside what is known.
+    /// An object as it is known already, where it is: a list must not stand in memory beside what
+    /// is known.
     pub(super) fn familiar(&self, kind: &str, seen: Seen) -> Seen {
         let known = self.kinds.get(kind).and_then(|of| of.objects.get_key_value(&seen.key));
         match known {
-            Some((key, entry)) if entry.uid == seen.uid && seen.object.as_ref().is_ok_and(|o| *o == entry.object) => {
-                Seen { key: key.clone(), uid: Arc::clone(&entry.uid), object: Ok(entry.object.clone()) }
+            Some((key, entry))
+                if entry.uid == seen.uid
+                    && seen.object.as_ref().is_ok_and(|o| *o == entry.object) =>
+            {
+                Seen {
+                    key: key.clone(),
+                    uid: Arc::clone(&entry.uid),
+                    object: Ok(entry.object.clone()),
+                }
             }
             _ => seen,
         }
@@ -219,7 +233,12 @@ impl Known {
             Ok(object) => object,
             Err(why) => {
                 self.broken += 1;
-                tracing::warn!(kind, namespace = &*key.0, name = &*key.1, "cannot be read and is left as it was: {why}");
+                tracing::warn!(
+                    kind,
+                    namespace = &*key.0,
+                    name = &*key.1,
+                    "cannot be read and is left as it was: {why}"
+                );
                 // What was known of another object of this name is over.
                 if of.objects.get(&key).is_none_or(|old| old.uid == uid) {
                     return false;
@@ -232,7 +251,10 @@ impl Known {
             }
         };
         let old = of.objects.remove(&key);
-        let object = old.as_ref().filter(|old| old.uid == uid).map_or(object.clone(), |old| keep_addresses(object, &old.object));
+        let object = old
+            .as_ref()
+            .filter(|old| old.uid == uid)
+            .map_or(object.clone(), |old| keep_addresses(object, &old.object));
         // Most versions only renew a heartbeat or a count, which no index holds.
         let changed = old.as_ref().is_none_or(|old| old.uid != uid || old.object != object);
         let version = match &old {
@@ -250,7 +272,8 @@ impl Known {
         }
         if let Object::Pod(pod) = &object {
             // A list may be older than a deletion that was told before.
-            self.gone.retain(|g| g.pod.uid != uid || uid.is_empty() || g.pod.addresses != pod.addresses);
+            self.gone
+                .retain(|g| g.pod.uid != uid || uid.is_empty() || g.pod.addresses != pod.addresses);
         }
         of.objects.insert(key, Entry { uid, object, version });
         changed
@@ -282,7 +305,10 @@ impl Known {
     pub(super) fn input(&mut self, at: Instant) -> Input {
         self.gone.retain(|g| g.forget > at);
         self.former.forget(at);
-        let all = self.kinds.iter().flat_map(|(kind, of)| of.objects.values().map(|e| (*kind, e.object.clone())));
+        let all = self
+            .kinds
+            .iter()
+            .flat_map(|(kind, of)| of.objects.values().map(|e| (*kind, e.object.clone())));
         Input {
             objects: all.collect(),
             gone: self.gone.iter().map(|g| (Arc::clone(&g.pod), g.ended)).collect(),
@@ -319,7 +345,9 @@ impl Former {
     fn part(&mut self, old: &Object, new: Option<&Object>, ended: Ended, horizon: Duration) {
         let forget = Instant::now() + horizon;
         match (old, new) {
-            (Object::Slice(old), Some(Object::Slice(new))) => self.lost(old, Some(new), ended, forget),
+            (Object::Slice(old), Some(Object::Slice(new))) => {
+                self.lost(old, Some(new), ended, forget)
+            }
             (Object::Slice(old), _) => self.lost(old, None, ended, forget),
             _ => {}
         }
@@ -336,7 +364,8 @@ fn retire(gone: &mut Vec<Gone>, entry: Entry, ended: Ended, horizon: Duration) {
     }
 }
 
-/// A pod that has ended may lose its addresses in the API before it is deleted; what it sent is still its own.
+/// A pod that has ended may lose its addresses in the API before it is deleted; what it sent is
+/// still its own.
 fn keep_addresses(object: Object, old: &Object) -> Object {
     match (object, old) {
         (Object::Pod(pod), Object::Pod(old)) if pod.addresses.is_empty() => {
@@ -351,7 +380,9 @@ fn keep_addresses(object: Object, old: &Object) -> Object {
 /// Whether a pod gave up an address that it had: a new sandbox gets new ones.
 fn moved(old: &Object, new: &Object) -> bool {
     match (old, new) {
-        (Object::Pod(old), Object::Pod(new)) => old.addresses.iter().any(|a| !new.addresses.contains(a)),
+        (Object::Pod(old), Object::Pod(new)) => {
+            old.addresses.iter().any(|a| !new.addresses.contains(a))
+        }
         _ => false,
     }
 }

@@ -44,9 +44,14 @@ pub(super) async fn keep(
         let begun = Instant::now();
         match tokio::task::spawn_blocking(move || build(input, domain.as_deref())).await {
             Ok((cluster, problems)) => {
-                tracing::debug!(pods = cluster.pods().len(), services = cluster.services().len(), "indexes built");
+                tracing::debug!(
+                    pods = cluster.pods().len(),
+                    services = cluster.services().len(),
+                    "indexes built"
+                );
                 publish.send_replace(Arc::new(cluster));
-                // Before everything is listed, much seems to contradict itself. Later, each is said once as long as it lasts.
+                // Before everything is listed, much seems to contradict itself. Later, each is said
+                // once as long as it lasts.
                 if settled {
                     let problems = BTreeSet::from_iter(problems);
                     problems.difference(&said).for_each(|problem| tracing::warn!("{problem}"));
@@ -54,7 +59,9 @@ pub(super) async fn keep(
                     tell.send_if_modified(|synced| !std::mem::replace(synced, true));
                 }
             }
-            Err(error) => tracing::error!("the indexes could not be built, the former ones stay: {error}"),
+            Err(error) => {
+                tracing::error!("the indexes could not be built, the former ones stay: {error}")
+            }
         }
         not_before = begun + begun.elapsed() * SHARE;
     }

@@ -43,7 +43,9 @@ async fn labels_are_the_alert_and_there_is_no_end() {
     assert_eq!(told[0]["startsAt"], time(60).to_string());
     assert!(told[0].get("endsAt").is_none() && told[0].get("generatorURL").is_none());
     assert_eq!(told[1]["labels"]["alertname"], "SidecartaCoverageLost");
-    assert!(told[1]["labels"].get("destination").is_none() && told[1]["labels"].get("port").is_none());
+    assert!(
+        told[1]["labels"].get("destination").is_none() && told[1]["labels"].get("port").is_none()
+    );
 }
 
 #[tokio::test]
@@ -51,9 +53,18 @@ async fn labels_are_bounded_and_remain_apart() {
     let receiver = Receiver::always(200);
     let sinks = Sinks::new(&config(&format!("http://{}", receiver.address)), None).unwrap();
     let of = |last: u16| {
-        let port = |port| ServicePort { namespace: "b".into(), name: "x".repeat(60), host: String::new(), port };
+        let port = |port| ServicePort {
+            namespace: "b".into(),
+            name: "x".repeat(60),
+            host: String::new(),
+            port,
+        };
         let candidates = (1000..1050).chain([last]).map(port).collect();
-        Alert { kind: AlertKind::Ambiguous, destination: Some(Destination::Ambiguous { candidates }), ..alert("cart") }
+        Alert {
+            kind: AlertKind::Ambiguous,
+            destination: Some(Destination::Ambiguous { candidates }),
+            ..alert("cart")
+        }
     };
     sinks.deliver(&sinks.names()[0], &[of(2000), of(2001)]).await.unwrap();
     let told = receiver.requests()[0].json();
@@ -65,11 +76,14 @@ async fn labels_are_bounded_and_remain_apart() {
 #[tokio::test]
 async fn the_status_says_whether_to_try_again() {
     for code in [429, 500, 503] {
-        let receiver = Receiver::start(move |_| Reply::Say(code, vec![("retry-after", "3".to_owned())], String::new()));
+        let receiver = Receiver::start(move |_| {
+            Reply::Say(code, vec![("retry-after", "3".to_owned())], String::new())
+        });
         let (_, after) = later(tell(&config(&format!("http://{}", receiver.address))).await);
         assert_eq!(after, Some(Duration::from_secs(3)));
     }
-    let receiver = Receiver::start(|_| Reply::json(400, &json!("start time must be before end time")));
+    let receiver =
+        Receiver::start(|_| Reply::json(400, &json!("start time must be before end time")));
     let why = never(tell(&config(&format!("http://{}", receiver.address))).await);
     assert!(why.ends_with("start time must be before end time"), "{why}");
     later(tell(&config(&format!("http://{}", Receiver::always(200).address))).await);
@@ -107,9 +121,15 @@ impl Alertmanager {
             .stderr(Stdio::null())
             .spawn();
         let Ok(child) = spawned else {
-            assert!(std::env::var_os("CI").is_none(), "prometheus-alertmanager is not installed: run `./setup test`");
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "prometheus-alertmanager is not installed: run `./setup test`"
+            );
             // Past the capture of output, which shows that of failed tests only.
-            let _ = writeln!(std::io::stderr(), "NOT RUN: prometheus-alertmanager is not installed: run `./setup test`");
+            let _ = writeln!(
+                std::io::stderr(),
+                "NOT RUN: prometheus-alertmanager is not installed: run `./setup test`"
+            );
             return None;
         };
         let mut running = Self { child, url: format!("http://{address}"), _directory: directory };
@@ -124,7 +144,8 @@ impl Alertmanager {
 
     async fn get(&self, http: &Http, path: &str) -> Option<Vec<u8>> {
         let to: Uri = format!("{}{path}", self.url).parse().unwrap();
-        let answer = http.send(Method::GET, &to, &[], Vec::new(), Duration::from_secs(10)).await.ok()?;
+        let answer =
+            http.send(Method::GET, &to, &[], Vec::new(), Duration::from_secs(10)).await.ok()?;
         answer.status.is_success().then(|| answer.body.to_vec())
     }
 
@@ -142,7 +163,11 @@ async fn the_real_one_shows_it() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let raised = Time(i64::try_from(now.as_nanos()).unwrap() - 3_600_000_000_000);
     let first = Alert { raised, ..alert("cart") };
-    let odd = Alert { raised, destination: Some(external("*.example.com \"ü\" <&> \n{}")), ..alert("cart") };
+    let odd = Alert {
+        raised,
+        destination: Some(external("*.example.com \"ü\" <&> \n{}")),
+        ..alert("cart")
+    };
     sinks.deliver(&name, &[first.clone(), odd.clone()]).await.unwrap();
     // Told again, with more to tell: the same two alerts.
     let more = Alert { connections: 8, ..first.clone() };
@@ -165,6 +190,12 @@ async fn the_real_one_shows_it() {
     let ends: Time = shown["endsAt"].as_str().unwrap().parse().unwrap();
     let left = Duration::from_nanos(ends.since(Time(i64::try_from(now.as_nanos()).unwrap())));
     let again = sinks.wants_again(&name).unwrap();
-    assert!(left > again * 2, "it would resolve after {left:?}, and is told again only after {again:?}");
-    assert!(alerts.iter().any(|a| a["labels"]["destination"] == odd.destination.as_ref().unwrap().to_string().as_str()));
+    assert!(
+        left > again * 2,
+        "it would resolve after {left:?}, and is told again only after {again:?}"
+    );
+    assert!(
+        alerts.iter().any(|a| a["labels"]["destination"]
+            == odd.destination.as_ref().unwrap().to_string().as_str())
+    );
 }

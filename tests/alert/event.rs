@@ -1,4 +1,5 @@
-//! Events, held against an API server that is as strict about them as the real one (pkg/apis/core/validation/events.go).
+//! Events, held against an API server that is as strict about them as the real one
+//! (pkg/apis/core/validation/events.go).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -35,8 +36,17 @@ fn faults(event: &Value, namespace: &str) -> Vec<String> {
     let text = |field: &str| event[field].as_str().unwrap_or_default();
     let bounded = |field: &str, limit: usize| (1..=limit).contains(&text(field).len());
     let name = event["metadata"]["name"].as_str().unwrap_or_default();
-    must("name", !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-".contains(&b)));
-    must("namespace", event["metadata"]["namespace"] == namespace && event["regarding"]["namespace"] == namespace);
+    must(
+        "name",
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-".contains(&b)),
+    );
+    must(
+        "namespace",
+        event["metadata"]["namespace"] == namespace && event["regarding"]["namespace"] == namespace,
+    );
     must("eventTime", text("eventTime").ends_with('Z'));
     must("reportingController", bounded("reportingController", 63));
     must("reportingInstance", bounded("reportingInstance", 128));
@@ -44,7 +54,10 @@ fn faults(event: &Value, namespace: &str) -> Vec<String> {
     must("reason", bounded("reason", 128));
     must("type", ["Normal", "Warning"].contains(&text("type")));
     must("note", text("note").len() <= 1024);
-    must("deprecated fields", event.as_object().unwrap().keys().all(|k| !k.starts_with("deprecated")));
+    must(
+        "deprecated fields",
+        event.as_object().unwrap().keys().all(|k| !k.starts_with("deprecated")),
+    );
     must("series", event["series"].is_null() || event["series"]["count"].as_i64() >= Some(2));
     faults
 }
@@ -56,16 +69,26 @@ fn serve(request: &Request, kept: &Kept, uids: &[(&str, &str)]) -> Reply {
     match request.method.as_str() {
         "GET" => match uids.iter().find(|(p, _)| *p == path) {
             Some((_, uid)) => {
-                assert!(request.headers["accept"].contains("PartialObjectMetadata"), "{:?}", request.headers);
+                assert!(
+                    request.headers["accept"].contains("PartialObjectMetadata"),
+                    "{:?}",
+                    request.headers
+                );
                 let meta = json!({"name": "cart", "namespace": "shop", "uid": uid});
-                Reply::json(200, &json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta}))
+                Reply::json(
+                    200,
+                    &json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta}),
+                )
             }
             None => status(404, "NotFound", Value::Null),
         },
         "POST" => {
             assert_eq!(path, EVENTS);
             let event = request.json();
-            assert_eq!((event["apiVersion"].as_str(), event["kind"].as_str()), (Some("events.k8s.io/v1"), Some("Event")));
+            assert_eq!(
+                (event["apiVersion"].as_str(), event["kind"].as_str()),
+                (Some("events.k8s.io/v1"), Some("Event"))
+            );
             assert_eq!(faults(&event, "shop"), Vec::<String>::new());
             let name = event["metadata"]["name"].as_str().unwrap().to_owned();
             if kept.contains_key(&name) {
@@ -77,8 +100,13 @@ fn serve(request: &Request, kept: &Kept, uids: &[(&str, &str)]) -> Reply {
         "PATCH" => {
             assert_eq!(request.headers["content-type"], "application/merge-patch+json");
             let patch = request.json();
-            assert!(patch.as_object().unwrap().keys().all(|k| k == "series"), "all else must not change: {patch}");
-            let Some(event) = kept.get_mut(path.strip_prefix(EVENTS).unwrap().trim_start_matches('/')) else {
+            assert!(
+                patch.as_object().unwrap().keys().all(|k| k == "series"),
+                "all else must not change: {patch}"
+            );
+            let Some(event) =
+                kept.get_mut(path.strip_prefix(EVENTS).unwrap().trim_start_matches('/'))
+            else {
                 return status(404, "NotFound", Value::Null);
             };
             event["series"] = patch["series"].clone();
@@ -120,7 +148,10 @@ async fn an_alert_is_an_event_at_its_workload() {
         event["regarding"],
         json!({"apiVersion": "apps/v1", "kind": "Deployment", "namespace": "shop", "name": "cart", "uid": "u-1"})
     );
-    assert_eq!((event["type"].as_str(), event["reason"].as_str()), (Some("Warning"), Some("NewDependency")));
+    assert_eq!(
+        (event["type"].as_str(), event["reason"].as_str()),
+        (Some("Warning"), Some("NewDependency"))
+    );
     assert_eq!(event["note"], alert("cart").text());
     assert_eq!(event["eventTime"].as_str().unwrap()[..19], time(60).to_string()[..19]);
     assert!(event["series"].is_null());
@@ -141,8 +172,18 @@ async fn each_kind_has_its_reason_and_each_controller_its_api() {
     };
     let all = [
         (of("StatefulSet", AlertKind::ScopeMiss), "ScopeMiss", json!("apps/v1"), json!("u-ss")),
-        (of("CronJob", AlertKind::Ambiguous), "AmbiguousDestination", json!("batch/v1"), json!("u-cj")),
-        (of("Rollout", AlertKind::CoverageLost), "CoverageLost", json!("argoproj.io/v1alpha1"), json!("u-ro")),
+        (
+            of("CronJob", AlertKind::Ambiguous),
+            "AmbiguousDestination",
+            json!("batch/v1"),
+            json!("u-cj"),
+        ),
+        (
+            of("Rollout", AlertKind::CoverageLost),
+            "CoverageLost",
+            json!("argoproj.io/v1alpha1"),
+            json!("u-ro"),
+        ),
         (of("Pod", AlertKind::NewDependency), "NewDependency", json!("v1"), json!("u-pod")),
         (of("CloneSet", AlertKind::NewDependency), "NewDependency", Value::Null, Value::Null),
         (of("DaemonSet", AlertKind::NewDependency), "NewDependency", json!("apps/v1"), Value::Null),
@@ -152,7 +193,8 @@ async fn each_kind_has_its_reason_and_each_controller_its_api() {
     let kept = kept.lock().unwrap();
     assert_eq!(kept.len(), all.len());
     for (alert, reason, version, uid) in all {
-        let event = kept.values().find(|e| e["regarding"]["kind"] == alert.workload.kind.as_str()).unwrap();
+        let event =
+            kept.values().find(|e| e["regarding"]["kind"] == alert.workload.kind.as_str()).unwrap();
         assert_eq!(
             (&event["reason"], &event["regarding"]["apiVersion"], &event["regarding"]["uid"]),
             (&json!(reason), &version, &uid)
@@ -169,12 +211,17 @@ async fn twice_is_one_event_with_a_series() {
     }
     tell(&api, std::slice::from_ref(&more)).await.unwrap();
     // Another destination is another alert.
-    tell(&api, &[Alert { destination: Some(external("example.com")), ..alert("cart") }]).await.unwrap();
+    tell(&api, &[Alert { destination: Some(external("example.com")), ..alert("cart") }])
+        .await
+        .unwrap();
     let kept = kept.lock().unwrap();
     assert_eq!(kept.len(), 2);
     let event = kept.values().find(|e| !e["series"].is_null()).unwrap();
     assert_eq!(event["series"]["count"], 12);
-    assert_eq!(event["series"]["lastObservedTime"].as_str().unwrap()[..19], time(600).to_string()[..19]);
+    assert_eq!(
+        event["series"]["lastObservedTime"].as_str().unwrap()[..19],
+        time(600).to_string()[..19]
+    );
 }
 
 #[tokio::test]
@@ -199,19 +246,27 @@ async fn names_do_not_lead_anywhere_else() {
     odd.workload.namespace = "../x".to_owned();
     never(tell(&api, &[odd, alert("cart")]).await);
     assert_eq!(kept.lock().unwrap().len(), 2, "the other is delivered");
-    assert!(api.requests().iter().all(|r| !r.target.contains("secrets") && !r.target.contains("..")));
+    assert!(
+        api.requests().iter().all(|r| !r.target.contains("secrets") && !r.target.contains(".."))
+    );
 }
 
 #[tokio::test]
 async fn the_answer_says_whether_to_try_again() {
     let refused = async |code: u16, reason: &'static str, details: Value| {
         let api = Receiver::start(move |r| {
-            if r.method == "GET" { status(403, "Forbidden", Value::Null) } else { status(code, reason, details.clone()) }
+            if r.method == "GET" {
+                status(403, "Forbidden", Value::Null)
+            } else {
+                status(code, reason, details.clone())
+            }
         });
         let result = tell(&api, &[alert("cart"), alert("till")]).await;
         (result, api.requests().iter().filter(|r| r.method == "POST").count())
     };
-    for (code, reason) in [(400, "BadRequest"), (404, "NotFound"), (413, "RequestEntityTooLarge"), (422, "Invalid")] {
+    for (code, reason) in
+        [(400, "BadRequest"), (404, "NotFound"), (413, "RequestEntityTooLarge"), (422, "Invalid")]
+    {
         let (result, asked) = refused(code, reason, Value::Null).await;
         assert!(never(result).contains(reason));
         assert_eq!(asked, 2);
@@ -224,7 +279,12 @@ async fn the_answer_says_whether_to_try_again() {
         assert!(why.contains("events.k8s.io") && after == Some(Duration::from_secs(300)), "{why}");
         assert_eq!(asked, 2, "rights in one namespace say nothing of another");
     }
-    for (code, reason) in [(408, "Timeout"), (429, "TooManyRequests"), (500, "InternalError"), (503, "ServiceUnavailable")] {
+    for (code, reason) in [
+        (408, "Timeout"),
+        (429, "TooManyRequests"),
+        (500, "InternalError"),
+        (503, "ServiceUnavailable"),
+    ] {
         let (result, asked) = refused(code, reason, json!({"retryAfterSeconds": 9})).await;
         assert_eq!(later(result).1, Some(Duration::from_secs(9)));
         assert_eq!(asked, 1);
@@ -233,7 +293,9 @@ async fn the_answer_says_whether_to_try_again() {
 
 #[tokio::test]
 async fn no_answer_is_no_loss() {
-    for reply in [|| Reply::Silent, || Reply::Break, || Reply::Say(500, Vec::new(), "not json".to_owned())] {
+    for reply in
+        [|| Reply::Silent, || Reply::Break, || Reply::Say(500, Vec::new(), "not json".to_owned())]
+    {
         let api = Receiver::start(move |_| reply());
         later(sinks(&api, SHORT).deliver("event", &[alert("cart")]).await);
     }

@@ -64,7 +64,8 @@ impl Receiver {
         let connections = Arc::<Mutex<Vec<TcpStream>>>::default();
         let stopped = Arc::<AtomicBool>::default();
         let answer = Arc::new(Mutex::new(Box::new(answer) as Answer));
-        let (seen, streams, stop) = (Arc::clone(&requests), Arc::clone(&connections), Arc::clone(&stopped));
+        let (seen, streams, stop) =
+            (Arc::clone(&requests), Arc::clone(&connections), Arc::clone(&stopped));
         let thread = thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { continue };
@@ -108,9 +109,13 @@ fn serve(mut stream: &TcpStream, seen: &Mutex<Vec<Request>>, answer: &Mutex<Answ
         let reply = (answer.lock().unwrap())(&request);
         let written = match reply {
             Reply::Say(code, headers, body) => {
-                let headers: String = headers.iter().map(|(k, v)| format!("{k}: {v}\r\n")).collect();
+                let headers: String =
+                    headers.iter().map(|(k, v)| format!("{k}: {v}\r\n")).collect();
                 let length = body.len();
-                stream.write_all(format!("HTTP/1.1 {code} X\r\n{headers}content-length: {length}\r\n\r\n{body}").as_bytes())
+                stream.write_all(
+                    format!("HTTP/1.1 {code} X\r\n{headers}content-length: {length}\r\n\r\n{body}")
+                        .as_bytes(),
+                )
             }
             Reply::Endless(code) => {
                 let head = format!("HTTP/1.1 {code} X\r\ntransfer-encoding: chunked\r\n\r\n");
@@ -122,7 +127,9 @@ fn serve(mut stream: &TcpStream, seen: &Mutex<Vec<Request>>, answer: &Mutex<Answ
                 written
             }
             Reply::Stuck(code) => {
-                let written = stream.write_all(format!("HTTP/1.1 {code} X\r\ncontent-length: 10\r\n\r\n").as_bytes());
+                let written = stream.write_all(
+                    format!("HTTP/1.1 {code} X\r\ncontent-length: 10\r\n\r\n").as_bytes(),
+                );
                 let _ = reader.read(&mut [0]);
                 written
             }
@@ -152,8 +159,11 @@ fn read(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
     }
     let mut first = head[0].split(' ').map(str::to_owned);
     let (method, target) = (first.next()?, first.next()?);
-    let headers: BTreeMap<String, String> =
-        head[1..].iter().filter_map(|l| l.split_once(':')).map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned())).collect();
+    let headers: BTreeMap<String, String> = head[1..]
+        .iter()
+        .filter_map(|l| l.split_once(':'))
+        .map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned()))
+        .collect();
     let mut body = vec![0; headers.get("content-length").map_or(0, |l| l.parse().unwrap())];
     reader.read_exact(&mut body).ok()?;
     Some(Request { method, target, headers, body })

@@ -25,7 +25,10 @@ async fn json_tells_all() {
     config.webhooks[0].headers.push(("Authorization".to_owned(), "Bearer abc".to_owned()));
     tell(&config).await.unwrap();
     let [request] = receiver.requests().try_into().unwrap();
-    assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/hooks/XyZzY123?token=Pl0ver99"));
+    assert_eq!(
+        (request.method.as_str(), request.target.as_str()),
+        ("POST", "/hooks/XyZzY123?token=Pl0ver99")
+    );
     assert_eq!(request.headers["content-type"], "application/json");
     assert_eq!(request.headers["authorization"], "Bearer abc");
     let id = "new-dependency/shop/Deployment/cart/bank/ledger:8080";
@@ -52,10 +55,17 @@ async fn a_repetition_has_the_same_key_and_nothing_else_has() {
     let once = alert("cart");
     let counted = Alert { connections: 99, last_seen: time(90), ..once.clone() };
     let raised_again = Alert { raised: time(3600), ..once.clone() };
-    for some in [vec![once.clone()], vec![counted], vec![raised_again], vec![alert("till")], vec![once, alert("till")]] {
+    for some in [
+        vec![once.clone()],
+        vec![counted],
+        vec![raised_again],
+        vec![alert("till")],
+        vec![once, alert("till")],
+    ] {
         sinks.deliver(name, &some).await.unwrap();
     }
-    let keys: Vec<String> = receiver.requests().iter().map(|r| r.headers["idempotency-key"].clone()).collect();
+    let keys: Vec<String> =
+        receiver.requests().iter().map(|r| r.headers["idempotency-key"].clone()).collect();
     assert_eq!(keys[0], keys[1]);
     let mut others = keys[1..].to_vec();
     others.sort();
@@ -72,7 +82,8 @@ async fn many_alerts_are_told_a_hundred_at_a_time() {
     assert!(receiver.requests().is_empty());
     let all: Vec<Alert> = (0..250).map(|i| alert(&format!("w{i}"))).collect();
     sinks.deliver(name, &all).await.unwrap();
-    let told: Vec<usize> = receiver.requests().iter().map(|r| r.json()["alerts"].as_array().unwrap().len()).collect();
+    let told: Vec<usize> =
+        receiver.requests().iter().map(|r| r.json()["alerts"].as_array().unwrap().len()).collect();
     assert_eq!(told, [100, 100, 50]);
 }
 
@@ -94,8 +105,13 @@ fn slack(alerts: &[Alert]) -> String {
 
 #[tokio::test]
 async fn slack_has_a_line_for_each_and_no_links() {
-    let hostile = Alert { destination: Some(external("<!channel> & <https://evil|click>\nrm")), port: 443, ..alert("cart") };
-    let mut all = vec![hostile, Alert { kind: AlertKind::CoverageLost, destination: None, ..alert("till") }];
+    let hostile = Alert {
+        destination: Some(external("<!channel> & <https://evil|click>\nrm")),
+        port: 443,
+        ..alert("cart")
+    };
+    let mut all =
+        vec![hostile, Alert { kind: AlertKind::CoverageLost, destination: None, ..alert("till") }];
     assert_eq!(
         slack(&all),
         "shop/cart calls &lt;!channel&gt; &amp; &lt;https://evil|click&gt; rm:443, which it was never seen to call before it was \
@@ -124,7 +140,9 @@ async fn the_status_says_whether_to_try_again() {
         assert!(why.contains(&code.to_string()) && after.is_none(), "{why}");
     }
     for code in [301, 302, 307, 308, 400, 401, 403, 404, 405, 409, 410, 413, 422] {
-        let receiver = Receiver::start(move |_| Reply::Say(code, vec![("location", "/elsewhere".into())], String::new()));
+        let receiver = Receiver::start(move |_| {
+            Reply::Say(code, vec![("location", "/elsewhere".into())], String::new())
+        });
         let why = never(tell(&hook(&url(&receiver), Form::Json)).await);
         assert!(why.contains(&code.to_string()), "{why}");
         assert_eq!(receiver.requests().len(), 1, "redirects must not be followed");
@@ -143,7 +161,10 @@ async fn no_answer_is_no_loss() {
     // Nobody listens.
     let gone = url(&Receiver::always(200));
     let (why, _) = later(tell(&hook(&gone, Form::Json)).await);
-    assert!(why.contains("refused") && !why.contains("XyZzY123") && !why.contains("Pl0ver99"), "{why}");
+    assert!(
+        why.contains("refused") && !why.contains("XyZzY123") && !why.contains("Pl0ver99"),
+        "{why}"
+    );
     let (why, _) = later(tell(&hook("https://no-such-host.invalid/XyZzY123", Form::Json)).await);
     assert!(!why.contains("XyZzY123"), "{why}");
 }
@@ -163,7 +184,8 @@ async fn a_body_that_does_not_end_changes_nothing() {
 
 #[tokio::test]
 async fn the_receiver_says_when() {
-    let date = |seconds: i64| format!("Tue, 02 Jun 2026 10:{:02}:{:02} GMT", seconds / 60, seconds % 60);
+    let date =
+        |seconds: i64| format!("Tue, 02 Jun 2026 10:{:02}:{:02} GMT", seconds / 60, seconds % 60);
     let cases = [
         (vec![("retry-after", "7".into())], Some(7)),
         (vec![("retry-after", "0".into())], Some(0)),
@@ -206,11 +228,13 @@ async fn what_the_receiver_says_is_told_unless_it_repeats_a_secret() {
 }
 
 fn any_alert() -> impl Strategy<Value = Alert> {
-    (".*", ".*", ".*", ".{0,600}", any::<bool>(), any::<u16>()).prop_map(|(namespace, kind, name, host, some, port)| {
-        let mut workload = workload(&name);
-        (workload.namespace, workload.kind) = (namespace, kind);
-        Alert { workload, destination: some.then(|| external(&host)), port, ..alert("") }
-    })
+    (".*", ".*", ".*", ".{0,600}", any::<bool>(), any::<u16>()).prop_map(
+        |(namespace, kind, name, host, some, port)| {
+            let mut workload = workload(&name);
+            (workload.namespace, workload.kind) = (namespace, kind);
+            Alert { workload, destination: some.then(|| external(&host)), port, ..alert("") }
+        },
+    )
 }
 
 proptest! {

@@ -39,8 +39,10 @@ impl Case {
 
 /// Where the cases are: SIDECARTA_SCOPE_CASES, else those of the project.
 fn directory() -> PathBuf {
-    std::env::var_os("SIDECARTA_SCOPE_CASES")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scope-cases"), PathBuf::from)
+    std::env::var_os("SIDECARTA_SCOPE_CASES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scope-cases"),
+        PathBuf::from,
+    )
 }
 
 /// The lines of a file of cases, plain or gzip.
@@ -74,7 +76,12 @@ pub fn list(mesh: &Value) -> Value {
 pub fn snapshot(mesh: &Value) -> Snapshot {
     let mut builders = Builders::both(None);
     let mut report = snapshot::Report::default();
-    snapshot::read(Path::new("mesh.json"), list(mesh).to_string().as_bytes(), &mut builders, &mut report);
+    snapshot::read(
+        Path::new("mesh.json"),
+        list(mesh).to_string().as_bytes(),
+        &mut builders,
+        &mut report,
+    );
     assert_eq!(report.problems, Vec::<String>::new());
     builders.build(report)
 }

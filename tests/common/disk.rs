@@ -12,26 +12,41 @@ use super::rights::{not_run, rooted};
 pub struct Disk(tempfile::TempDir);
 
 impl Disk {
-    /// `None` where the calling test does not go on: as no root may mount here, it was run in a user namespace, or it said that it
-    /// could not be.
+    /// `None` where the calling test does not go on: as no root may mount here, it was run in a
+    /// user namespace, or it said that it could not be.
     pub fn mount(what: &str, size: &str) -> Option<Self> {
         if !rooted(what) {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        let out = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(dir.path()).output();
+        let out = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(dir.path())
+            .output();
         let why = match out {
             Ok(out) if out.status.success() => return Some(Self(dir)),
             Ok(out) => String::from_utf8_lossy(&out.stderr).trim().to_owned(),
             Err(e) => e.to_string(),
         };
-        not_run(what, &format!("mounting a file system failed ({why}); a container's root needs CAP_SYS_ADMIN"));
+        not_run(
+            what,
+            &format!(
+                "mounting a file system failed ({why}); a container's root needs CAP_SYS_ADMIN"
+            ),
+        );
         None
     }
 
     /// `ro` or `rw`.
     pub fn remount(&self, mode: &str) {
-        assert!(Command::new("mount").args(["-o", &format!("remount,{mode}")]).arg(self.0.path()).status().unwrap().success());
+        assert!(
+            Command::new("mount")
+                .args(["-o", &format!("remount,{mode}")])
+                .arg(self.0.path())
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// Where it is.

@@ -1,4 +1,5 @@
-//! What the tests of the command line share: the binary, the samples, and a directory that goes away.
+//! What the tests of the command line share: the binary, the samples, and a directory that goes
+//! away.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 #![allow(dead_code)] // each test file uses a part of it
@@ -20,8 +21,11 @@ pub fn samples() -> PathBuf {
 
 /// All samples with captures, by name.
 pub fn cases() -> Vec<PathBuf> {
-    let mut all: Vec<PathBuf> =
-        std::fs::read_dir(samples()).unwrap().map(|e| e.unwrap().path()).filter(|p| p.join("cluster.yaml").exists()).collect();
+    let mut all: Vec<PathBuf> = std::fs::read_dir(samples())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.join("cluster.yaml").exists())
+        .collect();
     all.sort();
     assert!(all.len() >= 24, "samples are missing: {} found", all.len());
     all
@@ -41,7 +45,11 @@ pub fn captures(case: &Path) -> Vec<PathBuf> {
 
 /// Runs the program.
 pub fn run<S: AsRef<OsStr>>(args: &[S]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sidecarta")).args(args).env_remove("SIDECARTA_STORE").output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_sidecarta"))
+        .args(args)
+        .env_remove("SIDECARTA_STORE")
+        .output()
+        .unwrap()
 }
 
 /// Runs the program, which must exit with `code`, and gives its standard output.
@@ -75,7 +83,16 @@ pub fn learn(case: &Path, captures: &[PathBuf], store: &Path) -> Vec<Value> {
 
 /// The dependencies of a store.
 pub fn dependencies(store: &Path) -> Vec<Value> {
-    let json = expect(0, &["dependencies".as_ref(), "-o".as_ref(), "json".as_ref(), "--store".as_ref(), store.as_os_str()]);
+    let json = expect(
+        0,
+        &[
+            "dependencies".as_ref(),
+            "-o".as_ref(),
+            "json".as_ref(),
+            "--store".as_ref(),
+            store.as_os_str(),
+        ],
+    );
     serde_json::from_str(&json).unwrap()
 }
 

@@ -1,4 +1,5 @@
-//! Tests that make network namespaces or mount file systems: as root, or each in a user namespace of its own where the kernel allows it.
+//! Tests that make network namespaces or mount file systems: as root, or each in a user namespace
+//! of its own where the kernel allows it.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
 #![allow(dead_code)] // not every test file has such tests
@@ -7,13 +8,14 @@ use std::io::Write;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-/// A user namespace whose root this user is, with mounts and a network of its own: `ip netns` keeps its files below /run, which is
-/// not this user's, and comes back to the network where it began.
+/// A user namespace whose root this user is, with mounts and a network of its own: `ip netns` keeps
+/// its files below /run, which is not this user's, and comes back to the network where it began.
 const ENTER: [&str; 4] = ["--map-root-user", "--mount", "--net", "sh"];
 const BEGIN: &str = "mount -t tmpfs tmpfs /run && ip link set lo up && exec \"$0\" \"$@\"";
 
-/// Whether the calling test goes on: as root it does. Otherwise it is run again in a process of its own, as root of a user namespace,
-/// and has passed or failed there. Where that cannot be, it says loudly that the test did not run, and why; in CI it fails.
+/// Whether the calling test goes on: as root it does. Otherwise it is run again in a process of its
+/// own, as root of a user namespace, and has passed or failed there. Where that cannot be, it says
+/// loudly that the test did not run, and why; in CI it fails.
 ///
 /// # Panics
 /// When the test fails in the namespace, or does not run in CI.
@@ -49,11 +51,17 @@ fn again() {
     // libtest names the thread of a test after it.
     let name = std::thread::current().name().unwrap().to_owned();
     let program = std::env::current_exe().unwrap();
-    let out = unshare(&[program.to_str().unwrap(), "--exact", &name, "--include-ignored", "--nocapture"]).unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let out =
+        unshare(&[program.to_str().unwrap(), "--exact", &name, "--include-ignored", "--nocapture"])
+            .unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     eprintln!("{name}, in a user namespace: {said}");
     // A name that no test has would pass as well.
-    assert!(out.status.success() && said.contains("test result: ok. 1 passed"), "{name} failed in a user namespace, see above");
+    assert!(
+        out.status.success() && said.contains("test result: ok. 1 passed"),
+        "{name} failed in a user namespace, see above"
+    );
 }
 
 fn unshare(command: &[&str]) -> std::io::Result<Output> {
@@ -82,9 +90,13 @@ fn refused() -> Option<String> {
         .map(|(name, value)| format!("{}={value}", name.replace('/', ".")))
         .collect();
     let by = match by.is_empty() {
-        true if why.contains("not permitted") => "; no setting forbids it, a container's seccomp profile may".to_owned(),
+        true if why.contains("not permitted") => {
+            "; no setting forbids it, a container's seccomp profile may".to_owned()
+        }
         true => String::new(),
         false => format!("; {}", by.join(", ")),
     };
-    Some(format!("not root, and this user cannot have namespaces of its own ({why}{by}); run the tests as root"))
+    Some(format!(
+        "not root, and this user cannot have namespaces of its own ({why}{by}); run the tests as root"
+    ))
 }

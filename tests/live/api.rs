@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use crate::fake::Server;
 use crate::netns::inside;
-use crate::world::{Agent, REQUEST, World, ask, call, eventually, expected, metric, possible, serve};
+use crate::world::{
+    Agent, REQUEST, World, ask, call, eventually, expected, metric, possible, serve,
+};
 
 /// An API server on the node's loopback address.
 pub struct Api {
@@ -39,7 +41,11 @@ impl Api {
 
     fn put(&self, object: &Value) {
         let kind = object["kind"].as_str().unwrap();
-        let plural = if kind == "EndpointSlice" { "endpointslices".to_owned() } else { format!("{}s", kind.to_lowercase()) };
+        let plural = if kind == "EndpointSlice" {
+            "endpointslices".to_owned()
+        } else {
+            format!("{}s", kind.to_lowercase())
+        };
         self.server().put(&plural, kind, object.clone());
     }
 }
@@ -78,7 +84,12 @@ fn an_address_that_changes_hands_within_a_second_is_attributed_to_each() {
         let name = format!("job{n}");
         // As in life, the pod calls before the API has its address.
         let net = world.node.bridged(&name, 20);
-        world.object(&name, &format!("{name}-1"), &["10.244.1.20"], &json!({"status": {"startTime": whole_seconds()}}));
+        world.object(
+            &name,
+            &format!("{name}-1"),
+            &["10.244.1.20"],
+            &json!({"status": {"startTime": whole_seconds()}}),
+        );
         let object = world.objects.last().unwrap().clone();
         call(&net, "10.244.1.11:8080", REQUEST);
         api.put(&object);
@@ -92,7 +103,10 @@ fn an_address_that_changes_hands_within_a_second_is_attributed_to_each() {
     assert_eq!(agent.end(), Some(0));
     assert_eq!(world.counters().get("learned"), Some(&9), "{:?}", world.counters());
     let requests = api.server().cluster.lock().unwrap().requests.clone();
-    assert!(requests.iter().all(|r| r.contains("fieldSelector=spec.nodeName%3Dn1")), "{requests:?}");
+    assert!(
+        requests.iter().all(|r| r.contains("fieldSelector=spec.nodeName%3Dn1")),
+        "{requests:?}"
+    );
     // Whoever learns from the batches need not know any more who held the address.
     world.objects.retain(|o| !o["metadata"]["name"].as_str().unwrap().starts_with("job"));
     let want = expected(&[("job0 -> cart:80", 3), ("job1 -> cart:80", 3), ("job2 -> cart:80", 3)]);
@@ -131,7 +145,9 @@ fn without_the_right_to_list_pods_it_is_not_ready_and_says_so() {
     let api = Api::start(&mut world);
     api.server().refuse("pods", 403);
     let agent = agent(&world, "--listen 127.0.0.1:15099");
-    eventually("the answer", || ask(&world.node, "/readyz").1.contains("Pod: forbidden: pods is refused"));
+    eventually("the answer", || {
+        ask(&world.node, "/readyz").1.contains("Pod: forbidden: pods is refused")
+    });
     let (code, why) = ask(&world.node, "/readyz");
     assert!(code == 503 && why.contains("not complete"), "{code} {why}");
     assert_eq!(ask(&world.node, "/healthz"), (200, "ok\n".to_owned()));
@@ -173,7 +189,8 @@ fn run_learns_with_a_snapshot() {
     world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080), ("fd00:1::b", 8080)]);
     serve(&cart, "[::]:8080");
     let store = world.path("store").display().to_string();
-    let run = world.start(&format!("run --cluster {} --store {store}", world.snapshot()), "--settle 0s");
+    let run =
+        world.start(&format!("run --cluster {} --store {store}", world.snapshot()), "--settle 0s");
     (0..3).for_each(|_| call(&web, "10.244.1.11:8080", REQUEST));
     (0..2).for_each(|_| call(&web, "[fd00:1::b]:8080", REQUEST));
     run.signal("INT");

@@ -25,7 +25,8 @@ fn shop() -> (World, Net) {
     (world, web)
 }
 
-/// Kills an agent as if while it wrote its second batch, `cut` of which is in the file; gives what is said of it.
+/// Kills an agent as if while it wrote its second batch, `cut` of which is in the file; gives what
+/// is said of it.
 fn killed(cut: impl Fn(&str) -> usize) -> String {
     let (world, web) = shop();
     let out = world.path("out.ndjson");
@@ -41,7 +42,11 @@ fn killed(cut: impl Fn(&str) -> usize) -> String {
     call(&web, "10.244.1.11:8083", REQUEST);
     assert_eq!(agent.end(), Some(0));
     let said = world.import(3);
-    assert_eq!(world.dependencies(), expected(&[("web -> one:80", 1), ("web -> three:80", 1)]), "{said}");
+    assert_eq!(
+        world.dependencies(),
+        expected(&[("web -> one:80", 1), ("web -> three:80", 1)]),
+        "{said}"
+    );
     said
 }
 
@@ -62,7 +67,11 @@ struct Full(PathBuf);
 impl Full {
     fn mount(path: PathBuf) -> Self {
         fs::create_dir(&path).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&path).status().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+            .arg(&path)
+            .status()
+            .unwrap();
         assert!(mounted.success());
         let full = Self(path);
         full.fill();
@@ -94,7 +103,12 @@ fn what_cannot_be_written_is_kept_and_told_once() {
     let full = Full::mount(world.path("full"));
     let (to, spool) = (full.0.join("out.ndjson"), world.path("spool"));
     let start = || {
-        let what = format!("agent --pods {} --to {} --spool {}", world.snapshot(), to.display(), spool.display());
+        let what = format!(
+            "agent --pods {} --to {} --spool {}",
+            world.snapshot(),
+            to.display(),
+            spool.display()
+        );
         world.start(&what, "")
     };
     let spooled = |words: &str| {
@@ -134,7 +148,8 @@ fn without_a_spool_it_waits_in_memory() {
     let (world, web) = shop();
     let full = Full::mount(world.path("full"));
     let to = full.0.join("out.ndjson");
-    let agent = world.start(&format!("agent --pods {} --to {}", world.snapshot(), to.display()), "");
+    let agent =
+        world.start(&format!("agent --pods {} --to {}", world.snapshot(), to.display()), "");
     call(&web, "10.244.1.11:8081", REQUEST);
     agent.wait_for(0, "a batch cannot be delivered");
     call(&web, "10.244.1.11:8082", REQUEST);

@@ -1,7 +1,9 @@
-//! Devices that show less, or other frames, than a plain pod's: tagged frames, and hosts that the answers pass by.
+//! Devices that show less, or other frames, than a plain pod's: tagged frames, and hosts that the
+//! answers pass by.
 //!
-//! Tagged frames are put on the pods' interfaces as they are, so that the kernel needs no VLAN devices. What a netkit device's messages look
-//! like is tested beside their parser, as many kernels have none.
+//! Tagged frames are put on the pods' interfaces as they are, so that the kernel needs no VLAN
+//! devices. What a netkit device's messages look like is tested beside their parser, as many
+//! kernels have none.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -23,23 +25,53 @@ fn send(net: &Net, frames: Vec<Vec<u8>>) {
 }
 
 /// A TCP segment in as many VLAN tags.
-fn tagged(tags: u16, from: ([u8; 4], u16), to: ([u8; 4], u16), set: impl FnOnce(&mut TcpHeader), payload: &[u8]) -> Vec<u8> {
+fn tagged(
+    tags: u16,
+    from: ([u8; 4], u16),
+    to: ([u8; 4], u16),
+    set: impl FnOnce(&mut TcpHeader),
+    payload: &[u8],
+) -> Vec<u8> {
     let mut tcp = TcpHeader::new(from.1, to.1, 7, 64_000);
     set(&mut tcp);
-    let ip = Ipv4Header::new((tcp.header_len() + payload.len()) as u16, 64, etherparse::IpNumber::TCP, from.0, to.0).unwrap();
+    let ip = Ipv4Header::new(
+        (tcp.header_len() + payload.len()) as u16,
+        64,
+        etherparse::IpNumber::TCP,
+        from.0,
+        to.0,
+    )
+    .unwrap();
     // 802.1ad outside, 802.1Q inside.
     let types: Vec<EtherType> =
-        (0..tags).map(|t| if t + 1 < tags { EtherType::PROVIDER_BRIDGING } else { EtherType::VLAN_TAGGED_FRAME }).collect();
+        (0..tags)
+            .map(|t| {
+                if t + 1 < tags {
+                    EtherType::PROVIDER_BRIDGING
+                } else {
+                    EtherType::VLAN_TAGGED_FRAME
+                }
+            })
+            .collect();
     let types = [types, vec![EtherType::IPV4]].concat();
     let mut frame = Vec::new();
-    Ethernet2Header { source: [2, 0, 0, 0, 0, 1], destination: [2, 0, 0, 0, 0, 2], ether_type: types[0] }
-        .write(&mut frame)
-        .unwrap();
+    Ethernet2Header {
+        source: [2, 0, 0, 0, 0, 1],
+        destination: [2, 0, 0, 0, 0, 2],
+        ether_type: types[0],
+    }
+    .write(&mut frame)
+    .unwrap();
     for (tag, ether_type) in (0..tags).zip(&types[1..]) {
         let vlan_id = VlanId::try_new(100 + tag).unwrap();
-        SingleVlanHeader { pcp: Default::default(), drop_eligible_indicator: false, vlan_id, ether_type: *ether_type }
-            .write(&mut frame)
-            .unwrap();
+        SingleVlanHeader {
+            pcp: Default::default(),
+            drop_eligible_indicator: false,
+            vlan_id,
+            ether_type: *ether_type,
+        }
+        .write(&mut frame)
+        .unwrap();
     }
     ip.write(&mut frame).unwrap();
     tcp.write(&mut frame).unwrap();
@@ -59,7 +91,9 @@ fn tagged_frames_are_learned(tags: u16, more: &str) {
     send(&web, vec![tagged(tags, client, server, |t| t.syn = true, b"")]);
     let answer = |t: &mut TcpHeader| (t.syn, t.ack, t.acknowledgment_number) = (true, true, 8);
     send(&cart, vec![tagged(tags, server, client, answer, b"")]);
-    let data = |t: &mut TcpHeader| (t.sequence_number, t.ack, t.psh, t.acknowledgment_number) = (8, true, true, 8);
+    let data = |t: &mut TcpHeader| {
+        (t.sequence_number, t.ack, t.psh, t.acknowledgment_number) = (8, true, true, 8)
+    };
     send(&web, vec![tagged(tags, client, server, data, REQUEST)]);
     assert_eq!(agent.end(), Some(0));
     assert_eq!(world.learned(), expected(&[("web -> cart:80", 1)]), "{:?}", world.counters());
@@ -89,8 +123,9 @@ fn tagged_frames_are_learned_from_by_one_handle_for_all() {
     }
 }
 
-/// The pod sends through its interface and gets the answers another way, as where a network plugin redirects them past the host's side
-/// (Cilium's host routing). Here they come over a second interface that does not lead to the node.
+/// The pod sends through its interface and gets the answers another way, as where a network plugin
+/// redirects them past the host's side (Cilium's host routing). Here they come over a second
+/// interface that does not lead to the node.
 #[test]
 fn what_a_pod_sends_is_enough() {
     if !possible() {
@@ -106,7 +141,8 @@ fn what_a_pod_sends_is_enough() {
     for ns in [&far.ns, &web.ns] {
         ip(&format!("-n {ns} link set back up"));
         let loose = "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.back.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0";
-        let out = Command::new("ip").args(["netns", "exec", ns]).args(loose.split(' ')).output().unwrap();
+        let out =
+            Command::new("ip").args(["netns", "exec", ns]).args(loose.split(' ')).output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
     ip(&format!("-n {} addr add 10.9.1.11/24 dev back", far.ns));
@@ -125,7 +161,8 @@ fn what_a_pod_sends_is_enough() {
     assert_eq!(world.evidence("http-authority", 80), ["far"], "{:?}", world.rows());
 }
 
-/// Of a call: what opens it, the request, and what closes it. The answer is there all the same, for the request acknowledges it.
+/// Of a call: what opens it, the request, and what closes it. The answer is there all the same, for
+/// the request acknowledges it.
 #[test]
 fn only_what_a_pod_sends_is_read_where_that_is_asked_for() {
     if !possible() {
@@ -144,9 +181,24 @@ fn only_what_a_pod_sends_is_read_where_that_is_asked_for() {
         assert_eq!(world.evidence("http-authority", 80), ["cart"], "{direction}");
     }
     let refused = Command::new(env!("CARGO_BIN_EXE_sidecarta"))
-        .args(["agent", "--node", "n1", "--to", "-", "--pods", &World::new().snapshot(), "--direction", "in", "--capture", "any"])
+        .args([
+            "agent",
+            "--node",
+            "n1",
+            "--to",
+            "-",
+            "--pods",
+            &World::new().snapshot(),
+            "--direction",
+            "in",
+            "--capture",
+            "any",
+        ])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(refused.status.code() == Some(1) && said.contains("leave `--capture any` out"), "{said}");
+    assert!(
+        refused.status.code() == Some(1) && said.contains("leave `--capture any` out"),
+        "{said}"
+    );
 }

@@ -20,8 +20,12 @@ fn metrics_and_health_tell_what_it_does() {
     eventually("readiness", || ask(&world.node, "/readyz") == (200, "ready\n".to_owned()));
     assert_eq!(ask(&world.node, "/healthz"), (200, "ok\n".to_owned()));
     call(&web, "10.244.1.11:8080", REQUEST);
-    let event = |name: &str| metric(&world.node, &format!("sidecarta_agent_events_total{{event=\"{name}\"}}"));
-    eventually("the connection", || event("learned") == 1 && metric(&world.node, "sidecarta_agent_edges_total") == 1);
+    let event = |name: &str| {
+        metric(&world.node, &format!("sidecarta_agent_events_total{{event=\"{name}\"}}"))
+    };
+    eventually("the connection", || {
+        event("learned") == 1 && metric(&world.node, "sidecarta_agent_edges_total") == 1
+    });
     assert_eq!((event("connections"), event("ring-dropped"), event("unattributed")), (1, 0, 0));
     assert_eq!(metric(&world.node, "sidecarta_agent_interfaces"), 2);
     assert_eq!(metric(&world.node, "sidecarta_agent_view_synced"), 1);
@@ -33,8 +37,9 @@ fn metrics_and_health_tell_what_it_does() {
     assert_eq!(world.learned(), expected(&[("web -> cart:80", 1)]));
 }
 
-/// Every line is a comment of a known kind or a sample with a number; every sample belongs to the family announced before; it ends
-/// with EOF (<https://prometheus.io/docs/specs/om/open_metrics_spec>).
+/// Every line is a comment of a known kind or a sample with a number; every sample belongs to the
+/// family announced before; it ends with EOF
+/// (<https://prometheus.io/docs/specs/om/open_metrics_spec>).
 fn assert_open_metrics(text: &str) {
     assert!(text.ends_with("# EOF\n"), "{text}");
     let mut family = String::new();
@@ -66,7 +71,11 @@ fn assert_rights(process: u32) {
             let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap();
             u64::from_str_radix(line.trim(), 16).unwrap()
         };
-        assert_eq!((set("CapEff:"), set("CapPrm:"), set("CapInh:")), (NET_RAW, NET_RAW, 0), "{status}");
+        assert_eq!(
+            (set("CapEff:"), set("CapPrm:"), set("CapInh:")),
+            (NET_RAW, NET_RAW, 0),
+            "{status}"
+        );
         threads += 1;
     }
     assert!(threads >= 3, "{threads} threads");
@@ -80,8 +89,10 @@ fn a_second_signal_aborts() {
     let mut world = World::new();
     world.object("web", "web-1", &["10.244.1.10"], &json!({}));
     // It settles for so long before the last batch is resolved.
-    let run =
-        world.start(&format!("run --cluster {} --store {}", world.snapshot(), world.path("store").display()), "--settle 15s");
+    let run = world.start(
+        &format!("run --cluster {} --store {}", world.snapshot(), world.path("store").display()),
+        "--settle 15s",
+    );
     run.signal("TERM");
     run.wait_for(0, "draining");
     run.signal("INT");

@@ -23,7 +23,8 @@ fn question(id: u16, name: &str) -> Vec<u8> {
     message
 }
 
-/// Answers every question with this address, or with NXDOMAIN where the name has `cluster.local` twice.
+/// Answers every question with this address, or with NXDOMAIN where the name has `cluster.local`
+/// twice.
 fn answer(net: &Net, address: [u8; 4]) {
     let socket = inside(&net.ns, || UdpSocket::bind("0.0.0.0:53").unwrap()).join().unwrap();
     std::thread::spawn(move || {
@@ -62,7 +63,11 @@ fn names_of_the_dns_are_evidence() {
         return;
     }
     let mut world = World::new();
-    let (web, cart, dns) = (world.node.bridged("web", 10), world.node.bridged("cart", 11), world.node.bridged("dns", 53));
+    let (web, cart, dns) = (
+        world.node.bridged("web", 10),
+        world.node.bridged("cart", 11),
+        world.node.bridged("dns", 53),
+    );
     world.object("web", "web-1", &["10.244.1.10"], &json!({}));
     world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
     world.object("dns", "dns-1", &["10.244.1.53"], &json!({}));
@@ -71,7 +76,14 @@ fn names_of_the_dns_are_evidence() {
     serve(&cart, "0.0.0.0:8080");
     answer(&dns, [10, 244, 1, 11]);
     let agent = world.agent("");
-    look_up(&web, &["cart.shop.svc.cluster.local.cluster.local", "cart.shop.svc.cluster.local", "never.shop.svc.cluster.local"]);
+    look_up(
+        &web,
+        &[
+            "cart.shop.svc.cluster.local.cluster.local",
+            "cart.shop.svc.cluster.local",
+            "never.shop.svc.cluster.local",
+        ],
+    );
     call(&web, "10.244.1.11:8080", b"not http");
     assert_eq!(agent.end(), Some(0));
     let learned = world.learned();
@@ -81,8 +93,14 @@ fn names_of_the_dns_are_evidence() {
     assert_eq!(names, ["cart.shop.svc.cluster.local"], "{:#?}", world.rows());
     let text = std::fs::read_to_string(world.path("out.ndjson")).unwrap();
     let asked = |name: &str| text.contains(&format!("\"question\":\"{name}\""));
-    assert!(asked("cart.shop.svc.cluster.local") && asked("never.shop.svc.cluster.local"), "{text}");
-    assert!(!asked("cart.shop.svc.cluster.local.cluster.local"), "a step of the search path is not what was meant: {text}");
+    assert!(
+        asked("cart.shop.svc.cluster.local") && asked("never.shop.svc.cluster.local"),
+        "{text}"
+    );
+    assert!(
+        !asked("cart.shop.svc.cluster.local.cluster.local"),
+        "a step of the search path is not what was meant: {text}"
+    );
 }
 
 /// A server of TLS in a pod, until the test ends.
@@ -97,17 +115,27 @@ impl Tls {
         );
         let made = Command::new("openssl").args(make.split_whitespace()).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let command = format!("openssl s_server -accept {port} -key {key} -cert {certificate} -quiet -www");
-        let quiet = net.command(&command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let command =
+            format!("openssl s_server -accept {port} -key {key} -cert {certificate} -quiet -www");
+        let quiet = net
+            .command(&command)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let ns = net.ns.clone();
         let listens = format!(":{port:04X} 00000000:0000 0A");
         eventually("the server of TLS", move || {
             let read = || {
-                let of = |family| std::fs::read_to_string(format!("/proc/thread-self/net/{family}")).unwrap();
+                let of = |family| {
+                    std::fs::read_to_string(format!("/proc/thread-self/net/{family}")).unwrap()
+                };
                 of("tcp") + &of("tcp6")
             };
             let text = inside(&ns, read).join().unwrap();
-            text.contains(&listens) || text.contains(&format!(":{port:04X} {}:0000 0A", "0".repeat(32)))
+            text.contains(&listens)
+                || text.contains(&format!(":{port:04X} {}:0000 0A", "0".repeat(32)))
         });
         Self(quiet)
     }
@@ -127,7 +155,8 @@ fn handshake(net: &Net, port: u16, name: &str, more: &str) {
     assert!(said.contains("New, TLSv1."), "{said} {}", String::from_utf8_lossy(&out.stderr));
 }
 
-/// Handshakes with ClientHellos of less and of more than a segment; gives the names that were evidence.
+/// Handshakes with ClientHellos of less and of more than a segment; gives the names that were
+/// evidence.
 fn hellos(more: &str) {
     let mut world = World::new();
     let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
@@ -158,10 +187,20 @@ fn hellos(more: &str) {
     handshake(&web, 8446, "s3.shop.svc.cluster.local", &long);
     assert_eq!(agent.end(), Some(0));
     drop(servers);
-    let want = expected(&[("web -> s0:8443", 1), ("web -> s1:8444", 1), ("web -> s2:8445", 1), ("web -> s3:8446", 1)]);
+    let want = expected(&[
+        ("web -> s0:8443", 1),
+        ("web -> s1:8444", 1),
+        ("web -> s2:8445", 1),
+        ("web -> s3:8446", 1),
+    ]);
     assert_eq!(world.learned(), want, "{:?}", world.counters());
     for (n, port) in [8443, 8444, 8445, 8446].into_iter().enumerate() {
-        assert_eq!(world.evidence("sni", port), [format!("s{n}.shop.svc.cluster.local")], "{:#?}", world.rows());
+        assert_eq!(
+            world.evidence("sni", port),
+            [format!("s{n}.shop.svc.cluster.local")],
+            "{:#?}",
+            world.rows()
+        );
     }
 }
 
@@ -179,7 +218,8 @@ fn the_first_segment_of_a_client_hello_is_enough_for_a_name_in_it() {
     }
 }
 
-/// The second host is told though nothing opens a connection any more, and before all that goes on is told again.
+/// The second host is told though nothing opens a connection any more, and before all that goes on
+/// is told again.
 #[test]
 fn a_later_request_for_another_host_is_told_promptly() {
     if !possible() {
@@ -198,5 +238,10 @@ fn a_later_request_for_another_host_is_told_promptly() {
     exchange(&mut stream, REQUEST);
     world.wait_for_batch(r#""authority":"stock""#);
     assert_eq!(agent.end(), Some(0));
-    assert_eq!(world.learned(), expected(&[("web -> cart:80", 1), ("web -> stock:80", 1)]), "{:?}", world.counters());
+    assert_eq!(
+        world.learned(),
+        expected(&[("web -> cart:80", 1), ("web -> stock:80", 1)]),
+        "{:?}",
+        world.counters()
+    );
 }

@@ -1,4 +1,5 @@
-//! A node in network namespaces of the test's own: pods behind a bridge or on point-to-point routes, as CNI plugins make them.
+//! A node in network namespaces of the test's own: pods behind a bridge or on point-to-point
+//! routes, as CNI plugins make them.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 #![allow(dead_code)] // each test file uses a part of it
@@ -86,13 +87,17 @@ impl Node {
 
     /// Index of an interface of the node.
     pub fn index(&self, name: &str) -> u32 {
-        let out = Command::new("ip").args(["-n", &self.ns, "-o", "link", "show", "dev", name]).output().unwrap();
+        let out = Command::new("ip")
+            .args(["-n", &self.ns, "-o", "link", "show", "dev", name])
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&out.stdout).split(':').next().unwrap().parse().unwrap()
     }
 
     /// Rules of netfilter in the node.
     pub fn nft(&self, rules: &str) {
-        let mut child = self.command("nft -f -").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child =
+            self.command("nft -f -").stdin(std::process::Stdio::piped()).spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), rules.as_bytes()).unwrap();
         assert!(child.wait().unwrap().success(), "nft refuses {rules}");
     }
@@ -107,7 +112,8 @@ impl Node {
         Net { ns, host_side, up: Instant::now() }
     }
 
-    /// A pod on the bridge, as kindnet and flannel make them; IPv4 10.244.1.`last`, IPv6 fd00:1::`last`.
+    /// A pod on the bridge, as kindnet and flannel make them; IPv4 10.244.1.`last`, IPv6
+    /// fd00:1::`last`.
     pub fn bridged(&mut self, name: &str, last: u8) -> Net {
         let mut net = self.pod(name);
         self.ip(&format!("link set {} master br0", net.host_side));
@@ -121,7 +127,8 @@ impl Node {
         net
     }
 
-    /// A pod with a route of its own, as Calico, the AWS VPC plugin and GKE make them: the node's side has no address.
+    /// A pod with a route of its own, as Calico, the AWS VPC plugin and GKE make them: the node's
+    /// side has no address.
     pub fn routed(&mut self, name: &str, address: &str) -> Net {
         let net = self.pod(name);
         ip(&format!("-n {} addr add {address}/32 dev eth0", net.ns));
@@ -153,10 +160,17 @@ impl Drop for Node {
 }
 
 /// Does something in a namespace, on a thread of its own.
-pub fn inside<T: Send + 'static>(ns: &str, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+pub fn inside<T: Send + 'static>(
+    ns: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
     let file = File::open(format!("/var/run/netns/{ns}")).unwrap();
     std::thread::spawn(move || {
-        move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network)).unwrap();
+        move_into_link_name_space(
+            std::os::fd::AsFd::as_fd(&file),
+            Some(LinkNameSpaceType::Network),
+        )
+        .unwrap();
         work()
     })
 }

@@ -32,7 +32,9 @@ fn every_kind_of_network(more: &str) {
     assert_eq!(world.learned(), want, "{:?}", world.counters());
     let counters = world.counters();
     assert_eq!((counters["connections"], counters["learned"]), (4, 4), "{counters:?}");
-    for lost in ["midway", "guessed", "unattributed", "from-outside", "ring-dropped", "interfaces-failed"] {
+    for lost in
+        ["midway", "guessed", "unattributed", "from-outside", "ring-dropped", "interfaces-failed"]
+    {
         assert!(!counters.contains_key(lost), "{counters:?}");
     }
 }
@@ -61,12 +63,18 @@ fn the_first_connection_of_a_new_pod_is_learned() {
     world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
     world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
     for n in 0..4 {
-        world.object(&format!("new{n}"), &format!("new{n}-1"), &[&format!("10.244.1.{}", 20 + n)], &json!({}));
+        world.object(
+            &format!("new{n}"),
+            &format!("new{n}-1"),
+            &[&format!("10.244.1.{}", 20 + n)],
+            &json!({}),
+        );
     }
     serve(&cart, "0.0.0.0:8080");
     let agent = world.agent("--log debug");
     for n in 0..4u8 {
-        // Packet sockets by the interface that they are bound to: the fifth field (net/packet/af_packet.c).
+        // Packet sockets by the interface that they are bound to: the fifth field
+        // (net/packet/af_packet.c).
         let watch = inside(&world.node.ns, move || {
             let until = Instant::now() + Duration::from_secs(3);
             let mut seen: Vec<(u32, Instant)> = Vec::new();
@@ -86,8 +94,11 @@ fn the_first_connection_of_a_new_pod_is_learned() {
         call(&new, "10.244.1.11:8080", REQUEST);
         let index = world.node.index(&new.host_side);
         let seen = watch.join().unwrap();
-        let opened =
-            seen.iter().find(|(i, _)| *i == index).unwrap_or_else(|| panic!("{} is not opened: {seen:?}", new.host_side)).1;
+        let opened = seen
+            .iter()
+            .find(|(i, _)| *i == index)
+            .unwrap_or_else(|| panic!("{} is not opened: {seen:?}", new.host_side))
+            .1;
         let took = opened.saturating_duration_since(new.up);
         eprintln!("opened {took:?} after the command that brought {} up began", new.host_side);
         assert!(took < Duration::from_secs(1));
@@ -107,20 +118,33 @@ fn the_last_connection_of_a_deleted_pod_is_learned() {
     world.cart();
     let pods: Vec<_> = (0..5u8).map(|n| world.node.bridged(&format!("old{n}"), 30 + n)).collect();
     for n in 0..5 {
-        world.object(&format!("old{n}"), &format!("old{n}-1"), &[&format!("10.244.1.{}", 30 + n)], &json!({}));
+        world.object(
+            &format!("old{n}"),
+            &format!("old{n}-1"),
+            &[&format!("10.244.1.{}", 30 + n)],
+            &json!({}),
+        );
     }
     let agent = world.agent("");
     for pod in &pods {
         call(pod, "10.244.1.11:8080", REQUEST);
         // Refused by the node itself: no other pod's interface sees it.
-        let refused = || TcpStream::connect_timeout(&"10.244.1.1:77".parse().unwrap(), Duration::from_secs(1)).is_err();
+        let refused = || {
+            TcpStream::connect_timeout(&"10.244.1.1:77".parse().unwrap(), Duration::from_secs(1))
+                .is_err()
+        };
         assert!(inside(&pod.ns, refused).join().unwrap());
         let over = Instant::now();
         world.node.ip(&format!("link del {}", pod.host_side));
-        eprintln!("deleting {} took {:?} after its last connection, all in all", pod.host_side, over.elapsed());
+        eprintln!(
+            "deleting {} took {:?} after its last connection, all in all",
+            pod.host_side,
+            over.elapsed()
+        );
     }
     assert_eq!(agent.end(), Some(0));
-    let want: Vec<(String, u64)> =
-        (0..5).flat_map(|n| [(format!("old{n} -> cart:80"), 1), (format!("old{n} -> 10.244.1.1:77"), 1)]).collect();
+    let want: Vec<(String, u64)> = (0..5)
+        .flat_map(|n| [(format!("old{n} -> cart:80"), 1), (format!("old{n} -> 10.244.1.1:77"), 1)])
+        .collect();
     assert_eq!(world.learned(), want.into_iter().collect(), "{:?}", world.counters());
 }

@@ -15,13 +15,15 @@ use crate::world::{REQUEST, World, call, eventually, get, possible, serve};
 /// The project's rules.
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus-rules.yaml");
 
-/// Whether a program of Prometheus is here. In CI it must be; elsewhere it is said that the test did not run.
+/// Whether a program of Prometheus is here. In CI it must be; elsewhere it is said that the test
+/// did not run.
 fn installed(program: &str) -> bool {
     let is = Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
     if !is {
         assert!(std::env::var_os("CI").is_none(), "{program} is not installed: run `./setup test`");
         // Past the capture of output, which shows that of failed tests only.
-        let _ = writeln!(std::io::stderr(), "NOT RUN: {program} is not installed: run `./setup test`");
+        let _ =
+            writeln!(std::io::stderr(), "NOT RUN: {program} is not installed: run `./setup test`");
     }
     is
 }
@@ -38,7 +40,10 @@ impl Drop for Running {
 
 fn start(world: &World, command: &str) -> Running {
     let mut command = world.node.command(command);
-    command.env("KUBECONFIG", world.kubeconfig.as_ref().unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .env("KUBECONFIG", world.kubeconfig.as_ref().unwrap())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     Running(command.spawn().unwrap())
 }
 
@@ -60,8 +65,10 @@ fn documented() -> BTreeMap<String, Option<String>> {
             match name.strip_suffix('…') {
                 Some(of) => prefix = of,
                 None => {
-                    let (name, label) =
-                        name.strip_suffix('}').and_then(|n| n.split_once('{')).map_or((name, None), |(n, l)| (n, Some(l)));
+                    let (name, label) = name
+                        .strip_suffix('}')
+                        .and_then(|n| n.split_once('{'))
+                        .map_or((name, None), |(n, l)| (n, Some(l)));
                     all.insert(format!("{prefix}{name}"), label.map(str::to_owned));
                 }
             }
@@ -92,7 +99,8 @@ fn the_real_one_scrapes_both_and_fires_the_rules() {
             store.display()
         ),
     );
-    let _agent = world.start("agent --to http://127.0.0.1:15098 --capture any", "--listen 127.0.0.1:15099");
+    let _agent =
+        world.start("agent --to http://127.0.0.1:15098 --capture any", "--listen 127.0.0.1:15099");
     let target = |job: &str, port: u16| json!({"job_name": job, "static_configs": [{"targets": [format!("127.0.0.1:{port}")]}]});
     let config = json!({
         "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"},
@@ -112,10 +120,16 @@ fn the_real_one_scrapes_both_and_fires_the_rules() {
     eventually("Prometheus", || get(&world.node, "127.0.0.1:9090", "/-/ready").0 == 200);
     let up = || {
         let targets = asked(&world, "targets?state=active");
-        let of = |t: &Value| (t["labels"]["job"].as_str().unwrap().to_owned(), t["health"].as_str().unwrap().to_owned());
+        let of = |t: &Value| {
+            (
+                t["labels"]["job"].as_str().unwrap().to_owned(),
+                t["health"].as_str().unwrap().to_owned(),
+            )
+        };
         targets["activeTargets"].as_array().unwrap().iter().map(of).collect::<BTreeSet<_>>()
     };
-    let both = ["sidecarta-agent", "sidecarta-recorder"].map(|job| (job.to_owned(), "up".to_owned()));
+    let both =
+        ["sidecarta-agent", "sidecarta-recorder"].map(|job| (job.to_owned(), "up".to_owned()));
     eventually("both targets", || up() == both.clone().into());
 
     call(&web, "10.244.1.11:8080", REQUEST);
@@ -128,29 +142,46 @@ fn the_real_one_scrapes_both_and_fires_the_rules() {
     let documented = documented();
     assert!(documented.len() > 25, "{documented:?}");
     for (metric, label) in &documented {
-        let series = || asked(&world, &format!("query?query={metric}"))["result"].as_array().unwrap().clone();
+        let series = || {
+            asked(&world, &format!("query?query={metric}"))["result"].as_array().unwrap().clone()
+        };
         // What has just happened is there after the next scrape.
         eventually(&format!("the documented {metric}"), || !series().is_empty());
         for one in series() {
-            let labels: BTreeSet<&str> = one["metric"].as_object().unwrap().keys().map(String::as_str).collect();
-            let expected = ["__name__", "instance", "job"].into_iter().chain(label.as_deref()).collect();
+            let labels: BTreeSet<&str> =
+                one["metric"].as_object().unwrap().keys().map(String::as_str).collect();
+            let expected =
+                ["__name__", "instance", "job"].into_iter().chain(label.as_deref()).collect();
             assert_eq!(labels, expected, "{metric}");
         }
     }
     let names = asked(&world, "label/__name__/values");
-    let own = names.as_array().unwrap().iter().filter_map(Value::as_str).filter(|n| n.starts_with("sidecarta_"));
+    let own = names
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .filter(|n| n.starts_with("sidecarta_"));
     let undocumented: Vec<&str> = own.filter(|n| !documented.contains_key(*n)).collect();
     assert!(undocumented.is_empty(), "{undocumented:?}");
 
     // The rule on losses takes for a loss what everyone else does.
     let rules: Value = sidecarta::yaml::from_str(&std::fs::read_to_string(RULES).unwrap()).unwrap();
-    let all = rules["groups"].as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap());
-    let losses = all.clone().find(|r| r["alert"] == "SidecartaLossesGrow").unwrap()["expr"].as_str().unwrap();
+    let all =
+        rules["groups"].as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap());
+    let losses = all.clone().find(|r| r["alert"] == "SidecartaLossesGrow").unwrap()["expr"]
+        .as_str()
+        .unwrap();
     let not_lost: BTreeSet<&str> = losses.split('"').nth(1).unwrap().split('|').collect();
     let events = asked(&world, "label/event/values");
     for event in events.as_array().unwrap().iter().filter_map(Value::as_str) {
         let counters = [(event.to_owned(), 1)].into();
-        let source = Source { source: String::new(), label: String::new(), spans: Spans::default(), counters };
+        let source = Source {
+            source: String::new(),
+            label: String::new(),
+            spans: Spans::default(),
+            counters,
+        };
         assert_eq!(source.losses().next().is_none(), not_lost.contains(event), "{event}");
     }
 
@@ -163,7 +194,10 @@ fn the_real_one_scrapes_both_and_fires_the_rules() {
     assert_eq!(firing(), BTreeSet::new());
     let accept = format!("{program} accept --recorder http://127.0.0.1:15098");
     let accepted = world.node.command(&accept).output().unwrap();
-    assert!(String::from_utf8_lossy(&accepted.stdout).contains("shop/web: 1 dependencies accepted"), "{accepted:?}");
+    assert!(
+        String::from_utf8_lossy(&accepted.stdout).contains("shop/web: 1 dependencies accepted"),
+        "{accepted:?}"
+    );
     call(&web, "10.244.1.12:5432", REQUEST);
     eventually("the alert", || firing() == BTreeSet::from(["SidecartaNewDependency".to_owned()]));
 }
@@ -182,7 +216,8 @@ fn each_rule_fires_when_it_should_and_not_before() {
     // None is left out of the test.
     let rules: Value = sidecarta::yaml::from_str(&std::fs::read_to_string(RULES).unwrap()).unwrap();
     let tested = std::fs::read_to_string(file).unwrap();
-    let all = rules["groups"].as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap());
+    let all =
+        rules["groups"].as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap());
     for name in all.map(|r| r["alert"].as_str().unwrap()) {
         let cases = tested.matches(&format!("alertname: {name}\n")).count();
         assert!(cases >= 2, "{name} is tested {cases} times: once firing, once not");

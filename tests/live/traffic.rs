@@ -53,12 +53,18 @@ fn shop() -> (World, Vec<Net>) {
     }
     let pods = (0..4u8).map(|n| world.node.bridged(&format!("web{n}"), 10 + n)).collect();
     for n in 0..4 {
-        world.object(&format!("web{n}"), &format!("web{n}-1"), &[&format!("10.244.1.{}", 10 + n)], &json!({}));
+        world.object(
+            &format!("web{n}"),
+            &format!("web{n}-1"),
+            &[&format!("10.244.1.{}", 10 + n)],
+            &json!({}),
+        );
     }
     (world, pods)
 }
 
-/// Calls each service in turn from each pod until told to stop or so often; gives what each did, as it is to be learned.
+/// Calls each service in turn from each pod until told to stop or so often; gives what each did, as
+/// it is to be learned.
 fn storm(pods: &[Net], each: u64, stop: &Arc<AtomicBool>) -> BTreeMap<String, u64> {
     let threads: Vec<_> = pods
         .iter()
@@ -103,7 +109,10 @@ fn ten_thousand_connections_are_all_counted() {
     let (learned, counters) = (world.learned(), world.counters());
     assert!(learned.keys().eq(done.keys()), "every dependency is found: {learned:?}");
     if learned != done {
-        assert!(counters.get("ring-dropped").is_some_and(|n| *n > 0), "lost, and not said: {learned:?} {counters:?}");
+        assert!(
+            counters.get("ring-dropped").is_some_and(|n| *n > 0),
+            "lost, and not said: {learned:?} {counters:?}"
+        );
         eprintln!("the kernel dropped {} packets", counters["ring-dropped"]);
     }
 }
@@ -168,7 +177,8 @@ fn a_connection_older_than_the_agent_is_found() {
     assert_eq!(world.rows()[0]["midway"], 1);
 }
 
-/// The client calls the Service's own address, which the node rewrites: its interface shows that one, the server's the other.
+/// The client calls the Service's own address, which the node rewrites: its interface shows that
+/// one, the server's the other.
 fn rewritten(more: &str) {
     let mut world = World::new();
     let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
@@ -206,7 +216,10 @@ fn rewritten(more: &str) {
     assert_eq!(world.learned(), want, "{:?}", world.counters());
     for row in world.rows() {
         let evidence = row["evidence"].as_array().unwrap();
-        let addressed = evidence.iter().find(|e| e["grade"] == "service-address").unwrap_or_else(|| panic!("{row}"));
+        let addressed = evidence
+            .iter()
+            .find(|e| e["grade"] == "service-address")
+            .unwrap_or_else(|| panic!("{row}"));
         assert_eq!(addressed["connections"], 3, "{row}");
     }
 }
@@ -251,7 +264,10 @@ fn datagrams_to_the_address_of_a_service_are_told_once() {
     assert_eq!(agent.end(), Some(0));
     assert_eq!(world.learned(), expected(&[("web -> stats:80", 1)]), "{:?}", world.counters());
     let evidence = &world.rows()[0]["evidence"];
-    assert!(evidence.as_array().unwrap().iter().all(|e| e["grade"] == "service-address"), "{evidence}");
+    assert!(
+        evidence.as_array().unwrap().iter().all(|e| e["grade"] == "service-address"),
+        "{evidence}"
+    );
 }
 
 #[test]
@@ -287,7 +303,9 @@ fn what_the_kernel_drops_is_said_and_what_goes_on_is_learned() {
     });
     eventually("the connection", || rounds.load(Ordering::SeqCst) > 2);
     agent.signal("CONT");
-    eventually("what was dropped", || metric(&world.node, "sidecarta_agent_events_total{event=\"ring-dropped\"}") > 0);
+    eventually("what was dropped", || {
+        metric(&world.node, "sidecarta_agent_events_total{event=\"ring-dropped\"}") > 0
+    });
     eventually("a larger ring", || agent.log().contains("it has a larger one"));
     world.wait_for_batch("10.244.1.60:9000");
     storm(&pods, 30, &Arc::default());
@@ -302,5 +320,10 @@ fn what_the_kernel_drops_is_said_and_what_goes_on_is_learned() {
         .filter(|d| learned.get(d).is_none_or(|n| *n < 10))
         .collect();
     assert!(missing.is_empty(), "{missing:?} {learned:?}");
-    assert!(learned.iter().any(|(name, n)| name.starts_with("web0 -> ") && name.ends_with(":9000") && *n == 1), "{learned:?}");
+    assert!(
+        learned
+            .iter()
+            .any(|(name, n)| name.starts_with("web0 -> ") && name.ends_with(":9000") && *n == 1),
+        "{learned:?}"
+    );
 }

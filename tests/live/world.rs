@@ -1,4 +1,5 @@
-//! A node with an agent on it, what its API server would say, and what clients and servers do in its pods.
+//! A node with an agent on it, what its API server would say, and what clients and servers do in
+//! its pods.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
 
@@ -15,8 +16,9 @@ use crate::common::rights::{not_run, rooted};
 use crate::common::{expect, run};
 use crate::netns::{Net, Node, inside, installed};
 
-/// Whether the calling test can make network namespaces and goes on. Without root it is run in a user namespace instead. In CI one of
-/// both must be; elsewhere it is said that the test did not run.
+/// Whether the calling test can make network namespaces and goes on. Without root it is run in a
+/// user namespace instead. In CI one of both must be; elsewhere it is said that the test did not
+/// run.
 pub fn possible() -> bool {
     const WHAT: &str = "network namespaces";
     if !installed() {
@@ -37,7 +39,12 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        Self { node: Node::new(), dir: tempfile::tempdir().unwrap(), objects: Vec::new(), kubeconfig: None }
+        Self {
+            node: Node::new(),
+            dir: tempfile::tempdir().unwrap(),
+            objects: Vec::new(),
+            kubeconfig: None,
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -80,7 +87,13 @@ impl World {
     }
 
     /// A Service with port 80 of a protocol.
-    pub fn service_over(&mut self, protocol: &str, name: &str, cluster_ip: &str, endpoints: &[(&str, u16)]) {
+    pub fn service_over(
+        &mut self,
+        protocol: &str,
+        name: &str,
+        cluster_ip: &str,
+        endpoints: &[(&str, u16)],
+    ) {
         self.objects.push(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": name},
             "spec": {"clusterIP": cluster_ip, "clusterIPs": [cluster_ip], "selector": {"app": name},
                 "ports": [{"name": "http", "port": 80, "targetPort": endpoints[0].1, "protocol": protocol}]}}));
@@ -95,13 +108,20 @@ impl World {
 
     pub fn snapshot(&self) -> String {
         let path = self.path("cluster.json");
-        std::fs::write(&path, json!({"apiVersion": "v1", "kind": "List", "items": self.objects}).to_string()).unwrap();
+        std::fs::write(
+            &path,
+            json!({"apiVersion": "v1", "kind": "List", "items": self.objects}).to_string(),
+        )
+        .unwrap();
         path.display().to_string()
     }
 
     /// Starts the agent, and waits until it runs.
     pub fn agent(&self, more: &str) -> Agent {
-        self.start(&format!("agent --pods {} --to {}", self.snapshot(), self.path("out.ndjson").display()), more)
+        self.start(
+            &format!("agent --pods {} --to {}", self.snapshot(), self.path("out.ndjson").display()),
+            more,
+        )
     }
 
     pub fn start(&self, what: &str, more: &str) -> Agent {
@@ -109,7 +129,8 @@ impl World {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let start = std::fs::metadata(&log).unwrap().len();
         let listen = if more.contains("--listen") { "" } else { "--listen none" };
-        let command = format!("{} {what} --node n1 {listen} {more}", env!("CARGO_BIN_EXE_sidecarta"));
+        let command =
+            format!("{} {what} --node n1 {listen} {more}", env!("CARGO_BIN_EXE_sidecarta"));
         let mut command = self.node.command(&command);
         if let Some(kubeconfig) = &self.kubeconfig {
             command.env("KUBECONFIG", kubeconfig);
@@ -141,9 +162,16 @@ impl World {
     pub fn dependencies(&self) -> BTreeMap<String, u64> {
         let all = self.rows();
         let name = |d: &Value| {
-            let to =
-                d["destination"]["name"].as_str().or(d["destination"]["address"].as_str()).or(d["destination"]["host"].as_str());
-            format!("{} -> {}:{}", d["workload"]["name"].as_str().unwrap(), to.unwrap_or("?"), d["port"])
+            let to = d["destination"]["name"]
+                .as_str()
+                .or(d["destination"]["address"].as_str())
+                .or(d["destination"]["host"].as_str());
+            format!(
+                "{} -> {}:{}",
+                d["workload"]["name"].as_str().unwrap(),
+                to.unwrap_or("?"),
+                d["port"]
+            )
         };
         let mut out = BTreeMap::new();
         for d in &all {
@@ -155,28 +183,37 @@ impl World {
     /// What was learned, in full.
     pub fn rows(&self) -> Vec<Value> {
         let store = self.path("store").display().to_string();
-        serde_json::from_str(&expect(0, &["dependencies", "-o", "json", "--store", &store])).unwrap()
+        serde_json::from_str(&expect(0, &["dependencies", "-o", "json", "--store", &store]))
+            .unwrap()
     }
 
     /// Names that were evidence of this grade for a dependency on this port.
     pub fn evidence(&self, grade: &str, port: u16) -> Vec<String> {
         let rows = self.rows();
         let of_port = rows.iter().filter(|r| r["port"] == port);
-        let evidence = of_port.filter_map(|r| r["evidence"].as_array()).flatten().filter(|e| e["grade"] == grade);
+        let evidence = of_port
+            .filter_map(|r| r["evidence"].as_array())
+            .flatten()
+            .filter(|e| e["grade"] == grade);
         let examples = evidence.filter_map(|e| e["examples"].as_array()).flatten();
         examples.filter_map(|e| Some(e["name"].as_str()?.to_owned())).collect()
     }
 
     /// Waits until the batches hold these words.
     pub fn wait_for_batch(&self, words: &str) {
-        eventually(words, || std::fs::read_to_string(self.path("out.ndjson")).is_ok_and(|t| t.contains(words)));
+        eventually(words, || {
+            std::fs::read_to_string(self.path("out.ndjson")).is_ok_and(|t| t.contains(words))
+        });
     }
 
     /// Counters of all batches.
     pub fn counters(&self) -> BTreeMap<String, u64> {
         let text = std::fs::read_to_string(self.path("out.ndjson")).unwrap();
         let mut all = BTreeMap::new();
-        for header in text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()?.get("observed").cloned()) {
+        for header in text
+            .lines()
+            .filter_map(|l| serde_json::from_str::<Value>(l).ok()?.get("observed").cloned())
+        {
             for (name, n) in header["counters"].as_object().unwrap() {
                 *all.entry(name.clone()).or_default() += n.as_u64().unwrap();
             }
@@ -204,7 +241,10 @@ impl Agent {
     }
 
     pub fn signal(&self, name: &str) {
-        let out = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).output().unwrap();
+        let out = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .output()
+            .unwrap();
         assert!(out.status.success());
     }
 
@@ -266,9 +306,11 @@ pub fn serve(net: &Net, address: &str) {
 /// One exchange on a connection of its own.
 pub fn call(net: &Net, to: &str, text: &'static [u8]) {
     let to: SocketAddr = to.parse().unwrap();
-    inside(&net.ns, move || exchange(&mut TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap(), text))
-        .join()
-        .unwrap();
+    inside(&net.ns, move || {
+        exchange(&mut TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap(), text)
+    })
+    .join()
+    .unwrap();
 }
 
 pub fn exchange(stream: &mut TcpStream, text: &[u8]) {
@@ -300,8 +342,8 @@ pub fn ask(node: &Node, path: &str) -> (u16, String) {
     answer
 }
 
-/// What is answered at an address of the node: the status, 0 where nobody listens, and the body. Asked in the old way, so that it comes in
-/// one piece.
+/// What is answered at an address of the node: the status, 0 where nobody listens, and the body.
+/// Asked in the old way, so that it comes in one piece.
 pub fn get(node: &Node, address: &'static str, path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     let answer = inside(&node.ns, move || {

@@ -1,4 +1,5 @@
-//! An API server as far as a recorder needs one: lists and watches that hold still, TokenReviews, SubjectAccessReviews.
+//! An API server as far as a recorder needs one: lists and watches that hold still, TokenReviews,
+//! SubjectAccessReviews.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -36,7 +37,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(says: Says) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let says = Arc::new(Mutex::new(says));
         let app = Router::new().fallback(answer).with_state(Arc::clone(&says));
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -66,13 +71,19 @@ async fn answer(State(says): State<Arc<Mutex<Says>>>, request: Request) -> Respo
     match what.as_str() {
         "tokenreviews" => {
             says.reviews += 1;
-            let wanted: Vec<String> = serde_json::from_value(body["spec"]["audiences"].clone()).unwrap_or_default();
-            let known = says.tokens.get(body["spec"]["token"].as_str().unwrap_or_default()).cloned();
-            let good = known.filter(|(.., audience)| wanted.is_empty() || audience.as_ref().is_some_and(|a| wanted.contains(a)));
+            let wanted: Vec<String> =
+                serde_json::from_value(body["spec"]["audiences"].clone()).unwrap_or_default();
+            let known =
+                says.tokens.get(body["spec"]["token"].as_str().unwrap_or_default()).cloned();
+            let good = known.filter(|(.., audience)| {
+                wanted.is_empty() || audience.as_ref().is_some_and(|a| wanted.contains(a))
+            });
             let status = match good {
                 None => json!({"authenticated": false, "error": "unknown token"}),
                 Some((user, node, audience)) => {
-                    let extra = node.map(|n| json!({"authentication.kubernetes.io/node-name": [n]})).unwrap_or(json!({}));
+                    let extra = node
+                        .map(|n| json!({"authentication.kubernetes.io/node-name": [n]}))
+                        .unwrap_or(json!({}));
                     json!({"authenticated": true, "audiences": audience.into_iter().collect::<Vec<_>>(),
                         "user": {"username": user, "groups": ["system:authenticated"], "extra": extra}})
                 }
@@ -82,9 +93,15 @@ async fn answer(State(says): State<Arc<Mutex<Says>>>, request: Request) -> Respo
         }
         "subjectaccessreviews" => {
             says.reviews += 1;
-            let of = |name: &str| body["spec"]["resourceAttributes"][name].as_str().unwrap_or_default().to_owned();
-            assert_eq!((of("group"), of("resource")), ("networking.istio.io".to_owned(), "sidecars".to_owned()));
-            let asked = (body["spec"]["user"].as_str().unwrap().to_owned(), of("verb"), of("namespace"));
+            let of = |name: &str| {
+                body["spec"]["resourceAttributes"][name].as_str().unwrap_or_default().to_owned()
+            };
+            assert_eq!(
+                (of("group"), of("resource")),
+                ("networking.istio.io".to_owned(), "sidecars".to_owned())
+            );
+            let asked =
+                (body["spec"]["user"].as_str().unwrap().to_owned(), of("verb"), of("namespace"));
             let allowed = says.allowed.contains(&asked);
             Json(json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {}, "spec": {},
                 "status": {"allowed": allowed}}))

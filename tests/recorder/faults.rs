@@ -27,23 +27,31 @@ impl Random {
     }
 }
 
-/// Brings batches of an agent until the recorder is gone, and gives the number of the first that is not acknowledged.
+/// Brings batches of an agent until the recorder is gone, and gives the number of the first that is
+/// not acknowledged.
 fn bring(address: &str, agent: usize, mut sequence: u64) -> u64 {
     loop {
         let body = batch(&format!("n{agent}"), "b", sequence, CART, 1);
         let Ok(mut stream) = TcpStream::connect(address) else { return sequence };
-        let head = format!("POST /v1/batches HTTP/1.1\r\nHost: r\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "POST /v1/batches HTTP/1.1\r\nHost: r\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         let mut answer = String::new();
         let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
-        if sent.is_err() || stream.read_to_string(&mut answer).is_err() || !answer.starts_with("HTTP/1.1 200") {
+        if sent.is_err()
+            || stream.read_to_string(&mut answer).is_err()
+            || !answer.starts_with("HTTP/1.1 200")
+        {
             return sequence;
         }
         sequence += 1;
     }
 }
 
-/// The recorder is killed at random instants, while it opens its store, catches up, or receives from three agents, which ask again for
-/// what they do not know to be acknowledged. Whenever it runs again, all that was acknowledged is there, once.
+/// The recorder is killed at random instants, while it opens its store, catches up, or receives
+/// from three agents, which ask again for what they do not know to be acknowledged. Whenever it
+/// runs again, all that was acknowledged is there, once.
 ///
 /// `SIDECARTA_KILLS=1000` kills it so often, `SIDECARTA_SEED` repeats the instants of a run.
 #[test]
@@ -102,9 +110,13 @@ fn an_acknowledged_batch_counts_once_whatever_happens() {
     );
     assert!(acknowledged > kills / 2, "{acknowledged} batches only");
     let recorder = Recorder::start(&store, None, &options);
-    // What was on its way may be there without having been acknowledged: it is sent again, and counts once.
+    // What was on its way may be there without having been acknowledged: it is sent again, and
+    // counts once.
     for (agent, sequence) in next.iter().enumerate() {
-        assert_eq!(recorder.post(None, &batch(&format!("n{agent}"), "b", *sequence, CART, 1)).0, 200);
+        assert_eq!(
+            recorder.post(None, &batch(&format!("n{agent}"), "b", *sequence, CART, 1)).0,
+            200
+        );
     }
     let all = recorder.connections(None, acknowledged + 3);
     assert_eq!((all.len(), all[0]["destination"]["name"].as_str()), (1, Some("cart")));
@@ -114,7 +126,19 @@ fn an_acknowledged_batch_counts_once_whatever_happens() {
 /// A certificate of an authority of its own, for such a name (`IP:127.0.0.1`).
 pub fn certificate(dir: &Path, name: &str, of: &str) {
     let out = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=r"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=r",
+        ])
         .args([
             "-addext",
             &format!("subjectAltName={of}"),
@@ -137,16 +161,19 @@ fn over_tls_with_a_certificate_that_changes() {
     certificate(dir.path(), "first.pem", "IP:127.0.0.1");
     std::fs::copy(dir.path().join("first.pem"), dir.path().join("cert.pem")).unwrap();
     let file = |name: &str| dir.path().join(name).display().to_string();
-    let (cert, key, cluster) = (file("cert.pem"), file("key.pem"), snapshot(dir.path()).display().to_string());
+    let (cert, key, cluster) =
+        (file("cert.pem"), file("key.pem"), snapshot(dir.path()).display().to_string());
     let tls = ["--no-auth", "--cluster", &cluster, "--tls-cert", &cert, "--tls-key", &key];
     let recorder = Recorder::start(&dir.path().join("store"), None, &tls);
     let url = format!("https://{}", recorder.address);
     let asked = |authority: &str| {
-        let out = super::common::run(&["status", "--recorder", &url, "--ca-file", &file(authority)]);
+        let out =
+            super::common::run(&["status", "--recorder", &url, "--ca-file", &file(authority)]);
         (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
     };
     assert_eq!(asked("first.pem").0, Some(0), "{:?}", asked("first.pem"));
-    // Half of a renewal: the certificate is there, the key is not its own. The old pair stays in use.
+    // Half of a renewal: the certificate is there, the key is not its own. The old pair stays in
+    // use.
     certificate(dir.path(), "second.pem", "IP:127.0.0.1");
     let (code, told) = asked("second.pem");
     assert_eq!(code, Some(1));
@@ -165,7 +192,8 @@ fn a_full_disk_refuses_and_loses_nothing() {
     let Some(disk) = Disk::mount("a full disk", "48m") else { return };
     let dir = tempfile::tempdir().unwrap();
     let cluster = snapshot(dir.path()).display().to_string();
-    let recorder = Recorder::start(&disk.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
+    let recorder =
+        Recorder::start(&disk.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
     assert_eq!(recorder.post(None, &batch("n1", "b", 0, CART, 3)).0, 200);
     recorder.connections(None, 3);
     let filler = disk.path().join("filler");
@@ -181,12 +209,15 @@ fn a_full_disk_refuses_and_loses_nothing() {
     assert_eq!(recorder.kill("TERM").0, Some(0));
 }
 
-/// A batch that is small on its way and large when it is learned: a connection to each of these ports of a pod.
+/// A batch that is small on its way and large when it is learned: a connection to each of these
+/// ports of a pod.
 fn wide(sequence: u64, ports: impl Iterator<Item = u16>) -> Vec<u8> {
     let one = String::from_utf8(batch("n1", "b", sequence, "10.244.1.12:1", 1)).unwrap();
     let lines: Vec<&str> = one.lines().collect();
-    let edges = ports.map(|port| lines[2].replace("10.244.1.12:1\"", &format!("10.244.1.12:{port}\"")));
-    let mut all: Vec<String> = [lines[0].to_owned(), lines[1].to_owned()].into_iter().chain(edges).collect();
+    let edges =
+        ports.map(|port| lines[2].replace("10.244.1.12:1\"", &format!("10.244.1.12:{port}\"")));
+    let mut all: Vec<String> =
+        [lines[0].to_owned(), lines[1].to_owned()].into_iter().chain(edges).collect();
     all.push(format!("{{\"end\":{{\"lines\":{}}}}}", all.len()));
     all.into_iter().map(|l| l + "\n").collect::<String>().into_bytes()
 }
@@ -194,26 +225,34 @@ fn wide(sequence: u64, ports: impl Iterator<Item = u16>) -> Vec<u8> {
 #[test]
 fn a_disk_that_fills_between_merging_and_raising_loses_no_alert() {
     let Some(disk) = Disk::mount("a disk that fills between merging and raising", "64m") else {
-        assert!(std::env::var_os("CI").is_none(), "CI runs this test: it needs root, to mount a file system");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI runs this test: it needs root, to mount a file system"
+        );
         return;
     };
     const KNOWN: std::ops::Range<u16> = 20_000..21_000;
     let dir = tempfile::tempdir().unwrap();
     let cluster = snapshot(dir.path()).display().to_string();
-    let recorder = Recorder::start(&disk.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
+    let recorder =
+        Recorder::start(&disk.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
     let known = KNOWN.len() as u64;
     assert_eq!(recorder.post(None, &wide(0, KNOWN)).0, 200);
     recorder.connections(None, known);
-    assert_eq!(recorder.ask("POST", "/v1/accept", None, "Content-Type: application/json\r\n", b"{}").0, 200);
+    assert_eq!(
+        recorder.ask("POST", "/v1/accept", None, "Content-Type: application/json\r\n", b"{}").0,
+        200
+    );
     let filler = disk.path().join("filler");
     let (mut sequence, mut sum) = (1, known);
-    // Where exactly it is full when something is to be raised hangs on what a write takes: it is tried with more and more room. What is
-    // known already makes merging the largest of the writes.
+    // Where exactly it is full when something is to be raised hangs on what a write takes: it is
+    // tried with more and more room. What is known already makes merging the largest of the writes.
     for room in (0..32u64).map(|i| i * 4096) {
         let stat = rustix::fs::statvfs(disk.path()).unwrap();
         let free = stat.f_bavail * stat.f_frsize;
         std::fs::write(&filler, vec![0u8; (free - (16 << 20) - room) as usize]).unwrap();
-        let (status, answer) = recorder.post(None, &wide(sequence, KNOWN.chain([30_000 + sequence as u16])));
+        let (status, answer) =
+            recorder.post(None, &wide(sequence, KNOWN.chain([30_000 + sequence as u16])));
         std::thread::sleep(Duration::from_millis(300));
         std::fs::remove_file(&filler).unwrap();
         match status {
@@ -237,6 +276,8 @@ fn a_disk_that_fills_between_merging_and_raising_loses_no_alert() {
     let (code, log) = recorder.kill("TERM");
     assert_eq!(code, Some(0), "{log}");
     let waited = log.matches("what is new is raised when there is room").count();
-    println!("{sequence} batches; {waited} times the disk was full when something was to be raised");
+    println!(
+        "{sequence} batches; {waited} times the disk was full when something was to be raised"
+    );
     assert!(waited > 0, "the disk was never full at the right time\n{log}");
 }

@@ -1,4 +1,5 @@
-//! A recorder that is found through the kubeconfig: an API server that forwards ports as kubelets do, and a recorder behind it.
+//! A recorder that is found through the kubeconfig: an API server that forwards ports as kubelets
+//! do, and a recorder behind it.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -53,7 +54,11 @@ async fn answer(State(front): State<Arc<Mutex<Front>>>, request: Request) -> Res
         (StatusCode::from_u16(code).unwrap(), Json(status)).into_response()
     };
     // Ann by her token or by her password (`ann:x`), as others may come with a client certificate.
-    if !request.headers().get("authorization").is_some_and(|h| h == "Bearer ann" || h == "Basic YW5uOng=") {
+    if !request
+        .headers()
+        .get("authorization")
+        .is_some_and(|h| h == "Bearer ann" || h == "Basic YW5uOng=")
+    {
         return failed(401);
     }
     let what = path.rsplit('/').next().unwrap().to_owned();
@@ -71,8 +76,10 @@ async fn answer(State(front): State<Arc<Mutex<Front>>>, request: Request) -> Res
             "spec": {"selector": {"app": "sidecarta-recorder"},
                 "ports": [{"name": "other", "port": 1}, {"name": "https", "port": 15098, "targetPort": "tls"}]}})
         }
-        "configmaps/sidecarta-ca" => json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sidecarta-ca"},
-            "data": {"ca.crt": front.authority}}),
+        "configmaps/sidecarta-ca" => {
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sidecarta-ca"},
+            "data": {"ca.crt": front.authority}})
+        }
         "pods" => {
             assert!(query.contains("labelSelector=app%3Dsidecarta-recorder"), "{query}");
             let pods = [pod("recorder-a", false), pod("recorder-b", front.ready)];
@@ -87,8 +94,8 @@ async fn answer(State(front): State<Arc<Mutex<Front>>>, request: Request) -> Res
     Json(object).into_response()
 }
 
-/// As kubelets do it over WebSocket (`v4.channel.k8s.io`): the first byte of a message is its channel, 0 for data and 1 for errors, and
-/// the first message of each is the port.
+/// As kubelets do it over WebSocket (`v4.channel.k8s.io`): the first byte of a message is its
+/// channel, 0 for data and 1 for errors, and the first message of each is the port.
 fn forward(mut request: Request, to: SocketAddr, port: u16) -> Response {
     let protocols = request.headers()["sec-websocket-protocol"].to_str().unwrap();
     assert!(protocols.split(',').any(|p| p.trim() == "v4.channel.k8s.io"), "{protocols}");
@@ -104,7 +111,11 @@ fn forward(mut request: Request, to: SocketAddr, port: u16) -> Response {
         let mut stream = match TcpStream::connect(to).await {
             Ok(stream) => stream,
             Err(e) => {
-                let _ = socket.send(Message::binary([b"\x01", format!("error forwarding port: {e}").as_bytes()].concat())).await;
+                let _ = socket
+                    .send(Message::binary(
+                        [b"\x01", format!("error forwarding port: {e}").as_bytes()].concat(),
+                    ))
+                    .await;
                 let _ = socket.close(None).await;
                 return;
             }
@@ -152,7 +163,10 @@ fn run(dir: &Path, environment: &[(&str, &str)], args: &[&str]) -> (Option<i32>,
     for name in ["STORE", "RECORDER", "TOKEN_FILE", "CA_FILE", "RECORDER_NAMESPACE"] {
         command.env_remove(format!("SIDECARTA_{name}"));
     }
-    command.env("KUBECONFIG", dir.join("kubeconfig")).env("HOME", dir).envs(environment.iter().copied());
+    command
+        .env("KUBECONFIG", dir.join("kubeconfig"))
+        .env("HOME", dir)
+        .envs(environment.iter().copied());
     let out = command.args(args).current_dir(dir).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (out.status.code(), text(out.stdout), text(out.stderr))
@@ -164,12 +178,16 @@ fn a_recorder_is_found_through_the_kubeconfig() {
     certificate(dir.path(), "cert.pem", NAME);
     let mut says = Says::default();
     let [service, slice] = service("cart", "10.244.1.11");
-    says.objects.insert("pods".into(), vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1")]);
+    says.objects.insert(
+        "pods".into(),
+        vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1")],
+    );
     says.objects.insert("services".into(), vec![service]);
     says.objects.insert("endpointslices".into(), vec![slice]);
     says.tokens.insert("ann".into(), ("ann".into(), None, None));
     let agent = "system:serviceaccount:sidecarta:sidecarta-agent".to_owned();
-    says.tokens.insert("agent".into(), (agent, Some("n1".into()), Some("sidecarta-recorder".into())));
+    says.tokens
+        .insert("agent".into(), (agent, Some("n1".into()), Some("sidecarta-recorder".into())));
     for (verb, namespace) in [("list", "shop"), ("update", "shop"), ("list", "")] {
         says.allowed.insert(("ann".into(), verb.into(), namespace.into()));
     }
@@ -181,12 +199,20 @@ fn a_recorder_is_found_through_the_kubeconfig() {
     assert_eq!(filled.kill("TERM").0, Some(0));
     let file = |name: &str| dir.path().join(name).display().to_string();
     let tls = ["--tls-cert", &file("cert.pem"), "--tls-key", &file("key.pem")];
-    let recorder = Recorder::start(&dir.path().join("store"), Some(cluster.kubeconfig.path()), &tls);
+    let recorder =
+        Recorder::start(&dir.path().join("store"), Some(cluster.kubeconfig.path()), &tls);
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let authority = std::fs::read_to_string(file("cert.pem")).unwrap();
     let to = recorder.address.parse().unwrap();
-    let front = Arc::new(Mutex::new(Front { to, refused: BTreeMap::new(), authority, ready: true, asked: Vec::new() }));
+    let front = Arc::new(Mutex::new(Front {
+        to,
+        refused: BTreeMap::new(),
+        authority,
+        ready: true,
+        asked: Vec::new(),
+    }));
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let server = listener.local_addr().unwrap();
     let app = Router::new().fallback(answer).with_state(Arc::clone(&front));
@@ -198,13 +224,19 @@ fn a_recorder_is_found_through_the_kubeconfig() {
     let (code, out, err) = run(here, &[], &["dependencies", "-o", "json"]);
     assert_eq!(code, Some(0), "{err}");
     let all: Vec<Value> = serde_json::from_str(&out).unwrap();
-    assert_eq!((&all[0]["destination"]["name"], &all[0]["connections"]), (&"cart".into(), &5.into()));
-    let said =
-        format!("note: asks the Service sidecarta-recorder in the namespace sidecarta of http://{server}/, pod recorder-b\n");
+    assert_eq!(
+        (&all[0]["destination"]["name"], &all[0]["connections"]),
+        (&"cart".into(), &5.into())
+    );
+    let said = format!(
+        "note: asks the Service sidecarta-recorder in the namespace sidecarta of http://{server}/, pod recorder-b\n"
+    );
     assert_eq!(err, said);
     // The same for what needs several requests, and for what decides.
     assert!(run(here, &[], &["status", "-n", "shop"]).1.contains("shop/web"));
-    assert!(run(here, &[], &["accept", "-n", "shop"]).1.contains("shop/web: 1 dependencies accepted"));
+    assert!(
+        run(here, &[], &["accept", "-n", "shop"]).1.contains("shop/web: 1 dependencies accepted")
+    );
     assert!(run(here, &[], &["alerts", "-n", "shop"]).1.contains("no alerts"));
 
     // The token is what the kubeconfig's user has, whatever gives it; or a file's.
@@ -224,7 +256,10 @@ fn a_recorder_is_found_through_the_kubeconfig() {
         (json!({"username": "ann", "password": "x"}), "kubectl create token NAME > FILE"),
         (json!({}), "does not know the kubeconfig's user"),
         (json!({"token": "bob"}), "does not know the kubeconfig's user"),
-        (json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "false"}}), "auth exec command"),
+        (
+            json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "false"}}),
+            "auth exec command",
+        ),
     ] {
         kubeconfig(here, server, &user);
         let (code, _, err) = run(here, &[], &["status"]);
@@ -235,7 +270,11 @@ fn a_recorder_is_found_through_the_kubeconfig() {
     kubeconfig(here, server, &json!({"token": "ann"}));
     for (what, status, word) in [
         ("sidecarta-recorder", 403, "RBAC: get services"),
-        ("sidecarta-recorder", 404, "there is no Service sidecarta-recorder in the namespace sidecarta"),
+        (
+            "sidecarta-recorder",
+            404,
+            "there is no Service sidecarta-recorder in the namespace sidecarta",
+        ),
         ("sidecarta-ca", 403, "RBAC: get configmaps, or pass --ca-file"),
         ("sidecarta-ca", 404, "certificate"),
         ("pods", 403, "RBAC: list pods"),
@@ -245,7 +284,10 @@ fn a_recorder_is_found_through_the_kubeconfig() {
         front.lock().unwrap().refused = BTreeMap::from([(what, status)]);
         let (code, _, err) = run(here, &[], &["status"]);
         assert!(code == Some(1) && err.contains(word), "{what} {status}: {err}");
-        assert!(err.contains("there is no sidecarta-store here") == (err.lines().count() == 1), "{err}");
+        assert!(
+            err.contains("there is no sidecarta-store here") == (err.lines().count() == 1),
+            "{err}"
+        );
     }
     front.lock().unwrap().refused.clear();
     front.lock().unwrap().ready = false;
@@ -253,19 +295,29 @@ fn a_recorder_is_found_through_the_kubeconfig() {
     assert!(code == Some(1) && err.contains("is ready (recorder-a, recorder-b is not)"), "{err}");
     front.lock().unwrap().ready = true;
     let (code, _, err) = run(here, &[], &["status", "--recorder-namespace", "else"]);
-    assert!(code == Some(1) && err.contains("no Service sidecarta-recorder in the namespace else"), "{err}");
+    assert!(
+        code == Some(1) && err.contains("no Service sidecarta-recorder in the namespace else"),
+        "{err}"
+    );
     // A certificate of somebody else.
     certificate(dir.path(), "other.pem", NAME);
     let (code, _, err) = run(here, &[], &["status", "--ca-file", &file("other.pem")]);
     assert!(code == Some(1) && err.contains("certificate"), "{err}");
     assert_eq!(run(here, &[], &["status", "--ca-file", &file("cert.pem")]).0, Some(0));
 
-    // A store that is here, or named, is asked as ever, and nobody else; a context that is named is asked whatever is here.
+    // A store that is here, or named, is asked as ever, and nobody else; a context that is named is
+    // asked whatever is here.
     std::fs::create_dir(here.join("sidecarta-store")).unwrap();
     let before = front.lock().unwrap().asked.len();
     let (code, _, err) = run(here, &[], &["status"]);
-    assert!(code == Some(1) && err.contains("sidecarta-store") && err.lines().count() == 1, "{err}");
-    for named in [run(here, &[("SIDECARTA_STORE", "none")], &["status"]), run(here, &[], &["status", "--store", "none"])] {
+    assert!(
+        code == Some(1) && err.contains("sidecarta-store") && err.lines().count() == 1,
+        "{err}"
+    );
+    for named in [
+        run(here, &[("SIDECARTA_STORE", "none")], &["status"]),
+        run(here, &[], &["status", "--store", "none"]),
+    ] {
         assert!(named.0 == Some(1) && named.2.contains("there is no store at none"), "{named:?}");
     }
     assert_eq!(front.lock().unwrap().asked.len(), before);
@@ -278,10 +330,17 @@ fn a_recorder_is_found_through_the_kubeconfig() {
     // What the node says when nothing listens; an API server that is away; no kubeconfig at all.
     assert_eq!(recorder.kill("TERM").0, Some(0));
     let (code, _, err) = run(here, &[], &["status"]);
-    assert!(code == Some(1) && err.contains("recorder-b: error forwarding port: Connection refused"), "{err}");
+    assert!(
+        code == Some(1) && err.contains("recorder-b: error forwarding port: Connection refused"),
+        "{err}"
+    );
     drop(runtime);
     let (code, _, err) = run(here, &[], &["status"]);
-    assert!(code == Some(1) && err.contains("cannot get the Service sidecarta-recorder: the API server"), "{err}");
+    assert!(
+        code == Some(1)
+            && err.contains("cannot get the Service sidecarta-recorder: the API server"),
+        "{err}"
+    );
     std::fs::remove_file(here.join("kubeconfig")).unwrap();
     let (code, _, err) = run(here, &[], &["status"]);
     assert!(code == Some(1) && err.contains("there is no store at sidecarta-store"), "{err}");

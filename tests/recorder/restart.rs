@@ -32,7 +32,8 @@ fn deploy(server: &Server, name: &str, cluster_ip: &str, since: Time) {
     let mut pod = pod(name, ADDRESS, "n1");
     pod["metadata"]["uid"] = json!(name);
     pod["status"]["startTime"] = json!(whole(since));
-    pod["status"]["containerStatuses"] = json!([{"name": "app", "state": {"running": {"startedAt": whole(since)}}}]);
+    pod["status"]["containerStatuses"] =
+        json!([{"name": "app", "state": {"running": {"startedAt": whole(since)}}}]);
     let [mut service, slice] = service(name, ADDRESS);
     service["spec"]["clusterIP"] = json!(cluster_ip);
     server.put("services", "Service", service);
@@ -54,7 +55,10 @@ fn an_address_that_changed_hands_while_nobody_looked_goes_to_the_right_one_or_to
     let store = dir.path().join("store");
     let recorder = Recorder::start(&store, Some(&kubeconfig), &["--no-auth"]);
     let called = seconds_ago(60);
-    assert_eq!(recorder.post(None, &batch_at(&called.to_string(), "n1", "first", 0, CALLED, 1)).0, 200);
+    assert_eq!(
+        recorder.post(None, &batch_at(&called.to_string(), "n1", "first", 0, CALLED, 1)).0,
+        200
+    );
     recorder.connections(None, 1);
     // What the view knows is noted within a second.
     sleep(Duration::from_secs(3));
@@ -71,7 +75,10 @@ fn an_address_that_changed_hands_while_nobody_looked_goes_to_the_right_one_or_to
     let recorder = Recorder::start(&store, Some(&kubeconfig), &["--no-auth"]);
     // Agents bring what they have spooled, in no order.
     for (boot, at, n) in [("a", late, 10), ("b", called, 100), ("c", between, 1_000)] {
-        assert_eq!(recorder.post(None, &batch_at(&at.to_string(), "n1", boot, 0, CALLED, n)).0, 200);
+        assert_eq!(
+            recorder.post(None, &batch_at(&at.to_string(), "n1", boot, 0, CALLED, n)).0,
+            200
+        );
     }
     let all = recorder.connections(None, 1_111);
     let told: Vec<(&str, &str, u64)> = all
@@ -79,20 +86,32 @@ fn an_address_that_changed_hands_while_nobody_looked_goes_to_the_right_one_or_to
         .map(|d| {
             let to = &d["destination"];
             let named = if to["type"] == "ambiguous" { &to["candidates"][0] } else { to };
-            (to["type"].as_str().unwrap(), named["name"].as_str().unwrap(), d["connections"].as_u64().unwrap())
+            (
+                to["type"].as_str().unwrap(),
+                named["name"].as_str().unwrap(),
+                d["connections"].as_u64().unwrap(),
+            )
         })
         .collect();
     let mut sorted = told.clone();
     sorted.sort_unstable();
-    assert_eq!(sorted, [("ambiguous", "old", 1_000), ("service", "new", 10), ("service", "old", 101)]);
-    let unsure: Vec<&Value> = all.iter().filter(|d| d["destination"]["type"] == "ambiguous").collect();
+    assert_eq!(
+        sorted,
+        [("ambiguous", "old", 1_000), ("service", "new", 10), ("service", "old", 101)]
+    );
+    let unsure: Vec<&Value> =
+        all.iter().filter(|d| d["destination"]["type"] == "ambiguous").collect();
     assert_eq!(unsure[0]["destination"]["candidates"].as_array().unwrap().len(), 1);
 
-    // And once more: what this run has found out is known to the next, which has seen nothing of it.
+    // And once more: what this run has found out is known to the next, which has seen nothing of
+    // it.
     sleep(Duration::from_secs(3));
     recorder.kill("KILL");
     let recorder = Recorder::start(&store, Some(&kubeconfig), &["--no-auth"]);
-    assert_eq!(recorder.post(None, &batch_at(&called.to_string(), "n1", "d", 0, CALLED, 10_000)).0, 200);
+    assert_eq!(
+        recorder.post(None, &batch_at(&called.to_string(), "n1", "d", 0, CALLED, 10_000)).0,
+        200
+    );
     let all = recorder.connections(None, 11_111);
     let old = all.iter().find(|d| d["destination"]["name"] == "old").unwrap();
     assert_eq!(old["connections"], 10_101);

@@ -22,7 +22,16 @@ impl Recorder {
     pub fn command(store: &Path, kubeconfig: Option<&Path>, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sidecarta"));
         command
-            .args(["recorder", "--address", "127.0.0.1:0", "--listen", "none", "--settle", "10ms", "--store"])
+            .args([
+                "recorder",
+                "--address",
+                "127.0.0.1:0",
+                "--listen",
+                "none",
+                "--settle",
+                "10ms",
+                "--store",
+            ])
             .arg(store)
             .args(more);
         command.env_remove("KUBECONFIG").env_remove("SIDECARTA_STORE");
@@ -57,7 +66,14 @@ impl Recorder {
     }
 
     /// A request, and the status and the body of the answer.
-    pub fn ask(&self, method: &str, path: &str, token: Option<&str>, headers: &str, body: &[u8]) -> (u16, String) {
+    pub fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        headers: &str,
+        body: &[u8],
+    ) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let bearer = token.map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default();
@@ -106,7 +122,10 @@ impl Recorder {
     }
 
     pub fn kill(mut self, signal: &str) -> (Option<i32>, String) {
-        Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).output().unwrap();
+        Command::new("kill")
+            .args([&format!("-{signal}"), &self.child.id().to_string()])
+            .output()
+            .unwrap();
         let code = self.child.wait().unwrap().code();
         (code, self.log.join().unwrap())
     }
@@ -130,10 +149,15 @@ pub fn service(name: &str, address: &str) -> [Value; 2] {
 }
 
 pub fn snapshot(dir: &Path) -> PathBuf {
-    let mut items = vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1"), pod("db", "10.244.1.12", "n1")];
+    let mut items = vec![
+        pod("web", "10.244.1.10", "n1"),
+        pod("cart", "10.244.1.11", "n1"),
+        pod("db", "10.244.1.12", "n1"),
+    ];
     items.extend(service("cart", "10.244.1.11"));
     let path = dir.join("cluster.json");
-    std::fs::write(&path, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()).unwrap();
+    std::fs::write(&path, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
+        .unwrap();
     path
 }
 
@@ -143,7 +167,14 @@ pub fn batch(node: &str, boot: &str, sequence: u64, to: &str, connections: u64) 
 }
 
 /// The same, of that time.
-pub fn batch_at(at: &str, node: &str, boot: &str, sequence: u64, to: &str, connections: u64) -> Vec<u8> {
+pub fn batch_at(
+    at: &str,
+    node: &str,
+    boot: &str,
+    sequence: u64,
+    to: &str,
+    connections: u64,
+) -> Vec<u8> {
     let lines = [
         json!({"observed": {"version": 1, "source": format!("agent:{node}:{boot}"), "sequence": sequence, "node": node, "made": at,
             "spans": [], "counters": {"connections": connections, "learned": connections}}}),

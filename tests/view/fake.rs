@@ -31,7 +31,8 @@ impl Cluster {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let all = self.objects.entry(plural.to_owned()).or_default();
-        let event = if all.insert(key(&object), object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
+        let event =
+            if all.insert(key(&object), object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
         object["kind"] = json!(kind);
         self.tell(plural, event, &object);
     }
@@ -43,7 +44,11 @@ impl Cluster {
 }
 
 fn key(object: &Value) -> String {
-    format!("{}/{}", object["metadata"]["namespace"].as_str().unwrap_or_default(), object["metadata"]["name"].as_str().unwrap())
+    format!(
+        "{}/{}",
+        object["metadata"]["namespace"].as_str().unwrap_or_default(),
+        object["metadata"]["name"].as_str().unwrap()
+    )
 }
 
 /// A running server, or a stopped one that can be started again at its address.
@@ -125,7 +130,8 @@ impl Server {
         cluster.tell(plural, "DELETED", &object);
     }
 
-    /// Removes an object without a word, forgets all versions so far, and tells the watchers just that.
+    /// Removes an object without a word, forgets all versions so far, and tells the watchers just
+    /// that.
     pub fn vanish(&self, plural: &str, key: &str) {
         let mut cluster = self.cluster.lock().unwrap();
         cluster.objects.get_mut(plural).unwrap().remove(key).unwrap();
@@ -181,7 +187,9 @@ fn serve(stream: &TcpStream, cluster: &Mutex<Cluster>) {
 fn answer(mut stream: &TcpStream, target: &str, cluster: &Mutex<Cluster>) -> std::io::Result<()> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let plural = path.rsplit('/').next().unwrap().to_owned();
-    let parameter = |name: &str| query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
+    let parameter = |name: &str| {
+        query.split('&').find_map(|p| p.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
+    };
     let (code, body, events): (u16, Value, Option<Receiver<String>>) = {
         let mut cluster = cluster.lock().unwrap();
         cluster.requests.push(target.to_owned());
@@ -206,7 +214,8 @@ fn answer(mut stream: &TcpStream, target: &str, cluster: &Mutex<Cluster>) -> std
             let after = parameter("continue").unwrap_or_default().replace("%2F", "/");
             let limit = parameter("limit").map_or(usize::MAX, |l| l.parse().unwrap());
             let all = cluster.objects.get(&plural);
-            let rest: Vec<(&String, &Value)> = all.into_iter().flatten().filter(|(k, _)| **k > after).collect();
+            let rest: Vec<(&String, &Value)> =
+                all.into_iter().flatten().filter(|(k, _)| **k > after).collect();
             let next = if rest.len() > limit { rest[limit - 1].0.clone() } else { String::new() };
             let items: Vec<&Value> = rest.iter().take(limit).map(|(_, v)| *v).collect();
             let version = cluster.version.max(1).to_string();
@@ -219,7 +228,10 @@ fn answer(mut stream: &TcpStream, target: &str, cluster: &Mutex<Cluster>) -> std
     match events {
         None => {
             let body = body.to_string();
-            let head = format!("HTTP/1.1 {code} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 {code} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
             stream.write_all((head + &body).as_bytes())
         }
         Some(events) => {

@@ -7,7 +7,8 @@ use crate::observation::{DnsName, Nanos};
 
 /// Names kept per client and address: one address may serve several hosts.
 const MAX_NAMES: usize = 4;
-/// An answer counts for its time to live, but at least this long: resolvers and applications cache a little longer.
+/// An answer counts for its time to live, but at least this long: resolvers and applications cache
+/// a little longer.
 const MIN_LIFE: i64 = 60_000_000_000;
 /// And at most this long: an address changes hands.
 const MAX_LIFE: i64 = 600_000_000_000;
@@ -41,7 +42,8 @@ impl Answers {
             if self.known.len() >= self.limit
                 && let Some(oldest) = self.order.pop_front()
             {
-                // A pair whose names have all expired is no loss, but telling would cost more than counting it.
+                // A pair whose names have all expired is no loss, but telling would cost more than
+                // counting it.
                 evicted = self.known.remove(&oldest).is_some();
             }
             self.order.push_back(pair);
@@ -64,6 +66,10 @@ impl Answers {
     /// Names that were good at this time, latest first.
     pub fn names(&self, client: IpAddr, address: IpAddr, time: Nanos) -> Vec<DnsName> {
         let names = self.known.get(&(client, address)).map_or(&[][..], Vec::as_slice);
-        names.iter().filter(|n| n.name.answered <= time && time <= n.until).map(|n| n.name.clone()).collect()
+        names
+            .iter()
+            .filter(|n| n.name.answered <= time && time <= n.until)
+            .map(|n| n.name.clone())
+            .collect()
     }
 }

@@ -8,10 +8,13 @@ use super::key::FlowKey;
 use super::slots::Hot;
 use crate::decode::Segment;
 use crate::frame::Direction;
-use crate::observation::{Connection, Content, DnsName, Names, Nanos, Observation, Orientation, Transport};
+use crate::observation::{
+    Connection, Content, DnsName, Names, Nanos, Observation, Orientation, Transport,
+};
 
-/// Segments of an initiator that are searched for a name of any kind before the connection counts as nameless, and only requests are
-/// looked for: a connection joined midway may begin with the rest of a body.
+/// Segments of an initiator that are searched for a name of any kind before the connection counts
+/// as nameless, and only requests are looked for: a connection joined midway may begin with the
+/// rest of a body.
 const MAX_TRIES: u8 = 32;
 
 /// A head being joined.
@@ -46,12 +49,14 @@ pub(crate) struct Entry {
     pub answered: bool,
     pub refused: bool,
     pub closed: bool,
-    /// Its own names can change no more: the fast path may count its packets, but for later requests.
+    /// Its own names can change no more: the fast path may count its packets, but for later
+    /// requests.
     pub settled: bool,
     /// A translated twin of another connection, on a capture of all interfaces: never told.
     pub twin: bool,
     pub told: bool,
-    /// Ends of the connection (low, high) that are behind an interface it was seen on, where directions are known.
+    /// Ends of the connection (low, high) that are behind an interface it was seen on, where
+    /// directions are known.
     behind: (bool, bool),
     responder_spoke: bool,
     tries: u8,
@@ -148,14 +153,16 @@ impl Entry {
         }
     }
 
-    /// Whether it was seen only where it arrives: whoever opened it is behind none of the interfaces.
+    /// Whether it was seen only where it arrives: whoever opened it is behind none of the
+    /// interfaces.
     pub fn arrives(&self, key: &FlowKey) -> bool {
         let (low, high) = self.behind;
         (low || high) && !(if self.initiator == key.end(true) { low } else { high })
     }
 
-    /// Whether it is the other end's to tell. Where a call arrives its destination may have been translated, of which only the SYN tells;
-    /// and a guess of who called is no reason to keep anything back.
+    /// Whether it is the other end's to tell. Where a call arrives its destination may have been
+    /// translated, of which only the SYN tells; and a guess of who called is no reason to keep
+    /// anything back.
     pub fn is_others(&self, key: &FlowKey) -> bool {
         !self.from_start && self.orientation != Orientation::Guessed && self.arrives(key)
     }
@@ -188,14 +195,16 @@ impl Entry {
             }
             self.responder_spoke |= !s.payload.is_empty();
         } else if tcp && s.tcp.ack && !s.tcp.rst {
-            // Where only this half is visible, what it acknowledges shows that the other half exists.
+            // Where only this half is visible, what it acknowledges shows that the other half
+            // exists.
             self.answered = true;
         }
         if tcp && (s.tcp.fin || s.tcp.rst) {
             self.closed = true;
         }
         // Joined in the middle of a long body, it may have counted as nameless.
-        self.settled &= !(hot.requests && self.content == Content::Unknown && head::later(s.payload).is_some());
+        self.settled &=
+            !(hot.requests && self.content == Content::Unknown && head::later(s.payload).is_some());
         if !s.payload.is_empty() && !self.settled {
             self.payload(hot, s, by_initiator, room.head, &mut change);
         } else if hot.requests && by_initiator && !self.twin {
@@ -205,7 +214,14 @@ impl Entry {
         change
     }
 
-    fn payload(&mut self, hot: &mut Hot, s: &Segment<'_>, by_initiator: bool, may_join: bool, change: &mut Change) {
+    fn payload(
+        &mut self,
+        hot: &mut Hot,
+        s: &Segment<'_>,
+        by_initiator: bool,
+        may_join: bool,
+        change: &mut Change,
+    ) {
         if s.transport != Transport::Tcp {
             self.settled = true;
             return;
@@ -218,7 +234,11 @@ impl Entry {
             if s.from == self.initiator {
                 let done = pending.join(s, self.names.get_or_insert_default());
                 if done.is_some() {
-                    *change = Change { head_ended: true, head_incomplete: done == Some(false), ..*change };
+                    *change = Change {
+                        head_ended: true,
+                        head_incomplete: done == Some(false),
+                        ..*change
+                    };
                     hot.requests &= !head::opens_tunnel(&pending.bytes);
                     self.extra = None;
                     self.settled = true;
@@ -297,7 +317,8 @@ impl Entry {
         if self.initiator == low { (low, high) } else { (high, low) }
     }
 
-    /// Tells what is new of it: the connection, and once more with each further host that was asked for on it.
+    /// Tells what is new of it: the connection, and once more with each further host that was asked
+    /// for on it.
     pub fn report(&mut self, hot: &mut Hot, sink: &mut impl FnMut(Observation)) {
         if !hot.changed || self.is_withheld(&hot.key) {
             return;
@@ -312,7 +333,12 @@ impl Entry {
     }
 
     /// Tells the further hosts alone; `only_new`: those that were never told.
-    pub fn report_further(&mut self, hot: &Hot, only_new: bool, sink: &mut impl FnMut(Observation)) {
+    pub fn report_further(
+        &mut self,
+        hot: &Hot,
+        only_new: bool,
+        sink: &mut impl FnMut(Observation),
+    ) {
         if self.is_withheld(&hot.key) {
             return;
         }
@@ -320,10 +346,12 @@ impl Entry {
         if let Extra::Further(further) = extra.as_mut() {
             further.tell(only_new, |host| {
                 let dns = self.names.as_ref().map(|n| n.dns.clone()).unwrap_or_default();
-                let names = Names { authority: Some(host.authority.to_string()), dns, ..Names::default() };
+                let names =
+                    Names { authority: Some(host.authority.to_string()), dns, ..Names::default() };
                 let (first, last, is_new) = (host.first, host.last, !host.told);
                 // Its packets are told with the connection.
-                let connection = Connection { first, last, packets: 0, names, is_new, ..self.connection(hot) };
+                let connection =
+                    Connection { first, last, packets: 0, names, is_new, ..self.connection(hot) };
                 sink(Observation::Connection(connection));
             });
         }

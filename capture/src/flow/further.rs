@@ -1,7 +1,8 @@
-//! Hosts that later requests on a connection ask for: a client that pools connections, as Envoy does, sends requests for several hosts
-//! over one of them where they share an endpoint.
+//! Hosts that later requests on a connection ask for: a client that pools connections, as Envoy
+//! does, sends requests for several hosts over one of them where they share an endpoint.
 //!
-//! Owns their number and what was told of each. Must never hold the host that the connection itself is told with.
+//! Owns their number and what was told of each. Must never hold the host that the connection itself
+//! is told with.
 
 use crate::observation::Nanos;
 
@@ -50,11 +51,18 @@ impl Further {
         if !may_grow || self.len() >= MAX_HOSTS {
             return Noted::Dropped;
         }
-        self.0.push(Host { authority: authority.into(), first: time, last: time, told: false, changed: true });
+        self.0.push(Host {
+            authority: authority.into(),
+            first: time,
+            last: time,
+            told: false,
+            changed: true,
+        });
         Noted::New
     }
 
-    /// Gives out what is to be told, and remembers that it was: hosts never told, and unless `only_new` those asked for again.
+    /// Gives out what is to be told, and remembers that it was: hosts never told, and unless
+    /// `only_new` those asked for again.
     pub fn tell(&mut self, only_new: bool, mut tell: impl FnMut(&Host)) {
         for host in self.0.iter_mut().filter(|h| h.changed && !(only_new && h.told)) {
             tell(host);

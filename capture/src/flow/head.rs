@@ -1,10 +1,11 @@
-//! The first bytes of an initiator: a ClientHello or a request head, joined over segments; and the heads of later requests.
+//! The first bytes of an initiator: a ClientHello or a request head, joined over segments; and the
+//! heads of later requests.
 
 use crate::observation::{Content, Names};
 use crate::{http, tls};
 
-/// Most bytes of a head: a ClientHello with a session ticket that carries certificates has 3.4 kB, request heads are limited to
-/// 8 to 16 KiB by every server.
+/// Most bytes of a head: a ClientHello with a session ticket that carries certificates has 3.4 kB,
+/// request heads are limited to 8 to 16 KiB by every server.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 
 /// What a payload begins with.
@@ -32,12 +33,18 @@ pub(super) fn begins(payload: &[u8]) -> Begins {
     }
 }
 
-/// Reads the head of a request that follows others on its connection, where a segment begins with one: whoever sends it has waited for
-/// an answer before, so its head begins a segment.
+/// Reads the head of a request that follows others on its connection, where a segment begins with
+/// one: whoever sends it has waited for an answer before, so its head begins a segment.
 pub(super) fn later(payload: &[u8]) -> Option<http::Head> {
-    // Some segment of a body begins with letters in upper case, as Base64 does; hardly any begins with a method and holds a space.
-    let method = payload.first_chunk().is_some_and(|first| http::REQUESTS.contains(first)) && payload.contains(&b' ');
-    if method && begins(payload) == Begins::Head(Content::Http1) { http::request(payload) } else { None }
+    // Some segment of a body begins with letters in upper case, as Base64 does; hardly any begins
+    // with a method and holds a space.
+    let method = payload.first_chunk().is_some_and(|first| http::REQUESTS.contains(first))
+        && payload.contains(&b' ');
+    if method && begins(payload) == Begins::Head(Content::Http1) {
+        http::request(payload)
+    } else {
+        None
+    }
 }
 
 /// Whether a request asks for a tunnel (RFC 9110 §9.3.6): what follows is another protocol's.

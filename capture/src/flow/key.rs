@@ -10,7 +10,8 @@ use crate::observation::Transport;
 /// Set in [`FlowKey::rest`] for IPv6.
 const V6: u64 = 1 << 8;
 
-/// Both ends and the protocol, the lower end first: the same for both directions. IPv4 addresses stand in the second word.
+/// Both ends and the protocol, the lower end first: the same for both directions. IPv4 addresses
+/// stand in the second word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlowKey {
     low: [u64; 2],

@@ -1,7 +1,8 @@
 //! Where flows are kept: slots that keep their number, and an index by key.
 //!
-//! Owns the memory of flows. What every packet needs of one is a cache line of its own: with more flows than fit the cache, fetching
-//! that line *is* the cost of a packet. Must never decide what a flow means, nor give out anything in hash order.
+//! Owns the memory of flows. What every packet needs of one is a cache line of its own: with more
+//! flows than fit the cache, fetching that line *is* the cost of a packet. Must never decide what a
+//! flow means, nor give out anything in hash order.
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
@@ -25,7 +26,8 @@ pub(crate) struct Hot {
     pub settled: bool,
     /// There is something to tell.
     pub changed: bool,
-    /// It speaks HTTP/1, or has said nothing readable: a segment that begins with a request may name a host, even though it is settled.
+    /// It speaks HTTP/1, or has said nothing readable: a segment that begins with a request may
+    /// name a host, even though it is settled.
     pub requests: bool,
 }
 
@@ -33,7 +35,15 @@ const _: () = assert!(size_of::<Hot>() == 64, "two lines would double the cost o
 
 impl Hot {
     pub fn new(key: FlowKey, time: Nanos, interface: InterfaceId) -> Self {
-        Self { key, last: time, interface, packets: 0, settled: false, changed: false, requests: false }
+        Self {
+            key,
+            last: time,
+            interface,
+            packets: 0,
+            settled: false,
+            changed: false,
+            requests: false,
+        }
     }
 
     /// Counts a packet. True: it is a further sighting, on another interface.
@@ -51,8 +61,9 @@ impl Hot {
 
 /// Flows by key and by slot.
 pub(crate) struct Slots {
-    // Keys come from the network, so the hash is seeded at random; chosen collisions could at most slow a table whose size is
-    // bounded. A keyed cryptographic hash costs more than all other work on a packet.
+    // Keys come from the network, so the hash is seeded at random; chosen collisions could at most
+    // slow a table whose size is bounded. A keyed cryptographic hash costs more than all other work
+    // on a packet.
     hasher: RandomState,
     index: HashTable<u32>,
     hot: Vec<Hot>,
@@ -61,8 +72,8 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Room for `expected` flows is reserved, and only used as they come: growing would copy, and hold both copies. The index grows: it
-    /// is quick while it is small.
+    /// Room for `expected` flows is reserved, and only used as they come: growing would copy, and
+    /// hold both copies. The index grows: it is quick while it is small.
     pub fn new(expected: usize) -> Self {
         Self {
             hasher: RandomState::default(),
@@ -87,8 +98,8 @@ impl Slots {
         self.index.find(hash, |slot| self.hot[*slot as usize].key == *key).copied()
     }
 
-    /// Slot of what is probably the flow of this hash, without a look at the flow: the index is small and stays in the cache, the
-    /// flows do not.
+    /// Slot of what is probably the flow of this hash, without a look at the flow: the index is
+    /// small and stays in the cache, the flows do not.
     #[inline]
     pub fn likely(&self, hash: u64) -> Option<u32> {
         self.index.find(hash, |_| true).copied()

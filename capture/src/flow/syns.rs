@@ -1,4 +1,5 @@
-//! SYNs seen lately, to find the two sightings of one: before and after kube-proxy translated its destination.
+//! SYNs seen lately, to find the two sightings of one: before and after kube-proxy translated its
+//! destination.
 //!
 //! Owns their number. Must never look at flows.
 
@@ -8,8 +9,8 @@ use foldhash::HashMap;
 
 use crate::observation::Nanos;
 
-/// Two sightings of one SYN, before and after translation, are microseconds apart; a second is safe and no port is reused so fast
-/// with the same sequence number.
+/// Two sightings of one SYN, before and after translation, are microseconds apart; a second is safe
+/// and no port is reused so fast with the same sequence number.
 pub(super) const WINDOW: i64 = 1_000_000_000;
 /// SYNs of a generation.
 const MAX: usize = 16_384;
@@ -17,8 +18,9 @@ const MAX: usize = 16_384;
 /// Where a SYN goes, and when it was seen.
 pub(super) type Sighting = (SocketAddr, Nanos);
 
-/// By sender and sequence number, in two generations: the older one is forgotten whole when the younger one is full or of another
-/// second, so that a SYN is remembered as long as as many others follow, and nothing is ever searched for what is too old.
+/// By sender and sequence number, in two generations: the older one is forgotten whole when the
+/// younger one is full or of another second, so that a SYN is remembered as long as as many others
+/// follow, and nothing is ever searched for what is too old.
 #[derive(Debug, Default)]
 pub(super) struct Syns {
     young: HashMap<(SocketAddr, u32), Sighting>,
@@ -53,7 +55,11 @@ mod tests {
     use super::*;
 
     fn seen(syns: &mut Syns, n: u32, port: u16, time: Nanos) -> Sighting {
-        *syns.note(SocketAddr::from(([10, 0, 0, 1], 40_000)), n, (SocketAddr::from(([10, 0, 0, 2], port)), time))
+        *syns.note(
+            SocketAddr::from(([10, 0, 0, 1], 40_000)),
+            n,
+            (SocketAddr::from(([10, 0, 0, 2], port)), time),
+        )
     }
 
     #[test]

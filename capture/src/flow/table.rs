@@ -16,14 +16,15 @@ use crate::loss::Counters;
 use crate::observation::{InterfaceId, Names, Nanos, Observation, Orientation, Transport};
 use crate::skim::Skim;
 
-/// Interfaces are read one after the other, each of them late by as much as the kernel holds packets back. So long it is open which of
-/// two sightings came first.
+/// Interfaces are read one after the other, each of them late by as much as the kernel holds
+/// packets back. So long it is open which of two sightings came first.
 const LATE: i64 = 300_000_000;
 
 /// Flows that room is reserved for at once, at most.
 const EXPECTED: usize = 1 << 17;
 
-/// Slot and stamp of an entry that is due at a time, in three classes so that each queue is nearly sorted by time.
+/// Slot and stamp of an entry that is due at a time, in three classes so that each queue is nearly
+/// sorted by time.
 type Queue = VecDeque<(Nanos, u32, u32)>;
 
 pub(crate) struct Table {
@@ -37,8 +38,8 @@ pub(crate) struct Table {
     heads: usize,
     /// Hosts of later requests that are remembered.
     further: usize,
-    /// Flows not told yet, with the time of their first packet as it was noted, and told ones with a further host that is not; only where
-    /// they are asked for.
+    /// Flows not told yet, with the time of their first packet as it was noted, and told ones with
+    /// a further host that is not; only where they are asked for.
     fresh: VecDeque<(u32, Nanos)>,
     /// Latest packet time: time that steps back expires nothing.
     high_water: Nanos,
@@ -65,7 +66,10 @@ impl Table {
     pub fn set_known(&mut self, known: KnownPorts, answers: &Answers) {
         self.known = known;
         for &(slot, _) in &self.fresh {
-            let Some((hot, entry)) = self.slots.get(slot).filter(|(_, e)| !e.told && e.orientation == Orientation::Guessed)
+            let Some((hot, entry)) = self
+                .slots
+                .get(slot)
+                .filter(|(_, e)| !e.told && e.orientation == Orientation::Guessed)
             else {
                 continue;
             };
@@ -97,27 +101,50 @@ impl Table {
         self.slots.touch(slot)
     }
 
-    /// Counts a packet of a settled flow; `None` where the flow is unknown or may still change, or a further request may begin: the
-    /// caller decodes in full. Else whether it was seen before on another interface.
+    /// Counts a packet of a settled flow; `None` where the flow is unknown or may still change, or
+    /// a further request may begin: the caller decodes in full. Else whether it was seen before on
+    /// another interface.
     #[inline]
-    pub fn bump(&mut self, skim: &Skim, hash: u64, likely: u32, time: Nanos, interface: InterfaceId) -> Option<bool> {
-        let slot = if self.slots.hot(likely).key == skim.key { likely } else { self.slots.find(hash, &skim.key)? };
+    pub fn bump(
+        &mut self,
+        skim: &Skim,
+        hash: u64,
+        likely: u32,
+        time: Nanos,
+        interface: InterfaceId,
+    ) -> Option<bool> {
+        let slot = if self.slots.hot(likely).key == skim.key {
+            likely
+        } else {
+            self.slots.find(hash, &skim.key)?
+        };
         let hot = self.slots.hot(slot);
-        if !hot.settled || hot.packets == u32::MAX || hot.requests && REQUESTS.contains(&skim.begins) {
+        if !hot.settled
+            || hot.packets == u32::MAX
+            || hot.requests && REQUESTS.contains(&skim.begins)
+        {
             return None;
         }
         self.high_water = self.high_water.max(time);
         Some(hot.count(time, interface))
     }
 
-    pub fn segment(&mut self, s: &Segment<'_>, answers: &Answers, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
+    pub fn segment(
+        &mut self,
+        s: &Segment<'_>,
+        answers: &Answers,
+        counters: &mut Counters,
+        sink: &mut impl FnMut(Observation),
+    ) {
         self.high_water = self.high_water.max(s.time);
         self.expire(counters, sink);
         let (key, _) = FlowKey::of(s.from, s.to, s.transport);
         let hash = self.slots.hash(&key);
         let opens = s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack;
         let mut slot = self.slots.find(hash, &key);
-        if let Some((old, entry)) = slot.filter(|_| opens).and_then(|old| Some((old, self.entry(old)?))) {
+        if let Some((old, entry)) =
+            slot.filter(|_| opens).and_then(|old| Some((old, self.entry(old)?)))
+        {
             if is_past(entry, s) {
                 counters.repeated_sightings += 1;
                 return;
@@ -131,7 +158,10 @@ impl Table {
             Some(slot) => slot,
             None => self.insert(hash, key, s, opens, answers, counters, sink),
         };
-        let room = Room { head: self.heads < self.config.max_heads, host: self.further < self.config.max_further };
+        let room = Room {
+            head: self.heads < self.config.max_heads,
+            host: self.further < self.config.max_further,
+        };
         let Some((hot, entry)) = self.slots.get_mut(slot) else { return };
         let (was_closed, was_joining) = (entry.closed, entry.joining());
         let nameable = s.is_dns() || !self.config.live && !entry.settled;
@@ -198,14 +228,20 @@ impl Table {
             let initiator = if s.tcp.ack { s.to } else { s.from };
             return (initiator, Orientation::Handshake);
         }
-        if s.transport == Transport::Udp && (s.from.port() == dns::PORT) != (s.to.port() == dns::PORT) {
+        if s.transport == Transport::Udp
+            && (s.from.port() == dns::PORT) != (s.to.port() == dns::PORT)
+        {
             let initiator = if s.to.port() == dns::PORT { s.from } else { s.to };
             return (initiator, Orientation::Request);
         }
         if let Some(initiator) = self.listened(s.from, s.to) {
             return (initiator, Orientation::KnownPort);
         }
-        let initiator = if s.from.port() < s.to.port() && s.transport != Transport::Udp { s.to } else { s.from };
+        let initiator = if s.from.port() < s.to.port() && s.transport != Transport::Udp {
+            s.to
+        } else {
+            s.from
+        };
         (initiator, Orientation::Guessed)
     }
 
@@ -217,11 +253,13 @@ impl Table {
             _ => None,
         };
         let sockets: &HashSet<_> = &self.known.sockets;
-        sides(&|a| sockets.contains(&(a.ip(), a.port()))).or_else(|| sides(&|a| self.known.ports.contains(&a.port())))
+        sides(&|a| sockets.contains(&(a.ip(), a.port())))
+            .or_else(|| sides(&|a| self.known.ports.contains(&a.port())))
     }
 
-    /// Whether this SYN is one that was seen just before, now on its way to where kube-proxy translated its destination. Where that
-    /// way was seen first, what was taken for the original becomes the twin.
+    /// Whether this SYN is one that was seen just before, now on its way to where kube-proxy
+    /// translated its destination. Where that way was seen first, what was taken for the original
+    /// becomes the twin.
     fn is_twin(&mut self, s: &Segment<'_>) -> bool {
         let known = self.syns.note(s.from, s.tcp.seq, (s.to, s.time));
         if s.time.saturating_sub(known.1).abs() > syns::WINDOW {
@@ -249,13 +287,14 @@ impl Table {
     fn deadline(&self, slot: u32) -> Option<(Nanos, Class)> {
         let (hot, entry) = self.slots.get(slot)?;
         // Where a call arrives, its end is not kept.
-        let (idle, class) = if entry.closed || entry.arrives(&hot.key) || self.config.live && entry.twin {
-            (self.config.linger, Class::Closed)
-        } else if !entry.answered || hot.key.transport() != Transport::Tcp {
-            (self.config.idle_short, Class::Short)
-        } else {
-            (self.config.idle_established, Class::Long)
-        };
+        let (idle, class) =
+            if entry.closed || entry.arrives(&hot.key) || self.config.live && entry.twin {
+                (self.config.linger, Class::Closed)
+            } else if !entry.answered || hot.key.transport() != Transport::Tcp {
+                (self.config.idle_short, Class::Short)
+            } else {
+                (self.config.idle_established, Class::Long)
+            };
         Some((hot.last.saturating_add(idle), class))
     }
 
@@ -298,7 +337,8 @@ impl Table {
 
     /// Makes room: the flow that is due first goes, closed ones before others.
     fn evict(&mut self, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
-        /// An active flow may stand at the head of its queue: it is queued anew this often before one goes all the same.
+        /// An active flow may stand at the head of its queue: it is queued anew this often before
+        /// one goes all the same.
         const PATIENCE: usize = 16;
         let mut tried = 0;
         for class in [Class::Closed, Class::Short, Class::Long] {
@@ -329,25 +369,42 @@ impl Table {
         entry.report(&mut hot, sink);
     }
 
-    /// Tells all that changed, in an order that does not depend on hashes. `until`: the packet time reached, where more is to come.
-    pub fn report(&mut self, until: Option<Nanos>, answers: &Answers, sink: &mut impl FnMut(Observation)) {
-        let mut order: Vec<(Nanos, u32)> = self.slots.iter().map(|(slot, entry)| (entry.first, slot)).collect();
-        let ends = |slot| self.slots.get(slot).map(|(hot, entry)| (entry.ends(&hot.key), hot.key.transport()));
+    /// Tells all that changed, in an order that does not depend on hashes. `until`: the packet time
+    /// reached, where more is to come.
+    pub fn report(
+        &mut self,
+        until: Option<Nanos>,
+        answers: &Answers,
+        sink: &mut impl FnMut(Observation),
+    ) {
+        let mut order: Vec<(Nanos, u32)> =
+            self.slots.iter().map(|(slot, entry)| (entry.first, slot)).collect();
+        let ends = |slot| {
+            self.slots.get(slot).map(|(hot, entry)| (entry.ends(&hot.key), hot.key.transport()))
+        };
         order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| ends(a.1).cmp(&ends(b.1))));
         for (_, slot) in order {
             let late = self.config.live;
             self.name(slot, answers);
             if let Some((hot, entry)) = self.slots.get_mut(slot)
-                && !(late && until.is_some_and(|now| !entry.told && now.saturating_sub(entry.first) < LATE))
+                && !(late
+                    && until
+                        .is_some_and(|now| !entry.told && now.saturating_sub(entry.first) < LATE))
             {
                 entry.report(hot, sink);
             }
         }
     }
 
-    /// Tells the flows that were never told and can be told in full: whose names can change no more, or which are `patience` old. Of those
-    /// told before, the further hosts.
-    pub fn report_fresh(&mut self, now: Nanos, patience: Nanos, answers: &Answers, sink: &mut impl FnMut(Observation)) {
+    /// Tells the flows that were never told and can be told in full: whose names can change no
+    /// more, or which are `patience` old. Of those told before, the further hosts.
+    pub fn report_fresh(
+        &mut self,
+        now: Nanos,
+        patience: Nanos,
+        answers: &Answers,
+        sink: &mut impl FnMut(Observation),
+    ) {
         for _ in 0..self.fresh.len() {
             let Some((slot, noted)) = self.fresh.pop_front() else { return };
             self.name(slot, answers);
@@ -366,9 +423,14 @@ impl Table {
         }
     }
 
-    /// The answer that named the responder may have been read after the connection that followed it: on another interface.
+    /// The answer that named the responder may have been read after the connection that followed
+    /// it: on another interface.
     fn name(&mut self, slot: u32, answers: &Answers) {
-        let Some((hot, entry)) = self.slots.get(slot).filter(|(_, entry)| self.config.live && !entry.told) else { return };
+        let Some((hot, entry)) =
+            self.slots.get(slot).filter(|(_, entry)| self.config.live && !entry.told)
+        else {
+            return;
+        };
         let (initiator, responder) = entry.ends(&hot.key);
         let dns = answers.names(initiator.ip(), responder.ip(), entry.first);
         if let Some((_, entry)) = self.slots.get_mut(slot).filter(|_| !dns.is_empty()) {
@@ -376,8 +438,8 @@ impl Table {
         }
     }
 
-    /// The clock was set by `step`: packet times go on from here, and what was due by the old clock is due anew. What was not told yet
-    /// is told by the new clock.
+    /// The clock was set by `step`: packet times go on from here, and what was due by the old clock
+    /// is due anew. What was not told yet is told by the new clock.
     pub fn rebase(&mut self, now: Nanos, step: Nanos) {
         self.high_water = now;
         let all: Vec<u32> = self.slots.iter().map(|(slot, _)| slot).collect();
@@ -393,7 +455,12 @@ impl Table {
         self.syns.rebase(now, step);
     }
 
-    pub fn expire_until(&mut self, now: Nanos, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
+    pub fn expire_until(
+        &mut self,
+        now: Nanos,
+        counters: &mut Counters,
+        sink: &mut impl FnMut(Observation),
+    ) {
         self.high_water = self.high_water.max(now);
         self.expire(counters, sink);
     }
@@ -411,7 +478,8 @@ enum Class {
     Long,
 }
 
-/// Whether this SYN is of an earlier connection on the same ports, from an interface that is read later.
+/// Whether this SYN is of an earlier connection on the same ports, from an interface that is read
+/// later.
 fn is_past(entry: &Entry, s: &Segment<'_>) -> bool {
     entry.isn.is_some_and(|isn| isn != s.tcp.seq) && s.time < entry.first
 }
@@ -420,7 +488,8 @@ fn is_past(entry: &Entry, s: &Segment<'_>) -> bool {
 fn reused(entry: &Entry, s: &Segment<'_>) -> bool {
     match entry.isn {
         Some(isn) => isn != s.tcp.seq,
-        // Joined midway: a SYN ends it for certain, unless it is its own, from an interface that is read later.
+        // Joined midway: a SYN ends it for certain, unless it is its own, from an interface that is
+        // read later.
         None => s.time > entry.first,
     }
 }

@@ -1,7 +1,8 @@
 //! HTTP/2 without TLS, from its preface on: the `:authority` of the first request (RFC 9113).
 //!
-//! Owns the frame layout as far as the first header block. Must never follow a connection further: the compression's state
-//! (RFC 7541) is only known at the beginning, so a later stream's `:authority` cannot be read without all that came before.
+//! Owns the frame layout as far as the first header block. Must never follow a connection further:
+//! the compression's state (RFC 7541) is only known at the beginning, so a later stream's
+//! `:authority` cannot be read without all that came before.
 
 use super::{Head, authority_text};
 
@@ -14,7 +15,8 @@ const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 
-/// True when `bytes` are the preface, or the beginning of it. "PRI" alone could begin no HTTP/1 request that anyone sends.
+/// True when `bytes` are the preface, or the beginning of it. "PRI" alone could begin no HTTP/1
+/// request that anyone sends.
 pub fn begins(bytes: &[u8]) -> bool {
     let length = bytes.len().min(PREFACE.len());
     length >= 3 && bytes[..length] == PREFACE[..length]
@@ -30,7 +32,8 @@ pub fn request(bytes: &[u8]) -> Option<Head> {
     let mut open = None;
     let mut ended = false;
     while let Some((header, after)) = rest.split_first_chunk::<9>() {
-        let length = usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
+        let length =
+            usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
         let (kind, flags) = (header[3], header[4]);
         let stream = u32::from_be_bytes([header[5], header[6], header[7], header[8]]) & 0x7fff_ffff;
         let held = after.len() >= length;
@@ -100,9 +103,15 @@ pub(crate) mod tests {
     }
 
     fn block(authority: &str) -> Vec<u8> {
-        let headers =
-            [(":method", "POST"), (":scheme", "http"), (":path", "/a.B/C"), (":authority", authority), ("te", "trailers")];
-        hpack_patched::Encoder::new().encode(headers.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())))
+        let headers = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/a.B/C"),
+            (":authority", authority),
+            ("te", "trailers"),
+        ];
+        hpack_patched::Encoder::new()
+            .encode(headers.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())))
     }
 
     fn start() -> Vec<u8> {
@@ -111,8 +120,12 @@ pub(crate) mod tests {
 
     #[test]
     fn authority_of_the_first_request() {
-        let bytes = [start(), frame(HEADERS, END_HEADERS, 1, &block("Ratings.bookinfo:9080"))].concat();
-        assert_eq!(request(&bytes), Some(Head { authority: Some("ratings.bookinfo:9080".into()), complete: true }));
+        let bytes =
+            [start(), frame(HEADERS, END_HEADERS, 1, &block("Ratings.bookinfo:9080"))].concat();
+        assert_eq!(
+            request(&bytes),
+            Some(Head { authority: Some("ratings.bookinfo:9080".into()), complete: true })
+        );
         assert_eq!(request(&start()), Some(Head { authority: None, complete: false }));
     }
 
@@ -121,11 +134,19 @@ pub(crate) mod tests {
         let block = block("ratings:9080");
         let (one, two) = block.split_at(3);
         let headers = [&[4, 0, 0, 0, 0, 16], one, &[0; 4]].concat();
-        let bytes = [start(), frame(HEADERS, PADDED | PRIORITY, 1, &headers), frame(CONTINUATION, END_HEADERS, 1, two)].concat();
+        let bytes = [
+            start(),
+            frame(HEADERS, PADDED | PRIORITY, 1, &headers),
+            frame(CONTINUATION, END_HEADERS, 1, two),
+        ]
+        .concat();
         assert_eq!(request(&bytes).and_then(|h| h.authority).as_deref(), Some("ratings:9080"));
         for length in 0..bytes.len() {
             let read = request(&bytes[..length]).and_then(|h| h.authority);
-            assert!(read.is_none() || read.as_deref() == Some("ratings:9080"), "cut at {length}: {read:?}");
+            assert!(
+                read.is_none() || read.as_deref() == Some("ratings:9080"),
+                "cut at {length}: {read:?}"
+            );
         }
     }
 

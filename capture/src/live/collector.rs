@@ -1,7 +1,8 @@
 //! The loop that reads a node's interfaces and turns their packets into observations.
 //!
-//! Owns the handles and the meter. One thread, woken by packets, by changes of interfaces and by its clock. Must never wait for whoever
-//! takes the observations, and never end without telling what it has seen.
+//! Owns the handles and the meter. One thread, woken by packets, by changes of interfaces and by
+//! its clock. Must never wait for whoever takes the observations, and never end without telling
+//! what it has seen.
 
 mod rings;
 mod watching;
@@ -31,12 +32,15 @@ use crate::observation::{Nanos, Observation};
 const MAX_HELD: usize = 262_144;
 /// Frames read from one interface before the others have their turn.
 const TURN: usize = 4_096;
-/// How far the system's clock may move against the steady one between two ticks before it counts as set. NTP slews by 500 ppm.
+/// How far the system's clock may move against the steady one between two ticks before it counts as
+/// set. NTP slews by 500 ppm.
 const STEP: i64 = 500_000_000;
-/// How long the first list of interfaces is waited for. It takes milliseconds; what is slower comes as changes.
+/// How long the first list of interfaces is waited for. It takes milliseconds; what is slower comes
+/// as changes.
 const FIRST_LIST: Duration = Duration::from_secs(5);
-/// Rings are read no oftener than this: a wake-up interrupts whoever has the processor, and costs as much as reading some dozen
-/// packets. A ring of the default size holds some 800 segments that open a connection, which come in 8 ms at 100,000 a second.
+/// Rings are read no oftener than this: a wake-up interrupts whoever has the processor, and costs
+/// as much as reading some dozen packets. A ring of the default size holds some 800 segments that
+/// open a connection, which come in 8 ms at 100,000 a second.
 const PAUSE: Duration = Duration::from_millis(3);
 /// How much longer rings are read at the end than the kernel may hold packets back.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -73,7 +77,8 @@ pub struct Collector {
     listed: HashSet<u32>,
     /// A list of all interfaces has come in.
     complete: bool,
-    /// Handles of interfaces that are gone, or that have another handle now: what the kernel still holds of them is read until then.
+    /// Handles of interfaces that are gone, or that have another handle now: what the kernel still
+    /// holds of them is read until then.
     ending: Vec<Ending>,
     /// Larger rings that are being opened.
     opening: Vec<JoinHandle<Opened>>,
@@ -98,7 +103,9 @@ fn system(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> CollectError 
 
 /// The system's clock, in nanoseconds since the Unix epoch: what the kernel stamps packets with.
 fn clock() -> Nanos {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
 }
 
 fn nanos(d: Duration) -> Nanos {
@@ -114,15 +121,18 @@ impl Collector {
         let io = |what| move |error| CollectError::System { what, error };
         let mut links = Links::open().map_err(io("follow the network interfaces"))?;
         links.list().map_err(io("list the network interfaces"))?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll instance"))?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(system("make an eventfd"))?;
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll instance"))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(system("make an eventfd"))?;
         let add = |fd: BorrowedFd<'_>, token| {
             epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
                 .map_err(system("wait on a descriptor"))
         };
         add(links.as_fd(), LINKS)?;
         add(wake.as_fd(), WAKE)?;
-        let shared = Arc::new(Shared { stop: AtomicBool::new(false), known: Mutex::new(None), wake });
+        let shared =
+            Arc::new(Shared { stop: AtomicBool::new(false), known: Mutex::new(None), wake });
         let mut this = Self {
             meter: Meter::new(config.flows, KnownPorts::default()),
             config,
@@ -149,7 +159,8 @@ impl Collector {
         Ok((this, Control(shared)))
     }
 
-    /// Opens what is there already, so that whoever is told that collecting has begun can rely on it.
+    /// Opens what is there already, so that whoever is told that collecting has begun can rely on
+    /// it.
     fn first_list(&mut self) -> Result<(), CollectError> {
         let until = Instant::now() + FIRST_LIST;
         while !self.complete && Instant::now() < until {
@@ -196,17 +207,25 @@ impl Collector {
             let mut until = tick + self.config.tick;
             // What is ending has no descriptor to wait on.
             if !self.ending.is_empty() {
-                until = until.min(Instant::now() + Duration::from_millis(u64::from(self.config.handle.hold) / 2));
+                until = until.min(
+                    Instant::now() + Duration::from_millis(u64::from(self.config.handle.hold) / 2),
+                );
             }
             let wait = until.saturating_duration_since(Instant::now());
-            let wait = rustix::time::Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
+            let wait = rustix::time::Timespec {
+                tv_sec: wait.as_secs() as i64,
+                tv_nsec: wait.subsec_nanos().into(),
+            };
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait)) {
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait))
+            {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(system("wait for packets")(e)),
             }
             let mut read = false;
-            if let Some(known) = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            if let Some(known) =
+                self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
                 self.meter.set_known(known);
             }
             for event in &events {
@@ -233,7 +252,9 @@ impl Collector {
             clocks = self.check_clock(clocks);
             let wall = clocks.0;
             self.open_again()?;
-            if now >= ask + ASK || self.watched.values().any(|w| w.handle.as_ref().is_some_and(Handle::is_losing)) {
+            if now >= ask + ASK
+                || self.watched.values().any(|w| w.handle.as_ref().is_some_and(Handle::is_losing))
+            {
                 ask = now;
                 self.ask_dropped();
                 self.enlarge();
@@ -260,7 +281,12 @@ impl Collector {
         self.status.counters = self.meter.counters().clone();
         self.status.any = self.any.is_some();
         self.status.watched = self.watched.iter().map(|(i, w)| (*i, w.name.clone())).collect();
-        Told { now, observations: std::mem::take(&mut self.held), status: self.status.clone(), last }
+        Told {
+            now,
+            observations: std::mem::take(&mut self.held),
+            status: self.status.clone(),
+            last,
+        }
     }
 
     /// Nobody took it: it is told with what comes next.
@@ -308,9 +334,10 @@ impl Collector {
         let (meter, held, watched) = (&mut self.meter, &mut self.held, &self.watched);
         let Some(handle) = &mut self.any else { return Ok(()) };
         let mut take = |frame: Frame<'_>| {
-            // A packet passes a veth, a bridge and a device of the node: only the veths count, and of those the ones that have no
-            // handle of their own.
-            let index = frame.data.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
+            // A packet passes a veth, a bridge and a device of the node: only the veths count, and
+            // of those the ones that have no handle of their own.
+            let index =
+                frame.data.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
             if index.and_then(|i| watched.get(&i)).is_some_and(|w| w.handle.is_none()) {
                 meter.frame(&frame, &mut |o| held.push(o));
             }
@@ -326,7 +353,8 @@ impl Collector {
         }
     }
 
-    /// The totals that were just told become what is new in them, and watching what it was: also where no packet came.
+    /// The totals that were just told become what is new in them, and watching what it was: also
+    /// where no packet came.
     fn spans(&mut self, now: Nanos) {
         let held = std::mem::take(&mut self.held);
         self.held = held.into_iter().filter_map(|o| self.span(o, now)).collect();
@@ -345,7 +373,8 @@ impl Collector {
         Some(Observation::Interface(span))
     }
 
-    /// Reads what the kernel holds, for as long as it may hold it, and what was in the rings by then, but not what follows without end.
+    /// Reads what the kernel holds, for as long as it may hold it, and what was in the rings by
+    /// then, but not what follows without end.
     fn drain(&mut self) {
         let hold = Duration::from_millis(u64::from(self.config.handle.hold));
         let until = Instant::now() + hold + Duration::from_millis(50);

@@ -1,7 +1,8 @@
 //! One opened interface.
 //!
-//! Owns the choice of how it is read: a ring of this crate's for an Ethernet device, as pods' interfaces are, and libpcap for all
-//! else. Must never block, and never put an interface into promiscuous mode: what a pod sends and receives passes its veth.
+//! Owns the choice of how it is read: a ring of this crate's for an Ethernet device, as pods'
+//! interfaces are, and libpcap for all else. Must never block, and never put an interface into
+//! promiscuous mode: what a pod sends and receives passes its veth.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -14,12 +15,13 @@ use super::uplink;
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::InterfaceId;
 
-/// libpcap makes rings of blocks of 256 KiB (`MAXIMUM_SNAPLEN`, pcap-linux.c). With a single one the kernel would have nowhere to put
-/// what comes while that block is read.
+/// libpcap makes rings of blocks of 256 KiB (`MAXIMUM_SNAPLEN`, pcap-linux.c). With a single one
+/// the kernel would have nowhere to put what comes while that block is read.
 pub const SMALLEST_RING: u32 = 512 * 1024;
 
-/// Bytes kept of a packet that is only a sample: all headers, and the beginning of what is none of the known requests but may be one. A
-/// stream's packets have up to 64 KiB, and with [`Settings::snap`] of each a ring is full, and this process woken, after a handful.
+/// Bytes kept of a packet that is only a sample: all headers, and the beginning of what is none of
+/// the known requests but may be one. A stream's packets have up to 64 KiB, and with
+/// [`Settings::snap`] of each a ring is full, and this process woken, after a handful.
 const SAMPLED: u32 = 256;
 
 /// How to open interfaces.
@@ -33,8 +35,9 @@ pub struct Settings {
     pub ring: u32,
     /// How long the kernel may hold packets back, in milliseconds.
     pub hold: u32,
-    /// Of pods' interfaces, only what the pod sends is read. The kernel makes a copy of the head of each packet that an interface sends
-    /// before it asks the filter; this spares them. Not seen then: DNS answers, what refuses a call, and calls that arrive.
+    /// Of pods' interfaces, only what the pod sends is read. The kernel makes a copy of the head of
+    /// each packet that an interface sends before it asks the filter; this spares them. Not seen
+    /// then: DNS answers, what refuses a call, and calls that arrive.
     pub pod_sends_only: bool,
 }
 
@@ -112,8 +115,9 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Opens an interface, or [`ANY`] for all (with index 0: each packet carries that of its own). Unless the default route leads
-    /// through it, it leads to a pod and nowhere else, so that what it receives is what the pod sends.
+    /// Opens an interface, or [`ANY`] for all (with index 0: each packet carries that of its own).
+    /// Unless the default route leads through it, it leads to a pod and nowhere else, so that what
+    /// it receives is what the pod sends.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -126,7 +130,13 @@ impl Handle {
             let ring = Ring::open(index, settings.ring, settings.hold, received_only, &program);
             let ring = ring.map_err(|e| refused(name, e.to_string()))?;
             if let Some(ring) = ring {
-                return Ok(Self { source: Source::Ring(ring), name: name.to_owned(), id, link: LinkType::ETHERNET, of_pod });
+                return Ok(Self {
+                    source: Source::Ring(ring),
+                    name: name.to_owned(),
+                    id,
+                    link: LinkType::ETHERNET,
+                    of_pod,
+                });
             }
         }
         let fail = |e: Error| match e {
@@ -157,7 +167,13 @@ impl Handle {
         let socket = unsafe { BorrowedFd::borrow_raw(capture.as_raw_fd()) };
         filter::attach(socket, &filter::program(layer, &config(settings, false)))
             .map_err(|e| refused(name, format!("the kernel refuses the filter: {e}")))?;
-        Ok(Self { source: Source::Libpcap(capture), name: name.to_owned(), id, link, of_pod: false })
+        Ok(Self {
+            source: Source::Libpcap(capture),
+            name: name.to_owned(),
+            id,
+            link,
+            of_pod: false,
+        })
     }
 
     /// Name of the interface.
@@ -195,7 +211,14 @@ impl Handle {
             Source::Ring(ring) => {
                 let result = ring.read(limit, &mut |p| {
                     let direction = if of_pod { p.direction } else { Direction::Unknown };
-                    sink(Frame { time: p.time, interface, link, direction, wire_len: p.wire_len, data: p.data });
+                    sink(Frame {
+                        time: p.time,
+                        interface,
+                        link,
+                        direction,
+                        wire_len: p.wire_len,
+                        data: p.data,
+                    });
                 });
                 return match result {
                     Ok(seen) if seen >= limit => Read::More,
@@ -210,7 +233,12 @@ impl Handle {
             seen += 1;
             sink(Frame {
                 // With Precision::Nano the field for microseconds holds nanoseconds.
-                time: packet.header.ts.tv_sec.saturating_mul(1_000_000_000).saturating_add(packet.header.ts.tv_usec),
+                time: packet
+                    .header
+                    .ts
+                    .tv_sec
+                    .saturating_mul(1_000_000_000)
+                    .saturating_add(packet.header.ts.tv_usec),
                 interface,
                 link,
                 direction: Direction::Unknown,
@@ -226,7 +254,8 @@ impl Handle {
         }
     }
 
-    /// Whether packets were dropped since [`Handle::dropped`] was called, as far as what was read tells.
+    /// Whether packets were dropped since [`Handle::dropped`] was called, as far as what was read
+    /// tells.
     pub fn is_losing(&self) -> bool {
         matches!(&self.source, Source::Ring(ring) if ring.is_losing())
     }
@@ -236,7 +265,9 @@ impl Handle {
         let capture = match &mut self.source {
             Source::Libpcap(capture) => capture,
             // A veth has no queue of its own that could drop.
-            Source::Ring(ring) => return Some(Dropped { ring: ring.dropped().ok()?, interface: 0 }),
+            Source::Ring(ring) => {
+                return Some(Dropped { ring: ring.dropped().ok()?, interface: 0 });
+            }
         };
         let stat = capture.stats().ok()?;
         Some(Dropped { ring: u64::from(stat.dropped), interface: u64::from(stat.if_dropped) })
@@ -245,12 +276,20 @@ impl Handle {
 
 fn config(settings: &Settings, callers_only: bool) -> filter::Config {
     let (sample, snap) = (settings.sample, settings.snap);
-    filter::Config { sample, snap, sampled_snap: snap.min(SAMPLED), always_ports: Vec::new(), callers_only }
+    filter::Config {
+        sample,
+        snap,
+        sampled_snap: snap.min(SAMPLED),
+        always_ports: Vec::new(),
+        callers_only,
+    }
 }
 
 /// libpcap tells these in words only (pcap-linux.c).
 fn is_gone(why: &str) -> bool {
-    ["went down", "disappeared", "not up", "No such device", "ENETDOWN", "Network is down"].iter().any(|w| why.contains(w))
+    ["went down", "disappeared", "not up", "No such device", "ENETDOWN", "Network is down"]
+        .iter()
+        .any(|w| why.contains(w))
 }
 
 fn refused(name: &str, why: String) -> OpenError {

@@ -6,7 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
-    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
+    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkMessage};
@@ -17,7 +18,8 @@ use netlink_sys::{Socket, SocketAddr};
 const GROUP_LINK: u32 = 1;
 /// Longest message read at once. The kernel fills dumps up to 32 KiB.
 const BUFFER: usize = 64 * 1024;
-/// The kernel's buffer for changes not read yet: a node that starts a hundred pods at once sends some thousand messages.
+/// The kernel's buffer for changes not read yet: a node that starts a hundred pods at once sends
+/// some thousand messages.
 const KERNEL_BUFFER: i32 = 1024 * 1024;
 
 // Messages (include/uapi/linux/rtnetlink.h) and attributes (include/uapi/linux/if_link.h).
@@ -37,7 +39,8 @@ pub struct Link {
     pub index: u32,
     /// Name.
     pub name: String,
-    /// It leads to another network namespace: a veth or netkit device whose peer is elsewhere. The peer of a pod's is.
+    /// It leads to another network namespace: a veth or netkit device whose peer is elsewhere. The
+    /// peer of a pod's is.
     pub leads_elsewhere: bool,
     /// It is up (`IFF_UP`): before that it cannot be opened.
     pub up: bool,
@@ -125,7 +128,9 @@ impl Links {
         match message.payload {
             NetlinkPayload::InnerMessage(Heard::New(link)) => sink(Change::There(link)),
             NetlinkPayload::InnerMessage(Heard::Gone(index)) => sink(Change::Gone(index)),
-            NetlinkPayload::Done(_) if message.header.sequence_number == self.sequence => sink(Change::Listed),
+            NetlinkPayload::Done(_) if message.header.sequence_number == self.sequence => {
+                sink(Change::Listed)
+            }
             // The list was interrupted by changes (NLM_F_DUMP_INTR) or refused.
             NetlinkPayload::Error(e) if e.code.is_some() => sink(Change::Lost),
             _ => {}
@@ -148,8 +153,9 @@ fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
     Some((length, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-/// What is heard of links. Of a link's attributes only those are read that tell whose it is: a parser that reads all of them gives up
-/// the whole message where a newer kernel says one thing differently, and the interface would be missed without a word.
+/// What is heard of links. Of a link's attributes only those are read that tell whose it is: a
+/// parser that reads all of them gives up the whole message where a newer kernel says one thing
+/// differently, and the interface would be missed without a word.
 enum Heard {
     New(Link),
     Gone(u32),
@@ -174,12 +180,15 @@ fn link(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
     for attribute in NlasIterator::new(payload.get(HEADER..).unwrap_or_default()) {
         let attribute = attribute?;
         match attribute.kind() {
-            IFLA_IFNAME => name = Some(String::from_utf8_lossy(word(attribute.value())).into_owned()),
+            IFLA_IFNAME => {
+                name = Some(String::from_utf8_lossy(word(attribute.value())).into_owned())
+            }
             IFLA_LINK_NETNSID => elsewhere = true,
             IFLA_LINKINFO => {
                 for info in NlasIterator::new(attribute.value()) {
                     let info = info?;
-                    pair |= info.kind() == IFLA_INFO_KIND && matches!(word(info.value()), b"veth" | b"netkit");
+                    pair |= info.kind() == IFLA_INFO_KIND
+                        && matches!(word(info.value()), b"veth" | b"netkit");
                 }
             }
             _ => {}
@@ -206,7 +215,8 @@ mod tests {
         bytes
     }
 
-    /// What the kernel tells of a link: `struct ifinfomsg`, its name, where its peer is, and its kind with what that has to say.
+    /// What the kernel tells of a link: `struct ifinfomsg`, its name, where its peer is, and its
+    /// kind with what that has to say.
     fn told(elsewhere: bool, kind: &[u8], data: &[u8]) -> Option<Link> {
         let info = attribute(18, &[attribute(1, kind), attribute(2, data)].concat());
         let peer = if elsewhere { attribute(37, &0i32.to_ne_bytes()) } else { Vec::new() };
@@ -224,11 +234,20 @@ mod tests {
         }
     }
 
-    /// As `netkit_fill_info` (drivers/net/netkit.c) tells of a primary device in L3 mode, with attributes of the newest kernels: primary,
-    /// policy, mode, scrub, headroom, tailroom, the peer's policy and scrub, and one that no parser knows.
+    /// As `netkit_fill_info` (drivers/net/netkit.c) tells of a primary device in L3 mode, with
+    /// attributes of the newest kernels: primary, policy, mode, scrub, headroom, tailroom, the
+    /// peer's policy and scrub, and one that no parser knows.
     fn netkit() -> Vec<u8> {
         let number = |kind, n: u32| attribute(kind, &n.to_ne_bytes());
-        let all = [attribute(2, &[1]), number(3, 0), number(5, 1), number(6, 1), number(4, 2), number(7, 0), number(99, 1)];
+        let all = [
+            attribute(2, &[1]),
+            number(3, 0),
+            number(5, 1),
+            number(6, 1),
+            number(4, 2),
+            number(7, 0),
+            number(99, 1),
+        ];
         let room = [attribute(8, &0u16.to_ne_bytes()), attribute(9, &0u16.to_ne_bytes())];
         [all.concat(), room.concat()].concat()
     }
@@ -238,8 +257,14 @@ mod tests {
         let link = Link { index: 7, name: "lxc1".to_owned(), leads_elsewhere: true, up: true };
         assert_eq!(told(true, b"veth\0", b"").unwrap(), link);
         assert_eq!(told(true, b"netkit\0", &netkit()).unwrap(), link);
-        assert_eq!(told(true, b"netkit\0", b"\x03\0").unwrap(), link, "whatever a kernel has to say of its kind");
-        for (elsewhere, kind) in [(false, &b"veth\0"[..]), (false, b"netkit\0"), (true, b"vlan\0"), (true, b"macvlan\0")] {
+        assert_eq!(
+            told(true, b"netkit\0", b"\x03\0").unwrap(),
+            link,
+            "whatever a kernel has to say of its kind"
+        );
+        for (elsewhere, kind) in
+            [(false, &b"veth\0"[..]), (false, b"netkit\0"), (true, b"vlan\0"), (true, b"macvlan\0")]
+        {
             let link = told(elsewhere, kind, b"").unwrap();
             assert!(!link.leads_elsewhere, "{kind:?}");
         }

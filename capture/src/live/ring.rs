@@ -1,8 +1,9 @@
-//! A packet socket on one interface, with a ring that the kernel fills and this process reads (packet(7), TPACKET_V3).
+//! A packet socket on one interface, with a ring that the kernel fills and this process reads
+//! (packet(7), TPACKET_V3).
 //!
-//! Owns the socket and the mapping. libpcap makes rings of blocks of 256 KiB, and at least two are needed, as the kernel drops
-//! what comes while the only one is read: too much for each of some hundred interfaces. Here blocks are small. Must never read a
-//! block that the kernel owns.
+//! Owns the socket and the mapping. libpcap makes rings of blocks of 256 KiB, and at least two are
+//! needed, as the kernel drops what comes while the only one is read: too much for each of some
+//! hundred interfaces. Here blocks are small. Must never read a block that the kernel owns.
 
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -10,16 +11,22 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use libc::{c_int, sockaddr_ll, tpacket_block_desc, tpacket_hdr_v1, tpacket_req3, tpacket_stats_v3, tpacket3_hdr};
+use libc::{
+    c_int, sockaddr_ll, tpacket_block_desc, tpacket_hdr_v1, tpacket_req3, tpacket_stats_v3,
+    tpacket3_hdr,
+};
 
 use super::filter::{self, Instruction};
 use crate::frame::Direction;
 
-/// Bytes of a block: an order of pages that the kernel finds also where memory is fragmented. Holds some 100 opening segments.
+/// Bytes of a block: an order of pages that the kernel finds also where memory is fragmented. Holds
+/// some 100 opening segments.
 const BLOCK: u32 = 16 * 1024;
-/// The kernel checks that blocks are a multiple of this, and has no other use for it in this version (packet_set_ring).
+/// The kernel checks that blocks are a multiple of this, and has no other use for it in this
+/// version (packet_set_ring).
 const FRAME: u32 = 4096;
-/// Parts of a packet in the ring begin at multiples of this (TPACKET_ALIGNMENT, include/uapi/linux/if_packet.h).
+/// Parts of a packet in the ring begin at multiples of this (TPACKET_ALIGNMENT,
+/// include/uapi/linux/if_packet.h).
 const ALIGNMENT: usize = 16;
 /// Type of an Ethernet device (ARPHRD_ETHER), which veth and netkit devices are.
 const ETHERNET: u16 = 1;
@@ -53,11 +60,24 @@ pub(super) struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Opens an interface by its index; `None` where it is no Ethernet device. The filter is there before it is bound, so that it
-    /// has seen every frame. `received_only`: the kernel spares what the interface sends (from Linux 4.20 on).
-    pub fn open(index: u32, bytes: u32, hold: u32, received_only: bool, program: &[Instruction]) -> io::Result<Option<Self>> {
+    /// Opens an interface by its index; `None` where it is no Ethernet device. The filter is there
+    /// before it is bound, so that it has seen every frame. `received_only`: the kernel spares what
+    /// the interface sends (from Linux 4.20 on).
+    pub fn open(
+        index: u32,
+        bytes: u32,
+        hold: u32,
+        received_only: bool,
+        program: &[Instruction],
+    ) -> io::Result<Option<Self>> {
         // SAFETY: takes no pointers. Without a protocol nothing is received until it is bound.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+        let fd = unsafe {
+            libc::socket(
+                libc::AF_PACKET,
+                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+                0,
+            )
+        };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -82,7 +102,9 @@ impl Ring {
         let length = blocks as usize * BLOCK as usize;
         let (access, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
         // SAFETY: a new mapping of the whole ring, wherever the kernel puts it.
-        let map = unsafe { libc::mmap(std::ptr::null_mut(), length, access, shared, socket.as_raw_fd(), 0) };
+        let map = unsafe {
+            libc::mmap(std::ptr::null_mut(), length, access, shared, socket.as_raw_fd(), 0)
+        };
         if map == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -128,8 +150,10 @@ impl Ring {
         while seen < limit {
             // SAFETY: the block is within the mapping, which lives as long as this value.
             let block = unsafe { self.map.add(self.at as usize * BLOCK as usize) };
-            let status = offset_of!(tpacket_block_desc, hdr) + offset_of!(tpacket_hdr_v1, block_status);
-            // SAFETY: the field is aligned, as blocks are at pages, and both sides only ever access it whole.
+            let status =
+                offset_of!(tpacket_block_desc, hdr) + offset_of!(tpacket_hdr_v1, block_status);
+            // SAFETY: the field is aligned, as blocks are at pages, and both sides only ever access
+            // it whole.
             let status = unsafe { AtomicU32::from_ptr(block.add(status).as_ptr().cast()) };
             // Acquire: the packets are read after the kernel has given the block away.
             let flags = status.load(Ordering::Acquire);
@@ -167,8 +191,15 @@ impl Ring {
         let mut length = size_of::<tpacket_stats_v3>() as libc::socklen_t;
         let pointer: *mut tpacket_stats_v3 = &mut stats;
         // SAFETY: the kernel writes at most this length behind the pointer.
-        let result =
-            unsafe { libc::getsockopt(self.raw_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS, pointer.cast(), &mut length) };
+        let result = unsafe {
+            libc::getsockopt(
+                self.raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                pointer.cast(),
+                &mut length,
+            )
+        };
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -196,7 +227,13 @@ fn set<T>(socket: &OwnedFd, name: c_int, value: &T) -> io::Result<()> {
     let pointer: *const T = value;
     // SAFETY: the kernel reads at most this length behind the pointer.
     let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, name, pointer.cast(), size_of::<T>() as libc::socklen_t)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            name,
+            pointer.cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -205,7 +242,8 @@ fn set<T>(socket: &OwnedFd, name: c_int, value: &T) -> io::Result<()> {
 fn packets(block: &[u8], sink: &mut impl FnMut(Packet<'_>)) -> usize {
     let header = offset_of!(tpacket_block_desc, hdr);
     let number = word(block, header + offset_of!(tpacket_hdr_v1, num_pkts)).unwrap_or(0);
-    let mut at = word(block, header + offset_of!(tpacket_hdr_v1, offset_to_first_pkt)).unwrap_or(0) as usize;
+    let mut at =
+        word(block, header + offset_of!(tpacket_hdr_v1, offset_to_first_pkt)).unwrap_or(0) as usize;
     for _ in 0..number {
         let Some((packet, next)) = packet(block, at) else { break };
         sink(packet);
@@ -217,15 +255,27 @@ fn packets(block: &[u8], sink: &mut impl FnMut(Packet<'_>)) -> usize {
 /// The packet at an offset, and how far behind it the next one is.
 fn packet(block: &[u8], at: usize) -> Option<(Packet<'_>, usize)> {
     let field = |offset| word(block, at + offset);
-    let (seconds, nanos) = (field(offset_of!(tpacket3_hdr, tp_sec))?, field(offset_of!(tpacket3_hdr, tp_nsec))?);
+    let (seconds, nanos) =
+        (field(offset_of!(tpacket3_hdr, tp_sec))?, field(offset_of!(tpacket3_hdr, tp_nsec))?);
     let kept = field(offset_of!(tpacket3_hdr, tp_snaplen))? as usize;
-    // Behind the header, at the next multiple of TPACKET_ALIGNMENT, is the address that it came with.
-    let kind = *block.get(at + size_of::<tpacket3_hdr>().next_multiple_of(ALIGNMENT) + offset_of!(sockaddr_ll, sll_pkttype))?;
-    let data = block.get(at + offset_of!(tpacket3_hdr, tp_mac)..)?.first_chunk().map(|b| u16::from_ne_bytes(*b))?;
+    // Behind the header, at the next multiple of TPACKET_ALIGNMENT, is the address that it came
+    // with.
+    let kind = *block.get(
+        at + size_of::<tpacket3_hdr>().next_multiple_of(ALIGNMENT)
+            + offset_of!(sockaddr_ll, sll_pkttype),
+    )?;
+    let data = block
+        .get(at + offset_of!(tpacket3_hdr, tp_mac)..)?
+        .first_chunk()
+        .map(|b| u16::from_ne_bytes(*b))?;
     let packet = Packet {
         time: i64::from(seconds) * 1_000_000_000 + i64::from(nanos),
         wire_len: field(offset_of!(tpacket3_hdr, tp_len))?,
-        direction: if kind == libc::PACKET_OUTGOING { Direction::Sent } else { Direction::Received },
+        direction: if kind == libc::PACKET_OUTGOING {
+            Direction::Sent
+        } else {
+            Direction::Received
+        },
         data: block.get(at + usize::from(data)..)?.get(..kept)?,
     };
     Some((packet, field(offset_of!(tpacket3_hdr, tp_next_offset))? as usize))

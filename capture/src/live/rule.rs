@@ -1,7 +1,9 @@
-//! Which frames are worth keeping, as plain code over bytes: what the filter in the kernel does, for reading and for checking it.
+//! Which frames are worth keeping, as plain code over bytes: what the filter in the kernel does,
+//! for reading and for checking it.
 //!
-//! Owns the rule and its constants; [`super::filter`] says the same in classic BPF, and a test holds both against each other.
-//! Must never be more than the filter can do: no state between frames, nothing from outside the frame but which way it passes.
+//! Owns the rule and its constants; [`super::filter`] says the same in classic BPF, and a test
+//! holds both against each other. Must never be more than the filter can do: no state between
+//! frames, nothing from outside the frame but which way it passes.
 
 use super::filter::{Config, Link};
 use crate::dns::PORT as DNS;
@@ -36,15 +38,18 @@ pub(super) const UDP: u8 = 17;
 pub(super) const SCTP: u8 = 132;
 /// IPv6 fragment header (RFC 8200 §4.5).
 pub(super) const FRAGMENT: u8 = 44;
-/// Authentication header (RFC 4302): TCP may be behind it. Not walked, but not lost for good either.
+/// Authentication header (RFC 4302): TCP may be behind it. Not walked, but not lost for good
+/// either.
 pub(super) const AUTHENTICATION: u8 = 51;
-/// IPv6 hop-by-hop options, routing and destination options (RFC 8200 §4.3, §4.4, §4.6): next header, then length in units of eight
-/// bytes without the first eight.
+/// IPv6 hop-by-hop options, routing and destination options (RFC 8200 §4.3, §4.4, §4.6): next
+/// header, then length in units of eight bytes without the first eight.
 pub(super) const OPTIONS: [u8; 3] = [0, 43, 60];
-/// IPv6 extension headers that are walked, in any order: two of options and a fragment header. Deeper ones are sampled.
+/// IPv6 extension headers that are walked, in any order: two of options and a fragment header.
+/// Deeper ones are sampled.
 pub(super) const MAX_EXTENSIONS: usize = 3;
 
-/// FIN (RFC 9293 §3.1): without the end of a connection a flow table would fill with those that are over.
+/// FIN (RFC 9293 §3.1): without the end of a connection a flow table would fill with those that are
+/// over.
 pub(super) const FIN: u8 = 0x01;
 /// SYN.
 pub(super) const SYN: u8 = 0x02;
@@ -67,8 +72,8 @@ pub(super) const CLIENT_HELLO: u8 = 1;
 pub(super) const TLS_PORTS: [u16; 3] = [443, 8443, 15443];
 /// How TLS records of any kind begin: type 20 to 23, major version 3 (RFC 8446 §5.1).
 pub(super) const RECORDS: [[u8; 2]; 4] = [[0x14, 3], [0x15, 3], [0x16, 3], [0x17, 3]];
-/// Longest payload of a segment on links of 1,500 bytes. Longer ones are cut by a device: a ClientHello is whole in them, and what else is
-/// as long is a body.
+/// Longest payload of a segment on links of 1,500 bytes. Longer ones are cut by a device: a
+/// ClientHello is whole in them, and what else is as long is a body.
 pub(super) const SEGMENT: usize = 1460;
 
 /// Length of a Linux "cooked" header, version 2, bytes (LINKTYPE_LINUX_SLL2).
@@ -76,7 +81,8 @@ const SLL2: usize = 20;
 
 /// What the filter does with a frame.
 ///
-/// A frame of [`Link::Cooked`] is as libpcap hands it out: with its LINKTYPE_LINUX_SLL2 header, of which the protocol counts.
+/// A frame of [`Link::Cooked`] is as libpcap hands it out: with its LINKTYPE_LINUX_SLL2 header, of
+/// which the protocol counts.
 pub fn verdict(link: Link, direction: Direction, frame: &[u8], config: &Config) -> Verdict {
     // Where bytes are missing that the rule must see, the kernel ends the program with "drop".
     judge(link, direction, frame, config).unwrap_or(Verdict::Drop)
@@ -104,7 +110,8 @@ fn judge(link: Link, direction: Direction, frame: &[u8], config: &Config) -> Opt
     }
 }
 
-/// The IP packet behind VLAN tags. The kernel takes the outer one out of most frames before a filter sees them.
+/// The IP packet behind VLAN tags. The kernel takes the outer one out of most frames before a
+/// filter sees them.
 fn untag(mut ether: u16, mut rest: &[u8]) -> Option<&[u8]> {
     for _ in 0..MAX_TAGS {
         if ETHER_VLAN.contains(&ether) {
@@ -136,7 +143,12 @@ fn ipv4(packet: &[u8]) -> Option<Carried<'_>> {
         0 => packet.len(),
         total => total.min(packet.len()),
     };
-    Some(Carried { v6: false, protocol: *packet.get(9)?, bytes: packet.get(header..)?, own: end.saturating_sub(header) })
+    Some(Carried {
+        v6: false,
+        protocol: *packet.get(9)?,
+        bytes: packet.get(header..)?,
+        own: end.saturating_sub(header),
+    })
 }
 
 fn ipv6(packet: &[u8]) -> Option<Carried<'_>> {
@@ -168,7 +180,12 @@ fn is_extension(protocol: u8) -> bool {
     protocol == FRAGMENT || OPTIONS.contains(&protocol)
 }
 
-fn tcp(carried: &Carried<'_>, direction: Direction, (from, to): (u16, u16), config: &Config) -> Verdict {
+fn tcp(
+    carried: &Carried<'_>,
+    direction: Direction,
+    (from, to): (u16, u16),
+    config: &Config,
+) -> Verdict {
     // A first fragment may have the ports only.
     let Some(header) = carried.bytes.get(..TCP_HEADER) else { return Verdict::Sample };
     let flags = header[13];
@@ -176,8 +193,9 @@ fn tcp(carried: &Carried<'_>, direction: Direction, (from, to): (u16, u16), conf
         return Verdict::Always;
     }
     if config.callers_only {
-        // Of a call of those behind the interface: what opens it, what that is answered with, and what they begin to say. Of a call to
-        // them, only what opens it: who calls may be so new that its own interface is not watched yet.
+        // Of a call of those behind the interface: what opens it, what that is answered with, and
+        // what they begin to say. Of a call to them, only what opens it: who calls may be so new
+        // that its own interface is not watched yet.
         let by_them = direction != Direction::Sent;
         if flags & SYN != 0 {
             let answer_of_theirs = by_them && flags & ACK != 0;
@@ -186,7 +204,8 @@ fn tcp(carried: &Carried<'_>, direction: Direction, (from, to): (u16, u16), conf
         if !by_them {
             return Verdict::Sample;
         }
-        // Both ends send a FIN. Whose port is the higher one is the caller, as a rule; what else ends is forgotten after a while.
+        // Both ends send a FIN. Whose port is the higher one is the caller, as a rule; what else
+        // ends is forgotten after a while.
         if flags & FIN != 0 && from > to {
             return Verdict::Always;
         }
@@ -198,14 +217,18 @@ fn tcp(carried: &Carried<'_>, direction: Direction, (from, to): (u16, u16), conf
     let payload = carried.bytes.get(length..carried.own).unwrap_or(&[]);
     let of_port = !payload.is_empty() && config.always_ports.contains(&to);
     let request = payload.first_chunk::<4>().is_some_and(|head| REQUESTS.contains(head));
-    let client_hello = payload.starts_with(&HANDSHAKE) && payload.get(HANDSHAKE_TYPE) == Some(&CLIENT_HELLO);
-    let rest = config.callers_only && flags & PSH != 0 && TLS_PORTS.contains(&to) && ends_hello(payload);
+    let client_hello =
+        payload.starts_with(&HANDSHAKE) && payload.get(HANDSHAKE_TYPE) == Some(&CLIENT_HELLO);
+    let rest =
+        config.callers_only && flags & PSH != 0 && TLS_PORTS.contains(&to) && ends_hello(payload);
     if of_port || request || client_hello || rest { Verdict::Always } else { Verdict::Sample }
 }
 
-/// Whether it may be the rest of a ClientHello, whose server name is in it: it begins within a record, and is no body.
+/// Whether it may be the rest of a ClientHello, whose server name is in it: it begins within a
+/// record, and is no body.
 fn ends_hello(payload: &[u8]) -> bool {
-    payload.len() <= SEGMENT && payload.first_chunk::<2>().is_some_and(|head| !RECORDS.contains(head))
+    payload.len() <= SEGMENT
+        && payload.first_chunk::<2>().is_some_and(|head| !RECORDS.contains(head))
 }
 
 fn half(bytes: &[u8], at: usize) -> Option<u16> {

@@ -93,15 +93,27 @@ impl Input {
             Some(Kind::Zstd) => (Box::new(zstd::Decoder::new(whole).map_err(fail)?), ", zstd"),
             Some(_) => (Box::new(whole), ""),
             None => {
-                return Err(SourceError::NotACapture { path: name.to_owned(), found: sniff::describe(&head) });
+                return Err(SourceError::NotACapture {
+                    path: name.to_owned(),
+                    found: sniff::describe(&head),
+                });
             }
         };
-        let inner = sniff::head(&mut plain)
-            .map_err(|e| SourceError::Refused { path: name.to_owned(), reason: format!("it cannot be decompressed: {e}") })?;
+        let inner = sniff::head(&mut plain).map_err(|e| SourceError::Refused {
+            path: name.to_owned(),
+            reason: format!("it cannot be decompressed: {e}"),
+        })?;
         let kind = sniff::kind(&inner).filter(|k| matches!(k, Kind::Pcap | Kind::PcapNg));
         if kind.is_none() {
-            let found = if inner.is_empty() { "there is nothing in it".to_owned() } else { sniff::describe(&inner) };
-            return Err(SourceError::NotACapture { path: name.to_owned(), found: format!("unpacked, {found}") });
+            let found = if inner.is_empty() {
+                "there is nothing in it".to_owned()
+            } else {
+                sniff::describe(&inner)
+            };
+            return Err(SourceError::NotACapture {
+                path: name.to_owned(),
+                found: format!("unpacked, {found}"),
+            });
         }
         let (reader, mut writer) = io::pipe().map_err(fail)?;
         let failure = Arc::new(Mutex::new(None));
@@ -119,7 +131,13 @@ impl Input {
         Self::packets(reader.into(), kind, Some(pump), name, wrapped.to_owned())
     }
 
-    fn packets(fd: OwnedFd, kind: Option<Kind>, pump: Option<Pump>, name: &str, wrapped: String) -> Result<Self, SourceError> {
+    fn packets(
+        fd: OwnedFd,
+        kind: Option<Kind>,
+        pump: Option<Pump>,
+        name: &str,
+        wrapped: String,
+    ) -> Result<Self, SourceError> {
         let refused = |reason: String| SourceError::Refused { path: name.to_owned(), reason };
         if kind == Some(Kind::PcapNg) {
             let reader = NgReader::new(File::from(fd)).map_err(refused)?;
@@ -127,12 +145,18 @@ impl Input {
             return Ok(Self { packets, pump, format: format!("pcapng{wrapped}") });
         }
         // SAFETY: the descriptor is open and owned by nobody else; libpcap owns it from here on.
-        let capture = unsafe { Capture::from_raw_fd_with_precision(fd.into_raw_fd(), Precision::Nano) };
+        let capture =
+            unsafe { Capture::from_raw_fd_with_precision(fd.into_raw_fd(), Precision::Nano) };
         let capture = capture.map_err(|e| refused(e.to_string()))?;
         // Without a pump, it is a regular file.
-        let capture = if pump.is_none() { Buffered::large(capture) } else { Buffered::small(capture) };
+        let capture =
+            if pump.is_none() { Buffered::large(capture) } else { Buffered::small(capture) };
         let link = LinkType(u16::try_from(capture.get_datalink().0).unwrap_or(u16::MAX));
-        Ok(Self { packets: Some(Packets::Classic { capture, link }), pump, format: format!("pcap{wrapped}") })
+        Ok(Self {
+            packets: Some(Packets::Classic { capture, link }),
+            pump,
+            format: format!("pcap{wrapped}"),
+        })
     }
 
     pub fn format(&self) -> String {
@@ -160,7 +184,12 @@ impl Input {
 }
 
 /// By `pcap_dispatch`: one call of libpcap for many packets.
-fn classic(capture: &mut Capture<Offline>, link: LinkType, count: usize, take: &mut impl FnMut(Frame<'_>)) -> Next {
+fn classic(
+    capture: &mut Capture<Offline>,
+    link: LinkType,
+    count: usize,
+    take: &mut impl FnMut(Frame<'_>),
+) -> Next {
     let mut read = 0;
     let result = capture.dispatch(Some(count), |packet| {
         read += 1;
@@ -183,7 +212,8 @@ fn classic(capture: &mut Capture<Offline>, link: LinkType, count: usize, take: &
 }
 
 impl Pump {
-    /// Why decompression ended early. Only called when the pipe has ended, so the thread is at its end too.
+    /// Why decompression ended early. Only called when the pipe has ended, so the thread is at its
+    /// end too.
     fn failed(&mut self) -> Option<String> {
         if let Some(thread) = self.thread.take_if(|t| t.is_finished()) {
             let _ = thread.join();
@@ -194,10 +224,12 @@ impl Pump {
 
 impl Drop for Input {
     fn drop(&mut self) {
-        // Closing the reading end first makes a pump that still writes fail at once instead of blocking for ever.
+        // Closing the reading end first makes a pump that still writes fail at once instead of
+        // blocking for ever.
         self.packets = None;
         if let Some(thread) = self.pump.as_mut().and_then(|p| p.thread.take()) {
-            // A pump that waits for its own input (an idle pipe) cannot be woken: it ends with that input.
+            // A pump that waits for its own input (an idle pipe) cannot be woken: it ends with that
+            // input.
             if thread.is_finished() {
                 let _ = thread.join();
             }

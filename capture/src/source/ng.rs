@@ -12,9 +12,11 @@ use crate::observation::{InterfaceId, Nanos};
 
 /// First size of the buffer: a block must fit whole, and most are small.
 const BUFFER: usize = 128 * 1024;
-/// Bytes within which the section header must end: writers put a few hundred bytes of options there.
+/// Bytes within which the section header must end: writers put a few hundred bytes of options
+/// there.
 const HEAD: u64 = 4096;
-/// A larger block than this is no packet (the largest snap length is 256 KiB): the file is damaged or hostile.
+/// A larger block than this is no packet (the largest snap length is 256 KiB): the file is damaged
+/// or hostile.
 const MAX_BLOCK: usize = 1024 * 1024;
 
 struct Interface {
@@ -46,9 +48,13 @@ enum Step {
 
 impl NgReader {
     pub fn new(mut file: File) -> Result<Self, String> {
-        // The parser wants the whole section header in its first read; a pipe gives whatever has arrived.
+        // The parser wants the whole section header in its first read; a pipe gives whatever has
+        // arrived.
         let mut head = Vec::new();
-        file.by_ref().take(HEAD).read_to_end(&mut head).map_err(|e| format!("it cannot be read: {e}"))?;
+        file.by_ref()
+            .take(HEAD)
+            .read_to_end(&mut head)
+            .map_err(|e| format!("it cannot be read: {e}"))?;
         let file = Cursor::new(head).chain(file);
         let reader = PcapNGReader::new(BUFFER, file)
             .map_err(|e| format!("its pcapng section header cannot be read ({e}); it may be cut within the first bytes"))?;
@@ -95,19 +101,27 @@ impl NgReader {
     fn grow(&mut self) -> Option<Next> {
         self.size *= 2;
         if self.size > MAX_BLOCK || !self.reader.grow(self.size) {
-            return Some(Next::Damaged("a block of it claims to be larger than any packet".to_owned()));
+            return Some(Next::Damaged(
+                "a block of it claims to be larger than any packet".to_owned(),
+            ));
         }
         None
     }
 
     fn step(&mut self, take: &mut impl FnMut(Frame<'_>)) -> Step {
         let (consumed, step) = match self.reader.next() {
-            Ok((consumed, block)) => (consumed, Self::block(&mut self.interfaces, &mut self.earlier, &block, take)),
+            Ok((consumed, block)) => {
+                (consumed, Self::block(&mut self.interfaces, &mut self.earlier, &block, take))
+            }
             Err(PcapError::Eof) => return Step::End,
             Err(PcapError::Incomplete(_)) => return Step::Refill,
             Err(PcapError::BufferTooSmall) => return Step::Grow,
-            Err(PcapError::UnexpectedEof) => return Step::Damaged("it is cut in the middle of a block".to_owned()),
-            Err(PcapError::ReadError) => return Step::Damaged("it cannot be read further".to_owned()),
+            Err(PcapError::UnexpectedEof) => {
+                return Step::Damaged("it is cut in the middle of a block".to_owned());
+            }
+            Err(PcapError::ReadError) => {
+                return Step::Damaged("it cannot be read further".to_owned());
+            }
             Err(_) => return Step::Damaged("it holds a malformed block".to_owned()),
         };
         self.reader.consume(consumed);
@@ -134,7 +148,10 @@ impl NgReader {
             }),
             Block::EnhancedPacket(p) => {
                 let Some(i) = interfaces.get(p.if_id as usize) else {
-                    return Step::Damaged(format!("a packet names interface {}, which is not described", p.if_id));
+                    return Step::Damaged(format!(
+                        "a packet names interface {}, which is not described",
+                        p.if_id
+                    ));
                 };
                 let ticks = u64::from(p.ts_high) << 32 | u64::from(p.ts_low);
                 let data = p.packet_data();
@@ -158,7 +175,14 @@ impl NgReader {
                 let data = &data[..data.len().min(cut as usize)];
                 let interface = InterfaceId { source: 0, index: *earlier };
                 // A simple packet has no time; 0 keeps it before all that is known.
-                take(Frame { time: 0, interface, link: i.link, direction: Direction::Unknown, wire_len: p.origlen, data });
+                take(Frame {
+                    time: 0,
+                    interface,
+                    link: i.link,
+                    direction: Direction::Unknown,
+                    wire_len: p.origlen,
+                    data,
+                });
                 return Step::Told;
             }
             _ => {}

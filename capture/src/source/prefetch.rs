@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::{Digests, Reader};
 use crate::frame::Batch;
 
-/// Batches on their way: enough to smooth out a slow moment of either side, few enough to stay in the cache that
-/// cores share.
+/// Batches on their way: enough to smooth out a slow moment of either side, few enough to stay in
+/// the cache that cores share.
 const DEPTH: usize = 4;
 
 /// A reader at work on its own thread.
@@ -40,8 +40,9 @@ pub fn spawn(mut reader: Reader) -> std::io::Result<Prefetch> {
 }
 
 impl Prefetch {
-    /// The next batch; `None` at the end, or soon after `in_vain` is set, also while an idle pipe is waited for: the thread that waits
-    /// for it is better left alone then than waited for by [`Prefetch::finish`].
+    /// The next batch; `None` at the end, or soon after `in_vain` is set, also while an idle pipe
+    /// is waited for: the thread that waits for it is better left alone then than waited for by
+    /// [`Prefetch::finish`].
     pub fn next_batch(&mut self, in_vain: &AtomicBool) -> Option<Batch> {
         const PATIENCE: Duration = Duration::from_millis(50);
         while !in_vain.load(Ordering::Relaxed) {
@@ -63,14 +64,18 @@ impl Prefetch {
         let _ = self.empty.try_send(batch);
     }
 
-    /// Waits for the thread and returns the reader with its reports, and the digests of what was delivered.
+    /// Waits for the thread and returns the reader with its reports, and the digests of what was
+    /// delivered.
     ///
     /// # Errors
     /// When the thread panicked.
     pub fn finish(self) -> Result<(Reader, Digests), String> {
         drop(self.full);
         drop(self.empty);
-        let reader = self.thread.join().map_err(|_| "the reading thread ended unexpectedly; this is a bug".to_owned())?;
+        let reader = self
+            .thread
+            .join()
+            .map_err(|_| "the reading thread ended unexpectedly; this is a bug".to_owned())?;
         Ok((reader, self.digests))
     }
 }

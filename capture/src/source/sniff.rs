@@ -16,8 +16,9 @@ pub(super) enum Kind {
 /// Bytes that [`kind`] needs.
 pub(super) const ENOUGH: usize = 12;
 
-/// Recognises by magic number: pcap in both byte orders and precisions (and Kuznetzov's variant, which libpcap reads too),
-/// pcapng (draft-ietf-opsawg-pcapng §4.1), gzip (RFC 1952), zstd (RFC 8878).
+/// Recognises by magic number: pcap in both byte orders and precisions (and Kuznetzov's variant,
+/// which libpcap reads too), pcapng (draft-ietf-opsawg-pcapng §4.1), gzip (RFC 1952), zstd (RFC
+/// 8878).
 pub(super) fn kind(head: &[u8]) -> Option<Kind> {
     match head {
         [0xd4, 0xc3, 0xb2, 0xa1, ..]
@@ -36,7 +37,8 @@ pub(super) fn kind(head: &[u8]) -> Option<Kind> {
 /// In words, what a file that is no capture begins with.
 pub(super) fn describe(head: &[u8]) -> String {
     if head.iter().all(|b| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e)) {
-        let text: String = head.iter().map(|b| if *b < 0x20 { ' ' } else { char::from(*b) }).collect();
+        let text: String =
+            head.iter().map(|b| if *b < 0x20 { ' ' } else { char::from(*b) }).collect();
         format!("it begins with the text {:?}", text.trim())
     } else {
         let hex: Vec<String> = head.iter().take(4).map(|b| format!("{b:02x}")).collect();

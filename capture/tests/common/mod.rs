@@ -40,7 +40,9 @@ pub struct Packet<'a> {
 impl Packet<'_> {
     /// As an Ethernet frame.
     pub fn bytes(&self, from: (Ip, u16), to: (Ip, u16)) -> Vec<u8> {
-        let mut builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(from.1, to.1, self.seq, 64_000);
+        let mut builder = PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4(from.0, to.0, 64)
+            .tcp(from.1, to.1, self.seq, 64_000);
         if self.syn {
             builder = builder.syn();
         }
@@ -84,7 +86,14 @@ impl Wire {
         self.take(time, LinkType::RAW, data, interface, direction);
     }
 
-    fn take(&mut self, time: i64, link: LinkType, data: &[u8], interface: u32, direction: Direction) {
+    fn take(
+        &mut self,
+        time: i64,
+        link: LinkType,
+        data: &[u8],
+        interface: u32,
+        direction: Direction,
+    ) {
         let interface = InterfaceId { source: 0, index: interface };
         let frame = Frame { time, interface, link, direction, wire_len: data.len() as u32, data };
         let told = &mut self.told;
@@ -95,13 +104,23 @@ impl Wire {
     pub fn call(&mut self, time: i64, port: u16) {
         let (web, cart) = ((WEB, port), (CART, 8080));
         self.packet(time, web, cart, Packet { seq: 7, syn: true, ..Packet::default() });
-        self.packet(time + 1, cart, web, Packet { seq: 70, ack: Some(8), syn: true, ..Packet::default() });
+        self.packet(
+            time + 1,
+            cart,
+            web,
+            Packet { seq: 70, ack: Some(8), syn: true, ..Packet::default() },
+        );
         self.request(time + 2, port);
     }
 
     pub fn request(&mut self, time: i64, port: u16) {
         let payload = b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n";
-        self.packet(time, (WEB, port), (CART, 8080), Packet { seq: 8, ack: Some(71), payload, ..Packet::default() });
+        self.packet(
+            time,
+            (WEB, port),
+            (CART, 8080),
+            Packet { seq: 8, ack: Some(71), payload, ..Packet::default() },
+        );
     }
 
     /// What is told at a tick.

@@ -22,7 +22,12 @@ pub fn tcp(ports: (u16, u16), set: impl FnOnce(&mut TcpHeader), payload: &[u8]) 
 }
 
 pub fn udp(ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
-    let header = UdpHeader { source_port: ports.0, destination_port: ports.1, length: 8 + payload.len() as u16, checksum: 0 };
+    let header = UdpHeader {
+        source_port: ports.0,
+        destination_port: ports.1,
+        length: 8 + payload.len() as u16,
+        checksum: 0,
+    };
     [&header.to_bytes(), payload].concat()
 }
 
@@ -44,7 +49,12 @@ pub fn carried() -> Vec<Carried> {
         ("ack", 6, data(b""), Sample),
         ("data", 6, data(b"abcdefgh"), Sample),
         ("hello", 6, data(&hello), Always),
-        ("hello with options", 6, tcp((40_000, 443), |h| (h.ack, h.options) = (true, stamps.clone()), &hello), Always),
+        (
+            "hello with options",
+            6,
+            tcp((40_000, 443), |h| (h.ack, h.options) = (true, stamps.clone()), &hello),
+            Always,
+        ),
         ("hello, six bytes", 6, data(&hello[..6]), Always),
         ("hello, five bytes", 6, data(&hello[..5]), Sample),
         ("hello, three bytes", 6, data(&hello[..3]), Sample),
@@ -54,7 +64,12 @@ pub fn carried() -> Vec<Carried> {
         ("method, three bytes", 6, data(b"GET"), Sample),
         ("lower case", 6, data(b"get / HTTP/1.1"), Sample),
         ("response", 6, data(b"HTTP/1.1 200 OK"), Sample),
-        ("http with options", 6, tcp((40_000, 80), |h| (h.ack, h.options) = (true, stamps), b"GET /"), Always),
+        (
+            "http with options",
+            6,
+            tcp((40_000, 80), |h| (h.ack, h.options) = (true, stamps), b"GET /"),
+            Always,
+        ),
         ("tls port", 6, tcp((40_000, TLS_PORT), ack, b"x"), Always),
         ("tls port, no payload", 6, tcp((40_000, TLS_PORT), ack, b""), Sample),
         ("from tls port", 6, tcp((TLS_PORT, 40_000), ack, b"x"), Sample),
@@ -66,15 +81,40 @@ pub fn carried() -> Vec<Carried> {
         ("dns", 17, udp((40_000, 53), &[7; 30]), Always),
         ("dns answer", 17, udp((53, 40_000), &[7; 30]), Always),
         ("udp", 17, udp((40_000, 8125), b"GET /"), Sample),
-        ("sctp", 132, [&udp((40_000, 3868), &[0; 4])[..], &[1, 0, 0, 20], &[0; 16]].concat(), Sample),
-        ("sctp, port of dns", 132, [&udp((40_000, 53), &[0; 4])[..], &[0, 3, 0, 20], &[0; 16]].concat(), Sample),
-        ("authentication header", 51, [&[6, 4, 0, 0][..], &[0; 20], &data(b"GET /")].concat(), Sample),
+        (
+            "sctp",
+            132,
+            [&udp((40_000, 3868), &[0; 4])[..], &[1, 0, 0, 20], &[0; 16]].concat(),
+            Sample,
+        ),
+        (
+            "sctp, port of dns",
+            132,
+            [&udp((40_000, 53), &[0; 4])[..], &[0, 3, 0, 20], &[0; 16]].concat(),
+            Sample,
+        ),
+        (
+            "authentication header",
+            51,
+            [&[6, 4, 0, 0][..], &[0; 20], &data(b"GET /")].concat(),
+            Sample,
+        ),
         ("icmp", 1, vec![8, 0, 0, 53, 0, 53, 0, 1], Drop),
         ("icmp for IPv6", 58, vec![128, 0, 0, 53, 0, 53, 0, 1], Drop),
         ("esp", 50, vec![0, 53, 0, 53, 0, 0, 0, 1, 2, 3], Drop),
         ("no next header", 59, vec![0, 53, 0, 53], Drop),
     ];
-    for head in ["GET /", "POST /", "PUT /", "HEAD /", "DELETE /", "OPTIONS *", "PATCH /", "CONNECT a:1", "TRACE /"] {
+    for head in [
+        "GET /",
+        "POST /",
+        "PUT /",
+        "HEAD /",
+        "DELETE /",
+        "OPTIONS *",
+        "PATCH /",
+        "CONNECT a:1",
+        "TRACE /",
+    ] {
         all.push((head, 6, data(head.as_bytes()), Always));
     }
     all.push(("http/2", 6, data(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Always));
@@ -83,13 +123,15 @@ pub fn carried() -> Vec<Carried> {
 
 pub fn ipv4(protocol: u8, transport: &[u8], set: impl FnOnce(&mut Ipv4Header)) -> Vec<u8> {
     let length = transport.len() as u16;
-    let mut header = Ipv4Header::new(length, 64, IpNumber(protocol), [10, 0, 0, 1], [10, 0, 0, 2]).unwrap();
+    let mut header =
+        Ipv4Header::new(length, 64, IpNumber(protocol), [10, 0, 0, 1], [10, 0, 0, 2]).unwrap();
     set(&mut header);
     header.total_len = header.header_len() as u16 + length;
     [&header.to_bytes(), transport].concat()
 }
 
-/// Extension headers by number and bytes; the first byte of each is set to the number of what follows it.
+/// Extension headers by number and bytes; the first byte of each is set to the number of what
+/// follows it.
 pub fn ipv6(extensions: &[(u8, &[u8])], protocol: u8, transport: &[u8]) -> Vec<u8> {
     let mut rest = transport.to_vec();
     let mut next = protocol;
@@ -103,7 +145,8 @@ pub fn ipv6(extensions: &[(u8, &[u8])], protocol: u8, transport: &[u8]) -> Vec<u
 }
 
 pub const HOP_BY_HOP: (u8, &[u8]) = (0, &[0, 0, 1, 4, 0, 0, 0, 0]);
-pub const ROUTING: (u8, &[u8]) = (43, &[0, 2, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+pub const ROUTING: (u8, &[u8]) =
+    (43, &[0, 2, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 pub const DESTINATION: (u8, &[u8]) = (60, &[0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 pub const FIRST_FRAGMENT: (u8, &[u8]) = (44, &[0, 0, 0, 1, 0, 0, 0, 9]);
 pub const LATER_FRAGMENT: (u8, &[u8]) = (44, &[0, 0, 0, 8, 0, 0, 0, 9]);
@@ -113,7 +156,9 @@ pub fn packets(protocol: u8, transport: &[u8]) -> Vec<Vec<u8>> {
     let v6 = |extensions: &[(u8, &[u8])]| ipv6(extensions, protocol, transport);
     let mut packets = vec![
         ipv4(protocol, transport, |_| {}),
-        ipv4(protocol, transport, |h| h.options = Ipv4Options::try_from(&[1_u8, 1, 1, 1, 1, 1, 1, 0][..]).unwrap()),
+        ipv4(protocol, transport, |h| {
+            h.options = Ipv4Options::try_from(&[1_u8, 1, 1, 1, 1, 1, 1, 0][..]).unwrap()
+        }),
         ipv4(protocol, transport, |h| h.more_fragments = true),
     ];
     packets.push(v6(&[]));
@@ -140,9 +185,9 @@ pub fn frames(packet: &[u8]) -> Vec<(Link, Vec<u8>)> {
 }
 
 pub fn tagged(tags: &[u16], ether: u16, packet: &[u8]) -> (u16, Vec<u8>) {
-    tags.iter()
-        .rev()
-        .fold((ether, packet.to_vec()), |(ether, rest), tag| (*tag, [&[0x20, 5][..], &ether.to_be_bytes(), &rest].concat()))
+    tags.iter().rev().fold((ether, packet.to_vec()), |(ether, rest), tag| {
+        (*tag, [&[0x20, 5][..], &ether.to_be_bytes(), &rest].concat())
+    })
 }
 
 pub fn ethernet(tags: &[u16], ether: u16, packet: &[u8]) -> Vec<u8> {
@@ -152,14 +197,17 @@ pub fn ethernet(tags: &[u16], ether: u16, packet: &[u8]) -> Vec<u8> {
 
 pub fn cooked(tags: &[u16], ether: u16, packet: &[u8]) -> Vec<u8> {
     let (ether, rest) = tagged(tags, ether, packet);
-    [&ether.to_be_bytes()[..], &[0, 0, 0, 0, 0, 3, 0, 1, 4, 6, 2, 0, 0, 0, 0, 1, 0, 0], &rest].concat()
+    [&ether.to_be_bytes()[..], &[0, 0, 0, 0, 0, 3, 0, 1, 4, 6, 2, 0, 0, 0, 0, 1, 0, 0], &rest]
+        .concat()
 }
 
 pub fn all_frames() -> Vec<(&'static str, Link, Vec<u8>, Verdict)> {
     let mut all = Vec::new();
     for (name, protocol, transport, expected) in carried() {
         for packet in packets(protocol, &transport) {
-            all.extend(frames(&packet).into_iter().map(|(link, frame)| (name, link, frame, expected)));
+            all.extend(
+                frames(&packet).into_iter().map(|(link, frame)| (name, link, frame, expected)),
+            );
         }
     }
     all

@@ -48,7 +48,8 @@ const PACE: Pace = Pace { refresh: Duration::from_secs(3600), settle: Duration::
 fn opened(disk: &Arc<Mutex<Disk>>, dir: &Path, boot: &str) -> (Outbox, Gatherer) {
     disk.lock().unwrap().spool = dir.join("spool.ndjson");
     let mut gatherer = Gatherer::new("n1", boot);
-    let (outbox, problems) = Outbox::open(Box::new(Fake(Arc::clone(disk))), PACE, Some(dir), &mut gatherer).unwrap();
+    let (outbox, problems) =
+        Outbox::open(Box::new(Fake(Arc::clone(disk))), PACE, Some(dir), &mut gatherer).unwrap();
     assert_eq!(problems, Vec::<String>::new());
     (outbox, gatherer)
 }
@@ -129,7 +130,8 @@ fn a_spool_that_is_damaged_is_kept_aside() {
     fs::write(dir.path().join("spool.ndjson"), "{\"observed\":").unwrap();
     let mut gatherer = Gatherer::new("n1", "boot");
     let disk = Arc::<Mutex<Disk>>::default();
-    let (_, problems) = Outbox::open(Box::new(Fake(disk)), PACE, Some(dir.path()), &mut gatherer).unwrap();
+    let (_, problems) =
+        Outbox::open(Box::new(Fake(disk)), PACE, Some(dir.path()), &mut gatherer).unwrap();
     assert_eq!(problems.len(), 1);
     assert!(dir.path().join("spool.damaged").exists() && !dir.path().join("spool.ndjson").exists());
 }

@@ -47,7 +47,8 @@ fn gone(builder: &mut Builder, pod: objects::Pod, ended: Ended) {
 
 /// Who had the address in each of these half seconds; `-`: nobody known.
 fn holders(cluster: &Cluster, seconds: &[i64]) -> String {
-    let of = |s: &i64| match cluster.holder(ADDRESS.parse().unwrap(), Time(s * SECOND + SECOND / 2)) {
+    let of = |s: &i64| match cluster.holder(ADDRESS.parse().unwrap(), Time(s * SECOND + SECOND / 2))
+    {
         Holder::Pod(pod) => pod.name.to_string(),
         Holder::NobodyInPodRange => "-".to_owned(),
         other => panic!("{other:?}"),
@@ -58,7 +59,8 @@ fn holders(cluster: &Cluster, seconds: &[i64]) -> String {
 /// Which Services were behind the address; `?` where there may have been others.
 fn behind(cluster: &Cluster, second: i64) -> String {
     let (address, time) = (ADDRESS.parse().unwrap(), Time(second * SECOND + SECOND / 2));
-    let names: String = cluster.endpoint(address, 8080, Protocol::Tcp, time).map(|(s, _)| s.name.clone()).collect();
+    let names: String =
+        cluster.endpoint(address, 8080, Protocol::Tcp, time).map(|(s, _)| s.name.clone()).collect();
     let sure = cluster.endpoint_is_sure(address, 8080, Protocol::Tcp, time);
     if sure { names } else { names + "?" }
 }
@@ -90,7 +92,8 @@ fn while_nobody_looked_an_address_is_nobodys_that_is_not_known() {
 fn the_end_of_the_last_container_is_known_though_nobody_looked() {
     let mut a = pod("a", 10, Some(12));
     a.status.phase = "Succeeded".to_owned();
-    a.status.container_statuses[0].state = parsed(json!({"terminated": {"startedAt": at(12), "finishedAt": at(80)}}));
+    a.status.container_statuses[0].state =
+        parsed(json!({"terminated": {"startedAt": at(12), "finishedAt": at(80)}}));
     let mut builder = Builder::default();
     gone(&mut builder, a, Ended::Between(at(100), at(200)));
     builder.pod(&pod("b", 70, Some(82)));
@@ -116,7 +119,11 @@ fn endpoints_go_with_the_address() {
     };
     assert_eq!(build(true, None), "a a? a? a? ", "it may have been one all along");
     assert_eq!(build(true, Some("b")), "a a? a? b b");
-    assert_eq!(build(true, Some("a")), "a a? a? a a", "its next pod stands behind the same Service");
+    assert_eq!(
+        build(true, Some("a")),
+        "a a? a? a a",
+        "its next pod stands behind the same Service"
+    );
     assert_eq!(build(false, Some("b")), "   b b", "a pod without a Service was called directly");
 }
 

@@ -1,7 +1,8 @@
-//! What the thread of the store does besides keeping and merging: raises what is new, looks at everything from time to time, and notes what
-//! the view knows.
+//! What the thread of the store does besides keeping and merging: raises what is new, looks at
+//! everything from time to time, and notes what the view knows.
 //!
-//! Owns when that is done, and that a full disk is waited for. Must never count twice what a batch told.
+//! Owns when that is done, and that a full disk is waited for. Must never count twice what a batch
+//! told.
 
 use std::time::{Duration, Instant};
 
@@ -48,11 +49,13 @@ impl Work {
         }
     }
 
-    /// Notes what the view knows, so that it is known after a restart who had an address before. `last`: all of it, whenever that was
-    /// done before.
+    /// Notes what the view knows, so that it is known after a restart who had an address before.
+    /// `last`: all of it, whenever that was done before.
     pub(super) fn note(&mut self, last: bool) -> Result<(), StoreError> {
         let revision = self.view.revision();
-        let wait = |(at, of): (Instant, u64)| at.elapsed() < if of == revision { NOTE_ANYWAY } else { NOTE };
+        let wait = |(at, of): (Instant, u64)| {
+            at.elapsed() < if of == revision { NOTE_ANYWAY } else { NOTE }
+        };
         if !last && self.noted.is_some_and(wait) {
             return Ok(());
         }
@@ -84,19 +87,33 @@ impl Work {
                 tracing::info!(%workload, dependencies = n, "enough is known of it: its dependencies are accepted");
             }
         }
-        let new = novelty::coverage(&mut self.store, &self.view.current(), clock::now(), self.pace.patience)?;
+        let new = novelty::coverage(
+            &mut self.store,
+            &self.view.current(),
+            clock::now(),
+            self.pace.patience,
+        )?;
         self.raised(&new);
         self.review = Some(Review { after: None, next: Instant::now() });
         Ok(())
     }
 
-    /// The next part of a look at everything. It takes a fifth of the time at most: others want something too.
+    /// The next part of a look at everything. It takes a fifth of the time at most: others want
+    /// something too.
     fn review(&mut self) -> Result<(), StoreError> {
         let now = Instant::now();
-        let Some(Review { after, .. }) = self.review.take_if(|r| r.next <= now) else { return Ok(()) };
-        let (new, last) = novelty::review_after(&mut self.store, after.as_ref(), clock::now(), self.pace.patience)?;
+        let Some(Review { after, .. }) = self.review.take_if(|r| r.next <= now) else {
+            return Ok(());
+        };
+        let (new, last) = novelty::review_after(
+            &mut self.store,
+            after.as_ref(),
+            clock::now(),
+            self.pace.patience,
+        )?;
         self.raised(&new);
-        self.review = last.map(|last| Review { after: Some(last), next: Instant::now() + 4 * now.elapsed() });
+        self.review =
+            last.map(|last| Review { after: Some(last), next: Instant::now() + 4 * now.elapsed() });
         Ok(())
     }
 
@@ -107,8 +124,8 @@ impl Work {
         }
     }
 
-    /// Raises what is new in what was merged. Whether that is done; a full disk is waited for, as it is when merging. A restart meanwhile
-    /// finds it in the store.
+    /// Raises what is new in what was merged. Whether that is done; a full disk is waited for, as
+    /// it is when merging. A restart meanwhile finds it in the store.
     pub(super) fn notice(&mut self) -> Result<bool, String> {
         let Some(batch) = self.unnoticed.take() else { return Ok(true) };
         match novelty::notice(&mut self.store, &batch, clock::now(), self.pace.patience) {

@@ -1,10 +1,12 @@
-//! What the view knows across restarts: who has the addresses, who had them, and what EndpointSlices have and have lost.
+//! What the view knows across restarts: who has the addresses, who had them, and what
+//! EndpointSlices have and have lost.
 //!
-//! Owns the rows that a store keeps of it, and what they say after a restart. While nobody looks, an address may pass on: what was there
-//! when somebody looked last, and is missing in the first list, was over at some time between ([`Ended::Between`]), and the time between
-//! is nobody's unless more is known. What is remembered for a while is remembered for as long while somebody looks: the time of absence
-//! does not count, for agents tell of what was before it when it is over. Must never take what is recalled for what is there: the first
-//! list decides.
+//! Owns the rows that a store keeps of it, and what they say after a restart. While nobody looks,
+//! an address may pass on: what was there when somebody looked last, and is missing in the first
+//! list, was over at some time between ([`Ended::Between`]), and the time between is nobody's
+//! unless more is known. What is remembered for a while is remembered for as long while somebody
+//! looks: the time of absence does not count, for agents tell of what was before it when it is
+//! over. Must never take what is recalled for what is there: the first list decides.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -87,9 +89,13 @@ impl Note<'_> {
         let (letter, namespace, name, uid, ended) = match self {
             Self::Current(_) => return b"c".to_vec(),
             Self::Pod { pod, ended } => (b'p', &*pod.namespace, &*pod.name, &*pod.uid, ended),
-            Self::Slice { uid, slice, ended } => {
-                (b's', slice.metadata.namespace.as_str(), slice.metadata.name.as_str(), &**uid, ended)
-            }
+            Self::Slice { uid, slice, ended } => (
+                b's',
+                slice.metadata.namespace.as_str(),
+                slice.metadata.name.as_str(),
+                &**uid,
+                ended,
+            ),
         };
         // None of the three holds a zero.
         let mut key = vec![letter];
@@ -108,8 +114,14 @@ impl Note<'_> {
 type Versioned<'a> = (Note<'a>, u64);
 
 impl Known {
-    /// Takes up what rows tell of an earlier run, before anything is watched. With what the store holds, and how many rows cannot be read.
-    pub(in crate::view) fn recall(&mut self, rows: Vec<Row>, pool: &mut Pool, at: Instant) -> (Noted, usize) {
+    /// Takes up what rows tell of an earlier run, before anything is watched. With what the store
+    /// holds, and how many rows cannot be read.
+    pub(in crate::view) fn recall(
+        &mut self,
+        rows: Vec<Row>,
+        pool: &mut Pool,
+        at: Instant,
+    ) -> (Noted, usize) {
         let mut noted = Noted(HashMap::with_capacity(rows.len()));
         let mut notes = Vec::with_capacity(rows.len());
         let mut unreadable = 0;
@@ -127,7 +139,8 @@ impl Known {
         }
         for kind in [PODS, SLICES] {
             if let Some(time) = current.get(kind) {
-                self.recalled.insert(kind, Kind { current: Some(*time), away: Some(*time), ..Kind::new() });
+                self.recalled
+                    .insert(kind, Kind { current: Some(*time), away: Some(*time), ..Kind::new() });
             }
         }
         let looked = current.values().max().copied();
@@ -140,7 +153,11 @@ impl Known {
                 }
                 Note::Slice { slice, ended: Some(ended), .. } => {
                     let slice = Arc::new(pool.slice(slice.into_owned()));
-                    self.former.recall(Lost { slice, ended, forget: at + self.left(ended, looked) });
+                    self.former.recall(Lost {
+                        slice,
+                        ended,
+                        forget: at + self.left(ended, looked),
+                    });
                 }
                 Note::Pod { pod, ended: None } => {
                     let pod = Arc::new(pod.into_owned().pooled(pool));
@@ -148,7 +165,8 @@ impl Known {
                 }
                 Note::Slice { uid, slice, ended: None } => {
                     let slice = Arc::new(pool.slice(slice.into_owned()));
-                    version = self.recall_object(SLICES, Arc::from(uid.as_ref()), Object::Slice(slice));
+                    version =
+                        self.recall_object(SLICES, Arc::from(uid.as_ref()), Object::Slice(slice));
                 }
                 Note::Current(_) => {}
             }
@@ -162,7 +180,9 @@ impl Known {
         let version = self.versions;
         let key: Key = match &object {
             Object::Pod(o) => (Arc::clone(&o.namespace), Arc::clone(&o.name)),
-            Object::Slice(o) => (Arc::from(o.metadata.namespace.as_str()), Arc::from(o.metadata.name.as_str())),
+            Object::Slice(o) => {
+                (Arc::from(o.metadata.namespace.as_str()), Arc::from(o.metadata.name.as_str()))
+            }
             _ => return version,
         };
         // Of a kind that was never written whole, nobody knows when its rows were true.
@@ -185,7 +205,8 @@ impl Known {
         for kind in [PODS, SLICES] {
             let Some(of) = self.kinds.get_mut(kind) else { continue };
             if matches!(of.state, State::Synced) {
-                of.current = Some(Time(now().0.saturating_sub(LAG)).max(of.current.unwrap_or(Time::MIN)));
+                of.current =
+                    Some(Time(now().0.saturating_sub(LAG)).max(of.current.unwrap_or(Time::MIN)));
             }
             if let Some(current) = of.current {
                 times.insert(Cow::Borrowed(kind), current);
@@ -201,7 +222,9 @@ impl Known {
             if noted.0.get(&key) != Some(&version) {
                 changes.more |= changes.put.len() >= TOGETHER;
                 if !changes.more {
-                    changes.put.extend(serde_json::to_vec(&note).ok().map(|text| (key.clone(), text)));
+                    changes
+                        .put
+                        .extend(serde_json::to_vec(&note).ok().map(|text| (key.clone(), text)));
                     changes.versions.push((key.clone(), version));
                 }
             }
@@ -220,18 +243,28 @@ impl Known {
 
     /// All that is worth a row, what has ended first.
     fn notes(&self) -> impl Iterator<Item = Versioned<'_>> {
-        let gone = self.gone.iter().map(|g| (Note::Pod { pod: Cow::Borrowed(&*g.pod), ended: Some(g.ended) }, ENDED));
+        let gone = self
+            .gone
+            .iter()
+            .map(|g| (Note::Pod { pod: Cow::Borrowed(&*g.pod), ended: Some(g.ended) }, ENDED));
         let former = self.former.iter().map(|l| {
             let (uid, slice) = (Cow::Borrowed(""), Cow::Borrowed(&*l.slice));
             (Note::Slice { uid, slice, ended: Some(l.ended) }, ENDED)
         });
-        let there = [PODS, SLICES].into_iter().filter_map(|kind| self.kinds.get(kind)).flat_map(|of| of.objects.values());
+        let there = [PODS, SLICES]
+            .into_iter()
+            .filter_map(|kind| self.kinds.get(kind))
+            .flat_map(|of| of.objects.values());
         gone.chain(former).chain(there.filter_map(|e| {
             let note = match &e.object {
                 Object::Pod(pod) if !pod.host_network && !pod.addresses.is_empty() => {
                     Note::Pod { pod: Cow::Borrowed(&**pod), ended: None }
                 }
-                Object::Slice(slice) => Note::Slice { uid: Cow::Borrowed(&*e.uid), slice: Cow::Borrowed(&**slice), ended: None },
+                Object::Slice(slice) => Note::Slice {
+                    uid: Cow::Borrowed(&*e.uid),
+                    slice: Cow::Borrowed(&**slice),
+                    ended: None,
+                },
                 _ => return None,
             };
             Some((note, e.version))

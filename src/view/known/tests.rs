@@ -58,7 +58,10 @@ fn what_a_new_list_tells_and_is_known_is_not_kept_twice() {
         _ => false,
     };
     assert!(!same(&seen("a", "Running")) && same(&known.familiar("Pod", seen("a", "Running"))));
-    assert!(!same(&known.familiar("Pod", seen("a", "Failed"))) && !same(&known.familiar("Pod", seen("b", "Running"))));
+    assert!(
+        !same(&known.familiar("Pod", seen("a", "Failed")))
+            && !same(&known.familiar("Pod", seen("b", "Running")))
+    );
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Rings that overflow, and handles that are read to their end.
 //!
-//! Owns what the kernel dropped and what is done about it. Must never wait for the kernel while packets come, nor let rings grow without a
-//! limit. While one ring takes the place of another, packets of some milliseconds are in both: connections are the same, packets count twice.
+//! Owns what the kernel dropped and what is done about it. Must never wait for the kernel while
+//! packets come, nor let rings grow without a limit. While one ring takes the place of another,
+//! packets of some milliseconds are in both: connections are the same, packets count twice.
 
 use std::panic::resume_unwind;
 use std::thread::{Builder, JoinHandle};
@@ -10,7 +11,8 @@ use std::time::{Duration, Instant};
 use super::{CollectError, Collector, TURN};
 use crate::live::handle::{Dropped, Handle, OpenError, Read, Settings};
 
-/// Largest ring of an interface, in bytes: what short connections bring in 100 ms where nothing but they happens.
+/// Largest ring of an interface, in bytes: what short connections bring in 100 ms where nothing but
+/// they happens.
 const MAX_RING: u32 = 2 * 1024 * 1024;
 /// How much larger a ring gets at once.
 const LARGER: u32 = 4;
@@ -41,7 +43,9 @@ impl Collector {
         let (meter, held, status) = (&mut self.meter, &mut self.held, &mut self.status);
         let mut over = Vec::new();
         for mut e in std::mem::take(&mut self.ending) {
-            while e.handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o))) == Read::More {}
+            while e.handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o)))
+                == Read::More
+            {}
             if now < e.until {
                 self.ending.push(e);
                 continue;
@@ -61,19 +65,26 @@ impl Collector {
         }
     }
 
-    /// The kernel hands over a block of packets when it is full or its time has come, even of a device that is gone.
+    /// The kernel hands over a block of packets when it is full or its time has come, even of a
+    /// device that is gone.
     pub(super) fn end(&mut self, index: u32, handle: Handle, dropped: Dropped) {
         let hold = Duration::from_millis(u64::from(self.config.handle.hold));
         self.wait_no_more(&handle);
-        self.ending.push(Ending { until: Instant::now() + hold * 2 + Duration::from_millis(50), index, handle, dropped });
+        self.ending.push(Ending {
+            until: Instant::now() + hold * 2 + Duration::from_millis(50),
+            index,
+            handle,
+            dropped,
+        });
     }
 
-    /// Closes handles on a thread of its own: for each the kernel waits for all processors, for longer than a ring may hold. Where there is
-    /// no thread to be had, on this one.
+    /// Closes handles on a thread of its own: for each the kernel waits for all processors, for
+    /// longer than a ring may hold. Where there is no thread to be had, on this one.
     fn let_go(&mut self, handles: Vec<Handle>) {
         self.closing.retain(|thread| !thread.is_finished());
         if !handles.is_empty() {
-            self.closing.extend(Builder::new().name("close".to_owned()).spawn(move || drop(handles)));
+            self.closing
+                .extend(Builder::new().name("close".to_owned()).spawn(move || drop(handles)));
         }
     }
 
@@ -90,13 +101,13 @@ impl Collector {
         }
     }
 
-    /// Opens larger rings for interfaces whose rings have overflown: most pods need a small one only. On threads of their own: the kernel
-    /// waits for all processors when a ring is made, and the other rings would overflow meanwhile.
+    /// Opens larger rings for interfaces whose rings have overflown: most pods need a small one
+    /// only. On threads of their own: the kernel waits for all processors when a ring is made, and
+    /// the other rings would overflow meanwhile.
     pub(super) fn enlarge(&mut self) {
-        let full = self
-            .watched
-            .iter_mut()
-            .filter_map(|(index, w)| std::mem::take(&mut w.overflows).then(|| (*index, w.name.clone(), w.ring)));
+        let full = self.watched.iter_mut().filter_map(|(index, w)| {
+            std::mem::take(&mut w.overflows).then(|| (*index, w.name.clone(), w.ring))
+        });
         let mut full: Vec<(u32, String, u32)> = full.collect();
         full.sort_unstable();
         for (index, name, had) in full {
@@ -109,20 +120,30 @@ impl Collector {
                 continue;
             }
             let settings = Settings { ring, ..self.config.handle.clone() };
-            let work = move || Opened { handle: Handle::open(&name, index, &settings), index, name, had, ring };
+            let work = move || Opened {
+                handle: Handle::open(&name, index, &settings),
+                index,
+                name,
+                had,
+                ring,
+            };
             match Builder::new().name("ring".to_owned()).spawn(work) {
                 Ok(thread) => self.opening.push(thread),
-                Err(error) => tracing::warn!(%error, "a ring overflows, and no thread can be had to open a larger one"),
+                Err(error) => {
+                    tracing::warn!(%error, "a ring overflows, and no thread can be had to open a larger one")
+                }
             }
         }
     }
 
     /// Takes the larger rings that have been opened in place of those that overflowed.
     pub(super) fn take_opened(&mut self) -> Result<(), CollectError> {
-        let (done, not): (Vec<_>, Vec<_>) = std::mem::take(&mut self.opening).into_iter().partition(JoinHandle::is_finished);
+        let (done, not): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.opening).into_iter().partition(JoinHandle::is_finished);
         self.opening = not;
         for thread in done {
-            let Opened { index, name, had, ring, handle } = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            let Opened { index, name, had, ring, handle } =
+                thread.join().unwrap_or_else(|panic| resume_unwind(panic));
             let new = match handle {
                 Ok(new) => new,
                 Err(error) => {
@@ -130,9 +151,16 @@ impl Collector {
                     continue;
                 }
             };
-            // It may be gone meanwhile, another interface may have taken its name, or it overflowed twice before this one was there.
+            // It may be gone meanwhile, another interface may have taken its name, or it overflowed
+            // twice before this one was there.
             let same = self.is_named(index, &name);
-            let Some(w) = self.watched.get_mut(&index).filter(|w| same && w.ring == had && w.handle.is_some()) else { continue };
+            let Some(w) = self
+                .watched
+                .get_mut(&index)
+                .filter(|w| same && w.ring == had && w.handle.is_some())
+            else {
+                continue;
+            };
             // From here on the old one gets nothing more.
             if let Some(Err(error)) = w.handle.as_ref().map(Handle::close_to_packets) {
                 tracing::warn!(interface = %name, %error, "packets of its old ring count twice for a moment");

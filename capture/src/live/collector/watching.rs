@@ -1,6 +1,7 @@
 //! Which interfaces are watched: opened when they come, let go when they are gone.
 //!
-//! Owns the handles' comings and goings. Must never let go of one that the kernel still holds packets for.
+//! Owns the handles' comings and goings. Must never let go of one that the kernel still holds
+//! packets for.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -15,29 +16,38 @@ use crate::observation::InterfaceId;
 impl Collector {
     pub(super) fn changes(&mut self) -> Result<(), CollectError> {
         let mut all = Vec::new();
-        self.links
-            .read(&mut |c| all.push(c))
-            .map_err(|error| CollectError::System { what: "follow the network interfaces", error })?;
+        self.links.read(&mut |c| all.push(c)).map_err(|error| CollectError::System {
+            what: "follow the network interfaces",
+            error,
+        })?;
         for change in all {
             match change {
                 Change::There(link) => {
                     self.listed.insert(link.index);
                     if link.leads_elsewhere && link.up {
                         self.watch(link)?;
-                    } else if self.watched.get(&link.index).is_some_and(|w| !link.up || w.name != link.name) {
+                    } else if self
+                        .watched
+                        .get(&link.index)
+                        .is_some_and(|w| !link.up || w.name != link.name)
+                    {
                         self.unwatch(link.index);
                     }
                 }
                 Change::Gone(index) => self.unwatch(index),
                 Change::Listed => {
                     self.complete = true;
-                    let gone: Vec<u32> = self.watched.keys().filter(|i| !self.listed.contains(i)).copied().collect();
+                    let gone: Vec<u32> =
+                        self.watched.keys().filter(|i| !self.listed.contains(i)).copied().collect();
                     gone.into_iter().for_each(|i| self.unwatch(i));
                 }
                 Change::Lost => {
                     self.status.links_lost += 1;
                     self.listed.clear();
-                    self.links.list().map_err(|error| CollectError::System { what: "list the network interfaces", error })?;
+                    self.links.list().map_err(|error| CollectError::System {
+                        what: "list the network interfaces",
+                        error,
+                    })?;
                 }
             }
         }
@@ -120,7 +130,10 @@ impl Collector {
 
     pub(super) fn open_any(&mut self) -> Result<(), CollectError> {
         // It stands for all of them.
-        let settings = Settings { ring: self.config.handle.ring.max(4 * 1024 * 1024), ..self.config.handle.clone() };
+        let settings = Settings {
+            ring: self.config.handle.ring.max(4 * 1024 * 1024),
+            ..self.config.handle.clone()
+        };
         let handle = Handle::open(ANY, 0, &settings)?;
         self.wait_on(&handle, ALL)?;
         self.any = Some(handle);
@@ -130,7 +143,8 @@ impl Collector {
 
     pub(super) fn open_again(&mut self) -> Result<(), CollectError> {
         let now = Instant::now();
-        let due: Vec<u32> = self.again.iter().filter(|(_, (at, _))| *at <= now).map(|(i, _)| *i).collect();
+        let due: Vec<u32> =
+            self.again.iter().filter(|(_, (at, _))| *at <= now).map(|(i, _)| *i).collect();
         for index in due {
             if let Some((_, link)) = self.again.remove(&index) {
                 self.watch(link)?;
@@ -170,5 +184,7 @@ impl Collector {
 
 /// No descriptor or no memory for one more ring (pcap-linux.c tells the words of errno).
 fn out_of_handles(why: &str) -> bool {
-    ["Too many open files", "Cannot allocate memory", "No buffer space"].iter().any(|w| why.contains(w))
+    ["Too many open files", "Cannot allocate memory", "No buffer space"]
+        .iter()
+        .any(|w| why.contains(w))
 }

@@ -1,6 +1,8 @@
-//! A small assembler for classic BPF: instructions by name, forward jumps to labels, long jumps where a label is far.
+//! A small assembler for classic BPF: instructions by name, forward jumps to labels, long jumps
+//! where a label is far.
 //!
-//! Owns encoding only (include/uapi/linux/bpf_common.h, Documentation/networking/filter.rst). Must never know what a packet is.
+//! Owns encoding only (include/uapi/linux/bpf_common.h, Documentation/networking/filter.rst). Must
+//! never know what a packet is.
 
 use super::Instruction;
 
@@ -138,7 +140,8 @@ impl Asm {
 
     /// The program.
     pub(super) fn finish(mut self) -> Vec<Instruction> {
-        // Lengthening one branch may put the label of another out of reach, so until nothing changes.
+        // Lengthening one branch may put the label of another out of reach, so until nothing
+        // changes.
         let positions = loop {
             let positions = self.positions();
             if !self.lengthen(&positions) {
@@ -151,7 +154,9 @@ impl Asm {
             let distance = |to: Label| self.distance(&positions, index, to);
             match *piece {
                 Piece::Plain(code, k) => program.push(Instruction { code, jt: 0, jf: 0, k }),
-                Piece::Jump(to) => program.push(Instruction { code: JUMP, jt: 0, jf: 0, k: distance(to) as u32 }),
+                Piece::Jump(to) => {
+                    program.push(Instruction { code: JUMP, jt: 0, jf: 0, k: distance(to) as u32 })
+                }
                 Piece::Branch { test, on, to, long } => {
                     let (code, k) = test.encode();
                     // A long branch steps over the long jump in the opposite case.
@@ -159,7 +164,12 @@ impl Asm {
                     let (jt, jf) = if on { (taken, not) } else { (not, taken) };
                     program.push(Instruction { code, jt, jf, k });
                     if long {
-                        program.push(Instruction { code: JUMP, jt: 0, jf: 0, k: distance(to) as u32 });
+                        program.push(Instruction {
+                            code: JUMP,
+                            jt: 0,
+                            jf: 0,
+                            k: distance(to) as u32,
+                        });
                     }
                 }
             }
@@ -189,7 +199,9 @@ impl Asm {
     fn lengthen(&mut self, positions: &[usize]) -> bool {
         let far: Vec<usize> = (0..self.pieces.len())
             .filter(|&i| match self.pieces[i] {
-                Piece::Branch { to, long: false, .. } => self.distance(positions, i, to) > usize::from(u8::MAX),
+                Piece::Branch { to, long: false, .. } => {
+                    self.distance(positions, i, to) > usize::from(u8::MAX)
+                }
                 _ => false,
             })
             .collect();

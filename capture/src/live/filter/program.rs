@@ -1,12 +1,15 @@
 //! The text of the filter's program.
 //!
-//! Owns it: the rule of [`super::super::rule`], instruction by instruction. Offsets beyond the packet: include/uapi/linux/filter.h
-//! (`SKF_AD_OFF`). A load behind the end of the frame ends the program with "drop", so loads of what may be missing are guarded. Must
-//! never be longer on the way of a packet that is dropped than it needs to be: the kernel takes it with each packet of each pod.
+//! Owns it: the rule of [`super::super::rule`], instruction by instruction. Offsets beyond the
+//! packet: include/uapi/linux/filter.h (`SKF_AD_OFF`). A load behind the end of the frame ends the
+//! program with "drop", so loads of what may be missing are guarded. Must never be longer on the
+//! way of a packet that is dropped than it needs to be: the kernel takes it with each packet of
+//! each pod.
 
 use super::super::rule::{
-    ACK, AUTHENTICATION, CLIENT_HELLO, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, FIN, FRAGMENT, HANDSHAKE, HANDSHAKE_TYPE,
-    MAX_EXTENSIONS, MAX_TAGS, OPTIONS, PSH, RECORDS, RST, SCTP, SEGMENT, SYN, TCP, TCP_HEADER, TLS_PORTS, UDP,
+    ACK, AUTHENTICATION, CLIENT_HELLO, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, FIN, FRAGMENT,
+    HANDSHAKE, HANDSHAKE_TYPE, MAX_EXTENSIONS, MAX_TAGS, OPTIONS, PSH, RECORDS, RST, SCTP, SEGMENT,
+    SYN, TCP, TCP_HEADER, TLS_PORTS, UDP,
 };
 use super::asm::*; // the instructions, by name
 use super::{Config, Instruction, Link};
@@ -24,7 +27,8 @@ const AD_RANDOM: u32 = 0xffff_f000 + 56;
 
 /// Scratch: protocol of what the IP packet carries.
 const PROTOCOL: u32 = 0;
-/// Scratch: where the IP packet ends by its own header, bytes from the beginning of the frame. May be behind the frame's end.
+/// Scratch: where the IP packet ends by its own header, bytes from the beginning of the frame. May
+/// be behind the frame's end.
 const END: u32 = 1;
 /// Scratch: destination port.
 const TO: u32 = 2;
@@ -78,9 +82,10 @@ pub fn program(link: Link, config: &Config) -> Vec<Instruction> {
     asm.finish()
 }
 
-/// What nearly all frames are: TCP and UDP of IPv4 without options, behind an Ethernet header without a tag. All is at known places there,
-/// so that it takes a quarter to nearly half of the instructions less; the kernel runs them on each packet of each pod. Says the same as the
-/// rest of the program, to which it leaves all others, and those that open or close.
+/// What nearly all frames are: TCP and UDP of IPv4 without options, behind an Ethernet header
+/// without a tag. All is at known places there, so that it takes a quarter to nearly half of the
+/// instructions less; the kernel runs them on each packet of each pod. Says the same as the rest of
+/// the program, to which it leaves all others, and those that open or close.
 fn plain(a: &mut Asm, config: &Config, to: &Labels) {
     const IP: u32 = 14;
     const HEADER: u32 = IP + 20;
@@ -129,7 +134,8 @@ fn plain(a: &mut Asm, config: &Config, to: &Labels) {
     a.place(other);
 }
 
-/// X to the payload: `load` brings the byte whose upper half is the header's length in units of four bytes, `add` where it begins.
+/// X to the payload: `load` brings the byte whose upper half is the header's length in units of
+/// four bytes, `add` where it begins.
 fn payload(a: &mut Asm, to: &Labels, load: (u16, u32), add: (u16, u32)) {
     a.op(load.0, load.1);
     a.op(AND, 0xf0);
@@ -139,7 +145,8 @@ fn payload(a: &mut Asm, to: &Labels, load: (u16, u32), add: (u16, u32)) {
     a.op(A_TO_X, 0);
 }
 
-/// Leaves X at the IP header. VLAN tags are rarely here: the kernel keeps the outer one beside the frame (`skb->vlan_tci`).
+/// Leaves X at the IP header. VLAN tags are rarely here: the kernel keeps the outer one beside the
+/// frame (`skb->vlan_tci`).
 fn link_layer(a: &mut Asm, link: Link, to: &Labels) {
     let mut at = match link {
         Link::Ethernet => {
@@ -214,12 +221,14 @@ fn network(a: &mut Asm, to: &Labels) {
     }
 }
 
-/// Stores END from the length that an IP header has at `field`, which leaves out its first `without` bytes.
+/// Stores END from the length that an IP header has at `field`, which leaves out its first
+/// `without` bytes.
 fn end(a: &mut Asm, field: u32, without: u32) {
     let (known, done) = (a.label(), a.label());
     a.op(LOAD_HALF_X, field);
     a.unless(Test::Is(0), known);
-    // No length: a jumbogram (RFC 2675), or a packet beyond 65,535 bytes that is yet to be segmented ("BIG TCP").
+    // No length: a jumbogram (RFC 2675), or a packet beyond 65,535 bytes that is yet to be
+    // segmented ("BIG TCP").
     a.op(LOAD_LENGTH, 0);
     a.go(done);
     a.place(known);
@@ -262,7 +271,8 @@ fn extension(a: &mut Asm, to: &Labels) {
     a.place(next);
 }
 
-/// Ports, which are the first four bytes in all three protocols. Ends with TCP that is not DNS; all else is decided.
+/// Ports, which are the first four bytes in all three protocols. Ends with TCP that is not DNS; all
+/// else is decided.
 fn transport(a: &mut Asm, to: &Labels) {
     a.place(to.transport);
     let ports = a.label();
@@ -291,7 +301,8 @@ fn transport(a: &mut Asm, to: &Labels) {
 
 /// Flags, then how the payload begins. Falls through to sampling.
 fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
-    // A first fragment may have the ports only. X is before the frame's end, as ports were loaded there.
+    // A first fragment may have the ports only. X is before the frame's end, as ports were loaded
+    // there.
     a.op(LOAD_LENGTH, 0);
     a.op(SUBTRACT_X, 0);
     a.unless(Test::AtLeast(TCP_HEADER as u32), to.sample);
@@ -306,7 +317,8 @@ fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
     payload(a, to, (LOAD_BYTE_X, 12), (ADD_X, 0));
 
     a.place(to.payload);
-    // LENGTH: to where the IP packet ends, as Ethernet pads short frames, but not behind the end of the frame.
+    // LENGTH: to where the IP packet ends, as Ethernet pads short frames, but not behind the end of
+    // the frame.
     let inside = a.label();
     a.op(STORE_X, PAYLOAD);
     a.op(LOAD_LENGTH_X, 0);
@@ -346,7 +358,8 @@ fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
     a.when(Test::Is(CLIENT_HELLO.into()), to.keep);
 }
 
-/// From flags in A: goes on with what those behind the interface send that neither opens nor closes.
+/// From flags in A: goes on with what those behind the interface send that neither opens nor
+/// closes.
 fn callers_only(a: &mut Asm, to: &Labels) {
     let (opened, payload) = (a.label(), a.label());
     a.op(STORE, FLAGS);

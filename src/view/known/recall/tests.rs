@@ -18,7 +18,11 @@ fn slice(addresses: &[&str]) -> Seen {
         "endpoints": [{"addresses": addresses}], "ports": [{"name": "", "port": 80}],
     });
     let slice = Pool::default().slice(serde_json::from_value(slice).unwrap());
-    Seen { key: ("n".into(), "s-1".into()), uid: "s".into(), object: Ok(Object::Slice(Arc::new(slice))) }
+    Seen {
+        key: ("n".into(), "s-1".into()),
+        uid: "s".into(),
+        object: Ok(Object::Slice(Arc::new(slice))),
+    }
 }
 
 /// A store of rows.
@@ -36,7 +40,11 @@ impl Disk {
 
     fn started(&self) -> (Known, Noted) {
         let mut known = Known::new(HORIZON);
-        let (noted, unreadable) = known.recall(self.0.clone().into_iter().collect(), &mut Pool::default(), Instant::now());
+        let (noted, unreadable) = known.recall(
+            self.0.clone().into_iter().collect(),
+            &mut Pool::default(),
+            Instant::now(),
+        );
         assert_eq!(unreadable, 0);
         known.expect(PODS);
         known.expect(SLICES);
@@ -54,7 +62,11 @@ fn what_is_missing_after_a_restart_ended_between_the_last_look_and_the_first_lis
     let mut disk = Disk::default();
     let (mut known, mut noted) = disk.started();
     assert!(disk.write(&mut known, &mut noted).is_empty(), "nothing is listed yet");
-    listed(&mut known, vec![seen("a", "1", "10.0.0.1"), seen("b", "2", "10.0.0.2")], vec![slice(&["10.0.0.1", "10.0.0.2"])]);
+    listed(
+        &mut known,
+        vec![seen("a", "1", "10.0.0.1"), seen("b", "2", "10.0.0.2")],
+        vec![slice(&["10.0.0.1", "10.0.0.2"])],
+    );
     assert_eq!(disk.write(&mut known, &mut noted).put.len(), 4, "two pods, a slice, the time");
     assert_eq!(disk.write(&mut known, &mut noted).put.len(), 1, "the time alone");
     // A pod that is seen to go is noted as such.
@@ -65,10 +77,17 @@ fn what_is_missing_after_a_restart_ended_between_the_last_look_and_the_first_lis
 
     let (mut known, mut noted) = disk.started();
     let before = known.input(Instant::now());
-    assert_eq!((before.objects.len(), before.gone.len(), before.settled), (2, 1, false), "as it was, until it is listed");
-    // Meanwhile `a` went, its successor of the same name has its address, and the slice has lost one.
+    assert_eq!(
+        (before.objects.len(), before.gone.len(), before.settled),
+        (2, 1, false),
+        "as it was, until it is listed"
+    );
+    // Meanwhile `a` went, its successor of the same name has its address, and the slice has lost
+    // one.
     listed(&mut known, vec![seen("a", "3", "10.0.0.1")], vec![slice(&["10.0.0.1"])]);
-    let ended = |known: &Known| -> Vec<(String, Ended)> { known.gone.iter().map(|g| (g.pod.uid.to_string(), g.ended)).collect() };
+    let ended = |known: &Known| -> Vec<(String, Ended)> {
+        known.gone.iter().map(|g| (g.pod.uid.to_string(), g.ended)).collect()
+    };
     let [(b, by), (a, between)] = &ended(&known)[..] else { panic!("{:?}", known.gone) };
     assert_eq!((a.as_str(), b.as_str()), ("1", "2"));
     assert!(matches!(by, Ended::By(t) if *t >= looked));
@@ -100,7 +119,8 @@ fn the_time_of_absence_does_not_count_and_what_is_forgotten_leaves_the_store() {
     listed(&mut known, vec![seen("a", "1", "10.0.0.1")], Vec::new());
     known.delete(PODS, seen("a", "1", "10.0.0.1"));
     disk.write(&mut known, &mut noted);
-    // Another run, whenever: it has all of its time left, less what passed until somebody looked last.
+    // Another run, whenever: it has all of its time left, less what passed until somebody looked
+    // last.
     let (mut known, mut noted) = disk.started();
     listed(&mut known, Vec::new(), Vec::new());
     assert_eq!(known.input(Instant::now() + HORIZON - Duration::from_secs(30)).gone.len(), 1);
@@ -126,7 +146,8 @@ fn a_pod_that_stays_is_no_news_and_one_that_cannot_be_read_is_as_it_was() {
 #[test]
 fn rows_that_cannot_be_read_are_counted_and_go() {
     let mut known = Known::new(HORIZON);
-    let (mut noted, unreadable) = known.recall(vec![(b"px".to_vec(), b"{}".to_vec())], &mut Pool::default(), Instant::now());
+    let (mut noted, unreadable) =
+        known.recall(vec![(b"px".to_vec(), b"{}".to_vec())], &mut Pool::default(), Instant::now());
     assert_eq!(unreadable, 1);
     known.expect(PODS);
     known.replace(PODS, Vec::new());
@@ -140,8 +161,13 @@ fn rows_that_cannot_be_read_are_counted_and_go() {
 fn much_is_written_in_parts_and_nothing_is_dropped_before_the_last() {
     let mut disk = Disk::default();
     let (mut known, mut noted) = disk.started();
-    let pods =
-        |n: usize| (0..n).map(|i| seen(&format!("p{i}"), &format!("u{i}"), &format!("10.0.{}.{}", i / 250, i % 250))).collect();
+    let pods = |n: usize| {
+        (0..n)
+            .map(|i| {
+                seen(&format!("p{i}"), &format!("u{i}"), &format!("10.0.{}.{}", i / 250, i % 250))
+            })
+            .collect()
+    };
     listed(&mut known, pods(TOGETHER + 5), Vec::new());
     let first = disk.write(&mut known, &mut noted);
     assert!(first.more && first.put.len() == TOGETHER && !disk.0.contains_key(&b"c"[..]));
