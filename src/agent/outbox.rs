@@ -1,8 +1,10 @@
 //! What is on its way: one batch that is being delivered, and what has been gathered since.
 //!
 //! Owns retrying and the spool. Nothing piles up while nothing can be delivered: what comes merges
-//! into the batch that waits. Must never change a batch that delivery was tried of: whoever takes
-//! it may have it already.
+//! into the batch that waits. A batch that is refused for good is set aside, and the next goes on.
+//! Must never change a batch that delivery was tried of: whoever takes it may have it already.
+
+mod aside;
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Write};
@@ -12,9 +14,13 @@ use std::time::{Duration, Instant};
 use super::outlet::{Outlet, Undelivered};
 use crate::model::Time;
 use crate::observed::{self, Gatherer, Observed, Reader, gather};
+use aside::Aside;
 
 /// Longest wait between two attempts.
 const MAX_WAIT: Duration = Duration::from_secs(30);
+/// A batch that fails for so long in a way of its own, such as an error of whoever reads it, is
+/// given up, so that it does not silence the node. The next one may do better.
+const MAX_FAILING: Duration = Duration::from_secs(60 * 60);
 /// How often what waits is written to the spool while nothing can be delivered: so much may a crash
 /// take.
 const SPOOL_EVERY: Duration = Duration::from_secs(1);
@@ -38,8 +44,12 @@ pub struct Progress {
     pub delivered: u64,
     /// Edges in them.
     pub edges: u64,
-    /// Batches that were refused for good.
+    /// Batches that were refused for good, or given up.
     pub refused: u64,
+    /// Refused batches that are in the spool.
+    pub set_aside: u64,
+    /// Refused batches that are nowhere any more: there was no spool, or no room in it.
+    pub discarded: u64,
     /// Attempts that failed.
     pub failures: u64,
     /// Why the last attempt failed; `None` once one has worked again.
@@ -53,6 +63,9 @@ pub struct Outbox {
     outlet: Box<dyn Outlet>,
     pace: Pace,
     spool: Option<PathBuf>,
+    aside: Option<Aside>,
+    /// Since when the batch on its way fails in a way of its own.
+    suspect: Option<Instant>,
     /// What it holds, while it holds anything.
     spooled: Option<Spooled>,
     /// With when it may be tried, and how long to wait after the next failure.
@@ -88,6 +101,8 @@ impl Outbox {
             outlet,
             pace,
             spool: None,
+            aside: None,
+            suspect: None,
             spooled: None,
             inflight: None,
             taken: now,
@@ -96,6 +111,9 @@ impl Outbox {
         let mut problems = Vec::new();
         let Some(dir) = spool else { return Ok((this, problems)) };
         fs::create_dir_all(dir)?;
+        let aside = Aside::of(dir);
+        this.progress.set_aside = aside.kept()?;
+        this.aside = Some(aside);
         let path = dir.join("spool.ndjson");
         match File::open(&path) {
             Ok(file) => {
@@ -157,6 +175,7 @@ impl Outbox {
                 self.progress.delivered += 1;
                 self.progress.edges += batch.edges.len() as u64;
                 self.progress.failing = None;
+                self.suspect = None;
                 self.inflight = None;
                 if self.spooled.is_some() {
                     self.save(gatherer);
@@ -169,17 +188,19 @@ impl Outbox {
                 Err(why)
             }
             Err(Undelivered::Refused(why)) => {
-                tracing::error!(batch = %batch.id, edges = batch.edges.len(), reason = %why, "a batch was refused for good: what it told is lost");
-                self.progress.refused += 1;
-                gatherer.count(gather::counter::REFUSED, batch.edges.len() as u64);
-                self.inflight = None;
-                self.save(gatherer);
-                Ok(())
+                self.refused(&why, gatherer);
+                if last { self.step(made, gatherer, true) } else { Ok(()) }
             }
-            Err(Undelivered::Later { why, after }) => {
+            Err(Undelivered::Later { why, after, of_batch }) => {
                 self.progress.failures += 1;
                 if self.progress.failing.as_ref() != Some(&why) {
                     tracing::warn!(reason = %why, "a batch cannot be delivered; it is kept, and tried again");
+                }
+                let since = if of_batch { Some(*self.suspect.get_or_insert(now)) } else { None };
+                self.suspect = since;
+                if since.is_some_and(|since| now.duration_since(since) >= MAX_FAILING) {
+                    self.refused(&format!("given up after an hour: {why}"), gatherer);
+                    return Ok(());
                 }
                 self.progress.failing = Some(why);
                 *at = now + after.unwrap_or(*wait);
@@ -190,6 +211,34 @@ impl Outbox {
                 Ok(())
             }
         }
+    }
+
+    /// Sets the batch on its way aside, so that the next goes on.
+    fn refused(&mut self, why: &str, gatherer: &mut Gatherer) {
+        let Some((batch, ..)) = self.inflight.take() else { return };
+        self.suspect = None;
+        self.progress.failing = None;
+        self.progress.refused += 1;
+        gatherer.count(gather::counter::REFUSED, batch.edges.len() as u64);
+        let (id, edges) = (&batch.id, batch.edges.len());
+        match self.aside.as_ref().map(|aside| aside.set(&batch, why)) {
+            Some(Ok(set)) => {
+                self.progress.set_aside = set.kept;
+                self.progress.discarded += set.dropped;
+                let path = set.path.unwrap_or_default();
+                tracing::error!(batch = %id, edges, reason = %why, path = %path.display(), dropped = set.dropped, "a batch was refused for good; it is set aside, and the next goes on");
+            }
+            Some(Err(error)) => {
+                self.progress.discarded += 1;
+                self.progress.spool_failures += 1;
+                tracing::error!(batch = %id, edges, reason = %why, %error, "a batch was refused for good, and cannot be set aside: what it told is lost");
+            }
+            None => {
+                self.progress.discarded += 1;
+                tracing::error!(batch = %id, edges, reason = %why, "a batch was refused for good, and there is no spool to set it aside in: what it told is lost");
+            }
+        }
+        self.save(gatherer);
     }
 
     /// Whether anything waits to be delivered.

@@ -28,6 +28,8 @@ pub enum Undelivered {
         why: String,
         /// When to try again, where whoever refused has said so.
         after: Option<Duration>,
+        /// It may be the batch's own fault: others may be taken.
+        of_batch: bool,
     },
     /// This batch will never be taken, others may be.
     #[error("{0}")]
@@ -79,6 +81,7 @@ impl Outlet for ToFile {
         let later = |e: io::Error| Undelivered::Later {
             why: format!("cannot write {}: {e}", self.path.display()),
             after: None,
+            of_batch: false,
         };
         let mut text = Vec::new();
         observed::write(batch, &mut text).map_err(later)?;
@@ -145,7 +148,7 @@ impl ToRecorder {
 
 impl Outlet for ToRecorder {
     fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
-        let later = |why: String| Undelivered::Later { why, after: None };
+        let later = |why: String| Undelivered::Later { why, after: None, of_batch: false };
         let mut text = Vec::new();
         observed::write(batch, &mut text).map_err(|e| later(e.to_string()))?;
         let body = zstd::encode_all(text.as_slice(), 1).map_err(|e| later(e.to_string()))?;
@@ -162,16 +165,33 @@ impl Outlet for ToRecorder {
         let answer = answer.map_err(|e| later(e.to_string()))?;
         match answer.status {
             s if s.is_success() => Ok(()),
-            // It will be the same however often it is sent.
-            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(Undelivered::Refused(answer.words()))
-            }
-            _ => Err(Undelivered::Later {
+            s if for_good(s, &answer.body) => Err(Undelivered::Refused(answer.words())),
+            s => Err(Undelivered::Later {
                 why: format!("the recorder answers {}", answer.words()),
                 after: answer.retry_after(),
+                of_batch: s == StatusCode::INTERNAL_SERVER_ERROR
+                    || s == StatusCode::REQUEST_TIMEOUT,
             }),
         }
     }
+}
+
+/// Whether a batch is refused however often it is sent. A token that is not valid (401), or not an
+/// agent's (403), is no fault of the batch: it will be renewed, or somebody will set things right.
+/// Where it is the batch that may not be brought, the recorder says so.
+fn for_good(status: StatusCode, body: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Refusal {
+        batch: Option<String>,
+    }
+    let said = || serde_json::from_slice::<Refusal>(body).ok()?.batch;
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE
+            | StatusCode::UNPROCESSABLE_ENTITY
+    ) || status.is_client_error() && said().is_some_and(|batch| batch == "refused")
 }
 
 /// A store in this process: learning and all.
@@ -194,6 +214,7 @@ impl Outlet for ToStore {
             return Err(Undelivered::Later {
                 why: "the view of the cluster is not complete yet".to_owned(),
                 after: None,
+                of_batch: false,
             });
         }
         let records = Learner::batch(&self.view.current(), batch);
@@ -208,7 +229,7 @@ impl Outlet for ToStore {
                 Ok(())
             }
             Err(e @ StoreError::DiskFull { .. }) => {
-                Err(Undelivered::Later { why: e.to_string(), after: None })
+                Err(Undelivered::Later { why: e.to_string(), after: None, of_batch: false })
             }
             Err(e) => Err(Undelivered::Never(e.to_string())),
         }

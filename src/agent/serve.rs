@@ -74,6 +74,11 @@ impl Collector for Metrics {
         counter("edges", "Edges in batches delivered", state.progress.edges)?;
         counter("batches_refused", "Batches that were refused for good", state.progress.refused)?;
         counter(
+            "batches_discarded",
+            "Of these, batches that are nowhere any more",
+            state.progress.discarded,
+        )?;
+        counter(
             "delivery_failures",
             "Attempts to deliver a batch that failed",
             state.progress.failures,
@@ -87,6 +92,8 @@ impl Collector for Metrics {
             let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX)).encode(descriptor)
         };
+        let set_aside = usize::try_from(state.progress.set_aside).unwrap_or(usize::MAX);
+        gauge("batches_set_aside", "Refused batches that are in the spool", set_aside)?;
         gauge("interfaces", "Interfaces watched now", state.collected.watched.len())?;
         gauge(
             "waiting_observations",

@@ -34,7 +34,11 @@ impl Outlet for Fake {
         let mut disk = self.0.lock().unwrap();
         disk.crash();
         if disk.failing {
-            return Err(Undelivered::Later { why: "full".to_owned(), after: None });
+            return Err(Undelivered::Later {
+                why: "full".to_owned(),
+                after: None,
+                of_batch: false,
+            });
         }
         disk.delivered.push(batch.clone());
         // It is delivered, and the agent does not know it yet.
@@ -134,4 +138,105 @@ fn a_spool_that_is_damaged_is_kept_aside() {
         Outbox::open(Box::new(Fake(disk)), PACE, Some(dir.path()), &mut gatherer).unwrap();
     assert_eq!(problems.len(), 1);
     assert!(dir.path().join("spool.damaged").exists() && !dir.path().join("spool.ndjson").exists());
+}
+
+/// Refuses what calls this port, or fails with it, and takes everything else.
+struct Picky {
+    port: u16,
+    answer: fn() -> Undelivered,
+    taken: Arc<Mutex<Vec<Observed>>>,
+}
+
+impl Outlet for Picky {
+    fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
+        if batch.edges.iter().any(|e| e.call.responder.port() == self.port) {
+            return Err((self.answer)());
+        }
+        self.taken.lock().unwrap().push(batch.clone());
+        Ok(())
+    }
+}
+
+/// With a spool, and what it has delivered.
+fn picky(dir: &Path, answer: fn() -> Undelivered) -> (Outbox, Gatherer, Arc<Mutex<Vec<Observed>>>) {
+    let taken = Arc::<Mutex<Vec<Observed>>>::default();
+    let outlet = Picky { port: 666, answer, taken: Arc::clone(&taken) };
+    let mut gatherer = Gatherer::new("n1", "boot");
+    let (outbox, problems) =
+        Outbox::open(Box::new(outlet), PACE, Some(dir), &mut gatherer).unwrap();
+    assert_eq!(problems, Vec::<String>::new());
+    (outbox, gatherer, taken)
+}
+
+#[test]
+fn a_refused_batch_is_set_aside_and_the_next_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut outbox, mut gatherer, taken) =
+        picky(dir.path(), || Undelivered::Refused("400: no".to_owned()));
+    let files = || {
+        let entries = fs::read_dir(dir.path().join("refused")).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    for n in 0..20 {
+        gatherer.connection(&pod("a"), &connection(40_000 + n, 666, i64::from(n)));
+        outbox.step(Time(10), &mut gatherer, true).unwrap();
+        gatherer.connection(&pod("a"), &connection(40_000 + n, 80, i64::from(n)));
+        outbox.step(Time(10), &mut gatherer, true).unwrap();
+        if n == 0 {
+            assert_eq!(files(), ["1.ndjson", "1.txt"]);
+        }
+    }
+    let connections: u64 =
+        taken.lock().unwrap().iter().flat_map(|b| &b.edges).map(|e| e.connections).sum();
+    assert_eq!((connections, outbox.is_empty()), (20, true));
+    // No more is kept than there is room for, and what had to go is counted.
+    let progress = &outbox.progress;
+    assert_eq!((progress.refused, progress.set_aside, progress.discarded), (20, 16, 4));
+    assert_eq!(progress.failing, None);
+    assert_eq!(gatherer.totals()[gather::counter::REFUSED], 20);
+    let names = files();
+    assert_eq!((names.len(), names.contains(&"20.ndjson".to_owned())), (32, true));
+    let last = File::open(dir.path().join("refused/20.ndjson")).unwrap();
+    let last: Vec<_> = Reader::new(BufReader::new(last)).map(Result::unwrap).collect();
+    assert_eq!((last.len(), last[0].edges[0].call.responder.port()), (1, 666));
+    let why = fs::read_to_string(dir.path().join("refused/20.txt")).unwrap();
+    assert!(why.contains("400: no"), "{why}");
+    // The next run finds them.
+    let (outbox, ..) = picky(dir.path(), || Undelivered::Refused(String::new()));
+    assert_eq!(outbox.progress.set_aside, 16);
+}
+
+#[test]
+fn a_batch_that_fails_by_itself_is_given_up_in_the_end_and_a_failure_of_all_is_not() {
+    fn of_batch() -> Undelivered {
+        Undelivered::Later { why: "500".to_owned(), after: None, of_batch: true }
+    }
+    fn of_all() -> Undelivered {
+        Undelivered::Later { why: "503".to_owned(), after: None, of_batch: false }
+    }
+    for (answer, given_up) in [(of_batch as fn() -> Undelivered, 1), (of_all, 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut outbox, mut gatherer, taken) = picky(dir.path(), answer);
+        gatherer.connection(&pod("a"), &connection(40_000, 666, 1));
+        let step = |outbox: &mut Outbox, gatherer: &mut Gatherer| {
+            if let Some((_, at, _)) = &mut outbox.inflight {
+                *at = Instant::now();
+            }
+            outbox.step(Time(10), gatherer, false).unwrap();
+        };
+        step(&mut outbox, &mut gatherer);
+        gatherer.connection(&pod("a"), &connection(40_000, 80, 1));
+        step(&mut outbox, &mut gatherer);
+        assert_eq!((outbox.progress.refused, outbox.progress.failing.is_some()), (0, true));
+        // As if an hour had passed.
+        let long = Instant::now().checked_sub(MAX_FAILING);
+        outbox.suspect = outbox.suspect.and(long);
+        step(&mut outbox, &mut gatherer);
+        step(&mut outbox, &mut gatherer);
+        assert_eq!((outbox.progress.refused, outbox.progress.set_aside), (given_up, given_up));
+        assert_eq!(taken.lock().unwrap().len() as u64, given_up, "the next goes on");
+    }
 }
