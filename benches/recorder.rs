@@ -58,7 +58,7 @@ fn updates(dir: &Path) {
     const AGENTS: u32 = 10;
     const WORKLOADS: u32 = 20;
     const DESTINATIONS: u32 = EDGES / WORKLOADS;
-    let snapshot = services(dir, DESTINATIONS);
+    let snapshot = cluster(dir, DESTINATIONS, AGENTS, WORKLOADS);
     let rounds = (setting("SIDECARTA_BENCH_UPDATES", 600_000) / EDGES / AGENTS).max(1);
     let mut posts: Vec<Vec<Vec<u8>>> = vec![Vec::new(); CLIENTS];
     for sequence in 0..rounds {
@@ -107,10 +107,10 @@ fn updates(dir: &Path) {
 fn distinct(dir: &Path) {
     const DESTINATIONS: u32 = 100;
     const WORKLOADS: u32 = EDGES / DESTINATIONS;
-    let snapshot = services(dir, DESTINATIONS);
     let store = dir.join("distinct");
     let agents =
         (setting("SIDECARTA_BENCH_WORKLOADS", 10_000) / WORKLOADS).max(NAMESPACE / WORKLOADS);
+    let snapshot = cluster(dir, DESTINATIONS, agents, WORKLOADS);
     let mut posts: Vec<Vec<Vec<u8>>> = vec![Vec::new(); CLIENTS];
     for agent in 0..agents {
         posts[agent as usize % CLIENTS].push(batch(
@@ -231,7 +231,7 @@ fn batch(agent: u32, sequence: u32, workloads: Range<u32>, destinations: u32) ->
     for w in workloads.clone() {
         let (name, address) = (format!("workload-{w}"), address(10, w));
         lines += 1;
-        let pod = json!({"pod": {"name": format!("{name}-6d4cf56db6-{w:05x}"), "uid": format!("{w:08x}-0000-4000-8000-000000000000"),
+        let pod = json!({"pod": {"name": pod_name(w), "uid": uid(w),
             "workload": {"namespace": namespace(w), "kind": "Deployment", "name": name},
             "labels": {"app": name, "pod-template-hash": "6d4cf56db6", "security.istio.io/tlsMode": "istio"},
             "selector": {"app": name}, "dataPlane": "sidecar", "start": "2026-11-25T08:00:00Z", "end": "2262-04-11T23:47:16.854775807Z",
@@ -271,13 +271,32 @@ fn address(net: u32, n: u32) -> String {
     format!("{net}.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255)
 }
 
-/// A snapshot of the Services that are called.
-fn services(dir: &Path, n: u32) -> PathBuf {
+/// A snapshot of the Services that are called, and of the pods that call: the recorder learns
+/// nothing of others.
+fn cluster(dir: &Path, destinations: u32, agents: u32, workloads: u32) -> PathBuf {
     let mut items = Vec::new();
-    for d in 0..n {
+    for d in 0..destinations {
         items.extend(service("backend", d, &[address(11, d)]));
     }
-    write(&dir.join(format!("services-{n}.json")), &items)
+    for w in 0..agents * workloads {
+        let name = format!("workload-{w}");
+        let owner = json!([{"kind": "Deployment", "name": name, "controller": true}]);
+        items.push(json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": namespace(w), "name": pod_name(w), "uid": uid(w), "ownerReferences": owner,
+                "labels": {"app": name, "pod-template-hash": "6d4cf56db6", "security.istio.io/tlsMode": "istio"}},
+            "spec": {"nodeName": format!("node{}", w / workloads),
+                "containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
+            "status": {"phase": "Running", "podIP": address(10, w), "startTime": "2026-11-25T08:00:00Z"}}));
+    }
+    write(&dir.join(format!("cluster-{destinations}.json")), &items)
+}
+
+fn pod_name(workload: u32) -> String {
+    format!("workload-{workload}-6d4cf56db6-{workload:05x}")
+}
+
+fn uid(workload: u32) -> String {
+    format!("{workload:08x}-0000-4000-8000-000000000000")
 }
 
 fn write(path: &Path, items: &[Value]) -> PathBuf {

@@ -38,7 +38,8 @@ pub struct Pod {
     /// Name of the pod.
     pub name: Arc<str>,
     /// What tells it from another pod of its name, at another time; empty where the snapshot does
-    /// not say.
+    /// not say, and in batches of old agents.
+    #[serde(default = "untold")]
     pub uid: Arc<str>,
     /// Its top controller.
     pub workload: WorkloadId,
@@ -58,6 +59,10 @@ pub struct Pod {
     pub node: Arc<str>,
     /// Whether its outbound traffic on this port and to this address goes through its proxy.
     pub(crate) capture: Arc<CaptureScope>,
+}
+
+fn untold() -> Arc<str> {
+    Arc::from("")
 }
 
 impl Pod {

@@ -20,6 +20,7 @@ use crate::model::{
 };
 use crate::observed::Observed;
 use crate::resolve::{Resolution, protocol, resolve};
+use crate::verify::counter as checked;
 use records::Records;
 
 /// Addresses outside the cluster that are listed one by one per workload. A scanner or a crawler
@@ -42,7 +43,16 @@ pub struct Learner<'a> {
     cluster: &'a Cluster,
     lessons: BTreeMap<u32, Lesson>,
     notes: BTreeSet<String>,
+    /// No packet can be later than this.
+    limit: Time,
+    /// The latest that was not later.
+    newest: Time,
+    /// What was later, until all else is observed.
+    late: Vec<Observation>,
 }
+
+/// Observations of the far future that wait. A capture whose clock is wrong has all of it wrong.
+const MAX_LATE: usize = 65_536;
 
 /// Names of the counters that a [`Source`] record carries besides those of the capture layer.
 pub mod counter {
@@ -77,11 +87,74 @@ pub mod counter {
 impl<'a> Learner<'a> {
     /// A learner that knows this cluster.
     pub fn new(cluster: &'a Cluster) -> Self {
-        Self { cluster, lessons: BTreeMap::new(), notes: BTreeSet::new() }
+        Self {
+            cluster,
+            lessons: BTreeMap::new(),
+            notes: BTreeSet::new(),
+            limit: Time::MAX,
+            newest: Time::MIN,
+            late: Vec::new(),
+        }
+    }
+
+    /// One that believes no time after `limit`. A packet from the far future would make all that
+    /// was seen before look old: it counts as of the newest time that can be true, of all that is
+    /// observed; where there is none, it is not learned.
+    #[must_use]
+    pub fn until(mut self, limit: Time) -> Self {
+        self.limit = limit;
+        self
     }
 
     /// Learns from one observation.
     pub fn observe(&mut self, observation: Observation) {
+        let (source, first, last) = match &observation {
+            Observation::Connection(c) => (c.interface.source, c.first, c.last),
+            Observation::Lookup(l) => (l.interface.source, l.time, l.time),
+            Observation::Interface(s) => (s.interface.source, s.first, s.last),
+        };
+        for time in [Time(first), Time(last)].into_iter().filter(|t| *t <= self.limit) {
+            self.newest = self.newest.max(time);
+        }
+        if Time(first.max(last)) <= self.limit {
+            self.learn(observation);
+        } else if self.late.len() < MAX_LATE {
+            self.late.push(observation);
+        } else {
+            self.undated(source);
+        }
+    }
+
+    fn undated(&mut self, source: u32) {
+        let lesson = self.lessons.entry(source).or_default();
+        *lesson.counters.entry(checked::UNDATED).or_default() += 1;
+    }
+
+    /// Learns from what was dated to the far future, when all else is observed.
+    fn late(&mut self) {
+        let (limit, newest) = (self.limit, self.newest);
+        for mut observation in std::mem::take(&mut self.late) {
+            let (source, times) = match &mut observation {
+                Observation::Connection(c) => {
+                    (c.interface.source, [Some(&mut c.first), Some(&mut c.last)])
+                }
+                Observation::Lookup(l) => (l.interface.source, [Some(&mut l.time), None]),
+                Observation::Interface(s) => {
+                    (s.interface.source, [Some(&mut s.first), Some(&mut s.last)])
+                }
+            };
+            if newest == Time::MIN {
+                self.undated(source);
+                continue;
+            }
+            times.into_iter().flatten().filter(|t| **t > limit.0).for_each(|t| *t = newest.0);
+            let lesson = self.lessons.entry(source).or_default();
+            *lesson.counters.entry(checked::CORRECTED).or_default() += 1;
+            self.learn(observation);
+        }
+    }
+
+    fn learn(&mut self, observation: Observation) {
         match observation {
             Observation::Connection(c) => self.connection(&c),
             Observation::Lookup(l) => self.lookup(&l),
@@ -91,7 +164,7 @@ impl<'a> Learner<'a> {
 
     /// An empty learner that may learn beside this one, what [`Learner::may_share`] says.
     pub fn beside(&self) -> Self {
-        Self::new(self.cluster)
+        Self::new(self.cluster).until(self.limit)
     }
 
     /// Whether an observation is for the learner beside this one: part of the workloads are, of
@@ -121,6 +194,8 @@ impl<'a> Learner<'a> {
             self.lessons.entry(source).or_default().absorb(other);
         }
         self.notes.extend(beside.notes);
+        self.newest = self.newest.max(beside.newest);
+        self.late.extend(beside.late);
     }
 
     /// What could not be decided, in words, sorted.
@@ -231,6 +306,7 @@ impl<'a> Learner<'a> {
         label: &str,
         counters: BTreeMap<String, u64>,
     ) -> Batch {
+        self.late();
         self.lessons.remove(&source).unwrap_or_default().batch(id, label, counters)
     }
 }
@@ -247,6 +323,12 @@ impl Union {
     pub fn add(&mut self, batch: Batch) {
         self.id.get_or_insert(batch.id);
         batch.records.into_iter().for_each(|r| self.records.merge(r));
+    }
+
+    /// Merges all of another's.
+    pub fn absorb(&mut self, other: Self) {
+        self.id = self.id.take().or(other.id);
+        self.records.absorb(other.records);
     }
 
     /// How many records there are.
@@ -339,7 +421,8 @@ impl Lesson {
     fn batch(self, id: BatchId, label: &str, counters: BTreeMap<String, u64>) -> Batch {
         let mut all = counters;
         for (name, n) in self.counters {
-            *all.entry(name.to_owned()).or_default() += n;
+            let sum = all.entry(name.to_owned()).or_default();
+            *sum = sum.saturating_add(n);
         }
         let source = Source {
             source: id.source.clone(),

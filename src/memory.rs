@@ -2,11 +2,13 @@
 //!
 //! Owns nothing but their order. Must never change a record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 
 use crate::generate::Known;
-use crate::model::{Dependency, Lookups, Record, Source, Watch, Workload, WorkloadId};
+use crate::model::{
+    Dependency, Lookups, Record, Source, Time, Unverified, Watch, Workload, WorkloadId,
+};
 use crate::store::{Store, StoreError};
 
 /// Records of one namespace or of all, each kind sorted by key.
@@ -22,6 +24,10 @@ pub struct Memory {
     pub lookups: Vec<Lookups>,
     /// Totals of sources, of all namespaces.
     pub sources: Vec<Source>,
+    /// What a store keeps apart, of all namespaces; of a recorder its status tells.
+    pub unverified: Vec<Unverified>,
+    /// The namespace that was asked for.
+    pub namespace: Option<String>,
 }
 
 impl Memory {
@@ -36,6 +42,8 @@ impl Memory {
             watches: store.watches(namespace)?,
             lookups: store.lookups(namespace)?,
             sources: store.sources()?,
+            unverified: store.unverified()?,
+            namespace: namespace.map(str::to_owned),
         })
     }
 
@@ -55,6 +63,34 @@ impl Memory {
             }
         }
         Ok(out)
+    }
+
+    /// When each workload was last seen: the newest time that is not later than `limit`. A capture
+    /// or an agent whose clock was wrong must not make all that was seen before look stale. A
+    /// workload that has none was not seen at any time that can be true.
+    pub fn last_seen(&self, limit: Time) -> BTreeMap<WorkloadId, Time> {
+        let mut seen: BTreeMap<WorkloadId, Time> = BTreeMap::new();
+        let mut see = |id: &WorkloadId, time: Time| {
+            if time > limit {
+                return;
+            }
+            match seen.get_mut(id) {
+                Some(last) => *last = time.max(*last),
+                None => drop(seen.insert(id.clone(), time)),
+            }
+        };
+        self.workloads.iter().for_each(|w| see(&w.id, w.last_seen));
+        // Where the last time is to be believed, nothing of the workload is later.
+        let strange: BTreeSet<&WorkloadId> =
+            self.workloads.iter().filter(|w| w.last_seen > limit).map(|w| &w.id).collect();
+        let dependencies = self.dependencies.iter().filter(|d| strange.contains(&d.key.workload));
+        dependencies.for_each(|d| see(&d.key.workload, d.tally.last_seen));
+        let lookups = self.lookups.iter().filter(|l| strange.contains(&l.workload));
+        lookups.for_each(|l| see(&l.workload, l.tally.last_seen));
+        for w in self.watches.iter().filter(|w| strange.contains(&w.workload)) {
+            w.spans.0.iter().flat_map(|s| [s.from, s.to]).for_each(|t| see(&w.workload, t));
+        }
+        seen
     }
 
     /// All records.

@@ -12,6 +12,7 @@ mod dependency;
 mod destination;
 mod evidence;
 mod time;
+mod unverified;
 mod workload;
 
 pub use alert::{Alert, AlertKind};
@@ -22,6 +23,7 @@ pub use dependency::{Dependency, DependencyKey, Tally};
 pub use destination::{Destination, Infrastructure, ServicePort, Unresolved};
 pub use evidence::{Evidence, Example, Grade};
 pub use time::Time;
+pub use unverified::{Amount, Unverified};
 pub use workload::{DataPlane, Protocol, Workload, WorkloadId, selects};
 
 /// Two records of the same thing become one.

@@ -3,6 +3,7 @@
 //! Owns these shapes. Must never decide anything.
 
 mod mesh;
+mod unverified;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ use crate::model::{
 };
 
 pub(crate) use mesh::Mesh;
+pub(crate) use unverified::NodeUnverified;
 
 /// A dependency as programs read it: evidence is a list, strongest first.
 #[derive(Debug, Serialize)]
@@ -81,6 +83,9 @@ impl<'a> From<&'a Dependency> for Shown<'a> {
 pub(crate) struct Status {
     pub workloads: Vec<WorkloadStatus>,
     pub sources: Vec<Source>,
+    /// What agents told of pods that the cluster does not know, by node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unverified: Vec<NodeUnverified>,
 }
 
 #[derive(Debug, Serialize)]
@@ -138,6 +143,8 @@ impl Status {
     /// Of all records.
     pub fn of(mut memory: Memory) -> Self {
         let sources = std::mem::take(&mut memory.sources);
+        let unverified = std::mem::take(&mut memory.unverified);
+        let unverified = NodeUnverified::of(&unverified, memory.namespace.as_deref());
         let planes: BTreeMap<WorkloadId, DataPlane> =
             memory.workloads.iter().map(|w| (w.id.clone(), w.data_plane)).collect();
         let mut known = memory.into_known();
@@ -146,7 +153,7 @@ impl Status {
         }
         let workloads =
             known.iter().map(|(id, k)| status(id, planes.get(id).copied(), k)).collect();
-        Self { workloads, sources }
+        Self { workloads, sources, unverified }
     }
 }
 

@@ -16,6 +16,7 @@ mod keys;
 mod marker;
 mod noted;
 mod pages;
+mod unverified;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
@@ -35,6 +36,7 @@ use pages::New;
 pub use alerts::{Delivery, Raised};
 pub use error::StoreError;
 pub use exchange::Imported;
+pub use unverified::Apart;
 
 /// Version of the layout and of the rows' encoding.
 ///
@@ -206,9 +208,19 @@ impl Store {
         if self.holds(&batch.id)? {
             return Ok(Applied::AlreadyHeld);
         }
-        let mut writes = Change::default();
+        let held: BTreeSet<&BatchId> = also.iter().chain(std::iter::once(&batch.id)).collect();
+        self.merge_all(&batch.records, &held, Change::default()).map(|()| Applied::New)
+    }
+
+    /// Merges records, and counts batches as held, in one write with others.
+    fn merge_all(
+        &mut self,
+        records: &[Record],
+        held: &BTreeSet<&BatchId>,
+        mut writes: Change,
+    ) -> Result<(), StoreError> {
         let mut dependencies = New::new();
-        for record in &batch.records {
+        for record in records {
             if let Record::Dependency(d) = record {
                 dependencies.entry(&d.key.workload).or_default().push(d);
                 continue;
@@ -226,16 +238,15 @@ impl Store {
         self.write_all(&dependencies, &mut writes)?;
         // In their order, so that of several of one source the last one stays, which stands for
         // all.
-        let held: BTreeSet<&BatchId> = also.iter().chain(std::iter::once(&batch.id)).collect();
         let mut before: Option<&BatchId> = None;
-        for id in held {
+        for id in held.iter().copied() {
             if let Some(before) = before.filter(|b| b.source == id.source) {
                 writes.remove(keys::batch(before));
             }
             self.note_held(id, &mut writes)?;
             before = Some(id);
         }
-        self.commit(writes).map(|()| Applied::New)
+        self.commit(writes)
     }
 
     /// Writes all or nothing, and makes it durable.

@@ -9,6 +9,8 @@ mod common;
 mod fake;
 #[path = "recorder/faults.rs"]
 mod faults;
+#[path = "recorder/forged.rs"]
+mod forged;
 #[path = "recorder/reach.rs"]
 mod reach;
 #[path = "recorder/restart.rs"]
@@ -71,15 +73,6 @@ fn agents_speak_for_their_own_node_and_people_read_what_they_may() {
         recorder.post(Some("agent-1"), &good),
         (200, r#"{"applied":"already-held"}"#.to_owned())
     );
-    // What a batch says of its pods must be true as well: what it says of their node, and what the
-    // API server says.
-    let lie = String::from_utf8(batch("n1", "b", 1, CART, 5)).unwrap();
-    let lie = lie.lines().map(|l| {
-        if l.starts_with("{\"pod\"") { l.replace("\"n1\"", "\"n9\"") } else { l.to_owned() }
-    });
-    let (status, body) =
-        recorder.post(Some("agent-1"), lie.collect::<Vec<_>>().join("\n").as_bytes());
-    assert_eq!((status, body.contains("the agent on n1")), (403, true), "{body}");
 
     for (path, token, status) in [
         ("/v1/dependencies", None, 401),
@@ -113,8 +106,8 @@ fn agents_speak_for_their_own_node_and_people_read_what_they_may() {
         (Some("cart"), Some(5))
     );
 
-    let (status, body) = recorder.post(Some("agent-2"), &batch("n2", "b", 0, CART, 5));
-    assert_eq!((status, body.contains("shop/web does not run on n2")), (403, true), "{body}");
+    // Lines about pods of another node are refused, those lines alone: see `forged`.
+    assert_eq!(recorder.post(Some("agent-2"), &batch("n2", "b", 0, CART, 50)).0, 200);
 
     // A baseline is for those who may write Sidecars; what is new then raises an alert, once.
     let body = br#"{"namespace":"shop"}"#;
@@ -326,10 +319,10 @@ fn coverage_is_told_pod_by_pod_and_the_mesh_as_far_as_it_is_seen() {
     let [service, slice] = service("cart", "10.244.1.11");
     let mut elsewhere = pod("db", "10.244.1.12", "n1");
     elsewhere["metadata"]["namespace"] = "data".into();
-    says.objects.insert(
-        "pods".into(),
-        vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1"), elsewhere],
-    );
+    // When the pod started is what the API server says, not the batch.
+    let mut web = pod("web", "10.244.1.10", "n1");
+    web["status"]["startTime"] = "2026-11-25T08:00:00Z".into();
+    says.objects.insert("pods".into(), vec![web, pod("cart", "10.244.1.11", "n1"), elsewhere]);
     says.objects.insert("services".into(), vec![service]);
     says.objects.insert("endpointslices".into(), vec![slice]);
     says.refused.insert("serviceentries".into(), 404);

@@ -1,14 +1,14 @@
 //! `sidecarta dependencies`.
 
-use std::collections::BTreeMap;
-
 use clap::{Args, ValueEnum};
 
 use super::duration::nanoseconds;
 use super::output::{self, Format};
 use super::{Outcome, ReadOptions, ViewOptions, graph};
-use crate::model::{Dependency, Grade, Time, WorkloadId};
+use crate::clock;
+use crate::model::{Dependency, Grade};
 use crate::present::Shown;
+use crate::verify;
 
 const EXAMPLE: &str = "\
 Example:
@@ -42,8 +42,7 @@ enum View {
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let memory = options.read.place()?.memory(options.view.namespace.as_deref())?;
-    let seen: BTreeMap<WorkloadId, Time> =
-        memory.workloads.into_iter().map(|w| (w.id, w.last_seen)).collect();
+    let seen = memory.last_seen(verify::latest(clock::now()));
     let stale = |d: &Dependency| {
         seen.get(&d.key.workload).is_some_and(|s| d.is_stale(*s, options.stale_after))
     };

@@ -2,6 +2,7 @@
 //!
 //! An import is an export of a store, or the batches of an agent: the first line tells.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -12,10 +13,12 @@ use hyper::Method;
 
 use super::remote::Place;
 use super::{Outcome, ReadOptions, StoreOptions};
-use crate::learn::Learner;
+use crate::clock;
+use crate::learn::{Learner, Union};
 use crate::observed::{ReadError, Reader};
 use crate::snapshot;
 use crate::store::{Applied, Store};
+use crate::verify::{Checked, Rules, check, counter};
 
 /// Write the whole store, or a recorder's while it runs, as NDJSON
 #[derive(Debug, Args)]
@@ -47,6 +50,10 @@ pub(super) struct ImportOptions {
     /// DNS domain of the cluster
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     cluster_domain: String,
+    /// For an agent's batches: leave out what they tell of pods that the snapshot does not hold.
+    /// Without it their word is taken: whoever imports a file vouches for it
+    #[arg(long)]
+    known_pods_only: bool,
     /// File to read, `-` for standard input
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
@@ -134,7 +141,8 @@ pub(super) fn import(options: &ImportOptions) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Learns from an agent's batches. One that cannot be read is named, and the rest goes on.
+/// Learns from an agent's batches. One that cannot be read is named, and the rest goes on; so is
+/// what of a batch is refused.
 fn learn(
     options: &ImportOptions,
     cluster: &[PathBuf],
@@ -144,13 +152,36 @@ fn learn(
     let (cluster, report) = snapshot::load(cluster, Some(&options.cluster_domain))?;
     let mut partial = super::report_snapshot(&report);
     let mut store = options.store.create()?;
+    let now = clock::now();
     let (mut new, mut held, mut edges) = (0u64, 0u64, 0u64);
+    let mut found: BTreeMap<&str, u64> = BTreeMap::new();
     for batch in Reader::new(input) {
         match batch {
-            Ok(batch) => match store.apply(&Learner::batch(&cluster, &batch))? {
-                Applied::New => (new, edges) = (new + 1, edges + batch.edges.len() as u64),
-                Applied::AlreadyHeld => held += 1,
-            },
+            Ok(batch) => {
+                let told = batch.edges.len() as u64;
+                let rules = Rules::of_file(&batch, now);
+                let Checked { mut batch, unknown } = check(batch, &cluster, &rules);
+                let unverified = batch.counters.get(counter::UNVERIFIED).copied();
+                if let Some(n) = unverified.filter(|_| options.known_pods_only) {
+                    batch.counters.insert(counter::DROPPED.to_owned(), n);
+                }
+                let mut taught = Union::default();
+                taught.add(Learner::batch(&cluster, &batch));
+                if let Some(unknown) = unknown.filter(|_| !options.known_pods_only) {
+                    taught.add(Learner::batch(&cluster, &unknown));
+                }
+                let Some(taught) = taught.batch() else { continue };
+                match store.apply(&taught)? {
+                    Applied::New => {
+                        (new, edges) = (new + 1, edges + told);
+                        for name in counter::ALL {
+                            *found.entry(name).or_default() +=
+                                batch.counters.get(name).copied().unwrap_or(0);
+                        }
+                    }
+                    Applied::AlreadyHeld => held += 1,
+                }
+            }
             Err(e @ ReadError::Io { .. }) => {
                 return Err(e).with_context(|| format!("cannot read {}", file.display()));
             }
@@ -161,6 +192,25 @@ fn learn(
         }
     }
     store.close()?;
+    for (name, what, refused) in [
+        (counter::ELSEWHERE, "are about pods that the snapshot has on other nodes: refused", true),
+        (counter::IMPOSSIBLE, "contradict themselves: refused", true),
+        (counter::DROPPED, "are about pods that the snapshot does not hold: left out", true),
+        (counter::CORRECTED, "have times or counts that cannot be true: corrected", false),
+    ] {
+        let n = found.get(name).copied().unwrap_or(0);
+        if n > 0 {
+            eprintln!("warning: {}: {n} lines {what} ({name})", file.display());
+            partial |= refused;
+        }
+    }
+    let unverified = found.get(counter::UNVERIFIED).copied().unwrap_or(0);
+    if unverified > 0 && !options.known_pods_only {
+        eprintln!(
+            "note: {unverified} lines are about pods that the snapshot does not hold: what the batches say of these pods is taken \
+             as it is (--known-pods-only leaves them out)"
+        );
+    }
     eprintln!("{new} batches with {edges} edges learned; {held} were held already");
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
 }

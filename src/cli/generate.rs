@@ -11,12 +11,14 @@ use clap::{Args, ValueEnum};
 use super::duration::nanoseconds;
 use super::remote::{RecorderOptions, STORE};
 use super::{ClusterOptions, Outcome, ViewOptions, output};
+use crate::clock;
 use crate::generate::calls::Declared;
 use crate::generate::group::GroupBy;
 use crate::generate::readiness::Thresholds;
 use crate::generate::{self as generation, Input, Known, Subject, generate, subjects};
-use crate::model::{Dependency, Workload, WorkloadId};
+use crate::model::{Dependency, Time, WorkloadId};
 use crate::snapshot::{self, Snapshot};
+use crate::verify;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -129,10 +131,11 @@ pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow
     let here = source.store.is_some() || source.recorder.is_given() || Path::new(STORE).exists();
     if source.calls.is_empty() || here {
         let mut memory = source.recorder.place(source.store.as_deref())?.memory(None)?;
+        let seen = memory.last_seen(verify::latest(clock::now()));
         stored = std::mem::take(&mut memory.workloads);
         all = memory.into_known();
         if let Some(after) = source.drop_stale {
-            drop_stale(&mut all, &stored, after);
+            drop_stale(&mut all, &seen, after);
         }
     }
     let subjects = subjects(&snapshot.cluster, &stored);
@@ -143,18 +146,22 @@ pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow
 }
 
 /// Leaves out what has become stale, and names it.
-fn drop_stale(all: &mut BTreeMap<WorkloadId, Known>, stored: &[Workload], after: u64) {
-    for w in stored {
-        let Some(known) = all.get_mut(&w.id) else { continue };
+fn drop_stale(
+    all: &mut BTreeMap<WorkloadId, Known>,
+    seen: &BTreeMap<WorkloadId, Time>,
+    after: u64,
+) {
+    for (id, seen) in seen {
+        let Some(known) = all.get_mut(id) else { continue };
         let (stale, fresh) = std::mem::take(&mut known.dependencies)
             .into_iter()
-            .partition(|d| d.is_stale(w.last_seen, after));
+            .partition(|d| d.is_stale(*seen, after));
         known.dependencies = fresh;
         let stale: Vec<Dependency> = stale;
         for d in stale {
             let (to, port, last) =
                 (&d.key.destination, d.key.port, output::moment(d.tally.last_seen));
-            eprintln!("note: {}: {to}:{port} is left out as stale: last seen {last}", w.id);
+            eprintln!("note: {}: {to}:{port} is left out as stale: last seen {last}", id);
         }
     }
 }

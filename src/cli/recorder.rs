@@ -67,6 +67,10 @@ pub(super) struct Options {
     /// counted
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     patience: Duration,
+    /// How long to keep what agents tell of pods that the API server does not know: it teaches
+    /// nothing unless the API server tells of the pod within that time
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    unverified_for: Duration,
     /// Accept a workload's dependencies by itself once it was watched for this long (and
     /// --accept-confidence is reached)
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -178,6 +182,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         pace: Pace {
             settle: options.settle,
             limit: options.patience,
+            apart: options.unverified_for,
+            nodes: !options.no_auth,
             patience: Patience::default(),
             accept: options.accept_after.map(|after| Thresholds {
                 min_coverage: u64::try_from(after.as_nanos()).unwrap_or(u64::MAX),

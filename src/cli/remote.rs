@@ -9,6 +9,7 @@ use hyper::{Method, StatusCode, Uri};
 
 use crate::http::{Answer, Http, Trust};
 use crate::memory::Memory;
+use crate::present::NodeUnverified;
 use crate::reach::{self, Unreached};
 use crate::view::ViewError;
 
@@ -63,6 +64,16 @@ pub(super) struct Recorder {
     runtime: tokio::runtime::Runtime,
     /// Where it was found; absent where it was named.
     found: Option<reach::Recorder>,
+}
+
+/// What the answers of a recorder lack.
+#[derive(serde::Deserialize)]
+pub(super) struct Limits {
+    /// In words.
+    pub limits: Vec<String>,
+    /// What it keeps apart; recorders of old versions do not say.
+    #[serde(default)]
+    pub unverified: Vec<NodeUnverified>,
 }
 
 impl RecorderOptions {
@@ -169,16 +180,10 @@ impl Recorder {
         Memory::read(&*answer.body).context("the recorder's answer cannot be read")
     }
 
-    /// What its answers lack, for what it does not see of the cluster.
-    pub(super) fn limits(&self, namespace: Option<&str>) -> anyhow::Result<Vec<String>> {
-        #[derive(serde::Deserialize)]
-        struct Mesh {
-            limits: Vec<String>,
-        }
+    /// What its answers lack, for what it does not see of the cluster, and what it keeps apart.
+    pub(super) fn limits(&self, namespace: Option<&str>) -> anyhow::Result<Limits> {
         let answer = self.ask(Method::GET, &format!("/v1/mesh{}", query(namespace)), Vec::new())?;
-        let mesh: Mesh =
-            serde_json::from_slice(&answer.body).context("the recorder's answer cannot be read")?;
-        Ok(mesh.limits)
+        serde_json::from_slice(&answer.body).context("the recorder's answer cannot be read")
     }
 
     /// Asks, and gives what is answered well.

@@ -13,6 +13,7 @@ use sidecarta_capture::source::{self, Digests, Reader};
 use super::output::{self, Format};
 use super::progress::Line;
 use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
+use crate::clock;
 use crate::learn::{Learner, counter};
 use crate::model::{
     Batch, BatchId, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId,
@@ -20,6 +21,7 @@ use crate::model::{
 use crate::parallel::{both, stream};
 use crate::snapshot;
 use crate::store::Applied;
+use crate::verify;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -82,7 +84,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     partial |= !reader.errors().is_empty();
     let (sockets, ports) = cluster.listening();
     let mut meter = Meter::new(Config::default(), KnownPorts { sockets, ports });
-    let mut learner = Learner::new(&cluster);
+    let mut learner = Learner::new(&cluster).until(verify::latest(clock::now()));
     // A store that cannot be opened ends the reading at once, not after hours.
     let refused = AtomicBool::new(false);
     let create = || options.store.create().inspect_err(|_| refused.store(true, Ordering::Relaxed));

@@ -6,7 +6,7 @@ use super::output::{self, Format};
 use super::remote::Place;
 use super::{Outcome, OutputOptions, ReadOptions, ViewOptions};
 use crate::model::Source;
-use crate::present::Status;
+use crate::present::{NodeUnverified, Status};
 
 const EXAMPLE: &str = "\
 Example:
@@ -28,14 +28,19 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let namespace = options.view.namespace.as_deref();
     let place = options.read.place()?;
-    let status = Status::of(place.memory(namespace)?);
+    let mut status = Status::of(place.memory(namespace)?);
+    let mut limits = Vec::new();
+    if let Place::Recorder(recorder) = &place {
+        let told = recorder.limits(namespace)?;
+        (limits, status.unverified) = (told.limits, told.unverified);
+    } else {
+        limits.extend(status.unverified.iter().map(NodeUnverified::text));
+    }
     match options.output.output {
         Format::Table => {
             output::print(&table(&status))?;
-            if let Place::Recorder(recorder) = &place {
-                for limit in recorder.limits(namespace)? {
-                    output::print(&format!("limited: {limit}\n"))?;
-                }
+            for limit in limits {
+                output::print(&format!("limited: {limit}\n"))?;
             }
         }
         format => output::data(format, &status)?,

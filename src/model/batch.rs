@@ -40,7 +40,7 @@ impl Source {
     /// Counters that are losses, by name. The rest tells what was read.
     pub fn losses(&self) -> impl Iterator<Item = (&str, u64)> {
         /// Counters that are no loss: totals, and traffic that concerns no workload.
-        const NO_LOSS: [&str; 16] = [
+        const NO_LOSS: [&str; 18] = [
             "packets",
             "bytes",
             "used",
@@ -57,6 +57,8 @@ impl Source {
             "from-elsewhere",
             "midway",
             "neither-end-known",
+            "lines-unverified",
+            "lines-confirmed",
         ];
         let all = self.counters.iter().map(|(name, n)| (name.as_str(), *n));
         all.filter(|(name, n)| *n > 0 && !NO_LOSS.contains(name))
@@ -70,7 +72,8 @@ impl Merge for Source {
         }
         self.spans.merge(&other.spans);
         for (name, n) in &other.counters {
-            *self.counters.entry(name.clone()).or_default() += n;
+            let sum = self.counters.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*n);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::NodeUnverified;
 use crate::view::{KindStatus, Status};
 
 /// What the recorder's view knows of the cluster.
@@ -24,6 +25,8 @@ pub(crate) struct Mesh {
     pub unreadable: u64,
     /// Acknowledged batches that no answer holds yet.
     pub batches_waiting: u64,
+    /// What no answer holds because its pods are not known, by node; nothing where that is nothing.
+    pub unverified: Vec<NodeUnverified>,
     /// What answers lack, in words; nothing where they lack nothing.
     pub limits: Vec<String>,
 }
@@ -45,8 +48,8 @@ pub(crate) enum MeshKind {
 }
 
 impl Mesh {
-    /// Of a view, and of batches that wait to be resolved.
-    pub fn of(view: &Status, waiting: u64) -> Self {
+    /// Of a view, of batches that wait to be resolved, and of what is kept apart.
+    pub fn of(view: &Status, waiting: u64, unverified: Vec<NodeUnverified>) -> Self {
         let live = !view.kinds.is_empty();
         let mut limits: Vec<String> = Vec::new();
         if !live {
@@ -67,6 +70,7 @@ impl Mesh {
         if waiting > 0 {
             limits.push(format!("{waiting} batches of agents wait to be resolved"));
         }
+        limits.extend(unverified.iter().map(NodeUnverified::text));
         Self {
             live,
             synced: view.synced,
@@ -78,6 +82,7 @@ impl Mesh {
                 .collect(),
             unreadable: view.broken,
             batches_waiting: waiting,
+            unverified,
             limits,
         }
     }
@@ -118,6 +123,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::Time;
 
     #[test]
     fn every_state_is_told_and_all_but_one_is_a_limit() {
@@ -135,7 +141,13 @@ mod tests {
         ];
         let kinds = kinds.map(|(kind, status)| (kind.to_owned(), status)).into();
         let view = Status { synced: true, kinds, behind: Some(Duration::from_secs(7)), broken: 1 };
-        let mesh = Mesh::of(&view, 4);
+        let unverified = NodeUnverified {
+            node: "n1".into(),
+            lines: 3,
+            pods: 2,
+            since: Time(1_764_061_200_000_000_000),
+        };
+        let mesh = Mesh::of(&view, 4, vec![unverified]);
         let told = serde_json::to_value(&mesh).unwrap();
         let kinds = serde_json::json!({
             "CronJob": {"state": "listing"},
@@ -156,7 +168,9 @@ mod tests {
             "ServiceEntry: not served",
             "1 versions",
             "4 batches",
+            "unverified: the agent on n1 told 3 lines about 2 pods",
         ];
+        assert_eq!(told["unverified"][0]["lines"], 3);
         assert_eq!(mesh.limits.len(), begin.len(), "{:?}", mesh.limits);
         for (limit, begin) in mesh.limits.iter().zip(begin) {
             assert!(limit.starts_with(begin), "{limit}");
@@ -165,10 +179,10 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_a_limit_and_a_whole_view_is_none() {
-        let fixed = Mesh::of(&Status { synced: true, ..Status::default() }, 0);
+        let fixed = Mesh::of(&Status { synced: true, ..Status::default() }, 0, Vec::new());
         assert!(!fixed.live && fixed.limits.len() == 1, "{fixed:?}");
         let kinds = [("Pod".to_owned(), KindStatus::Synced { objects: 0 })].into();
-        let whole = Mesh::of(&Status { synced: true, kinds, ..Status::default() }, 0);
+        let whole = Mesh::of(&Status { synced: true, kinds, ..Status::default() }, 0, Vec::new());
         assert!(whole.live && whole.limits.is_empty(), "{whole:?}");
     }
 }

@@ -1,7 +1,9 @@
 //! The recorder's HTTP interface (`openapi.yaml` describes it).
 //!
 //! Owns paths, limits and answers. A batch is refused whole, with the reason, or it is on the disk
-//! when it is answered. Must never tell anyone of a namespace that they may not read.
+//! when it is answered; which of its lines count is decided when it is resolved (`verify`). A
+//! refusal says whether it is the batch that is refused, or whoever brings it. Must never tell
+//! anyone of a namespace that they may not read.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -23,12 +25,11 @@ use tokio::sync::Semaphore;
 use super::auth::{Denied, Gate};
 use super::engine::{Engine, Refused};
 use crate::clock;
-use crate::cluster::Cluster;
 use crate::memory::Memory;
 use crate::model::WorkloadId;
 use crate::novelty;
 use crate::observed::{Observed, Reader};
-use crate::present::{Coverage, Mesh, Shown, ShownAlert, Status};
+use crate::present::{Coverage, Mesh, NodeUnverified, Shown, ShownAlert, Status};
 use crate::store::{Applied, StoreError};
 use crate::view::View;
 
@@ -44,6 +45,8 @@ const AT_ONCE: usize = 4;
 const BODY: Duration = Duration::from_secs(30);
 /// How hard a backup is packed: hard enough for a twentieth of its size, and as fast as it is read.
 const PACKED: i32 = 1;
+/// Bytes of a batch's source: the name of a node (253, RFC 1123) and an agent's boot.
+const MAX_SOURCE: usize = 400;
 /// What those who come too early are told to wait.
 const WAIT: u64 = 1;
 
@@ -123,17 +126,27 @@ pub(super) fn router(app: Arc<App>) -> Router {
 struct Refusal {
     status: StatusCode,
     why: String,
+    /// It is the batch that is refused, whoever brings it: bringing it again is in vain.
+    of_batch: bool,
 }
 
 impl Refusal {
     fn new(status: StatusCode, why: impl Into<String>) -> Self {
-        Self { status, why: why.into() }
+        Self { status, why: why.into(), of_batch: false }
     }
+}
+
+/// Of a batch, whoever brings it.
+fn of_batch(status: StatusCode, why: String) -> Refusal {
+    Refusal { status, why, of_batch: true }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = Json(json!({"error": self.why}));
+        let body = match self.of_batch {
+            true => Json(json!({"error": self.why, "batch": "refused"})),
+            false => Json(json!({"error": self.why})),
+        };
         match self.status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 (self.status, [(header::RETRY_AFTER, WAIT.to_string())], body).into_response()
@@ -189,11 +202,11 @@ async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Re
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(e)) if e.is::<LengthLimitError>() => {
             let why = format!("the body is longer than {MAX_BODY} bytes");
-            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, why));
+            return Err(of_batch(StatusCode::PAYLOAD_TOO_LARGE, why));
         }
         Ok(Err(e)) => {
             return Err(Refusal::new(
-                StatusCode::BAD_REQUEST,
+                StatusCode::REQUEST_TIMEOUT,
                 format!("the body cannot be read: {e}"),
             ));
         }
@@ -208,9 +221,9 @@ async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Re
         Some(b"zstd") => true,
         None | Some(b"identity") => false,
         Some(_) => {
-            return Err(Refusal::new(
+            return Err(of_batch(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "Content-Encoding is zstd, or none",
+                "Content-Encoding is zstd, or none".to_owned(),
             ));
         }
     };
@@ -218,9 +231,6 @@ async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Re
     let (batch, bytes) = read.map_err(|e| {
         Refusal::new(StatusCode::BAD_REQUEST, format!("the batch cannot be read: {e}"))
     })??;
-    if app.gate.is_some() {
-        truthful(&batch, &app.view.current())?;
-    }
     let applied = app.engine.keep(batch, bytes).await?;
     let word = if applied == Applied::New { "new" } else { "already-held" };
     Ok(Json(json!({"applied": word})).into_response())
@@ -228,7 +238,7 @@ async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Re
 
 /// Exactly one batch, of this node, and its bytes as they are kept.
 fn read(body: &[u8], packed: bool, node: Option<&str>) -> Result<(Observed, Vec<u8>), Refusal> {
-    let malformed = |why: String| Refusal::new(StatusCode::BAD_REQUEST, why);
+    let malformed = |why: String| of_batch(StatusCode::BAD_REQUEST, why);
     let text = if packed {
         let mut decoder =
             zstd::Decoder::new(body).map_err(|e| malformed(format!("not zstd: {e}")))?;
@@ -243,7 +253,7 @@ fn read(body: &[u8], packed: bool, node: Option<&str>) -> Result<(Observed, Vec<
         body.to_vec()
     };
     if text.len() as u64 > MAX_TEXT {
-        return Err(Refusal::new(
+        return Err(of_batch(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the batch is longer than {MAX_TEXT} bytes"),
         ));
@@ -260,25 +270,20 @@ fn read(body: &[u8], packed: bool, node: Option<&str>) -> Result<(Observed, Vec<
     if !batch.id.source.starts_with("agent:") {
         return Err(malformed(format!("the batch is of {}, which is no agent", batch.id.source)));
     }
+    // Both are shown to people as they are.
+    let plain = |name: &str| name.len() <= MAX_SOURCE && name.bytes().all(|b| b.is_ascii_graphic());
+    if !plain(&batch.id.source) || !plain(&batch.node) {
+        let why = format!("its source and its node are up to {MAX_SOURCE} printable characters");
+        return Err(malformed(why));
+    }
     if let Some(node) = node {
-        let lie = |what: String| {
-            Refusal::new(
-                StatusCode::FORBIDDEN,
-                format!("the token is of the agent on {node}: {what}"),
-            )
-        };
         let own = format!("agent:{node}:");
         if batch.node != node || !batch.id.source.starts_with(&own) {
-            return Err(lie(format!(
-                "the batch says that it is of {} ({})",
+            let why = format!(
+                "the token is of the agent on {node}: the batch says that it is of {} ({})",
                 batch.node, batch.id.source
-            )));
-        }
-        if let Some(pod) = batch.pods.iter().find(|p| *p.node != *node) {
-            return Err(lie(format!(
-                "the pod {}/{} is on {:?}",
-                pod.workload.namespace, pod.name, pod.node
-            )));
+            );
+            return Err(of_batch(StatusCode::FORBIDDEN, why));
         }
     }
     let bytes = if packed {
@@ -287,22 +292,6 @@ fn read(body: &[u8], packed: bool, node: Option<&str>) -> Result<(Observed, Vec<
         zstd::encode_all(text.as_slice(), 1).map_err(|e| malformed(e.to_string()))?
     };
     Ok((batch, bytes))
-}
-
-/// An agent may say of a pod what it likes; what the API server says of it counts. A pod that is
-/// not known yet is the agent's word.
-fn truthful(batch: &Observed, cluster: &Cluster) -> Result<(), Refusal> {
-    for pod in &batch.pods {
-        let known = cluster.pods_named(&pod.workload.namespace, &pod.name);
-        if !known.is_empty() && !known.iter().any(|k| *k.node == *batch.node || k.node.is_empty()) {
-            let (namespace, name, node) = (&pod.workload.namespace, &pod.name, &batch.node);
-            return Err(Refusal::new(
-                StatusCode::FORBIDDEN,
-                format!("the pod {namespace}/{name} does not run on {node}"),
-            ));
-        }
-    }
-    Ok(())
 }
 
 #[derive(Debug, Deserialize)]
@@ -409,7 +398,9 @@ async fn mesh(
         let namespace = wanted.namespace.filter(|n| !n.is_empty());
         app.may(&headers, namespace.as_deref(), false).await?;
         let view = app.view.status_in(namespace.as_deref());
-        Ok(Json(Mesh::of(&view, app.engine.progress().waiting)).into_response())
+        let progress = app.engine.progress();
+        let unverified = NodeUnverified::of(&progress.unverified, namespace.as_deref());
+        Ok(Json(Mesh::of(&view, progress.waiting, unverified)).into_response())
     };
     result.await.map_err(|r| app.refuse(r))
 }

@@ -271,8 +271,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s"), Access::CreateOrOpen).unwrap();
         let second = Duration::from_secs(1);
-        let pace =
-            Pace { settle: second, limit: second, patience: Patience::default(), accept: None };
+        let pace = Pace {
+            settle: second,
+            limit: second,
+            apart: second,
+            nodes: false,
+            patience: Patience::default(),
+            accept: None,
+        };
         let (engine, work) = Engine::new(store, View::fixed(Cluster::default()), pace);
         let thread = std::thread::spawn(move || work.run());
         // Nobody listens there: what is delivered fails, and is to be tried again.

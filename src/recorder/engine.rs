@@ -5,9 +5,10 @@
 //! counts once. Must never resolve before the cluster is known, and never let what cannot be
 //! resolved hold up what can be acknowledged.
 
+mod unconfirmed;
 mod upkeep;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,12 +18,14 @@ use tokio::sync::{oneshot, watch};
 use crate::cluster::Cluster;
 use crate::generate::readiness::Thresholds;
 use crate::learn::{Learner, Union};
-use crate::model::{Batch, BatchId};
+use crate::model::{Batch, BatchId, Unverified};
 use crate::novelty::Patience;
 use crate::observed::{Observed, Reader};
 use crate::parallel::both;
 use crate::store::{Applied, Store, StoreError};
+use crate::verify::{Checked, Rules, check, counter};
 use crate::view::View;
+use unconfirmed::{Plan, Unconfirmed};
 use upkeep::Review;
 
 /// Commands that wait for the thread.
@@ -49,6 +52,10 @@ pub struct Pace {
     /// And at most this long where the API server cannot be watched: then it is resolved with what
     /// is known, and counted.
     pub limit: Duration,
+    /// How long lines about pods that the view does not know are kept apart.
+    pub apart: Duration,
+    /// Whether a batch may only speak of pods of its node: where agents prove which one is theirs.
+    pub nodes: bool,
     /// What is alerted.
     pub patience: Patience,
     /// What must be known of a workload for it to be accepted by itself; `None`: people accept.
@@ -74,6 +81,10 @@ pub struct Progress {
     pub waiting: u64,
     /// Alerts raised.
     pub alerts: u64,
+    /// What was found when batches were checked, by the names of [`counter`].
+    pub checked: BTreeMap<&'static str, u64>,
+    /// What is kept apart because the view does not know its pods.
+    pub unverified: Arc<Vec<Unverified>>,
 }
 
 /// A batch to be kept.
@@ -124,6 +135,7 @@ impl Engine {
             waiting: VecDeque::new(),
             held: 0,
             now: Progress::default(),
+            unconfirmed: Unconfirmed::default(),
             merged: None,
             swept: None,
             review: None,
@@ -206,6 +218,7 @@ pub struct Work {
     waiting: VecDeque<Waiting>,
     held: usize,
     now: Progress,
+    unconfirmed: Unconfirmed,
     /// When batches were last merged, and how long it took.
     merged: Option<(Instant, Duration)>,
     swept: Option<Instant>,
@@ -228,6 +241,8 @@ impl Work {
         let kept = self.store.kept().map_err(|e| e.to_string())?;
         let came = Instant::now();
         self.waiting.extend(kept.into_iter().map(|id| Waiting { id, came, batch: None }));
+        self.unconfirmed = Unconfirmed::read(&self.store).map_err(|e| e.to_string())?;
+        self.now.unverified = Arc::new(self.unconfirmed.told());
         loop {
             self.tell();
             let first = match self.commands.recv_timeout(BEAT) {
@@ -257,6 +272,7 @@ impl Work {
             if self.is_time() {
                 self.settle()?;
             }
+            self.confirm()?;
             self.note(false).map_err(|e| e.to_string())?;
             self.look()?;
         }
@@ -315,7 +331,8 @@ impl Work {
         let (now, view) = (Instant::now(), self.view.status());
         let known = view.synced && view.behind.is_none();
         let mut told = Vec::new();
-        let mut taught = Union::default();
+        let mut lesson = Lesson::default();
+        let rules = self.rules();
         let mut kept = BTreeSet::new();
         let mut edges = 0;
         let cluster = self.view.current();
@@ -323,7 +340,7 @@ impl Work {
             let waited = now.saturating_duration_since(first.came);
             let late = waited >= self.pace.limit;
             if kept.len() >= MERGED
-                || taught.len() >= MERGED_RECORDS
+                || lesson.taught.len() >= MERGED_RECORDS
                 || waited < self.pace.settle
                 || !(known || late)
             {
@@ -349,7 +366,7 @@ impl Work {
             self.now.settled_late += u64::from(!known);
             told.push(batch);
             if told.len() == AT_ONCE {
-                learn(&cluster, &mut told, &mut taught);
+                lesson.learn(&cluster, &rules, &mut told);
             }
             kept.insert(first.id);
         }
@@ -357,20 +374,32 @@ impl Work {
             return Ok(());
         }
         let id = kept.first().cloned().unwrap_or(BatchId { source: String::new(), sequence: 0 });
-        learn(&cluster, &mut told, &mut taught);
+        lesson.learn(&cluster, &rules, &mut told);
+        let Lesson { mut taught, unknown, counted } = lesson;
+        let mut plan = Plan::default();
+        self.unconfirmed.keep(unknown, rules.now, &mut plan)?;
+        taught.absorb(std::mem::take(&mut plan.taught));
+        add(&mut plan.counted, &counted);
         let taught = taught.batch().unwrap_or(Batch { id, records: Vec::new() });
-        let result = self.merge(taught, kept, edges);
+        let result = self.merge(taught, kept, edges, plan);
         self.merged = Some((Instant::now(), now.elapsed()));
         result
     }
 
     /// Merges what kept batches taught.
-    fn merge(&mut self, taught: Batch, kept: BTreeSet<BatchId>, edges: u64) -> Result<(), String> {
+    fn merge(
+        &mut self,
+        taught: Batch,
+        kept: BTreeSet<BatchId>,
+        edges: u64,
+        plan: Plan,
+    ) -> Result<(), String> {
         let n = kept.len() as u64;
-        match self.store.settle(&taught, &kept) {
-            Ok(_) => {
+        match self.store.settle_apart(&taught.records, &kept, &plan.apart) {
+            Ok(()) => {
                 self.now.settled += n;
                 self.now.edges += edges;
+                self.written(plan);
                 self.unnoticed = Some(taught);
                 self.notice().map(|_| ())
             }
@@ -400,15 +429,44 @@ impl Work {
     }
 }
 
-/// Resolves batches, and adds what they teach.
-fn learn(cluster: &Cluster, told: &mut Vec<Observed>, taught: &mut Union) {
-    let (first, second) = told.split_at(told.len() / 2);
-    let learn =
-        |told: &[Observed]| told.iter().map(|b| Learner::batch(cluster, b)).collect::<Vec<_>>();
-    let (second, first) = match first {
-        [] => (learn(second), Vec::new()),
-        _ => both(|| learn(second), || learn(first)),
-    };
-    first.into_iter().chain(second).for_each(|batch| taught.add(batch));
-    told.clear();
+/// What batches have taught, and what of them is kept apart.
+#[derive(Default)]
+struct Lesson {
+    taught: Union,
+    unknown: Vec<Observed>,
+    counted: BTreeMap<&'static str, u64>,
+}
+
+impl Lesson {
+    /// Checks and resolves batches, and adds what they teach.
+    fn learn(&mut self, cluster: &Cluster, rules: &Rules, told: &mut Vec<Observed>) {
+        let second = told.split_off(told.len() / 2);
+        let first = std::mem::take(told);
+        let learn = |told: Vec<Observed>| -> Vec<_> {
+            let one = |batch| {
+                let Checked { batch, unknown } = check(batch, cluster, rules);
+                let count = |name: &'static str| Some((name, *batch.counters.get(name)?));
+                let counted: BTreeMap<_, _> = counter::ALL.into_iter().filter_map(count).collect();
+                (Learner::batch(cluster, &batch), unknown, counted)
+            };
+            told.into_iter().map(one).collect()
+        };
+        let (second, first) = if first.is_empty() {
+            (learn(second), Vec::new())
+        } else {
+            both(|| learn(second), || learn(first))
+        };
+        for (batch, unknown, counted) in first.into_iter().chain(second) {
+            self.taught.add(batch);
+            self.unknown.extend(unknown);
+            add(&mut self.counted, &counted);
+        }
+    }
+}
+
+fn add(sums: &mut BTreeMap<&'static str, u64>, more: &BTreeMap<&'static str, u64>) {
+    for (name, n) in more {
+        let sum = sums.entry(name).or_default();
+        *sum = sum.saturating_add(*n);
+    }
 }

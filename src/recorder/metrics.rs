@@ -90,6 +90,16 @@ impl Collector for Metrics {
             ConstCounter::new(n.load(Ordering::Relaxed))
                 .encode(refused.encode_family(&[("reason", reason)])?)?;
         }
+        let mut checked = encoder.encode_descriptor(
+            "checked_lines",
+            "What was refused, corrected or kept apart when batches were checked: the names are those of `sidecarta status`",
+            None,
+            MetricType::Counter,
+        )?;
+        for event in crate::verify::counter::ALL {
+            let n = p.checked.get(event).copied().unwrap_or(0);
+            ConstCounter::new(n).encode(checked.encode_family(&[("event", event)])?)?;
+        }
         let status = self.app.view.status();
         let mut objects = encoder.encode_descriptor(
             "objects",
@@ -108,6 +118,12 @@ impl Collector for Metrics {
             ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX)).encode(descriptor)
         };
         gauge("batches_waiting", "Batches on the disk that wait to be resolved", p.waiting)?;
+        let lines = p.unverified.iter().map(|u| u.amount(None).lines);
+        gauge(
+            "unverified_lines",
+            "Lines about pods that the API server does not know: they teach nothing",
+            lines.fold(0, u64::saturating_add),
+        )?;
         gauge(
             "view_synced",
             "1 when the view of the cluster is complete",

@@ -99,8 +99,8 @@ impl Store {
                 workload.append(&mut page);
             } else if kind == Kind::Batch as u8 {
                 out.batch(&key)?;
-            } else if kind == Kind::Kept as u8 || kind == Kind::View as u8 {
-                // The former are told whole, below; the latter are of this cluster and this time.
+            } else if [Kind::Kept, Kind::View, Kind::Unverified].iter().any(|k| *k as u8 == kind) {
+                // The first are told whole, below; the others are of this cluster and this time.
             } else if kind == Kind::Baseline as u8 {
                 out.rows += 1;
                 out.line(&Line::Baseline(Box::new(self.unpack(&row)?)))?;

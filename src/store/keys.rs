@@ -23,13 +23,16 @@ pub(super) enum Kind {
     Alert = b'a',
     /// What the view knows of the cluster.
     View = b'v',
+    /// What is told of pods that the cluster does not know.
+    Unverified = b'u',
 }
 
 impl Kind {
     /// Whether rows of this kind go again in the course of things: that there are fewer of them is
     /// no damage.
     pub fn is_passing(first: u8) -> bool {
-        [Self::Batch, Self::Kept, Self::Alert, Self::View].iter().any(|k| *k as u8 == first)
+        let passing = [Self::Batch, Self::Kept, Self::Alert, Self::View, Self::Unverified];
+        passing.iter().any(|k| *k as u8 == first)
     }
 }
 
@@ -161,6 +164,18 @@ pub(super) fn kept(id: &BatchId, part: u32) -> Vec<u8> {
 /// Reads [`kept`] back.
 pub(super) fn parse_kept(key: &[u8]) -> Option<BatchId> {
     parse_identity(Kind::Kept, key.split_last_chunk::<4>()?.0)
+}
+
+/// What the keys of all rows of what is kept apart of a batch begin with.
+pub(super) fn of_unverified(id: &BatchId) -> Vec<u8> {
+    identity(Kind::Unverified, id)
+}
+
+/// Key of a row of it: what there is in short (0), and its pieces.
+pub(super) fn unverified(id: &BatchId, part: u32) -> Vec<u8> {
+    let mut key = of_unverified(id);
+    key.extend(part.to_be_bytes());
+    key
 }
 
 /// Key of a row of the view, which has a key of its own.

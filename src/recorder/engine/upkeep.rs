@@ -1,16 +1,19 @@
 //! What the thread of the store does besides keeping and merging: raises what is new, looks at
-//! everything from time to time, and notes what the view knows.
+//! everything from time to time, learns what the view has confirmed, and notes what the view knows.
 //!
 //! Owns when that is done, and that a full disk is waited for. Must never count twice what a batch
 //! told.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Work;
+use super::unconfirmed::Plan;
+use super::{Work, add};
 use crate::clock;
-use crate::model::{Alert, WorkloadId};
+use crate::model::{Alert, Batch, BatchId, WorkloadId};
 use crate::novelty;
 use crate::store::StoreError;
+use crate::verify::Rules;
 
 /// How often what the view has learned is noted, at the most.
 const NOTE: Duration = Duration::from_secs(1);
@@ -46,6 +49,51 @@ impl Work {
             // It is looked at again when the time comes, or after a start.
             Ok(()) | Err(StoreError::DiskFull { .. }) => Ok(()),
             Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// What batches are held against.
+    pub(super) fn rules(&self) -> Rules {
+        Rules { now: clock::now(), nodes: self.pace.nodes }
+    }
+
+    /// Learns what was kept apart and is confirmed by now, and gives up what is not for too long.
+    pub(super) fn confirm(&mut self) -> Result<(), String> {
+        // As with merging: what is merged and not yet noticed would be counted twice.
+        if self.unconfirmed.is_empty() || !self.notice()? {
+            return Ok(());
+        }
+        let (rules, view, cluster) = (self.rules(), self.view.status(), self.view.current());
+        let mut plan = self.unconfirmed.confirm(&self.store, &cluster, &rules)?.unwrap_or_default();
+        if plan.is_empty() {
+            let known = view.synced && view.behind.is_none();
+            plan = self.unconfirmed.expire(rules.now, self.pace.apart, known);
+        }
+        if plan.is_empty() {
+            return Ok(());
+        }
+        let taught = std::mem::take(&mut plan.taught).batch();
+        let none =
+            Batch { id: BatchId { source: String::new(), sequence: 0 }, records: Vec::new() };
+        let taught = taught.unwrap_or(none);
+        match self.store.settle_apart(&taught.records, &[].into(), &plan.apart) {
+            Ok(()) => {
+                self.written(plan);
+                self.unnoticed = Some(taught);
+                self.notice().map(|_| ())
+            }
+            // It is tried again.
+            Err(StoreError::DiskFull { .. }) => Ok(()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// The changes of a plan are on the disk.
+    pub(super) fn written(&mut self, plan: Plan) {
+        add(&mut self.now.checked, &plan.counted);
+        if !plan.apart.is_empty() {
+            self.unconfirmed.written(plan);
+            self.now.unverified = Arc::new(self.unconfirmed.told());
         }
     }
 

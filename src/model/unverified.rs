@@ -1,0 +1,46 @@
+//! Lines of agents about pods that the cluster does not know: kept apart, and teaching nothing,
+//! until it does.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{BatchId, Time};
+
+/// What is kept apart of one batch, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unverified {
+    /// The batch.
+    pub id: BatchId,
+    /// The node whose agent told it.
+    pub node: String,
+    /// When it was put aside, by the clock of whoever did so.
+    pub since: Time,
+    /// Bytes of its text, unpacked.
+    pub bytes: u64,
+    /// How much there is, by the namespaces that its pods are said to be of. What is said to be of
+    /// too many namespaces stands under the empty name.
+    pub namespaces: BTreeMap<String, Amount>,
+}
+
+/// How much is kept apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amount {
+    /// Pods, of this batch alone: two batches may speak of the same.
+    pub pods: u64,
+    /// Lines about them: connection edges, names asked for, interfaces watched.
+    pub lines: u64,
+}
+
+impl Unverified {
+    /// In all namespaces, or in one.
+    pub fn amount(&self, namespace: Option<&str>) -> Amount {
+        let of = |n: &str| namespace.is_none_or(|wanted| wanted == n);
+        let chosen = self.namespaces.iter().filter(|(n, _)| of(n));
+        chosen.fold(Amount::default(), |sum, (_, a)| Amount {
+            pods: sum.pods.saturating_add(a.pods),
+            lines: sum.lines.saturating_add(a.lines),
+        })
+    }
+}
