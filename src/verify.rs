@@ -315,7 +315,6 @@ impl Within<'_> {
             }
             Some(line)
         };
-        // In place: this is done to each of a hundred thousand lines.
         let mut counted = Vec::with_capacity(lines.len());
         lines.drain(..).for_each(|line| counted.extend(take(line)));
         (counted, apart)

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
 use crate::learn::{Learner, Union};
@@ -36,6 +36,8 @@ pub(super) struct Unconfirmed {
     parts: BTreeMap<BatchId, Part>,
     /// The cluster that all of it was held against.
     against: Weak<Cluster>,
+    /// The disk was full: nothing is tried before.
+    pub not_before: Option<Instant>,
 }
 
 /// What is kept apart of a batch.
@@ -111,7 +113,7 @@ impl Unconfirmed {
             let pods = batch.map(pods).unwrap_or_default();
             parts.insert(told.id.clone(), Part { told, pods });
         }
-        Ok(Self { parts, against: Weak::new() })
+        Ok(Self { parts, ..Self::default() })
     }
 
     /// Whether there is nothing.
@@ -321,7 +323,7 @@ mod tests {
 
     fn kept(all: impl IntoIterator<Item = Unverified>) -> Unconfirmed {
         let part = |told: Unverified| (told.id.clone(), Part { told, pods: Vec::new() });
-        Unconfirmed { parts: all.into_iter().map(part).collect(), against: Weak::new() }
+        Unconfirmed { parts: all.into_iter().map(part).collect(), ..Unconfirmed::default() }
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::verify::Rules;
 const NOTE: Duration = Duration::from_secs(1);
 /// And at the least: it tells until when somebody looked.
 const NOTE_ANYWAY: Duration = Duration::from_secs(10);
+/// When what was confirmed is tried again that a full disk did not take.
+const CONFIRM_AGAIN: Duration = Duration::from_secs(5);
 /// How often everything is looked at, for what comes with time alone.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -60,7 +62,8 @@ impl Work {
     /// Learns what was kept apart and is confirmed by now, and gives up what is not for too long.
     pub(super) fn confirm(&mut self) -> Result<(), String> {
         // As with merging: what is merged and not yet noticed would be counted twice.
-        if self.unconfirmed.is_empty() || !self.notice()? {
+        let waits = self.unconfirmed.not_before.is_some_and(|at| Instant::now() < at);
+        if waits || self.unconfirmed.is_empty() || !self.notice()? {
             return Ok(());
         }
         let (rules, view, cluster) = (self.rules(), self.view.status(), self.view.current());
@@ -82,8 +85,11 @@ impl Work {
                 self.unnoticed = Some(taught);
                 self.notice().map(|_| ())
             }
-            // It is tried again.
-            Err(StoreError::DiskFull { .. }) => Ok(()),
+            // It is read and resolved again then.
+            Err(StoreError::DiskFull { .. }) => {
+                self.unconfirmed.not_before = Some(Instant::now() + CONFIRM_AGAIN);
+                Ok(())
+            }
             Err(e) => Err(e.to_string()),
         }
     }
