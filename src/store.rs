@@ -11,13 +11,14 @@ mod alerts;
 mod database;
 mod error;
 mod exchange;
+mod fold;
 mod kept;
 mod keys;
 mod marker;
 mod noted;
 mod pages;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ use pages::New;
 pub use alerts::{Delivery, Raised};
 pub use error::StoreError;
 pub use exchange::Imported;
+pub use fold::{DOMAINS, LISTED};
 
 /// Version of the layout and of the rows' encoding.
 ///
@@ -76,6 +78,8 @@ pub struct Store {
     stopped: bool,
     /// Counts the writes of alerts that wait to be delivered.
     outbox: u64,
+    /// How many destinations without a bound workloads have at most, as far as that was counted.
+    unbounded: HashMap<WorkloadId, usize>,
 }
 
 /// Writes that belong together.
@@ -150,6 +154,7 @@ impl Store {
             lasting: 0,
             stopped: false,
             outbox: 0,
+            unbounded: HashMap::new(),
         };
         if fresh {
             store.sync()?;
@@ -206,6 +211,8 @@ impl Store {
         if self.holds(&batch.id)? {
             return Ok(Applied::AlreadyHeld);
         }
+        let folded = self.fold(batch)?;
+        let batch = folded.as_ref().unwrap_or(batch);
         let mut writes = Change::default();
         let mut dependencies = New::new();
         for record in &batch.records {

@@ -197,6 +197,15 @@ impl Outlet for ToStore {
             });
         }
         let records = Learner::batch(&self.view.current(), batch);
+        // What is raised is what is stored.
+        let folded = match self.store.fold(&records) {
+            Ok(folded) => folded,
+            Err(e @ StoreError::DiskFull { .. }) => {
+                return Err(Undelivered::Later { why: e.to_string(), after: None });
+            }
+            Err(e) => return Err(Undelivered::Never(e.to_string())),
+        };
+        let records = folded.unwrap_or(records);
         match self.store.apply(&records) {
             Ok(_) => {
                 let patience = Patience::default();
