@@ -44,11 +44,11 @@ const MAX_LABELS: usize = 1_024;
 /// Addresses of a pod, and the ranges and ports of its annotations.
 const MAX_ADDRESSES: usize = 4_096;
 
-/// The memory that a batch with so many bytes of text may take: a small multiple, for a batch of
-/// an agent takes about as much as its text.
+/// The memory that a batch with so many bytes of text may take: a small multiple. What an agent
+/// tells of connections takes about as much as its text, pods with few labels three times that.
 pub fn allowance(text: u64) -> usize {
     let text = usize::try_from(text).unwrap_or(usize::MAX);
-    text.saturating_mul(4).saturating_add(64 * 1024).min(MAX_MEMORY)
+    text.saturating_mul(6).saturating_add(64 * 1024).min(MAX_MEMORY)
 }
 
 #[derive(Debug, Serialize, Deserialize)]

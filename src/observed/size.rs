@@ -1,8 +1,8 @@
 //! How much memory a batch takes.
 //!
-//! Owns the estimate: the sizes of the structures, their text, and what the allocator adds. It is
-//! never much less than what is really taken, so that limits which are held against it hold. Must
-//! never look at what the parts mean.
+//! Owns the estimate: the sizes of the structures, their text, and what the allocator adds. Room of
+//! the long lists that is not used yet is not counted, for it is not touched. Must never look at
+//! what the parts mean.
 
 use std::mem::size_of;
 
@@ -10,25 +10,24 @@ use super::{Asked, Edge, Observed, Watching};
 use crate::cluster::{Labels, Pod};
 use crate::model::{Span, Spans};
 
-/// What the allocator adds to a block, and the smallest block that it gives (glibc, 64 bits).
-const BLOCK: usize = 32;
-/// A vector that grows has up to twice the room that it needs.
-const GROWTH: usize = 2;
 /// A leaf of a B-tree has room for 11 entries, and is there for the first one.
 const LEAF: usize = 11;
 
-/// A block of memory with so many bytes.
+/// A block of memory with so many bytes: the allocator (glibc, 64 bits) adds 8, gives multiples of
+/// 16, and 32 at least.
 fn block(bytes: usize) -> usize {
-    if bytes == 0 { 0 } else { BLOCK + bytes }
+    if bytes == 0 { 0 } else { (bytes + 8).next_multiple_of(16).max(32) }
 }
 
+/// A short list has room for four, and for a power of two.
 fn list<T>(n: usize) -> usize {
-    block(GROWTH * n * size_of::<T>())
+    if n == 0 { 0 } else { block(n.next_power_of_two().max(4) * size_of::<T>()) }
 }
 
 fn map<K, V>(n: usize) -> usize {
-    // Half of the room of a leaf can be empty.
-    block(n.next_multiple_of(LEAF) * GROWTH * (size_of::<K>() + size_of::<V>()))
+    // Half of the room of a leaf can be empty, where there are several.
+    let leaves = if n <= LEAF { n.min(1) } else { n.div_ceil(LEAF / 2) };
+    leaves * block(LEAF * (size_of::<K>() + size_of::<V>()) + 16)
 }
 
 fn labels(labels: &Labels) -> usize {
@@ -45,7 +44,7 @@ pub(crate) fn pod(pod: &Pod) -> usize {
     let w = &pod.workload;
     let words = [&w.namespace, &w.kind, &w.name].map(|s| block(s.len()));
     let shared = [pod.name.len(), pod.uid.len(), pod.node.len()].map(|n| block(n + 16));
-    GROWTH * size_of::<Pod>()
+    size_of::<Pod>()
         + words.iter().chain(&shared).sum::<usize>()
         + labels(&pod.labels)
         + labels(&pod.selector)
@@ -58,7 +57,7 @@ pub(crate) fn edge(edge: &Edge) -> usize {
     let names = &edge.call.names;
     let text = |s: &Option<String>| s.as_ref().map_or(0, |s| block(s.len()));
     let dns: usize = names.dns.iter().map(|d| block(d.question.len()) + text(&d.canonical)).sum();
-    GROWTH * size_of::<Edge>()
+    size_of::<Edge>()
         + text(&names.sni)
         + text(&names.authority)
         + list::<String>(names.alpn.len())
@@ -69,12 +68,12 @@ pub(crate) fn edge(edge: &Edge) -> usize {
 
 /// Of a name in [`Observed::asked`], in bytes.
 pub(crate) fn asked(asked: &Asked) -> usize {
-    GROWTH * size_of::<Asked>() + block(asked.question.len())
+    size_of::<Asked>() + block(asked.question.len())
 }
 
 /// Of an entry of [`Observed::watching`], in bytes.
 pub(crate) fn watching(watching: &Watching) -> usize {
-    GROWTH * size_of::<Watching>() + spans(&watching.spans)
+    size_of::<Watching>() + spans(&watching.spans)
 }
 
 impl Observed {

@@ -220,6 +220,17 @@ proptest! {
     }
 }
 
+fn span() -> InterfaceSpan {
+    InterfaceSpan {
+        interface: InterfaceId { source: 0, index: 2 },
+        first: 1,
+        last: 5,
+        packets: 2,
+        common_v4: Vec::new(),
+        common_v6: Vec::new(),
+    }
+}
+
 /// Two batches, with all kinds of lines.
 fn two() -> Vec<Observed> {
     let mut gatherer = Gatherer::new("n1", "boot");
@@ -227,15 +238,7 @@ fn two() -> Vec<Observed> {
     for n in 0..2 {
         gatherer.count("learned", 1);
         gatherer.connection(&pod("a"), &connection(40_000, 80 + n, 5));
-        let span = InterfaceSpan {
-            interface: InterfaceId { source: 0, index: 2 },
-            first: 1,
-            last: 5,
-            packets: 2,
-            common_v4: Vec::new(),
-            common_v6: Vec::new(),
-        };
-        gatherer.watch(&pod("a"), &span);
+        gatherer.watch(&pod("a"), &span());
         batches.extend(gatherer.take(Time(9)));
     }
     batches
@@ -381,6 +384,13 @@ fn memory_is_a_small_multiple_of_the_text_whatever_the_text_is() {
         assert_eq!(read, batch);
         assert!(Reader::new(&text[..]).within(batch.footprint() / 4).next().unwrap().is_err());
     }
+    // Pods alone take most.
+    let mut gatherer = Gatherer::new("n1", "boot");
+    (0..500).for_each(|n| gatherer.watch(&pod(&format!("pod-{n}")), &span()));
+    let pods = gatherer.take(Time(9)).unwrap();
+    let text = written(std::slice::from_ref(&pods));
+    let memory = allowance(text.len() as u64);
+    assert!(pods.footprint() < memory * 2 / 3, "{} of {memory}", pods.footprint());
     // An agent's largest batch is within what is read.
     let (one, some) = (honest(1).footprint(), honest(1_001).footprint());
     assert!(one + (some - one) * 100 < MAX_MEMORY, "{some}");

@@ -192,7 +192,7 @@ impl Gate {
         let allowed = match self.readers.get(&key) {
             Some(allowed) => allowed,
             None => {
-                if !self.rights.may(&caller.name) || !self.rights.spend(&caller.name) {
+                if !self.rights.spend(&caller.name) {
                     let why = format!("too many questions what {} may do", caller.name);
                     return Err(Denied::TooMany(why));
                 }
@@ -259,11 +259,8 @@ impl Gate {
             return known;
         }
         let strange = self.valid_once.get(&key).is_none();
-        if strange {
-            let peer_may = peer.is_none_or(|p| self.strangers.may(&p));
-            if !peer_may || !self.all_strangers.may(&()) {
-                return Err(Denied::TooMany("too many tokens that are not valid".to_owned()));
-            }
+        if strange && !self.spend(peer) {
+            return Err(Denied::TooMany("too many tokens that are not valid".to_owned()));
         }
         let _question = self.lanes.question().await;
         let answer = self.review(token, agent).await;
@@ -275,14 +272,27 @@ impl Gate {
             Err(denied @ Denied::Unknown(_)) => {
                 self.refused.put(key, denied.clone());
                 self.valid_once.forget(&key);
-                if let Some(peer) = peer {
-                    self.strangers.spend(&peer);
-                }
-                self.all_strangers.spend(&());
             }
             Err(_) => {}
         }
+        // Only what is not valid costs.
+        if strange && !matches!(answer, Err(Denied::Unknown(_))) {
+            peer.iter().for_each(|peer| self.strangers.give_back(peer));
+            self.all_strangers.give_back(&());
+        }
         answer
+    }
+
+    /// Takes a question about a strange token; whether there was one, for its address and in all.
+    fn spend(&self, peer: Option<IpAddr>) -> bool {
+        if peer.is_some_and(|peer| !self.strangers.spend(&peer)) {
+            return false;
+        }
+        let all = self.all_strangers.spend(&());
+        if !all {
+            peer.iter().for_each(|peer| self.strangers.give_back(peer));
+        }
+        all
     }
 
     fn remembered(&self, key: &Secret) -> Option<Result<Caller, Denied>> {

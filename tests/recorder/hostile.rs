@@ -285,10 +285,11 @@ fn under_every_attack_memory_is_bounded_and_an_honest_agent_is_served() {
         assert!(matches!(status, 0 | 401 | 429), "{status} {answer}");
     });
     let (many, during) = (target.reviews() - before.0, before.1.elapsed().as_secs());
-    // 20 at once and five a second, and those that were under way.
-    assert!(many <= 20 + 16 + 5 * (during + 1) + 2, "{many} questions in {during} s");
+    // 20 at once and five a second; the agent's own.
+    assert!(many <= 20 + 5 * (during + 1) + 2, "{many} questions in {during} s");
+    assert!(many >= 5, "{many} questions: nobody was asked");
 
-    let (sent, Target { recorder, .. }) = (target.next, target);
+    let Target { recorder, next: sent, cluster: _cluster, _dir, .. } = target;
     let until = Instant::now() + Duration::from_secs(20);
     loop {
         let (status, body) = recorder.get("/v1/dependencies?namespace=shop", Some("ann"));
@@ -355,7 +356,7 @@ fn wide(sequence: u64, edges: u32) -> Vec<u8> {
 
 #[test]
 fn after_a_crash_kept_batches_are_read_one_by_one() {
-    let edges = if torture() { 100_000 } else { 20_000 };
+    let edges = if torture() { 100_000 } else { 10_000 };
     let batches = if torture() { 20 } else { 10 };
     let dir = tempfile::tempdir().unwrap();
     let (store, cluster) = (dir.path().join("store"), snapshot(dir.path()).display().to_string());
@@ -369,9 +370,20 @@ fn after_a_crash_kept_batches_are_read_one_by_one() {
     recorder.kill("KILL");
     for _ in 0..2 {
         let recorder = Recorder::start(&store, None, &plain);
-        let until = Instant::now() + Duration::from_secs(120);
-        while recorder.dependencies(None).1 < batches * u64::from(edges) {
-            assert!(Instant::now() < until, "kept batches are not merged");
+        let until = Instant::now() + Duration::from_secs(if torture() { 1_200 } else { 240 });
+        loop {
+            // Under load the thread of the store takes its time, and there is no answer.
+            let (status, body) = recorder.get("/v1/dependencies", None);
+            let all: Vec<serde_json::Value> = match status {
+                200 => serde_json::from_str(&body).unwrap(),
+                _ => Vec::new(),
+            };
+            let sum = all.iter().map(|d| d["connections"].as_u64().unwrap()).sum::<u64>();
+            assert!(sum <= batches * u64::from(edges), "{sum}: counted twice");
+            if sum == batches * u64::from(edges) {
+                break;
+            }
+            assert!(Instant::now() < until, "kept batches are not merged: {status}, {sum}");
             sleep(Duration::from_millis(100));
         }
         let peak = recorder.peak();

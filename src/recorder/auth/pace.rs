@@ -31,10 +31,12 @@ impl<K: Hash + Eq + Clone> Pace<K> {
         })
     }
 
-    /// Whether there is anything left.
-    pub fn may(&self, who: &K) -> bool {
-        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        self.left(buckets.get(who)) >= 1.0
+    /// Gives one back.
+    pub fn give_back(&self, who: &K) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((left, _)) = buckets.get_mut(who) {
+            *left = (*left + 1.0).min(self.at_once);
+        }
     }
 
     /// Takes one; whether there was one.
@@ -48,8 +50,11 @@ impl<K: Hash + Eq + Clone> Pace<K> {
                 return true;
             }
         }
-        buckets.insert(who.clone(), ((left - 1.0).max(0.0), Instant::now()));
-        left >= 1.0
+        if left < 1.0 {
+            return false;
+        }
+        buckets.insert(who.clone(), (left - 1.0, Instant::now()));
+        true
     }
 }
 
@@ -61,9 +66,11 @@ mod tests {
     #[test]
     fn what_is_spent_comes_back_with_time() {
         let pace = Pace::new((10.0, 3.0));
-        assert!((0..3).all(|_| pace.may(&1) && pace.spend(&1)));
-        assert!(!pace.may(&1) && !pace.spend(&1));
-        assert!(pace.may(&2), "another's is another");
+        assert!((0..3).all(|_| pace.spend(&1)));
+        assert!(!pace.spend(&1));
+        pace.give_back(&1);
+        assert!(pace.spend(&1) && !pace.spend(&1));
+        assert!(pace.spend(&2), "another's is another");
         let earlier = Instant::now().checked_sub(Duration::from_millis(150)).unwrap();
         pace.buckets.lock().unwrap().get_mut(&1).unwrap().1 = earlier;
         assert!(pace.spend(&1) && !pace.spend(&1), "one in 100 ms");
