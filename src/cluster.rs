@@ -92,6 +92,14 @@ pub(crate) struct CaptureScope {
 }
 
 impl CaptureScope {
+    /// How many bytes of memory it takes.
+    pub(crate) fn footprint(&self) -> usize {
+        let ranges = self.exclude_ranges.len() + self.include_ranges.as_ref().map_or(0, Vec::len);
+        let ports = self.exclude_ports.len() + self.include_ports.len();
+        // Of a set of ports: half-empty leaves with room for 11, and what the allocator adds.
+        size_of::<Self>() + 2 * ranges * size_of::<IpNet>() + ports.next_multiple_of(11) * 12 + 192
+    }
+
     fn includes(&self, address: IpAddr, port: u16) -> bool {
         if self.exclude_ports.contains(&port)
             || self.exclude_ranges.iter().any(|n| n.contains(&address))

@@ -26,6 +26,7 @@ pub mod reach;
 pub mod recorder;
 pub mod resolve;
 pub mod scope;
+mod serve;
 pub mod snapshot;
 pub mod store;
 pub mod verify;

@@ -7,6 +7,7 @@
 
 pub mod gather;
 mod ndjson;
+mod size;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -22,7 +23,7 @@ use crate::cluster::Pod;
 use crate::model::{BatchId, Merge, Spans, Tally, Time};
 
 pub use gather::Gatherer;
-pub use ndjson::{ReadError, Reader, write};
+pub use ndjson::{MAX_MEMORY, MAX_TEXT, Packed, ReadError, Reader, allowance, write};
 
 /// What connections have in common that are told as one: all that resolution looks at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! Metrics, health and readiness over HTTP, for whatever runs long.
 //!
-//! Owns the three paths. Must never hold up what it tells of.
+//! Owns the three paths. Must never hold up what it tells of, nor take descriptors that it needs.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,8 +16,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::serve::{self, Door};
+
 /// Serves `/metrics` (names begin with `prefix`), `/healthz` and `/readyz` until `stopped` turns
-/// true. `missing` says what readiness lacks, one line each.
+/// true. `missing` says what readiness lacks, one line each, and `trouble` what keeps the program
+/// from its work until it is started anew.
 ///
 /// # Errors
 /// When the address cannot be had.
@@ -26,7 +29,8 @@ pub(crate) async fn start(
     prefix: &str,
     metrics: impl Collector,
     missing: impl Fn() -> Vec<String> + Clone + Send + Sync + 'static,
-    mut stopped: watch::Receiver<bool>,
+    trouble: impl Fn() -> Vec<String> + Clone + Send + Sync + 'static,
+    stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<JoinHandle<()>> {
     let listener = TcpListener::bind(address).await.map_err(|e| {
         anyhow::anyhow!("cannot serve metrics and health on {address}: {e}; choose another with --listen, or --listen none")
@@ -35,23 +39,18 @@ pub(crate) async fn start(
     registry.register_collector(Box::new(metrics));
     let registry = Arc::new(registry);
     let app = Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(async move || ready(&missing())))
+        .route("/healthz", get(async move || without("ok\n", &trouble())))
+        .route("/readyz", get(async move || without("ready\n", &missing())))
         .route("/metrics", get(async move || text(&registry)));
-    let server = axum::serve(listener, app).with_graceful_shutdown(async move {
-        let _ = stopped.wait_for(|s| *s).await;
-    });
-    Ok(tokio::spawn(async move {
-        if let Err(error) = server.await {
-            tracing::error!(%error, "metrics and health are not served any more");
-        }
-    }))
+    let (_, connections) = serve::limits();
+    Ok(tokio::spawn(serve::serve(listener, app, None, Door::new(connections), stopped)))
 }
 
-fn ready(missing: &[String]) -> (StatusCode, String) {
-    match missing {
-        [] => (StatusCode::OK, "ready\n".to_owned()),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n"),
+/// Well where nothing is the matter.
+fn without(well: &str, matters: &[String]) -> (StatusCode, String) {
+    match matters {
+        [] => (StatusCode::OK, well.to_owned()),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, matters.join("\n") + "\n"),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::model::{
     Alert, DataPlane, Dependency, Destination, Evidence, Grade, Merge, Protocol, Source, Spans,
     Tally, Time, Watch, Workload, WorkloadId,
 };
+use crate::store::LISTED;
 
 pub(crate) use mesh::Mesh;
 pub(crate) use unverified::NodeUnverified;
@@ -188,6 +189,12 @@ fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Work
             Destination::Unresolved { why, .. } => unknown.push(format!(
                 "{} connections to {}:{}: {why}",
                 d.tally.connections, d.key.destination, d.key.port
+            )),
+            Destination::Others { why, .. } => unknown.push(format!(
+                "{} connections to {}: more destinations than the {LISTED} that are listed one by one{}",
+                d.tally.connections,
+                d.key.destination,
+                why.map(|why| format!("; {why}")).unwrap_or_default()
             )),
             _ => {}
         }

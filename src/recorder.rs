@@ -3,10 +3,12 @@
 //! Owns the life of its parts. Must never acknowledge what is not on the disk.
 
 mod api;
+mod asking;
 pub mod auth;
 mod courier;
 pub mod engine;
 mod metrics;
+mod places;
 pub mod tls;
 
 use std::net::SocketAddr;
@@ -19,6 +21,7 @@ use tokio::sync::watch;
 use crate::alert::{self, Sinks};
 use crate::life::{Part, Signals, reason};
 use crate::ops;
+use crate::serve::{self, Door};
 use crate::store::Store;
 use crate::view::{Extent, KindStatus, View};
 use api::App;
@@ -95,8 +98,9 @@ async fn live(config: Config, store: Store, knowledge: Knowledge) -> anyhow::Res
             (view, Some(task), gate)
         }
     };
-    let certificate =
-        config.tls.map(Certificate::read).transpose().map_err(anyhow::Error::msg)?.map(Arc::new);
+    let certificate = config.tls.map(Certificate::read).transpose().map_err(anyhow::Error::msg)?;
+    let (connections, _) = serve::limits();
+    let door = Door::new(connections);
     let listener = TcpListener::bind(config.address).await.map_err(|e| {
         anyhow::anyhow!("cannot serve on {}: {e}; choose another with --address", config.address)
     })?;
@@ -108,18 +112,26 @@ async fn live(config: Config, store: Store, knowledge: Knowledge) -> anyhow::Res
     let app = Arc::new(App::new(engine.clone(), gate, view.clone()));
     let operations = match config.listen {
         Some(address) => {
-            let metrics = metrics::Metrics { app: Arc::clone(&app), delivered };
+            let metrics =
+                metrics::Metrics { app: Arc::clone(&app), delivered, door: Arc::clone(&door) };
             let missing = move || missing(&view);
-            Some(
-                ops::start(address, "sidecarta_recorder", metrics, missing, stopped.clone())
-                    .await?,
-            )
+            let trouble = {
+                let door = Arc::clone(&door);
+                move || door.trouble().into_iter().collect()
+            };
+            let name = "sidecarta_recorder";
+            Some(ops::start(address, name, metrics, missing, trouble, stopped.clone()).await?)
         }
         None => None,
     };
     let address = listener.local_addr()?;
-    let serving =
-        tokio::spawn(tls::serve(listener, api::router(app), certificate, stopped.clone()));
+    let serving = tokio::spawn(serve::serve(
+        listener,
+        api::router(app),
+        certificate.map(Certificate::acceptor),
+        door,
+        stopped.clone(),
+    ));
     tracing::info!(%address, "the recorder runs");
 
     let mut reasons = Vec::new();

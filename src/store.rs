@@ -11,6 +11,7 @@ mod alerts;
 mod database;
 mod error;
 mod exchange;
+mod fold;
 mod kept;
 mod keys;
 mod marker;
@@ -18,7 +19,7 @@ mod noted;
 mod pages;
 mod unverified;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ use pages::New;
 pub use alerts::{Delivery, Raised};
 pub use error::StoreError;
 pub use exchange::Imported;
+pub use fold::{DOMAINS, LISTED};
 pub use unverified::Apart;
 
 /// Version of the layout and of the rows' encoding.
@@ -78,6 +80,8 @@ pub struct Store {
     stopped: bool,
     /// Counts the writes of alerts that wait to be delivered.
     outbox: u64,
+    /// How many destinations without a bound workloads have at most, as far as that was counted.
+    unbounded: HashMap<WorkloadId, usize>,
 }
 
 /// Writes that belong together.
@@ -152,6 +156,7 @@ impl Store {
             lasting: 0,
             stopped: false,
             outbox: 0,
+            unbounded: HashMap::new(),
         };
         if fresh {
             store.sync()?;
@@ -219,6 +224,8 @@ impl Store {
         held: &BTreeSet<&BatchId>,
         mut writes: Change,
     ) -> Result<(), StoreError> {
+        let folded = self.fold_records(records)?;
+        let records = folded.as_deref().unwrap_or(records);
         let mut dependencies = New::new();
         for record in records {
             if let Record::Dependency(d) = record {

@@ -218,6 +218,18 @@ impl Outlet for ToStore {
             });
         }
         let records = Learner::batch(&self.view.current(), batch);
+        // What is raised is what is stored.
+        let records = match self.store.fold(records) {
+            Ok(folded) => folded,
+            Err(e @ StoreError::DiskFull { .. }) => {
+                return Err(Undelivered::Later {
+                    why: e.to_string(),
+                    after: None,
+                    of_batch: false,
+                });
+            }
+            Err(e) => return Err(Undelivered::Never(e.to_string())),
+        };
         match self.store.apply(&records) {
             Ok(_) => {
                 let patience = Patience::default();

@@ -24,7 +24,8 @@ pub(super) async fn start(
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<JoinHandle<()>> {
     let metrics = Metrics(state.clone());
-    ops::start(address, "sidecarta_agent", metrics, move || missing(&state), stopped).await
+    ops::start(address, "sidecarta_agent", metrics, move || missing(&state), Vec::new, stopped)
+        .await
 }
 
 fn missing(state: &Shared) -> Vec<String> {

@@ -176,7 +176,8 @@ impl<'a, 'm> Planner<'a, 'm> {
                 }
                 Destination::External { .. }
                 | Destination::Infrastructure { .. }
-                | Destination::Unresolved { .. } => {}
+                | Destination::Unresolved { .. }
+                | Destination::Others { .. } => {}
             }
         }
     }

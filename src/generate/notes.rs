@@ -16,7 +16,8 @@ pub(super) fn needs_a_host(d: &Dependency) -> bool {
             Destination::External { namespace, .. } => namespace.is_some(),
             Destination::Pod { .. }
             | Destination::Infrastructure { .. }
-            | Destination::Unresolved { .. } => false,
+            | Destination::Unresolved { .. }
+            | Destination::Others { .. } => false,
         }
 }
 
@@ -37,6 +38,13 @@ pub(super) fn of_dependencies(known: &Known, notes: &mut Vec<String>) {
             Destination::Pod { .. } => {
                 notes.push(format!("{n} connections called pods of {to} directly on port {port}: no host covers a pod address"))
             }
+            Destination::Others { why: None, .. } => notes.push(format!(
+                "{n} connections went to {to}: more hosts outside the mesh than are listed one by one; a ServiceEntry that \
+                 was made for one of them since is not looked for"
+            )),
+            Destination::Others { why: Some(why), .. } => notes.push(format!(
+                "{n} connections to {to} could not be resolved ({why}): what they need is missing here"
+            )),
             Destination::Unresolved { why, .. } => notes
                 .push(format!("{n} connections to {to}:{port} could not be resolved ({why}): what they need is missing here")),
         }

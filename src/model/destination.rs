@@ -135,6 +135,17 @@ pub enum Destination {
         /// The reason.
         why: Unresolved,
     },
+    /// Several destinations, of those that a workload has beyond the number that is listed one by
+    /// one (`store::fold`): outside the mesh, or not resolved. None of a ServiceEntry is among
+    /// them.
+    Others {
+        /// The domain that they are hosts of; absent where they are addresses, or of many domains.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
+        /// Why they could not be resolved; absent where they are outside the mesh.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<Unresolved>,
+    },
 }
 
 impl Destination {
@@ -152,6 +163,7 @@ impl Destination {
             Self::Pod { .. } => "pod",
             Self::Infrastructure { .. } => "infrastructure",
             Self::Unresolved { .. } => "unresolved",
+            Self::Others { .. } => "others",
         }
     }
 }
@@ -179,6 +191,9 @@ impl fmt::Display for Destination {
             Self::Infrastructure { what, .. } => write!(f, "({what})"),
             Self::Unresolved { host: Some(host), address, .. } => write!(f, "{host} at {address}"),
             Self::Unresolved { address, .. } => write!(f, "{address}"),
+            Self::Others { domain: Some(domain), .. } => write!(f, "(others of {domain})"),
+            Self::Others { why: Some(_), .. } => f.write_str("(others, not resolved)"),
+            Self::Others { .. } => f.write_str("(others outside)"),
         }
     }
 }

@@ -1,23 +1,55 @@
 //! Batches as lines of JSON.
 //!
 //! Owns the form. The first line of a batch names it, the last one closes it: a batch that a crash
-//! cut short is known as one. Must never give out a part of a batch.
+//! cut short is known as one. Must never give out a part of a batch, nor hold more memory for what
+//! is read than its limits say, whatever the text is.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Asked, Edge, Observed, Watching};
-use crate::cluster::Pod;
+use super::{Asked, Edge, Observed, Watching, size};
+use crate::cluster::{Labels, Pod};
 use crate::model::{BatchId, Spans, Time};
 
 /// Version of the form.
 const VERSION: u32 = 1;
-/// Longest line that is read.
-const MAX_LINE: u64 = 4 * 1024 * 1024;
-/// Most lines of one batch that are read: an agent closes a batch long before.
-const MAX_LINES: u64 = 4_000_000;
+/// Bytes of a batch as text that are read from a compressed one.
+pub const MAX_TEXT: u64 = 128 * 1024 * 1024;
+/// Bytes of memory of one batch. An agent's largest one, of 100,000 edges with usual names and
+/// 100,000 names asked for, takes two thirds of it.
+pub const MAX_MEMORY: usize = 128 * 1024 * 1024;
+/// Largest window of compression that is read, as a power of two: what the decoder may need.
+const MAX_WINDOW: u32 = 23;
+
+/// Longest line that is read. Lines of edges have some hundred bytes; the spans of a pod that was
+/// watched for weeks while nothing could be delivered have some hundred kilobytes.
+const MAX_LINE: u64 = 1024 * 1024;
+/// Edges, and names asked for, of one batch: an agent keeps less (`gather`).
+const MAX_EACH: usize = 131_072;
+/// Pods of one batch.
+const MAX_PODS: usize = 65_536;
+/// Counters of one batch: there are some dozen.
+const MAX_COUNTERS: usize = 1_024;
+/// Bytes of a name: a host of the DNS has 253 (RFC 1035), twice that with all of it escaped; an
+/// authority has a port as well. Istio's server names have a prefix.
+const MAX_NAME: usize = 1_024;
+/// ALPN protocols and DNS answers of an edge: the capture layer tells four of each.
+const MAX_NAMES: usize = 16;
+/// Bytes of an ALPN protocol (RFC 7301).
+const MAX_PROTOCOL: usize = 255;
+/// Labels of a pod, and labels that select its workload.
+const MAX_LABELS: usize = 1_024;
+/// Addresses of a pod, and the ranges and ports of its annotations.
+const MAX_ADDRESSES: usize = 4_096;
+
+/// The memory that a batch with so many bytes of text may take: a small multiple. What an agent
+/// tells of connections takes about as much as its text, pods with few labels three times that.
+pub fn allowance(text: u64) -> usize {
+    let text = usize::try_from(text).unwrap_or(usize::MAX);
+    text.saturating_mul(6).saturating_add(64 * 1024).min(MAX_MEMORY)
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -100,10 +132,41 @@ pub enum ReadError {
     },
 }
 
+/// A compressed batch, read within bounds: never all of its text at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a>(&'a [u8]);
+
+impl<'a> Packed<'a> {
+    /// Of what zstd made of the text.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// Bytes of its text, at most one more than [`MAX_TEXT`].
+    ///
+    /// # Errors
+    /// When it is not zstd's, or needs a larger window.
+    pub fn text_length(self) -> io::Result<u64> {
+        io::copy(&mut self.text()?, &mut io::sink())
+    }
+
+    /// Its text.
+    ///
+    /// # Errors
+    /// As [`Packed::text_length`].
+    pub fn text(self) -> io::Result<impl BufRead + use<'a>> {
+        let mut decoder = zstd::Decoder::new(self.0)?;
+        decoder.window_log_max(MAX_WINDOW)?;
+        Ok(BufReader::with_capacity(64 * 1024, decoder.take(MAX_TEXT + 1)))
+    }
+}
+
 /// Reads batches one after the other.
 pub struct Reader<R> {
     input: R,
     line: u64,
+    /// Bytes of memory that one batch may take.
+    memory: usize,
     /// The first line of the next batch, where it ended a cut one.
     next: Option<(u64, Header)>,
     over: bool,
@@ -112,7 +175,14 @@ pub struct Reader<R> {
 impl<R: BufRead> Reader<R> {
     /// From the beginning of the first batch.
     pub fn new(input: R) -> Self {
-        Self { input, line: 0, next: None, over: false }
+        Self { input, line: 0, memory: MAX_MEMORY, next: None, over: false }
+    }
+
+    /// Reads only batches that take at most so many bytes of memory ([`Observed::footprint`]), at
+    /// the most [`MAX_MEMORY`].
+    #[must_use]
+    pub fn within(self, memory: usize) -> Self {
+        Self { memory: memory.min(MAX_MEMORY), ..self }
     }
 
     fn line(&mut self) -> Result<Option<Line>, ReadError> {
@@ -174,12 +244,10 @@ impl<R: BufRead> Reader<R> {
             asked: Vec::new(),
             watching: Vec::new(),
         };
-        for lines in 1..MAX_LINES {
-            match self.line()? {
-                Some(Line::Pod(pod)) => batch.pods.push(*pod),
-                Some(Line::Edge(edge)) => batch.edges.push(*edge),
-                Some(Line::Asked(asked)) => batch.asked.push(asked),
-                Some(Line::Watching(watching)) => batch.watching.push(watching),
+        self.bounded(header_fits(&batch))?;
+        let mut memory = batch.head_footprint();
+        for lines in 1.. {
+            let line = match self.line()? {
                 Some(Line::End(footer)) => {
                     return self.checked(batch, begin, lines, &footer).map(Some);
                 }
@@ -188,12 +256,36 @@ impl<R: BufRead> Reader<R> {
                     return Err(ReadError::Cut { line: begin });
                 }
                 None => return Err(ReadError::Cut { line: begin }),
+                Some(line) => line,
+            };
+            self.bounded(fits(&line))?;
+            memory += match &line {
+                Line::Pod(p) => size::pod(p),
+                Line::Edge(e) => size::edge(e),
+                Line::Asked(a) => size::asked(a),
+                Line::Watching(w) => size::watching(w),
+                Line::Observed(_) | Line::End(_) => 0,
+            };
+            self.bounded(within("bytes of memory for the batch", memory, self.memory))?;
+            match line {
+                Line::Pod(pod) => batch.pods.push(*pod),
+                Line::Edge(edge) => batch.edges.push(*edge),
+                Line::Asked(asked) => batch.asked.push(asked),
+                Line::Watching(watching) => batch.watching.push(watching),
+                Line::Observed(_) | Line::End(_) => {}
             }
+            let counts = within("pods", batch.pods.len(), MAX_PODS)
+                .and(within("edges", batch.edges.len(), MAX_EACH))
+                .and(within("names asked for", batch.asked.len(), MAX_EACH))
+                .and(within("watched pods", batch.watching.len(), MAX_PODS));
+            self.bounded(counts)?;
         }
-        Err(ReadError::Malformed {
-            line: begin,
-            why: format!("the batch has more than {MAX_LINES} lines"),
-        })
+        Err(ReadError::Cut { line: begin })
+    }
+
+    /// An error of the line that was read last.
+    fn bounded(&self, fits: Result<(), String>) -> Result<(), ReadError> {
+        fits.map_err(|why| ReadError::Malformed { line: self.line, why })
     }
 
     fn batch_after_rest(&mut self) -> Result<Option<Observed>, ReadError> {
@@ -235,6 +327,61 @@ impl<R: BufRead> Reader<R> {
         }
         Ok(batch)
     }
+}
+
+/// Whether there are no more than the most that are read.
+fn within(what: &str, n: usize, most: usize) -> Result<(), String> {
+    if n <= most { Ok(()) } else { Err(format!("more {what} than are read: at most {most}")) }
+}
+
+fn name(what: &str, text: &str) -> Result<(), String> {
+    within(&format!("bytes of {what}"), text.len(), MAX_NAME)
+}
+
+fn header_fits(batch: &Observed) -> Result<(), String> {
+    name("the source", &batch.id.source)?;
+    name("the node", &batch.node)?;
+    within("counters", batch.counters.len(), MAX_COUNTERS)?;
+    batch.counters.keys().try_for_each(|k| name("a counter", k))
+}
+
+/// Whether the counts and lengths of a line are those that an agent can have seen.
+fn fits(line: &Line) -> Result<(), String> {
+    match line {
+        Line::Edge(edge) => {
+            let names = &edge.call.names;
+            within("ALPN protocols", names.alpn.len(), MAX_NAMES)?;
+            within("DNS answers", names.dns.len(), MAX_NAMES)?;
+            names
+                .alpn
+                .iter()
+                .try_for_each(|a| within("bytes of an ALPN protocol", a.len(), MAX_PROTOCOL))?;
+            let dns = names.dns.iter().flat_map(|d| [Some(&d.question), d.canonical.as_ref()]);
+            [names.sni.as_ref(), names.authority.as_ref()]
+                .into_iter()
+                .chain(dns)
+                .flatten()
+                .try_for_each(|text| name("a name", text))
+        }
+        Line::Asked(asked) => name("a name", &asked.question),
+        Line::Pod(pod) => {
+            let w = &pod.workload;
+            [&*pod.name, &*pod.uid, &*pod.node, &w.namespace, &w.kind, &w.name]
+                .into_iter()
+                .try_for_each(|text| name("a pod's name", text))?;
+            labels(&pod.labels)?;
+            labels(&pod.selector)?;
+            within("addresses", pod.addresses.len(), MAX_ADDRESSES)?;
+            within("bytes of annotations", pod.capture.footprint(), 64 * MAX_ADDRESSES)
+        }
+        // The length of a line bounds its spans.
+        Line::Watching(_) | Line::Observed(_) | Line::End(_) => Ok(()),
+    }
+}
+
+fn labels(labels: &Labels) -> Result<(), String> {
+    within("labels", labels.len(), MAX_LABELS)?;
+    labels.iter().flat_map(|(k, v)| [k, v]).try_for_each(|text| name("a label", text))
 }
 
 impl<R: BufRead> Iterator for Reader<R> {

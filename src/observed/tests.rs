@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -219,6 +220,17 @@ proptest! {
     }
 }
 
+fn span() -> InterfaceSpan {
+    InterfaceSpan {
+        interface: InterfaceId { source: 0, index: 2 },
+        first: 1,
+        last: 5,
+        packets: 2,
+        common_v4: Vec::new(),
+        common_v6: Vec::new(),
+    }
+}
+
 /// Two batches, with all kinds of lines.
 fn two() -> Vec<Observed> {
     let mut gatherer = Gatherer::new("n1", "boot");
@@ -226,15 +238,7 @@ fn two() -> Vec<Observed> {
     for n in 0..2 {
         gatherer.count("learned", 1);
         gatherer.connection(&pod("a"), &connection(40_000, 80 + n, 5));
-        let span = InterfaceSpan {
-            interface: InterfaceId { source: 0, index: 2 },
-            first: 1,
-            last: 5,
-            packets: 2,
-            common_v4: Vec::new(),
-            common_v6: Vec::new(),
-        };
-        gatherer.watch(&pod("a"), &span);
+        gatherer.watch(&pod("a"), &span());
         batches.extend(gatherer.take(Time(9)));
     }
     batches
@@ -298,4 +302,110 @@ fn what_was_told_is_not_fresh_again() {
     assert!(!gatherer.is_fresh(), "the same call by the same pod");
     gatherer.connection(&pod("b"), &connection(40_001, 80, 6));
     assert!(gatherer.is_fresh(), "by another pod");
+}
+
+/// A batch with one line more, after its pod.
+fn with(line: &str) -> Vec<u8> {
+    let text = String::from_utf8(written(&two()[..1])).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let end = format!("{{\"end\":{{\"lines\":{}}}}}", lines.len());
+    let all = lines[..2].iter().chain([&line]).chain(&lines[2..lines.len() - 1]);
+    all.copied().chain([&*end]).map(|l| format!("{l}\n")).collect::<String>().into_bytes()
+}
+
+/// An edge with these names.
+fn edge_with(names: Names) -> String {
+    let batch = &two()[0];
+    let edge =
+        Edge { call: Call { names, ..batch.edges[0].call.clone() }, ..batch.edges[0].clone() };
+    serde_json::json!({"edge": edge}).to_string()
+}
+
+#[test]
+fn more_than_an_agent_can_have_seen_is_refused_with_the_reason() {
+    let many = |n: usize| vec![String::new(); n];
+    let dns = |n: usize, question: &str| {
+        let one = DnsName { question: question.to_owned(), canonical: None, answered: 0 };
+        vec![one; n]
+    };
+    let (long, none) = ("x".repeat(1_025), Names::default());
+    let mut labels = pod("a");
+    labels.labels = Arc::new((0..1_025).map(|n| (n.to_string(), String::new())).collect());
+    let mut named = pod("a");
+    named.workload.name = long.clone();
+    for (what, line) in [
+        ("ALPN protocols", edge_with(Names { alpn: many(17), ..none.clone() })),
+        ("ALPN protocol", edge_with(Names { alpn: vec!["x".repeat(256)], ..none.clone() })),
+        ("DNS answers", edge_with(Names { dns: dns(17, "a"), ..none.clone() })),
+        ("a name", edge_with(Names { dns: dns(1, &long), ..none.clone() })),
+        ("a name", edge_with(Names { sni: Some(long.clone()), ..none.clone() })),
+        ("a name", edge_with(Names { authority: Some(long.clone()), ..none.clone() })),
+        (
+            "a name",
+            serde_json::json!({"asked": Asked { pod: 0, question: long.clone(),
+                tally: Tally::new(1, Time(1), Time(1)) }})
+            .to_string(),
+        ),
+        ("labels", serde_json::json!({"pod": labels}).to_string()),
+        ("a pod's name", serde_json::json!({"pod": named}).to_string()),
+    ] {
+        let text = with(&line);
+        let read = Reader::new(&text[..]).next().unwrap();
+        let why = read.expect_err(what).to_string();
+        assert!(why.contains(what) && why.contains("line 3"), "{what}: {why}");
+    }
+    let most = Names { alpn: many(16), dns: dns(16, &long[1..]), ..none };
+    assert!(Reader::new(&with(&edge_with(most))[..]).next().unwrap().is_ok());
+}
+
+#[test]
+fn memory_is_a_small_multiple_of_the_text_whatever_the_text_is() {
+    let honest = |edges: u16| {
+        let mut gatherer = Gatherer::new("n1", "boot");
+        for port in 0..edges {
+            let c = Connection {
+                names: Names {
+                    sni: Some(format!("cart-{port}.shop.svc.cluster.local")),
+                    alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
+                    ..Names::default()
+                },
+                ..connection(40_000, port, 5)
+            };
+            gatherer.connection(&pod(&format!("pod-{}", port % 100)), &c);
+        }
+        gatherer.take(Time(9)).unwrap()
+    };
+    for edges in [1, 1_000] {
+        let batch = honest(edges);
+        let text = written(std::slice::from_ref(&batch));
+        let memory = allowance(text.len() as u64);
+        assert!(batch.footprint() < memory / 2, "{edges}: {} of {memory}", batch.footprint());
+        let read = Reader::new(&text[..]).within(memory).next().unwrap().unwrap();
+        assert_eq!(read, batch);
+        assert!(Reader::new(&text[..]).within(batch.footprint() / 4).next().unwrap().is_err());
+    }
+    // Pods alone take most.
+    let mut gatherer = Gatherer::new("n1", "boot");
+    (0..500).for_each(|n| gatherer.watch(&pod(&format!("pod-{n}")), &span()));
+    let pods = gatherer.take(Time(9)).unwrap();
+    let text = written(std::slice::from_ref(&pods));
+    let memory = allowance(text.len() as u64);
+    assert!(pods.footprint() < memory * 2 / 3, "{} of {memory}", pods.footprint());
+    // An agent's largest batch is within what is read.
+    let (one, some) = (honest(1).footprint(), honest(1_001).footprint());
+    assert!(one + (some - one) * 100 < MAX_MEMORY, "{some}");
+}
+
+#[test]
+fn the_text_of_a_compressed_batch_is_bounded() {
+    let packed = |n: u64| zstd::encode_all(io::Read::take(io::repeat(b' '), n), 1).unwrap();
+    let length = |n: u64| Packed::new(&packed(n)).text_length().unwrap();
+    assert_eq!((length(0), length(5)), (0, 5));
+    assert_eq!(length(MAX_TEXT + 100), MAX_TEXT + 1);
+    assert!(Packed::new(b"nothing of the kind").text_length().is_err());
+    // A window that needs a hundred megabytes to unpack a few bytes.
+    let mut wide = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    wide.window_log(27).unwrap();
+    io::Write::write_all(&mut wide, b"x").unwrap();
+    assert!(Packed::new(&wide.finish().unwrap()).text_length().is_err());
 }

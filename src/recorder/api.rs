@@ -6,43 +6,32 @@
 //! anyone of a namespace that they may not read.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
 
+use super::asking::{Said, Wanted, Who, body as read_body, identify, not_so, nowhere};
 use super::auth::{Denied, Gate};
 use super::engine::{Engine, Refused};
+use super::places::{MAX_BODY, Places};
 use crate::clock;
 use crate::memory::Memory;
 use crate::model::WorkloadId;
 use crate::novelty;
-use crate::observed::{Observed, Reader};
+use crate::observed::{MAX_TEXT, Observed, Packed, Reader, allowance};
 use crate::present::{Coverage, Mesh, NodeUnverified, Shown, ShownAlert, Status};
 use crate::store::{Applied, StoreError};
 use crate::view::View;
 
-/// Bytes of a request's body. A batch of an agent that was away for days has a tenth of it.
-const MAX_BODY: usize = 16 * 1024 * 1024;
-/// Bytes of a batch as text: what it is unpacked to.
-const MAX_TEXT: u64 = 128 * 1024 * 1024;
-/// Largest window of compression, as a power of two: what a decoder may need.
-const MAX_WINDOW: u32 = 23;
-/// Batches that are read at once.
-const AT_ONCE: usize = 4;
-/// How long the body of a request may take.
-const BODY: Duration = Duration::from_secs(30);
 /// How hard a backup is packed: hard enough for a twentieth of its size, and as fast as it is read.
 const PACKED: i32 = 1;
 /// Bytes of a batch's source: the name of a node (253, RFC 1123) and an agent's boot.
@@ -68,12 +57,12 @@ pub(super) struct App {
     pub gate: Option<Gate>,
     pub view: View,
     pub counters: Counters,
-    room: Semaphore,
+    pub places: Places,
 }
 
 impl App {
     pub fn new(engine: Engine, gate: Option<Gate>, view: View) -> Self {
-        Self { engine, gate, view, counters: Counters::default(), room: Semaphore::new(AT_ONCE) }
+        Self { engine, gate, view, counters: Counters::default(), places: Places::new() }
     }
 
     /// Whether whoever sent these headers may read, or decide, in a namespace or in all.
@@ -84,14 +73,16 @@ impl App {
         decide: bool,
     ) -> Result<(), Denied> {
         let Some(gate) = &self.gate else { return Ok(()) };
-        let person = gate.person(token(headers)).await?;
+        // Found out already, and remembered.
+        let person = gate.person(token(headers), None).await?;
         match decide {
             true => gate.may_decide(&person, namespace).await,
             false => gate.may_read(&person, namespace).await,
         }
     }
 
-    fn refuse(&self, refusal: Refusal) -> Refusal {
+    /// Counts a refusal.
+    pub fn refuse(&self, refusal: Refusal) -> Refusal {
         let counter = match refusal.status {
             StatusCode::UNAUTHORIZED => &self.counters.unknown,
             StatusCode::FORBIDDEN => &self.counters.forbidden,
@@ -118,12 +109,15 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/alerts", get(alerts))
         .route("/v1/accept", post(accept))
         .route("/v1/ignore", post(ignore))
+        .layer(from_fn_with_state(Arc::clone(&app), identify))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(not_so)
         .with_state(app)
 }
 
 /// Why a request is not answered as it was meant.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     why: String,
     /// It is the batch that is refused, whoever brings it: bringing it again is in vain.
@@ -131,7 +125,7 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, why: impl Into<String>) -> Self {
+    pub fn new(status: StatusCode, why: impl Into<String>) -> Self {
         Self { status, why: why.into(), of_batch: false }
     }
 }
@@ -165,6 +159,7 @@ impl From<Denied> for Refusal {
             Denied::Unknown(_) => StatusCode::UNAUTHORIZED,
             Denied::Forbidden(_) => StatusCode::FORBIDDEN,
             Denied::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Denied::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
         };
         Self::new(status, denied.to_string())
     }
@@ -180,42 +175,30 @@ impl From<Refused> for Refusal {
     }
 }
 
-fn token(headers: &HeaderMap) -> Option<&str> {
+/// The bearer's token.
+pub(super) fn token(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }
 
 async fn batches(
     State(app): State<Arc<App>>,
+    Extension(who): Extension<Who>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    take(&app, &headers, body).await.map_err(|r| app.refuse(r))
+    take(&app, &who, &headers, body).await.map_err(|r| app.refuse(r))
 }
 
-async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
+async fn take(
+    app: &Arc<App>,
+    who: &Who,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
     let node = match &app.gate {
-        Some(gate) => Some(gate.agent(token(headers)).await?),
+        // Found out already, and remembered.
+        Some(gate) => Some(gate.agent(token(headers), None).await?),
         None => None,
-    };
-    let _place = app.room.try_acquire().map_err(|_| Refused::Busy)?;
-    let body = match tokio::time::timeout(BODY, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(e)) if e.is::<LengthLimitError>() => {
-            let why = format!("the body is longer than {MAX_BODY} bytes");
-            return Err(of_batch(StatusCode::PAYLOAD_TOO_LARGE, why));
-        }
-        Ok(Err(e)) => {
-            return Err(Refusal::new(
-                StatusCode::REQUEST_TIMEOUT,
-                format!("the body cannot be read: {e}"),
-            ));
-        }
-        Err(_) => {
-            return Err(Refusal::new(
-                StatusCode::REQUEST_TIMEOUT,
-                format!("the body did not come within {BODY:?}"),
-            ));
-        }
     };
     let packed = match headers.get(header::CONTENT_ENCODING).map(|v| v.as_bytes()) {
         Some(b"zstd") => true,
@@ -227,38 +210,65 @@ async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Re
             ));
         }
     };
-    let read = tokio::task::spawn_blocking(move || read(&body, packed, node.as_deref())).await;
-    let (batch, bytes) = read.map_err(|e| {
-        Refusal::new(StatusCode::BAD_REQUEST, format!("the batch cannot be read: {e}"))
-    })??;
-    let applied = app.engine.keep(batch, bytes).await?;
+    let read = read_body(app, Some(who), body, MAX_BODY).await;
+    // One that is too long will be so whenever it is brought.
+    let long = |r: &Refusal| r.status == StatusCode::PAYLOAD_TOO_LARGE;
+    let (body, caller) = read.map_err(|r| Refusal { of_batch: long(&r), ..r })?;
+    let app = Arc::clone(app);
+    // A client that goes away does not make room while its batch is still in memory.
+    let taken = tokio::spawn(async move {
+        let applied = settle(&app, body.bytes, packed, node).await;
+        drop((body.room, caller));
+        applied
+    });
+    let applied = taken.await.map_err(unread)??;
     let word = if applied == Applied::New { "new" } else { "already-held" };
     Ok(Json(json!({"applied": word})).into_response())
 }
 
-/// Exactly one batch, of this node, and its bytes as they are kept.
-fn read(body: &[u8], packed: bool, node: Option<&str>) -> Result<(Observed, Vec<u8>), Refusal> {
-    let malformed = |why: String| of_batch(StatusCode::BAD_REQUEST, why);
-    let text = if packed {
-        let mut decoder =
-            zstd::Decoder::new(body).map_err(|e| malformed(format!("not zstd: {e}")))?;
-        decoder.window_log_max(MAX_WINDOW).map_err(|e| malformed(e.to_string()))?;
-        let mut text = Vec::new();
-        decoder
-            .take(MAX_TEXT + 1)
-            .read_to_end(&mut text)
-            .map_err(|e| malformed(format!("not zstd: {e}")))?;
-        text
-    } else {
-        body.to_vec()
-    };
-    if text.len() as u64 > MAX_TEXT {
+fn unread(error: impl std::fmt::Display) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, format!("the batch cannot be read: {error}"))
+}
+
+/// Reads a batch in as much room as it needs, and keeps it.
+async fn settle(
+    app: &App,
+    body: Vec<u8>,
+    packed: bool,
+    node: Option<String>,
+) -> Result<Applied, Refusal> {
+    let parsed = app.places.parse().await.ok_or(Refused::Busy)?;
+    let bytes = tokio::task::spawn_blocking(move || pack(body, packed)).await;
+    let (bytes, text) = bytes.map_err(unread)??;
+    let memory = allowance(text);
+    let _room = app.places.batch(memory).await.ok_or(Refused::Busy)?;
+    let read = tokio::task::spawn_blocking(move || {
+        read(&bytes, memory, node.as_deref()).map(|batch| (batch, bytes))
+    });
+    let (batch, bytes) = read.await.map_err(unread)??;
+    drop(parsed);
+    Ok(app.engine.keep(batch, bytes).await?)
+}
+
+/// A batch as it is kept, compressed, and the bytes of its text.
+fn pack(body: Vec<u8>, packed: bool) -> Result<(Vec<u8>, u64), Refusal> {
+    let malformed = |e: std::io::Error| of_batch(StatusCode::BAD_REQUEST, format!("not zstd: {e}"));
+    let bytes = if packed { body } else { zstd::encode_all(&*body, 1).map_err(malformed)? };
+    let text = Packed::new(&bytes).text_length().map_err(malformed)?;
+    if text > MAX_TEXT {
         return Err(of_batch(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the batch is longer than {MAX_TEXT} bytes"),
         ));
     }
-    let mut reader = Reader::new(text.as_slice());
+    Ok((bytes, text))
+}
+
+/// Exactly one batch, of this node, which takes no more memory than that.
+fn read(bytes: &[u8], memory: usize, node: Option<&str>) -> Result<Observed, Refusal> {
+    let malformed = |why: String| of_batch(StatusCode::BAD_REQUEST, why);
+    let text = Packed::new(bytes).text().map_err(|e| malformed(format!("not zstd: {e}")))?;
+    let mut reader = Reader::new(text).within(memory);
     let batch = match reader.next() {
         Some(Ok(batch)) => batch,
         Some(Err(e)) => return Err(malformed(e.to_string())),
@@ -286,23 +296,13 @@ fn read(body: &[u8], packed: bool, node: Option<&str>) -> Result<(Observed, Vec<
             return Err(of_batch(StatusCode::FORBIDDEN, why));
         }
     }
-    let bytes = if packed {
-        body.to_vec()
-    } else {
-        zstd::encode_all(text.as_slice(), 1).map_err(|e| malformed(e.to_string()))?
-    };
-    Ok((batch, bytes))
-}
-
-#[derive(Debug, Deserialize)]
-struct Wanted {
-    namespace: Option<String>,
+    Ok(batch)
 }
 
 /// What is known of what the caller wants and may read.
 async fn memory(app: &App, headers: &HeaderMap, wanted: Wanted) -> Result<Memory, Refusal> {
     let result = async {
-        let namespace = wanted.namespace.filter(|n| !n.is_empty());
+        let namespace = wanted.namespace();
         app.may(headers, namespace.as_deref(), false).await?;
         let known = app.engine.ask(move |store| Memory::of(store, namespace.as_deref())).await?;
         known.map_err(internal)
@@ -312,7 +312,7 @@ async fn memory(app: &App, headers: &HeaderMap, wanted: Wanted) -> Result<Memory
 
 async fn records(
     State(app): State<Arc<App>>,
-    Query(wanted): Query<Wanted>,
+    wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let memory = memory(&app, &headers, wanted).await?;
@@ -343,11 +343,11 @@ async fn export(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Respo
 
 async fn dependencies(
     State(app): State<Arc<App>>,
-    Query(wanted): Query<Wanted>,
+    wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let result = async {
-        let namespace = wanted.namespace.filter(|n| !n.is_empty());
+        let namespace = wanted.namespace();
         app.may(&headers, namespace.as_deref(), false).await?;
         let all = app
             .engine
@@ -361,7 +361,7 @@ async fn dependencies(
 
 async fn workloads(
     State(app): State<Arc<App>>,
-    Query(wanted): Query<Wanted>,
+    wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let memory = memory(&app, &headers, wanted).await?;
@@ -370,11 +370,11 @@ async fn workloads(
 
 async fn coverage(
     State(app): State<Arc<App>>,
-    Query(wanted): Query<Wanted>,
+    wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let result = async {
-        let namespace = wanted.namespace.filter(|n| !n.is_empty());
+        let namespace = wanted.namespace();
         app.may(&headers, namespace.as_deref(), false).await?;
         let covered = app.engine.ask(move |store| {
             let namespace = namespace.as_deref();
@@ -391,11 +391,11 @@ async fn coverage(
 
 async fn mesh(
     State(app): State<Arc<App>>,
-    Query(wanted): Query<Wanted>,
+    wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let result = async {
-        let namespace = wanted.namespace.filter(|n| !n.is_empty());
+        let namespace = wanted.namespace();
         app.may(&headers, namespace.as_deref(), false).await?;
         let view = app.view.status_in(namespace.as_deref());
         let progress = app.engine.progress();
@@ -407,11 +407,11 @@ async fn mesh(
 
 async fn alerts(
     State(app): State<Arc<App>>,
-    Query(wanted): Query<Wanted>,
+    wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let result = async {
-        let namespace = wanted.namespace.filter(|n| !n.is_empty());
+        let namespace = wanted.namespace();
         app.may(&headers, namespace.as_deref(), false).await?;
         let all = app
             .engine
@@ -436,7 +436,7 @@ struct ToAccept {
 async fn accept(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    Json(what): Json<ToAccept>,
+    Said(what): Said<ToAccept>,
 ) -> Result<Response, Refusal> {
     let result = async {
         app.may(&headers, what.namespace.as_deref(), true).await?;
@@ -468,7 +468,7 @@ struct ToIgnore {
 async fn ignore(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    Json(what): Json<ToIgnore>,
+    Said(what): Said<ToIgnore>,
 ) -> Result<Response, Refusal> {
     let result = async {
         // The identity is kind/namespace/…

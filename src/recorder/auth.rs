@@ -1,12 +1,15 @@
 //! Who calls, and what for: agents by their ServiceAccount's token, people by their own.
 //!
-//! Owns the questions to the API server (TokenReview, SubjectAccessReview) and a short memory of
-//! its answers. Must never let anyone read a namespace whose Sidecars they could not read in
+//! Owns the questions to the API server (TokenReview, SubjectAccessReview), how many of them
+//! strangers may cause, and a short memory of its answers. Must never let anyone read a namespace whose Sidecars they could not read in
 //! Kubernetes, nor an agent speak for pods of another node.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+mod memory;
+mod pace;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::authorization::v1::{
@@ -16,10 +19,26 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
+use memory::{Lanes, Memory, Secret};
+use pace::Pace;
+
 /// How long an answer counts. A token that is revoked is good for that much longer.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// Answers remembered at once.
-const MAX_REMEMBERED: usize = 4_096;
+/// How long it counts that a token is not valid. One that becomes valid does so that much later.
+const REFUSED: Duration = Duration::from_secs(10);
+/// How long it is known of a token that it was valid once: such ones are asked about at once.
+const VALID_ONCE: Duration = Duration::from_secs(3600);
+/// Longest token that the API server is asked about. A ServiceAccount's has one or two kilobytes.
+const MAX_TOKEN: usize = 16 * 1024;
+/// Questions about strange tokens that are not valid, a second and at once: of one address, and of
+/// all.
+const STRANGERS: (f64, f64) = (5.0, 20.0);
+/// See [`STRANGERS`].
+const ALL_STRANGERS: (f64, f64) = (100.0, 200.0);
+/// Questions what one caller may do, a second and at once.
+const RIGHTS: (f64, f64) = (20.0, 200.0);
+/// Questions to the API server at once.
+const QUESTIONS: usize = 16;
 /// Keys of what the API server says of a token besides its user (pkg/serviceaccount/claims.go in
 /// Kubernetes).
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
@@ -37,6 +56,9 @@ pub enum Denied {
     /// The API server cannot be asked.
     #[error("the API server cannot be asked who this is: {0}")]
     Unavailable(String),
+    /// It was asked too much for them already.
+    #[error("{0}")]
+    TooMany(String),
 }
 
 /// A user, as the API server names it.
@@ -61,9 +83,16 @@ pub struct Agents {
 pub struct Gate {
     client: Client,
     agents: Agents,
-    callers: Memory<(String, bool), Caller>,
+    callers: Memory<Secret, Caller>,
+    /// Why a token is not valid.
+    refused: Memory<Secret, Denied>,
+    valid_once: Memory<Secret, ()>,
     nodes: Memory<String, String>,
     readers: Memory<(Caller, Option<String>), bool>,
+    lanes: Lanes,
+    strangers: Pace<IpAddr>,
+    all_strangers: Pace<()>,
+    rights: Pace<String>,
 }
 
 impl Gate {
@@ -73,18 +102,25 @@ impl Gate {
         Self {
             client,
             agents,
-            callers: Memory::default(),
-            nodes: Memory::default(),
-            readers: Memory::default(),
+            callers: Memory::of(REMEMBERED),
+            refused: Memory::of(REFUSED),
+            valid_once: Memory::of(VALID_ONCE),
+            nodes: Memory::of(REMEMBERED),
+            readers: Memory::of(REMEMBERED),
+            lanes: Lanes::new(QUESTIONS),
+            strangers: Pace::new(STRANGERS),
+            all_strangers: Pace::new(ALL_STRANGERS),
+            rights: Pace::new(RIGHTS),
         }
     }
 
-    /// The node whose agent has this token.
+    /// The node whose agent has this token. `peer`: the address that it came from, where it is
+    /// known; it is held against how much may be asked for one address.
     ///
     /// # Errors
     /// When it is no agent's.
-    pub async fn agent(&self, token: Option<&str>) -> Result<String, Denied> {
-        let caller = self.caller(token, true).await?;
+    pub async fn agent(&self, token: Option<&str>, peer: Option<IpAddr>) -> Result<String, Denied> {
+        let caller = self.caller(token, true, peer).await?;
         let (namespace, name) = &self.agents.account;
         let account = format!("system:serviceaccount:{namespace}:{name}");
         if caller.name != account {
@@ -114,12 +150,16 @@ impl Gate {
         Ok(node)
     }
 
-    /// The person who has this token.
+    /// The person who has this token. `peer`: as for [`Gate::agent`].
     ///
     /// # Errors
     /// When nobody has.
-    pub async fn person(&self, token: Option<&str>) -> Result<Caller, Denied> {
-        self.caller(token, false).await
+    pub async fn person(
+        &self,
+        token: Option<&str>,
+        peer: Option<IpAddr>,
+    ) -> Result<Caller, Denied> {
+        self.caller(token, false, peer).await
     }
 
     /// Whether they may read what is known of a namespace, or of all.
@@ -152,6 +192,10 @@ impl Gate {
         let allowed = match self.readers.get(&key) {
             Some(allowed) => allowed,
             None => {
+                if !self.rights.spend(&caller.name) {
+                    let why = format!("too many questions what {} may do", caller.name);
+                    return Err(Denied::TooMany(why));
+                }
                 let review = SubjectAccessReview {
                     spec: SubjectAccessReviewSpec {
                         user: Some(caller.name.clone()),
@@ -192,14 +236,71 @@ impl Gate {
         )))
     }
 
-    async fn caller(&self, token: Option<&str>, agent: bool) -> Result<Caller, Denied> {
+    async fn caller(
+        &self,
+        token: Option<&str>,
+        agent: bool,
+        peer: Option<IpAddr>,
+    ) -> Result<Caller, Denied> {
         let Some(token) = token.filter(|t| !t.is_empty()) else {
             return Err(Denied::Unknown("no token: send `Authorization: Bearer TOKEN`".to_owned()));
         };
-        let key = (token.to_owned(), agent);
-        if let Some(caller) = self.callers.get(&key) {
-            return Ok(caller);
+        if token.len() > MAX_TOKEN {
+            return Err(Denied::Unknown(format!("the token is longer than {MAX_TOKEN} bytes")));
         }
+        let key = self.lanes.secret(token, agent);
+        if let Some(known) = self.remembered(&key) {
+            return known;
+        }
+        // One question about a token at a time, and one after another is not asked again.
+        let lane = self.lanes.lane(key);
+        let _lane = lane.enter().await;
+        if let Some(known) = self.remembered(&key) {
+            return known;
+        }
+        let strange = self.valid_once.get(&key).is_none();
+        if strange && !self.spend(peer) {
+            return Err(Denied::TooMany("too many tokens that are not valid".to_owned()));
+        }
+        let _question = self.lanes.question().await;
+        let answer = self.review(token, agent).await;
+        match &answer {
+            Ok(caller) => {
+                self.callers.put(key, caller.clone());
+                self.valid_once.put(key, ());
+            }
+            Err(denied @ Denied::Unknown(_)) => {
+                self.refused.put(key, denied.clone());
+                self.valid_once.forget(&key);
+            }
+            Err(_) => {}
+        }
+        // Only what is not valid costs.
+        if strange && !matches!(answer, Err(Denied::Unknown(_))) {
+            peer.iter().for_each(|peer| self.strangers.give_back(peer));
+            self.all_strangers.give_back(&());
+        }
+        answer
+    }
+
+    /// Takes a question about a strange token; whether there was one, for its address and in all.
+    fn spend(&self, peer: Option<IpAddr>) -> bool {
+        if peer.is_some_and(|peer| !self.strangers.spend(&peer)) {
+            return false;
+        }
+        let all = self.all_strangers.spend(&());
+        if !all {
+            peer.iter().for_each(|peer| self.strangers.give_back(peer));
+        }
+        all
+    }
+
+    fn remembered(&self, key: &Secret) -> Option<Result<Caller, Denied>> {
+        self.callers.get(key).map(Ok).or_else(|| self.refused.get(key).map(Err))
+    }
+
+    /// Asks whose token it is.
+    async fn review(&self, token: &str, agent: bool) -> Result<Caller, Denied> {
         let review = TokenReview {
             spec: TokenReviewSpec {
                 token: Some(token.to_owned()),
@@ -227,44 +328,14 @@ impl Gate {
                 "the token is not made for the audience {audience}"
             )));
         }
-        let caller = Caller {
+        Ok(Caller {
             name: user.username.unwrap_or_default(),
             groups: user.groups.unwrap_or_default(),
             extra: user.extra.unwrap_or_default(),
-        };
-        self.callers.put(key, caller.clone());
-        Ok(caller)
+        })
     }
 }
 
 fn unavailable(error: &kube::Error) -> Denied {
     Denied::Unavailable(error.to_string())
-}
-
-/// Answers for a while.
-struct Memory<K, V>(Mutex<HashMap<K, (Instant, V)>>);
-
-impl<K, V> Default for Memory<K, V> {
-    fn default() -> Self {
-        Self(Mutex::new(HashMap::new()))
-    }
-}
-
-impl<K: std::hash::Hash + Eq, V: Clone> Memory<K, V> {
-    fn get(&self, key: &K) -> Option<V> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(key).filter(|(at, _)| at.elapsed() < REMEMBERED).map(|(_, v)| v.clone())
-    }
-
-    fn put(&self, key: K, value: V) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_REMEMBERED {
-            known.retain(|_, (at, _)| at.elapsed() < REMEMBERED);
-            // All of them are fresh: whoever makes so many may ask again.
-            if known.len() >= MAX_REMEMBERED {
-                known.clear();
-            }
-        }
-        known.insert(key, (Instant::now(), value));
-    }
 }

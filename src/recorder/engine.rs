@@ -20,7 +20,7 @@ use crate::generate::readiness::Thresholds;
 use crate::learn::{Learner, Union};
 use crate::model::{Batch, BatchId, Unverified};
 use crate::novelty::Patience;
-use crate::observed::{Observed, Reader};
+use crate::observed::{Observed, Packed, ReadError, Reader, allowance};
 use crate::parallel::both;
 use crate::store::{Applied, Store, StoreError};
 use crate::verify::{Checked, Rules, check, counter};
@@ -39,9 +39,11 @@ const MERGED: usize = 256;
 const MERGED_RECORDS: usize = 16_000;
 /// Batches that are resolved at once, on two threads.
 const AT_ONCE: usize = 8;
-/// Bytes of batches, as text, that are held in memory until they are resolved; beyond it they are
-/// read from the disk again.
+/// Bytes of memory of batches that are held until they are resolved; beyond it they are read from
+/// the disk again.
 const HELD: usize = 32 * 1024 * 1024;
+/// Bytes of memory of batches that are resolved at once: one where it is larger.
+const AT_ONCE_BYTES: usize = 16 * 1024 * 1024;
 /// How often what waits is looked at.
 const BEAT: Duration = Duration::from_millis(100);
 /// When batches are resolved.
@@ -203,7 +205,7 @@ impl Engine {
 struct Waiting {
     id: BatchId,
     came: Instant,
-    /// With the size of its text; absent where memory is short, or after a restart.
+    /// With the memory that it takes; absent where memory is short, or after a restart.
     batch: Option<(Observed, usize)>,
 }
 
@@ -305,12 +307,11 @@ impl Work {
                 return if fatal { Err(why) } else { Ok(()) };
             }
         };
-        for (Keep { bytes, batch, reply }, applied) in keeps.into_iter().zip(applied) {
+        for (Keep { batch, reply, .. }, applied) in keeps.into_iter().zip(applied) {
             let id = batch.id.clone();
             if applied == Applied::New {
                 self.now.kept += 1;
-                // Text is some ten times what it is compressed.
-                let size = bytes.len() * 10;
+                let size = batch.footprint();
                 let batch = (self.held + size <= HELD).then_some((batch, size));
                 self.held += batch.as_ref().map_or(0, |(_, size)| *size);
                 self.waiting.push_back(Waiting { id, came: Instant::now(), batch });
@@ -330,7 +331,7 @@ impl Work {
         }
         let (now, view) = (Instant::now(), self.view.status());
         let known = view.synced && view.behind.is_none();
-        let mut told = Vec::new();
+        let (mut told, mut told_bytes) = (Vec::new(), 0);
         let mut lesson = Lesson::default();
         let rules = self.rules();
         let mut kept = BTreeSet::new();
@@ -347,16 +348,19 @@ impl Work {
                 break;
             }
             let Some(first) = self.waiting.pop_front() else { break };
-            let batch = match first.batch {
+            let (batch, size) = match first.batch {
                 Some((batch, size)) => {
                     self.held -= size;
-                    batch
+                    (batch, size)
                 }
                 None => match self.again(&first.id).map_err(|e| e.to_string())? {
-                    Some(batch) => batch,
-                    None => {
+                    Ok(batch) => {
+                        let size = batch.footprint();
+                        (batch, size)
+                    }
+                    Err(why) => {
                         self.now.unreadable += 1;
-                        tracing::error!(batch = %first.id, "a kept batch cannot be read; what it told is lost");
+                        tracing::error!(batch = %first.id, %why, "a kept batch cannot be read; what it told is lost");
                         kept.insert(first.id);
                         continue;
                     }
@@ -365,8 +369,11 @@ impl Work {
             edges += batch.edges.len() as u64;
             self.now.settled_late += u64::from(!known);
             told.push(batch);
-            if told.len() == AT_ONCE {
+            told_bytes += size;
+            // A large one is read, learned and let go before the next is read.
+            if told.len() == AT_ONCE || told_bytes >= AT_ONCE_BYTES {
                 lesson.learn(&cluster, &rules, &mut told);
+                told_bytes = 0;
             }
             kept.insert(first.id);
         }
@@ -395,8 +402,12 @@ impl Work {
         plan: Plan,
     ) -> Result<(), String> {
         let n = kept.len() as u64;
-        match self.store.settle_apart(&taught.records, &kept, &plan.apart) {
-            Ok(()) => {
+        // What is raised is what is stored.
+        let settled = self.store.fold(taught).and_then(|taught| {
+            self.store.settle_apart(&taught.records, &kept, &plan.apart).map(|()| taught)
+        });
+        match settled {
+            Ok(taught) => {
                 self.now.settled += n;
                 self.now.edges += edges;
                 self.written(plan);
@@ -414,11 +425,11 @@ impl Work {
         }
     }
 
-    /// Reads a kept batch from the disk; `None` where it is damaged.
-    fn again(&self, id: &BatchId) -> Result<Option<Observed>, StoreError> {
+    /// Reads a kept batch from the disk, within the bounds that it was taken with; or the reason
+    /// why it cannot be read.
+    fn again(&self, id: &BatchId) -> Result<Result<Observed, String>, StoreError> {
         let bytes = self.store.read_kept(id)?;
-        let Ok(text) = zstd::decode_all(bytes.as_slice()) else { return Ok(None) };
-        Ok(Reader::new(text.as_slice()).next().and_then(Result::ok))
+        Ok(unpack(&bytes))
     }
 
     fn tell(&mut self) {
@@ -427,6 +438,15 @@ impl Work {
         let changes = self.store.outbox();
         self.outbox.send_if_modified(|told| std::mem::replace(told, changes) != changes);
     }
+}
+
+/// The one batch in these bytes.
+fn unpack(bytes: &[u8]) -> Result<Observed, String> {
+    let packed = Packed::new(bytes);
+    let damaged = |e: std::io::Error| format!("its compression: {e}");
+    let memory = allowance(packed.text_length().map_err(damaged)?);
+    let batch = Reader::new(packed.text().map_err(damaged)?).within(memory).next();
+    batch.unwrap_or_else(|| Err(ReadError::Cut { line: 1 })).map_err(|e| e.to_string())
 }
 
 /// What batches have taught, and what of them is kept apart.
@@ -468,5 +488,40 @@ fn add(sums: &mut BTreeMap<&'static str, u64>, more: &BTreeMap<&'static str, u64
     for (name, n) in more {
         let sum = sums.entry(name).or_default();
         *sum = sum.saturating_add(*n);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::write;
+
+    #[test]
+    fn a_kept_batch_is_read_within_the_bounds_that_it_was_taken_with() {
+        let batch = Observed {
+            id: BatchId { source: "agent:n1:b".to_owned(), sequence: 0 },
+            node: "n1".to_owned(),
+            made: crate::model::Time(1),
+            spans: Default::default(),
+            counters: [("learned".to_owned(), 1)].into(),
+            pods: Vec::new(),
+            edges: Vec::new(),
+            asked: Vec::new(),
+            watching: Vec::new(),
+        };
+        let mut text = Vec::new();
+        write(&batch, &mut text).unwrap();
+        let packed = |text: &[u8]| zstd::encode_all(text, 1).unwrap();
+        assert_eq!(unpack(&packed(&text)).as_ref(), Ok(&batch));
+        let head = text.split_inclusive(|b| *b == b'\n').next().unwrap();
+        let cut = unpack(&packed(head)).unwrap_err();
+        assert!(cut.contains("cut"), "{cut}");
+        assert!(unpack(&packed(b"")).is_err());
+        assert!(unpack(b"damaged").unwrap_err().contains("compression"));
+        // What an earlier program took: small on the disk, a gigabyte in memory.
+        let names =
+            format!("{{\"edge\":{{\"names\":{{\"alpn\":[{}\"\"]}}}}}}", "\"\",".repeat(1 << 22));
+        let bomb = unpack(&packed(&[head, names.as_bytes()].concat())).unwrap_err();
+        assert!(bomb.contains("longer than"), "{bomb}");
     }
 }

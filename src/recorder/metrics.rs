@@ -14,12 +14,14 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::api::App;
 use super::courier::Counters as Delivered;
+use crate::serve::Door;
 use crate::view::KindStatus;
 
 /// Reads on a scrape.
 pub(super) struct Metrics {
     pub app: Arc<App>,
     pub delivered: Arc<Delivered>,
+    pub door: Arc<Door>,
 }
 
 impl fmt::Debug for Metrics {
@@ -71,6 +73,9 @@ impl Collector for Metrics {
             d.refused.load(Ordering::Relaxed),
         )?;
         counter("edges", "Edges in merged batches", p.edges)?;
+        let (ended, refused) = self.door.turned_away();
+        counter("connections_ended", "Connections ended to make room for another", ended)?;
+        counter("connections_refused", "Connections closed at once for want of room", refused)?;
         let c = &self.app.counters;
         let refusals = [
             ("unknown", &c.unknown),
@@ -117,6 +122,7 @@ impl Collector for Metrics {
             let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX)).encode(descriptor)
         };
+        gauge("connections", "Connections that are open", self.door.open() as u64)?;
         gauge("batches_waiting", "Batches on the disk that wait to be resolved", p.waiting)?;
         let lines = p.unverified.iter().map(|u| u.amount(None).lines);
         gauge(

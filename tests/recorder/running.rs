@@ -18,22 +18,52 @@ pub struct Recorder {
 }
 
 impl Recorder {
+    /// With which arguments one is started.
+    fn arguments(store: &Path, more: &[&str]) -> Vec<std::ffi::OsString> {
+        let mut all = vec!["recorder", "--address", "127.0.0.1:0"];
+        for (name, value) in [("--listen", "none"), ("--settle", "10ms")] {
+            if !more.contains(&name) {
+                all.extend([name, value]);
+            }
+        }
+        all.push("--store");
+        let given = more.iter().map(std::ffi::OsString::from);
+        all.into_iter().map(Into::into).chain([store.into()]).chain(given).collect()
+    }
+
+    /// How one is started that may open only so many descriptors.
+    pub fn with_descriptors(
+        n: u32,
+        store: &Path,
+        kubeconfig: Option<&Path>,
+        more: &[&str],
+    ) -> Command {
+        let plain = Self::command(store, kubeconfig, more);
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {n} && exec \"$0\" \"$@\"")]);
+        command.arg(plain.get_program()).args(plain.get_args());
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Most memory that it has had at once, in KiB.
+    pub fn peak(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     /// How one is started.
     pub fn command(store: &Path, kubeconfig: Option<&Path>, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sidecarta"));
-        command
-            .args([
-                "recorder",
-                "--address",
-                "127.0.0.1:0",
-                "--listen",
-                "none",
-                "--settle",
-                "10ms",
-                "--store",
-            ])
-            .arg(store)
-            .args(more);
+        command.args(Self::arguments(store, more));
         command.env_remove("KUBECONFIG").env_remove("SIDECARTA_STORE");
         if let Some(path) = kubeconfig {
             command.env("KUBECONFIG", path);
@@ -43,7 +73,12 @@ impl Recorder {
     }
 
     pub fn start(store: &Path, kubeconfig: Option<&Path>, more: &[&str]) -> Self {
-        let mut child = Self::command(store, kubeconfig, more).spawn().unwrap();
+        Self::by(Self::command(store, kubeconfig, more))
+    }
+
+    /// Starts one in this way.
+    pub fn by(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut told = String::new();
         let address = loop {

@@ -78,9 +78,11 @@ impl Work {
         let taught = std::mem::take(&mut plan.taught).batch();
         let none =
             Batch { id: BatchId { source: String::new(), sequence: 0 }, records: Vec::new() };
-        let taught = taught.unwrap_or(none);
-        match self.store.settle_apart(&taught.records, &[].into(), &plan.apart) {
-            Ok(()) => {
+        let settled = self.store.fold(taught.unwrap_or(none)).and_then(|taught| {
+            self.store.settle_apart(&taught.records, &[].into(), &plan.apart).map(|()| taught)
+        });
+        match settled {
+            Ok(taught) => {
                 self.written(plan);
                 self.unnoticed = Some(taught);
                 self.notice().map(|_| ())
