@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::outlet::{Outlet, Undelivered};
 use crate::model::Time;
 use crate::observed::{self, Gatherer, Observed, Reader, gather};
+use crate::private;
 
 /// Longest wait between two attempts.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -95,7 +96,7 @@ impl Outbox {
         };
         let mut problems = Vec::new();
         let Some(dir) = spool else { return Ok((this, problems)) };
-        fs::create_dir_all(dir)?;
+        private::create_dir_all(dir)?;
         let path = dir.join("spool.ndjson");
         match File::open(&path) {
             Ok(file) => {
@@ -211,7 +212,7 @@ impl Outbox {
                 };
             }
             let new = path.with_extension("new");
-            let mut file = io::BufWriter::new(File::create(&new)?);
+            let mut file = io::BufWriter::new(private::create(&new)?);
             if let Some((batch, ..)) = &self.inflight {
                 observed::write(batch, &mut file)?;
             }

@@ -42,6 +42,7 @@ enum View {
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let memory = options.read.place()?.memory(options.view.namespace.as_deref())?;
+    let outcome = super::read_all(memory.missing.as_ref());
     let seen: BTreeMap<WorkloadId, Time> =
         memory.workloads.into_iter().map(|w| (w.id, w.last_seen)).collect();
     let stale = |d: &Dependency| {
@@ -55,7 +56,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         View::Mermaid => output::print(&graph::mermaid(&all))?,
         View::Dot => output::print(&graph::dot(&all))?,
     }
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
 /// What a dependency deserves to be marked with in a table.

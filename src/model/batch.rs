@@ -70,7 +70,8 @@ impl Merge for Source {
         }
         self.spans.merge(&other.spans);
         for (name, n) in &other.counters {
-            *self.counters.entry(name.clone()).or_default() += n;
+            let sum = self.counters.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*n);
         }
     }
 }

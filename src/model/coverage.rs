@@ -25,7 +25,7 @@ pub struct Spans(pub Vec<Span>);
 impl Spans {
     /// Total time, in nanoseconds.
     pub fn total(&self) -> u64 {
-        self.0.iter().map(|s| s.to.since(s.from)).sum()
+        self.0.iter().map(|s| s.to.since(s.from)).fold(0, u64::saturating_add)
     }
 }
 
@@ -81,7 +81,7 @@ impl Merge for Watch {
             (a, b) => a.or(b),
         };
         self.spans.merge(&other.spans);
-        self.packets += other.packets;
+        self.packets = self.packets.saturating_add(other.packets);
     }
 }
 

@@ -173,9 +173,9 @@ impl Merge for Dependency {
             self.addressed.pop_last();
         }
         self.scope_miss.merge(&other.scope_miss);
-        self.midway += other.midway;
-        self.guessed += other.guessed;
-        self.unanswered += other.unanswered;
+        self.midway = self.midway.saturating_add(other.midway);
+        self.guessed = self.guessed.saturating_add(other.guessed);
+        self.unanswered = self.unanswered.saturating_add(other.unanswered);
     }
 }
 

@@ -23,13 +23,17 @@ pub(super) enum Kind {
     Alert = b'a',
     /// What the view knows of the cluster.
     View = b'v',
+    /// How many rows there are.
+    Seal = b'z',
 }
 
 impl Kind {
     /// Whether rows of this kind go again in the course of things: that there are fewer of them is
     /// no damage.
     pub fn is_passing(first: u8) -> bool {
-        [Self::Batch, Self::Kept, Self::Alert, Self::View].iter().any(|k| *k as u8 == first)
+        [Self::Batch, Self::Kept, Self::Alert, Self::View, Self::Seal]
+            .iter()
+            .any(|k| *k as u8 == first)
     }
 }
 
@@ -161,6 +165,11 @@ pub(super) fn kept(id: &BatchId, part: u32) -> Vec<u8> {
 /// Reads [`kept`] back.
 pub(super) fn parse_kept(key: &[u8]) -> Option<BatchId> {
     parse_identity(Kind::Kept, key.split_last_chunk::<4>()?.0)
+}
+
+/// Whether a part of a kept batch is its first: each batch has one.
+pub(super) fn is_first_part(key: &[u8]) -> bool {
+    key.last_chunk() == Some(&[0u8; 4])
 }
 
 /// Key of a row of the view, which has a key of its own.
