@@ -65,7 +65,8 @@ pub(crate) fn tighten(path: &Path) -> io::Result<()> {
     if found.is_symlink() {
         return Ok(());
     }
-    let wanted = if found.is_dir() { DIRECTORY } else { FILE };
+    // Only taken away: what its owner has made read-only stays so.
+    let wanted = found.mode() & if found.is_dir() { DIRECTORY } else { FILE };
     let own = found.uid() == rustix::process::geteuid().as_raw();
     if own && found.mode() & 0o7777 != wanted {
         fs::set_permissions(path, Permissions::from_mode(wanted))?;

@@ -68,8 +68,7 @@ pub(super) struct AlertsOptions {
     /// Also those that are ignored
     #[arg(long)]
     all: bool,
-    /// Go on, and print each new one on a line of its own (asks a recorder; a store is open to one
-    /// process only)
+    /// Go on, and print each new one on a line of its own (asks a recorder)
     #[arg(long)]
     follow: bool,
 }

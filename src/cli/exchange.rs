@@ -56,7 +56,7 @@ pub(super) struct ImportOptions {
 pub(super) fn export(options: &ExportOptions) -> anyhow::Result<Outcome> {
     // Asked before the file is made: where there is nothing to export, there is to be no file.
     let source = match options.read.place()? {
-        Place::Store(dir) => Source::Store(super::reading(&dir)?),
+        Place::Store(dir) => Source::Store(Box::new(super::reading(&dir)?)),
         Place::Recorder(recorder) => {
             Source::Packed(recorder.ask(Method::GET, "/v1/export", Vec::new())?.body.to_vec())
         }
@@ -82,7 +82,7 @@ pub(super) fn export(options: &ExportOptions) -> anyhow::Result<Outcome> {
 
 /// What is exported.
 enum Source {
-    Store(Store),
+    Store(Box<Store>),
     /// A recorder's answer.
     Packed(Vec<u8>),
 }

@@ -40,8 +40,8 @@ thread_local! {
 /// The rows of a store, in sled.
 #[derive(Debug)]
 pub(super) struct Rows {
-    db: sled::Db,
-    tree: sled::Tree,
+    /// Absent while it is being dropped.
+    open: Option<(sled::Db, sled::Tree)>,
     /// The store, for messages.
     store: PathBuf,
     /// A write failed, or a call panicked.
@@ -65,9 +65,11 @@ impl Rows {
             .temporary(copy);
         let opened = caught(|| config.open().and_then(|db| Ok((db.open_tree("rows")?, db))));
         match opened {
-            Ok(Ok((tree, db))) => {
-                Ok(Self { db, tree, store: store.to_owned(), failed: AtomicBool::new(false) })
-            }
+            Ok(Ok((tree, db))) => Ok(Self {
+                open: Some((db, tree)),
+                store: store.to_owned(),
+                failed: AtomicBool::new(false),
+            }),
             Ok(Err(error)) => Err(failed(store, error)),
             Err(message) => Err(StoreError::Panicked { path: store.to_owned(), message }),
         }
@@ -75,29 +77,29 @@ impl Rows {
 
     /// A row.
     pub fn get(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
-        self.call(|| self.tree.get(key))
+        self.call(|_, tree| tree.get(key))
     }
 
     /// Rows of a range of keys, in their order.
     pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Iter<'_> {
-        Iter { rows: self, iter: self.tree.range(range) }
+        Iter { rows: self, iter: self.open.as_ref().map(|(_, tree)| tree.range(range)) }
     }
 
     /// Rows whose key begins with this, in the order of keys.
     pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Iter<'_> {
-        Iter { rows: self, iter: self.tree.scan_prefix(prefix) }
+        Iter { rows: self, iter: self.open.as_ref().map(|(_, tree)| tree.scan_prefix(prefix)) }
     }
 
     /// All rows, in the order of keys.
     pub fn iter(&self) -> Iter<'_> {
-        Iter { rows: self, iter: self.tree.iter() }
+        Iter { rows: self, iter: self.open.as_ref().map(|(_, tree)| tree.iter()) }
     }
 
     /// Writes all or nothing, and hands it to the system. sled's flush leaves file metadata and
     /// the device cache alone.
     pub fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
         let written =
-            self.call(|| self.tree.apply_batch(batch).and_then(|()| self.db.flush().map(|_| ())));
+            self.call(|db, tree| tree.apply_batch(batch).and_then(|()| db.flush().map(|_| ())));
         if written.is_err() {
             self.abandon();
         }
@@ -109,11 +111,15 @@ impl Rows {
         self.failed.store(true, Ordering::Relaxed);
     }
 
-    fn call<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
-        if self.failed.load(Ordering::Relaxed) {
+    fn call<T>(
+        &self,
+        call: impl FnOnce(&sled::Db, &sled::Tree) -> sled::Result<T>,
+    ) -> Result<T, StoreError> {
+        let open = self.open.as_ref().filter(|_| !self.failed.load(Ordering::Relaxed));
+        let Some((db, tree)) = open else {
             return Err(StoreError::Stopped(self.store.clone()));
-        }
-        match caught(call) {
+        };
+        match caught(|| call(db, tree)) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(sled::Error::Io(error))) => Err(StoreError::Io {
                 what: "use the database of the store",
@@ -131,10 +137,13 @@ impl Rows {
 
 impl Drop for Rows {
     fn drop(&mut self) {
-        // The last owner's drop writes what is left in sled's buffers: of a write that failed, a
-        // part. Without a last owner there is none.
+        let open = self.open.take();
         if self.failed.load(Ordering::Relaxed) {
-            std::mem::forget((self.db.clone(), self.tree.clone()));
+            // Dropped, sled writes what is left in its buffers: of a write that failed, a part.
+            std::mem::forget(open);
+        } else {
+            // All is durable already. Where sled cannot make sure of it once more, it panics.
+            let _ = caught(|| drop(open));
         }
     }
 }
@@ -142,7 +151,7 @@ impl Drop for Rows {
 /// Rows as they are read. Ends behind the first error.
 pub(super) struct Iter<'a> {
     rows: &'a Rows,
-    iter: sled::Iter,
+    iter: Option<sled::Iter>,
 }
 
 impl<'a> Iter<'a> {
@@ -161,8 +170,8 @@ impl Iterator for Iter<'_> {
     type Item = Result<(IVec, IVec), StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let iter = &mut self.iter;
-        self.rows.call(|| iter.next().transpose()).transpose()
+        let iter = self.iter.as_mut()?;
+        self.rows.call(|_, _| iter.next().transpose()).transpose()
     }
 }
 

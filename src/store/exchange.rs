@@ -207,7 +207,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
 fn bytes(text: &str) -> Option<Vec<u8>> {
     let digit = |b: u8| char::from(b).to_digit(16);
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let both = |[high, low]: &[u8; 2]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok();
+    let both = |[high, low]: &[u8; 2]| u8::try_from((digit(*high)? << 4) | digit(*low)?).ok();
     pairs.iter().map(both).collect::<Option<_>>().filter(|_| rest.is_empty())
 }
 

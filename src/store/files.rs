@@ -76,12 +76,12 @@ impl Made {
                 Err(e) => return Err(fail("make the directory", dir)(e)),
             }
         }
-        let entries = fs::read_dir(dir).map_err(fail("open the store", dir))?;
+        let mut entries = fs::read_dir(dir).map_err(fail("open the store", dir))?;
         let foreign = |e: io::Result<fs::DirEntry>| {
             // What another process makes at this moment is no reason to refuse either.
             e.is_ok_and(|e| is_foreign(&e)) && !Marker::is_in(dir)
         };
-        if entries.into_iter().any(foreign) {
+        if entries.any(foreign) {
             made.dir = None;
             return Err(StoreError::NotAStore(dir.to_owned()));
         }

@@ -325,7 +325,7 @@ fn counted(store: &Store) {
 fn waiting(store: &mut Store, n: u64) {
     for sequence in 0..n {
         let id = BatchId { source: "agent:a:x".into(), sequence };
-        let bytes: Vec<u8> = (0..9000u64).map(|i| (i * (sequence + 3) >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..9000u64).map(|i| ((i * (sequence + 3)) >> 3) as u8).collect();
         store.keep(&[(&id, &bytes)]).unwrap();
     }
 }
