@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::memory::Memory;
+use crate::memory::{Memory, Missing};
 use crate::store::{Access, Store};
 use output::Format;
 use remote::{Place, RecorderOptions};
@@ -40,7 +40,7 @@ pub(crate) enum Outcome {
     /// It could not be done.
     Failed = 1,
     // 2 is clap's: the command line is wrong.
-    /// Done, but part of the input could not be read.
+    /// Done, but part of the input could not be read, or part of the store is missing.
     Partial = 3,
     /// Capture and snapshot have nothing in common.
     Mismatch = 4,
@@ -53,7 +53,7 @@ Exit codes:
   0  done
   1  failed: nothing was changed, the message says why and what to do
   2  the command line is wrong
-  3  done, but part of the input could not be read (a cut capture, a broken object); what could be read was used
+  3  done, but part of the input could not be read (a cut capture, a broken object, a damaged store); what could be read was used
   4  the captures and the snapshot have nothing in common: most likely the wrong snapshot
   5  done, but Sidecars of workloads that are not ready were withheld (generate)";
 
@@ -135,13 +135,28 @@ impl Place {
     fn memory(&self, namespace: Option<&str>) -> anyhow::Result<Memory> {
         match self {
             Self::Recorder(recorder) => recorder.memory(namespace),
-            Self::Store(store) => Ok(Memory::of(&existing(store)?, namespace)?),
+            Self::Store(store) => Ok(Memory::of(&reading(store)?, namespace)?),
         }
     }
 }
 
-fn existing(store: &Path) -> anyhow::Result<Store> {
+/// Opens a store to read it. Says what is missing of it.
+fn reading(store: &Path) -> anyhow::Result<Store> {
+    let store = Store::read(store)?;
+    if let Some(missing) = Missing::of(&store) {
+        eprintln!("warning: {missing}");
+    }
+    Ok(store)
+}
+
+/// Opens a store that is there to change it.
+fn writing(store: &Path) -> anyhow::Result<Store> {
     Ok(Store::open(store, Access::Existing)?)
+}
+
+/// How a command ends that has read what is there.
+fn read_all(missing: Option<&Missing>) -> Outcome {
+    if missing.is_some() { Outcome::Partial } else { Outcome::Done }
 }
 
 /// Which workloads, and how to print.

@@ -207,7 +207,7 @@ impl<'a> Learner<'a> {
         let cluster = self.cluster;
         let lesson = self.lessons.entry(c.interface.source).or_default();
         let counts = u64::from(c.is_new);
-        let mut count = |name| *lesson.counters.entry(name).or_default() += counts;
+        let mut count = |name| add(&mut lesson.counters, name, counts);
         count(counter::CONNECTIONS);
         if midway(c) {
             count(counter::MIDWAY);
@@ -280,7 +280,7 @@ impl<'a> Learner<'a> {
                 // holders were called, and how often each of them was is not told.
                 lesson.learn(pod, &first, edge.connections - edge.connections / 2, resolution);
                 lesson.learn(pod, &last, edge.connections / 2, also);
-                *lesson.counters.entry(counter::CHANGED_HANDS).or_default() += edge.connections;
+                add(&mut lesson.counters, counter::CHANGED_HANDS, edge.connections);
             }
         }
         for asked in &told.asked {
@@ -352,6 +352,12 @@ fn midway(c: &Connection) -> bool {
     c.transport == Transport::Tcp && !c.from_start
 }
 
+/// Adds to a counter. What agents tell may be as large as a number can be.
+fn add<K: Ord>(counters: &mut BTreeMap<K, u64>, name: K, n: u64) {
+    let sum = counters.entry(name).or_default();
+    *sum = sum.saturating_add(n);
+}
+
 impl Lesson {
     fn learn(&mut self, pod: &Pod, c: &Connection, counts: u64, resolution: Resolution) {
         let Resolution { destination, port, grades, addressed, scope_miss } = resolution;
@@ -365,7 +371,7 @@ impl Lesson {
         };
         let mut dependency = Dependency::new(key, tally);
         if !self.may_list(&dependency.key) {
-            *self.counters.entry(counter::UNLISTED).or_default() += counts;
+            add(&mut self.counters, counter::UNLISTED, counts);
             return;
         }
         for (grade, name) in grades {
@@ -387,7 +393,7 @@ impl Lesson {
             *self.addresses.entry(workload).or_default() += listed;
         }
         for (name, n) in other.counters {
-            *self.counters.entry(name).or_default() += n;
+            add(&mut self.counters, name, n);
         }
         self.spans.merge(&other.spans);
     }
@@ -421,8 +427,7 @@ impl Lesson {
     fn batch(self, id: BatchId, label: &str, counters: BTreeMap<String, u64>) -> Batch {
         let mut all = counters;
         for (name, n) in self.counters {
-            let sum = all.entry(name.to_owned()).or_default();
-            *sum = sum.saturating_add(n);
+            add(&mut all, name.to_owned(), n);
         }
         let source = Source {
             source: id.source.clone(),

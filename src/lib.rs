@@ -22,6 +22,7 @@ pub mod observed;
 mod ops;
 mod parallel;
 mod present;
+mod private;
 pub mod reach;
 pub mod recorder;
 pub mod resolve;

@@ -3,6 +3,7 @@
 //! Owns nothing but their order. Must never change a record.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::BufRead;
 
 use crate::generate::Known;
@@ -28,6 +29,36 @@ pub struct Memory {
     pub unverified: Vec<Unverified>,
     /// The namespace that was asked for.
     pub namespace: Option<String>,
+    /// What is missing: the store is damaged, or has what was saved of a damaged one.
+    pub missing: Option<Missing>,
+}
+
+/// What is missing of a store, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// It is damaged.
+    Damaged(String),
+    /// The export that was imported into it was made of a damaged one.
+    Salvaged(String),
+}
+
+impl Missing {
+    /// Of a store.
+    pub fn of(store: &Store) -> Option<Self> {
+        let damaged = store.damage().map(|why| Self::Damaged(why.to_owned()));
+        damaged.or_else(|| store.salvaged().map(|why| Self::Salvaged(why.to_owned())))
+    }
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged(why) => write!(f, "the store is damaged: {why}"),
+            Self::Salvaged(why) => {
+                write!(f, "the store holds what was saved of a damaged one: {why}")
+            }
+        }
+    }
 }
 
 impl Memory {
@@ -44,6 +75,7 @@ impl Memory {
             sources: store.sources()?,
             unverified: store.unverified()?,
             namespace: namespace.map(str::to_owned),
+            missing: Missing::of(store),
         })
     }
 

@@ -148,11 +148,11 @@ impl Merge for Edge {
         if (other.first, other.initiator) < (self.first, self.initiator) {
             self.initiator = other.initiator;
         }
-        self.connections += other.connections;
+        self.connections = self.connections.saturating_add(other.connections);
         self.first = self.first.min(other.first);
         self.last_began = self.last_began.max(other.last_began);
         self.last = self.last.max(other.last);
-        self.packets += other.packets;
+        self.packets = self.packets.saturating_add(other.packets);
     }
 }
 

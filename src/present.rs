@@ -87,6 +87,9 @@ pub(crate) struct Status {
     /// What agents told of pods that the cluster does not know, by node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unverified: Vec<NodeUnverified>,
+    /// What is missing of the store, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -127,7 +130,7 @@ impl Watched {
             pods_from_start: watches.iter().filter(|w| w.from_start()).count() as u64,
             nanoseconds: spans.total(),
             spans,
-            packets: watches.iter().map(|w| w.packets).sum(),
+            packets: watches.iter().map(|w| w.packets).fold(0, u64::saturating_add),
         }
     }
 }
@@ -146,6 +149,7 @@ impl Status {
         let sources = std::mem::take(&mut memory.sources);
         let unverified = std::mem::take(&mut memory.unverified);
         let unverified = NodeUnverified::of(&unverified, memory.namespace.as_deref());
+        let missing = memory.missing.as_ref().map(ToString::to_string);
         let planes: BTreeMap<WorkloadId, DataPlane> =
             memory.workloads.iter().map(|w| (w.id.clone(), w.data_plane)).collect();
         let mut known = memory.into_known();
@@ -154,7 +158,7 @@ impl Status {
         }
         let workloads =
             known.iter().map(|(id, k)| status(id, planes.get(id).copied(), k)).collect();
-        Self { workloads, sources, unverified }
+        Self { workloads, sources, unverified, missing }
     }
 }
 
@@ -166,11 +170,12 @@ fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Work
     let (mut connections, mut midway, mut guessed) = (0, 0, 0);
     for d in &known.dependencies {
         *dependencies.entry(d.key.destination.kind()).or_default() += 1;
-        connections += d.tally.connections;
-        midway += d.midway;
-        guessed += d.guessed;
+        connections = d.tally.connections.saturating_add(connections);
+        midway = d.midway.saturating_add(midway);
+        guessed = d.guessed.saturating_add(guessed);
         for (grade, e) in &d.evidence {
-            *evidence.entry(*grade).or_default() += e.tally.connections;
+            let sum = evidence.entry(*grade).or_default();
+            *sum = sum.saturating_add(e.tally.connections);
         }
         if let Some(tally) = d.scope_miss {
             scope_misses.push(Missed {

@@ -4,24 +4,26 @@
 //! Must never write after its first write error, and never open a store that lost its rows as if it
 //! were a new one.
 //!
-//! Layout: `DIR/sidecarta.json` (marker), `DIR/db/` (sled). All rows live in one named tree, so
-//! that a batch and the note that it is held are one atomic write.
+//! The layout of the directory is in `files`. All rows live in one named tree of sled, so that a
+//! batch and the note that it is held are one atomic write.
 
 mod alerts;
 mod database;
 mod error;
 mod exchange;
+mod files;
 mod fold;
 mod kept;
 mod keys;
 mod marker;
 mod noted;
+mod open;
 mod pages;
+mod seal;
 mod unverified;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::{self, File};
-use std::io;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -30,9 +32,12 @@ use serde::de::DeserializeOwned;
 use crate::model::{
     Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload, WorkloadId,
 };
+use database::Rows;
+use files::{Lock, Made, Scratch};
 use keys::Kind;
 use marker::Marker;
 use pages::New;
+use seal::Seal;
 
 pub use alerts::{Delivery, Raised};
 pub use error::StoreError;
@@ -42,12 +47,22 @@ pub use unverified::Apart;
 
 /// Version of the layout and of the rows' encoding.
 ///
-/// 1: a row for each dependency. 2: pages of them.
-pub const SCHEMA: u32 = 2;
+/// 1: a row for each dependency. 2: pages of them. 3: a seal, which a program that does not know it
+/// would leave behind.
+pub const SCHEMA: u32 = 3;
+
+/// First version with pages.
+const PAGED: u32 = 2;
+/// First version with a seal. A store becomes one with its next write.
+const SEALED: u32 = 3;
 
 /// Free space below which no batch is begun: sled hangs when it meets a full disk in the middle of
 /// its work.
 const MIN_FREE: u64 = 16 * 1024 * 1024;
+
+/// Bytes that sled writes for a byte of a row, at most: it writes whole leaves of up to 17 rows
+/// again and again, and what it no longer needs is free only later.
+const AMPLIFICATION: u64 = 6;
 
 /// How to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,129 +82,70 @@ pub enum Applied {
     AlreadyHeld,
 }
 
-/// An open store. One process at a time.
+/// An open store. One process at a time writes.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
-    db: sled::Db,
-    rows: sled::Tree,
+    rows: Rows,
     marker: Marker,
-    /// Rows that only grow in number: counted when the store is opened, and kept up to date from
-    /// then on.
-    lasting: u64,
+    /// What its rows amount to: counted when the store is opened, and kept up to date from then on.
+    seal: Seal,
     stopped: bool,
     /// Counts the writes of alerts that wait to be delivered.
     outbox: u64,
     /// How many destinations without a bound workloads have at most, as far as that was counted.
     unbounded: HashMap<WorkloadId, usize>,
+    /// What is missing.
+    damage: Option<String>,
+    place: Place,
+}
+
+/// Where the rows are.
+#[derive(Debug)]
+enum Place {
+    /// In the store.
+    Store {
+        /// What was made for it, until something is written.
+        made: Option<Made>,
+        commits: Lock,
+        /// The file of the last seal.
+        seals: File,
+        _writer: Lock,
+    },
+    /// In a copy: nothing that is written lasts.
+    Copy(Scratch),
 }
 
 /// Writes that belong together.
 #[derive(Debug, Default)]
-struct Change {
-    batch: sled::Batch,
-    /// Keys of lasting rows that are not there yet.
-    new: HashSet<Vec<u8>>,
-}
+struct Change(BTreeMap<Vec<u8>, Option<sled::IVec>>);
 
 impl Change {
-    /// Writes a row that is there already, or one that goes again in the course of things.
+    /// Writes a row.
     fn put(&mut self, key: Vec<u8>, row: impl Into<sled::IVec>) {
-        self.batch.insert(key, row);
-    }
-
-    /// Writes a lasting row that is not there yet.
-    fn add(&mut self, key: Vec<u8>, row: impl Into<sled::IVec>) {
-        self.new.insert(key.clone());
-        self.batch.insert(key, row);
+        self.0.insert(key, Some(row.into()));
     }
 
     /// Removes a row that goes in the course of things.
-    fn remove(&mut self, key: impl Into<sled::IVec>) {
-        self.batch.remove(key);
+    fn remove(&mut self, key: impl Into<Vec<u8>>) {
+        self.0.insert(key.into(), None);
+    }
+
+    /// Bytes of the rows.
+    fn size(&self) -> u64 {
+        self.0.iter().map(|(k, row)| (k.len() + row.as_ref().map_or(0, |r| r.len())) as u64).sum()
     }
 }
 
 impl Store {
-    /// Opens a store.
-    ///
-    /// # Errors
-    /// See [`StoreError`]; nothing is changed on any of them.
-    pub fn open(dir: &Path, access: Access) -> Result<Self, StoreError> {
-        let io = |what: &'static str, error| StoreError::Io { what, path: dir.to_owned(), error };
-        let marker = Marker::read(dir)?;
-        let fresh = marker.is_none();
-        if fresh {
-            let entries = match fs::read_dir(dir) {
-                Ok(entries) => entries,
-                Err(e) if e.kind() == io::ErrorKind::NotFound && access == Access::CreateOrOpen => {
-                    fs::create_dir_all(dir).map_err(|e| io("make the directory", e))?;
-                    fs::read_dir(dir).map_err(|e| io("read the directory", e))?
-                }
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    return Err(StoreError::Missing(dir.to_owned()));
-                }
-                Err(e) => return Err(io("open the store", e)),
-            };
-            // What an interrupted creation may leave is no reason to refuse.
-            if entries.flatten().any(|e| !Marker::is_unfinished(&e.file_name())) {
-                return Err(StoreError::NotAStore(dir.to_owned()));
-            }
-            if access == Access::Existing {
-                return Err(StoreError::Missing(dir.to_owned()));
-            }
-            room(dir)?;
-            // Before the database: a directory with a database and no marker would be nobody's.
-            Marker::default().write(dir)?;
-        }
-        if let Some(found) = marker.as_ref().map(|m| m.schema).filter(|s| *s > SCHEMA) {
-            return Err(StoreError::Newer { path: dir.to_owned(), found });
-        }
-        let db = database::open(dir)?;
-        let database = |error| StoreError::Database { path: dir.to_owned(), error };
-        let rows = db.open_tree("rows").map_err(database)?;
-        let mut store = Self {
-            dir: dir.to_owned(),
-            db,
-            rows,
-            marker: marker.unwrap_or_default(),
-            lasting: 0,
-            stopped: false,
-            outbox: 0,
-            unbounded: HashMap::new(),
-        };
-        if fresh {
-            store.sync()?;
-        } else {
-            store.check()?;
-            if store.marker.schema < SCHEMA {
-                store.migrate()?;
-            }
-        }
-        Ok(store)
+    /// What is missing of a damaged store that was opened to be read.
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
     }
 
-    /// sled opens a cut or foreign file as an empty database without a word: the marker knows
-    /// better.
-    fn check(&mut self) -> Result<(), StoreError> {
-        let torn = |why| Err(StoreError::Torn { path: self.dir.clone(), why });
-        if self.marker.rows > 0 && !self.db.was_recovered() {
-            return torn(format!(
-                "{} rows were written and no database was found",
-                self.marker.rows
-            ));
-        }
-        // A crash after a batch and before the marker leaves more rows than the marker tells, never
-        // fewer.
-        self.lasting = self.count()?;
-        let (found, written) = match self.marker.lasting {
-            Some(lasting) => (self.lasting, lasting),
-            None => (self.rows.len() as u64, self.marker.rows),
-        };
-        if found < written {
-            return torn(format!("{written} rows were written and {found} are found"));
-        }
-        Ok(())
+    /// What an export was lacking that was imported here: it was made of a damaged store.
+    pub fn salvaged(&self) -> Option<&str> {
+        self.marker.salvaged.as_deref()
     }
 
     /// Merges a batch, whole or not at all. When this returns, it is on the disk.
@@ -239,7 +195,7 @@ impl Store {
                     merged.merge(record);
                     writes.put(key, self.encode(&merged)?);
                 }
-                None => writes.add(key, self.encode(record)?),
+                None => writes.put(key, self.encode(record)?),
             }
         }
         self.write_all(&dependencies, &mut writes)?;
@@ -258,16 +214,61 @@ impl Store {
 
     /// Writes all or nothing, and makes it durable.
     fn commit(&mut self, writes: Change) -> Result<(), StoreError> {
-        room(&self.dir)?;
-        self.lasting += writes.new.len() as u64;
-        let result = self
-            .rows
-            .apply_batch(writes.batch)
-            .map_err(|error| self.database(error))
-            .and_then(|()| self.sync());
+        if self.stopped {
+            return Err(StoreError::Stopped(self.dir.clone()));
+        }
+        room(&self.on(), writes.size())?;
+        let empty = writes.0.is_empty();
+        // Reads all that is written over, too: what cannot be read ends this before sled has
+        // begun to write.
+        let mut seal = self.seal.clone();
+        let mut batch = sled::Batch::default();
+        for (key, row) in writes.0 {
+            let before = self.rows.get(&key)?;
+            seal.replace(&key, before.as_deref(), row.as_deref());
+            match row {
+                Some(row) => batch.insert(key, row),
+                None => batch.remove(key),
+            }
+        }
+        seal.commit = seal.commit.saturating_add(1);
+        batch.insert(&[Kind::Seal as u8], seal.encode());
+        let result = match &self.place {
+            Place::Copy(_) => self.rows.write(batch),
+            Place::Store { commits, seals, .. } => {
+                let held = commits.exclusive();
+                let written = self.rows.write(batch).and_then(|()| self.sync(&seal, seals));
+                drop(held);
+                written.map(|marker| self.marker = marker)
+            }
+        };
         // After the first error sled must not be written to again: it may hang.
-        self.stopped = result.is_err();
+        if result.is_err() {
+            self.stopped = true;
+            self.rows.abandon();
+        } else {
+            self.seal = seal;
+            if !empty {
+                self.stay();
+            }
+        }
         result
+    }
+
+    /// A store that was made when it was opened stays, though nothing was written.
+    pub fn stay(&mut self) {
+        if let Place::Store { made, .. } = &mut self.place {
+            made.iter_mut().for_each(Made::keep);
+            *made = None;
+        }
+    }
+
+    /// What the free space of matters.
+    fn on(&self) -> PathBuf {
+        match &self.place {
+            Place::Store { .. } => self.dir.clone(),
+            Place::Copy(scratch) => scratch.database(),
+        }
     }
 
     /// Whether a batch is held: it, or a later one of its source, was merged.
@@ -277,19 +278,9 @@ impl Store {
     pub fn holds(&self, id: &BatchId) -> Result<bool, StoreError> {
         let last = keys::batch(&BatchId { sequence: u64::MAX, ..id.clone() });
         match self.rows.range(keys::batch(id)..=last).next() {
-            Some(row) => row.map(|_| true).map_err(|e| self.database(e)),
+            Some(row) => row.map(|_| true),
             None => Ok(false),
         }
-    }
-
-    /// Counts the rows that only grow in number. Reads all keys.
-    fn count(&self) -> Result<u64, StoreError> {
-        let mut n = 0;
-        for key in self.rows.iter().keys() {
-            let key = key.map_err(|e| self.database(e))?;
-            n += u64::from(!key.first().is_some_and(|k| Kind::is_passing(*k)));
-        }
-        Ok(n)
     }
 
     /// Dependencies, of one namespace or all, sorted.
@@ -299,7 +290,7 @@ impl Store {
     pub fn dependencies(&self, namespace: Option<&str>) -> Result<Vec<Dependency>, StoreError> {
         let rows: Result<Vec<sled::IVec>, _> =
             self.rows.scan_prefix(keys::prefix(Kind::Page, namespace)).values().collect();
-        let mut all = self.read_pages(&rows.map_err(|e| self.database(e))?)?;
+        let mut all = self.read_pages(&rows?)?;
         all.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(all)
     }
@@ -322,7 +313,7 @@ impl Store {
             .range(first..)
             .take_while(|r| r.as_ref().map_or(true, |(key, _)| keys::is_page(key)))
         {
-            let (_, row) = row.map_err(|e| self.database(e))?;
+            let (_, row) = row?;
             let mut page = self.page(&row)?;
             let last = all.last().map(|d| &d.key.workload);
             if all.len() >= least && page.first().map(|d| &d.key.workload) != last {
@@ -382,7 +373,8 @@ impl Store {
     ///
     /// # Errors
     /// When an earlier write failed.
-    pub fn close(self) -> Result<(), StoreError> {
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.stay();
         if self.stopped { Err(StoreError::Stopped(self.dir.clone())) } else { Ok(()) }
     }
 
@@ -394,24 +386,14 @@ impl Store {
     ) -> Result<Vec<T>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix(keys::prefix(kind, namespace)) {
-            let (_, row) = row.map_err(|e| self.database(e))?;
+            let (_, row) = row?;
             out.extend(pick(self.decode(&row)?));
         }
         Ok(out)
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
-        self.rows.get(key).map_err(|e| self.database(e))
-    }
-
-    fn database(&self, error: sled::Error) -> StoreError {
-        let path = self.dir.clone();
-        match error {
-            sled::Error::Io(error) => {
-                StoreError::Io { what: "use the database of the store", path, error }
-            }
-            error => StoreError::Database { path, error },
-        }
+        self.rows.get(key)
     }
 
     fn decode<T: DeserializeOwned>(&self, row: &[u8]) -> Result<T, StoreError> {
@@ -430,37 +412,31 @@ impl Store {
             .map_err(|error| StoreError::Row { path: self.dir.clone(), error })
     }
 
-    /// Makes everything durable. sled's own flush leaves file metadata and the device cache alone.
-    fn sync(&mut self) -> Result<(), StoreError> {
-        self.db.flush().map_err(|e| self.database(e))?;
-        let file = self.dir.join("db").join("db");
-        File::open(&file).and_then(|f| f.sync_all()).map_err(|error| StoreError::Io {
-            what: "make durable",
-            path: file,
-            error,
-        })?;
+    /// Makes durable what was written, and writes down what that amounts to. Gives the marker.
+    fn sync(&self, seal: &Seal, seals: &File) -> Result<Marker, StoreError> {
+        open::sync(&self.dir)?;
         // It need not be written where only rows came that go again; but that there were any.
-        let rows = if self.rows.is_empty() { 0 } else { self.lasting.max(1) };
-        let marker =
-            Marker { schema: SCHEMA, rows, lasting: Some(self.lasting), ..self.marker.clone() };
+        let lasting = seal.lasting();
+        let rows = if seal.total() == 0 { 0 } else { lasting.max(1) };
+        let marker = Marker { schema: SCHEMA, rows, lasting: Some(lasting), ..self.marker.clone() };
         if marker != self.marker {
             marker.write(&self.dir)?;
-            self.marker = marker;
         }
-        Ok(())
+        seal.write(seals).map_err(|error| StoreError::Io {
+            what: "write to",
+            path: self.dir.join(seal::FILE),
+            error,
+        })?;
+        Ok(marker)
     }
 }
 
-/// Refuses to begin a write that may not find room.
-fn room(dir: &Path) -> Result<(), StoreError> {
-    let stat = rustix::fs::statvfs(dir).map_err(|e| StoreError::Io {
-        what: "ask for the free space of",
-        path: dir.to_owned(),
-        error: e.into(),
-    })?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free < MIN_FREE {
-        return Err(StoreError::DiskFull { path: dir.to_owned(), free, needed: MIN_FREE });
+/// Refuses to begin a write of so many bytes that may not find room.
+fn room(dir: &Path, bytes: u64) -> Result<(), StoreError> {
+    let free = files::free(dir)?;
+    let needed = MIN_FREE.saturating_add(bytes.saturating_mul(AMPLIFICATION));
+    if free < needed {
+        return Err(StoreError::DiskFull { path: dir.to_owned(), free, needed });
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::outlet::{Outlet, Undelivered};
 use crate::model::Time;
 use crate::observed::{self, Gatherer, Observed, Reader, gather};
+use crate::private;
 use aside::Aside;
 
 /// Longest wait between two attempts.
@@ -110,7 +111,7 @@ impl Outbox {
         };
         let mut problems = Vec::new();
         let Some(dir) = spool else { return Ok((this, problems)) };
-        fs::create_dir_all(dir)?;
+        private::create_dir_all(dir)?;
         let aside = Aside::of(dir);
         this.progress.set_aside = aside.kept()?;
         this.aside = Some(aside);
@@ -260,7 +261,7 @@ impl Outbox {
                 };
             }
             let new = path.with_extension("new");
-            let mut file = io::BufWriter::new(File::create(&new)?);
+            let mut file = io::BufWriter::new(private::create(&new)?);
             if let Some((batch, ..)) = &self.inflight {
                 observed::write(batch, &mut file)?;
             }

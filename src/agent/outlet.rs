@@ -203,7 +203,8 @@ pub struct ToStore {
 
 impl ToStore {
     /// Learns with this view of the cluster.
-    pub fn new(store: Store, view: View) -> Self {
+    pub fn new(mut store: Store, view: View) -> Self {
+        store.stay();
         Self { store, view }
     }
 }

@@ -16,6 +16,7 @@ use super::{Outcome, SnapshotOptions, StoreOptions};
 use crate::agent::outbox::Pace;
 use crate::agent::outlet::{Outlet, ToFile, ToRecorder, ToStdout, ToStore};
 use crate::agent::{Config, keep_only_capture, run as live};
+use crate::private;
 use crate::snapshot;
 use crate::store::{Access, Store};
 use crate::view::{Extent, View};
@@ -246,7 +247,7 @@ pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<Outcome> {
         ),
     };
     if let Some(spool) = &options.spool {
-        fs::create_dir_all(spool)
+        private::create_dir_all(spool)
             .with_context(|| format!("cannot make the spool {}", spool.display()))?;
     }
     keep_only_capture()?;
@@ -278,5 +279,5 @@ pub(super) fn run(options: &RunOptions) -> anyhow::Result<Outcome> {
 }
 
 fn make(dir: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot make the store {}", dir.display()))
+    private::create_dir_all(dir).with_context(|| format!("cannot make the store {}", dir.display()))
 }

@@ -9,11 +9,13 @@ use serde_json::{Value, json};
 
 use super::output::{self, Format};
 use super::remote::{Place, query};
-use super::{Outcome, OutputOptions, ReadOptions, ViewOptions, existing};
+use super::{Outcome, OutputOptions, ReadOptions, ViewOptions, read_all, reading, writing};
 use crate::clock::now;
+use crate::memory::Missing;
 use crate::model::Alert;
 use crate::novelty::{self, Patience};
 use crate::present::ShownAlert;
+use crate::store::{Access, Store};
 
 /// How often `--follow` looks.
 const LOOK: Duration = Duration::from_secs(2);
@@ -66,8 +68,7 @@ pub(super) struct AlertsOptions {
     /// Also those that are ignored
     #[arg(long)]
     all: bool,
-    /// Go on, and print each new one on a line of its own (asks a recorder; a store is open to one
-    /// process only)
+    /// Go on, and print each new one on a line of its own (asks a recorder)
     #[arg(long)]
     follow: bool,
 }
@@ -83,7 +84,7 @@ pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<Outcome> {
             all.into_iter().map(|(id, n)| (id, n.as_u64().unwrap_or(0))).collect()
         }
         Place::Store(store) => {
-            let mut store = existing(&store)?;
+            let mut store = writing(&store)?;
             let accepted = novelty::accept(
                 &mut store,
                 namespace,
@@ -111,7 +112,7 @@ pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<Outcome> {
             recorder.ask(Method::POST, "/v1/ignore", body)?;
         }
         Place::Store(store) => {
-            let mut store = existing(&store)?;
+            let mut store = writing(&store)?;
             let n = novelty::ignore(&mut store, &options.id, &options.reason)?;
             store.close()?;
             anyhow::ensure!(
@@ -124,30 +125,36 @@ pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn fetch(options: &AlertsOptions, place: &Place) -> anyhow::Result<Vec<Alert>> {
+/// Alerts, and whether something of the store is missing.
+fn fetch(options: &AlertsOptions, place: &Place) -> anyhow::Result<(Vec<Alert>, Outcome)> {
     let namespace = options.view.namespace.as_deref();
-    let mut all: Vec<Alert> = match place {
+    let (mut all, outcome): (Vec<Alert>, Outcome) = match place {
         Place::Recorder(recorder) => {
             let path = format!("/v1/alerts{}", query(namespace));
-            serde_json::from_slice(&recorder.ask(Method::GET, &path, Vec::new())?.body)?
+            let answer = recorder.ask(Method::GET, &path, Vec::new())?;
+            (serde_json::from_slice(&answer.body)?, Outcome::Done)
         }
         Place::Store(store) => {
             // Whatever has filled the store, a replay or an import: it is held against what was
             // accepted now.
-            let mut store = existing(store)?;
+            // Where it cannot be written, that is found out without being kept.
+            let mut store = match Store::open(store, Access::Existing) {
+                Ok(store) => store,
+                Err(_) => reading(store)?,
+            };
             novelty::review(&mut store, now(), Patience::default())?;
-            let all = store.alerts(namespace)?;
+            let (all, missing) = (store.alerts(namespace)?, Missing::of(&store));
             store.close()?;
-            all.into_iter().map(|r| r.alert).collect()
+            (all.into_iter().map(|r| r.alert).collect(), read_all(missing.as_ref()))
         }
     };
     all.retain(|a| options.all || a.ignored.is_none());
-    Ok(all)
+    Ok((all, outcome))
 }
 
 pub(super) fn alerts(options: &AlertsOptions) -> anyhow::Result<Outcome> {
     let place = options.read.place()?;
-    let all = fetch(options, &place)?;
+    let (all, outcome) = fetch(options, &place)?;
     if options.follow {
         anyhow::ensure!(
             matches!(place, Place::Recorder(_)),
@@ -166,14 +173,14 @@ pub(super) fn alerts(options: &AlertsOptions) -> anyhow::Result<Outcome> {
             }
             shown.extend(next.iter().map(Alert::id));
             std::thread::sleep(LOOK);
-            next = fetch(options, &place)?;
+            next = fetch(options, &place)?.0;
         }
     }
     match options.output.output {
         Format::Table => output::print(&table(&all))?,
         format => output::data(format, &all.iter().map(ShownAlert::from).collect::<Vec<_>>())?,
     }
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
 fn table(all: &[Alert]) -> String {

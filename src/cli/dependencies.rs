@@ -42,6 +42,7 @@ enum View {
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let memory = options.read.place()?.memory(options.view.namespace.as_deref())?;
+    let outcome = super::read_all(memory.missing.as_ref());
     let seen = memory.last_seen(verify::latest(clock::now()));
     let stale = |d: &Dependency| {
         seen.get(&d.key.workload).is_some_and(|s| d.is_stale(*s, options.stale_after))
@@ -54,7 +55,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         View::Mermaid => output::print(&graph::mermaid(&all))?,
         View::Dot => output::print(&graph::dot(&all))?,
     }
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
 /// What a dependency deserves to be marked with in a table.

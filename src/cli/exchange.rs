@@ -15,6 +15,7 @@ use super::remote::Place;
 use super::{Outcome, ReadOptions, StoreOptions};
 use crate::clock;
 use crate::learn::{Learner, Union};
+use crate::memory::Missing;
 use crate::observed::{ReadError, Reader};
 use crate::snapshot;
 use crate::store::{Applied, Store};
@@ -62,7 +63,7 @@ pub(super) struct ImportOptions {
 pub(super) fn export(options: &ExportOptions) -> anyhow::Result<Outcome> {
     // Asked before the file is made: where there is nothing to export, there is to be no file.
     let source = match options.read.place()? {
-        Place::Store(dir) => Source::Store(super::existing(&dir)?),
+        Place::Store(dir) => Source::Store(Box::new(super::reading(&dir)?)),
         Place::Recorder(recorder) => {
             Source::Packed(recorder.ask(Method::GET, "/v1/export", Vec::new())?.body.to_vec())
         }
@@ -80,12 +81,15 @@ pub(super) fn export(options: &ExportOptions) -> anyhow::Result<Outcome> {
             out.flush()?;
         }
     }
-    Ok(Outcome::Done)
+    Ok(match &source {
+        Source::Store(store) => super::read_all(Missing::of(store).as_ref()),
+        Source::Packed(_) => Outcome::Done,
+    })
 }
 
 /// What is exported.
 enum Source {
-    Store(Store),
+    Store(Box<Store>),
     /// A recorder's answer.
     Packed(Vec<u8>),
 }
@@ -138,6 +142,10 @@ pub(super) fn import(options: &ImportOptions) -> anyhow::Result<Outcome> {
         store.import(input).with_context(|| format!("cannot import {}", file.display()))?;
     store.close()?;
     eprintln!("{imported}");
+    if let Some(missing) = &imported.salvaged {
+        eprintln!("warning: the export was made of a damaged store: {missing}");
+        return Ok(Outcome::Partial);
+    }
     Ok(Outcome::Done)
 }
 

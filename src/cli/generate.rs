@@ -16,6 +16,7 @@ use crate::generate::calls::Declared;
 use crate::generate::group::GroupBy;
 use crate::generate::readiness::Thresholds;
 use crate::generate::{self as generation, Input, Known, Subject, generate, subjects};
+use crate::memory::Missing;
 use crate::model::{Dependency, Time, WorkloadId};
 use crate::snapshot::{self, Snapshot};
 use crate::verify;
@@ -131,6 +132,13 @@ pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow
     let here = source.store.is_some() || source.recorder.is_given() || Path::new(STORE).exists();
     if source.calls.is_empty() || here {
         let mut memory = source.recorder.place(source.store.as_deref())?.memory(None)?;
+        if let Some(missing @ Missing::Damaged(_)) = &memory.missing {
+            anyhow::bail!(
+                "{missing}; a Sidecar from what is left could lack hosts that are called: restore \
+                 the store from an export, or replay the captures into a new one"
+            );
+        }
+        partial |= memory.missing.is_some();
         let seen = memory.last_seen(verify::latest(clock::now()));
         stored = std::mem::take(&mut memory.workloads);
         all = memory.into_known();

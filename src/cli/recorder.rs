@@ -1,11 +1,9 @@
 //! `sidecarta recorder`.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use hyper::Uri;
 
@@ -169,8 +167,6 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         partial = super::report_snapshot(&report);
         Knowledge::Fixed(View::fixed(cluster))
     };
-    fs::create_dir_all(&options.store.store)
-        .with_context(|| format!("cannot make the store {}", options.store.store.display()))?;
     let config = Config {
         address: options.address,
         tls,

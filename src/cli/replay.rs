@@ -214,7 +214,8 @@ impl Summary {
                 Record::Source(s) => {
                     self.seen.merge(&s.spans);
                     for (name, n) in &s.counters {
-                        *self.counters.entry(name.clone()).or_default() += n;
+                        let sum = self.counters.entry(name.clone()).or_default();
+                        *sum = sum.saturating_add(*n);
                     }
                 }
                 Record::Workload(w) => {

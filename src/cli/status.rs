@@ -28,7 +28,9 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let namespace = options.view.namespace.as_deref();
     let place = options.read.place()?;
-    let mut status = Status::of(place.memory(namespace)?);
+    let memory = place.memory(namespace)?;
+    let outcome = super::read_all(memory.missing.as_ref());
+    let mut status = Status::of(memory);
     let mut limits = Vec::new();
     if let Place::Recorder(recorder) = &place {
         let told = recorder.limits(namespace)?;
@@ -45,12 +47,13 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         }
         format => output::data(format, &status)?,
     }
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
 fn table(status: &Status) -> String {
+    let missing = status.missing.as_ref().map(|m| format!("missing: {m}\n")).unwrap_or_default();
     if status.workloads.is_empty() {
-        return "the store knows no workload yet: `sidecarta replay` fills it\n".to_owned();
+        return missing + "the store knows no workload yet: `sidecarta replay` fills it\n";
     }
     let mut t = output::table(&[
         "WORKLOAD",
@@ -98,6 +101,7 @@ fn table(status: &Status) -> String {
             ));
         }
     }
+    out.push_str(&missing);
     for w in &status.workloads {
         for u in &w.unknown {
             out.push_str(&format!("not known: {}: {u}\n", w.workload));

@@ -36,13 +36,13 @@ impl Readiness {
     pub fn of(known: &Known) -> Self {
         let mut spans = Spans::default();
         known.watches.iter().for_each(|w| spans.merge(&w.spans));
-        let (mut connections, mut seen_once) = (0, 0);
+        let (mut connections, mut seen_once) = (0u64, 0u64);
         for d in known
             .dependencies
             .iter()
             .filter(|d| !matches!(d.key.destination, Destination::Infrastructure { .. }))
         {
-            connections += d.tally.connections;
+            connections = connections.saturating_add(d.tally.connections);
             seen_once += u64::from(d.tally.connections == 1);
         }
         let mut out = Self { watched: spans.total(), connections, seen_once, confidence: None };

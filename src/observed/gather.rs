@@ -137,14 +137,16 @@ impl Gatherer {
             packets: 0,
         });
         entry.spans.merge(&spans);
-        entry.packets += s.packets;
+        entry.packets = entry.packets.saturating_add(s.packets);
     }
 
     /// Adds to a counter.
     pub fn count(&mut self, name: &str, n: u64) {
         if n > 0 {
-            *self.counters.entry(name.to_owned()).or_default() += n;
-            *self.totals.entry(name.to_owned()).or_default() += n;
+            for counters in [&mut self.counters, &mut self.totals] {
+                let sum = counters.entry(name.to_owned()).or_default();
+                *sum = sum.saturating_add(n);
+            }
         }
     }
 
@@ -234,7 +236,7 @@ impl Gatherer {
                 packets: 0,
             });
             entry.spans.merge(&w.spans);
-            entry.packets += w.packets;
+            entry.packets = entry.packets.saturating_add(w.packets);
         }
         self.spans.merge(&batch.spans);
         batch.counters.iter().for_each(|(name, n)| self.count(name, *n));

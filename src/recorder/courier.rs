@@ -108,7 +108,7 @@ async fn round(engine: &Engine, sinks: &Sinks, sink: &str, counters: &Counters) 
                 // It may have been ignored, accepted or seen again meanwhile.
                 let Some(mut known) = store.alert(&raised.alert)? else { continue };
                 let delivery = known.deliveries.entry(name.clone()).or_default();
-                delivery.attempts += 1;
+                delivery.attempts = delivery.attempts.saturating_add(1);
                 delivery.next = next(&result, again, delivery.attempts, &raised.alert, now)
                     .filter(|_| known.alert.ignored.is_none());
                 changed.push(known);

@@ -300,6 +300,10 @@ impl Work {
             keeps.iter().map(|k| (&k.batch.id, k.bytes.as_slice())).collect();
         let applied = match self.store.keep(&rows) {
             Ok(applied) => applied,
+            // Each for itself: one that is too large must not keep the others out.
+            Err(StoreError::DiskFull { .. }) if keeps.len() > 1 => {
+                return keeps.into_iter().try_for_each(|keep| self.keep(vec![keep]));
+            }
             Err(e) => {
                 let why = e.to_string();
                 let fatal = !matches!(e, StoreError::DiskFull { .. });

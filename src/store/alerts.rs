@@ -59,7 +59,7 @@ impl Store {
     pub fn baselines(&self, namespace: Option<&str>) -> Result<Vec<Baseline>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix(keys::prefix(Kind::Baseline, namespace)).values() {
-            out.push(self.unpack(&row.map_err(|e| self.database(e))?)?);
+            out.push(self.unpack(&row?)?);
         }
         Ok(out)
     }
@@ -76,13 +76,10 @@ impl Store {
         let mut writes = Change::default();
         for baseline in baselines {
             let key = keys::of_workload(Kind::Baseline, &baseline.workload);
-            match self.get(&key)? {
-                Some(_) => writes.put(key, self.pack(baseline)?),
-                None => writes.add(key, self.pack(baseline)?),
-            }
+            writes.put(key, self.pack(baseline)?);
             for (key, raised) in self.raised_of(&baseline.workload)? {
                 if baseline.answers(&raised.alert) {
-                    writes.remove(key);
+                    writes.remove(key.to_vec());
                 }
             }
         }
@@ -96,7 +93,7 @@ impl Store {
     pub fn alerts(&self, namespace: Option<&str>) -> Result<Vec<Raised>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix(keys::prefix(Kind::Alert, namespace)).values() {
-            out.push(self.decode(&row.map_err(|e| self.database(e))?)?);
+            out.push(self.decode(&row?)?);
         }
         Ok(out)
     }
@@ -157,7 +154,7 @@ impl Store {
     fn raised_of(&self, workload: &WorkloadId) -> Result<Vec<(sled::IVec, Raised)>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix(keys::of_workload(Kind::Alert, workload)) {
-            let (key, row) = row.map_err(|e| self.database(e))?;
+            let (key, row) = row?;
             out.push((key, self.decode(&row)?));
         }
         Ok(out)

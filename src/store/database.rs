@@ -1,19 +1,29 @@
-//! Opening sled's database, also after a kill at any instant.
+//! sled's database: opening it, and every call of it.
 //!
-//! Owns sled's configuration and what is done about files that sled was writing when the process
-//! was killed. sled 0.34 reads two of them as if they were whole and calls the database corrupt for
-//! ever: `conf`, written in two steps, and `snap.N.generating`, a copy of what the log holds, which
-//! it writes at every opening that finds something new, and renames when whole. Neither holds
-//! anything that is not elsewhere. Must never touch the log, a finished snapshot, or a database
-//! that another process has open.
+//! Owns sled's configuration, the errors and panics of its calls, and what is done about files that
+//! sled was writing when the process was killed. sled 0.34 reads two of them as if they were whole
+//! and calls the database corrupt for ever: `conf`, written in two steps, and
+//! `snap.N.generating`, a copy of what the log holds, which it writes at every opening that finds
+//! something new, and renames when whole. Neither holds anything that is not elsewhere. Must never
+//! call sled again after a write of it failed or any call of it panicked: it may hang, or write a
+//! part of a batch.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::cell::Cell;
+use std::fs;
+use std::io::ErrorKind;
+use std::ops::RangeBounds;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::FlockOperation::NonBlockingLockExclusive;
+use sled::IVec;
 
 use super::StoreError;
+
+// A panic inside sled becomes an error of the store: that needs unwinding.
+#[cfg(not(panic = "unwind"))]
+compile_error!("the store needs `panic = \"unwind\"`");
 
 /// Page cache of sled: the default of 1 GiB would dwarf everything else. What is read again within
 /// one command is little, and stands in the cache of the system as well.
@@ -22,43 +32,207 @@ const CACHE: u64 = 8 * 1024 * 1024;
 /// sled's name of a snapshot that is not whole yet ends so (`pagecache/snapshot.rs`).
 const UNFINISHED: &str = ".generating";
 
-/// Opens the database of a store.
-pub(super) fn open(store: &Path) -> Result<sled::Db, StoreError> {
-    let path = store.join("db");
-    let config = sled::Config::new().path(&path).cache_capacity(CACHE).flush_every_ms(None);
-    let opened = match config.open() {
-        Err(sled::Error::Corruption { .. } | sled::Error::Unsupported(_))
-            if tidied(store, &path)? =>
-        {
-            config.open()
-        }
-        opened => opened,
-    };
-    opened.map_err(|e| failed(store, e))
+thread_local! {
+    /// Whether this thread is in a call of sled, whose panic becomes an error.
+    static CALLING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Removes what sled was writing when it was killed. Whether there was anything.
-fn tidied(store: &Path, db: &Path) -> Result<bool, StoreError> {
-    // sled's own lock: whoever holds it may be writing these files now.
-    let log =
-        File::options().append(true).create(true).open(db.join("db")).map_err(|e| io(store, e))?;
-    rustix::fs::flock(&log, NonBlockingLockExclusive)
-        .map_err(|_| StoreError::Locked(store.to_owned()))?;
-    let mut found = false;
-    for entry in fs::read_dir(db).map_err(|e| io(store, e))? {
-        let path = entry.map_err(|e| io(store, e))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let unfinished = match &*name {
-            // sled makes it again: the configuration is always the same.
-            "conf" => !fs::read(&path).is_ok_and(|conf| whole(&conf)),
-            name => name.starts_with("snap.") && name.ends_with(UNFINISHED),
-        };
-        if unfinished {
-            fs::remove_file(&path).map_err(|e| io(store, e))?;
-            found = true;
+/// The rows of a store, in sled.
+#[derive(Debug)]
+pub(super) struct Rows {
+    /// Absent while it is being dropped.
+    open: Option<(sled::Db, sled::Tree)>,
+    /// The store, for messages.
+    store: PathBuf,
+    /// A write failed, or a call panicked.
+    failed: AtomicBool,
+}
+
+impl Rows {
+    /// Opens the database in the directory `path`, and makes one where there is none. sled writes
+    /// to it while it opens it, whatever it finds there. `copy`: its files need not be durable.
+    pub fn open(store: &Path, path: &Path, copy: bool) -> Result<Self, StoreError> {
+        silence_panics();
+        tidy(path).map_err(|error| StoreError::Io {
+            what: "open the database of",
+            path: store.to_owned(),
+            error,
+        })?;
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(CACHE)
+            .flush_every_ms(None)
+            .temporary(copy);
+        let opened = caught(|| config.open().and_then(|db| Ok((db.open_tree("rows")?, db))));
+        match opened {
+            Ok(Ok((tree, db))) => Ok(Self {
+                open: Some((db, tree)),
+                store: store.to_owned(),
+                failed: AtomicBool::new(false),
+            }),
+            Ok(Err(error)) => Err(failed(store, error)),
+            Err(message) => Err(StoreError::Panicked { path: store.to_owned(), message }),
         }
     }
-    Ok(found)
+
+    /// A row.
+    pub fn get(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
+        self.call(|_, tree| tree.get(key))
+    }
+
+    /// Rows of a range of keys, in their order.
+    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Iter<'_> {
+        Iter { rows: self, iter: self.open.as_ref().map(|(_, tree)| tree.range(range)) }
+    }
+
+    /// Rows whose key begins with this, in the order of keys.
+    pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Iter<'_> {
+        Iter { rows: self, iter: self.open.as_ref().map(|(_, tree)| tree.scan_prefix(prefix)) }
+    }
+
+    /// All rows, in the order of keys.
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { rows: self, iter: self.open.as_ref().map(|(_, tree)| tree.iter()) }
+    }
+
+    /// Writes all or nothing, and hands it to the system. sled's flush leaves file metadata and
+    /// the device cache alone.
+    pub fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
+        let written =
+            self.call(|db, tree| tree.apply_batch(batch).and_then(|()| db.flush().map(|_| ())));
+        if written.is_err() {
+            self.abandon();
+        }
+        written
+    }
+
+    /// Never calls sled again. What it has not written it does not write either.
+    pub fn abandon(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    fn call<T>(
+        &self,
+        call: impl FnOnce(&sled::Db, &sled::Tree) -> sled::Result<T>,
+    ) -> Result<T, StoreError> {
+        let open = self.open.as_ref().filter(|_| !self.failed.load(Ordering::Relaxed));
+        let Some((db, tree)) = open else {
+            return Err(StoreError::Stopped(self.store.clone()));
+        };
+        match caught(|| call(db, tree)) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(sled::Error::Io(error))) => Err(StoreError::Io {
+                what: "use the database of the store",
+                path: self.store.clone(),
+                error,
+            }),
+            Ok(Err(error)) => Err(StoreError::Database { path: self.store.clone(), error }),
+            Err(message) => {
+                self.abandon();
+                Err(StoreError::Panicked { path: self.store.clone(), message })
+            }
+        }
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        let open = self.open.take();
+        if self.failed.load(Ordering::Relaxed) {
+            // Dropped, sled writes what is left in its buffers: of a write that failed, a part.
+            std::mem::forget(open);
+        } else {
+            // All is durable already. Where sled cannot make sure of it once more, it panics.
+            let _ = caught(|| drop(open));
+        }
+    }
+}
+
+/// Rows as they are read. Ends behind the first error.
+pub(super) struct Iter<'a> {
+    rows: &'a Rows,
+    iter: Option<sled::Iter>,
+}
+
+impl<'a> Iter<'a> {
+    /// Their keys.
+    pub fn keys(self) -> impl Iterator<Item = Result<IVec, StoreError>> + use<'a> {
+        self.map(|row| row.map(|(key, _)| key))
+    }
+
+    /// What they hold.
+    pub fn values(self) -> impl Iterator<Item = Result<IVec, StoreError>> + use<'a> {
+        self.map(|row| row.map(|(_, value)| value))
+    }
+}
+
+impl Iterator for Iter<'_> {
+    type Item = Result<(IVec, IVec), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let iter = self.iter.as_mut()?;
+        self.rows.call(|_, _| iter.next().transpose()).transpose()
+    }
+}
+
+/// Calls sled. `Err`: it panicked, and with which message.
+fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    let before = CALLING.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(call));
+    CALLING.set(before);
+    result.map_err(|payload| {
+        payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "it gave no reason".to_owned())
+    })
+}
+
+/// A panic that becomes an error is reported once, by the error. All others are reported as before.
+fn silence_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !CALLING.get() {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// Whether a file of a database was being written when the process was killed, and holds nothing.
+pub(super) fn is_unfinished(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match &*name {
+        // sled makes it again: the configuration is always the same.
+        "conf" => match fs::read(path) {
+            Ok(conf) => !whole(&conf),
+            Err(_) => false,
+        },
+        name => is_snapshot(name) && name.ends_with(UNFINISHED),
+    }
+}
+
+/// Whether this is the name of a snapshot, finished or not: a copy of what the log holds.
+pub(super) fn is_snapshot(name: &str) -> bool {
+    name.starts_with("snap.")
+}
+
+/// Removes what sled was writing when it was killed.
+fn tidy(db: &Path) -> std::io::Result<()> {
+    let entries = match fs::read_dir(db) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if is_unfinished(&path) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the configuration ends in its checksum (CRC-32, little-endian; `config.rs`).
@@ -74,15 +248,13 @@ fn failed(store: &Path, error: sled::Error) -> StoreError {
         {
             StoreError::Locked(store.to_owned())
         }
-        sled::Error::Io(error) => io(store, error),
+        sled::Error::Io(error) => {
+            StoreError::Io { what: "open the database of", path: store.to_owned(), error }
+        }
         sled::Error::Corruption { .. } => StoreError::Torn {
             path: store.to_owned(),
             why: "the database file is corrupt".to_owned(),
         },
         error => StoreError::Database { path: store.to_owned(), error },
     }
-}
-
-fn io(store: &Path, error: io::Error) -> StoreError {
-    StoreError::Io { what: "open the database of", path: store.to_owned(), error }
 }

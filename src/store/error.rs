@@ -28,7 +28,7 @@ pub enum StoreError {
         found: u32,
     },
     /// Rows are gone.
-    #[error("the store {} is damaged: {why}; nothing was changed. Restore it from an export (`sidecarta import FILE --store NEW`) or replay the captures into a new one", path.display())]
+    #[error("the store {} is damaged: {why}; nothing was changed. Restore it from an export (`sidecarta import FILE --store NEW`), replay the captures into a new one, or save what is left with `sidecarta export`", path.display())]
     Torn {
         /// The store.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum StoreError {
         why: String,
     },
     /// Too little room.
-    #[error("{} MiB are free at {}, a batch needs {} MiB: nothing was written; make room and run the command again", free >> 20, path.display(), needed >> 20)]
+    #[error("{} MiB are free at {}, {} MiB are needed: nothing was written; make room and run the command again", free >> 20, path.display(), needed.div_ceil(1 << 20))]
     DiskFull {
         /// The store.
         path: PathBuf,
@@ -44,6 +44,24 @@ pub enum StoreError {
         free: u64,
         /// Wanted bytes.
         needed: u64,
+    },
+    /// There is no room for the copy that is read.
+    #[error("the store {} is read from a copy, which needs {} MiB of the directory for temporary files, and {} are free: set TMPDIR to a directory with more", path.display(), needed.div_ceil(1 << 20), free >> 20)]
+    NoRoomToRead {
+        /// The store.
+        path: PathBuf,
+        /// Most free bytes of a directory for temporary files.
+        free: u64,
+        /// Wanted bytes.
+        needed: u64,
+    },
+    /// sled panicked.
+    #[error("the database of the store {} failed unexpectedly: {message}; what was stored before is safe", path.display())]
+    Panicked {
+        /// The store.
+        path: PathBuf,
+        /// What sled said.
+        message: String,
     },
     /// An earlier write failed.
     #[error("the store {} stopped writing after an error; what was stored before is safe, start again when the cause is gone", .0.display())]

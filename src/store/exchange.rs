@@ -14,8 +14,12 @@ use crate::model::{Baseline, Batch, BatchId, Dependency, Record};
 /// Version of the export format.
 const VERSION: u32 = 1;
 
-/// Longest line that is read: rows have a few kilobytes, a file with a longer line is no export.
-const MAX_LINE: u64 = 16 * 1024 * 1024;
+/// Longest line that is read. A row has some kilobytes, a baseline some megabytes at most; older
+/// programs wrote a batch that waits as one line, escaped twice over.
+const MAX_LINE: u64 = 1024 * 1024 * 1024;
+
+/// Bytes of a batch that waits in a line.
+const PIECE: usize = 24 * 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -23,7 +27,7 @@ enum Line {
     Sidecarta(Header),
     Row(Box<Record>),
     Batch(BatchId),
-    /// An agent's batch that waits to be resolved, as its own lines.
+    /// A part of an agent's batch that waits to be resolved; its parts follow each other.
     Kept(Kept),
     Baseline(Box<Baseline>),
     Alert(Box<Raised>),
@@ -33,13 +37,21 @@ enum Line {
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     version: u32,
+    /// What is missing: the export was made of a damaged store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    salvaged: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     #[serde(flatten)]
     id: BatchId,
-    lines: String,
+    /// Bytes as the agent sent them, compressed, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zstd: Option<String>,
+    /// Older programs: its own lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lines: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,12 +68,14 @@ fn is_zero(n: &u64) -> bool {
 }
 
 /// What an import did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Imported {
     /// Records in the export.
     pub rows: u64,
     /// Whether they were merged, or known already.
     pub applied: Applied,
+    /// What the export lacks: it was made of a damaged store.
+    pub salvaged: Option<String>,
 }
 
 impl fmt::Display for Imported {
@@ -83,12 +97,13 @@ impl Store {
     /// When a row cannot be read or the output not be written.
     pub fn export(&self, out: &mut impl Write) -> Result<u64, StoreError> {
         let mut out = Lines { out, rows: 0, batches: 0, kept: 0 };
-        out.line(&Line::Sidecarta(Header { version: VERSION }))?;
+        let salvaged = self.damage().or(self.salvaged()).map(str::to_owned);
+        out.line(&Line::Sidecarta(Header { version: VERSION, salvaged }))?;
         // Pages of one workload follow each other, and which of them a dependency stands on does
         // not matter.
         let mut workload: Vec<Dependency> = Vec::new();
-        for row in &self.rows {
-            let (key, row) = row.map_err(|e| self.database(e))?;
+        for row in self.rows.iter() {
+            let (key, row) = row?;
             let kind = key.first().copied().unwrap_or_default();
             let mut page: Vec<Dependency> =
                 if kind == Kind::Page as u8 { self.page(&row)? } else { Vec::new() };
@@ -99,8 +114,12 @@ impl Store {
                 workload.append(&mut page);
             } else if kind == Kind::Batch as u8 {
                 out.batch(&key)?;
-            } else if [Kind::Kept, Kind::View, Kind::Unverified].iter().any(|k| *k as u8 == kind) {
-                // The first are told whole, below; the others are of this cluster and this time.
+            } else if [Kind::Kept, Kind::View, Kind::Unverified, Kind::Seal]
+                .iter()
+                .any(|k| *k as u8 == kind)
+            {
+                // Batches that wait follow below. The others are of this cluster and this time, or
+                // of this store alone.
             } else if kind == Kind::Baseline as u8 {
                 out.rows += 1;
                 out.line(&Line::Baseline(Box::new(self.unpack(&row)?)))?;
@@ -113,11 +132,13 @@ impl Store {
         }
         out.dependencies(&mut workload)?;
         for id in self.kept()? {
-            let text = zstd::decode_all(self.read_kept(&id)?.as_slice())?;
-            let lines =
-                String::from_utf8(text).map_err(|e| std::io::Error::other(e.utf8_error()))?;
+            let bytes = self.read_kept(&id)?;
             out.kept += 1;
-            out.line(&Line::Kept(Kept { id, lines }))?;
+            // One line even of nothing.
+            for piece in bytes.chunks(PIECE).chain(bytes.is_empty().then_some(&[][..])) {
+                let (id, zstd) = (id.clone(), Some(hexadecimal(piece)));
+                out.line(&Line::Kept(Kept { id, zstd, lines: None }))?;
+            }
         }
         let (rows, batches, kept) = (out.rows, out.batches, out.kept);
         out.line(&Line::End(Footer { rows, batches, kept }))?;
@@ -133,22 +154,18 @@ impl Store {
     pub fn import(&mut self, mut input: impl BufRead) -> Result<Imported, StoreError> {
         let read = read(&mut input)?;
         let rows = read.rows();
-        let Read { records, batches, kept, baselines, alerts } = read;
+        let Read { records, batches, kept, baselines, alerts, salvaged } = read;
         let (mut held, mut known) = (0, 0);
         for id in &batches {
             held += usize::from(self.holds(id)?);
             // A source of which an earlier batch is here, and not this one, has taught both.
             known += usize::from(self.holds(&BatchId { sequence: 0, ..id.clone() })?);
         }
-        let kept: Vec<(BatchId, Vec<u8>)> = kept
-            .into_iter()
-            .map(|k| Ok((k.id, zstd::encode_all(k.lines.as_bytes(), 1)?)))
-            .collect::<Result<_, StoreError>>()?;
         let waiting: Vec<(&BatchId, &[u8])> =
             kept.iter().map(|(id, bytes)| (id, bytes.as_slice())).collect();
         if held == batches.len() && held > 0 {
             self.keep(&waiting)?;
-            return Ok(Imported { rows, applied: Applied::AlreadyHeld });
+            return Ok(Imported { rows, applied: Applied::AlreadyHeld, salvaged });
         }
         if known > 0 {
             return Err(StoreError::Import {
@@ -167,15 +184,34 @@ impl Store {
             })
         });
         let id = BatchId { source: format!("import:{digest:016x}"), sequence: 0 };
-        let applied = self.apply_holding(&Batch { id, records }, &batches)?;
+        if let Some(missing) = &salvaged {
+            self.marker.salvaged = Some(missing.clone());
+            self.marker.write(&self.dir)?;
+        }
+        // What marks the export as imported comes last: interrupted before, it is imported again.
         self.keep(&waiting)?;
         // What was accepted here counts more than what was accepted there.
         let unknown = |b: &&Baseline| self.baseline(&b.workload).is_ok_and(|known| known.is_none());
         let baselines: Vec<Baseline> = baselines.iter().filter(unknown).cloned().collect();
         self.raise(&alerts)?;
         self.accept(&baselines)?;
-        Ok(Imported { rows, applied })
+        let applied = self.apply_holding(&Batch { id, records }, &batches)?;
+        Ok(Imported { rows, applied, salvaged })
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|b| [b >> 4, b & 15]);
+    digits.map(|d| char::from(DIGITS[usize::from(d)])).collect()
+}
+
+/// Reads [`hexadecimal`] back.
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16);
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let both = |[high, low]: &[u8; 2]| u8::try_from((digit(*high)? << 4) | digit(*low)?).ok();
+    pairs.iter().map(both).collect::<Option<_>>().filter(|_| rest.is_empty())
 }
 
 /// An export being written.
@@ -214,17 +250,38 @@ impl<W: Write> Lines<'_, W> {
 struct Read {
     records: Vec<Record>,
     batches: BTreeSet<BatchId>,
-    kept: Vec<Kept>,
+    /// Batches that wait, compressed.
+    kept: Vec<(BatchId, Vec<u8>)>,
     baselines: Vec<Baseline>,
     alerts: Vec<Raised>,
+    salvaged: Option<String>,
 }
 
 impl Read {
     fn rows(&self) -> u64 {
         (self.records.len() + self.baselines.len() + self.alerts.len()) as u64
     }
+
+    /// Adds a part of a batch that waits. `None`: it is none.
+    fn keep(&mut self, kept: Kept) -> Option<()> {
+        match kept {
+            Kept { id, zstd: Some(text), lines: None } => {
+                let mut piece = bytes(&text)?;
+                match self.kept.last_mut() {
+                    Some((last, all)) if *last == id => all.append(&mut piece),
+                    _ => self.kept.push((id, piece)),
+                }
+            }
+            Kept { id, zstd: None, lines: Some(lines) } => {
+                self.kept.push((id, zstd::encode_all(lines.as_bytes(), 1).ok()?));
+            }
+            _ => return None,
+        }
+        Some(())
+    }
 }
 
+/// Reads an export whole.
 fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
     let mut out = Read::default();
     let mut text = String::new();
@@ -246,7 +303,7 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
         let line: Line =
             serde_json::from_str(&text).map_err(|e| fail(format!("no line of an export: {e}")))?;
         match line {
-            Line::Sidecarta(h) if at == 1 && h.version == VERSION => {}
+            Line::Sidecarta(h) if at == 1 && h.version == VERSION => out.salvaged = h.salvaged,
             Line::Sidecarta(h) if at == 1 => {
                 return Err(fail(format!(
                     "the export has version {}, this program reads {VERSION}",
@@ -257,7 +314,9 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
             _ if end.is_some() => return Err(fail("there is more after the end".to_owned())),
             Line::Sidecarta(_) => return Err(fail("a second header".to_owned())),
             Line::Row(record) => out.records.push(*record),
-            Line::Kept(kept) => out.kept.push(kept),
+            Line::Kept(kept) => out
+                .keep(kept)
+                .ok_or_else(|| fail("a batch that waits cannot be read".to_owned()))?,
             Line::Baseline(baseline) => out.baselines.push(*baseline),
             Line::Alert(alert) => out.alerts.push(*alert),
             Line::Batch(id) => {

@@ -202,7 +202,7 @@ impl Store {
     fn has(&self, workload: &WorkloadId) -> Result<Has, StoreError> {
         let mut has = Has::default();
         for row in self.rows.scan_prefix(keys::of_workload(Kind::Page, workload)).values() {
-            let page = Has::of(&self.page(&row.map_err(|e| self.database(e))?)?);
+            let page = Has::of(&self.page(&row?)?);
             has.listed.extend(page.listed);
             has.domains.extend(page.domains);
         }
@@ -214,7 +214,7 @@ impl Store {
     fn compact(&mut self, workload: &WorkloadId) -> Result<Has, StoreError> {
         let mut pages: Vec<(sled::IVec, Vec<Dependency>)> = Vec::new();
         for row in self.rows.scan_prefix(keys::of_workload(Kind::Page, workload)) {
-            let (key, row) = row.map_err(|e| self.database(e))?;
+            let (key, row) = row?;
             pages.push((key, self.page(&row)?));
         }
         let mut most: Vec<(u64, &DependencyKey)> = pages

@@ -49,7 +49,7 @@ impl Store {
     pub fn kept(&self) -> Result<Vec<BatchId>, StoreError> {
         let mut out: Vec<BatchId> = Vec::new();
         for key in self.rows.scan_prefix([Kind::Kept as u8]).keys() {
-            let key = key.map_err(|e| self.database(e))?;
+            let key = key?;
             let id = keys::parse_kept(&key);
             if id.is_some() && id.as_ref() != out.last() {
                 out.extend(id);
@@ -65,7 +65,7 @@ impl Store {
     pub fn read_kept(&self, id: &BatchId) -> Result<Vec<u8>, StoreError> {
         let mut out = Vec::new();
         for part in self.rows.scan_prefix(keys::of_kept(id)).values() {
-            out.extend_from_slice(&part.map_err(|e| self.database(e))?);
+            out.extend_from_slice(&part?);
         }
         Ok(out)
     }
@@ -91,11 +91,11 @@ impl Store {
             .range(keys::batch(&BatchId { sequence: 0, ..id.clone() })..keys::batch(id))
             .keys()
         {
-            writes.remove(key.map_err(|e| self.database(e))?);
+            writes.remove(key?.to_vec());
         }
         writes.put(keys::batch(id), &b""[..]);
         for key in self.rows.scan_prefix(keys::of_kept(id)).keys() {
-            writes.remove(key.map_err(|e| self.database(e))?);
+            writes.remove(key?.to_vec());
         }
         Ok(())
     }

@@ -25,13 +25,16 @@ pub(super) enum Kind {
     View = b'v',
     /// What is told of pods that the cluster does not know.
     Unverified = b'u',
+    /// How many rows there are.
+    Seal = b'z',
 }
 
 impl Kind {
     /// Whether rows of this kind go again in the course of things: that there are fewer of them is
     /// no damage.
     pub fn is_passing(first: u8) -> bool {
-        let passing = [Self::Batch, Self::Kept, Self::Alert, Self::View, Self::Unverified];
+        let passing =
+            [Self::Batch, Self::Kept, Self::Alert, Self::View, Self::Unverified, Self::Seal];
         passing.iter().any(|k| *k as u8 == first)
     }
 }
@@ -176,6 +179,11 @@ pub(super) fn unverified(id: &BatchId, part: u32) -> Vec<u8> {
     let mut key = of_unverified(id);
     key.extend(part.to_be_bytes());
     key
+}
+
+/// Whether a part of a kept batch is its first: each batch has one.
+pub(super) fn is_first_part(key: &[u8]) -> bool {
+    key.last_chunk() == Some(&[0u8; 4])
 }
 
 /// Key of a row of the view, which has a key of its own.

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{SCHEMA, StoreError};
+use crate::private;
 
 const FILE: &str = "sidecarta.json";
 /// The marker while it is written.
@@ -24,11 +25,20 @@ pub(super) struct Marker {
     /// lack it.
     #[serde(default)]
     pub lasting: Option<u64>,
+    /// What an export was lacking that was imported here: it was made of a damaged store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salvaged: Option<String>,
 }
 
 impl Default for Marker {
     fn default() -> Self {
-        Self { format: FORMAT.to_owned(), schema: SCHEMA, rows: 0, lasting: Some(0) }
+        Self {
+            format: FORMAT.to_owned(),
+            schema: SCHEMA,
+            rows: 0,
+            lasting: Some(0),
+            salvaged: None,
+        }
     }
 }
 
@@ -62,12 +72,23 @@ impl Marker {
         name == UNFINISHED
     }
 
+    /// Whether there is a marker.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(FILE).exists()
+    }
+
+    /// Removes the marker of a store that was made a moment ago.
+    pub fn remove(dir: &Path) {
+        let _ = fs::remove_file(dir.join(FILE));
+        let _ = fs::remove_file(dir.join(UNFINISHED));
+    }
+
     /// Writes the marker whole or not at all.
     pub fn write(&self, dir: &Path) -> Result<(), StoreError> {
         let path = dir.join(FILE);
         let new = dir.join(UNFINISHED);
         let text = serde_json::to_string(self).unwrap_or_default();
-        File::create(&new)
+        private::create(&new)
             .and_then(|mut f| f.write_all(text.as_bytes()).and_then(|()| f.sync_all()))
             .and_then(|()| fs::rename(&new, &path))
             .and_then(|()| File::open(dir)?.sync_all())

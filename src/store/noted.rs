@@ -17,7 +17,7 @@ impl Store {
     pub fn noted(&self) -> Result<Vec<Row>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix([Kind::View as u8]) {
-            let (key, row) = row.map_err(|e| self.database(e))?;
+            let (key, row) = row?;
             out.push((key[1..].to_vec(), self.unpacked(&row)?));
         }
         Ok(out)

@@ -15,7 +15,7 @@ use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
 use super::keys::{self, Kind};
-use super::{Change, Store, StoreError, room};
+use super::{Change, Place, Store, StoreError, room};
 use crate::model::{Dependency, DependencyKey, Merge, Record, WorkloadId};
 use crate::parallel::both;
 
@@ -38,16 +38,12 @@ struct Page<'a> {
     number: u32,
     dependencies: Vec<Cow<'a, Dependency>>,
     changed: bool,
-    /// It is on the disk.
-    stored: bool,
 }
 
 /// A page on its way to the disk.
 struct Row {
     key: Vec<u8>,
     row: Vec<u8>,
-    /// There is one of its number.
-    stored: bool,
 }
 
 /// Pages on their way to the disk.
@@ -78,12 +74,8 @@ impl Store {
                 vec![here?, there?]
             }
         };
-        for Row { key, row, stored } in halves.into_iter().flatten() {
-            if stored {
-                change.put(key, row);
-            } else {
-                change.add(key, row);
-            }
+        for Row { key, row } in halves.into_iter().flatten() {
+            change.put(key, row);
         }
         Ok(())
     }
@@ -97,17 +89,12 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut pages = Vec::new();
         for row in self.rows.scan_prefix(keys::of_workload(Kind::Page, workload)) {
-            let (key, row) = row.map_err(|e| self.database(e))?;
+            let (key, row) = row?;
             let dependencies = self.page(&row)?.into_iter().map(Cow::Owned).collect();
-            pages.push(Page {
-                number: keys::page_number(&key),
-                dependencies,
-                changed: false,
-                stored: true,
-            });
+            pages.push(Page { number: keys::page_number(&key), dependencies, changed: false });
         }
         if pages.is_empty() {
-            pages.push(Page { number: 0, dependencies: Vec::new(), changed: false, stored: false });
+            pages.push(Page { number: 0, dependencies: Vec::new(), changed: false });
         }
         let places: Vec<Option<(usize, usize)>> = {
             let mut known: BTreeMap<&DependencyKey, (usize, usize)> = BTreeMap::new();
@@ -127,7 +114,7 @@ impl Store {
         }
         let mut next = pages[last].number + 1;
         for page in pages.iter().filter(|p| p.changed) {
-            let (mut number, mut stored) = (page.number, page.stored);
+            let mut number = page.number;
             let mut text = Vec::with_capacity(PAGE);
             for dependency in &page.dependencies {
                 let start = text.len();
@@ -137,13 +124,13 @@ impl Store {
                     // What is one too many begins another page.
                     let mut rest = text.split_off(start);
                     rest[0] = b'[';
-                    self.write_page(workload, number, stored, text, writes)?;
+                    self.write_page(workload, number, text, writes)?;
                     text = rest;
-                    (number, stored) = (next, false);
+                    number = next;
                     next += 1;
                 }
             }
-            self.write_page(workload, number, stored, text, writes)?;
+            self.write_page(workload, number, text, writes)?;
         }
         Ok(())
     }
@@ -152,13 +139,12 @@ impl Store {
         &self,
         workload: &WorkloadId,
         number: u32,
-        stored: bool,
         mut text: Vec<u8>,
         writes: &mut Writes,
     ) -> Result<(), StoreError> {
         text.push(b']');
         let row = writes.packer.compress(&text).map_err(|e| self.unpackable(&e))?;
-        writes.rows.push(Row { key: keys::page(workload, number), row, stored });
+        writes.rows.push(Row { key: keys::page(workload, number), row });
         Ok(())
     }
 
@@ -226,27 +212,28 @@ impl Store {
 
     /// Stores of schema 1 had a row for each dependency: writes them into pages, in one step.
     pub(super) fn migrate(&mut self) -> Result<(), StoreError> {
-        room(&self.dir)?;
-        // The rows become fewer, which is no damage where this is interrupted; none at all would
-        // still be.
-        self.marker.rows = self.marker.rows.min(1);
-        self.marker.lasting = Some(self.marker.rows);
-        self.marker.write(&self.dir)?;
         let mut writes = Change::default();
         let mut all = Vec::new();
         for row in self.rows.scan_prefix(keys::prefix(Kind::Dependency, None)) {
-            let (key, row) = row.map_err(|e| self.database(e))?;
+            let (key, row) = row?;
             if let Record::Dependency(d) = self.decode(&row)? {
                 all.push(d);
             }
-            writes.remove(key);
-            self.lasting -= 1;
+            writes.remove(key.to_vec());
         }
         let mut new = New::new();
         for d in &all {
             new.entry(&d.key.workload).or_default().push(d);
         }
         self.write_all(&new, &mut writes)?;
+        if matches!(self.place, Place::Store { .. }) {
+            // The rows become fewer, which is no damage where this is interrupted; none at all
+            // would still be.
+            room(&self.dir, writes.size())?;
+            self.marker.rows = self.marker.rows.min(1);
+            self.marker.lasting = Some(self.marker.rows);
+            self.marker.write(&self.dir)?;
+        }
         self.commit(writes)
     }
 }

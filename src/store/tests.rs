@@ -1,5 +1,8 @@
 use proptest::prelude::*;
 
+use std::fs;
+use std::io;
+
 use super::*;
 use crate::model::{BatchId, DataPlane, Time, WorkloadId};
 
@@ -110,7 +113,10 @@ fn a_cut_or_altered_export_changes_nothing() {
         assert!(error.to_string().contains("nothing was imported"), "{error}");
     }
     assert_eq!(other.workloads(None).unwrap(), []);
-    assert_eq!(other.import(text.as_bytes()).unwrap(), Imported { rows: 2, applied: Applied::New });
+    assert_eq!(
+        other.import(text.as_bytes()).unwrap(),
+        Imported { rows: 2, applied: Applied::New, salvaged: None }
+    );
     assert_eq!(other.import(text.as_bytes()).unwrap().applied, Applied::AlreadyHeld);
     assert_eq!(other.workloads(None).unwrap(), store.workloads(None).unwrap());
 }
@@ -215,6 +221,10 @@ fn a_store_of_schema_1_becomes_one_of_pages_with_all_that_it_held() {
         assert_eq!(lines(&exported(&store)), expected);
         assert_eq!(store.rows.scan_prefix(keys::prefix(Kind::Dependency, None)).count(), 0);
         assert!(store.marker.schema == SCHEMA && store.marker.rows > 10);
+        drop(store);
+        let store = Store::read(&path).unwrap();
+        assert_eq!(lines(&exported(&store)), expected);
+        assert_eq!(store.damage(), None);
     }
 }
 
@@ -272,23 +282,21 @@ fn rows_are_counted_as_they_are_written_and_dependencies_are_read_by_workload() 
         store
             .apply(&Batch { id: BatchId { source: format!("s{round}"), sequence: 0 }, records })
             .unwrap();
-        assert_eq!(
-            (store.lasting, store.marker.lasting),
-            (store.count().unwrap(), Some(store.lasting))
-        );
+        counted(&store);
         assert_eq!(Marker::read(&path).unwrap().as_ref(), Some(&store.marker));
     }
-    let lasting = store.lasting;
+    let lasting = store.seal.lasting();
     drop(store);
     let mut store = Store::open(&path, Access::Existing).unwrap();
-    assert_eq!(store.lasting, lasting);
+    assert_eq!(store.seal.lasting(), lasting);
     let workload =
         WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: "w".into() };
     let baseline =
         crate::model::Baseline { workload, accepted: Time(1), dependencies: BTreeSet::new() };
     store.accept(std::slice::from_ref(&baseline)).unwrap();
     store.accept(std::slice::from_ref(&baseline)).unwrap();
-    assert_eq!((store.lasting, store.count().unwrap()), (lasting + 1, lasting + 1));
+    assert_eq!(store.seal.lasting(), lasting + 1);
+    counted(&store);
 
     let (mut found, mut after, mut parts) = (Vec::new(), None, 0);
     loop {
@@ -304,4 +312,243 @@ fn rows_are_counted_as_they_are_written_and_dependencies_are_read_by_workload() 
     assert_eq!(found, store.dependencies(None).unwrap());
     // A workload is read whole: two of 300 each, then the third.
     assert_eq!((found.len(), parts), (900, 2));
+}
+
+/// That the seal, kept up to date with every write, is what all rows amount to.
+fn counted(store: &Store) {
+    let found = seal::Found::of(&store.rows).unwrap();
+    assert_eq!((&found.rows, &found.row), (&store.seal, &Some(store.seal.clone())));
+    assert_eq!(store.marker.lasting, Some(store.seal.lasting()));
+    assert_eq!(seal::Seal::read(&store.dir).unwrap().as_ref(), Some(&store.seal));
+}
+
+fn waiting(store: &mut Store, n: u64) {
+    for sequence in 0..n {
+        let id = BatchId { source: "agent:a:x".into(), sequence };
+        let bytes: Vec<u8> = (0..9000u64).map(|i| ((i * (sequence + 3)) >> 3) as u8).collect();
+        store.keep(&[(&id, &bytes)]).unwrap();
+    }
+}
+
+#[test]
+fn acknowledged_batches_that_a_cut_log_lost_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let mut store = Store::open(&path, Access::CreateOrOpen).unwrap();
+    waiting(&mut store, 60);
+    store.close().unwrap();
+    let file = path.join("db/db");
+    let whole = fs::read(&file).unwrap();
+    let mut lost = 0;
+    for part in 0..20 {
+        let end = whole.len() * part / 20;
+        fs::write(&file, &whole[..end]).unwrap();
+        let store = match Store::read(&path) {
+            Ok(store) => store,
+            // Nothing at all can be read.
+            Err(e) => {
+                assert!(matches!(e, StoreError::Torn { .. }), "{e}");
+                continue;
+            }
+        };
+        let kept = store.kept().unwrap().len();
+        match store.damage() {
+            Some(why) => {
+                let said = format!("{} of 60 waiting batches are missing", 60 - kept);
+                assert!(why.contains(&said) || kept == 60, "{why}; {kept} are there");
+                lost += 1;
+            }
+            None => assert_eq!(kept, 60),
+        }
+        assert!(fs::read(&file).unwrap() == whole[..end], "reading changed it");
+        let refused = Store::open(&path, Access::Existing);
+        assert_eq!(refused.is_err(), store.damage().is_some());
+        if refused.is_err() {
+            assert!(fs::read(&file).unwrap() == whole[..end], "a refused opening changed it");
+        }
+    }
+    assert!(lost > 10, "{lost} cuts were noticed");
+    fs::write(&file, &whole).unwrap();
+    assert_eq!(Store::open(&path, Access::Existing).unwrap().kept().unwrap().len(), 60);
+}
+
+#[test]
+fn what_an_interrupted_opening_left_is_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let mut store = Store::open(&path, Access::CreateOrOpen).unwrap();
+    store.apply(&batch("a", (0..200).map(|i| workload(&format!("w{i}"), i)).collect())).unwrap();
+    store.close().unwrap();
+    // Killed after sled has overwritten the database; also before the first of two renames.
+    for gone in [false, true] {
+        fs::rename(path.join("db"), path.join("db.before")).unwrap();
+        if !gone {
+            fs::create_dir(path.join("db")).unwrap();
+            fs::write(path.join("db/db"), "torn").unwrap();
+        }
+        fs::create_dir(path.join("db.copying")).unwrap();
+        assert_eq!(Store::read(&path).unwrap().workloads(None).unwrap().len(), 200);
+        assert!(path.join("db.before").exists(), "reading changed it");
+        let store = Store::open(&path, Access::Existing).unwrap();
+        assert_eq!(store.workloads(None).unwrap().len(), 200);
+        assert!(!path.join("db.before").exists() && !path.join("db.copying").exists());
+    }
+}
+
+#[test]
+fn readers_beside_a_writer_see_whole_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let mut store = Store::open(&path, Access::CreateOrOpen).unwrap();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (mut reads, mut last) = (0, 0);
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) || reads == 0 {
+                let store = Store::read(&path).unwrap();
+                assert_eq!(store.damage(), None);
+                let found = store.workloads(None).unwrap().len();
+                assert!(found % 50 == 0 && found >= last, "{found} after {last}");
+                (reads, last) = (reads + 1, found);
+            }
+            reads
+        });
+        for round in 0..40 {
+            let names = (0..50).map(|i| workload(&format!("w{round}-{i}"), i));
+            store.apply(&batch(&format!("b{round}"), names.collect())).unwrap();
+            waiting(&mut store, round);
+        }
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 0);
+    });
+}
+
+#[test]
+fn a_panic_inside_sled_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let mut store = Store::open(&path, Access::CreateOrOpen).unwrap();
+    waiting(&mut store, 60);
+    store.close().unwrap();
+    // sled asserts that no two segments have the same number.
+    let file = path.join("db/db");
+    let mut bytes = fs::read(&file).unwrap();
+    let segment = 512 * 1024;
+    bytes.resize(bytes.len().div_ceil(segment) * segment, 0);
+    bytes.extend_from_within(..segment);
+    fs::write(&file, &bytes).unwrap();
+    for entry in fs::read_dir(path.join("db")).unwrap().map(Result::unwrap) {
+        if entry.file_name().to_str().unwrap().starts_with("snap.") {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    for error in [Store::open(&path, Access::Existing), Store::read(&path)] {
+        let error = error.unwrap_err();
+        assert!(matches!(error, StoreError::Panicked { .. }), "{error}");
+        assert!(error.to_string().contains("duplicate segment"), "{error}");
+    }
+    assert!(fs::read(&file).unwrap() == bytes);
+}
+
+/// Everything that a store may hold, in every combination.
+#[test]
+fn an_export_of_every_state_imports() {
+    use crate::model::{Alert, AlertKind, Baseline};
+    let dir = tempfile::tempdir().unwrap();
+    let id = WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: "w".into() };
+    for state in 0..32 {
+        let has = |bit: u32| state & (1 << bit) != 0;
+        let (from, to) =
+            (dir.path().join(format!("a{state}")), dir.path().join(format!("b{state}")));
+        let mut store = Store::open(&from, Access::CreateOrOpen).unwrap();
+        if has(0) {
+            let records = vec![workload("w", 5), dependency("w", "s", 3)];
+            store.apply(&batch("capture:x", records)).unwrap();
+        }
+        if has(1) {
+            // Larger than a line ever was, of what hardly compresses, and no text; and of nothing.
+            let mut x = 1u64;
+            let length = if state == 2 { 9 << 20 } else { 50_000 };
+            let large: Vec<u8> = (0..length)
+                .map(|_| {
+                    x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (x >> 56) as u8
+                })
+                .collect();
+            let ids = [0, 1].map(|sequence| BatchId { source: "agent:a:x".into(), sequence });
+            store.keep(&[(&ids[0], &large), (&ids[1], b"")]).unwrap();
+        }
+        if has(2) {
+            let baseline =
+                Baseline { workload: id.clone(), accepted: Time(1), dependencies: BTreeSet::new() };
+            store.accept(&[baseline]).unwrap();
+        }
+        if has(3) {
+            let alert = Alert {
+                kind: AlertKind::NewDependency,
+                workload: id.clone(),
+                destination: None,
+                port: 80,
+                protocol: None,
+                first_seen: Time(1),
+                last_seen: Time(2),
+                connections: 3,
+                raised: Time(3),
+                ignored: has(0).then(|| "known".to_owned()),
+            };
+            store.raise(&[Raised { alert, deliveries: Default::default() }]).unwrap();
+        }
+        if has(4) {
+            store.note(&[(b"k".to_vec(), b"v".to_vec())], &[]).unwrap();
+        }
+        let text = exported(&store);
+        let mut other = Store::open(&to, Access::CreateOrOpen).unwrap();
+        for _ in 0..2 {
+            other.import(text.as_bytes()).unwrap();
+            assert_eq!(other.kept().unwrap(), store.kept().unwrap());
+            for id in store.kept().unwrap() {
+                assert!(other.read_kept(&id).unwrap() == store.read_kept(&id).unwrap());
+            }
+            assert_eq!(other.workloads(None).unwrap(), store.workloads(None).unwrap());
+            assert_eq!(connections(&other), connections(&store));
+            assert_eq!(other.baselines(None).unwrap(), store.baselines(None).unwrap());
+            assert_eq!(other.alerts(None).unwrap(), store.alerts(None).unwrap());
+            counted(&other);
+        }
+        assert_eq!(exported(&Store::read(&to).unwrap()), exported(&other));
+    }
+}
+
+#[test]
+fn counters_that_are_as_large_as_can_be_stay_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&dir.path().join("s"), Access::CreateOrOpen).unwrap();
+    let records = || {
+        let Record::Dependency(mut d) = dependency("w", "s", u64::MAX) else { unreachable!() };
+        (d.midway, d.guessed, d.unanswered) = (u64::MAX, u64::MAX, u64::MAX);
+        let watch = Watch {
+            workload: d.key.workload.clone(),
+            pod: "p".into(),
+            started: None,
+            spans: Default::default(),
+            packets: u64::MAX,
+        };
+        let source = Source {
+            source: "x".into(),
+            label: "x".into(),
+            spans: Default::default(),
+            counters: [("packets".to_owned(), u64::MAX)].into(),
+        };
+        vec![Record::Dependency(d), Record::Watch(watch), Record::Source(source)]
+    };
+    store.apply(&batch("a", records())).unwrap();
+    store.apply(&batch("b", records())).unwrap();
+    let d = &store.dependencies(None).unwrap()[0];
+    let watch = &store.watches(None).unwrap()[0];
+    let source = &store.sources().unwrap()[0];
+    let all = [d.tally.connections, d.midway, d.guessed, d.unanswered, watch.packets];
+    assert_eq!(all, [u64::MAX; 5]);
+    assert_eq!(source.counters["packets"], u64::MAX);
+    let memory = crate::memory::Memory::of(&store, None).unwrap();
+    serde_json::to_string(&crate::present::Status::of(memory)).unwrap();
 }

@@ -39,7 +39,7 @@ impl Store {
     pub fn unverified(&self) -> Result<Vec<Unverified>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix([Kind::Unverified as u8]) {
-            let (key, row) = row.map_err(|e| self.database(e))?;
+            let (key, row) = row?;
             if key.ends_with(&[0; 4]) {
                 out.push(self.decode(&row)?);
             }
@@ -54,7 +54,7 @@ impl Store {
     pub fn read_unverified(&self, id: &BatchId) -> Result<Vec<u8>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix(keys::of_unverified(id)) {
-            let (key, part) = row.map_err(|e| self.database(e))?;
+            let (key, part) = row?;
             if !key.ends_with(&[0; 4]) {
                 out.extend_from_slice(&part);
             }
@@ -80,7 +80,7 @@ impl Store {
         let replaced = apart.put.iter().map(|(told, _)| &told.id);
         for id in apart.remove.iter().chain(replaced) {
             for key in self.rows.scan_prefix(keys::of_unverified(id)).keys() {
-                writes.remove(key.map_err(|e| self.database(e))?);
+                writes.remove(key?.to_vec());
             }
         }
         for (told, bytes) in &apart.put {

@@ -209,6 +209,48 @@ fn a_full_disk_refuses_and_loses_nothing() {
     assert_eq!(recorder.kill("TERM").0, Some(0));
 }
 
+/// A batch that does not compress to less than some megabytes: names that are no Service's.
+fn large(sequence: u64) -> Vec<u8> {
+    let one = String::from_utf8(batch("n1", "b", sequence, CART, 5)).unwrap();
+    let lines: Vec<&str> = one.lines().collect();
+    let mut random = Random(sequence);
+    let mut all: Vec<String> = lines[..3].iter().map(|l| (*l).to_owned()).collect();
+    for _ in 0..40_000 {
+        let name: String = (0..12).map(|_| format!("{:016x}", random.below(u64::MAX))).collect();
+        let at = "2026-11-25T09:00:00Z";
+        all.push(format!(
+            "{{\"asked\":{{\"pod\":0,\"question\":\"{name}\",\"connections\":1,\
+             \"firstSeen\":\"{at}\",\"lastSeen\":\"{at}\"}}}}"
+        ));
+    }
+    all.push(format!("{{\"end\":{{\"lines\":{}}}}}", all.len()));
+    all.into_iter().map(|l| l + "\n").collect::<String>().into_bytes()
+}
+
+#[test]
+fn a_batch_larger_than_the_room_left_is_refused_and_the_recorder_lives() {
+    let Some(disk) = Disk::mount("a batch larger than the room left", "128m") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = snapshot(dir.path()).display().to_string();
+    let recorder =
+        Recorder::start(&disk.path().join("store"), None, &["--no-auth", "--cluster", &cluster]);
+    let large = large(0);
+    let stat = rustix::fs::statvfs(disk.path()).unwrap();
+    // Enough for a small batch, and for the bytes of the large one as such.
+    let room = 24 << 20;
+    let filler = disk.path().join("filler");
+    std::fs::write(&filler, vec![0u8; (stat.f_bavail * stat.f_frsize - room) as usize]).unwrap();
+    let (status, answer) = recorder.post(None, &large);
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer.contains("MiB are free"), "{answer}");
+    assert_eq!(recorder.post(None, &batch("n2", "b", 0, CART, 3)).0, 200);
+    recorder.connections(None, 3);
+    std::fs::remove_file(filler).unwrap();
+    assert_eq!(recorder.post(None, &large).0, 200);
+    recorder.connections(None, 8);
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+}
+
 /// A batch that is small on its way and large when it is learned: a connection to each of these
 /// ports of a pod.
 fn wide(sequence: u64, ports: impl Iterator<Item = u16>) -> Vec<u8> {
