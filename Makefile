@@ -2,17 +2,20 @@
 # Both install what a bare Debian machine lacks. Builds go to a cache outside the clone, so that a clean clone finds them.
 
 SHELL := /bin/bash
-CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidecarta
+# Where there is no HOME, the shell knows it from the user's entry in /etc/passwd.
+export HOME ?= $(shell echo ~)
+export CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidecarta
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 BIN := $(CARGO_TARGET_DIR)/release/sidecarta
 
-.PHONY: demo test bench mesh build setup lint clean
+.PHONY: demo test bench mesh test-fresh build setup setup-test setup-bench lint clean
+# What is missing comes before what needs it.
+.NOTPARALLEL:
 
 demo: build
 	@./samples/demo $(BIN)
 
-test: lint
-	@CACHE="$(CACHE)" ./setup test
+test: setup-test lint
 	PATH="$(CACHE)/alertmanager/usr/bin:$(CACHE)/prometheus/usr/bin:$$PATH:/usr/sbin:/sbin" cargo test --workspace --locked
 
 lint: setup
@@ -20,23 +23,31 @@ lint: setup
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 # `live` needs root, for its network namespaces, and fails without.
-bench: build
-	@./setup bench
+bench: setup-bench build
 	cargo bench --locked --bench replay
 	cargo bench --locked --bench scope
 	cargo bench --locked --bench live
 	cargo bench --locked --bench recorder
 
 # A real mesh without containers (lab/README.md). Its programs are built once, which takes half an hour.
-mesh: build
+mesh:
 	@[ "$$(id -u)" -eq 0 ] || { echo "make mesh needs root, for network namespaces" >&2; exit 1; }
+	@./setup mesh
+	cargo build --release --locked
 	@./lab/mesh $(BIN)
+
+# For those who change `setup`: the commands above on bare Debian roots of their own. Needs root.
+test-fresh:
+	@./tests/fresh $(PARTS)
 
 build: setup
 	cargo build --release --locked
 
 setup:
 	@./setup
+
+setup-test setup-bench:
+	@./setup $(@:setup-%=%)
 
 clean:
 	cargo clean

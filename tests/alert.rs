@@ -1,6 +1,8 @@
 //! Alerts on their way out, held against receivers that do well and badly.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 #[path = "alert/alertmanager.rs"]
 mod alertmanager;
 #[path = "alert/event.rs"]

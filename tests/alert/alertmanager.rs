@@ -1,8 +1,8 @@
 //! Alertmanager: its own word, and that of the real one.
 
 use std::fs;
-use std::io::Write;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use sidecarta::alert::{Config, Sinks};
 use sidecarta::http::Http;
 use sidecarta::model::{Alert, AlertKind, Destination, ServicePort, Time};
 
+use crate::common::rights::{not_run, rooted};
 use crate::receiver::Reply;
 use crate::{PATIENCE, Receiver, alert, external, later, never, tell, time};
 
@@ -89,11 +90,54 @@ async fn the_status_says_whether_to_try_again() {
     later(tell(&config(&format!("http://{}", Receiver::always(200).address))).await);
 }
 
+/// What Debian calls it.
+const PROGRAM: &str = "prometheus-alertmanager";
+/// Below `share`: Debian's reads it from /usr/share, whatever its configuration says.
+const TEMPLATE: &str = "prometheus/alertmanager/default.tmpl";
+
+/// How the real one is called, installed or as `setup` unpacks it. `None` where the calling test
+/// does not go on.
+fn installed_or_unpacked() -> Option<Command> {
+    const WHAT: &str = "a real Alertmanager";
+    let path = format!("{}:/usr/bin", std::env::var("PATH").unwrap_or_default());
+    let found = std::env::split_paths(&path).map(|d| d.join(PROGRAM)).find(|p| p.is_file());
+    let Some(program) = found else {
+        not_run(WHAT, "prometheus-alertmanager is not installed: run `./setup test`");
+        return None;
+    };
+    let share = program.ancestors().nth(2).unwrap().join("share");
+    if Path::new("/usr/share").join(TEMPLATE).exists() || !share.join(TEMPLATE).exists() {
+        return Some(Command::new(program));
+    }
+    // It alone sees the unpacked files in /usr/share. Mounting them there takes root, be it of a
+    // user namespace.
+    if !rooted(WHAT) {
+        return None;
+    }
+    let alone = |command: &str| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "sh", "-c"]);
+        unshare.arg(format!("mount --bind \"$0\" /usr/share && {command}")).arg(&share);
+        unshare
+    };
+    let refused = match alone("true").output() {
+        Ok(out) if out.status.success() => {
+            let mut command = alone("exec \"$@\"");
+            command.arg(program);
+            return Some(command);
+        }
+        Ok(out) => String::from_utf8_lossy(&out.stderr).trim().to_owned(),
+        Err(error) => format!("unshare (util-linux): {error}"),
+    };
+    not_run(WHAT, &format!("its files cannot be mounted at /usr/share ({refused})"));
+    None
+}
+
 /// The real one, ended when it goes out of scope.
 struct Alertmanager {
     child: Child,
     url: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Drop for Alertmanager {
@@ -104,39 +148,30 @@ impl Drop for Alertmanager {
 }
 
 impl Alertmanager {
-    /// `None` where there is none on this machine.
+    /// `None` where the calling test does not go on.
     async fn start(http: &Http) -> Option<Self> {
+        let mut command = installed_or_unpacked()?;
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("alertmanager.yml");
         fs::write(&file, "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n").unwrap();
         // Free a moment ago.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let spawned = Command::new("prometheus-alertmanager")
-            .env("PATH", format!("{}:/usr/bin", std::env::var("PATH").unwrap_or_default()))
+        let log = fs::File::create(directory.path().join("log")).unwrap();
+        let child = command
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.path={}", directory.path().join("data").display()))
             .arg(format!("--web.listen-address={address}"))
             .arg("--cluster.listen-address=")
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(child) = spawned else {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "prometheus-alertmanager is not installed: run `./setup test`"
-            );
-            // Past the capture of output, which shows that of failed tests only.
-            let _ = writeln!(
-                std::io::stderr(),
-                "NOT RUN: prometheus-alertmanager is not installed: run `./setup test`"
-            );
-            return None;
-        };
-        let mut running = Self { child, url: format!("http://{address}"), _directory: directory };
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut running = Self { child, url: format!("http://{address}"), directory };
         let begun = Instant::now();
         while running.get(http, "/-/ready").await.is_none() {
-            assert!(running.child.try_wait().unwrap().is_none(), "it ended");
-            assert!(begun.elapsed() < Duration::from_secs(60), "it is not ready");
+            let log = || fs::read_to_string(running.directory.path().join("log")).unwrap();
+            assert!(running.child.try_wait().unwrap().is_none(), "it ended: {}", log());
+            assert!(begun.elapsed() < Duration::from_secs(60), "it is not ready: {}", log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Some(running)
