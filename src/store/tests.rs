@@ -408,7 +408,7 @@ fn readers_beside_a_writer_see_whole_writes() {
                 let store = Store::read(&path).unwrap();
                 assert_eq!(store.damage(), None);
                 let found = store.workloads(None).unwrap().len();
-                assert!(found % 50 == 0 && found >= last, "{found} after {last}");
+                assert!(found.is_multiple_of(50) && found >= last, "{found} after {last}");
                 (reads, last) = (reads + 1, found);
             }
             reads
