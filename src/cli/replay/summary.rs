@@ -204,26 +204,30 @@ impl Summary {
         let new = self.captures - self.already_held.len() as u64;
         if new > 0 && self.counted_before > 0 {
             line(format!(
-                "once          {} connections count nothing: captures that were learned before show them as well",
+                "once          {} connections count nothing: captures that were learned before show \
+                 them as well",
                 self.counted_before
             ));
         }
         if self.counted_elsewhere > 0 {
             line(format!(
-                "elsewhere     {} of them stay counted for what was known of them before; what is known now is listed without them",
+                "elsewhere     {} of them stay counted for what was known of them before; what is \
+                 known now is listed without them",
                 self.counted_elsewhere
             ));
         }
         if self.together {
             line(
-                "together      these captures show more together than those learned before did: that was added"
+                "together      these captures show more together than those learned before did: that \
+                 was added"
                     .to_owned(),
             );
         }
         if self.uncounted > 0 {
             line(format!(
-                "note          {} captures were learned by a program that did not note their connections: what these show as well \
-                 counts twice. Replay them again, alone: nothing counts then, and their connections are noted",
+                "note          {} captures were learned by a program that did not note their \
+                 connections: what these show as well counts twice. Replay them again, alone: \
+                 nothing counts then, and their connections are noted",
                 self.uncounted
             ));
         }
