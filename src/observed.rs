@@ -137,6 +137,8 @@ impl Edge {
             content: call.content,
             names: call.names.clone(),
             interface: InterfaceId { source: 0, index: 0 },
+            isn: None,
+            closed: false,
             is_new: self.connections > 0,
         }
     }

@@ -8,6 +8,7 @@
 //! batch and the note that it is held are one atomic write.
 
 mod alerts;
+mod counted;
 mod database;
 mod error;
 mod exchange;
@@ -30,7 +31,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::model::{
-    Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload, WorkloadId,
+    Batch, BatchId, Counted, Dependency, Lookups, Merge, Record, Source, Watch, Workload,
+    WorkloadId,
 };
 use database::Rows;
 use files::{Lock, Made, Scratch};
@@ -153,15 +155,16 @@ impl Store {
     /// # Errors
     /// On any failure nothing of the batch is held, and the store writes no more.
     pub fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
-        self.apply_holding(batch, &BTreeSet::new())
+        self.apply_holding(batch, &BTreeSet::new(), &[])
     }
 
     /// As [`Store::apply`], and counts further batches as held from then on (those that an export
-    /// was made of).
+    /// was made of), with what was counted of some.
     fn apply_holding(
         &mut self,
         batch: &Batch,
         also: &BTreeSet<BatchId>,
+        counted: &[(BatchId, Vec<Counted>)],
     ) -> Result<Applied, StoreError> {
         if self.stopped {
             return Err(StoreError::Stopped(self.dir.clone()));
@@ -170,7 +173,11 @@ impl Store {
             return Ok(Applied::AlreadyHeld);
         }
         let held: BTreeSet<&BatchId> = also.iter().chain(std::iter::once(&batch.id)).collect();
-        self.merge_all(&batch.records, &held, Change::default()).map(|()| Applied::New)
+        let mut writes = Change::default();
+        for (id, counted) in counted {
+            self.note_counted(id, counted, &mut writes)?;
+        }
+        self.merge_all(&batch.records, &held, writes).map(|()| Applied::New)
     }
 
     /// Merges records, and counts batches as held, in one write with others.
@@ -399,6 +406,12 @@ impl Store {
     fn decode<T: DeserializeOwned>(&self, row: &[u8]) -> Result<T, StoreError> {
         serde_json::from_slice(row)
             .map_err(|error| StoreError::Row { path: self.dir.clone(), error })
+    }
+
+    /// A row that was cut.
+    fn cut(&self, what: &str) -> StoreError {
+        let error = serde::de::Error::custom(format!("{what} is cut"));
+        StoreError::Row { path: self.dir.clone(), error }
     }
 
     fn encode(&self, record: &Record) -> Result<Vec<u8>, StoreError> {

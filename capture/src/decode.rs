@@ -22,8 +22,6 @@ pub struct Segment<'a> {
     pub interface: InterfaceId,
     /// Which way it passed there.
     pub direction: Direction,
-    /// A "cooked" capture of all interfaces: one packet may be seen several times.
-    pub cooked: bool,
     /// Sender.
     pub from: SocketAddr,
     /// Receiver.
@@ -99,19 +97,16 @@ const SLL2: usize = 20;
 pub fn decode<'a>(frame: &Frame<'a>) -> Result<Segment<'a>, Skip> {
     let data = frame.data;
     let mut interface = frame.interface;
-    let mut cooked = false;
     let packet = match frame.link {
         LinkType::ETHERNET => {
             let header = data.get(..ETHERNET).ok_or(Skip::BadLink)?;
             by_ether_type(ether_type(&header[12..]), &data[ETHERNET..])?
         }
         LinkType::LINUX_SLL => {
-            cooked = true;
             let header = data.get(..SLL).ok_or(Skip::BadLink)?;
             by_ether_type(ether_type(&header[14..]), &data[SLL..])?
         }
         LinkType::LINUX_SLL2 => {
-            cooked = true;
             let header = data.get(..SLL2).ok_or(Skip::BadLink)?;
             interface.index = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
             by_ether_type(ether_type(header), &data[SLL2..])?
@@ -122,7 +117,7 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Result<Segment<'a>, Skip> {
         LinkType::NULL | LinkType::LOOP => by_version(data.get(4..).ok_or(Skip::BadLink)?)?,
         _ => return Err(Skip::UnknownLinkType),
     };
-    segment(frame, interface, cooked, &packet)
+    segment(frame, interface, &packet)
 }
 
 fn ether_type(bytes: &[u8]) -> EtherType {
@@ -168,7 +163,6 @@ fn ip(data: &[u8]) -> Result<Packet<'_>, Skip> {
 fn segment<'a>(
     frame: &Frame<'a>,
     interface: InterfaceId,
-    cooked: bool,
     packet: &Packet<'a>,
 ) -> Result<Segment<'a>, Skip> {
     let (source, destination) = (packet.ip.source_addr(), packet.ip.destination_addr());
@@ -221,7 +215,6 @@ fn segment<'a>(
         time: frame.time,
         interface,
         direction: frame.direction,
-        cooked,
         from: SocketAddr::new(source, ports.0),
         to: SocketAddr::new(destination, ports.1),
         transport,

@@ -62,6 +62,55 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Adds those of another source.
+    pub fn add(&mut self, other: &Self) {
+        // Taken apart, so that none can be forgotten.
+        let Self {
+            packets,
+            bytes,
+            used,
+            not_ip,
+            other_transport,
+            later_fragments,
+            bad_link,
+            bad_network,
+            bad_transport,
+            unknown_link_type,
+            cut_payload,
+            not_unicast,
+            bad_dns,
+            incomplete_head,
+            dropped_authorities,
+            evicted_flows,
+            evicted_heads,
+            evicted_answers,
+            evicted_interfaces,
+            arriving,
+            repeated_sightings,
+        } = other;
+        self.packets += packets;
+        self.bytes += bytes;
+        self.used += used;
+        self.not_ip += not_ip;
+        self.other_transport += other_transport;
+        self.later_fragments += later_fragments;
+        self.bad_link += bad_link;
+        self.bad_network += bad_network;
+        self.bad_transport += bad_transport;
+        self.unknown_link_type += unknown_link_type;
+        self.cut_payload += cut_payload;
+        self.not_unicast += not_unicast;
+        self.bad_dns += bad_dns;
+        self.incomplete_head += incomplete_head;
+        self.dropped_authorities += dropped_authorities;
+        self.evicted_flows += evicted_flows;
+        self.evicted_heads += evicted_heads;
+        self.evicted_answers += evicted_answers;
+        self.evicted_interfaces += evicted_interfaces;
+        self.arriving += arriving;
+        self.repeated_sightings += repeated_sightings;
+    }
+
     /// All of them with their names, as they are stored and shown.
     pub fn named(&self) -> [(&'static str, u64); 21] {
         [

@@ -42,7 +42,44 @@ pub struct Meter {
     answers: Answers,
     questions: HashMap<Asked, Question>,
     interfaces: Interfaces,
-    counters: Counters,
+    counters: PerSource,
+    live: bool,
+}
+
+/// Counters of each source: what a frame changes is counted for the source that it came from. A
+/// source that does not end has interfaces without number, and one set of counters.
+#[derive(Default)]
+struct PerSource {
+    /// Which source [`PerSource::now`] is of.
+    source: u32,
+    now: Counters,
+    /// Of the other sources, by source.
+    others: Vec<Counters>,
+}
+
+impl PerSource {
+    /// Counts for this source from here on.
+    #[inline(always)]
+    fn turn_to(&mut self, source: u32) {
+        if source != self.source {
+            self.swap(source);
+        }
+    }
+
+    #[cold]
+    fn swap(&mut self, source: u32) {
+        let last = source.max(self.source) as usize;
+        if self.others.len() <= last {
+            self.others.resize(last + 1, Counters::default());
+        }
+        std::mem::swap(&mut self.others[self.source as usize], &mut self.now);
+        std::mem::swap(&mut self.others[source as usize], &mut self.now);
+        self.source = source;
+    }
+
+    fn of(&self, source: u32) -> Option<&Counters> {
+        if source == self.source { Some(&self.now) } else { self.others.get(source as usize) }
+    }
 }
 
 struct Question {
@@ -58,7 +95,8 @@ impl Meter {
             interfaces: Interfaces::new(config.max_interfaces),
             table: Table::new(config, known),
             questions: HashMap::new(),
-            counters: Counters::default(),
+            counters: PerSource::default(),
+            live: config.live,
         }
     }
 
@@ -67,9 +105,18 @@ impl Meter {
         self.table.set_known(known, &self.answers);
     }
 
-    /// What was seen and lost so far.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// What was seen and lost so far, of all sources.
+    pub fn counters(&self) -> Counters {
+        let mut all = self.counters.now.clone();
+        // That of the present source is empty there.
+        self.counters.others.iter().for_each(|c| all.add(c));
+        all
+    }
+
+    /// What was seen and lost so far in the frames of one source. Without [`Config::live`] only:
+    /// with it all is counted for source 0.
+    pub fn counters_of(&self, source: u32) -> Counters {
+        self.counters.of(source).cloned().unwrap_or_default()
     }
 
     /// Takes a frame in.
@@ -120,13 +167,16 @@ impl Meter {
         glance: Option<&Glance>,
         sink: &mut impl FnMut(Observation),
     ) {
-        self.counters.packets += 1;
-        self.counters.bytes += frame.data.len() as u64;
+        if !self.live {
+            self.counters.turn_to(frame.interface.source);
+        }
+        self.counters.now.packets += 1;
+        self.counters.now.bytes += frame.data.len() as u64;
         if let Some(Glance { skim, hash, slot: Some(slot) }) = glance
             && let Some(repeated) = self.table.bump(skim, *hash, *slot, frame.time, frame.interface)
         {
-            self.counters.used += 1;
-            self.counters.repeated_sightings += u64::from(repeated);
+            self.counters.now.used += 1;
+            self.counters.now.repeated_sightings += u64::from(repeated);
             let lost = self.interfaces.count(
                 frame.interface,
                 frame.time,
@@ -134,7 +184,7 @@ impl Meter {
                 skim.from_low,
                 skim.hops,
             );
-            self.counters.evicted_interfaces += u64::from(lost);
+            self.counters.now.evicted_interfaces += u64::from(lost);
             return;
         }
         self.decode(frame, sink);
@@ -144,7 +194,7 @@ impl Meter {
         match decode(frame) {
             Ok(segment) => self.segment(&segment, sink),
             Err(skip) => {
-                let c = &mut self.counters;
+                let c = &mut self.counters.now;
                 *match skip {
                     Skip::NotIp => &mut c.not_ip,
                     Skip::OtherTransport => &mut c.other_transport,
@@ -160,11 +210,11 @@ impl Meter {
     }
 
     fn segment(&mut self, s: &Segment<'_>, sink: &mut impl FnMut(Observation)) {
-        self.counters.used += 1;
+        self.counters.now.used += 1;
         let (key, from_low) = FlowKey::of(s.from, s.to, s.transport);
         let lost = self.interfaces.count(s.interface, s.time, &key, from_low, s.hops);
-        self.counters.evicted_interfaces += u64::from(lost);
-        self.table.segment(s, &self.answers, &mut self.counters, sink);
+        self.counters.now.evicted_interfaces += u64::from(lost);
+        self.table.segment(s, &self.answers, &mut self.counters.now, sink);
         if s.is_dns() && !s.payload.is_empty() {
             match s.transport {
                 Transport::Udp => self.dns(s, s.payload, sink),
@@ -176,7 +226,7 @@ impl Meter {
 
     fn dns(&mut self, s: &Segment<'_>, bytes: &[u8], sink: &mut impl FnMut(Observation)) {
         let Some(message) = dns::message(bytes) else {
-            self.counters.bad_dns += 1;
+            self.counters.now.bad_dns += 1;
             return;
         };
         let (client, server) = if message.response { (s.to, s.from) } else { (s.from, s.to) };
@@ -217,7 +267,8 @@ impl Meter {
             canonical: lookup.canonical.clone(),
             answered: lookup.time,
         };
-        self.counters.evicted_answers += u64::from(self.answers.add(client, address, name, ttl));
+        self.counters.now.evicted_answers +=
+            u64::from(self.answers.add(client, address, name, ttl));
     }
 
     /// Tells the questions whose answers were not seen, and forgets all.
@@ -232,7 +283,7 @@ impl Meter {
     /// soon: their names are known, they are over, or they are `patience` old; and hosts that later
     /// requests on told ones ask for, at once. Needs [`Config::live`]. `now`: packet time reached.
     pub fn fresh(&mut self, now: Nanos, patience: Nanos, sink: &mut impl FnMut(Observation)) {
-        self.table.expire_until(now, &mut self.counters, sink);
+        self.table.expire_until(now, &mut self.counters.now, sink);
         self.table.report_fresh(now, patience, &self.answers, sink);
     }
 
@@ -250,7 +301,7 @@ impl Meter {
     /// Tells all connections that changed since they were last told; for a source that does not
     /// end. `now`: packet time reached.
     pub fn harvest(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
-        self.table.expire_until(now, &mut self.counters, sink);
+        self.table.expire_until(now, &mut self.counters.now, sink);
         self.table.report(Some(now), &self.answers, sink);
         self.tell_unanswered(sink);
         self.interfaces.report(sink);
@@ -258,7 +309,7 @@ impl Meter {
 
     /// The input has ended: tells everything.
     pub fn finish(&mut self, sink: &mut impl FnMut(Observation)) {
-        self.counters.incomplete_head += self.table.unfinished();
+        self.counters.now.incomplete_head += self.table.unfinished();
         self.table.report(None, &self.answers, sink);
         self.tell_unanswered(sink);
         self.interfaces.report(sink);

@@ -131,6 +131,12 @@ pub struct Connection {
     pub first: Nanos,
     /// Time of the last packet so far.
     pub last: Nanos,
+    /// The initial sequence number of the initiator (RFC 9293 §3.4), where its SYN or the answer to
+    /// it was seen: with the initiator it names the connection on every interface, also where its
+    /// destination was translated.
+    pub isn: Option<u32>,
+    /// A FIN or a RST was seen.
+    pub closed: bool,
     /// Packets of both directions since the last report (sightings of one packet on several
     /// interfaces count once where the link type tells the interfaces apart).
     pub packets: u64,

@@ -44,6 +44,8 @@ pub(crate) fn connection(port: u16, to: u16, first: i64) -> Connection {
         content: Content::Http1,
         names: Names { authority: Some(format!("s{to}")), ..Names::default() },
         interface: InterfaceId { source: 0, index: 2 },
+        isn: None,
+        closed: false,
         is_new: true,
     }
 }
@@ -78,6 +80,8 @@ fn any_connection() -> impl Strategy<Value = Connection> {
         |(port, to, first, took, flags, names)| Connection {
             last: first + took,
             answered: flags[0],
+            isn: None,
+            closed: false,
             is_new: flags[1],
             names,
             ..connection(port, to, first)

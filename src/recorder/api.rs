@@ -24,9 +24,8 @@ use super::auth::{Denied, Gate};
 use super::engine::{Engine, Refused};
 use super::places::{MAX_BODY, Places};
 use crate::clock;
-use crate::memory::Memory;
-use crate::model::WorkloadId;
-use crate::novelty;
+use crate::memory::{Decided, Memory};
+use crate::novelty::{self, Decision};
 use crate::observed::{MAX_TEXT, Observed, Packed, Reader, allowance};
 use crate::present::{Coverage, Mesh, NodeUnverified, Shown, ShownAlert, Status};
 use crate::store::{Applied, StoreError};
@@ -65,20 +64,22 @@ impl App {
         Self { engine, gate, view, counters: Counters::default(), places: Places::new() }
     }
 
-    /// Whether whoever sent these headers may read, or decide, in a namespace or in all.
+    /// Whether whoever sent these headers may read, or decide, in a namespace or in all; and who
+    /// that is, where anybody is asked.
     async fn may(
         &self,
         headers: &HeaderMap,
         namespace: Option<&str>,
         decide: bool,
-    ) -> Result<(), Denied> {
-        let Some(gate) = &self.gate else { return Ok(()) };
+    ) -> Result<Option<String>, Denied> {
+        let Some(gate) = &self.gate else { return Ok(None) };
         // Found out already, and remembered.
         let person = gate.person(token(headers), None).await?;
         match decide {
-            true => gate.may_decide(&person, namespace).await,
-            false => gate.may_read(&person, namespace).await,
+            true => gate.may_decide(&person, namespace).await?,
+            false => gate.may_read(&person, namespace).await?,
         }
+        Ok(Some(person.name))
     }
 
     /// Counts a refusal.
@@ -107,6 +108,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/coverage", get(coverage))
         .route("/v1/mesh", get(mesh))
         .route("/v1/alerts", get(alerts))
+        .route("/v1/baselines", get(baselines))
         .route("/v1/accept", post(accept))
         .route("/v1/ignore", post(ignore))
         .layer(from_fn_with_state(Arc::clone(&app), identify))
@@ -423,6 +425,24 @@ async fn alerts(
     result.await.map_err(|r| app.refuse(r))
 }
 
+async fn baselines(
+    State(app): State<Arc<App>>,
+    wanted: Wanted,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let result = async {
+        let namespace = wanted.namespace();
+        app.may(&headers, namespace.as_deref(), false).await?;
+        let decided = app
+            .engine
+            .ask(move |store| Decided::of(store, namespace.as_deref()))
+            .await?
+            .map_err(internal)?;
+        Ok(Json(decided).into_response())
+    };
+    result.await.map_err(|r| app.refuse(r))
+}
+
 /// What is to be accepted.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -439,14 +459,12 @@ async fn accept(
     Said(what): Said<ToAccept>,
 ) -> Result<Response, Refusal> {
     let result = async {
-        app.may(&headers, what.namespace.as_deref(), true).await?;
+        let by = app.may(&headers, what.namespace.as_deref(), true).await?;
         let accepted = app
             .engine
             .ask(move |store| {
-                let chosen = |id: &WorkloadId| {
-                    what.workloads.is_empty() || what.workloads.contains(&id.name)
-                };
-                novelty::accept(store, what.namespace.as_deref(), chosen, clock::now())
+                let decision = Decision { by, at: clock::now() };
+                novelty::accept(store, what.namespace.as_deref(), &what.workloads, &decision)
             })
             .await?
             .map_err(internal)?;
@@ -473,10 +491,17 @@ async fn ignore(
     let result = async {
         // The identity is kind/namespace/…
         let namespace = what.id.split('/').nth(1).unwrap_or_default().to_owned();
-        app.may(&headers, Some(&namespace), true).await?;
+        let by = app.may(&headers, Some(&namespace), true).await?;
+        if what.reason.trim().is_empty() {
+            let why = "the reason is empty: say why nobody wants to hear of it";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
+        }
         let n = app
             .engine
-            .ask(move |store| novelty::ignore(store, &what.id, &what.reason))
+            .ask(move |store| {
+                let decision = Decision { by, at: clock::now() };
+                novelty::ignore(store, &what.id, &what.reason, &decision)
+            })
             .await?
             .map_err(internal)?;
         match n {

@@ -83,6 +83,8 @@ fn call(to: &str, names: Names) -> Connection {
         content: Content::Unknown,
         names,
         interface: InterfaceId { source: 0, index: 0 },
+        isn: None,
+        closed: false,
         is_new: true,
     }
 }

@@ -57,6 +57,8 @@ fn words(class: char) -> &'static str {
         'Q' => "further parts of waiting batches",
         'n' => "baselines",
         'a' => "alerts",
+        'g' => "accepted namespaces",
+        'f' => "notes of counted connections",
         'v' => "rows about the cluster",
         'u' => "rows about pods that the cluster does not know",
         _ => "other rows",

@@ -115,7 +115,7 @@ fn a_cut_or_altered_export_changes_nothing() {
     assert_eq!(other.workloads(None).unwrap(), []);
     assert_eq!(
         other.import(text.as_bytes()).unwrap(),
-        Imported { rows: 2, applied: Applied::New, salvaged: None }
+        Imported { rows: 2, applied: Applied::New, salvaged: None, twice: 0 }
     );
     assert_eq!(other.import(text.as_bytes()).unwrap().applied, Applied::AlreadyHeld);
     assert_eq!(other.workloads(None).unwrap(), store.workloads(None).unwrap());
@@ -291,10 +291,14 @@ fn rows_are_counted_as_they_are_written_and_dependencies_are_read_by_workload() 
     assert_eq!(store.seal.lasting(), lasting);
     let workload =
         WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: "w".into() };
-    let baseline =
-        crate::model::Baseline { workload, accepted: Time(1), dependencies: BTreeSet::new() };
-    store.accept(std::slice::from_ref(&baseline)).unwrap();
-    store.accept(std::slice::from_ref(&baseline)).unwrap();
+    let baseline = crate::model::Baseline {
+        workload,
+        accepted: Time(1),
+        by: None,
+        dependencies: BTreeSet::new(),
+    };
+    store.accept(std::slice::from_ref(&baseline), &[]).unwrap();
+    store.accept(std::slice::from_ref(&baseline), &[]).unwrap();
     assert_eq!(store.seal.lasting(), lasting + 1);
     counted(&store);
 

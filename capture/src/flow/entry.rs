@@ -375,6 +375,8 @@ impl Entry {
             refused: self.refused,
             first: self.first,
             last: hot.last,
+            isn: self.isn,
+            closed: self.closed,
             packets: self.earlier + u64::from(hot.packets),
             content: self.content,
             names: self.names.as_deref().cloned().unwrap_or_default(),

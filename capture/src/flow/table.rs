@@ -209,7 +209,7 @@ impl Table {
         }
         let (initiator, orientation) = self.orient(s);
         let mut entry = Entry::new(initiator, orientation, s.time);
-        entry.twin = (s.cooked || self.config.live) && opens && self.is_twin(s);
+        entry.twin = opens && self.is_twin(s);
         let responder = if initiator == s.from { s.to } else { s.from };
         let dns = answers.names(initiator.ip(), responder.ip(), s.time);
         entry.set_names(Names { dns, ..Names::default() });

@@ -278,7 +278,7 @@ impl Collector {
     }
 
     fn told(&mut self, now: Nanos, last: bool) -> Told {
-        self.status.counters = self.meter.counters().clone();
+        self.status.counters = self.meter.counters();
         self.status.any = self.any.is_some();
         self.status.watched = self.watched.iter().map(|(i, w)| (*i, w.name.clone())).collect();
         Told {
