@@ -3,6 +3,8 @@
 //!
 //! `SIDECARTA_TORTURE=1` tries every call with every error; without it a part of them is tried.
 
+#![allow(clippy::print_stdout)] // a sweep says what it has met, with `--nocapture`
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +33,7 @@ fn library() -> &'static Path {
                 .args([&library, &source])
                 .arg("-ldl")
                 .output()
-                .expect("cc is there: libpcap's headers come with it");
+                .unwrap_or_else(|e| panic!("cc, which libpcap's headers need too: {e}"));
             assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
             (dir, library)
         })
