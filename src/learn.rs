@@ -4,6 +4,7 @@
 //! memory is bounded by distinct dependencies. Must never drop an observation without counting why.
 
 mod records;
+mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,12 +16,14 @@ use sidecarta_capture::observation::{
 use crate::attribute::{Attribution, Watched, attribute, watched};
 use crate::cluster::{Cluster, Named, Pod};
 use crate::model::{
-    Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Key, Lookups, Merge,
-    Record, Source, Span, Spans, Tally, Time, Watch, Workload, WorkloadId,
+    Batch, BatchId, Counted, Dependency, DependencyKey, Destination, Evidence, Example, Key,
+    Lookups, Merge, Record, Source, Span, Spans, Tally, Time, Watch, Workload, WorkloadId,
 };
 use crate::observed::Observed;
 use crate::resolve::{Resolution, protocol, resolve};
 use records::Records;
+pub use share::Earlier;
+use share::{MISSED, Share, facet};
 
 /// Addresses outside the cluster that are listed one by one per workload. A scanner or a crawler
 /// reaches millions; what exceeds this is counted, and tells no more for a Sidecar than the first
@@ -33,13 +36,34 @@ struct Lesson {
     records: Records,
     addresses: HashMap<WorkloadId, u32>,
     counters: BTreeMap<&'static str, u64>,
+    /// What of [`Lesson::counters`] was counted before.
+    before: BTreeMap<&'static str, u64>,
+    /// What was counted, and what more is known now of what was counted before.
+    counted: Vec<Counted>,
+    /// It teaches more than what was learned before.
+    is_new: bool,
     spans: Spans,
+}
+
+/// What a source has taught, with what is needed to count it once.
+#[derive(Debug)]
+pub struct Taught {
+    /// What it taught that was not learned before.
+    pub batch: Batch,
+    /// What was counted.
+    pub counted: Vec<Counted>,
+    /// What was in it and was counted before, by name as in [`Source::counters`].
+    pub before: BTreeMap<String, u64>,
+    /// It teaches more than what was learned before.
+    pub is_new: bool,
 }
 
 /// Aggregates observations per source, against one view of the cluster.
 #[derive(Debug)]
 pub struct Learner<'a> {
     cluster: &'a Cluster,
+    /// Absent where sources never show the same connections.
+    earlier: Option<Earlier<'a>>,
     lessons: BTreeMap<u32, Lesson>,
     notes: BTreeSet<String>,
 }
@@ -77,7 +101,12 @@ pub mod counter {
 impl<'a> Learner<'a> {
     /// A learner that knows this cluster.
     pub fn new(cluster: &'a Cluster) -> Self {
-        Self { cluster, lessons: BTreeMap::new(), notes: BTreeSet::new() }
+        Self { cluster, earlier: None, lessons: BTreeMap::new(), notes: BTreeSet::new() }
+    }
+
+    /// A learner that counts nothing that was counted before.
+    pub fn after(cluster: &'a Cluster, earlier: Earlier<'a>) -> Self {
+        Self { earlier: Some(earlier), ..Self::new(cluster) }
     }
 
     /// Learns from one observation.
@@ -91,7 +120,7 @@ impl<'a> Learner<'a> {
 
     /// An empty learner that may learn beside this one, what [`Learner::may_share`] says.
     pub fn beside(&self) -> Self {
-        Self::new(self.cluster)
+        Self { earlier: self.earlier, ..Self::new(self.cluster) }
     }
 
     /// Whether an observation is for the learner beside this one: part of the workloads are, of
@@ -130,9 +159,27 @@ impl<'a> Learner<'a> {
 
     fn connection(&mut self, c: &Connection) {
         let cluster = self.cluster;
+        let attribution = attribute(cluster, c.initiator.ip(), Time(c.first));
+        let resolved = match &attribution {
+            Attribution::Pod(pod) => Some((*pod, resolve(cluster, pod, c))),
+            _ => None,
+        };
         let lesson = self.lessons.entry(c.interface.source).or_default();
-        let counts = u64::from(c.is_new);
-        let mut count = |name| *lesson.counters.entry(name).or_default() += counts;
+        let share = match self.earlier.filter(|_| c.is_new) {
+            Some(earlier) => {
+                let call = resolved.as_ref().map(|(pod, resolution)| (&pod.workload, resolution));
+                let now = share::sighting(c, call, &earlier.limits);
+                lesson.share(now, &earlier)
+            }
+            None => Share::all(u64::from(c.is_new)),
+        };
+        let (n, before) = (u64::from(c.is_new), u64::from(c.is_new) - share.connections);
+        let mut count = |name| {
+            *lesson.counters.entry(name).or_default() += n;
+            if before > 0 {
+                *lesson.before.entry(name).or_default() += before;
+            }
+        };
         count(counter::CONNECTIONS);
         if midway(c) {
             count(counter::MIDWAY);
@@ -143,16 +190,17 @@ impl<'a> Learner<'a> {
         if !cluster.knows(c.initiator.ip()) && !cluster.knows(c.responder.ip()) {
             count(counter::STRANGE);
         }
-        match attribute(cluster, c.initiator.ip(), Time(c.first)) {
-            Attribution::Pod(pod) => {
-                count(counter::LEARNED);
-                let resolution = resolve(cluster, pod, c);
-                lesson.learn(pod, c, counts, resolution);
-            }
+        match attribution {
+            Attribution::Pod(_) => count(counter::LEARNED),
             Attribution::Node => count(counter::FROM_NODE),
             Attribution::Outside => count(counter::FROM_OUTSIDE),
             Attribution::UnknownPod => count(counter::UNATTRIBUTED),
             Attribution::Contested => count(counter::CONTESTED),
+        }
+        match resolved {
+            Some((pod, resolution)) if share.teaches => lesson.learn(pod, c, share, resolution),
+            Some((pod, _)) => lesson.note_workload(pod, Time(c.last)),
+            None => {}
         }
     }
 
@@ -162,9 +210,17 @@ impl<'a> Learner<'a> {
         if l.rcode.is_some_and(|r| r != 0) {
             return;
         }
+        let Some(host) = asked_host(self.cluster, pod, &l.question) else { return };
         let time = Time(l.time);
         let lesson = self.lessons.entry(l.interface.source).or_default();
-        lesson.asked(self.cluster, pod, &l.question, Tally::new(1, time, time));
+        let count = match &self.earlier {
+            Some(earlier) => {
+                let now = share::asking(l, &pod.workload, &host);
+                lesson.share(now, earlier).connections
+            }
+            None => 1,
+        };
+        lesson.asked(pod, host, Tally::new(count, time, time));
     }
 
     fn interface(&mut self, s: &InterfaceSpan) {
@@ -199,17 +255,21 @@ impl<'a> Learner<'a> {
                 resolve(cluster, pod, &last)
             };
             if also == resolution {
-                lesson.learn(pod, &first, edge.connections, resolution);
+                lesson.learn(pod, &first, Share::all(edge.connections), resolution);
             } else {
                 // The address changed hands between the first and the last of the connections: both
                 // holders were called, and how often each of them was is not told.
-                lesson.learn(pod, &first, edge.connections - edge.connections / 2, resolution);
-                lesson.learn(pod, &last, edge.connections / 2, also);
+                let half = edge.connections / 2;
+                lesson.learn(pod, &first, Share::all(edge.connections - half), resolution);
+                lesson.learn(pod, &last, Share::all(half), also);
                 *lesson.counters.entry(counter::CHANGED_HANDS).or_default() += edge.connections;
             }
         }
         for asked in &told.asked {
-            lesson.asked(cluster, &told.pods[asked.pod as usize], &asked.question, asked.tally);
+            let pod = &told.pods[asked.pod as usize];
+            if let Some(host) = asked_host(cluster, pod, &asked.question) {
+                lesson.asked(pod, host, asked.tally);
+            }
         }
         for w in &told.watching {
             lesson.watched(&told.pods[w.pod as usize], w.spans.clone(), w.packets);
@@ -230,8 +290,13 @@ impl<'a> Learner<'a> {
         id: BatchId,
         label: &str,
         counters: BTreeMap<String, u64>,
-    ) -> Batch {
-        self.lessons.remove(&source).unwrap_or_default().batch(id, label, counters)
+    ) -> Taught {
+        let mut lesson = self.lessons.remove(&source).unwrap_or_default();
+        let mut counted = std::mem::take(&mut lesson.counted);
+        counted.sort_unstable();
+        let before = lesson.before.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+        let is_new = lesson.is_new;
+        Taught { batch: lesson.batch(id, label, counters), counted, before, is_new }
     }
 }
 
@@ -270,8 +335,18 @@ fn midway(c: &Connection) -> bool {
     c.transport == Transport::Tcp && !c.from_start
 }
 
+/// The host that a name means, where it is one of the mesh.
+fn asked_host(cluster: &Cluster, pod: &Pod, question: &str) -> Option<String> {
+    match cluster.named(question, &pod.workload.namespace) {
+        Named::Service { service, via } => Some(via.unwrap_or(&service.host).to_owned()),
+        Named::Entry(_) => Some(question.to_owned()),
+        Named::Unknown => None,
+    }
+}
+
 impl Lesson {
-    fn learn(&mut self, pod: &Pod, c: &Connection, counts: u64, resolution: Resolution) {
+    fn learn(&mut self, pod: &Pod, c: &Connection, share: Share, resolution: Resolution) {
+        let counts = share.connections;
         let Resolution { destination, port, grades, addressed, scope_miss } = resolution;
         let (first, last) = (Time(c.first), Time(c.last));
         let tally = Tally::new(counts, first, last);
@@ -288,10 +363,12 @@ impl Lesson {
         }
         for (grade, name) in grades {
             let example = Example { time: first, from: c.initiator, to: c.responder, name };
+            let tally = Tally::new(share.of(facet(grade)), first, last);
             dependency.evidence.insert(grade, Evidence { tally, examples: vec![example] });
         }
         dependency.addressed = addressed.into_iter().map(|h| (h, tally)).collect();
-        dependency.scope_miss = scope_miss.then_some(tally);
+        let missed = Tally::new(share.of(MISSED), first, last);
+        dependency.scope_miss = scope_miss.then_some(missed);
         dependency.midway = if midway(c) { counts } else { 0 };
         dependency.guessed = if c.orientation == Orientation::Guessed { counts } else { 0 };
         dependency.unanswered = if c.answered { 0 } else { counts };
@@ -307,15 +384,15 @@ impl Lesson {
         for (name, n) in other.counters {
             *self.counters.entry(name).or_default() += n;
         }
+        for (name, n) in other.before {
+            *self.before.entry(name).or_default() += n;
+        }
+        self.counted.extend(other.counted);
+        self.is_new |= other.is_new;
         self.spans.merge(&other.spans);
     }
 
-    fn asked(&mut self, cluster: &Cluster, pod: &Pod, question: &str, tally: Tally) {
-        let host = match cluster.named(question, &pod.workload.namespace) {
-            Named::Service { service, via } => via.unwrap_or(&service.host).to_owned(),
-            Named::Entry(_) => question.to_owned(),
-            Named::Unknown => return,
-        };
+    fn asked(&mut self, pod: &Pod, host: String, tally: Tally) {
         self.records.merge(Record::Lookups(Lookups {
             workload: pod.workload.clone(),
             host,
@@ -339,7 +416,8 @@ impl Lesson {
     fn batch(self, id: BatchId, label: &str, counters: BTreeMap<String, u64>) -> Batch {
         let mut all = counters;
         for (name, n) in self.counters {
-            *all.entry(name.to_owned()).or_default() += n;
+            let before = self.before.get(name).copied().unwrap_or(0);
+            *all.entry(name.to_owned()).or_default() += n - before;
         }
         let source = Source {
             source: id.source.clone(),

@@ -5,8 +5,13 @@
 use std::collections::BTreeMap;
 use std::io::BufRead;
 
+use serde::{Deserialize, Serialize};
+
 use crate::generate::Known;
-use crate::model::{Dependency, Lookups, Record, Source, Watch, Workload, WorkloadId};
+use crate::model::{
+    Acceptance, Baseline, Dependency, Destination, Lookups, Record, Source, Watch, Workload,
+    WorkloadId,
+};
 use crate::store::{Store, StoreError};
 
 /// Records of one namespace or of all, each kind sorted by key.
@@ -22,6 +27,54 @@ pub struct Memory {
     pub lookups: Vec<Lookups>,
     /// Totals of sources, of all namespaces.
     pub sources: Vec<Source>,
+    /// What was accepted. Not among the records.
+    pub decided: Decided,
+}
+
+/// What people accepted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Decided {
+    /// By workload.
+    pub baselines: Vec<Baseline>,
+    /// Namespaces that were accepted as a whole; all, where one has no name.
+    pub namespaces: Vec<Acceptance>,
+}
+
+impl Decided {
+    /// Reads a store.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn of(store: &Store, namespace: Option<&str>) -> Result<Self, StoreError> {
+        let mut namespaces = store.acceptances()?;
+        namespaces.retain(|a| namespace.is_none_or(|n| a.covers(n)));
+        Ok(Self { baselines: store.baselines(namespace)?, namespaces })
+    }
+
+    /// What was accepted of a workload.
+    pub fn baseline(&self, workload: &WorkloadId) -> Option<&Baseline> {
+        let at = self.baselines.binary_search_by(|b| b.workload.cmp(workload)).ok()?;
+        self.baselines.get(at)
+    }
+
+    /// Whether a workload is new: nothing of it was accepted, though its namespace was.
+    pub fn is_new(&self, workload: &WorkloadId) -> bool {
+        let covered = || self.namespaces.iter().any(|a| a.covers(&workload.namespace));
+        self.baseline(workload).is_none() && covered()
+    }
+
+    /// Why a dependency is not accepted, in words; `None` where it is, where nobody has decided
+    /// yet, and of the mesh's own calls, of which nobody decides.
+    pub fn lacks(&self, d: &Dependency) -> Option<&'static str> {
+        if matches!(d.key.destination, Destination::Infrastructure { .. }) {
+            return None;
+        }
+        match self.baseline(&d.key.workload) {
+            Some(baseline) => (!baseline.holds(&d.key)).then_some("not accepted"),
+            None => self.is_new(&d.key.workload).then_some("workload not accepted"),
+        }
+    }
 }
 
 impl Memory {
@@ -36,6 +89,7 @@ impl Memory {
             watches: store.watches(namespace)?,
             lookups: store.lookups(namespace)?,
             sources: store.sources()?,
+            decided: Decided::of(store, namespace)?,
         })
     }
 

@@ -7,6 +7,7 @@
 mod alert;
 mod baseline;
 mod batch;
+mod counted;
 mod coverage;
 mod dependency;
 mod destination;
@@ -15,8 +16,9 @@ mod time;
 mod workload;
 
 pub use alert::{Alert, AlertKind};
-pub use baseline::{Accepted, Baseline};
+pub use baseline::{Acceptance, Accepted, Baseline};
 pub use batch::{Batch, BatchId, Key, Record, Source};
+pub use counted::{Before, Counted, Ledger};
 pub use coverage::{Lookups, Span, Spans, Watch};
 pub use dependency::{Dependency, DependencyKey, Tally};
 pub use destination::{Destination, Infrastructure, ServicePort, Unresolved};

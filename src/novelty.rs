@@ -1,5 +1,5 @@
-//! What is new: dependencies that nobody accepted, calls that left the mesh, workloads that are
-//! watched no more.
+//! What is new: dependencies that nobody accepted, workloads that nobody accepted, calls that left
+//! the mesh, workloads that are watched no more.
 //!
 //! Owns the rules of alerts, and raising them in a store. A rule looks at what is stored, so that a
 //! crash between learning and raising delays an alert and loses none. Must never deliver anything.
@@ -11,8 +11,8 @@ use crate::generate::Known;
 use crate::generate::readiness::{Readiness, Thresholds};
 use crate::memory::Memory;
 use crate::model::{
-    Accepted, Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge, Record, Spans,
-    Tally, Time, WorkloadId,
+    Acceptance, Accepted, Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge,
+    Record, Spans, Tally, Time, WorkloadId,
 };
 use crate::store::{Raised, Store, StoreError};
 
@@ -30,6 +30,16 @@ impl Default for Patience {
         const HOUR: u64 = 3_600_000_000_000;
         Self { ambiguous: 24 * HOUR, unwatched: HOUR }
     }
+}
+
+/// Who decided something, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The user as the API server names it, or the user of the machine followed by `(local)`; `None`
+    /// where nobody asks who it is.
+    pub by: Option<String>,
+    /// When, by the clock of the store's process.
+    pub at: Time,
 }
 
 /// Raises what a batch shows that was just applied: alerts that are new. Those that go on are
@@ -84,16 +94,28 @@ pub fn review_after(
     Ok((look(store, some.iter(), now, patience, false)?, last))
 }
 
-/// Accepts what is known of the workloads that are chosen. Gives them, with how many dependencies
-/// each has.
+/// Accepts what is known of workloads: of those that have one of these names, or of all without
+/// any. All of them also ends the learning of the namespace (or of everything): what is not among
+/// them then is a new workload. Gives the workloads, with how many dependencies each has.
 ///
 /// # Errors
 /// When the store fails.
 pub fn accept(
     store: &mut Store,
     namespace: Option<&str>,
+    names: &[String],
+    decision: &Decision,
+) -> Result<BTreeMap<WorkloadId, usize>, StoreError> {
+    let chosen = |id: &WorkloadId| names.is_empty() || names.contains(&id.name);
+    accept_chosen(store, namespace, chosen, names.is_empty(), decision)
+}
+
+fn accept_chosen(
+    store: &mut Store,
+    namespace: Option<&str>,
     chosen: impl Fn(&WorkloadId) -> bool,
-    now: Time,
+    whole: bool,
+    decision: &Decision,
 ) -> Result<BTreeMap<WorkloadId, usize>, StoreError> {
     let mut all: BTreeMap<WorkloadId, BTreeSet<Accepted>> =
         store.workloads(namespace)?.into_iter().map(|w| (w.id, BTreeSet::new())).collect();
@@ -101,15 +123,28 @@ pub fn accept(
         all.entry(d.key.workload.clone()).or_default().insert(Accepted::from(&d.key));
     }
     all.retain(|id, _| chosen(id));
+    let Decision { by, at: accepted } = decision;
     let baselines: Vec<Baseline> = all
         .into_iter()
-        .map(|(workload, dependencies)| Baseline { workload, accepted: now, dependencies })
+        .map(|(workload, dependencies)| Baseline {
+            workload,
+            accepted: *accepted,
+            by: by.clone(),
+            dependencies,
+        })
         .collect();
-    store.accept(&baselines)?;
+    // Where nothing is known, the learning has not begun.
+    let whole = (whole && !baselines.is_empty()).then(|| Acceptance {
+        namespace: namespace.map(str::to_owned),
+        accepted: *accepted,
+        by: by.clone(),
+    });
+    store.accept(&baselines, whole.as_slice())?;
     Ok(baselines.into_iter().map(|b| (b.workload, b.dependencies.len())).collect())
 }
 
-/// Accepts workloads of which enough is known and nothing was accepted yet.
+/// Accepts workloads of which enough is known and nothing was accepted yet. The learning of the
+/// others goes on.
 ///
 /// # Errors
 /// When the store fails.
@@ -118,6 +153,9 @@ pub fn accept_ready(
     least: &Thresholds,
     now: Time,
 ) -> Result<BTreeMap<WorkloadId, usize>, StoreError> {
+    /// Who accepts then.
+    const ITSELF: &str = "sidecarta (enough is known)";
+    let decision = Decision { by: Some(ITSELF.to_owned()), at: now };
     let accepted: BTreeSet<WorkloadId> =
         store.baselines(None)?.into_iter().map(|b| b.workload).collect();
     let workloads =
@@ -135,7 +173,7 @@ pub fn accept_ready(
             !accepted.contains(id) && known.get(id).is_some_and(enough)
         };
         if known.keys().any(ready) {
-            out.extend(accept(store, Some(&namespace), ready, now)?);
+            out.extend(accept_chosen(store, Some(&namespace), ready, false, &decision)?);
         }
     }
     Ok(out)
@@ -145,11 +183,18 @@ pub fn accept_ready(
 ///
 /// # Errors
 /// When the store fails.
-pub fn ignore(store: &mut Store, id: &str, reason: &str) -> Result<usize, StoreError> {
+pub fn ignore(
+    store: &mut Store,
+    id: &str,
+    reason: &str,
+    decision: &Decision,
+) -> Result<usize, StoreError> {
     let mut found: Vec<Raised> =
         store.alerts(None)?.into_iter().filter(|r| r.alert.id() == id).collect();
     for raised in &mut found {
         raised.alert.ignored = Some(reason.to_owned());
+        raised.alert.ignored_by.clone_from(&decision.by);
+        raised.alert.ignored_at = Some(decision.at);
         raised.deliveries.values_mut().for_each(|d| d.next = None);
     }
     store.raise(&found)?;
@@ -170,12 +215,17 @@ fn look<'a>(
 ) -> Result<Vec<Alert>, StoreError> {
     let mut baselines: BTreeMap<&WorkloadId, Option<Baseline>> = BTreeMap::new();
     let (mut new, mut rows) = (Vec::new(), Vec::new());
+    let accepted = store.acceptances()?;
+    let mut new_workloads: BTreeSet<&WorkloadId> = BTreeSet::new();
     for d in dependencies.filter(|d| matters(d)) {
         let workload = &d.key.workload;
         if !baselines.contains_key(workload) {
             baselines.insert(workload, store.baseline(workload)?);
         }
         let baseline = baselines.get(workload).and_then(Option::as_ref);
+        if baseline.is_none() && accepted.iter().any(|a| a.covers(&workload.namespace)) {
+            new_workloads.insert(workload);
+        }
         let unaccepted = baseline.is_some_and(|b| !b.holds(&d.key));
         let long = d.tally.last_seen.since(d.tally.first_seen) >= patience.ambiguous;
         let ambiguous = matches!(d.key.destination, Destination::Ambiguous { .. }) && long;
@@ -195,8 +245,11 @@ fn look<'a>(
                 first_seen: tally.first_seen,
                 last_seen: tally.last_seen,
                 connections: tally.connections,
+                dependencies: None,
                 raised: now,
                 ignored: None,
+                ignored_by: None,
+                ignored_at: None,
             };
             match store.alert(&alert)? {
                 None => {
@@ -204,23 +257,72 @@ fn look<'a>(
                     rows.push(Raised { alert, deliveries: BTreeMap::new() });
                 }
                 Some(mut known) => {
-                    let (mut tally, more) = (known.tally(), tally);
+                    let (mut tally, more) = (known.alert.tally(), tally);
                     // A batch tells what came in addition, the whole store what there is.
                     if recent {
                         tally.merge(&more);
                     } else {
                         tally = more;
                     }
-                    if tally != known.tally() {
-                        known.set(tally);
+                    if tally != known.alert.tally() {
+                        known.alert.set(tally);
                         rows.push(known);
                     }
                 }
             }
         }
     }
+    for workload in new_workloads {
+        let Some(alert) = new_workload(store, workload, now)? else { continue };
+        match store.alert(&alert)? {
+            None => {
+                new.push(alert.clone());
+                rows.push(Raised { alert, deliveries: BTreeMap::new() });
+            }
+            Some(mut known) => {
+                let tally = alert.tally();
+                if (known.alert.tally(), known.alert.dependencies) != (tally, alert.dependencies) {
+                    known.alert.set(tally);
+                    known.alert.dependencies = alert.dependencies;
+                    rows.push(known);
+                }
+            }
+        }
+    }
     store.raise(&rows)?;
     Ok(new)
+}
+
+/// The alert about a workload that nobody accepted, of all that is stored of it; `None` where it
+/// calls nothing that matters.
+fn new_workload(
+    store: &Store,
+    workload: &WorkloadId,
+    now: Time,
+) -> Result<Option<Alert>, StoreError> {
+    let all = store.dependencies_of(workload)?;
+    let mut tallies = all.iter().filter(|d| matters(d)).map(|d| d.tally);
+    let Some(mut tally) = tallies.next() else { return Ok(None) };
+    let mut dependencies = 1;
+    for more in tallies {
+        tally.merge(&more);
+        dependencies += 1;
+    }
+    Ok(Some(Alert {
+        kind: AlertKind::NewWorkload,
+        workload: workload.clone(),
+        destination: None,
+        port: 0,
+        protocol: None,
+        first_seen: tally.first_seen,
+        last_seen: tally.last_seen,
+        connections: tally.connections,
+        dependencies: Some(dependencies),
+        raised: now,
+        ignored: None,
+        ignored_by: None,
+        ignored_at: None,
+    }))
 }
 
 /// Workloads that were accepted, run, and are watched no more; and the end of alerts about those
@@ -261,8 +363,11 @@ pub fn coverage(
             first_seen: first,
             last_seen: last,
             connections: 0,
+            dependencies: None,
             raised: now,
             ignored: None,
+            ignored_by: None,
+            ignored_at: None,
         };
         let lost = running.contains(id) && now.since(last) >= patience.unwatched;
         match (lost, store.alert(&alert)?) {
@@ -279,17 +384,20 @@ pub fn coverage(
     Ok(new)
 }
 
-impl Raised {
+impl Alert {
     fn tally(&self) -> Tally {
         Tally {
-            connections: self.alert.connections,
-            first_seen: self.alert.first_seen,
-            last_seen: self.alert.last_seen,
+            connections: self.connections,
+            first_seen: self.first_seen,
+            last_seen: self.last_seen,
         }
     }
 
     fn set(&mut self, tally: Tally) {
-        (self.alert.connections, self.alert.first_seen, self.alert.last_seen) =
+        (self.connections, self.first_seen, self.last_seen) =
             (tally.connections, tally.first_seen, tally.last_seen);
     }
 }
+
+#[cfg(test)]
+mod tests;

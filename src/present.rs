@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use crate::generate::Known;
 use crate::generate::readiness::Readiness;
-use crate::memory::Memory;
+use crate::memory::{Decided, Memory};
 use crate::model::{
-    Alert, DataPlane, Dependency, Destination, Evidence, Grade, Merge, Protocol, Source, Spans,
-    Tally, Time, Watch, Workload, WorkloadId,
+    Alert, Baseline, DataPlane, Dependency, Destination, Evidence, Grade, Merge, Protocol, Source,
+    Spans, Tally, Time, Watch, Workload, WorkloadId,
 };
 
 pub(crate) use mesh::Mesh;
@@ -97,8 +97,34 @@ pub(crate) struct WorkloadStatus {
     pub evidence: BTreeMap<Grade, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chance_that_next_is_new: Option<f64>,
+    /// Absent where nothing of it was accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<AcceptedStatus>,
+    /// Nothing of it was accepted, though its namespace was, or everything.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub not_accepted: bool,
     pub scope_misses: Vec<Missed>,
     pub unknown: Vec<String>,
+}
+
+/// That a workload was accepted.
+#[derive(Debug, Serialize)]
+pub(crate) struct AcceptedStatus {
+    pub when: Time,
+    /// Absent where it was not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    pub dependencies: u64,
+}
+
+impl From<&Baseline> for AcceptedStatus {
+    fn from(baseline: &Baseline) -> Self {
+        Self {
+            when: baseline.accepted,
+            by: baseline.by.clone(),
+            dependencies: baseline.dependencies.len() as u64,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -138,6 +164,7 @@ impl Status {
     /// Of all records.
     pub fn of(mut memory: Memory) -> Self {
         let sources = std::mem::take(&mut memory.sources);
+        let decided = std::mem::take(&mut memory.decided);
         let planes: BTreeMap<WorkloadId, DataPlane> =
             memory.workloads.iter().map(|w| (w.id.clone(), w.data_plane)).collect();
         let mut known = memory.into_known();
@@ -145,13 +172,18 @@ impl Status {
             known.entry(id.clone()).or_default();
         }
         let workloads =
-            known.iter().map(|(id, k)| status(id, planes.get(id).copied(), k)).collect();
+            known.iter().map(|(id, k)| status(id, planes.get(id).copied(), k, &decided)).collect();
         Self { workloads, sources }
     }
 }
 
 /// What is known of a workload, in short.
-fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> WorkloadStatus {
+fn status(
+    id: &WorkloadId,
+    data_plane: Option<DataPlane>,
+    known: &Known,
+    decided: &Decided,
+) -> WorkloadStatus {
     let mut dependencies: BTreeMap<&'static str, u64> = BTreeMap::new();
     let mut evidence: BTreeMap<Grade, u64> = BTreeMap::new();
     let (mut scope_misses, mut unknown) = (Vec::new(), Vec::new());
@@ -198,6 +230,8 @@ fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Work
         dependencies,
         evidence,
         chance_that_next_is_new: Readiness::of(known).chance_that_next_is_new(),
+        accepted: decided.baseline(id).map(AcceptedStatus::from),
+        not_accepted: decided.is_new(id),
         scope_misses,
         unknown,
     }

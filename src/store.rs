@@ -8,6 +8,7 @@
 //! that a batch and the note that it is held are one atomic write.
 
 mod alerts;
+mod counted;
 mod database;
 mod error;
 mod exchange;
@@ -26,7 +27,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::model::{
-    Batch, BatchId, Dependency, Lookups, Merge, Record, Source, Watch, Workload, WorkloadId,
+    Batch, BatchId, Counted, Dependency, Lookups, Merge, Record, Source, Watch, Workload,
+    WorkloadId,
 };
 use keys::Kind;
 use marker::Marker;
@@ -190,15 +192,16 @@ impl Store {
     /// # Errors
     /// On any failure nothing of the batch is held, and the store writes no more.
     pub fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
-        self.apply_holding(batch, &BTreeSet::new())
+        self.apply_holding(batch, &BTreeSet::new(), &[])
     }
 
     /// As [`Store::apply`], and counts further batches as held from then on (those that an export
-    /// was made of).
+    /// was made of), with what was counted of some.
     fn apply_holding(
         &mut self,
         batch: &Batch,
         also: &BTreeSet<BatchId>,
+        counted: &[(BatchId, Vec<Counted>)],
     ) -> Result<Applied, StoreError> {
         if self.stopped {
             return Err(StoreError::Stopped(self.dir.clone()));
@@ -224,6 +227,9 @@ impl Store {
             }
         }
         self.write_all(&dependencies, &mut writes)?;
+        for (id, counted) in counted {
+            self.note_counted(id, counted, &mut writes)?;
+        }
         // In their order, so that of several of one source the last one stays, which stands for
         // all.
         let held: BTreeSet<&BatchId> = also.iter().chain(std::iter::once(&batch.id)).collect();
@@ -399,6 +405,12 @@ impl Store {
     fn decode<T: DeserializeOwned>(&self, row: &[u8]) -> Result<T, StoreError> {
         serde_json::from_slice(row)
             .map_err(|error| StoreError::Row { path: self.dir.clone(), error })
+    }
+
+    /// A row that was cut.
+    fn cut(&self, what: &str) -> StoreError {
+        let error = serde::de::Error::custom(format!("{what} is cut"));
+        StoreError::Row { path: self.dir.clone(), error }
     }
 
     fn encode(&self, record: &Record) -> Result<Vec<u8>, StoreError> {

@@ -46,8 +46,23 @@ fn alert(name: &str) -> Alert {
         first_seen: time(0),
         last_seen: time(30),
         connections: 7,
+        dependencies: None,
         raised: time(60),
         ignored: None,
+        ignored_by: None,
+        ignored_at: None,
+    }
+}
+
+/// That a workload is new.
+fn new_workload(name: &str) -> Alert {
+    Alert {
+        kind: AlertKind::NewWorkload,
+        destination: None,
+        port: 0,
+        protocol: None,
+        dependencies: Some(3),
+        ..alert(name)
     }
 }
 

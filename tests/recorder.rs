@@ -15,6 +15,8 @@ mod reach;
 mod restart;
 #[path = "recorder/running.rs"]
 mod running;
+#[path = "recorder/workloads.rs"]
+mod workloads;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -139,6 +141,26 @@ fn agents_speak_for_their_own_node_and_people_read_what_they_may() {
         (1, Some("new-dependency")),
         "{alerts:?}"
     );
+    // Who decided is the user of the token.
+    let ignore = json!({"id": alerts[0]["id"], "reason": "moved"}).to_string();
+    assert_eq!(recorder.ask("POST", "/v1/ignore", Some("ann"), json, ignore.as_bytes()).0, 200);
+    let (_, body) = recorder.get("/v1/alerts?namespace=shop", Some("ann"));
+    let all: Vec<Value> = serde_json::from_str(&body).unwrap();
+    assert_eq!((&all[0]["ignored"], &all[0]["ignoredBy"]), (&json!("moved"), &json!("ann")));
+    assert!(all[0]["ignoredAt"].is_string(), "{body}");
+    let empty = json!({"id": alerts[0]["id"], "reason": " "}).to_string();
+    assert_eq!(recorder.ask("POST", "/v1/ignore", Some("ann"), json, empty.as_bytes()).0, 400);
+    let (_, body) = recorder.get("/v1/baselines?namespace=shop", Some("ann"));
+    let decided: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(decided["baselines"][0]["by"], "ann", "{body}");
+    assert_eq!(
+        (&decided["namespaces"][0]["namespace"], &decided["namespaces"][0]["by"]),
+        (&json!("shop"), &json!("ann"))
+    );
+    assert_eq!(recorder.get("/v1/baselines?namespace=shop", Some("bob")).0, 403);
+    let (_, body) = recorder.get("/v1/workloads?namespace=shop", Some("ann"));
+    let status: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(status["workloads"][0]["accepted"]["by"], "ann", "{body}");
     let (code, log) = recorder.kill("TERM");
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("which it was never seen to call"), "{log}");
@@ -424,7 +446,8 @@ fn commands_ask_the_recorder_as_they_ask_a_store() {
     // A backup, while it runs.
     let backup = remote(&["export"]);
     assert!(remote(&["alerts"]).contains("no alerts"));
-    assert!(remote(&["alerts", "--all"]).contains("ignored: a test"));
+    let shown = remote(&["alerts", "--all"]);
+    assert!(shown.contains("(ignored at 20") && shown.contains(": a test)"), "{shown}");
     assert_eq!(recorder.kill("TERM").0, Some(0));
     let local = store.display().to_string();
     let kept = common::expect(0, &["dependencies", "-o", "json", "--store", &local]);

@@ -30,7 +30,7 @@ impl Form {
 }
 
 fn alert(alert: &Alert) -> Value {
-    json!({
+    let mut body = json!({
         "id": alert.id(),
         "kind": alert.kind,
         "text": alert.text(),
@@ -42,7 +42,11 @@ fn alert(alert: &Alert) -> Value {
         "lastSeen": alert.last_seen,
         "connections": alert.connections,
         "raised": alert.raised,
-    })
+    });
+    if let Some(dependencies) = alert.dependencies {
+        body["dependencies"] = json!(dependencies);
+    }
+    body
 }
 
 fn lines(alerts: &[Alert]) -> String {

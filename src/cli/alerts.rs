@@ -12,13 +12,16 @@ use super::remote::{Place, query};
 use super::{Outcome, OutputOptions, ReadOptions, ViewOptions, existing};
 use crate::clock::now;
 use crate::model::Alert;
-use crate::novelty::{self, Patience};
+use crate::novelty::{self, Decision, Patience};
 use crate::present::ShownAlert;
 
 /// How often `--follow` looks.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Accept what is known: from then on, what is not among it raises an alert
+///
+/// All workloads of a namespace, or of all namespaces: from then on, another workload that calls
+/// raises an alert as well.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -72,6 +75,13 @@ pub(super) struct AlertsOptions {
     follow: bool,
 }
 
+/// Who decides here and now, on a store of this machine: whoever runs this program.
+fn local() -> Decision {
+    let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
+    let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    Decision { by: Some(format!("{user} (local)")), at: now() }
+}
+
 pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<Outcome> {
     let (namespace, names) = (options.view.namespace.as_deref(), &options.workloads);
     let accepted: Vec<(String, u64)> = match options.read.place()? {
@@ -84,12 +94,7 @@ pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<Outcome> {
         }
         Place::Store(store) => {
             let mut store = existing(&store)?;
-            let accepted = novelty::accept(
-                &mut store,
-                namespace,
-                |id| names.is_empty() || names.contains(&id.name),
-                now(),
-            )?;
+            let accepted = novelty::accept(&mut store, namespace, names, &local())?;
             store.close()?;
             accepted.into_iter().map(|(id, n)| (id.to_string(), n as u64)).collect()
         }
@@ -105,6 +110,10 @@ pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<Outcome> {
 }
 
 pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<Outcome> {
+    anyhow::ensure!(
+        !options.reason.trim().is_empty(),
+        "the reason is empty: say why nobody wants to hear of it"
+    );
     match options.read.place()? {
         Place::Recorder(recorder) => {
             let body = json!({"id": options.id, "reason": options.reason}).to_string().into_bytes();
@@ -112,7 +121,7 @@ pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<Outcome> {
         }
         Place::Store(store) => {
             let mut store = existing(&store)?;
-            let n = novelty::ignore(&mut store, &options.id, &options.reason)?;
+            let n = novelty::ignore(&mut store, &options.id, &options.reason, &local())?;
             store.close()?;
             anyhow::ensure!(
                 n > 0,
@@ -182,8 +191,17 @@ fn table(all: &[Alert]) -> String {
     }
     let mut t = output::table(&["ID", "RAISED", "CONNECTIONS", "LAST SEEN", "WHAT"]);
     for a in all {
-        let ignored =
-            a.ignored.as_ref().map(|why| format!(" (ignored: {why})")).unwrap_or_default();
+        let ignored = match &a.ignored {
+            Some(why) => {
+                let by = a.ignored_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+                let at = a
+                    .ignored_at
+                    .map(|at| format!(" at {}", output::moment(at)))
+                    .unwrap_or_default();
+                format!(" (ignored{by}{at}: {why})")
+            }
+            None => String::new(),
+        };
         t.add_row([
             a.id(),
             output::moment(a.raised),

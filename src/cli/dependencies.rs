@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use super::duration::nanoseconds;
 use super::output::{self, Format};
 use super::{Outcome, ReadOptions, ViewOptions, graph};
+use crate::memory::Decided;
 use crate::model::{Dependency, Grade, Time, WorkloadId};
 use crate::present::Shown;
 
@@ -47,9 +48,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let stale = |d: &Dependency| {
         seen.get(&d.key.workload).is_some_and(|s| d.is_stale(*s, options.stale_after))
     };
-    let all = memory.dependencies;
+    let (all, decided) = (memory.dependencies, memory.decided);
     match options.output {
-        View::Table => output::print(&table(&all, stale))?,
+        View::Table => output::print(&table(&all, stale, &decided))?,
         View::Json => output::data(Format::Json, &all.iter().map(Shown::from).collect::<Vec<_>>())?,
         View::Yaml => output::data(Format::Yaml, &all.iter().map(Shown::from).collect::<Vec<_>>())?,
         View::Mermaid => output::print(&graph::mermaid(&all))?,
@@ -76,7 +77,7 @@ pub(super) fn remarks(d: &Dependency) -> String {
     out.join(", ")
 }
 
-fn table(all: &[Dependency], stale: impl Fn(&Dependency) -> bool) -> String {
+fn table(all: &[Dependency], stale: impl Fn(&Dependency) -> bool, decided: &Decided) -> String {
     if all.is_empty() {
         return "no dependencies are known here yet; `sidecarta status` tells what was watched\n"
             .to_owned();
@@ -101,11 +102,15 @@ fn table(all: &[Dependency], stale: impl Fn(&Dependency) -> bool) -> String {
             d.tally.connections.to_string(),
             output::moment(d.tally.last_seen),
             evidence.to_owned(),
-            [stale(d).then(|| "stale".to_owned()), Some(remarks(d)).filter(|r| !r.is_empty())]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-                .join(", "),
+            [
+                stale(d).then(|| "stale".to_owned()),
+                decided.lacks(d).map(str::to_owned),
+                Some(remarks(d)).filter(|r| !r.is_empty()),
+            ]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(", "),
         ]);
     }
     output::render(&t)

@@ -8,7 +8,7 @@ use clap::Args;
 use hyper::{Method, StatusCode, Uri};
 
 use crate::http::{Answer, Http, Trust};
-use crate::memory::Memory;
+use crate::memory::{Decided, Memory};
 use crate::reach::{self, Unreached};
 use crate::view::ViewError;
 
@@ -166,7 +166,22 @@ impl Recorder {
     pub(super) fn memory(&self, namespace: Option<&str>) -> anyhow::Result<Memory> {
         let answer =
             self.ask(Method::GET, &format!("/v1/records{}", query(namespace)), Vec::new())?;
-        Memory::read(&*answer.body).context("the recorder's answer cannot be read")
+        let mut memory =
+            Memory::read(&*answer.body).context("the recorder's answer cannot be read")?;
+        memory.decided = self.decided(namespace)?;
+        Ok(memory)
+    }
+
+    /// What was accepted of a namespace, or of all.
+    fn decided(&self, namespace: Option<&str>) -> anyhow::Result<Decided> {
+        let path = format!("/v1/baselines{}", query(namespace));
+        let answer = self.answer(Method::GET, &path, Vec::new())?;
+        // A recorder that is older than this program has no such path.
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(Decided::default());
+        }
+        let answer = good(answer)?;
+        serde_json::from_slice(&answer.body).context("the recorder's answer cannot be read")
     }
 
     /// What its answers lack, for what it does not see of the cluster.
@@ -183,6 +198,11 @@ impl Recorder {
 
     /// Asks, and gives what is answered well.
     pub(super) fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
+        good(self.answer(method, path, body)?)
+    }
+
+    /// Asks, and gives what is answered, well or not.
+    fn answer(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
         let to: Uri = format!("{}{path}", self.url)
             .parse()
             .with_context(|| format!("{}{path} is no URL", self.url))?;
@@ -192,21 +212,23 @@ impl Recorder {
             headers.push(("authorization", &bearer));
         }
         let answer = self.runtime.block_on(self.http.send(method, &to, &headers, body, WITHIN));
-        let answer =
-            answer.map_err(|e| match self.found.as_ref().and_then(reach::Recorder::failure) {
-                Some(why) => anyhow::anyhow!("{e} ({why})"),
-                None => e.into(),
-            })?;
-        match answer.status {
-            StatusCode::OK => Ok(answer),
-            StatusCode::UNAUTHORIZED => {
-                anyhow::bail!(
-                    "the recorder does not know who you are ({}); pass --token-file",
-                    answer.words()
-                )
-            }
-            _ => anyhow::bail!("the recorder answers {}", answer.words()),
+        answer.map_err(|e| match self.found.as_ref().and_then(reach::Recorder::failure) {
+            Some(why) => anyhow::anyhow!("{e} ({why})"),
+            None => e.into(),
+        })
+    }
+}
+
+fn good(answer: Answer) -> anyhow::Result<Answer> {
+    match answer.status {
+        StatusCode::OK => Ok(answer),
+        StatusCode::UNAUTHORIZED => {
+            anyhow::bail!(
+                "the recorder does not know who you are ({}); pass --token-file",
+                answer.words()
+            )
         }
+        _ => anyhow::bail!("the recorder answers {}", answer.words()),
     }
 }
 

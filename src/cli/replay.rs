@@ -1,11 +1,14 @@
 //! `sidecarta replay`: captures in, dependencies learned.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod summary;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use serde::Serialize;
+use sidecarta_capture::loss::Counters;
 use sidecarta_capture::meter::{Config, KnownPorts, Meter};
 use sidecarta_capture::observation::Observation;
 use sidecarta_capture::source::{self, Digests, Reader};
@@ -13,13 +16,13 @@ use sidecarta_capture::source::{self, Digests, Reader};
 use super::output::{self, Format};
 use super::progress::Line;
 use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
-use crate::learn::{Learner, counter};
-use crate::model::{
-    Batch, BatchId, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId,
-};
+use crate::cluster::Cluster;
+use crate::learn::{Earlier, Learner, Taught, Union, counter};
+use crate::model::{Batch, BatchId, Counted, Ledger, Record, Source, Spans};
 use crate::parallel::{both, stream};
 use crate::snapshot;
-use crate::store::Applied;
+use crate::store::{Applied, Store};
+use summary::Summary;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -80,40 +83,75 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         anyhow::bail!("none of the captures could be read; nothing was learned");
     }
     partial |= !reader.errors().is_empty();
-    let (sockets, ports) = cluster.listening();
-    let mut meter = Meter::new(Config::default(), KnownPorts { sockets, ports });
-    let mut learner = Learner::new(&cluster);
     // A store that cannot be opened ends the reading at once, not after hours.
     let refused = AtomicBool::new(false);
-    let create = || options.store.create().inspect_err(|_| refused.store(true, Ordering::Relaxed));
-    let (store, read) = both(create, || read(reader, &mut meter, &mut learner, &refused));
+    let (ledger, again) = (OnceLock::new(), OnceLock::new());
+    let view = View { cluster: &cluster, snapshot: snapshot.digest, in_vain: &refused };
+    let create = || {
+        let _unblock = Unblock(&ledger);
+        let open = || {
+            let store = options.store.create()?;
+            let _ = ledger.set(store.ledger()?);
+            anyhow::Ok(store)
+        };
+        open().inspect_err(|_| refused.store(true, Ordering::Relaxed))
+    };
+    let (store, reading) = both(create, || Reading::of(reader, &view, &ledger));
     let mut store = store?;
-    let (reader, digests) = read?;
-    let totals: BTreeMap<String, u64> =
-        meter.counters().named().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
-    // The flow table is no longer needed, and storing wants memory of its own.
-    drop(meter);
+    let mut reading = reading?;
+    let mut held = reading.held(&store, &view)?;
+    // What a program of before learned of some of the captures is noted first, so that the others
+    // count nothing of it.
+    let before: Vec<PathBuf> = reading.paths(|source| held[source] == Held::Uncounted);
+    if !before.is_empty() && held.contains(&Held::Not) && before.iter().all(|p| p.is_file()) {
+        let noted = OnceLock::from(store.ledger()?);
+        let mut old = Reading::of(Reader::open(&before), &view, &noted)?;
+        for source in 0..old.len() {
+            let taught = old.take(source, &view);
+            store.apply_counted(&empty(taught.batch.id), &taught.counted)?;
+        }
+        let _ = again.set(store.ledger()?);
+        reading = Reading::of(Reader::open(&captures), &view, &again)?;
+        held = reading.held(&store, &view)?;
+    }
 
+    let more = held.contains(&Held::Not);
     let mut summary = Summary::default();
-    let reports = reader.reports();
-    for (i, report) in reports.iter().enumerate() {
+    summary.uncounted = if more { store.uncounted()? } else { 0 };
+    let mut together = Together::default();
+    for source in 0..reading.len() {
+        let report = &reading.reader.reports()[source as usize];
+        let path = report.path.clone();
         if let Some(damage) = &report.damage {
-            eprintln!("warning: {}: {damage}", report.path);
+            eprintln!("warning: {path}: {damage}");
             partial |= report.packets > 0 || damage != "it holds no packet";
         }
-        let id = batch_id(digests.of(i as u32), snapshot.digest);
-        // Losses are counted for all captures together; the first source carries them.
-        let counters = if i == 0 { totals.clone() } else { BTreeMap::new() };
-        let batch = learner.take(i as u32, id, &report.path, counters);
-        let applied = store.apply(&batch)?;
-        summary.add(batch);
+        let taught = reading.take(source, &view);
+        let applied = match held[source as usize] {
+            Held::Not => store.apply_counted(&taught.batch, &taught.counted)?,
+            Held::Counted => {
+                together.add(&taught, &path);
+                Applied::AlreadyHeld
+            }
+            // Nothing of it counts, and from here on it is noted what it counted.
+            Held::Uncounted => {
+                store.apply_counted(&empty(taught.batch.id.clone()), &taught.counted)?;
+                Applied::AlreadyHeld
+            }
+        };
         if applied == Applied::AlreadyHeld {
-            summary.already_held.push(report.path.clone());
+            summary.already_held.push(path);
         }
+        summary.add(taught);
+    }
+    if let Some((batch, counted)) = together.batch(&reading.digests(), snapshot.digest, more)
+        && store.apply_counted(&batch, &counted)? == Applied::New
+    {
+        summary.together = true;
     }
     store.close()?;
     summary.summarise();
-    summary.notes.extend(learner.notes().map(str::to_owned));
+    summary.notes.extend(reading.learner.notes().map(str::to_owned));
     match options.output.output {
         Format::Table => output::print(&summary.to_text())?,
         format => output::data(format, &summary)?,
@@ -130,9 +168,174 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     }
     // The process ends: the system takes its memory back at once, which is quicker than piece by
     // piece.
-    std::mem::forget((summary, learner));
+    std::mem::forget((summary, reading));
+    std::mem::forget((ledger, again));
     std::mem::forget(cluster);
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
+}
+
+/// What captures are read with.
+struct View<'a> {
+    cluster: &'a Cluster,
+    /// Digest of the snapshot.
+    snapshot: u64,
+    /// Turns true where the reading is not wanted any more.
+    in_vain: &'a AtomicBool,
+}
+
+/// How a capture stands with the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    Not,
+    /// It was learned, and which connections it counted is noted.
+    Counted,
+    /// It was learned by a program that did not note which connections it counted.
+    Uncounted,
+}
+
+/// What one reading of the captures gave.
+struct Reading<'a> {
+    reader: Reader,
+    digests: Digests,
+    /// Of the capture layer, by source.
+    counters: Vec<Counters>,
+    learner: Learner<'a>,
+}
+
+impl<'a> Reading<'a> {
+    /// Reads captures to their end.
+    fn of(reader: Reader, view: &View<'a>, ledger: &'a OnceLock<Ledger>) -> anyhow::Result<Self> {
+        let limits = Config::default();
+        let (sockets, ports) = view.cluster.listening();
+        let mut meter = Meter::new(limits, KnownPorts { sockets, ports });
+        let earlier = Earlier { ledger, snapshot: view.snapshot, limits };
+        let mut learner = Learner::after(view.cluster, earlier);
+        let (reader, digests) = read(reader, &mut meter, &mut learner, view.in_vain)?;
+        // The flow table is no longer needed, and storing wants memory of its own.
+        let counters = (0..reader.reports().len() as u32).map(|s| meter.counters_of(s)).collect();
+        Ok(Self { reader, digests, counters, learner })
+    }
+
+    fn len(&self) -> u32 {
+        self.reader.reports().len() as u32
+    }
+
+    fn held(&self, store: &Store, view: &View<'_>) -> anyhow::Result<Vec<Held>> {
+        let of = |source| {
+            let capture = self.digests.of(source);
+            Ok(if store.holds(&BatchId::of_capture(capture, view.snapshot))? {
+                Held::Counted
+            } else if store.holds(&BatchId::of_capture_1(capture, view.snapshot))? {
+                Held::Uncounted
+            } else {
+                Held::Not
+            })
+        };
+        (0..self.len()).map(of).collect()
+    }
+
+    fn paths(&self, wanted: impl Fn(usize) -> bool) -> Vec<PathBuf> {
+        let reports = self.reader.reports().iter().enumerate();
+        reports.filter(|(i, _)| wanted(*i)).map(|(_, r)| PathBuf::from(&r.path)).collect()
+    }
+
+    fn digests(&self) -> Vec<u64> {
+        (0..self.len()).map(|source| self.digests.of(source)).collect()
+    }
+
+    /// What one of the captures has taught.
+    fn take(&mut self, source: u32, view: &View<'_>) -> Taught {
+        let id = BatchId::of_capture(self.digests.of(source), view.snapshot);
+        let named = self.counters[source as usize].named();
+        let counters = named.into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
+        self.learner.take(source, id, &self.reader.reports()[source as usize].path, counters)
+    }
+}
+
+/// A batch that teaches nothing, and is held.
+fn empty(id: BatchId) -> Batch {
+    Batch { id, records: Vec::new() }
+}
+
+/// Sets an empty ledger where none was set: nobody may wait for one that does not come.
+struct Unblock<'a>(&'a OnceLock<Ledger>);
+
+impl Drop for Unblock<'_> {
+    fn drop(&mut self) {
+        self.0.get_or_init(Ledger::default);
+    }
+}
+
+/// What captures that are held show in the company of others, and did not show before: a name that
+/// another capture has, or the rest of a connection.
+#[derive(Default)]
+struct Together {
+    taught: Union,
+    counted: Vec<Counted>,
+    counters: BTreeMap<String, u64>,
+    labels: Vec<String>,
+    is_new: bool,
+}
+
+impl Together {
+    fn add(&mut self, taught: &Taught, path: &str) {
+        if taught.counted.is_empty() {
+            return;
+        }
+        self.counted.extend(&taught.counted);
+        self.labels.push(path.to_owned());
+        self.is_new |= taught.is_new;
+        let Batch { id, records } = &taught.batch;
+        let mut learned = empty(id.clone());
+        for record in records {
+            match record {
+                Record::Dependency(_) | Record::Workload(_) | Record::Lookups(_) => {
+                    learned.records.push(record.clone());
+                }
+                // That it was watched, its packets and losses were learned with the capture.
+                Record::Watch(_) => {}
+                Record::Source(s) => {
+                    let learned = [
+                        counter::CONNECTIONS,
+                        counter::LEARNED,
+                        counter::FROM_NODE,
+                        counter::FROM_OUTSIDE,
+                        counter::UNATTRIBUTED,
+                        counter::CONTESTED,
+                        counter::GUESSED,
+                        counter::MIDWAY,
+                        counter::STRANGE,
+                        counter::UNLISTED,
+                    ];
+                    for name in learned {
+                        let n = s.counters.get(name).copied().unwrap_or(0);
+                        if n > 0 {
+                            *self.counters.entry(name.to_owned()).or_default() += n;
+                        }
+                    }
+                }
+            }
+        }
+        self.taught.add(learned);
+    }
+
+    /// The batch of it, where there is anything; `more`: other captures are new.
+    fn batch(self, captures: &[u64], snapshot: u64, more: bool) -> Option<(Batch, Vec<Counted>)> {
+        if !self.is_new && !more {
+            return None;
+        }
+        let mut batch = self.taught.batch()?;
+        batch.id = BatchId::of_captures(captures, snapshot);
+        if !self.counters.is_empty() {
+            batch.records.push(Record::Source(Source {
+                source: batch.id.source.clone(),
+                label: self.labels.join(", "),
+                spans: Spans::default(),
+                counters: self.counters,
+            }));
+        }
+        Some((batch, self.counted))
+    }
 }
 
 /// Reads and learns until the end, or until it is in vain.
@@ -161,188 +364,4 @@ fn read(
     stream(|sink| meter.finish(&mut |o| share(o, sink)), |o| beside.observe(o));
     learner.absorb(beside);
     prefetch.finish().map_err(anyhow::Error::msg)
-}
-
-/// The same capture with the same snapshot is the same batch for ever; another snapshot may resolve
-/// it better, so it counts as new.
-fn batch_id(capture: u64, snapshot: u64) -> BatchId {
-    BatchId { source: format!("capture:{capture:016x}:{snapshot:016x}"), sequence: 0 }
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Missed {
-    workload: String,
-    destination: String,
-    port: u16,
-    #[serde(flatten)]
-    tally: Tally,
-}
-
-/// What a replay did.
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Summary {
-    captures: u64,
-    already_held: Vec<String>,
-    counters: BTreeMap<String, u64>,
-    workloads: u64,
-    dependencies: BTreeMap<&'static str, u64>,
-    scope_misses: Vec<Missed>,
-    ambiguous: Vec<String>,
-    unresolved: Vec<String>,
-    notes: Vec<String>,
-    #[serde(skip)]
-    seen: Spans,
-    /// The batch of the only capture so far: within one, no dependency comes twice.
-    #[serde(skip)]
-    only: Option<Batch>,
-    /// Dependencies of several captures.
-    #[serde(skip)]
-    merged: HashMap<DependencyKey, (Tally, Option<Tally>)>,
-    #[serde(skip)]
-    known: BTreeSet<WorkloadId>,
-}
-
-impl Summary {
-    fn add(&mut self, batch: Batch) {
-        self.captures += 1;
-        for record in &batch.records {
-            match record {
-                Record::Source(s) => {
-                    self.seen.merge(&s.spans);
-                    for (name, n) in &s.counters {
-                        *self.counters.entry(name.clone()).or_default() += n;
-                    }
-                }
-                Record::Workload(w) => {
-                    self.known.insert(w.id.clone());
-                }
-                _ => {}
-            }
-        }
-        if self.captures == 1 {
-            self.only = Some(batch);
-        } else {
-            self.only.take().into_iter().chain([batch]).for_each(|batch| self.merge(batch));
-        }
-    }
-
-    fn merge(&mut self, batch: Batch) {
-        for record in batch.records {
-            let Record::Dependency(d) = record else { continue };
-            let both = |(tally, missed): &mut (Tally, Option<Tally>)| {
-                tally.merge(&d.tally);
-                missed.merge(&d.scope_miss);
-            };
-            self.merged.entry(d.key).and_modify(both).or_insert((d.tally, d.scope_miss));
-        }
-    }
-
-    fn summarise(&mut self) {
-        self.workloads = self.known.len() as u64;
-        self.dependencies.clear();
-        self.scope_misses.clear();
-        self.ambiguous.clear();
-        self.unresolved.clear();
-        let mut remarkable: Vec<_> = Vec::new();
-        let only =
-            self.only.iter().flat_map(|batch| &batch.records).filter_map(|record| match record {
-                Record::Dependency(d) => Some((&d.key, d.tally, d.scope_miss)),
-                _ => None,
-            });
-        for (key, tally, missed) in
-            only.chain(self.merged.iter().map(|(key, (tally, missed))| (key, *tally, *missed)))
-        {
-            *self.dependencies.entry(key.destination.kind()).or_default() += 1;
-            if missed.is_some()
-                || matches!(
-                    key.destination,
-                    Destination::Ambiguous { .. } | Destination::Unresolved { .. }
-                )
-            {
-                remarkable.push((key, tally, missed));
-            }
-        }
-        remarkable.sort_by_key(|(key, ..)| *key);
-        for (key, tally, missed) in remarkable {
-            let (workload, destination) = (key.workload.to_string(), key.destination.to_string());
-            let (port, n) = (key.port, tally.connections);
-            match &key.destination {
-                Destination::Ambiguous { .. } => {
-                    self.ambiguous
-                        .push(format!("{workload}: {n} connections to one of {destination}"));
-                }
-                Destination::Unresolved { why, .. } => {
-                    self.unresolved.push(format!(
-                        "{workload}: {n} connections to {destination}:{port}: {why}"
-                    ));
-                }
-                _ => {}
-            }
-            if let Some(tally) = missed {
-                self.scope_misses.push(Missed { workload, destination, port, tally });
-            }
-        }
-    }
-
-    fn strange_example(&self, cluster: &crate::cluster::Cluster) -> String {
-        match cluster.pods().iter().flat_map(|p| &*p.addresses).next() {
-            Some(address) => format!(" (it holds pods such as {address})"),
-            None => " (it holds no pod)".to_owned(),
-        }
-    }
-
-    fn to_text(&self) -> String {
-        let count = |name: &str| self.counters.get(name).copied().unwrap_or(0);
-        let mut out = String::new();
-        let mut line = |text: String| {
-            out.push_str(&text);
-            out.push('\n');
-        };
-        line(format!(
-            "packets       {} read, {} used, {} of no IP, {} of other protocols",
-            count("packets"),
-            count("used"),
-            count("not-ip"),
-            count("other-transport") + count("later-fragments") + count("not-unicast")
-        ));
-        line(format!(
-            "connections   {} in all: {} of pods, {} from nodes, {} from outside the cluster",
-            count(counter::CONNECTIONS),
-            count(counter::LEARNED),
-            count(counter::FROM_NODE),
-            count(counter::FROM_OUTSIDE)
-        ));
-        let kinds: Vec<String> =
-            self.dependencies.iter().map(|(k, n)| format!("{n} {k}")).collect();
-        let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
-        line(format!("dependencies  {kinds}; of {} workloads", self.workloads));
-        let source = Source {
-            source: String::new(),
-            label: String::new(),
-            spans: Spans::default(),
-            counters: self.counters.clone(),
-        };
-        let losses = super::status::losses(&source);
-        line(format!(
-            "lost          {}",
-            if losses.is_empty() { "nothing".to_owned() } else { losses.join(", ") }
-        ));
-        for m in &self.scope_misses {
-            line(format!(
-                "scope miss    {} reached {}:{} at the Service's own address {} times: its Envoy had no configuration for it",
-                m.workload, m.destination, m.port, m.tally.connections
-            ));
-        }
-        self.ambiguous.iter().for_each(|a| line(format!("ambiguous     {a}")));
-        self.unresolved.iter().for_each(|u| line(format!("unresolved    {u}")));
-        self.notes.iter().for_each(|n| line(format!("note          {n}")));
-        for path in &self.already_held {
-            line(format!(
-                "unchanged     {path} was learned before, with this snapshot: nothing changed"
-            ));
-        }
-        out
-    }
 }

@@ -98,6 +98,12 @@ fn table(status: &Status) -> String {
             out.push_str(&format!("not known: {}: {u}\n", w.workload));
         }
     }
+    for w in status.workloads.iter().filter(|w| w.not_accepted) {
+        out.push_str(&format!(
+            "not accepted: {}: it was not there when its namespace was accepted\n",
+            w.workload
+        ));
+    }
     for s in &status.sources {
         let losses = losses(s);
         if !losses.is_empty() {

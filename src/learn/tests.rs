@@ -275,7 +275,8 @@ fn learning_side_by_side_teaches_the_same() {
     assert!(given > 0);
     shared.absorb(beside);
     let take = |learner: &mut Learner<'_>| {
-        learner.take(0, BatchId { source: "s".to_owned(), sequence: 0 }, "l", BTreeMap::new())
+        let id = BatchId { source: "s".to_owned(), sequence: 0 };
+        learner.take(0, id, "l", BTreeMap::new()).batch
     };
     let (alone, shared) = (take(&mut alone), take(&mut shared));
     assert_eq!(alone.records.len(), shared.records.len());

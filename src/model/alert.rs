@@ -16,6 +16,8 @@ pub enum AlertKind {
     Ambiguous,
     /// Pods of a workload that was watched are watched no more.
     CoverageLost,
+    /// A workload calls that was not there when its namespace, or everything, was accepted.
+    NewWorkload,
 }
 
 impl AlertKind {
@@ -26,6 +28,7 @@ impl AlertKind {
             Self::ScopeMiss => "scope-miss",
             Self::Ambiguous => "ambiguous",
             Self::CoverageLost => "coverage-lost",
+            Self::NewWorkload => "new-workload",
         }
     }
 }
@@ -53,11 +56,21 @@ pub struct Alert {
     pub last_seen: Time,
     /// Connections so far.
     pub connections: u64,
+    /// How many dependencies it has so far, of a new workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dependencies: Option<u64>,
     /// When it was raised, by the recorder's clock.
     pub raised: Time,
     /// Why nobody wants to hear of it, where somebody has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignored: Option<String>,
+    /// Who said so: the user as the API server names it, or the user of the machine followed by
+    /// `(local)`. Alerts of older programs lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignored_by: Option<String>,
+    /// When they said so, by the clock of whoever took it down. Alerts of older programs lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignored_at: Option<Time>,
 }
 
 impl Alert {
@@ -93,6 +106,11 @@ impl Alert {
             }
             AlertKind::CoverageLost => {
                 format!("{w} is not watched any more: what it calls now is not seen")
+            }
+            AlertKind::NewWorkload => {
+                let n = self.dependencies.unwrap_or(0);
+                let noun = if n == 1 { "dependency" } else { "dependencies" };
+                format!("{w} is a new workload, which nobody accepted, and has {n} {noun}")
             }
         }
     }

@@ -32,8 +32,34 @@ pub struct Baseline {
     pub workload: WorkloadId,
     /// When, by the clock of whoever accepted.
     pub accepted: Time,
+    /// Who: the user as the API server names it, or the user of the machine followed by `(local)`.
+    /// Baselines of older programs lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// What.
     pub dependencies: BTreeSet<Accepted>,
+}
+
+/// All workloads of a namespace, or of all namespaces, were accepted: their learning is over, so a
+/// workload that calls and was not among them is new.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Acceptance {
+    /// Which namespace; all without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// When it was last accepted, by the clock of whoever accepted.
+    pub accepted: Time,
+    /// Who, as in [`Baseline::by`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+impl Acceptance {
+    /// Whether a workload of this namespace that is not accepted is new.
+    pub fn covers(&self, namespace: &str) -> bool {
+        self.namespace.as_deref().is_none_or(|n| n == namespace)
+    }
 }
 
 impl Baseline {
@@ -45,6 +71,7 @@ impl Baseline {
     /// Whether it answers an alert: what was new is accepted now.
     pub fn answers(&self, alert: &Alert) -> bool {
         match (alert.kind, &alert.destination, alert.protocol) {
+            (AlertKind::NewWorkload, ..) => alert.workload == self.workload,
             (AlertKind::NewDependency, Some(destination), Some(protocol)) => {
                 let accepted =
                     Accepted { destination: destination.clone(), port: alert.port, protocol };

@@ -1,9 +1,11 @@
 //! Batches: what learning hands to the store, self-contained and mergeable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::Hasher;
 
 use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
 
 use super::{Dependency, DependencyKey, Lookups, Merge, Span, Spans, Watch, Workload, WorkloadId};
 
@@ -14,6 +16,39 @@ pub struct BatchId {
     pub source: String,
     /// Its number within the source.
     pub sequence: u64,
+}
+
+impl BatchId {
+    /// Of a replayed capture, by its digest and that of the snapshot. The same capture with the
+    /// same snapshot is the same batch for ever; another snapshot may resolve it better, so it is
+    /// another batch.
+    pub fn of_capture(capture: u64, snapshot: u64) -> Self {
+        Self { source: format!("capture:2:{capture:016x}:{snapshot:016x}"), sequence: 0 }
+    }
+
+    /// The same, as programs named it that did not note which connections were counted: stores
+    /// hold such names.
+    pub fn of_capture_1(capture: u64, snapshot: u64) -> Self {
+        Self { source: format!("capture:{capture:016x}:{snapshot:016x}"), sequence: 0 }
+    }
+
+    /// Of what several captures show together and none of them showed before, by the digests of
+    /// all of them, in any order.
+    pub fn of_captures(captures: &[u64], snapshot: u64) -> Self {
+        let sorted: BTreeSet<u64> = captures.iter().copied().collect();
+        let mut hasher = SipHasher13::new();
+        sorted.iter().for_each(|digest| hasher.write(&digest.to_be_bytes()));
+        let captures = hasher.finish();
+        Self { source: format!("captures:2:{captures:016x}:{snapshot:016x}"), sequence: 0 }
+    }
+
+    /// The digest of the snapshot that it was resolved by, where it is of captures.
+    pub fn snapshot(&self) -> Option<u64> {
+        let (kind, digests) = self.source.split_once(":2:")?;
+        let (_, snapshot) = digests.split_once(':')?;
+        let known = kind == "capture" || kind == "captures";
+        u64::from_str_radix(snapshot, 16).ok().filter(|_| known)
+    }
 }
 
 impl fmt::Display for BatchId {
@@ -146,5 +181,31 @@ impl Span {
     /// The span as a set of spans.
     pub fn alone(self) -> Spans {
         Spans(vec![self])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Stores hold these names: other ones would count every capture twice after an upgrade.
+    #[test]
+    fn batches_of_captures_have_the_names_that_stores_hold() {
+        let names = [
+            BatchId::of_capture(0x1d66_2503_4e01_362d, 0x5177_3e4a_4fa7_305a),
+            BatchId::of_capture_1(0x1d66_2503_4e01_362d, 0x5177_3e4a_4fa7_305a),
+            BatchId::of_captures(&[2, 1, 2], 0xa),
+        ];
+        assert_eq!(
+            names.clone().map(|id| id.source),
+            [
+                "capture:2:1d6625034e01362d:51773e4a4fa7305a",
+                "capture:1d6625034e01362d:51773e4a4fa7305a",
+                "captures:2:69dafd1a1667ca8e:000000000000000a",
+            ]
+        );
+        assert_eq!(names.map(|id| id.snapshot()), [Some(0x5177_3e4a_4fa7_305a), None, Some(0xa)]);
+        let agent = BatchId { source: "agent:n1:2:b:f".to_owned(), sequence: 3 };
+        assert_eq!(agent.snapshot(), None);
     }
 }

@@ -24,9 +24,8 @@ use super::auth::{Denied, Gate};
 use super::engine::{Engine, Refused};
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::memory::Memory;
-use crate::model::WorkloadId;
-use crate::novelty;
+use crate::memory::{Decided, Memory};
+use crate::novelty::{self, Decision};
 use crate::observed::{Observed, Reader};
 use crate::present::{Coverage, Mesh, Shown, ShownAlert, Status};
 use crate::store::{Applied, StoreError};
@@ -73,19 +72,21 @@ impl App {
         Self { engine, gate, view, counters: Counters::default(), room: Semaphore::new(AT_ONCE) }
     }
 
-    /// Whether whoever sent these headers may read, or decide, in a namespace or in all.
+    /// Whether whoever sent these headers may read, or decide, in a namespace or in all; and who
+    /// that is, where anybody is asked.
     async fn may(
         &self,
         headers: &HeaderMap,
         namespace: Option<&str>,
         decide: bool,
-    ) -> Result<(), Denied> {
-        let Some(gate) = &self.gate else { return Ok(()) };
+    ) -> Result<Option<String>, Denied> {
+        let Some(gate) = &self.gate else { return Ok(None) };
         let person = gate.person(token(headers)).await?;
         match decide {
-            true => gate.may_decide(&person, namespace).await,
-            false => gate.may_read(&person, namespace).await,
+            true => gate.may_decide(&person, namespace).await?,
+            false => gate.may_read(&person, namespace).await?,
         }
+        Ok(Some(person.name))
     }
 
     fn refuse(&self, refusal: Refusal) -> Refusal {
@@ -113,6 +114,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/coverage", get(coverage))
         .route("/v1/mesh", get(mesh))
         .route("/v1/alerts", get(alerts))
+        .route("/v1/baselines", get(baselines))
         .route("/v1/accept", post(accept))
         .route("/v1/ignore", post(ignore))
         .with_state(app)
@@ -432,6 +434,24 @@ async fn alerts(
     result.await.map_err(|r| app.refuse(r))
 }
 
+async fn baselines(
+    State(app): State<Arc<App>>,
+    Query(wanted): Query<Wanted>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let result = async {
+        let namespace = wanted.namespace.filter(|n| !n.is_empty());
+        app.may(&headers, namespace.as_deref(), false).await?;
+        let decided = app
+            .engine
+            .ask(move |store| Decided::of(store, namespace.as_deref()))
+            .await?
+            .map_err(internal)?;
+        Ok(Json(decided).into_response())
+    };
+    result.await.map_err(|r| app.refuse(r))
+}
+
 /// What is to be accepted.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -448,14 +468,12 @@ async fn accept(
     Json(what): Json<ToAccept>,
 ) -> Result<Response, Refusal> {
     let result = async {
-        app.may(&headers, what.namespace.as_deref(), true).await?;
+        let by = app.may(&headers, what.namespace.as_deref(), true).await?;
         let accepted = app
             .engine
             .ask(move |store| {
-                let chosen = |id: &WorkloadId| {
-                    what.workloads.is_empty() || what.workloads.contains(&id.name)
-                };
-                novelty::accept(store, what.namespace.as_deref(), chosen, clock::now())
+                let decision = Decision { by, at: clock::now() };
+                novelty::accept(store, what.namespace.as_deref(), &what.workloads, &decision)
             })
             .await?
             .map_err(internal)?;
@@ -482,10 +500,17 @@ async fn ignore(
     let result = async {
         // The identity is kind/namespace/…
         let namespace = what.id.split('/').nth(1).unwrap_or_default().to_owned();
-        app.may(&headers, Some(&namespace), true).await?;
+        let by = app.may(&headers, Some(&namespace), true).await?;
+        if what.reason.trim().is_empty() {
+            let why = "the reason is empty: say why nobody wants to hear of it";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
+        }
         let n = app
             .engine
-            .ask(move |store| novelty::ignore(store, &what.id, &what.reason))
+            .ask(move |store| {
+                let decision = Decision { by, at: clock::now() };
+                novelty::ignore(store, &what.id, &what.reason, &decision)
+            })
             .await?
             .map_err(internal)?;
         match n {

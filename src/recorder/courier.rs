@@ -204,8 +204,11 @@ mod tests {
             first_seen: Time(0),
             last_seen: Time(0),
             connections: 1,
+            dependencies: None,
             raised: Time(0),
             ignored: None,
+            ignored_by: None,
+            ignored_at: None,
         };
         Raised { alert, deliveries: delivery.map(|d| ("s".to_owned(), d)).into_iter().collect() }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Kind};
 use super::{Change, Store, StoreError};
-use crate::model::{Alert, Baseline, Time, WorkloadId};
+use crate::model::{Acceptance, Alert, Baseline, Dependency, Time, WorkloadId};
 
 /// How delivery of an alert to a sink stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,16 +64,51 @@ impl Store {
         Ok(out)
     }
 
-    /// Accepts baselines, each in place of its workload's former one, and lets go of the alerts
-    /// that they answer.
+    /// Which namespaces were accepted as a whole, sorted; first all of them, where they were.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn acceptances(&self) -> Result<Vec<Acceptance>, StoreError> {
+        let rows = self.rows.scan_prefix(keys::prefix(Kind::Acceptance, None)).values();
+        rows.map(|row| self.decode(&row.map_err(|e| self.database(e))?)).collect()
+    }
+
+    /// All dependencies of one workload, sorted.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn dependencies_of(&self, workload: &WorkloadId) -> Result<Vec<Dependency>, StoreError> {
+        let mut out = Vec::new();
+        for row in self.rows.scan_prefix(keys::of_workload(Kind::Page, workload)).values() {
+            out.append(&mut self.page(&row.map_err(|e| self.database(e))?)?);
+        }
+        out.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(out)
+    }
+
+    /// Accepts baselines, each in place of its workload's former one, and whole namespaces, and
+    /// lets go of the alerts that the baselines answer.
     ///
     /// # Errors
     /// As [`Store::apply`].
-    pub fn accept(&mut self, baselines: &[Baseline]) -> Result<(), StoreError> {
-        if baselines.is_empty() {
+    pub fn accept(
+        &mut self,
+        baselines: &[Baseline],
+        whole: &[Acceptance],
+    ) -> Result<(), StoreError> {
+        if baselines.is_empty() && whole.is_empty() {
             return Ok(());
         }
         let mut writes = Change::default();
+        for acceptance in whole {
+            let key = keys::acceptance(acceptance.namespace.as_deref());
+            let mut row = Vec::new();
+            self.encode_into(&mut row, acceptance)?;
+            match self.get(&key)? {
+                Some(_) => writes.put(key, row),
+                None => writes.add(key, row),
+            }
+        }
         for baseline in baselines {
             let key = keys::of_workload(Kind::Baseline, &baseline.workload);
             match self.get(&key)? {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Kind};
 use super::{Applied, Raised, Store, StoreError};
-use crate::model::{Baseline, Batch, BatchId, Dependency, Record};
+use crate::model::{Acceptance, Baseline, Batch, BatchId, Counted, Dependency, Ledger, Record};
 
 /// Version of the export format.
 const VERSION: u32 = 1;
@@ -27,6 +27,8 @@ enum Line {
     Kept(Kept),
     Baseline(Box<Baseline>),
     Alert(Box<Raised>),
+    Accepted(Acceptance),
+    Counted(CountedLine),
     End(Footer),
 }
 
@@ -42,12 +44,24 @@ struct Kept {
     lines: String,
 }
 
+/// What was counted of a batch, or a part of it.
+#[derive(Debug, Serialize, Deserialize)]
+struct CountedLine {
+    #[serde(flatten)]
+    id: BatchId,
+    /// Two digits for each byte.
+    bytes: String,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Footer {
     rows: u64,
     batches: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     kept: u64,
+    /// Lines of what was counted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    counted: u64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
@@ -62,11 +76,20 @@ pub struct Imported {
     pub rows: u64,
     /// Whether they were merged, or known already.
     pub applied: Applied,
+    /// Connections of captures in the export that another capture in the store had shown: they
+    /// count twice.
+    pub twice: u64,
 }
 
 impl fmt::Display for Imported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.applied {
+            Applied::New if self.twice > 0 => write!(
+                f,
+                "{} records imported; {} connections were learned here as well, from other \
+                 captures: they count twice (replay the captures into one store to count them once)",
+                self.rows, self.twice
+            ),
             Applied::New => write!(f, "{} records imported", self.rows),
             Applied::AlreadyHeld => {
                 write!(f, "nothing changed: the store holds all that this export holds")
@@ -82,7 +105,7 @@ impl Store {
     /// # Errors
     /// When a row cannot be read or the output not be written.
     pub fn export(&self, out: &mut impl Write) -> Result<u64, StoreError> {
-        let mut out = Lines { out, rows: 0, batches: 0, kept: 0 };
+        let mut out = Lines { out, rows: 0, batches: 0, kept: 0, counted: 0 };
         out.line(&Line::Sidecarta(Header { version: VERSION }))?;
         // Pages of one workload follow each other, and which of them a dependency stands on does
         // not matter.
@@ -99,6 +122,15 @@ impl Store {
                 workload.append(&mut page);
             } else if kind == Kind::Batch as u8 {
                 out.batch(&key)?;
+            } else if kind == Kind::Counted as u8 {
+                let id = keys::parse_counted(&key).ok_or_else(|| self.cut("a key"))?;
+                let bytes = self.unpacked(&row)?;
+                let bytes = bytes.iter().map(|b| format!("{b:02x}")).collect();
+                out.counted += 1;
+                out.line(&Line::Counted(CountedLine { id, bytes }))?;
+            } else if kind == Kind::Acceptance as u8 {
+                out.rows += 1;
+                out.line(&Line::Accepted(self.decode(&row)?))?;
             } else if kind == Kind::Kept as u8 || kind == Kind::View as u8 {
                 // The former are told whole, below; the latter are of this cluster and this time.
             } else if kind == Kind::Baseline as u8 {
@@ -119,8 +151,8 @@ impl Store {
             out.kept += 1;
             out.line(&Line::Kept(Kept { id, lines }))?;
         }
-        let (rows, batches, kept) = (out.rows, out.batches, out.kept);
-        out.line(&Line::End(Footer { rows, batches, kept }))?;
+        let (rows, batches, kept, counted) = (out.rows, out.batches, out.kept, out.counted);
+        out.line(&Line::End(Footer { rows, batches, kept, counted }))?;
         Ok(rows)
     }
 
@@ -133,7 +165,7 @@ impl Store {
     pub fn import(&mut self, mut input: impl BufRead) -> Result<Imported, StoreError> {
         let read = read(&mut input)?;
         let rows = read.rows();
-        let Read { records, batches, kept, baselines, alerts } = read;
+        let Read { records, batches, kept, baselines, alerts, acceptances, counted, .. } = read;
         let (mut held, mut known) = (0, 0);
         for id in &batches {
             held += usize::from(self.holds(id)?);
@@ -148,7 +180,7 @@ impl Store {
             kept.iter().map(|(id, bytes)| (id, bytes.as_slice())).collect();
         if held == batches.len() && held > 0 {
             self.keep(&waiting)?;
-            return Ok(Imported { rows, applied: Applied::AlreadyHeld });
+            return Ok(Imported { rows, applied: Applied::AlreadyHeld, twice: 0 });
         }
         if known > 0 {
             return Err(StoreError::Import {
@@ -167,14 +199,42 @@ impl Store {
             })
         });
         let id = BatchId { source: format!("import:{digest:016x}"), sequence: 0 };
-        let applied = self.apply_holding(&Batch { id, records }, &batches)?;
+        let twice = if counted.is_empty() { 0 } else { self.counted_twice(&counted)? };
+        let applied = self.apply_holding(&Batch { id, records }, &batches, &counted)?;
         self.keep(&waiting)?;
         // What was accepted here counts more than what was accepted there.
         let unknown = |b: &&Baseline| self.baseline(&b.workload).is_ok_and(|known| known.is_none());
         let baselines: Vec<Baseline> = baselines.iter().filter(unknown).cloned().collect();
         self.raise(&alerts)?;
-        self.accept(&baselines)?;
-        Ok(Imported { rows, applied })
+        let known = self.acceptances()?;
+        let acceptances: Vec<Acceptance> = acceptances
+            .into_iter()
+            .filter(|a| known.iter().all(|k| k.namespace != a.namespace))
+            .collect();
+        self.accept(&baselines, &acceptances)?;
+        Ok(Imported { rows, applied, twice })
+    }
+
+    /// How many of these connections were counted here, of other captures.
+    fn counted_twice(&self, more: &[(BatchId, Vec<Counted>)]) -> Result<u64, StoreError> {
+        let here = self.ledger()?;
+        let more = more.iter().flat_map(|(id, all)| all.iter().map(|c| (c, id.snapshot())));
+        let twice = more.filter(|(c, by)| here.before(c, by.unwrap_or(0)).is_some());
+        // A connection may have several entries, of which the first tells.
+        let ends: BTreeSet<_> = twice.map(|(c, _)| (c.initiator, c.responder, c.isn)).collect();
+        Ok(ends.len() as u64)
+    }
+
+    /// All that was counted, to be searched.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub fn ledger(&self) -> Result<Ledger, StoreError> {
+        let of = |(id, all): (BatchId, Vec<Counted>)| {
+            let snapshot = id.snapshot().unwrap_or(0);
+            all.into_iter().map(move |c| (c, snapshot))
+        };
+        Ok(Ledger::new(self.counted()?.into_iter().flat_map(of).collect()))
     }
 }
 
@@ -184,6 +244,7 @@ struct Lines<'a, W> {
     rows: u64,
     batches: u64,
     kept: u64,
+    counted: u64,
 }
 
 impl<W: Write> Lines<'_, W> {
@@ -217,11 +278,32 @@ struct Read {
     kept: Vec<Kept>,
     baselines: Vec<Baseline>,
     alerts: Vec<Raised>,
+    acceptances: Vec<Acceptance>,
+    counted: Vec<(BatchId, Vec<Counted>)>,
+    /// Lines of [`Read::counted`].
+    counted_lines: u64,
 }
 
 impl Read {
     fn rows(&self) -> u64 {
-        (self.records.len() + self.baselines.len() + self.alerts.len()) as u64
+        let decided = self.baselines.len() + self.alerts.len() + self.acceptances.len();
+        (self.records.len() + decided) as u64
+    }
+
+    /// False where the line's bytes are not whole.
+    fn add_counted(&mut self, line: &CountedLine) -> bool {
+        let digits = line.bytes.as_bytes().chunks(2).map(|two| {
+            let two = std::str::from_utf8(two).ok().filter(|two| two.len() == 2)?;
+            u8::from_str_radix(two, 16).ok()
+        });
+        let bytes: Option<Vec<u8>> = digits.collect();
+        let Some(all) = bytes.as_deref().and_then(Counted::read_all) else { return false };
+        self.counted_lines += 1;
+        match self.counted.last_mut().filter(|(id, _)| *id == line.id) {
+            Some((_, known)) => known.extend(all),
+            None => self.counted.push((line.id.clone(), all)),
+        }
+        true
     }
 }
 
@@ -260,6 +342,12 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
             Line::Kept(kept) => out.kept.push(kept),
             Line::Baseline(baseline) => out.baselines.push(*baseline),
             Line::Alert(alert) => out.alerts.push(*alert),
+            Line::Accepted(acceptance) => out.acceptances.push(acceptance),
+            Line::Counted(line) => {
+                if !out.add_counted(&line) {
+                    return Err(fail("what was counted is cut".to_owned()));
+                }
+            }
             Line::Batch(id) => {
                 out.batches.insert(id);
             }
@@ -268,8 +356,13 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
     }
     match end {
         Some(f)
-            if (f.rows, f.batches, f.kept)
-                == (out.rows(), out.batches.len() as u64, out.kept.len() as u64) =>
+            if (f.rows, f.batches, f.kept, f.counted)
+                == (
+                    out.rows(),
+                    out.batches.len() as u64,
+                    out.kept.len() as u64,
+                    out.counted_lines,
+                ) =>
         {
             Ok(out)
         }

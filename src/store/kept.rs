@@ -79,7 +79,7 @@ impl Store {
         taught: &Batch,
         kept: &BTreeSet<BatchId>,
     ) -> Result<Applied, StoreError> {
-        self.apply_holding(taught, kept)
+        self.apply_holding(taught, kept, &[])
     }
 
     /// Adds to a write that a batch is held from then on, and no longer kept. Those before it of

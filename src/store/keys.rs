@@ -21,6 +21,10 @@ pub(super) enum Kind {
     /// What was accepted of a workload.
     Baseline = b'n',
     Alert = b'a',
+    /// That a namespace, or all, was accepted.
+    Acceptance = b'g',
+    /// What was counted of a batch.
+    Counted = b'f',
     /// What the view knows of the cluster.
     View = b'v',
 }
@@ -141,6 +145,14 @@ pub(super) fn batch(id: &BatchId) -> Vec<u8> {
     identity(Kind::Batch, id)
 }
 
+/// What the keys of all batches begin with whose source begins with this.
+pub(super) fn prefix_of_source(source: &str) -> Vec<u8> {
+    let mut key = vec![Kind::Batch as u8];
+    part(&mut key, source);
+    key.pop();
+    key
+}
+
 /// Reads [`batch`] back.
 pub(super) fn parse_batch(key: &[u8]) -> Option<BatchId> {
     parse_identity(Kind::Batch, key)
@@ -161,6 +173,25 @@ pub(super) fn kept(id: &BatchId, part: u32) -> Vec<u8> {
 /// Reads [`kept`] back.
 pub(super) fn parse_kept(key: &[u8]) -> Option<BatchId> {
     parse_identity(Kind::Kept, key.split_last_chunk::<4>()?.0)
+}
+
+/// Key of a part of what was counted of a batch.
+pub(super) fn counted(id: &BatchId, part: u32) -> Vec<u8> {
+    let mut key = identity(Kind::Counted, id);
+    key.extend(part.to_be_bytes());
+    key
+}
+
+/// Reads [`counted`] back.
+pub(super) fn parse_counted(key: &[u8]) -> Option<BatchId> {
+    parse_identity(Kind::Counted, key.split_last_chunk::<4>()?.0)
+}
+
+/// Key of the note that a namespace was accepted, or all without one.
+pub(super) fn acceptance(namespace: Option<&str>) -> Vec<u8> {
+    let mut key = vec![Kind::Acceptance as u8];
+    part(&mut key, namespace.unwrap_or_default());
+    key
 }
 
 /// Key of a row of the view, which has a key of its own.

@@ -110,7 +110,10 @@ fn a_cut_or_altered_export_changes_nothing() {
         assert!(error.to_string().contains("nothing was imported"), "{error}");
     }
     assert_eq!(other.workloads(None).unwrap(), []);
-    assert_eq!(other.import(text.as_bytes()).unwrap(), Imported { rows: 2, applied: Applied::New });
+    assert_eq!(
+        other.import(text.as_bytes()).unwrap(),
+        Imported { rows: 2, applied: Applied::New, twice: 0 }
+    );
     assert_eq!(other.import(text.as_bytes()).unwrap().applied, Applied::AlreadyHeld);
     assert_eq!(other.workloads(None).unwrap(), store.workloads(None).unwrap());
 }
@@ -284,10 +287,14 @@ fn rows_are_counted_as_they_are_written_and_dependencies_are_read_by_workload() 
     assert_eq!(store.lasting, lasting);
     let workload =
         WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: "w".into() };
-    let baseline =
-        crate::model::Baseline { workload, accepted: Time(1), dependencies: BTreeSet::new() };
-    store.accept(std::slice::from_ref(&baseline)).unwrap();
-    store.accept(std::slice::from_ref(&baseline)).unwrap();
+    let baseline = crate::model::Baseline {
+        workload,
+        accepted: Time(1),
+        by: None,
+        dependencies: BTreeSet::new(),
+    };
+    store.accept(std::slice::from_ref(&baseline), &[]).unwrap();
+    store.accept(std::slice::from_ref(&baseline), &[]).unwrap();
     assert_eq!((store.lasting, store.count().unwrap()), (lasting + 1, lasting + 1));
 
     let (mut found, mut after, mut parts) = (Vec::new(), None, 0);

@@ -13,7 +13,7 @@ use sidecarta::http::Http;
 use sidecarta::model::{Alert, AlertKind, Destination, ServicePort, Time};
 
 use crate::receiver::Reply;
-use crate::{PATIENCE, Receiver, alert, external, later, never, tell, time};
+use crate::{PATIENCE, Receiver, alert, external, later, never, new_workload, tell, time};
 
 fn config(url: &str) -> Config {
     Config { alertmanagers: vec![url.parse().unwrap()], within: PATIENCE, ..Config::default() }
@@ -26,7 +26,8 @@ async fn labels_are_the_alert_and_there_is_no_end() {
     config.alertmanager_headers.push(("Authorization".to_owned(), "Basic abc".to_owned()));
     let sinks = Sinks::new(&config, None).unwrap();
     let lost = Alert { kind: AlertKind::CoverageLost, destination: None, port: 0, ..alert("till") };
-    sinks.deliver(&sinks.names()[0], &[alert("cart"), lost]).await.unwrap();
+    let new = new_workload("late");
+    sinks.deliver(&sinks.names()[0], &[alert("cart"), lost, new]).await.unwrap();
     let [request] = receiver.requests().try_into().unwrap();
     assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/am/api/v2/alerts"));
     assert_eq!(request.headers["authorization"], "Basic abc");
@@ -45,6 +46,11 @@ async fn labels_are_the_alert_and_there_is_no_end() {
     assert_eq!(told[1]["labels"]["alertname"], "SidecartaCoverageLost");
     assert!(
         told[1]["labels"].get("destination").is_none() && told[1]["labels"].get("port").is_none()
+    );
+    assert_eq!(told[2]["labels"]["alertname"], "SidecartaNewWorkload");
+    assert_eq!(
+        told[2]["annotations"]["summary"],
+        "shop/late is a new workload, which nobody accepted, and has 3 dependencies"
     );
 }
 

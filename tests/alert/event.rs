@@ -187,6 +187,7 @@ async fn each_kind_has_its_reason_and_each_controller_its_api() {
         (of("Pod", AlertKind::NewDependency), "NewDependency", json!("v1"), json!("u-pod")),
         (of("CloneSet", AlertKind::NewDependency), "NewDependency", Value::Null, Value::Null),
         (of("DaemonSet", AlertKind::NewDependency), "NewDependency", json!("apps/v1"), Value::Null),
+        (of("ReplicaSet", AlertKind::NewWorkload), "NewWorkload", json!("apps/v1"), Value::Null),
     ];
     let alerts: Vec<Alert> = all.iter().map(|(a, ..)| a.clone()).collect();
     tell(&api, &alerts).await.unwrap();

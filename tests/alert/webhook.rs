@@ -8,7 +8,10 @@ use sidecarta::alert::{Config, Form, Sinks};
 use sidecarta::model::{Alert, AlertKind};
 
 use crate::receiver::{Reply, Request};
-use crate::{PATIENCE, Receiver, SHORT, alert, external, hook, later, never, tell, time, workload};
+use crate::{
+    PATIENCE, Receiver, SHORT, alert, external, hook, later, never, new_workload, tell, time,
+    workload,
+};
 
 fn url(receiver: &Receiver) -> String {
     format!("http://{}/hooks/XyZzY123?token=Pl0ver99", receiver.address)
@@ -45,6 +48,22 @@ async fn json_tells_all() {
             "firstSeen": time(0).to_string(), "lastSeen": time(30).to_string(), "connections": 7, "raised": time(60).to_string(),
         }]})
     );
+}
+
+#[tokio::test]
+async fn a_new_workload_is_told_with_the_number_of_its_dependencies() {
+    let receiver = Receiver::always(204);
+    for form in [Form::Json, Form::Slack] {
+        let config = hook(&url(&receiver), form);
+        let sinks = Sinks::new(&config, None).unwrap();
+        sinks.deliver(&sinks.names()[0], &[new_workload("late")]).await.unwrap();
+    }
+    let [json, slack] = receiver.requests().try_into().unwrap();
+    let told = &json.json()["alerts"][0];
+    assert_eq!(told["id"], "new-workload/shop/Deployment/late");
+    assert_eq!((&told["kind"], &told["dependencies"]), (&json!("new-workload"), &json!(3)));
+    let text = "shop/late is a new workload, which nobody accepted, and has 3 dependencies";
+    assert_eq!(slack.json()["text"], text);
 }
 
 #[tokio::test]
