@@ -268,6 +268,7 @@ fn reason(kind: AlertKind) -> &'static str {
         AlertKind::ScopeMiss => "ScopeMiss",
         AlertKind::Ambiguous => "AmbiguousDestination",
         AlertKind::CoverageLost => "CoverageLost",
+        AlertKind::ForgedSource => "ForgedSource",
     }
 }
 

@@ -11,16 +11,18 @@ mod coverage;
 mod dependency;
 mod destination;
 mod evidence;
+mod folded;
 mod time;
 mod workload;
 
 pub use alert::{Alert, AlertKind};
 pub use baseline::{Accepted, Baseline};
 pub use batch::{Batch, BatchId, Key, Record, Source};
-pub use coverage::{Lookups, Span, Spans, Watch};
+pub use coverage::{Lookups, Ownership, Span, Spans, Watch};
 pub use dependency::{Dependency, DependencyKey, Tally};
 pub use destination::{Destination, Infrastructure, ServicePort, Unresolved};
 pub use evidence::{Evidence, Example, Grade};
+pub use folded::{Folded, domain};
 pub use time::Time;
 pub use workload::{DataPlane, Protocol, Workload, WorkloadId, selects};
 

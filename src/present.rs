@@ -7,6 +7,7 @@ mod mesh;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use sidecarta_capture::observation::OwnedBy;
 
 use crate::generate::Known;
 use crate::generate::readiness::Readiness;
@@ -188,6 +189,7 @@ fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Work
     if known.watches.is_empty() {
         unknown.push("none of its pods was watched on its own interface".to_owned());
     }
+    unknown.extend(incomplete(&known.watches));
     WorkloadStatus {
         workload: id.clone(),
         data_plane,
@@ -201,6 +203,47 @@ fn status(id: &WorkloadId, data_plane: Option<DataPlane>, known: &Known) -> Work
         scope_misses,
         unknown,
     }
+}
+
+/// What makes less of watching than it seems, in words.
+fn incomplete(watches: &[Watch]) -> Vec<String> {
+    let mut out = Vec::new();
+    for w in watches {
+        let own = &w.ownership;
+        if own.forged > 0 {
+            let claimed: Vec<String> = own.claimed.iter().map(ToString::to_string).collect();
+            let as_whom = if claimed.is_empty() {
+                String::new()
+            } else {
+                format!(", such as {}", claimed.join(", "))
+            };
+            out.push(format!(
+                "forged-source: its pod {} sent {} packets with addresses that are not its own{as_whom}; they taught nothing",
+                w.pod, own.forged
+            ));
+        }
+        if own.owner == Some(OwnedBy::Packets) {
+            out.push(format!(
+                "owner: packets: that the interface of its pod {} is its own is known by its packets alone, as the node has no \
+                 route or neighbour for it",
+                w.pod
+            ));
+        }
+        if w.folded.connections() > 0 {
+            out.push(format!(
+                "its pod {} called more than an agent takes of one pod: {}; what it calls is not known in full",
+                w.pod,
+                w.folded.describe()
+            ));
+        }
+        if w.folded.names > 0 {
+            out.push(format!(
+                "its pod {} asked the DNS for more names than an agent takes of one pod: {} are not known",
+                w.pod, w.folded.names
+            ));
+        }
+    }
+    out
 }
 
 /// What was watched, pod by pod, and what was lost there.

@@ -57,13 +57,17 @@ pub struct Counters {
     /// interfaces, as a rule on another node, whose agent tells them. Only some are seen, as
     /// packets of them are sampled. Not a loss.
     pub arriving: u64,
+    /// Packets that a pod sent with an address that is not its own. They teach nothing.
+    pub forged_source: u64,
+    /// DNS answers to questions that their receiver was not seen to ask. They teach nothing.
+    pub unasked_answers: u64,
     /// Sightings of a packet already seen on another interface. Not a loss.
     pub repeated_sightings: u64,
 }
 
 impl Counters {
     /// All of them with their names, as they are stored and shown.
-    pub fn named(&self) -> [(&'static str, u64); 21] {
+    pub fn named(&self) -> [(&'static str, u64); 23] {
         [
             ("packets", self.packets),
             ("bytes", self.bytes),
@@ -85,6 +89,8 @@ impl Counters {
             ("evicted-answers", self.evicted_answers),
             ("evicted-interfaces", self.evicted_interfaces),
             ("arriving-connections", self.arriving),
+            ("forged-source", self.forged_source),
+            ("unasked-answers", self.unasked_answers),
             ("repeated-sightings", self.repeated_sightings),
         ]
     }

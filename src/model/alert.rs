@@ -16,6 +16,8 @@ pub enum AlertKind {
     Ambiguous,
     /// Pods of a workload that was watched are watched no more.
     CoverageLost,
+    /// A pod sends packets with addresses that are not its own.
+    ForgedSource,
 }
 
 impl AlertKind {
@@ -26,6 +28,7 @@ impl AlertKind {
             Self::ScopeMiss => "scope-miss",
             Self::Ambiguous => "ambiguous",
             Self::CoverageLost => "coverage-lost",
+            Self::ForgedSource => "forged-source",
         }
     }
 }
@@ -93,6 +96,12 @@ impl Alert {
             }
             AlertKind::CoverageLost => {
                 format!("{w} is not watched any more: what it calls now is not seen")
+            }
+            AlertKind::ForgedSource => {
+                format!(
+                    "a pod of {w} sent {} packets with addresses that are not its own; they taught nothing",
+                    self.connections
+                )
             }
         }
     }
