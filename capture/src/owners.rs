@@ -232,9 +232,10 @@ impl Owners {
         let known = grouped(&from);
         let Some(tie) = self.ties.get_mut(&index) else { return false };
         let before = tie.candidates[family(from)];
-        // A pod that began with a lie is tied to another one: it is known by what it goes on with.
+        // A pod whose one packet was a lie is tied to another pod: it is known by what it goes on
+        // with. Two make it that pod, for interfaces are not read in the order of time.
         let open = !tie.complete
-            || tie.by == Some(OwnedBy::Packets) && known && before.is_some_and(|c| c.lead < SURE);
+            || tie.by == Some(OwnedBy::Packets) && known && before.is_some_and(|c| c.lead <= 1);
         if strongly || !open || tie.evidence.iter().any(|(a, _)| family(*a) == family(from)) {
             return false;
         }
@@ -354,6 +355,16 @@ mod tests {
         assert!((0..5).any(|_| sends(&mut owners, 1, OWN)));
         assert_eq!(owners.owner(1).unwrap().addresses, [ip(OWN)]);
         assert!(sends(&mut owners, 2, OTHER) && !sends(&mut owners, 1, OTHER));
+    }
+
+    #[test]
+    fn a_pod_that_has_spoken_twice_is_no_other_pod_though_that_one_was_not_read_yet() {
+        let mut owners = owners(&[]);
+        let groups = [OWN, OTHER].map(|a| (ip(a), Arc::from([ip(a)])));
+        owners.set_groups(groups.into_iter().collect());
+        assert!(sends(&mut owners, 1, OWN) && sends(&mut owners, 1, OWN));
+        assert!((0..100).all(|_| !sends(&mut owners, 1, OTHER)));
+        assert!(sends(&mut owners, 2, OTHER) && sends(&mut owners, 1, OWN));
     }
 
     #[test]

@@ -218,20 +218,20 @@ fn who_sends_as_another_pod_is_alerted() {
     if !possible() {
         return;
     }
-    let (world, [web, _cart, evil, ..]) = world();
+    let (world, [web, _cart, _, _, mole]) = world();
     let (store, snapshot) = (world.path("store").display().to_string(), world.snapshot());
     let run = world.start(&format!("run --cluster {snapshot} --store {store}"), "--settle 0s");
     call(&web, "10.244.1.11:8080", REQUEST);
-    call(&evil, "10.244.1.11:8080", REQUEST);
-    send(&evil, (0..9).map(|n| syn((WEB, 50_000 + n), (CART, 80), 5)).collect());
+    call(&mole, "10.244.1.11:8080", REQUEST);
+    send(&mole, (0..9).map(|n| syn((WEB, 50_000 + n), (CART, 80), 5)).collect());
     assert_eq!(run.end(), Some(0));
     let alerts: Value =
         serde_json::from_str(&expect(0, &["alerts", "-o", "json", "--store", &store])).unwrap();
     let all = alerts.as_array().unwrap();
     assert_eq!(all.len(), 1, "{alerts}");
     assert_eq!(all[0]["kind"], "forged-source", "{alerts}");
-    assert_eq!((&all[0]["workload"]["name"], &all[0]["connections"]), (&json!("evil"), &json!(9)));
+    assert_eq!((&all[0]["workload"]["name"], &all[0]["connections"]), (&json!("mole"), &json!(9)));
     let text = all[0]["text"].as_str().unwrap();
     assert!(text.contains("sent 9 packets with addresses that are not its own"), "{text}");
-    assert_eq!(world.dependencies(), expected(&[("web -> cart:80", 1), ("evil -> cart:80", 1)]));
+    assert_eq!(world.dependencies(), expected(&[("web -> cart:80", 1), ("mole -> cart:80", 1)]));
 }

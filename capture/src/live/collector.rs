@@ -328,19 +328,30 @@ impl Collector {
                 round = now;
                 self.round.get_or_insert(0);
             }
-            let (limit, held) = (self.held.room(), &mut self.held);
-            if let Some(from) = self.round {
-                let mut spans = Vec::new();
-                let mut take = |o| sort(o, held, &mut spans);
-                self.round = self.meter.harvest_some(wall, from, limit, &mut take);
-                self.spans(spans, wall);
-            } else {
-                let patience = nanos(self.config.patience);
-                self.meter.fresh_some(wall, patience, limit, &mut |o| held.push(o));
-            }
-            self.hand_on(wall, out)?;
+            self.tell(wall, out)?;
         }
         Ok(())
+    }
+
+    /// Tells what is to be told now, a part at a time, as far as it is taken. The rest is told at
+    /// the next tick.
+    fn tell(&mut self, now: Nanos, out: &SyncSender<Told>) -> Result<(), CollectError> {
+        loop {
+            let (limit, before) = (self.held.room(), self.held.len());
+            let (held, mut spans) = (&mut self.held, Vec::new());
+            let mut take = |o| sort(o, held, &mut spans);
+            if let Some(from) = self.round {
+                self.round = self.meter.harvest_some(now, from, limit, &mut take);
+            } else {
+                self.meter.fresh_some(now, nanos(self.config.patience), limit, &mut take);
+            }
+            self.spans(spans, now);
+            let told = self.held.len().saturating_sub(before);
+            self.hand_on(now, out)?;
+            if told < limit || told == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Hands on what is held, as far as it is taken.

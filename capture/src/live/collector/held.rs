@@ -8,11 +8,11 @@ use std::net::IpAddr;
 
 use crate::observation::{InterfaceId, Observation};
 
-/// Observations held at most: some 6 MB, which come in a tenth of a second where nothing but new
+/// Observations held at most: some 3 MB, which come in a tenth of a second where nothing but new
 /// connections happens.
-pub(super) const MAX: usize = 16_384;
+pub(super) const MAX: usize = 8_192;
 /// Observations that are handed on at once, at most.
-pub(super) const CHUNK: usize = 4_096;
+pub(super) const CHUNK: usize = 2_048;
 /// Addresses whose connections are counted apart.
 const MAX_COUNTED: usize = 1_024;
 
