@@ -223,24 +223,25 @@ impl Collector {
         }
         self.drain();
         let now = clock();
-        let mut sent = Ok(());
+        let mut unheard = false;
         let (held, status, mut spans) = (&mut self.held, &self.status, Vec::new());
         self.meter.finish(&mut |o| {
             sort(o, held, &mut spans);
             // What it tells may wait: nothing is read any more.
-            if held.len() >= CHUNK && sent.is_ok() {
+            if held.len() >= CHUNK && !unheard {
                 let (observations, over) = held.take();
                 let (last, status) = (false, status.clone());
-                sent = out.send(Told { now, observations, over, status, last });
+                unheard = out.send(Told { now, observations, over, status, last }).is_err();
             }
         });
         self.spans(spans, now);
-        while self.held.len() > CHUNK && sent.is_ok() {
+        while self.held.len() > CHUNK && !unheard {
             let told = self.told(now, false);
-            sent = out.send(told);
+            unheard = out.send(told).is_err();
         }
         let told = self.told(now, true);
-        let sent = sent.and_then(|()| out.send(told)).map_err(|_| CollectError::Unheard);
+        unheard = unheard || out.send(told).is_err();
+        let sent = if unheard { Err(CollectError::Unheard) } else { Ok(()) };
         for thread in std::mem::take(&mut self.closing) {
             let _ = thread.join();
         }
