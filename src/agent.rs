@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 
 use sidecarta_capture::flow::KnownPorts;
 use sidecarta_capture::live::collector::{
-    Collector, Config as CollectorConfig, Control, Status as Collected, Told,
+    Collector, Config as CollectorConfig, Control, Pods, Status as Collected, Told,
 };
 use tokio::sync::watch;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Pod};
 use crate::life::{Part, Signals, reason};
-use crate::model::Time;
+use crate::model::{DataPlane, Time};
 use crate::observed::Gatherer;
 use crate::view::View;
 use outbox::{Outbox, Pace, Progress};
@@ -33,7 +33,7 @@ use waiting::Waiting;
 pub use rights::{Missing, keep_only_capture};
 
 /// Told observations that wait for the pipeline.
-const QUEUE: usize = 8;
+const QUEUE: usize = 4;
 
 /// How to run.
 pub struct Config {
@@ -53,6 +53,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// How long draining may take.
     pub drain: Duration,
+    /// The cluster that is asked whether the node is one of its own.
+    pub check: Option<kube::Client>,
 }
 
 /// What the agent does, for those who ask.
@@ -120,11 +122,14 @@ where
     let (collector, control) = Collector::open(config.collector.clone())?;
     let (told_in, told) = sync_channel(QUEUE);
     control.known(listening(&view.current()));
+    control.pods(addresses(&view.current(), &config.node));
     let collecting =
         Part::start("collector", move || collector.run(&told_in).map_err(|e| e.to_string()))?;
     let waiting = Waiting::new(config.patience, config.own_pods_only.then(|| config.node.clone()));
+    let known = view.clone();
     let pipeline = Pipeline {
         view,
+        node: config.node.clone(),
         gatherer,
         outbox,
         waiting,
@@ -137,11 +142,13 @@ where
     tracing::info!(node = %config.node, any = config.collector.any, sample = config.collector.handle.sample, "the agent runs");
 
     let (mut collecting, mut piping) = (collecting, piping);
+    let mut absent = std::pin::pin!(absent(config.check, known, config.node));
     let mut reasons = Vec::new();
     tokio::select! {
         name = signals.next() => tracing::info!(signal = name, "draining; a second signal aborts"),
         r = &mut collecting.ended => reasons.extend(reason("collector", r)),
         r = &mut piping.ended => reasons.extend(reason("pipeline", r)),
+        why = &mut absent => reasons.push(why),
     }
     lock(&state).draining = true;
     control.stop();
@@ -169,6 +176,36 @@ where
     Ok(())
 }
 
+/// Waits until the cluster says that it has no such node, and gives what to say then: the pods of a
+/// node that does not exist are none for ever.
+async fn absent(client: Option<kube::Client>, mut view: View, node: String) -> String {
+    const AGAIN: Duration = Duration::from_secs(60);
+    let Some(client) = client else { return std::future::pending().await };
+    view.ready().await;
+    // Whose pods are known is there.
+    if view.current().pods().iter().any(|p| *p.node == *node) {
+        return std::future::pending().await;
+    }
+    let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(client);
+    loop {
+        match nodes.get_metadata_opt(&node).await {
+            Ok(Some(_)) => return std::future::pending().await,
+            Ok(None) => {
+                return format!(
+                    "the cluster has no node {node}: pass --node with a name that `kubectl get nodes` shows"
+                );
+            }
+            Err(kube::Error::Api(e)) if e.code == 403 => {
+                tracing::warn!(%node, "no pod is known on this node, and whether there is such a node may not be asked: \
+                     nothing is learned while that is so");
+                return std::future::pending().await;
+            }
+            Err(error) => tracing::debug!(%error, "whether the node exists is not known yet"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
 fn lock(state: &Shared) -> std::sync::MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -190,9 +227,21 @@ fn listening(cluster: &Cluster) -> KnownPorts {
     KnownPorts { sockets, ports }
 }
 
+/// The addresses of each pod of the node that runs; of all pods where none is known to be on it.
+fn addresses(cluster: &Cluster, node: &str) -> Pods {
+    let running = || {
+        let all = cluster.pods().iter().filter(|p| p.end == Time::MAX && !p.addresses.is_empty());
+        all.filter(|p| p.data_plane != DataPlane::HostNetwork)
+    };
+    let here = |p: &&Pod| *p.node == *node;
+    let some = running().any(|p| here(&p));
+    running().filter(|p| !some || here(p)).map(|p| Arc::clone(&p.addresses)).collect()
+}
+
 /// Attributes, gathers, delivers.
 struct Pipeline {
     view: View,
+    node: String,
     gatherer: Gatherer,
     outbox: Outbox,
     waiting: Waiting,
@@ -212,10 +261,13 @@ impl Pipeline {
             let cluster = self.view.current();
             if known.as_ref().is_none_or(|k| !Arc::ptr_eq(k, &cluster)) {
                 self.control.known(listening(&cluster));
+                self.control.pods(addresses(&cluster, &self.node));
                 known = Some(Arc::clone(&cluster));
             }
-            let Told { now, observations, status, last } = told;
+            let Told { now, observations, over, status, last } = told;
             self.count(&status, &observations);
+            self.gatherer.count(crate::learn::counter::CONNECTIONS, over.values().sum());
+            self.waiting.overflow(now, &over, &cluster, &mut self.gatherer);
             self.waiting.take(now, observations, &cluster, synced, last, &mut self.gatherer);
             if last && !settle.is_zero() {
                 // The watch may still have to tell who was called.
@@ -237,12 +289,13 @@ impl Pipeline {
             std::thread::sleep(Duration::from_millis(200));
             self.outbox.step(Time(0), &mut self.gatherer, true)?;
         }
-        match (self.outbox.is_empty(), &self.outbox.progress.failing) {
-            (true, _) | (false, None) => Ok(()),
-            (false, Some(why)) => Err(format!(
-                "the last batch could not be delivered ({why}); it is in the spool where there is one"
-            )),
+        if self.outbox.is_empty() {
+            return Ok(());
         }
+        let why = self.outbox.progress.failing.as_deref().unwrap_or("no answer yet");
+        Err(format!(
+            "the last batch could not be delivered ({why}); it is in the spool where there is one"
+        ))
     }
 
     /// What the capture layer has counted since the last tick.

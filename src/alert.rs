@@ -269,6 +269,7 @@ fn reason(kind: AlertKind) -> &'static str {
         AlertKind::Ambiguous => "AmbiguousDestination",
         AlertKind::CoverageLost => "CoverageLost",
         AlertKind::NewWorkload => "NewWorkload",
+        AlertKind::ForgedSource => "ForgedSource",
     }
 }
 

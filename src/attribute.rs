@@ -3,6 +3,8 @@
 //! Owns the source side of a connection. Must never look at destinations, and never guess: an
 //! address that nobody is known to have held is said to be just that.
 
+use std::net::IpAddr;
+
 use sidecarta_capture::observation::{CommonAddress, InterfaceSpan};
 
 use crate::cluster::{Cluster, Holder, Pod};
@@ -46,7 +48,8 @@ pub enum Watched<'a> {
     NoPod,
 }
 
-/// Whose interface it was: the pod whose address stands at one end of every packet.
+/// Whose interface it was: the pod whose addresses are known to be behind it, or else the one whose
+/// address stands at one end of its packets.
 ///
 /// While it has shown a single conversation of two pods, the hop limit decides where it can: what a
 /// pod sends has not been routed yet, what reaches it from elsewhere usually has.
@@ -60,6 +63,15 @@ pub fn watched<'a>(cluster: &'a Cluster, span: &InterfaceSpan) -> Watched<'a> {
         };
         then(Time(span.first)).or_else(|| then(Time(span.last)))
     };
+    if let Some(owner) = &span.owner {
+        let of =
+            |address: &IpAddr| holder(&CommonAddress { address: *address, unrouted: 0, routed: 0 });
+        let mut pods = owner.addresses.iter().filter_map(of);
+        return match pods.next() {
+            Some(pod) if pods.all(|p| std::ptr::eq(p, pod)) => Watched::Pod(pod),
+            _ => Watched::NoPod,
+        };
+    }
     let v4: Vec<(CommonAddress, &Pod)> =
         span.common_v4.iter().filter_map(|c| Some((*c, holder(c)?))).collect();
     let v6: Vec<(CommonAddress, &Pod)> =

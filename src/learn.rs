@@ -16,8 +16,9 @@ use sidecarta_capture::observation::{
 use crate::attribute::{Attribution, Watched, attribute, watched};
 use crate::cluster::{Cluster, Named, Pod};
 use crate::model::{
-    Batch, BatchId, Counted, Dependency, DependencyKey, Destination, Evidence, Example, Key,
-    Lookups, Merge, Record, Source, Span, Spans, Tally, Time, Watch, Workload, WorkloadId,
+    Batch, BatchId, Counted, Dependency, DependencyKey, Destination, Evidence, Example, Folded,
+    Key, Lookups, Merge, Ownership, Record, Source, Span, Spans, Tally, Time, Watch, Workload,
+    WorkloadId,
 };
 use crate::observed::Observed;
 use crate::resolve::{Resolution, protocol, resolve};
@@ -111,6 +112,8 @@ pub mod counter {
     pub const STRANGE: &str = "neither-end-known";
     /// Connections to an address that changed hands while they were told as one.
     pub const CHANGED_HANDS: &str = "responder-changed";
+    /// Packets on a pod's interface with addresses of others; as the capture layer names them.
+    pub const FORGED: &str = "forged-source";
 }
 
 impl<'a> Learner<'a> {
@@ -309,7 +312,11 @@ impl<'a> Learner<'a> {
         let span = Span { from: Time(s.first), to: Time(s.last) };
         lesson.spans.merge(&span.alone());
         match watched(self.cluster, s) {
-            Watched::Pod(pod) => lesson.watched(pod, span.alone(), s.packets),
+            Watched::Pod(pod) => {
+                *lesson.counters.entry(counter::FORGED).or_default() += s.forged;
+                let ownership = Ownership { forged: s.forged, ..Ownership::default() };
+                lesson.watched(pod, span.alone(), s.packets, ownership, Folded::default());
+            }
             Watched::OneConversation(a, b) => {
                 self.notes.insert(format!(
                     "one interface showed nothing but a conversation of {}/{} with {}/{}: whose it is cannot be told, so neither \
@@ -353,7 +360,9 @@ impl<'a> Learner<'a> {
             }
         }
         for w in &told.watching {
-            lesson.watched(&told.pods[w.pod as usize], w.spans.clone(), w.packets);
+            let (ownership, folded) = (w.ownership.clone(), w.folded.clone());
+            let pod = &told.pods[w.pod as usize];
+            lesson.watched(pod, w.spans.clone(), w.packets, ownership, folded);
         }
         lesson.batch(told.id.clone(), &told.node, told.counters.clone())
     }
@@ -496,14 +505,27 @@ impl Lesson {
         self.note_workload(pod, tally.last_seen);
     }
 
-    fn watched(&mut self, pod: &Pod, spans: Spans, packets: u64) {
+    fn watched(
+        &mut self,
+        pod: &Pod,
+        spans: Spans,
+        packets: u64,
+        ownership: Ownership,
+        folded: Folded,
+    ) {
         let seen = spans.0.last().map_or(pod.start, |s| s.to);
+        if spans.0.is_empty() && folded.connections() == 0 && ownership.is_empty() {
+            // Names alone: it was not watched on its own interface for all that is known.
+            return self.note_workload(pod, seen);
+        }
         self.records.merge(Record::Watch(Watch {
             workload: pod.workload.clone(),
             pod: pod.name.to_string(),
             started: Some(pod.start).filter(|t| *t != Time::MIN),
             spans,
             packets,
+            ownership,
+            folded,
         }));
         self.note_workload(pod, seen);
     }

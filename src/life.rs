@@ -4,8 +4,26 @@
 //! Owns no thread's work. Must never let a thread end unseen.
 
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use tokio::sync::oneshot;
+
+/// Raises the limit of open descriptors to what it may be raised to (RLIMIT_NOFILE, getrlimit(2)),
+/// and says what it is: an agent needs one for each interface, a recorder one for each connection.
+pub(crate) fn raise_descriptors() {
+    let before = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: before.maximum, maximum: before.maximum };
+    if before.current != before.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, wanted)
+    {
+        tracing::warn!(%error, "the limit of open descriptors cannot be raised");
+    }
+    let now = getrlimit(Resource::Nofile).current;
+    let words = |n: Option<u64>| n.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
+    tracing::info!(limit = %words(now), before = %words(before.current), "open descriptors");
+}
 
 /// A thread that says when it ends.
 pub(crate) struct Part {
@@ -67,10 +85,15 @@ pub(crate) fn reason(name: &str, ended: Option<Result<(), String>>) -> Option<St
     }
 }
 
+/// The same signal within this time is the same wish: of one Ctrl-C, `sudo` passes on what the
+/// terminal has sent to the whole group already.
+const ONE_WISH: Duration = Duration::from_millis(500);
+
 /// The signals that ask for an end.
 pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    last: Option<(&'static str, Instant)>,
 }
 
 impl Signals {
@@ -79,13 +102,22 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            last: None,
         })
     }
 
+    /// The next one, but for the last one come twice.
     pub async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            let name = tokio::select! {
+                _ = self.terminate.recv() => "SIGTERM",
+                _ = self.interrupt.recv() => "SIGINT",
+            };
+            let now = Instant::now();
+            if self.last.is_none_or(|(last, at)| last != name || now - at >= ONE_WISH) {
+                self.last = Some((name, now));
+                return name;
+            }
         }
     }
 }

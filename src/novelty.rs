@@ -4,6 +4,8 @@
 //! Owns the rules of alerts, and raising them in a store. A rule looks at what is stored, so that a
 //! crash between learning and raising delays an alert and loses none. Must never deliver anything.
 
+mod forged;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::Cluster;
@@ -57,7 +59,13 @@ pub fn notice(
         Record::Dependency(d) => Some(d),
         _ => None,
     });
-    look(store, dependencies, now, patience, true)
+    let mut new = look(store, dependencies, now, patience, true)?;
+    let watches = batch.records.iter().filter_map(|r| match r {
+        Record::Watch(w) => Some(w),
+        _ => None,
+    });
+    new.extend(forged::look(store, watches, now, true)?);
+    Ok(new)
 }
 
 /// Looks at all dependencies that are stored.
@@ -343,10 +351,13 @@ pub fn coverage(
         .map(|p| &p.workload)
         .collect();
     let mut seen: BTreeMap<WorkloadId, Spans> = BTreeMap::new();
-    for w in store.watches(None)? {
+    let watches = store.watches(None)?;
+    for w in &watches {
         seen.entry(w.workload.clone()).or_default().merge(&w.spans);
     }
-    let (mut new, mut rows, mut over) = (Vec::new(), Vec::new(), Vec::new());
+    // Where it was stored and not raised before the end.
+    let mut new = forged::look(store, watches.iter(), now, false)?;
+    let (mut rows, mut over) = (Vec::new(), Vec::new());
     for baseline in store.baselines(None)? {
         let id = &baseline.workload;
         let Some((first, last)) =

@@ -20,7 +20,7 @@ use sidecarta_capture::observation::{
 };
 
 use crate::cluster::Pod;
-use crate::model::{BatchId, Merge, Spans, Tally, Time};
+use crate::model::{BatchId, Folded, Merge, Ownership, Spans, Tally, Time};
 
 pub use gather::Gatherer;
 pub use ndjson::{MAX_MEMORY, MAX_TEXT, Packed, ReadError, Reader, allowance, write};
@@ -181,6 +181,36 @@ pub struct Watching {
     pub spans: Spans,
     /// Packets sampled on it.
     pub packets: u64,
+    /// Whose the interface is, and what the pod sent that is not its own. Recorders that do not
+    /// know of it pass it over.
+    #[serde(default, skip_serializing_if = "Ownership::is_empty")]
+    pub ownership: Ownership,
+    /// What the pod called beyond its share of a batch.
+    #[serde(default, skip_serializing_if = "Folded::is_empty")]
+    pub folded: Folded,
+}
+
+impl Watching {
+    /// Of a pod, and nothing yet.
+    pub fn of(pod: u32) -> Self {
+        Self {
+            pod,
+            spans: Spans::default(),
+            packets: 0,
+            ownership: Ownership::default(),
+            folded: Folded::default(),
+        }
+    }
+}
+
+impl Merge for Watching {
+    /// Of the same pod.
+    fn merge(&mut self, other: &Self) {
+        self.spans.merge(&other.spans);
+        self.packets = self.packets.saturating_add(other.packets);
+        self.ownership.merge(&other.ownership);
+        self.folded.merge(&other.folded);
+    }
 }
 
 /// A batch of attributed observations.

@@ -8,6 +8,7 @@ mod unverified;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use sidecarta_capture::observation::OwnedBy;
 
 use crate::generate::Known;
 use crate::generate::readiness::Readiness;
@@ -239,6 +240,7 @@ fn status(
     if known.watches.is_empty() {
         unknown.push("none of its pods was watched on its own interface".to_owned());
     }
+    unknown.extend(incomplete(&known.watches));
     WorkloadStatus {
         workload: id.clone(),
         data_plane,
@@ -254,6 +256,47 @@ fn status(
         scope_misses,
         unknown,
     }
+}
+
+/// What makes less of watching than it seems, in words.
+fn incomplete(watches: &[Watch]) -> Vec<String> {
+    let mut out = Vec::new();
+    for w in watches {
+        let own = &w.ownership;
+        if own.forged > 0 {
+            let claimed: Vec<String> = own.claimed.iter().map(ToString::to_string).collect();
+            let as_whom = if claimed.is_empty() {
+                String::new()
+            } else {
+                format!(", such as {}", claimed.join(", "))
+            };
+            out.push(format!(
+                "forged-source: its pod {} sent {} packets with addresses that are not its own{as_whom}; they taught nothing",
+                w.pod, own.forged
+            ));
+        }
+        if own.owner == Some(OwnedBy::Packets) {
+            out.push(format!(
+                "owner: packets: that the interface of its pod {} is its own is known by its packets alone, as the node has no \
+                 route or neighbour for it",
+                w.pod
+            ));
+        }
+        if w.folded.connections() > 0 {
+            out.push(format!(
+                "its pod {} called more than an agent takes of one pod: {}; what it calls is not known in full",
+                w.pod,
+                w.folded.describe()
+            ));
+        }
+        if w.folded.names > 0 {
+            out.push(format!(
+                "its pod {} asked the DNS for more names than an agent takes of one pod: {} are not known",
+                w.pod, w.folded.names
+            ));
+        }
+    }
+    out
 }
 
 /// What was watched, pod by pod, and what was lost there.

@@ -415,8 +415,10 @@ impl Line for Watching {
     fn bound(&mut self, bounds: &Bounds) -> Option<bool> {
         let (spans, corrected) = bounds.spans(std::mem::take(&mut self.spans));
         self.spans = spans;
-        // That it was watched at no time would still count as watched.
-        (!self.spans.0.is_empty()).then(|| corrected | bounded(&mut self.packets))
+        // That it was watched at no time would still count as watched; that calls were folded
+        // counts for itself.
+        let says_something = !self.spans.0.is_empty() || !self.folded.is_empty();
+        says_something.then(|| corrected | bounded(&mut self.packets))
     }
 }
 

@@ -15,6 +15,8 @@ mod api;
 mod delivery;
 #[path = "live/devices.rs"]
 mod devices;
+#[path = "live/forged.rs"]
+mod forged;
 #[path = "live/health.rs"]
 mod health;
 #[path = "live/names.rs"]
@@ -23,5 +25,7 @@ mod names;
 mod pods;
 #[path = "live/prometheus.rs"]
 mod prometheus;
+#[path = "live/share.rs"]
+mod share;
 #[path = "live/traffic.rs"]
 mod traffic;

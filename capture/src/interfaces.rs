@@ -1,17 +1,136 @@
-//! Totals per interface, and the addresses that stand at one end of all its packets.
+//! Totals per interface, and the addresses that stand at one end of its packets.
+//!
+//! Owns the rule by which packets alone tell whose an interface is: one address stands at an end of
+//! nearly all. A few foreign packets, which a pod can forge, do not change that. Must never look
+//! at ports or payload.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use crate::flow::key::FlowKey;
-use crate::observation::{CommonAddress, InterfaceId, InterfaceSpan, Nanos, Observation};
+use crate::observation::{CommonAddress, InterfaceId, InterfaceSpan, Nanos};
+
+/// One packet in this many may lack an address that is common to an interface.
+const STRANGERS: u64 = 20;
+/// Addresses that are followed at once, per family: whatever stands at an end of more than two
+/// packets in five is among them (Misra and Gries, "Finding repeated elements", 1982).
+const FOLLOWED: usize = 4;
+/// After so many packets without an address that most have, none is looked for any more.
+const TRIES: u64 = 1_000;
+
+/// An address that may be common.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    common: CommonAddress,
+    /// Packets with it at an end, since it is followed.
+    hits: u64,
+    /// How much longer it is followed while others come.
+    credit: u64,
+}
+
+/// The addresses of one family at the ends of an interface's packets.
+#[derive(Debug, Default)]
+struct Ends {
+    packets: u64,
+    candidates: Vec<Candidate>,
+    given_up: bool,
+}
+
+impl Ends {
+    #[inline]
+    fn count(&mut self, from: IpAddr, to: IpAddr, hops: u8) {
+        self.packets += 1;
+        if self.given_up {
+            return;
+        }
+        let mut found = (false, from == to);
+        for c in &mut self.candidates {
+            let (sent, got) = (c.common.address == from, c.common.address == to);
+            if !sent && !got {
+                continue;
+            }
+            found = (found.0 || sent, found.1 || got);
+            c.hits += 1;
+            c.credit += 1;
+            if sent {
+                note(&mut c.common, hops);
+            }
+        }
+        if !found.0 {
+            self.follow(from, Some(hops));
+        }
+        if !found.1 {
+            self.follow(to, None);
+        }
+        if self.packets == TRIES {
+            self.given_up = self.candidates.iter().all(|c| c.hits < TRIES / 2);
+        }
+    }
+
+    fn follow(&mut self, address: IpAddr, sent: Option<u8>) {
+        if self.candidates.len() < FOLLOWED {
+            let mut common = CommonAddress { address, unrouted: 0, routed: 0 };
+            if let Some(hops) = sent {
+                note(&mut common, hops);
+            }
+            self.candidates.push(Candidate { common, hits: 1, credit: 1 });
+            return;
+        }
+        self.candidates.iter_mut().for_each(|c| c.credit -= 1);
+        self.candidates.retain(|c| c.credit > 0);
+    }
+
+    /// The common addresses, and how many packets have none of them.
+    fn common(&self) -> (Vec<CommonAddress>, u64) {
+        let most = self.candidates.iter().map(|c| c.hits).max().unwrap_or(0);
+        let strangers = self.packets - most;
+        if most == 0 || strangers * STRANGERS > self.packets {
+            return (Vec::new(), 0);
+        }
+        let all = self.candidates.iter().filter(|c| c.hits == most);
+        (all.map(|c| c.common).collect(), strangers)
+    }
+}
+
+/// Initial values of the operating systems in use: Linux and macOS 64, Windows 128, network devices
+/// 255.
+fn note(common: &mut CommonAddress, hops: u8) {
+    let unrouted = matches!(hops, 64 | 128 | 255);
+    *(if unrouted { &mut common.unrouted } else { &mut common.routed }) += 1;
+}
+
+#[derive(Debug)]
+struct Interface {
+    id: InterfaceId,
+    first: Nanos,
+    last: Nanos,
+    packets: u64,
+    /// Of IPv4 and IPv6.
+    ends: [Ends; 2],
+}
+
+impl Interface {
+    fn span(&self) -> InterfaceSpan {
+        let ((common_v4, a), (common_v6, b)) = (self.ends[0].common(), self.ends[1].common());
+        InterfaceSpan {
+            interface: self.id,
+            first: self.first,
+            last: self.last,
+            packets: self.packets,
+            common_v4,
+            common_v6,
+            owner: None,
+            forged: a + b,
+            claimed: Vec::new(),
+        }
+    }
+}
 
 /// Totals of the interfaces seen, bounded.
 #[derive(Debug)]
 pub(crate) struct Interfaces {
     known: HashMap<InterfaceId, u32>,
-    spans: Vec<InterfaceSpan>,
-    seen_v4: Vec<bool>,
-    seen_v6: Vec<bool>,
+    all: Vec<Interface>,
     /// The one counted last: captures of one interface never look further.
     recent: Option<(InterfaceId, u32)>,
     limit: usize,
@@ -19,14 +138,7 @@ pub(crate) struct Interfaces {
 
 impl Interfaces {
     pub fn new(limit: usize) -> Self {
-        Self {
-            known: HashMap::new(),
-            spans: Vec::new(),
-            seen_v4: Vec::new(),
-            seen_v6: Vec::new(),
-            recent: None,
-            limit,
-        }
+        Self { known: HashMap::new(), all: Vec::new(), recent: None, limit }
     }
 
     /// Counts a packet; true where its interface is one too many.
@@ -38,83 +150,109 @@ impl Interfaces {
         from_low: bool,
         hops: u8,
     ) -> bool {
+        let Some(interface) = self.note(id, time) else { return true };
+        let (from, to) = (key.address(from_low), key.address(!from_low));
+        interface.ends[usize::from(key.is_v6())].count(from, to, hops);
+        false
+    }
+
+    /// Counts a packet that says nothing of whose its interface is; true where that is one too
+    /// many.
+    pub fn count_forged(&mut self, id: InterfaceId, time: Nanos) -> bool {
+        self.note(id, time).is_none()
+    }
+
+    fn note(&mut self, id: InterfaceId, time: Nanos) -> Option<&mut Interface> {
         let at = match self.recent {
             Some((recent, at)) if recent == id => at as usize,
             _ => {
-                let Some(at) = self.find(id, time) else { return true };
+                let at = self.find(id, time)?;
                 self.recent = Some((id, at as u32));
                 at
             }
         };
-        let span = &mut self.spans[at];
-        span.first = span.first.min(time);
-        span.last = span.last.max(time);
-        span.packets += 1;
-        let (common, seen) = match key.is_v6() {
-            false => (&mut span.common_v4, &mut self.seen_v4[at]),
-            true => (&mut span.common_v6, &mut self.seen_v6[at]),
-        };
-        if *seen && common.is_empty() {
-            return false;
-        }
-        let (from, to) = (key.address(from_low), key.address(!from_low));
-        if !*seen {
-            *seen = true;
-            let new = |address| CommonAddress { address, unrouted: 0, routed: 0 };
-            *common = if key.is_to_itself() { vec![new(from)] } else { vec![new(from), new(to)] };
-        } else {
-            common.retain(|c| c.address == from || c.address == to);
-        }
-        if let Some(sender) = common.iter_mut().find(|c| c.address == from) {
-            // Initial values of the operating systems in use: Linux and macOS 64, Windows 128,
-            // network devices 255.
-            *(if matches!(hops, 64 | 128 | 255) {
-                &mut sender.unrouted
-            } else {
-                &mut sender.routed
-            }) += 1;
-        }
-        false
+        let interface = &mut self.all[at];
+        interface.first = interface.first.min(time);
+        interface.last = interface.last.max(time);
+        interface.packets += 1;
+        Some(interface)
     }
 
     fn find(&mut self, id: InterfaceId, time: Nanos) -> Option<usize> {
         if let Some(&at) = self.known.get(&id) {
             return Some(at as usize);
         }
-        if self.spans.len() >= self.limit {
+        if self.all.len() >= self.limit {
             return None;
         }
-        self.known.insert(id, self.spans.len() as u32);
-        self.spans.push(InterfaceSpan {
-            interface: id,
-            first: time,
-            last: time,
-            packets: 0,
-            common_v4: Vec::new(),
-            common_v6: Vec::new(),
-        });
-        self.seen_v4.push(false);
-        self.seen_v6.push(false);
-        Some(self.spans.len() - 1)
+        self.known.insert(id, self.all.len() as u32);
+        let ends = Default::default();
+        self.all.push(Interface { id, first: time, last: time, packets: 0, ends });
+        Some(self.all.len() - 1)
     }
 
-    /// Forgets an interface that is gone, and tells its totals a last time.
-    pub fn forget(&mut self, id: InterfaceId, sink: &mut impl FnMut(Observation)) {
-        let Some(at) = self.known.remove(&id) else { return };
+    /// Forgets an interface that is gone; its totals a last time.
+    pub fn forget(&mut self, id: InterfaceId) -> Option<InterfaceSpan> {
+        let at = self.known.remove(&id)? as usize;
         self.recent = None;
-        let at = at as usize;
-        sink(Observation::Interface(self.spans.swap_remove(at)));
-        self.seen_v4.swap_remove(at);
-        self.seen_v6.swap_remove(at);
-        if let Some(moved) = self.spans.get(at) {
-            self.known.insert(moved.interface, at as u32);
+        let gone = self.all.swap_remove(at);
+        if let Some(moved) = self.all.get(at) {
+            self.known.insert(moved.id, at as u32);
+        }
+        Some(gone.span())
+    }
+
+    /// All totals, in order of the interfaces.
+    pub fn report(&self) -> Vec<InterfaceSpan> {
+        let mut all: Vec<InterfaceSpan> = self.all.iter().map(Interface::span).collect();
+        all.sort_by_key(|s| s.interface);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    fn ends(packets: &[(u8, u8)]) -> Ends {
+        let mut ends = Ends::default();
+        packets.iter().for_each(|(from, to)| ends.count(ip(*from), ip(*to), 64));
+        ends
+    }
+
+    fn common(packets: &[(u8, u8)]) -> (Vec<IpAddr>, u64) {
+        let (all, strangers) = ends(packets).common();
+        (all.into_iter().map(|c| c.address).collect(), strangers)
+    }
+
+    #[test]
+    fn one_conversation_has_two_ends_and_a_second_one_decides() {
+        assert_eq!(common(&[(1, 2), (2, 1)]), (vec![ip(1), ip(2)], 0));
+        assert_eq!(common(&[(1, 2), (2, 1), (1, 3)]), (vec![ip(1)], 0));
+        assert!(common(&[(1, 2), (3, 4)]).0.is_empty());
+    }
+
+    #[test]
+    fn a_few_foreign_packets_change_nothing_wherever_they_come() {
+        let own: Vec<(u8, u8)> = (0..60).map(|n| (1, 10 + n % 7)).collect();
+        for at in [0, 1, 30, 60] {
+            let mut packets = own.clone();
+            packets.insert(at, (200, 201));
+            assert_eq!(common(&packets), (vec![ip(1)], 1), "foreign packet {at}");
         }
     }
 
-    /// Tells all totals, in order of the interfaces.
-    pub fn report(&self, sink: &mut impl FnMut(Observation)) {
-        let mut all: Vec<&InterfaceSpan> = self.spans.iter().collect();
-        all.sort_by_key(|s| s.interface);
-        all.into_iter().for_each(|s| sink(Observation::Interface(s.clone())));
+    #[test]
+    fn an_interface_of_many_is_nobodys() {
+        let mixed: Vec<(u8, u8)> =
+            (0..3_000).map(|n| ((n % 5) as u8, 100 + (n % 7) as u8)).collect();
+        assert!(common(&mixed).0.is_empty());
+        let two: Vec<(u8, u8)> =
+            (0..1_000).map(|n| if n % 10 == 0 { (2, 9) } else { (1, 8) }).collect();
+        assert!(common(&two).0.is_empty(), "a tenth of the packets are another's");
     }
 }

@@ -21,6 +21,7 @@ pub mod live;
 pub mod loss;
 pub mod meter;
 pub mod observation;
+mod owners;
 mod skim;
 pub mod source;
 pub mod tls;

@@ -6,6 +6,7 @@
 //! or counted.
 
 pub mod collector;
+mod evidence;
 pub mod filter;
 pub mod handle;
 pub mod links;

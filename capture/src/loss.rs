@@ -57,6 +57,10 @@ pub struct Counters {
     /// interfaces, as a rule on another node, whose agent tells them. Only some are seen, as
     /// packets of them are sampled. Not a loss.
     pub arriving: u64,
+    /// Packets that a pod sent with an address that is not its own. They teach nothing.
+    pub forged_source: u64,
+    /// DNS answers to questions that their receiver was not seen to ask. They teach nothing.
+    pub unasked_answers: u64,
     /// Sightings of a packet already seen on another interface. Not a loss.
     pub repeated_sightings: u64,
 }
@@ -86,6 +90,8 @@ impl Counters {
             evicted_answers,
             evicted_interfaces,
             arriving,
+            forged_source,
+            unasked_answers,
             repeated_sightings,
         } = other;
         self.packets += packets;
@@ -108,11 +114,13 @@ impl Counters {
         self.evicted_answers += evicted_answers;
         self.evicted_interfaces += evicted_interfaces;
         self.arriving += arriving;
+        self.forged_source += forged_source;
+        self.unasked_answers += unasked_answers;
         self.repeated_sightings += repeated_sightings;
     }
 
     /// All of them with their names, as they are stored and shown.
-    pub fn named(&self) -> [(&'static str, u64); 21] {
+    pub fn named(&self) -> [(&'static str, u64); 23] {
         [
             ("packets", self.packets),
             ("bytes", self.bytes),
@@ -134,6 +142,8 @@ impl Counters {
             ("evicted-answers", self.evicted_answers),
             ("evicted-interfaces", self.evicted_interfaces),
             ("arriving-connections", self.arriving),
+            ("forged-source", self.forged_source),
+            ("unasked-answers", self.unasked_answers),
             ("repeated-sightings", self.repeated_sightings),
         ]
     }

@@ -3,8 +3,10 @@
 //! Owns the counters and the totals of interfaces. Must never block, read a clock, or drop a frame
 //! without counting why.
 
-use std::collections::HashMap;
+mod questions;
+
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::decode::{Segment, Skip, decode};
 use crate::dns;
@@ -12,14 +14,15 @@ use crate::flow::answers::Answers;
 use crate::flow::key::FlowKey;
 use crate::flow::table::Table;
 pub use crate::flow::{Config, KnownPorts};
-use crate::frame::{Batch, Frame};
+use crate::frame::{Batch, Direction, Frame};
 use crate::interfaces::Interfaces;
 use crate::loss::Counters;
-use crate::observation::{DnsName, InterfaceId, Lookup, Nanos, Observation, Transport};
+use crate::observation::{
+    DnsName, InterfaceId, InterfaceSpan, Lookup, Nanos, Observation, OwnedBy, Transport,
+};
+use crate::owners::{Groups, Judgement, Owners};
 use crate::skim::{Skim, skim};
-
-/// Open DNS questions remembered. A client asks a handful at a time.
-const MAX_QUESTIONS: usize = 8_192;
+use questions::{Heard, Questions};
 
 /// Frames whose flows are looked for before the first of them is taken in.
 const AHEAD: usize = 32;
@@ -33,15 +36,13 @@ struct Glance {
     slot: Option<u32>,
 }
 
-/// Who asked what: client, its port, message identifier.
-type Asked = (std::net::SocketAddr, u16, String);
-
 /// Turns frames into observations. Memory is bounded by [`Config`], whatever the input.
 pub struct Meter {
     table: Table,
     answers: Answers,
-    questions: HashMap<Asked, Question>,
+    questions: Questions,
     interfaces: Interfaces,
+    owners: Owners,
     counters: PerSource,
     live: bool,
 }
@@ -82,11 +83,6 @@ impl PerSource {
     }
 }
 
-struct Question {
-    lookup: Lookup,
-    answered: bool,
-}
-
 impl Meter {
     /// A meter with nothing seen yet.
     pub fn new(config: Config, known: KnownPorts) -> Self {
@@ -94,7 +90,8 @@ impl Meter {
             answers: Answers::new(config.max_answers),
             interfaces: Interfaces::new(config.max_interfaces),
             table: Table::new(config, known),
-            questions: HashMap::new(),
+            questions: Questions::default(),
+            owners: Owners::default(),
             counters: PerSource::default(),
             live: config.live,
         }
@@ -103,6 +100,31 @@ impl Meter {
     /// Replaces what is known to listen; flows told already keep their orientation.
     pub fn set_known(&mut self, known: KnownPorts) {
         self.table.set_known(known, &self.answers);
+    }
+
+    /// From this time on, all that the pod behind a live interface sends is read on it, and which
+    /// way its frames pass is told.
+    pub fn watch(&mut self, index: u32, since: Nanos) {
+        self.owners.watch(index, since);
+    }
+
+    /// The other end of a live interface is gone; what is still read of it is its own.
+    pub fn release(&mut self, index: u32) {
+        self.owners.release(index);
+    }
+
+    /// What the node tells now of the addresses behind a live interface.
+    pub fn set_evidence(&mut self, index: u32, evidence: Vec<(IpAddr, OwnedBy)>) {
+        self.owners.set_evidence(index, evidence);
+    }
+
+    /// Which addresses are one pod's, of those that may be behind live interfaces.
+    pub fn set_pods(&mut self, pods: &[Arc<[IpAddr]>]) {
+        let each = |pod: &Arc<[IpAddr]>| {
+            let pod = Arc::clone(pod);
+            (0..pod.len()).map(move |i| (pod[i], Arc::clone(&pod))).collect::<Vec<_>>()
+        };
+        self.owners.set_groups(pods.iter().flat_map(each).collect::<Groups>());
     }
 
     /// What was seen and lost so far, of all sources.
@@ -172,22 +194,53 @@ impl Meter {
         }
         self.counters.now.packets += 1;
         self.counters.now.bytes += frame.data.len() as u64;
-        if let Some(Glance { skim, hash, slot: Some(slot) }) = glance
-            && let Some(repeated) = self.table.bump(skim, *hash, *slot, frame.time, frame.interface)
+        // Only live frames tell which way they pass, and only those are judged.
+        if frame.direction == Direction::Unknown
+            && let Some(Glance { skim, hash, slot: Some(slot) }) = glance
+            && self.bump(frame, skim, *hash, *slot)
         {
-            self.counters.now.used += 1;
-            self.counters.now.repeated_sightings += u64::from(repeated);
-            let lost = self.interfaces.count(
-                frame.interface,
-                frame.time,
-                &skim.key,
-                skim.from_low,
-                skim.hops,
-            );
-            self.counters.now.evicted_interfaces += u64::from(lost);
+            return;
+        }
+        if frame.direction != Direction::Unknown
+            && let Some(glance) = glance
+            && self.judged(frame, glance)
+        {
             return;
         }
         self.decode(frame, sink);
+    }
+
+    /// Takes in a packet that can change no connection; false where it may.
+    #[inline(always)]
+    fn bump(&mut self, frame: &Frame<'_>, skim: &Skim, hash: u64, slot: u32) -> bool {
+        let (time, interface) = (frame.time, frame.interface);
+        let Some(repeated) = self.table.bump(skim, hash, slot, time, interface) else {
+            return false;
+        };
+        self.counters.now.used += 1;
+        self.counters.now.repeated_sightings += u64::from(repeated);
+        let lost = self.interfaces.count(interface, time, &skim.key, skim.from_low, skim.hops);
+        self.counters.now.evicted_interfaces += u64::from(lost);
+        true
+    }
+
+    /// The same of a live packet, which may also be none of a connection's own, or forged.
+    fn judged(&mut self, frame: &Frame<'_>, glance: &Glance) -> bool {
+        let Glance { skim, hash, slot } = glance;
+        let from = skim.key.address(skim.from_low);
+        match frame.direction {
+            Direction::Sent if self.owners.is_heard(from, frame.time) => {
+                self.counters.now.used += 1;
+                self.counters.now.repeated_sightings += 1;
+                let (id, time) = (frame.interface, frame.time);
+                let lost = self.interfaces.count(id, time, &skim.key, skim.from_low, skim.hops);
+                self.counters.now.evicted_interfaces += u64::from(lost);
+                true
+            }
+            // In full: what it may be taken for where it arrives is to be known.
+            Direction::Received if !self.owners.may_send(frame.interface.index, from) => false,
+            _ => slot.is_some_and(|slot| self.bump(frame, skim, *hash, slot)),
+        }
     }
 
     fn decode(&mut self, frame: &Frame<'_>, sink: &mut impl FnMut(Observation)) {
@@ -211,10 +264,24 @@ impl Meter {
 
     fn segment(&mut self, s: &Segment<'_>, sink: &mut impl FnMut(Observation)) {
         self.counters.now.used += 1;
+        let judgement = self.owners.judge(s.interface.index, s.direction, s.from.ip(), s.time);
+        if judgement == Judgement::Forged {
+            self.counters.now.forged_source += 1;
+            let lost = self.interfaces.count_forged(s.interface, s.time);
+            self.counters.now.evicted_interfaces += u64::from(lost);
+            return self.table.forged(s, &mut self.counters.now, sink);
+        }
         let (key, from_low) = FlowKey::of(s.from, s.to, s.transport);
         let lost = self.interfaces.count(s.interface, s.time, &key, from_low, s.hops);
         self.counters.now.evicted_interfaces += u64::from(lost);
-        self.table.segment(s, &self.answers, &mut self.counters.now, sink);
+        if judgement == Judgement::Elsewhere {
+            self.counters.now.repeated_sightings += 1;
+            if s.tcp.syn && s.tcp.ack {
+                self.table.accepted(s);
+            }
+            return;
+        }
+        self.table.segment(s, (&self.answers, &self.owners), &mut self.counters.now, sink);
         if s.is_dns() && !s.payload.is_empty() {
             match s.transport {
                 Transport::Udp => self.dns(s, s.payload, sink),
@@ -229,19 +296,8 @@ impl Meter {
             self.counters.now.bad_dns += 1;
             return;
         };
-        let (client, server) = if message.response { (s.to, s.from) } else { (s.from, s.to) };
-        let asked = (client, message.id, message.question.clone());
-        let answered = message.response;
-        if answered && self.questions.get(&asked).is_some_and(|q| q.answered) {
-            // The same answer on another interface.
-            return;
-        }
-        if !answered && self.questions.contains_key(&asked) {
-            return;
-        }
-        if self.questions.len() >= MAX_QUESTIONS {
-            self.tell_unanswered(sink);
-        }
+        let response = message.response;
+        let (client, server) = if response { (s.to, s.from) } else { (s.from, s.to) };
         let lookup = Lookup {
             interface: s.interface,
             client: client.ip(),
@@ -250,15 +306,22 @@ impl Meter {
             question: message.question,
             canonical: message.canonical,
             addresses: message.addresses,
-            rcode: answered.then_some(message.rcode),
+            rcode: response.then_some(message.rcode),
         };
-        if answered {
+        // Captures may begin behind the question, or hold one side only; nothing else is asked of
+        // them. On a node, anybody can send an answer to whom they like.
+        let must_be_asked = s.direction != Direction::Unknown;
+        let (id, ttl) = (message.id, message.ttl);
+        let heard = self.questions.hear(client.port(), id, lookup, ttl, must_be_asked);
+        let Heard { answered, told, unasked } = heard;
+        self.counters.now.unasked_answers += unasked;
+        told.into_iter().for_each(|l| sink(Observation::Lookup(l)));
+        if let Some((lookup, ttl)) = answered {
             for &address in &lookup.addresses {
-                self.remember(client.ip(), address, &lookup, message.ttl);
+                self.remember(lookup.client, address, &lookup, ttl);
             }
-            sink(Observation::Lookup(lookup.clone()));
+            sink(Observation::Lookup(lookup));
         }
-        self.questions.insert(asked, Question { lookup, answered });
     }
 
     fn remember(&mut self, client: IpAddr, address: IpAddr, lookup: &Lookup, ttl: u32) {
@@ -271,31 +334,63 @@ impl Meter {
             u64::from(self.answers.add(client, address, name, ttl));
     }
 
-    /// Tells the questions whose answers were not seen, and forgets all.
-    fn tell_unanswered(&mut self, sink: &mut impl FnMut(Observation)) {
-        let open = self.questions.drain().map(|(_, q)| q).filter(|q| !q.answered);
-        let mut open: Vec<Lookup> = open.map(|q| q.lookup).collect();
-        open.sort_by(|a, b| (a.time, a.client, &a.question).cmp(&(b.time, b.client, &b.question)));
+    /// Tells the questions whose answers were not seen; those asked after `until` may still be
+    /// answered.
+    fn tell_unanswered(&mut self, until: Nanos, sink: &mut impl FnMut(Observation)) {
+        let (open, unasked) = self.questions.take(until);
+        self.counters.now.unasked_answers += unasked;
         open.into_iter().for_each(|l| sink(Observation::Lookup(l)));
+    }
+
+    /// What is known of an interface besides its totals.
+    fn complete(&mut self, mut span: InterfaceSpan) -> InterfaceSpan {
+        let index = span.interface.index;
+        span.owner = self.owners.owner(index);
+        if let Some((forged, claimed)) = self.owners.take_forged(index) {
+            (span.forged, span.claimed) = (forged, claimed);
+        }
+        span
+    }
+
+    fn tell_interfaces(&mut self, sink: &mut impl FnMut(Observation)) {
+        for span in self.interfaces.report() {
+            sink(Observation::Interface(self.complete(span)));
+        }
     }
 
     /// Tells connections that were never told, as soon as nothing more is to be learned of them
     /// soon: their names are known, they are over, or they are `patience` old; and hosts that later
     /// requests on told ones ask for, at once. Needs [`Config::live`]. `now`: packet time reached.
     pub fn fresh(&mut self, now: Nanos, patience: Nanos, sink: &mut impl FnMut(Observation)) {
+        self.fresh_some(now, patience, usize::MAX, sink);
+    }
+
+    /// The same of about `limit` connections; the others are told the next time.
+    pub fn fresh_some(
+        &mut self,
+        now: Nanos,
+        patience: Nanos,
+        limit: usize,
+        sink: &mut impl FnMut(Observation),
+    ) {
         self.table.expire_until(now, &mut self.counters.now, sink);
-        self.table.report_fresh(now, patience, &self.answers, sink);
+        self.table.report_fresh(now, (patience, limit), &self.answers, sink);
     }
 
     /// The clock that stamps packets was set by `step` nanoseconds, and shows `now`.
     pub fn rebase(&mut self, now: Nanos, step: Nanos) {
         self.table.rebase(now, step);
         self.answers.shift(step);
+        self.questions.shift(step);
+        self.owners.rebase(now, step);
     }
 
     /// An interface is gone: its totals are told a last time.
     pub fn forget(&mut self, id: InterfaceId, sink: &mut impl FnMut(Observation)) {
-        self.interfaces.forget(id, sink);
+        if let Some(span) = self.interfaces.forget(id) {
+            sink(Observation::Interface(self.complete(span)));
+        }
+        self.owners.forget(id.index);
     }
 
     /// Tells all connections that changed since they were last told; for a source that does not
@@ -303,15 +398,33 @@ impl Meter {
     pub fn harvest(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
         self.table.expire_until(now, &mut self.counters.now, sink);
         self.table.report(Some(now), &self.answers, sink);
-        self.tell_unanswered(sink);
-        self.interfaces.report(sink);
+        self.tell_unanswered(now.saturating_sub(questions::PATIENCE), sink);
+        self.tell_interfaces(sink);
+    }
+
+    /// The same of about `limit` connections, beginning `from` 0; then from what it gave, until it
+    /// gives nothing, and all is told.
+    pub fn harvest_some(
+        &mut self,
+        now: Nanos,
+        from: u32,
+        limit: usize,
+        sink: &mut impl FnMut(Observation),
+    ) -> Option<u32> {
+        self.table.expire_until(now, &mut self.counters.now, sink);
+        let next = self.table.report_some(now, (from, limit), &self.answers, sink);
+        if next.is_none() {
+            self.tell_unanswered(now.saturating_sub(questions::PATIENCE), sink);
+            self.tell_interfaces(sink);
+        }
+        next
     }
 
     /// The input has ended: tells everything.
     pub fn finish(&mut self, sink: &mut impl FnMut(Observation)) {
         self.counters.now.incomplete_head += self.table.unfinished();
         self.table.report(None, &self.answers, sink);
-        self.tell_unanswered(sink);
-        self.interfaces.report(sink);
+        self.tell_unanswered(Nanos::MAX, sink);
+        self.tell_interfaces(sink);
     }
 }

@@ -185,14 +185,44 @@ pub struct InterfaceSpan {
     pub last: Nanos,
     /// TCP, UDP and SCTP packets seen on it.
     pub packets: u64,
-    /// Addresses that stand at one end of *every* IPv4 packet of the interface: none, one, or two
-    /// while it has shown a single conversation.
+    /// Addresses that stand at one end of the IPv4 packets of the interface, of all but one in 20:
+    /// none, one, or two while it has shown a single conversation. Where one stands at an end of
+    /// more packets than the other, that one alone.
     pub common_v4: Vec<CommonAddress>,
     /// The same for IPv6 (link-local and unspecified addresses aside).
     pub common_v6: Vec<CommonAddress>,
+    /// Whose it is, where more than its packets in common tells: on live interfaces.
+    pub owner: Option<Owner>,
+    /// Packets that the pod behind it sent with an address that is not its own, since the last
+    /// report. Of a capture file: packets with none of the common addresses at either end.
+    pub forged: u64,
+    /// Some of the addresses that those claimed.
+    pub claimed: Vec<IpAddr>,
 }
 
-/// An address at one end of every packet of an interface.
+/// How it is known whose a live interface is, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OwnedBy {
+    /// By its packets alone: the node tells nothing.
+    Packets,
+    /// The node's neighbours (ARP, NDP) and the bridge's forwarding table: the first that was
+    /// known.
+    Neighbour,
+    /// The node has a host route through it.
+    Route,
+}
+
+/// Whose a live interface is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Addresses that its pod may send from, sorted.
+    pub addresses: Vec<IpAddr>,
+    /// How it is known.
+    pub by: OwnedBy,
+}
+
+/// An address at one end of the packets of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommonAddress {
     /// The address.

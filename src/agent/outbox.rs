@@ -175,14 +175,23 @@ impl Outbox {
             Ok(()) => {
                 self.progress.delivered += 1;
                 self.progress.edges += batch.edges.len() as u64;
-                self.progress.failing = None;
                 self.suspect = None;
+                if self.progress.failing.take().is_some() {
+                    let failures = self.progress.failures;
+                    tracing::info!(failures, "batches are delivered again");
+                }
                 self.inflight = None;
                 if self.spooled.is_some() {
                     self.save(gatherer);
                 }
                 // What came meanwhile does not have to wait for the next tick.
                 if last { self.step(made, gatherer, true) } else { Ok(()) }
+            }
+            Err(Undelivered::UnderWay) => {
+                if last && self.spooled.is_none() {
+                    self.save(gatherer);
+                }
+                Ok(())
             }
             Err(Undelivered::Never(why)) => {
                 self.save(gatherer);

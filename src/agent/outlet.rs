@@ -6,6 +6,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use hyper::{Method, StatusCode, Uri};
@@ -21,6 +23,9 @@ use crate::view::View;
 /// Why a batch was not delivered.
 #[derive(Debug, thiserror::Error)]
 pub enum Undelivered {
+    /// It is on its way: ask again with the same batch.
+    #[error("it is on its way")]
+    UnderWay,
     /// It may be delivered later.
     #[error("{why}")]
     Later {
@@ -192,6 +197,59 @@ fn for_good(status: StatusCode, body: &[u8]) -> bool {
             | StatusCode::UNSUPPORTED_MEDIA_TYPE
             | StatusCode::UNPROCESSABLE_ENTITY
     ) || status.is_client_error() && said().is_some_and(|batch| batch == "refused")
+}
+
+/// An outlet that takes its time, on a thread of its own: while a recorder does not answer, packets
+/// go on to come.
+#[derive(Debug)]
+pub struct Aside {
+    batches: Sender<Arc<Observed>>,
+    results: Receiver<Result<(), Undelivered>>,
+    /// One is on its way.
+    waits: bool,
+}
+
+/// How long a delivery is waited for before it is asked for another time: most take less.
+const PROMPT: Duration = Duration::from_millis(100);
+
+impl Aside {
+    /// Starts the thread. It ends with this, or with the delivery that it is at.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn new(mut outlet: impl Outlet + 'static) -> io::Result<Self> {
+        let (batches, todo) = channel::<Arc<Observed>>();
+        let (done, results) = channel();
+        let work = move || {
+            while let Ok(batch) = todo.recv() {
+                if done.send(outlet.deliver(&batch)).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("delivery".to_owned()).spawn(work)?;
+        Ok(Self { batches, results, waits: false })
+    }
+}
+
+impl Outlet for Aside {
+    /// A batch that is on its way never changes, so that it is the one that is asked for again.
+    fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
+        let dead =
+            || Undelivered::Never("the thread that delivers has ended; this is a bug".into());
+        if !self.waits {
+            self.batches.send(Arc::new(batch.clone())).map_err(|_| dead())?;
+            self.waits = true;
+        }
+        match self.results.recv_timeout(PROMPT) {
+            Ok(result) => {
+                self.waits = false;
+                result
+            }
+            Err(RecvTimeoutError::Timeout) => Err(Undelivered::UnderWay),
+            Err(RecvTimeoutError::Disconnected) => Err(dead()),
+        }
+    }
 }
 
 /// A store in this process: learning and all.

@@ -1,5 +1,6 @@
 //! `sidecarta agent` and `sidecarta run`: learning from live traffic.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,8 +15,9 @@ use super::duration::duration;
 use super::log::{LogOptions, listen};
 use super::{Outcome, SnapshotOptions, StoreOptions};
 use crate::agent::outbox::Pace;
-use crate::agent::outlet::{Outlet, ToFile, ToRecorder, ToStdout, ToStore};
+use crate::agent::outlet::{Aside, Outlet, ToFile, ToRecorder, ToStdout, ToStore};
 use crate::agent::{Config, keep_only_capture, run as live};
+use crate::life::raise_descriptors;
 use crate::private;
 use crate::snapshot;
 use crate::store::{Access, Store};
@@ -201,7 +203,31 @@ impl LiveOptions {
             spool,
             listen: listen(&self.listen)?,
             drain: self.drain,
+            check: None,
         })
+    }
+}
+
+impl Knowledge {
+    /// The cluster to be asked whether the node is one of its own.
+    fn client(&self) -> Option<kube::Client> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Api(client, ..) => Some(client.clone()),
+        }
+    }
+
+    /// Refuses the name of a node that a snapshot does not hold, where it names nodes at all.
+    fn has(&self, node: &str) -> anyhow::Result<()> {
+        let Self::Fixed(view) = self else { return Ok(()) };
+        let cluster = view.current();
+        let nodes: BTreeSet<&str> = cluster.pods().iter().map(|p| &*p.node).collect();
+        anyhow::ensure!(
+            nodes.is_empty() || nodes.contains("") || nodes.contains(node),
+            "no pod of the snapshot is on a node {node}, but on {}: pass --node with one of these",
+            nodes.into_iter().collect::<Vec<_>>().join(", ")
+        );
+        Ok(())
     }
 }
 
@@ -227,19 +253,22 @@ fn connect(
 
 pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<Outcome> {
     options.live.log.init()?;
-    let config = options.live.config(true, Duration::ZERO, options.spool.clone())?;
+    raise_descriptors();
+    let mut config = options.live.config(true, Duration::ZERO, options.spool.clone())?;
     let (runtime, knowledge, partial) =
         connect(&options.pods, None, || Ok(Extent::Node(config.node.clone())))?;
+    knowledge.has(&config.node)?;
+    config.check = knowledge.client();
     let outlet: Box<dyn Outlet> = match options.to.to_str() {
         Some("-") => Box::new(ToStdout),
         Some(url) if url.contains("://") => {
             let handle = runtime.handle().clone();
-            Box::new(ToRecorder::new(
+            Box::new(Aside::new(ToRecorder::new(
                 url,
                 options.token_file.clone(),
                 options.ca_file.as_deref(),
                 handle,
-            )?)
+            )?)?)
         }
         _ => Box::new(
             ToFile::open(&options.to)
@@ -259,11 +288,17 @@ pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<Outcome> {
 
 pub(super) fn run(options: &RunOptions) -> anyhow::Result<Outcome> {
     options.live.log.init()?;
-    let config = options.live.config(false, options.settle, None)?;
+    raise_descriptors();
+    let mut config = options.live.config(false, options.settle, None)?;
     let (runtime, knowledge, partial) =
         connect(&options.cluster.cluster, Some(&options.cluster.cluster_domain), || {
             Ok(Extent::Cluster)
         })?;
+    // What is not named is the name of the host, of which nothing depends here.
+    if options.live.node.is_some() {
+        knowledge.has(&config.node)?;
+        config.check = knowledge.client();
+    }
     // The directory may lie where only root with all its rights may make one; sled's threads must
     // not keep those.
     make(&options.store.store)?;

@@ -139,6 +139,7 @@ fn sinks(options: &Options) -> alert::Config {
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     options.log.init()?;
+    crate::life::raise_descriptors();
     let tls = options
         .tls_cert
         .clone()

@@ -29,6 +29,13 @@ pub struct Readiness {
     /// The estimated chance that the next connection is of a dependency already known. `None`
     /// without a connection.
     pub confidence: Option<f64>,
+    /// Connections beyond its share, of which it is not known where they went one by one.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub folded: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Readiness {
@@ -45,7 +52,10 @@ impl Readiness {
             connections = connections.saturating_add(d.tally.connections);
             seen_once += u64::from(d.tally.connections == 1);
         }
-        let mut out = Self { watched: spans.total(), connections, seen_once, confidence: None };
+        let folded =
+            known.watches.iter().fold(0u64, |n, w| n.saturating_add(w.folded.connections()));
+        let watched = spans.total();
+        let mut out = Self { watched, connections, seen_once, confidence: None, folded };
         out.confidence = out.chance_that_next_is_new().map(|new| 1.0 - new);
         out
     }
@@ -58,6 +68,12 @@ impl Readiness {
 
     /// Why it is not enough; `None` when it is.
     pub fn lacks(&self, least: &Thresholds) -> Option<String> {
+        if self.folded > 0 {
+            return Some(format!(
+                "not ready: {} connections went beyond what an agent takes of one pod, and are not known one by one: the list                  is incomplete; declare what it calls with --calls, and pass --include-unready",
+                self.folded
+            ));
+        }
         if self.watched < least.min_coverage {
             let seconds = |n: u64| n / 1_000_000_000;
             return Some(format!(

@@ -18,6 +18,8 @@ pub enum AlertKind {
     CoverageLost,
     /// A workload calls that was not there when its namespace, or everything, was accepted.
     NewWorkload,
+    /// A pod sends packets with addresses that are not its own.
+    ForgedSource,
 }
 
 impl AlertKind {
@@ -29,6 +31,7 @@ impl AlertKind {
             Self::Ambiguous => "ambiguous",
             Self::CoverageLost => "coverage-lost",
             Self::NewWorkload => "new-workload",
+            Self::ForgedSource => "forged-source",
         }
     }
 }
@@ -111,6 +114,12 @@ impl Alert {
                 let n = self.dependencies.unwrap_or(0);
                 let noun = if n == 1 { "dependency" } else { "dependencies" };
                 format!("{w} is a new workload, which nobody accepted, and has {n} {noun}")
+            }
+            AlertKind::ForgedSource => {
+                format!(
+                    "a pod of {w} sent {} packets with addresses that are not its own; they taught nothing",
+                    self.connections
+                )
             }
         }
     }

@@ -1,8 +1,12 @@
 //! What was watched: without it, silence of a workload would mean nothing.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use super::{Merge, Tally, Time, WorkloadId};
+use serde::{Deserialize, Serialize};
+use sidecarta_capture::observation::OwnedBy;
+
+use super::{Folded, Merge, Tally, Time, WorkloadId};
 
 /// A span of packet time, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -44,6 +48,51 @@ impl Merge for Spans {
     }
 }
 
+/// What is known of the interface that a pod was watched on, besides that it is its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ownership {
+    /// How it is known that it is the pod's; the weakest of all times. `None` of captures, and of
+    /// what older agents told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<OwnedBy>,
+    /// Packets that the pod sent with an address that is not its own. They taught nothing.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub forged: u64,
+    /// Some of the addresses that those claimed, at most [`Ownership::MAX_CLAIMED`].
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub claimed: BTreeSet<IpAddr>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Ownership {
+    /// Claimed addresses that are remembered.
+    pub const MAX_CLAIMED: usize = 8;
+
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Merge for Ownership {
+    fn merge(&mut self, other: &Self) {
+        self.owner = match (self.owner, other.owner) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self.forged = self.forged.saturating_add(other.forged);
+        // The least ones, so that the order of batches does not show.
+        self.claimed.extend(&other.claimed);
+        while self.claimed.len() > Self::MAX_CLAIMED {
+            self.claimed.pop_last();
+        }
+    }
+}
+
 /// That a pod was watched on its own interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -58,6 +107,12 @@ pub struct Watch {
     pub spans: Spans,
     /// Packets seen on its interface.
     pub packets: u64,
+    /// Whose the interface is, and what the pod sent that is not its own.
+    #[serde(default, skip_serializing_if = "Ownership::is_empty")]
+    pub ownership: Ownership,
+    /// What it called beyond its share: what is known of its calls is incomplete.
+    #[serde(default, skip_serializing_if = "Folded::is_empty")]
+    pub folded: Folded,
 }
 
 impl Watch {
@@ -82,6 +137,8 @@ impl Merge for Watch {
         };
         self.spans.merge(&other.spans);
         self.packets = self.packets.saturating_add(other.packets);
+        self.ownership.merge(&other.ownership);
+        self.folded.merge(&other.folded);
     }
 }
 

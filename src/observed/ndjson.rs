@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Asked, Edge, Observed, Watching, size};
 use crate::cluster::{Labels, Pod};
-use crate::model::{BatchId, Spans, Time};
+use crate::model::{BatchId, Folded, Ownership, Spans, Time};
 
 /// Version of the form.
 const VERSION: u32 = 1;
@@ -375,7 +375,13 @@ fn fits(line: &Line) -> Result<(), String> {
             within("bytes of annotations", pod.capture.footprint(), 64 * MAX_ADDRESSES)
         }
         // The length of a line bounds its spans.
-        Line::Watching(_) | Line::Observed(_) | Line::End(_) => Ok(()),
+        Line::Watching(watching) => {
+            let Watching { ownership, folded, .. } = watching;
+            within("claimed addresses", ownership.claimed.len(), Ownership::MAX_CLAIMED)?;
+            within("folded domains", folded.domains.len(), Folded::MAX_DOMAINS)?;
+            folded.domains.keys().try_for_each(|text| name("a folded domain", text))
+        }
+        Line::Observed(_) | Line::End(_) => Ok(()),
     }
 }
 

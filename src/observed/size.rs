@@ -73,7 +73,12 @@ pub(crate) fn asked(asked: &Asked) -> usize {
 
 /// Of an entry of [`Observed::watching`], in bytes.
 pub(crate) fn watching(watching: &Watching) -> usize {
-    size_of::<Watching>() + spans(&watching.spans)
+    let domains = &watching.folded.domains;
+    size_of::<Watching>()
+        + spans(&watching.spans)
+        + map::<std::net::IpAddr, ()>(watching.ownership.claimed.len())
+        + map::<String, u64>(domains.len())
+        + domains.keys().map(|d| block(d.len())).sum::<usize>()
 }
 
 impl Observed {

@@ -114,6 +114,7 @@ fn any_taken() -> impl Strategy<Value = Taken> {
                 last: first + took,
                 packets,
                 common_v4: Vec::new(), common_v6: Vec::new(),
+                owner: None, forged: 0, claimed: Vec::new(),
             }
         )),
     ]
@@ -232,6 +233,9 @@ fn span() -> InterfaceSpan {
         packets: 2,
         common_v4: Vec::new(),
         common_v6: Vec::new(),
+        owner: None,
+        forged: 0,
+        claimed: Vec::new(),
     }
 }
 
@@ -242,7 +246,18 @@ fn two() -> Vec<Observed> {
     for n in 0..2 {
         gatherer.count("learned", 1);
         gatherer.connection(&pod("a"), &connection(40_000, 80 + n, 5));
-        gatherer.watch(&pod("a"), &span());
+        let span = InterfaceSpan {
+            interface: InterfaceId { source: 0, index: 2 },
+            first: 1,
+            last: 5,
+            packets: 2,
+            common_v4: Vec::new(),
+            common_v6: Vec::new(),
+            owner: None,
+            forged: 0,
+            claimed: Vec::new(),
+        };
+        gatherer.watch(&pod("a"), &span);
         batches.extend(gatherer.take(Time(9)));
     }
     batches
@@ -412,4 +427,93 @@ fn the_text_of_a_compressed_batch_is_bounded() {
     wide.window_log(27).unwrap();
     io::Write::write_all(&mut wide, b"x").unwrap();
     assert!(Packed::new(&wide.finish().unwrap()).text_length().is_err());
+}
+
+fn named(port: u16, host: &str) -> Connection {
+    let names = Names { sni: Some(host.to_owned()), ..Names::default() };
+    Connection { names, ..connection(40_000, port, 5) }
+}
+
+#[test]
+fn what_a_pod_calls_beyond_its_share_is_folded_and_others_keep_theirs() {
+    let mut gatherer = Gatherer::new("n1", "boot");
+    let mut taken = 0;
+    for n in 0..200_000u32 {
+        let mut c = named(443, &format!("h{n}.d{}.example.com", n % 7));
+        c.responder = (IpAddr::from((0x0b00_0000 + n).to_be_bytes()), 443).into();
+        gatherer.connection(&pod("scan"), &c);
+        if n % 1_000 == 0 {
+            gatherer.connection(&pod("quiet"), &named(1 + (n / 1_000) as u16, "cart.shop.svc"));
+            taken += 1;
+        }
+    }
+    let budget = gather::Budget::default();
+    let batch = gatherer.take(Time(9)).unwrap();
+    let at = |name: &str| batch.pods.iter().position(|p| *p.name == *name).unwrap() as u32;
+    let of = |name: &str| batch.edges.iter().filter(|e| e.pod == at(name)).count();
+    assert_eq!(of("quiet"), taken, "others keep theirs");
+    let kept = of("scan");
+    assert!(kept > 1_000 && kept * 640 < budget.share, "{kept}");
+    let told = batch.watching.iter().find(|w| w.pod == at("scan")).unwrap();
+    let folded = &told.folded;
+    assert_eq!(kept as u64 + folded.connections(), 200_000, "none is lost from the count");
+    assert_eq!(folded.domains["example.com"], folded.connections());
+    assert_eq!(batch.counters[gather::counter::FOLDED], folded.connections());
+    assert!(told.spans.0.is_empty(), "that it was watched is not said by this");
+    assert!(batch.watching.iter().all(|w| w.pod != at("quiet")));
+    let mut text = Vec::new();
+    write(&batch, &mut text).unwrap();
+    let read = Reader::new(&text[..]).next().unwrap().unwrap();
+    assert_eq!(read, batch);
+}
+
+#[test]
+fn each_pod_has_some_room_however_many_take_all_there_is() {
+    let mut gatherer = Gatherer::new("n1", "boot");
+    for p in 0..30 {
+        for n in 0..4_000u32 {
+            let mut c = connection(40_000, 443, 5);
+            c.responder = (IpAddr::from((0x0b00_0000 + n).to_be_bytes()), 443).into();
+            gatherer.connection(&pod(&format!("scan{p}")), &c);
+        }
+    }
+    for n in 0..50 {
+        gatherer.connection(&pod("quiet"), &connection(40_000, 1 + n, 5));
+    }
+    let mut quiet = 0;
+    let mut batches = 0;
+    while let Some(batch) = gatherer.take(Time(9)) {
+        let mut text = Vec::new();
+        write(&batch, &mut text).unwrap();
+        // Far below what a recorder takes, in each of them.
+        assert!(text.len() < 16 << 20, "{}", text.len());
+        quiet +=
+            batch.edges.iter().filter(|e| *batch.pods[e.pod as usize].name == *"quiet").count();
+        batches += 1;
+    }
+    assert_eq!(quiet, 50);
+    assert!(batches > 1, "they are cut between pods");
+}
+
+#[test]
+fn names_beyond_a_share_are_counted_and_take_no_room_of_calls() {
+    let mut gatherer = Gatherer::new("n1", "boot");
+    let lookup = |n: u32| Lookup {
+        interface: InterfaceId { source: 0, index: 2 },
+        client: IpAddr::from([10, 0, 0, 1]),
+        server: SocketAddr::from(([10, 0, 0, 53], 53)),
+        time: 5,
+        question: format!("{n}.{}", "x".repeat(200)),
+        canonical: None,
+        addresses: Vec::new(),
+        rcode: None,
+    };
+    (0..50_000).for_each(|n| gatherer.lookup(&pod("a"), &lookup(n)));
+    for n in 0..1_000 {
+        gatherer.connection(&pod("a"), &connection(40_000, 1 + n, 5));
+    }
+    let batch = gatherer.take(Time(9)).unwrap();
+    assert_eq!(batch.edges.len(), 1_000);
+    let folded = &batch.watching[0].folded;
+    assert_eq!((batch.asked.len() as u64 + folded.names, folded.connections()), (50_000, 0));
 }

@@ -483,9 +483,13 @@ fn an_export_of_every_state_imports() {
             store.keep(&[(&ids[0], &large), (&ids[1], b"")]).unwrap();
         }
         if has(2) {
-            let baseline =
-                Baseline { workload: id.clone(), accepted: Time(1), dependencies: BTreeSet::new() };
-            store.accept(&[baseline]).unwrap();
+            let baseline = Baseline {
+                workload: id.clone(),
+                accepted: Time(1),
+                by: Some("alice".to_owned()),
+                dependencies: BTreeSet::new(),
+            };
+            store.accept(&[baseline], &[]).unwrap();
         }
         if has(3) {
             let alert = Alert {
@@ -497,8 +501,11 @@ fn an_export_of_every_state_imports() {
                 first_seen: Time(1),
                 last_seen: Time(2),
                 connections: 3,
+                dependencies: None,
                 raised: Time(3),
                 ignored: has(0).then(|| "known".to_owned()),
+                ignored_by: has(0).then(|| "alice".to_owned()),
+                ignored_at: has(0).then_some(Time(4)),
             };
             store.raise(&[Raised { alert, deliveries: Default::default() }]).unwrap();
         }
@@ -536,6 +543,8 @@ fn counters_that_are_as_large_as_can_be_stay_so() {
             started: None,
             spans: Default::default(),
             packets: u64::MAX,
+            ownership: Default::default(),
+            folded: Default::default(),
         };
         let source = Source {
             source: "x".into(),

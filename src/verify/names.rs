@@ -13,7 +13,7 @@ use crate::observed::gather::counter as gathered;
 
 /// Names besides those of the capture layer's own counters: of collecting, of attribution, of
 /// gathering. A test holds them against what an agent counts.
-const OTHERS: [&str; 21] = [
+const OTHERS: [&str; 23] = [
     "ring-dropped",
     "interface-dropped",
     "unheard-observations",
@@ -32,9 +32,12 @@ const OTHERS: [&str; 21] = [
     learned::CONTESTED,
     learned::GUESSED,
     learned::MIDWAY,
-    gathered::EDGES,
+    gathered::FOLDED,
     gathered::REFUSED,
     gathered::ASKED,
+    // Of agents of before.
+    "edges-dropped",
+    "names-dropped",
 ];
 
 fn is_known(name: &str) -> bool {

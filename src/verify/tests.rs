@@ -96,7 +96,7 @@ fn batch(pod: &Pod, times: [Time; 3], span: Span) -> Observed {
         question: "cart.shop".into(),
         tally: Tally::new(1, times[0], times[2]),
     }];
-    batch.watching = vec![Watching { pod: 0, spans: span.alone(), packets: 9 }];
+    batch.watching = vec![Watching { spans: span.alone(), packets: 9, ..Watching::of(0) }];
     batch.spans = span.alone();
     batch
 }
@@ -297,9 +297,9 @@ proptest! {
                 pod: at(*pod), question: "db.bank.svc.cluster.local".into(), tally: Tally::new(*n, *first, *last),
             }).collect(),
             watching: watching.iter().map(|(pod, spans)| Watching {
-                pod: at(*pod),
                 spans: Spans(spans.iter().map(|(from, to)| Span { from: *from, to: *to }).collect()),
                 packets: 1,
+                ..Watching::of(at(*pod))
             }).collect(),
             pods: pods.clone(),
         };

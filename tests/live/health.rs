@@ -120,3 +120,78 @@ fn without_the_right_to_capture_it_says_what_to_do() {
     assert_eq!(out.status.code(), Some(1), "{said}");
     assert!(said.contains("CAP_NET_RAW") && said.contains("setcap cap_net_raw+ep"), "{said}");
 }
+
+/// Of one Ctrl-C, `sudo` passes on what the terminal has sent already.
+#[test]
+fn the_same_signal_twice_at_once_is_one_wish() {
+    if !possible() {
+        return;
+    }
+    let mut world = World::new();
+    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
+    let run = world.start(
+        &format!("run --cluster {} --store {}", world.snapshot(), world.path("store").display()),
+        "--settle 1s",
+    );
+    run.signal("INT");
+    run.wait_for(0, "draining");
+    run.signal("INT");
+    assert_eq!(run.ended(), Some(0));
+}
+
+#[test]
+fn a_node_that_does_not_exist_is_said_and_ends_it() {
+    if !possible() {
+        return;
+    }
+    let mut world = World::new();
+    world.object("web", "web-1", &["10.244.1.10"], &json!({"spec": {"nodeName": "n2"}}));
+    let (store, snapshot) = (world.path("store").display().to_string(), world.snapshot());
+    let out = world.path("out.ndjson").display().to_string();
+    for what in [
+        format!("run --cluster {snapshot} --store {store}"),
+        format!("agent --pods {snapshot} --to {out}"),
+    ] {
+        let agent = world.begin(&what, "");
+        let log = agent.log.clone();
+        assert_eq!(agent.ended(), Some(1));
+        let said = std::fs::read_to_string(log).unwrap();
+        assert!(said.contains("no pod of the snapshot is on a node n1, but on n2"), "{said}");
+    }
+}
+
+#[test]
+fn the_limit_of_descriptors_is_raised_and_said() {
+    if !possible() {
+        return;
+    }
+    let mut world = World::new();
+    let (web, _cart) = world.web_and_cart();
+    world.through = "prlimit --nofile=24:3000";
+    let agent = world.agent("");
+    agent.wait_for(0, "limit=3000");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", agent.id())).unwrap();
+    let of = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
+    assert_eq!(of.split_whitespace().nth(3), Some("3000"), "{limits}");
+    call(&web, "10.244.1.11:8080", REQUEST);
+    assert_eq!(agent.end(), Some(0));
+    assert_eq!(world.learned(), expected(&[("web -> cart:80", 1)]));
+}
+
+/// With too few descriptors even after raising, what cannot be opened is counted, and tried again.
+#[test]
+fn interfaces_without_a_descriptor_are_counted() {
+    if !possible() {
+        return;
+    }
+    let mut world = World::new();
+    world.web_and_cart();
+    for n in 0..20 {
+        world.node.bridged(&format!("p{n}"), 100 + n);
+    }
+    world.through = "prlimit --nofile=24:24";
+    let agent = world.agent("");
+    agent.wait_for(0, "no handle for one more interface");
+    assert_eq!(agent.end(), Some(0));
+    assert!(world.counters()["interfaces-not-opened"] > 0, "{:?}", world.counters());
+}

@@ -94,6 +94,15 @@ impl Node {
         String::from_utf8_lossy(&out.stdout).split(':').next().unwrap().parse().unwrap()
     }
 
+    /// Address of the link layer of an interface of the node.
+    pub fn mac(&self, name: &str) -> [u8; 6] {
+        let out = self.command(&format!("cat /sys/class/net/{name}/address")).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let bytes: Vec<u8> =
+            text.trim().split(':').map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
+        bytes.try_into().unwrap()
+    }
+
     /// Rules of netfilter in the node.
     pub fn nft(&self, rules: &str) {
         let mut child =

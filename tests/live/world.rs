@@ -35,6 +35,8 @@ pub struct World {
     pub objects: Vec<Value>,
     /// Where the API server is, where there is one.
     pub kubeconfig: Option<PathBuf>,
+    /// A command that starts the agent, where it is not started as it is.
+    pub through: &'static str,
 }
 
 impl World {
@@ -44,6 +46,7 @@ impl World {
             dir: tempfile::tempdir().unwrap(),
             objects: Vec::new(),
             kubeconfig: None,
+            through: "",
         }
     }
 
@@ -125,20 +128,28 @@ impl World {
     }
 
     pub fn start(&self, what: &str, more: &str) -> Agent {
+        let agent = self.begin(what, more);
+        agent.wait_for(0, "the agent runs");
+        agent
+    }
+
+    /// Starts it, and does not wait.
+    pub fn begin(&self, what: &str, more: &str) -> Agent {
         let log = self.path("agent.log");
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let start = std::fs::metadata(&log).unwrap().len();
         let listen = if more.contains("--listen") { "" } else { "--listen none" };
-        let command =
-            format!("{} {what} --node n1 {listen} {more}", env!("CARGO_BIN_EXE_sidecarta"));
+        let command = format!(
+            "{} {} {what} --node n1 {listen} {more}",
+            self.through,
+            env!("CARGO_BIN_EXE_sidecarta")
+        );
         let mut command = self.node.command(&command);
         if let Some(kubeconfig) = &self.kubeconfig {
             command.env("KUBECONFIG", kubeconfig);
         }
         let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
-        let agent = Agent { child, log };
-        agent.wait_for(start as usize, "the agent runs");
-        agent
+        Agent { child, log, start: start as usize }
     }
 
     /// What was learned, as `workload -> destination:port`, with connections.
@@ -225,6 +236,8 @@ impl World {
 pub struct Agent {
     child: Child,
     pub log: PathBuf,
+    /// Where in the log it begins.
+    start: usize,
 }
 
 impl Agent {
@@ -232,7 +245,7 @@ impl Agent {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             let log = std::fs::read_to_string(&self.log).unwrap();
-            if log[from..].contains(words) {
+            if log[self.start + from..].contains(words) {
                 return;
             }
             assert!(Instant::now() < until, "the agent does not say {words:?}: {log}");

@@ -13,51 +13,101 @@ const MIN_LIFE: i64 = 60_000_000_000;
 /// And at most this long: an address changes hands.
 const MAX_LIFE: i64 = 600_000_000_000;
 
+/// Bytes of names that are remembered of one client, about. A client that asks for ever more names
+/// pushes out its own.
+const SHARE: usize = 256 * 1024;
+/// Bytes of names of all clients, about.
+const TOTAL: usize = 8 * 1024 * 1024;
+
 #[derive(Debug)]
 struct Remembered {
     name: DnsName,
     until: Nanos,
 }
 
-/// Remembers answers, the oldest pair goes when there are too many.
+/// Bytes that a name takes, about: two allocations, and its part of a table.
+fn size(name: &DnsName) -> usize {
+    160 + name.question.len() + name.canonical.as_ref().map_or(0, String::len)
+}
+
+#[derive(Debug, Default)]
+struct Client {
+    known: HashMap<IpAddr, Vec<Remembered>>,
+    /// Addresses, the oldest first.
+    order: VecDeque<IpAddr>,
+    bytes: usize,
+}
+
+impl Client {
+    /// Forgets the oldest address; gives the bytes that this frees.
+    fn forget_oldest(&mut self) -> Option<usize> {
+        let names = self.known.remove(&self.order.pop_front()?)?;
+        let bytes = names.iter().map(|n| size(&n.name)).sum();
+        self.bytes -= bytes;
+        Some(bytes)
+    }
+}
+
+/// Remembers answers, of each client apart. The oldest of a client that has too many goes.
 #[derive(Debug)]
 pub(crate) struct Answers {
-    known: HashMap<(IpAddr, IpAddr), Vec<Remembered>>,
-    order: VecDeque<(IpAddr, IpAddr)>,
+    clients: HashMap<IpAddr, Client>,
+    pairs: usize,
+    bytes: usize,
     limit: usize,
 }
 
 impl Answers {
+    /// For so many pairs of client and address.
     pub fn new(limit: usize) -> Self {
-        Self { known: HashMap::new(), order: VecDeque::new(), limit: limit.max(1) }
+        Self { clients: HashMap::new(), pairs: 0, bytes: 0, limit: limit.max(1) }
     }
 
     /// Remembers a name; true when another pair had to go.
     pub fn add(&mut self, client: IpAddr, address: IpAddr, name: DnsName, ttl: u32) -> bool {
         let life = (i64::from(ttl) * 1_000_000_000).clamp(MIN_LIFE, MAX_LIFE);
         let until = name.answered.saturating_add(life);
-        let pair = (client, address);
-        let mut evicted = false;
-        if !self.known.contains_key(&pair) {
-            if self.known.len() >= self.limit
-                && let Some(oldest) = self.order.pop_front()
-            {
-                // A pair whose names have all expired is no loss, but telling would cost more than
-                // counting it.
-                evicted = self.known.remove(&oldest).is_some();
-            }
-            self.order.push_back(pair);
-        }
-        let names = self.known.entry(pair).or_default();
+        let of = self.clients.entry(client).or_default();
+        let before = of.bytes;
+        let names = of.known.entry(address).or_insert_with(|| {
+            of.order.push_back(address);
+            self.pairs += 1;
+            Vec::new()
+        });
+        of.bytes -= names.iter().map(|n| size(&n.name)).sum::<usize>();
         names.retain(|n| n.name.question != name.question);
         names.insert(0, Remembered { name, until });
         names.truncate(MAX_NAMES);
+        of.bytes += names.iter().map(|n| size(&n.name)).sum::<usize>();
+        self.bytes = self.bytes + of.bytes - before;
+        // A pair whose names have all expired is no loss, but telling would cost more than counting
+        // it.
+        let mut evicted = false;
+        while self.clients.get(&client).is_some_and(|c| c.bytes > SHARE && c.order.len() > 1) {
+            evicted |= self.evict(client);
+        }
+        while (self.bytes > TOTAL || self.pairs > self.limit) && self.pairs > 1 {
+            let most = self.clients.iter().max_by_key(|(a, c)| (c.bytes, **a)).map(|(a, _)| *a);
+            evicted |= most.is_some_and(|most| self.evict(most));
+        }
         evicted
+    }
+
+    fn evict(&mut self, client: IpAddr) -> bool {
+        let Some(of) = self.clients.get_mut(&client) else { return false };
+        let Some(bytes) = of.forget_oldest() else { return false };
+        self.bytes -= bytes;
+        self.pairs -= 1;
+        if of.order.is_empty() {
+            self.clients.remove(&client);
+        }
+        true
     }
 
     /// The clock was set: answers keep their age.
     pub fn shift(&mut self, step: Nanos) {
-        for remembered in self.known.values_mut().flatten() {
+        let clients = self.clients.values_mut();
+        for remembered in clients.flat_map(|c| c.known.values_mut()).flatten() {
             remembered.name.answered = remembered.name.answered.saturating_add(step);
             remembered.until = remembered.until.saturating_add(step);
         }
@@ -65,11 +115,64 @@ impl Answers {
 
     /// Names that were good at this time, latest first.
     pub fn names(&self, client: IpAddr, address: IpAddr, time: Nanos) -> Vec<DnsName> {
-        let names = self.known.get(&(client, address)).map_or(&[][..], Vec::as_slice);
+        let names = self.clients.get(&client).and_then(|c| c.known.get(&address));
         names
+            .map_or(&[][..], Vec::as_slice)
             .iter()
             .filter(|n| n.name.answered <= time && time <= n.until)
             .map(|n| n.name.clone())
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(n: u32) -> IpAddr {
+        IpAddr::from(n.to_be_bytes())
+    }
+
+    fn add(answers: &mut Answers, client: u32, n: u32) -> bool {
+        let question = format!("{n}.{}", "x".repeat(200));
+        answers.add(ip(client), ip(n), DnsName { question, canonical: None, answered: 5 }, 60)
+    }
+
+    #[test]
+    fn a_client_with_ever_more_names_pushes_out_its_own() {
+        let mut answers = Answers::new(65_536);
+        assert!(!add(&mut answers, 1, 7));
+        let evicted = (0..100_000).filter(|n| add(&mut answers, 2, *n)).count();
+        assert!(evicted > 90_000 && answers.bytes < SHARE + 2_000, "{evicted} {}", answers.bytes);
+        assert_eq!(answers.names(ip(1), ip(7), 6).len(), 1, "another client keeps what it has");
+        assert_eq!(answers.names(ip(2), ip(99_999), 6).len(), 1, "the latest is kept");
+    }
+
+    #[test]
+    fn all_clients_together_have_a_limit_and_the_largest_goes_first() {
+        let mut answers = Answers::new(65_536);
+        for client in 0..200 {
+            for n in 0..500 {
+                add(&mut answers, client, n);
+            }
+        }
+        add(&mut answers, 1_000, 1);
+        for client in 0..200 {
+            for n in 500..1_000 {
+                add(&mut answers, client, n);
+            }
+        }
+        assert!(answers.bytes <= TOTAL);
+        assert_eq!(answers.names(ip(1_000), ip(1), 6).len(), 1);
+        let counted: usize = answers.clients.values().map(|c| c.order.len()).sum();
+        assert_eq!(counted, answers.pairs);
+    }
+
+    #[test]
+    fn the_oldest_pair_goes_where_there_are_too_many() {
+        let mut answers = Answers::new(2);
+        assert!(!add(&mut answers, 1, 1) && !add(&mut answers, 1, 2) && add(&mut answers, 1, 3));
+        assert!(answers.names(ip(1), ip(1), 6).is_empty());
+        assert_eq!(answers.names(ip(1), ip(3), 6).len(), 1);
     }
 }

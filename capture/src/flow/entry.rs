@@ -58,6 +58,15 @@ pub(crate) struct Entry {
     /// Ends of the connection (low, high) that are behind an interface it was seen on, where
     /// directions are known.
     behind: (bool, bool),
+    /// Ends that were seen to send on an interface that they are behind.
+    heard: (bool, bool),
+    /// Ends behind interfaces that show all that they send. What such an end was not heard to send,
+    /// others have sent in its name, or it reaches where it goes under another address.
+    hearable: (bool, bool),
+    /// A segment of it was forged, and its initiator was not heard: not to be told.
+    pub forged: bool,
+    /// It began with a forged segment.
+    pub began_forged: bool,
     responder_spoke: bool,
     tries: u8,
     /// Initial sequence number of the initiator.
@@ -102,6 +111,10 @@ impl Entry {
             twin: false,
             told: false,
             behind: (false, false),
+            heard: (false, false),
+            hearable: (false, false),
+            forged: false,
+            began_forged: false,
             responder_spoke: false,
             tries: 0,
             isn: None,
@@ -141,16 +154,43 @@ impl Entry {
             Direction::Received => s.from,
             Direction::Sent => s.to,
         };
-        let low = behind == hot.key.end(true);
-        if low {
+        // A reset may only refuse what others have forged.
+        let sent = s.direction == Direction::Received && !s.tcp.rst;
+        if behind == hot.key.end(true) {
             self.behind.0 = true;
+            self.heard.0 |= sent;
         } else {
             self.behind.1 = true;
+            self.heard.1 |= sent;
         }
+        // Whoever is behind the interface that showed it sent it itself.
+        self.forged &= !(sent && behind == self.initiator);
         if behind == self.initiator {
             // The interface of whoever calls is the one that counts.
             hot.interface = s.interface;
         }
+    }
+
+    /// Says of the ends (low, high) whether they are behind interfaces that show all they send.
+    pub fn set_hearable(&mut self, hearable: (bool, bool)) {
+        self.hearable = hearable;
+    }
+
+    /// Whether whoever opened it was not heard to send any of it, and would have been.
+    pub fn is_unheard(&self, key: &FlowKey) -> bool {
+        let of = |(low, high)| if self.initiator == key.end(true) { low } else { high };
+        (of(self.behind) || of(self.hearable)) && !of(self.heard)
+    }
+
+    /// Whether whoever opened it was heard to send some of it.
+    pub fn is_heard(&self, key: &FlowKey) -> bool {
+        if self.initiator == key.end(true) { self.heard.0 } else { self.heard.1 }
+    }
+
+    /// The responder accepted the connection, as its answer to the initiator's SYN shows.
+    pub fn accepted(&mut self, s: &Segment<'_>) {
+        let answers = self.isn == Some(s.tcp.ack_number.wrapping_sub(1));
+        self.answered |= s.to == self.initiator && answers;
     }
 
     /// Whether it was seen only where it arrives: whoever opened it is behind none of the
@@ -210,7 +250,8 @@ impl Entry {
         } else if hot.requests && by_initiator && !self.twin {
             self.later(hot, s, room.host, &mut change);
         }
-        hot.settled = self.settled && self.answered && !self.arrives(&hot.key);
+        hot.settled =
+            self.settled && self.answered && !self.arrives(&hot.key) && !self.is_unheard(&hot.key);
         change
     }
 
@@ -360,7 +401,7 @@ impl Entry {
 
     /// Whether it is not to be told at all.
     fn is_withheld(&self, key: &FlowKey) -> bool {
-        self.twin || self.is_others(key)
+        self.twin || self.forged || self.is_others(key) || self.is_unheard(key)
     }
 
     fn connection(&self, hot: &Hot) -> Connection {

@@ -65,11 +65,6 @@ impl FlowKey {
         }
     }
 
-    /// Whether both ends have the same address.
-    pub fn is_to_itself(&self) -> bool {
-        self.low == self.high
-    }
-
     /// Address of the low or the high end.
     pub fn address(&self, low: bool) -> IpAddr {
         let [a, b] = if low { self.low } else { self.high };

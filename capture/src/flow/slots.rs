@@ -155,6 +155,11 @@ impl Slots {
         Some((hot, entry))
     }
 
+    /// One more than the highest slot.
+    pub fn end(&self) -> u32 {
+        self.cold.len() as u32
+    }
+
     /// All flows, by slot.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
         (0..).zip(&self.cold).filter_map(|(slot, cold)| Some((slot, cold.as_ref()?)))

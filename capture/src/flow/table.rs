@@ -11,14 +11,20 @@ use super::syns::{self, Syns};
 use super::{Config, KnownPorts};
 use crate::decode::Segment;
 use crate::dns;
+use crate::frame::Direction;
 use crate::http::REQUESTS;
 use crate::loss::Counters;
 use crate::observation::{InterfaceId, Names, Nanos, Observation, Orientation, Transport};
+use crate::owners::Owners;
 use crate::skim::Skim;
 
 /// Interfaces are read one after the other, each of them late by as much as the kernel holds
 /// packets back. So long it is open which of two sightings came first.
 const LATE: i64 = 300_000_000;
+
+/// Flows that begin with a forged segment and are remembered at once, so that they are not told
+/// where they arrive.
+const MAX_FORGED: usize = 8_192;
 
 /// Flows that room is reserved for at once, at most.
 const EXPECTED: usize = 1 << 17;
@@ -36,6 +42,8 @@ pub(crate) struct Table {
     long: Queue,
     syns: Syns,
     heads: usize,
+    /// Flows that began with a forged segment.
+    forged: usize,
     /// Hosts of later requests that are remembered.
     further: usize,
     /// Flows not told yet, with the time of their first packet as it was noted, and told ones with
@@ -56,6 +64,7 @@ impl Table {
             long: Queue::new(),
             syns: Syns::default(),
             heads: 0,
+            forged: 0,
             further: 0,
             fresh: VecDeque::new(),
             high_water: Nanos::MIN,
@@ -132,7 +141,7 @@ impl Table {
     pub fn segment(
         &mut self,
         s: &Segment<'_>,
-        answers: &Answers,
+        (answers, owners): (&Answers, &Owners),
         counters: &mut Counters,
         sink: &mut impl FnMut(Observation),
     ) {
@@ -149,14 +158,15 @@ impl Table {
                 counters.repeated_sightings += 1;
                 return;
             }
-            if reused(entry, s) {
+            // Where a forged SYN arrives it is none of another connection.
+            if reused(entry, s) && !(entry.forged && s.direction != Direction::Received) {
                 self.remove(old, counters, sink);
                 slot = None;
             }
         }
         let slot = match slot {
             Some(slot) => slot,
-            None => self.insert(hash, key, s, opens, answers, counters, sink),
+            None => self.insert(hash, key, s, opens, (answers, owners), counters, sink),
         };
         let room = Room {
             head: self.heads < self.config.max_heads,
@@ -164,10 +174,15 @@ impl Table {
         };
         let Some((hot, entry)) = self.slots.get_mut(slot) else { return };
         let (was_closed, was_joining) = (entry.closed, entry.joining());
+        let kept_back = |hot: &Hot, entry: &Entry| entry.forged || entry.is_unheard(&hot.key);
+        let was_kept_back = kept_back(hot, entry);
         let nameable = s.is_dns() || !self.config.live && !entry.settled;
         counters.cut_payload += u64::from(s.cut && nameable);
         let change = entry.take(hot, s, room);
         let (twin, told) = (entry.twin, entry.told);
+        if self.config.live && !told && was_kept_back && !kept_back(hot, entry) {
+            self.fresh.push_back((slot, s.time));
+        }
         let closed_now = entry.closed && !was_closed;
         counters.repeated_sightings += u64::from(change.repeated || twin);
         counters.incomplete_head += u64::from(change.head_incomplete && !twin);
@@ -193,6 +208,53 @@ impl Table {
         self.slots.get(slot).map(|(_, entry)| entry)
     }
 
+    /// Takes in a segment that a pod sent with the address of another. The same segment may be seen
+    /// where it arrives, which looks genuine: what is only seen so is never told.
+    pub fn forged(
+        &mut self,
+        s: &Segment<'_>,
+        counters: &mut Counters,
+        sink: &mut impl FnMut(Observation),
+    ) {
+        self.high_water = self.high_water.max(s.time);
+        self.expire(counters, sink);
+        let (key, _) = FlowKey::of(s.from, s.to, s.transport);
+        let hash = self.slots.hash(&key);
+        if let Some(slot) = self.slots.find(hash, &key) {
+            if let Some((hot, entry)) = self.slots.get_mut(slot)
+                && !entry.is_heard(&hot.key)
+            {
+                entry.forged = true;
+            }
+            return;
+        }
+        if self.forged >= MAX_FORGED {
+            return;
+        }
+        if self.slots.len() >= self.config.max_flows.max(1) {
+            self.evict(counters, sink);
+        }
+        if s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack {
+            self.is_twin(s);
+        }
+        let mut entry = Entry::new(s.from, Orientation::Guessed, s.time);
+        (entry.forged, entry.began_forged) = (true, true);
+        entry.isn = (s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack).then_some(s.tcp.seq);
+        self.forged += 1;
+        let slot = self.slots.insert(hash, Hot::new(key, s.time, s.interface), entry);
+        self.schedule(slot);
+    }
+
+    /// The answer to a SYN, seen where it arrives.
+    pub fn accepted(&mut self, s: &Segment<'_>) {
+        let (key, _) = FlowKey::of(s.from, s.to, s.transport);
+        if let Some(slot) = self.slots.find(self.slots.hash(&key), &key)
+            && let Some((_, entry)) = self.slots.get_mut(slot)
+        {
+            entry.accepted(s);
+        }
+    }
+
     #[allow(clippy::too_many_arguments)]
     fn insert(
         &mut self,
@@ -200,7 +262,7 @@ impl Table {
         key: FlowKey,
         s: &Segment<'_>,
         opens: bool,
-        answers: &Answers,
+        (answers, owners): (&Answers, &Owners),
         counters: &mut Counters,
         sink: &mut impl FnMut(Observation),
     ) -> u32 {
@@ -214,6 +276,10 @@ impl Table {
         let dns = answers.names(initiator.ip(), responder.ip(), s.time);
         entry.set_names(Names { dns, ..Names::default() });
         let mut hot = Hot::new(key, s.time, s.interface);
+        if s.direction != Direction::Unknown {
+            let hearable = |low| owners.is_heard(key.address(low), s.time);
+            entry.set_hearable((hearable(true), hearable(false)));
+        }
         entry.place(&mut hot, s);
         let slot = self.slots.insert(hash, hot, entry);
         self.schedule(slot);
@@ -287,14 +353,17 @@ impl Table {
     fn deadline(&self, slot: u32) -> Option<(Nanos, Class)> {
         let (hot, entry) = self.slots.get(slot)?;
         // Where a call arrives, its end is not kept.
-        let (idle, class) =
-            if entry.closed || entry.arrives(&hot.key) || self.config.live && entry.twin {
-                (self.config.linger, Class::Closed)
-            } else if !entry.answered || hot.key.transport() != Transport::Tcp {
-                (self.config.idle_short, Class::Short)
-            } else {
-                (self.config.idle_established, Class::Long)
-            };
+        let (idle, class) = if entry.closed
+            || entry.forged
+            || entry.arrives(&hot.key)
+            || self.config.live && entry.twin
+        {
+            (self.config.linger, Class::Closed)
+        } else if !entry.answered || hot.key.transport() != Transport::Tcp {
+            (self.config.idle_short, Class::Short)
+        } else {
+            (self.config.idle_established, Class::Long)
+        };
         Some((hot.last.saturating_add(idle), class))
     }
 
@@ -365,7 +434,9 @@ impl Table {
             counters.incomplete_head += 1;
         }
         self.further -= entry.further();
-        counters.arriving += u64::from(entry.is_others(&hot.key) && !entry.told);
+        self.forged -= usize::from(entry.began_forged);
+        let arrives = entry.is_others(&hot.key) || entry.is_unheard(&hot.key);
+        counters.arriving += u64::from(arrives && !entry.told && !entry.twin && !entry.forged);
         entry.report(&mut hot, sink);
     }
 
@@ -384,34 +455,74 @@ impl Table {
         };
         order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| ends(a.1).cmp(&ends(b.1))));
         for (_, slot) in order {
-            let late = self.config.live;
-            self.name(slot, answers);
-            if let Some((hot, entry)) = self.slots.get_mut(slot)
-                && !(late
-                    && until
-                        .is_some_and(|now| !entry.told && now.saturating_sub(entry.first) < LATE))
-            {
-                entry.report(hot, sink);
+            self.report_one(slot, until, answers, sink);
+        }
+    }
+
+    /// The same of about so many flows, from this slot on, in no order that means anything. The
+    /// slot to go on from, where there are more.
+    pub fn report_some(
+        &mut self,
+        now: Nanos,
+        (from, limit): (u32, usize),
+        answers: &Answers,
+        sink: &mut impl FnMut(Observation),
+    ) -> Option<u32> {
+        let mut told = 0;
+        for slot in from..self.slots.end() {
+            if told >= limit {
+                return Some(slot);
             }
+            self.report_one(slot, Some(now), answers, &mut |o| {
+                told += 1;
+                sink(o);
+            });
+        }
+        None
+    }
+
+    fn report_one(
+        &mut self,
+        slot: u32,
+        until: Option<Nanos>,
+        answers: &Answers,
+        sink: &mut impl FnMut(Observation),
+    ) {
+        let live = self.config.live;
+        self.name(slot, answers);
+        if let Some((hot, entry)) = self.slots.get_mut(slot)
+            && !(live
+                && until.is_some_and(|now| !entry.told && now.saturating_sub(entry.first) < LATE))
+        {
+            entry.report(hot, sink);
         }
     }
 
     /// Tells the flows that were never told and can be told in full: whose names can change no
-    /// more, or which are `patience` old. Of those told before, the further hosts.
+    /// more, or which are `patience` old. Of those told before, the further hosts. About `limit` of
+    /// them at once.
     pub fn report_fresh(
         &mut self,
         now: Nanos,
-        patience: Nanos,
+        (patience, limit): (Nanos, usize),
         answers: &Answers,
         sink: &mut impl FnMut(Observation),
     ) {
+        let mut told = 0;
         for _ in 0..self.fresh.len() {
+            if told >= limit {
+                return;
+            }
+            let mut sink = |o| {
+                told += 1;
+                sink(o);
+            };
             let Some((slot, noted)) = self.fresh.pop_front() else { return };
             self.name(slot, answers);
             let Some((hot, entry)) = self.slots.get_mut(slot) else { continue };
             // The slot may have become another's, which is noted by itself.
-            if entry.told || entry.twin {
-                entry.report_further(hot, true, sink);
+            if entry.told || entry.twin || entry.forged {
+                entry.report_further(hot, true, &mut sink);
                 continue;
             }
             let age = now.saturating_sub(noted);
@@ -419,7 +530,7 @@ impl Table {
                 self.fresh.push_back((slot, noted));
                 continue;
             }
-            entry.report(hot, sink);
+            entry.report(hot, &mut sink);
         }
     }
 

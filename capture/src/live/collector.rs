@@ -4,6 +4,7 @@
 //! its clock. Must never wait for whoever takes the observations, and never end without telling
 //! what it has seen.
 
+mod held;
 mod rings;
 mod watching;
 
@@ -17,19 +18,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 
-pub use super::told::{CollectError, Config, Control, Status, Told};
+pub use super::told::{CollectError, Config, Control, Pods, Status, Told};
 
+use self::held::{CHUNK, Held};
 use self::rings::{Ending, Opened};
+use super::evidence::Evidence;
 use super::handle::{Dropped, Handle, Read};
 use super::links::{Link, Links};
 use super::told::Shared;
 use crate::flow::KnownPorts;
-use crate::frame::Frame;
+use crate::frame::{Direction, Frame};
 use crate::meter::Meter;
-use crate::observation::{Nanos, Observation};
+use crate::observation::{InterfaceId, Nanos, Observation};
 
-/// Observations held back while nobody takes them. Beyond it the oldest go, and are counted.
-const MAX_HELD: usize = 262_144;
 /// Frames read from one interface before the others have their turn.
 const TURN: usize = 4_096;
 /// How far the system's clock may move against the steady one between two ticks before it counts as
@@ -38,6 +39,8 @@ const STEP: i64 = 500_000_000;
 /// How long the first list of interfaces is waited for. It takes milliseconds; what is slower comes
 /// as changes.
 const FIRST_LIST: Duration = Duration::from_secs(5);
+/// The same for what the node knows of the addresses behind them.
+const FIRST_EVIDENCE: Duration = Duration::from_secs(1);
 /// Rings are read no oftener than this: a wake-up interrupts whoever has the processor, and costs
 /// as much as reading some dozen packets. A ring of the default size holds some 800 segments that
 /// open a connection, which come in 8 ms at 100,000 a second.
@@ -52,6 +55,8 @@ struct Watched {
     name: String,
     /// Absent where one handle reads all.
     handle: Option<Handle>,
+    /// It leads to a pod, and which way a packet passes means something.
+    of_pod: bool,
     dropped: Dropped,
     /// Bytes of its ring.
     ring: u32,
@@ -68,6 +73,7 @@ struct Watched {
 pub struct Collector {
     config: Config,
     links: Links,
+    evidence: Evidence,
     epoll: OwnedFd,
     shared: Arc<Shared>,
     meter: Meter,
@@ -88,7 +94,9 @@ pub struct Collector {
     enlarged: u32,
     /// Interfaces that could not be opened, and when to try again.
     again: BTreeMap<u32, (Instant, Link)>,
-    held: Vec<Observation>,
+    held: Held,
+    /// Where telling all that goes on has come to, while it is not through.
+    round: Option<u32>,
     status: Status,
 }
 
@@ -96,6 +104,7 @@ pub struct Collector {
 const LINKS: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
 const ALL: u64 = u64::MAX - 2;
+const EVIDENCE: u64 = u64::MAX - 3;
 
 fn system(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> CollectError {
     move |e| CollectError::System { what, error: e.into() }
@@ -112,6 +121,14 @@ fn nanos(d: Duration) -> Nanos {
     i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// Totals of interfaces apart from the rest.
+fn sort(observation: Observation, held: &mut Held, spans: &mut Vec<Observation>) {
+    match observation {
+        Observation::Interface(_) => spans.push(observation),
+        _ => held.push(observation),
+    }
+}
+
 impl Collector {
     /// Opens what has to be there before any interface.
     ///
@@ -121,6 +138,7 @@ impl Collector {
         let io = |what| move |error| CollectError::System { what, error };
         let mut links = Links::open().map_err(io("follow the network interfaces"))?;
         links.list().map_err(io("list the network interfaces"))?;
+        let evidence = Evidence::open().map_err(io("follow the node's routes"))?;
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll instance"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -131,12 +149,18 @@ impl Collector {
         };
         add(links.as_fd(), LINKS)?;
         add(wake.as_fd(), WAKE)?;
-        let shared =
-            Arc::new(Shared { stop: AtomicBool::new(false), known: Mutex::new(None), wake });
+        add(evidence.as_fd(), EVIDENCE)?;
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            known: Mutex::new(None),
+            pods: Mutex::new(None),
+            wake,
+        });
         let mut this = Self {
             meter: Meter::new(config.flows, KnownPorts::default()),
             config,
             links,
+            evidence,
             epoll,
             shared: Arc::clone(&shared),
             any: None,
@@ -149,7 +173,8 @@ impl Collector {
             closing: Vec::new(),
             enlarged: 0,
             again: BTreeMap::new(),
-            held: Vec::new(),
+            held: Held::default(),
+            round: None,
             status: Status::default(),
         };
         if this.config.any {
@@ -172,6 +197,17 @@ impl Collector {
             }
             self.changes()?;
         }
+        // And whose it is.
+        let until = Instant::now() + FIRST_EVIDENCE;
+        while !self.evidence.is_complete() && Instant::now() < until {
+            let mut fds = [PollFd::new(&self.evidence, PollFlags::IN)];
+            let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            match poll(&mut fds, Some(&wait)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(system("wait for the node's routes")(e)),
+            }
+            self.read_evidence()?;
+        }
         Ok(())
     }
 
@@ -187,12 +223,25 @@ impl Collector {
         }
         self.drain();
         let now = clock();
-        let held = &mut self.held;
-        self.meter.finish(&mut |o| held.push(o));
-        self.spans(now);
+        let mut unheard = false;
+        let (held, status, mut spans) = (&mut self.held, &self.status, Vec::new());
+        self.meter.finish(&mut |o| {
+            sort(o, held, &mut spans);
+            // What it tells may wait: nothing is read any more.
+            if held.len() >= CHUNK && !unheard {
+                let (observations, over) = held.take();
+                let (last, status) = (false, status.clone());
+                unheard = out.send(Told { now, observations, over, status, last }).is_err();
+            }
+        });
+        self.spans(spans, now);
+        while self.held.len() > CHUNK && !unheard {
+            let told = self.told(now, false);
+            unheard = out.send(told).is_err();
+        }
         let told = self.told(now, true);
-        // The last word may wait: nothing is read any more.
-        let sent = out.send(told).map_err(|_| CollectError::Unheard);
+        unheard = unheard || out.send(told).is_err();
+        let sent = if unheard { Err(CollectError::Unheard) } else { Ok(()) };
         for thread in std::mem::take(&mut self.closing) {
             let _ = thread.join();
         }
@@ -228,10 +277,20 @@ impl Collector {
             {
                 self.meter.set_known(known);
             }
+            if let Some(pods) =
+                self.shared.pods.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                self.meter.set_pods(&pods);
+            }
+            // What the node knows comes before the packets that it is held against.
+            if events.iter().any(|e| e.data.u64() == EVIDENCE) {
+                self.read_evidence()?;
+            }
             for event in &events {
-                read |= !matches!(event.data.u64(), LINKS | WAKE);
+                read |= !matches!(event.data.u64(), LINKS | WAKE | EVIDENCE);
                 match event.data.u64() {
                     LINKS => self.changes()?,
+                    EVIDENCE => {}
                     WAKE => drop(rustix::io::read(&self.shared.wake, &mut [0u8; 8])),
                     ALL => self.read_any()?,
                     index => self.read(index as u32),
@@ -243,6 +302,9 @@ impl Collector {
             }
             let now = Instant::now();
             if now < tick + self.config.tick {
+                if self.held.len() >= CHUNK {
+                    self.hand_on(clock(), out)?;
+                }
                 if read {
                     std::thread::sleep(PAUSE);
                 }
@@ -252,6 +314,10 @@ impl Collector {
             clocks = self.check_clock(clocks);
             let wall = clocks.0;
             self.open_again()?;
+            self.evidence.ask().map_err(|error| CollectError::System {
+                what: "ask for the node's neighbours",
+                error,
+            })?;
             if now >= ask + ASK
                 || self.watched.values().any(|w| w.handle.as_ref().is_some_and(Handle::is_losing))
             {
@@ -259,44 +325,74 @@ impl Collector {
                 self.ask_dropped();
                 self.enlarge();
             }
-            let held = &mut self.held;
             if now >= round + self.config.round {
                 round = now;
-                self.meter.harvest(wall, &mut |o| held.push(o));
-                self.spans(wall);
-            } else {
-                self.meter.fresh(wall, nanos(self.config.patience), &mut |o| held.push(o));
+                self.round.get_or_insert(0);
             }
-            let told = self.told(wall, false);
+            self.tell(wall, out)?;
+        }
+        Ok(())
+    }
+
+    /// Tells what is to be told now, a part at a time, as far as it is taken. The rest is told at
+    /// the next tick.
+    fn tell(&mut self, now: Nanos, out: &SyncSender<Told>) -> Result<(), CollectError> {
+        loop {
+            let (limit, before) = (self.held.room(), self.held.len());
+            let (held, mut spans) = (&mut self.held, Vec::new());
+            let mut take = |o| sort(o, held, &mut spans);
+            if let Some(from) = self.round {
+                self.round = self.meter.harvest_some(now, from, limit, &mut take);
+            } else {
+                self.meter.fresh_some(now, nanos(self.config.patience), limit, &mut take);
+            }
+            self.spans(spans, now);
+            let told = self.held.len().saturating_sub(before);
+            self.hand_on(now, out)?;
+            if told < limit || told == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Hands on what is held, as far as it is taken.
+    fn hand_on(&mut self, now: Nanos, out: &SyncSender<Told>) -> Result<(), CollectError> {
+        loop {
+            let told = self.told(now, false);
             match out.try_send(told) {
+                Ok(()) if self.held.len() < CHUNK => return Ok(()),
                 Ok(()) => {}
-                Err(TrySendError::Full(told)) => self.hold(told),
+                // It is told with what comes next.
+                Err(TrySendError::Full(Told { observations, over, .. })) => {
+                    self.held.put_back(observations, over);
+                    return Ok(());
+                }
                 Err(TrySendError::Disconnected(_)) => return Err(CollectError::Unheard),
             }
         }
-        Ok(())
     }
 
     fn told(&mut self, now: Nanos, last: bool) -> Told {
         self.status.counters = self.meter.counters();
         self.status.any = self.any.is_some();
         self.status.watched = self.watched.iter().map(|(i, w)| (*i, w.name.clone())).collect();
-        Told {
-            now,
-            observations: std::mem::take(&mut self.held),
-            status: self.status.clone(),
-            last,
-        }
+        self.status.unheard = self.held.unheard;
+        let (observations, over) = self.held.take();
+        Told { now, observations, over, status: self.status.clone(), last }
     }
 
-    /// Nobody took it: it is told with what comes next.
-    fn hold(&mut self, told: Told) {
-        let mut observations = told.observations;
-        observations.append(&mut self.held);
-        let over = observations.len().saturating_sub(MAX_HELD);
-        self.status.unheard += over as u64;
-        observations.drain(..over);
-        self.held = observations;
+    /// Takes in what the node has come to know of the addresses behind its interfaces.
+    fn read_evidence(&mut self) -> Result<(), CollectError> {
+        let changed = self
+            .evidence
+            .read()
+            .map_err(|error| CollectError::System { what: "follow the node's routes", error })?;
+        if changed {
+            for index in self.watched.keys() {
+                self.meter.set_evidence(*index, self.evidence.of(*index));
+            }
+        }
+        Ok(())
     }
 
     fn check_clock(&mut self, (wall, steady): (Nanos, Instant)) -> (Nanos, Instant) {
@@ -338,8 +434,16 @@ impl Collector {
             // of those the ones that have no handle of their own.
             let index =
                 frame.data.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
-            if index.and_then(|i| watched.get(&i)).is_some_and(|w| w.handle.is_none()) {
-                meter.frame(&frame, &mut |o| held.push(o));
+            let of = index.and_then(|i| watched.get(&i)).filter(|w| w.handle.is_none());
+            if let (Some(index), Some(of)) = (index, of) {
+                // `sll_pkttype` (packet(7)): 4 is what the interface sent.
+                let direction = match frame.data.get(10) {
+                    _ if !of.of_pod => Direction::Unknown,
+                    Some(4) => Direction::Sent,
+                    _ => Direction::Received,
+                };
+                let interface = InterfaceId { index, ..frame.interface };
+                meter.frame(&Frame { direction, interface, ..frame }, &mut |o| held.push(o));
             }
         };
         match handle.read(TURN, &mut take) {
@@ -355,9 +459,12 @@ impl Collector {
 
     /// The totals that were just told become what is new in them, and watching what it was: also
     /// where no packet came.
-    fn spans(&mut self, now: Nanos) {
-        let held = std::mem::take(&mut self.held);
-        self.held = held.into_iter().filter_map(|o| self.span(o, now)).collect();
+    fn spans(&mut self, spans: Vec<Observation>, now: Nanos) {
+        for span in spans {
+            if let Some(span) = self.span(span, now) {
+                self.held.push(span);
+            }
+        }
     }
 
     fn span(&mut self, observation: Observation, now: Nanos) -> Option<Observation> {

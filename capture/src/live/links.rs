@@ -145,7 +145,7 @@ impl AsFd for Links {
 }
 
 /// Length of the first message, and what follows it at the next multiple of four.
-fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
+pub(super) fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     if length < 16 || length > bytes.len() {
         return None;

@@ -3,6 +3,7 @@
 //! Owns plain values, and the means to stop a collector. Must never read a packet.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,7 +74,10 @@ pub struct Told {
     pub now: Nanos,
     /// In the order in which they were made.
     pub observations: Vec<Observation>,
-    /// As of now.
+    /// Connections by the address of who opened them, where they were too many to be handed on one
+    /// by one.
+    pub over: BTreeMap<IpAddr, u64>,
+    /// As of the last tick.
     pub status: Status,
     /// There will be no more.
     pub last: bool,
@@ -98,6 +102,9 @@ pub enum CollectError {
     Unheard,
 }
 
+/// The addresses of pods, of each apart.
+pub type Pods = Vec<Arc<[IpAddr]>>;
+
 /// Steers a collector from other threads.
 #[derive(Clone, Debug)]
 pub struct Control(pub(super) Arc<Shared>);
@@ -106,6 +113,7 @@ pub struct Control(pub(super) Arc<Shared>);
 pub(super) struct Shared {
     pub stop: AtomicBool,
     pub known: Mutex<Option<KnownPorts>>,
+    pub pods: Mutex<Option<Pods>>,
     pub wake: OwnedFd,
 }
 
@@ -119,6 +127,12 @@ impl Control {
     /// Replaces what is known to listen, at once.
     pub fn known(&self, known: KnownPorts) {
         *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        self.wake();
+    }
+
+    /// Replaces what is known of which addresses are one pod's, at once.
+    pub fn pods(&self, pods: Pods) {
+        *self.0.pods.lock().unwrap_or_else(PoisonError::into_inner) = Some(pods);
         self.wake();
     }
 

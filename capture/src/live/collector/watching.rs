@@ -11,6 +11,7 @@ use rustix::event::epoll;
 use super::{ALL, CollectError, Collector, Watched, clock, system};
 use crate::live::handle::{ANY, Dropped, Handle, OpenError, Settings};
 use crate::live::links::{Change, Link};
+use crate::live::uplink;
 use crate::observation::InterfaceId;
 
 impl Collector {
@@ -72,8 +73,18 @@ impl Collector {
                 Err(OpenError::Refused { why, .. }) if out_of_handles(&why) => {
                     tracing::warn!(interface = %link.name, %why, "no handle for one more interface: one for all is used besides");
                     self.status.not_opened += 1;
-                    self.open_any()?;
-                    None
+                    match self.open_any() {
+                        Ok(()) => None,
+                        Err(CollectError::Open(OpenError::Refused { why, .. }))
+                            if out_of_handles(&why) =>
+                        {
+                            tracing::warn!(%why, "nor for all; trying again in 1 s");
+                            let at = Instant::now() + Duration::from_secs(1);
+                            self.again.insert(link.index, (at, link));
+                            return Ok(());
+                        }
+                        Err(e) => return Err(e),
+                    }
                 }
                 Err(error @ OpenError::Refused { .. }) => {
                     tracing::warn!(%error, "trying again in 1 s");
@@ -85,14 +96,22 @@ impl Collector {
         };
         self.again.remove(&link.index);
         tracing::debug!(interface = %link.name, index = link.index, own = handle.is_some(), "watched");
+        let of_pod = !uplink::is(&link.name);
+        let since = clock();
+        if of_pod {
+            self.evidence.watch(link.index);
+            self.meter.watch(link.index, since);
+            self.meter.set_evidence(link.index, self.evidence.of(link.index));
+        }
         let watched = Watched {
             name: link.name,
             handle,
+            of_pod,
             dropped: Dropped::default(),
             ring: self.config.handle.ring,
             overflows: false,
             largest: false,
-            told: clock(),
+            told: since,
             packets: 0,
         };
         self.watched.insert(link.index, watched);
@@ -157,6 +176,8 @@ impl Collector {
         self.again.remove(&index);
         self.listed.remove(&index);
         let Some(watched) = self.watched.get_mut(&index) else { return };
+        self.evidence.forget(index);
+        self.meter.release(index);
         match watched.handle.take() {
             Some(handle) => {
                 let dropped = std::mem::take(&mut watched.dropped);
@@ -172,8 +193,9 @@ impl Collector {
         self.meter.forget(InterfaceId { source: 0, index }, &mut |o| told.push(o));
         let now = clock();
         for o in told {
-            let span = self.span(o, now);
-            self.held.extend(span);
+            if let Some(span) = self.span(o, now) {
+                self.held.push(span);
+            }
         }
         if let Some(watched) = self.watched.remove(&index) {
             self.enlarged = self.enlarged.saturating_sub(watched.ring - self.config.handle.ring);

@@ -1,0 +1,85 @@
+//! A pod that calls more than an agent takes of one pod, beside others.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::expect;
+use crate::forged::{datagram, message, syn};
+use crate::netns::inside;
+use crate::world::{REQUEST, World, call, metric, possible};
+
+const SCAN: [u8; 4] = [10, 244, 1, 12];
+/// Destinations, and as many names.
+const MANY: u32 = 200_000;
+
+/// Most memory that a process has had, in kilobytes (proc_pid_status(5)).
+fn peak(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_pod_that_scans_takes_neither_memory_nor_room_of_others() {
+    if !possible() {
+        return;
+    }
+    let mut world = World::new();
+    let (web, _cart) = world.web_and_cart();
+    let scan = world.node.bridged("scan", 12);
+    world.object("scan", "scan-1", &["10.244.1.12"], &json!({}));
+    // A slow disk under the batches must not matter either.
+    let agent = world.agent("--sample 1 --listen 127.0.0.1:15099");
+    call(&scan, "10.244.1.11:8080", REQUEST);
+    let gateway = world.node.mac("br0");
+    let scanning = inside(&scan.ns, move || {
+        let mut interface = pcap::Capture::from_device("eth0").unwrap().open().unwrap();
+        let begun = Instant::now();
+        for n in 0..MANY {
+            let [a, b, c, d] = n.to_be_bytes();
+            let port = 20_000 + (n % 40_000) as u16;
+            let name = format!("host-{n}.{}.scan{}.example", "x".repeat(40), n % 100);
+            let question = message(n as u16, &name, None);
+            for mut frame in [
+                syn((SCAN, port), ([11 + a, b, c, d], 443), n),
+                datagram((SCAN, port), ([10, 244, 1, 53], 53), &question),
+            ] {
+                frame[..6].copy_from_slice(&gateway);
+                interface.sendpacket(frame.as_slice()).unwrap();
+            }
+        }
+        begun.elapsed()
+    });
+    let quiet = 60;
+    for _ in 0..quiet {
+        call(&web, "10.244.1.11:8080", REQUEST);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let took = scanning.join().unwrap();
+    // What is told late is told now.
+    std::thread::sleep(Duration::from_secs(4));
+    let interfaces = metric(&world.node, "sidecarta_agent_interfaces");
+    let peak = peak(agent.id());
+    assert_eq!(agent.end(), Some(0));
+    eprintln!("{MANY} destinations and names in {took:?}; the agent took {} MB", peak / 1024);
+    assert!(peak < 100 * 1024, "{peak} kB");
+    assert_eq!(interfaces, 3);
+    let learned = world.learned();
+    assert_eq!(learned.get("web -> cart:80"), Some(&quiet), "{:?}", world.counters());
+    assert_eq!(learned.get("scan -> cart:80"), Some(&1), "{:?}", world.counters());
+    let counters = world.counters();
+    assert!(counters["connections-folded"] > 0 && counters["names-folded"] > 0, "{counters:?}");
+
+    let store = world.path("store").display().to_string();
+    let status: Value =
+        serde_json::from_str(&expect(0, &["status", "-o", "json", "--store", &store])).unwrap();
+    let of = |name: &str| {
+        let all = status["workloads"].as_array().unwrap();
+        all.iter().find(|w| w["workload"]["name"] == name).unwrap()["unknown"].to_string()
+    };
+    assert!(of("scan").contains("what it calls is not known in full"), "{}", of("scan"));
+    assert!(!of("web").contains("not known in full"), "{}", of("web"));
+}
