@@ -8,7 +8,7 @@
 //! that another process has open.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::Path;
 
 use rustix::fs::FlockOperation::NonBlockingLockExclusive;
@@ -42,8 +42,10 @@ fn tidied(store: &Path, db: &Path) -> Result<bool, StoreError> {
     // sled's own lock: whoever holds it may be writing these files now.
     let log =
         File::options().append(true).create(true).open(db.join("db")).map_err(|e| io(store, e))?;
-    rustix::fs::flock(&log, NonBlockingLockExclusive)
-        .map_err(|_| StoreError::Locked(store.to_owned()))?;
+    rustix::fs::flock(&log, NonBlockingLockExclusive).map_err(|e| match e {
+        rustix::io::Errno::WOULDBLOCK => StoreError::Locked(store.to_owned()),
+        e => io(store, e.into()),
+    })?;
     let mut found = false;
     for entry in fs::read_dir(db).map_err(|e| io(store, e))? {
         let path = entry.map_err(|e| io(store, e))?.path();
@@ -69,9 +71,8 @@ fn whole(conf: &[u8]) -> bool {
 
 fn failed(store: &Path, error: sled::Error) -> StoreError {
     match error {
-        sled::Error::Io(e)
-            if e.kind() == ErrorKind::WouldBlock || e.to_string().contains("lock") =>
-        {
+        // sled tells of a lock that another has in words only (`config.rs`, `try_lock`).
+        sled::Error::Io(e) if e.raw_os_error().is_none() && is_locked(store) => {
             StoreError::Locked(store.to_owned())
         }
         sled::Error::Io(error) => io(store, error),
@@ -81,6 +82,13 @@ fn failed(store: &Path, error: sled::Error) -> StoreError {
         },
         error => StoreError::Database { path: store.to_owned(), error },
     }
+}
+
+/// Whether another has sled's lock on the log now.
+fn is_locked(store: &Path) -> bool {
+    File::open(store.join("db").join("db")).is_ok_and(|log| {
+        rustix::fs::flock(&log, NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK)
+    })
 }
 
 fn io(store: &Path, error: io::Error) -> StoreError {
