@@ -20,6 +20,9 @@ pub mod flow;
 pub mod frame;
 pub mod http;
 mod interfaces;
+// Some of it only the filter in the kernel needs.
+#[cfg_attr(not(feature = "live"), allow(dead_code))]
+mod layout;
 #[cfg(feature = "live")]
 pub mod live;
 pub mod loss;

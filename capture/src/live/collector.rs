@@ -25,6 +25,7 @@ use super::links::{Link, Links};
 use super::told::Shared;
 use crate::flow::KnownPorts;
 use crate::frame::Frame;
+use crate::layout::sll2;
 use crate::meter::Meter;
 use crate::observation::{Nanos, Observation};
 
@@ -336,8 +337,7 @@ impl Collector {
         let mut take = |frame: Frame<'_>| {
             // A packet passes a veth, a bridge and a device of the node: only the veths count, and
             // of those the ones that have no handle of their own.
-            let index =
-                frame.data.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
+            let index = sll2::interface(frame.data);
             if index.and_then(|i| watched.get(&i)).is_some_and(|w| w.handle.is_none()) {
                 meter.frame(&frame, &mut |o| held.push(o));
             }
