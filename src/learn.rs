@@ -72,6 +72,10 @@ pub mod counter {
     pub const STRANGE: &str = "neither-end-known";
     /// Connections to an address that changed hands while they were told as one.
     pub const CHANGED_HANDS: &str = "responder-changed";
+    /// Captures that could not be opened, or are none: a loss. Only where there are any.
+    pub const CAPTURES_NOT_READ: &str = "captures-not-read";
+    /// Captures that could not be read to their end: a loss. Only where there are any.
+    pub const CAPTURES_CUT: &str = "captures-cut";
 }
 
 impl<'a> Learner<'a> {

@@ -8,18 +8,18 @@ use clap::Args;
 use serde::Serialize;
 use sidecarta_capture::meter::{Config, KnownPorts, Meter};
 use sidecarta_capture::observation::Observation;
-use sidecarta_capture::source::{self, Digests, Reader};
+use sidecarta_capture::source::{self, Damage, Digests, Reader};
 
 use super::output::{self, Format};
 use super::progress::Line;
 use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
-use crate::learn::{Learner, counter};
+use crate::learn::{Learner, Union, counter};
 use crate::model::{
     Batch, BatchId, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId,
 };
 use crate::parallel::{both, stream};
 use crate::snapshot;
-use crate::store::Applied;
+use crate::store::{Applied, Store};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -79,7 +79,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     if reader.reports().is_empty() {
         anyhow::bail!("none of the captures could be read; nothing was learned");
     }
-    partial |= !reader.errors().is_empty();
+    let not_read = reader.errors().len() as u64;
+    partial |= not_read > 0;
     let (sockets, ports) = cluster.listening();
     let mut meter = Meter::new(Config::default(), KnownPorts { sockets, ports });
     let mut learner = Learner::new(&cluster);
@@ -87,31 +88,38 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let refused = AtomicBool::new(false);
     let create = || options.store.create().inspect_err(|_| refused.store(true, Ordering::Relaxed));
     let (store, read) = both(create, || read(reader, &mut meter, &mut learner, &refused));
-    let mut store = store?;
+    let store = store?;
     let (reader, digests) = read?;
-    let totals: BTreeMap<String, u64> =
+    let mut totals: BTreeMap<String, u64> =
         meter.counters().named().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
+    let is_cut = |damage: &Option<Damage>| matches!(damage, Some(Damage::NotReadToEnd(_)));
+    let cut = reader.reports().iter().filter(|r| is_cut(&r.damage)).count() as u64;
+    for (name, n) in [(counter::CAPTURES_NOT_READ, not_read), (counter::CAPTURES_CUT, cut)] {
+        if n > 0 {
+            totals.insert(name.to_owned(), n);
+        }
+    }
     // The flow table is no longer needed, and storing wants memory of its own.
     drop(meter);
 
     let mut summary = Summary::default();
+    let mut writes = Writes { store, waiting: Union::default(), ids: BTreeSet::new() };
     let reports = reader.reports();
     for (i, report) in reports.iter().enumerate() {
         if let Some(damage) = &report.damage {
             eprintln!("warning: {}: {damage}", report.path);
-            partial |= report.packets > 0 || damage != "it holds no packet";
+            partial |= *damage != Damage::NoPacket;
         }
         let id = batch_id(digests.of(i as u32), snapshot.digest);
         // Losses are counted for all captures together; the first source carries them.
         let counters = if i == 0 { totals.clone() } else { BTreeMap::new() };
         let batch = learner.take(i as u32, id, &report.path, counters);
-        let applied = store.apply(&batch)?;
-        summary.add(batch);
-        if applied == Applied::AlreadyHeld {
+        if !writes.add(&batch)? {
             summary.already_held.push(report.path.clone());
         }
+        summary.add(batch);
     }
-    store.close()?;
+    writes.close()?;
     summary.summarise();
     summary.notes.extend(learner.notes().map(str::to_owned));
     match options.output.output {
@@ -167,6 +175,47 @@ fn read(
 /// it better, so it counts as new.
 fn batch_id(capture: u64, snapshot: u64) -> BatchId {
     BatchId { source: format!("capture:{capture:016x}:{snapshot:016x}"), sequence: 0 }
+}
+
+/// What is written to the store: many captures at once, as each write waits for the disk.
+struct Writes {
+    store: Store,
+    waiting: Union,
+    /// Batches of captures in `waiting`.
+    ids: BTreeSet<BatchId>,
+}
+
+impl Writes {
+    /// Adds what a capture has taught; false where the store holds it already.
+    fn add(&mut self, batch: &Batch) -> anyhow::Result<bool> {
+        /// Records in one write, about.
+        const RECORDS: usize = 16_384;
+        if self.ids.contains(&batch.id) || self.store.holds(&batch.id)? {
+            return Ok(false);
+        }
+        if batch.records.len() >= RECORDS {
+            return Ok(self.store.apply(batch)? == Applied::New);
+        }
+        self.ids.insert(batch.id.clone());
+        self.waiting.add(batch.clone());
+        if self.waiting.len() >= RECORDS {
+            self.write()?;
+        }
+        Ok(true)
+    }
+
+    fn write(&mut self) -> anyhow::Result<()> {
+        let ids = std::mem::take(&mut self.ids);
+        if let Some(batch) = std::mem::take(&mut self.waiting).batch() {
+            self.store.settle(&batch, &ids)?;
+        }
+        Ok(())
+    }
+
+    fn close(mut self) -> anyhow::Result<()> {
+        self.write()?;
+        Ok(self.store.close()?)
+    }
 }
 
 #[derive(Debug, Serialize)]
