@@ -21,6 +21,8 @@ test: setup-test lint
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy -p sidecarta-capture --no-default-features --all-targets --locked -- -D warnings
+	! cargo tree -p sidecarta-capture --no-default-features -e normal --locked | grep -E 'netlink|socket2|rustix|linux'
 
 # `live` needs root, for its network namespaces, and fails without.
 bench: setup-bench build

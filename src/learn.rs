@@ -114,6 +114,10 @@ pub mod counter {
     pub const CHANGED_HANDS: &str = "responder-changed";
     /// Packets on a pod's interface with addresses of others; as the capture layer names them.
     pub const FORGED: &str = "forged-source";
+    /// Captures that could not be opened, or are none: a loss. Only where there are any.
+    pub const CAPTURES_NOT_READ: &str = "captures-not-read";
+    /// Captures that could not be read to their end: a loss. Only where there are any.
+    pub const CAPTURES_CUT: &str = "captures-cut";
 }
 
 impl<'a> Learner<'a> {

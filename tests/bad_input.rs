@@ -75,6 +75,32 @@ fn captures_that_are_none_are_named_and_the_others_are_read() {
     assert!(said.contains("holds no packet"), "{said}");
 }
 
+/// A pcapng file that never ends to describe interfaces.
+#[test]
+fn a_capture_that_is_cut_is_counted_as_a_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let section = b"\x0a\x0d\x0d\x0a\x1c\0\0\0\x4d\x3c\x2b\x1a\x01\0\0\0\
+                    \xff\xff\xff\xff\xff\xff\xff\xff\x1c\0\0\0";
+    let interface = b"\x01\0\0\0\x14\0\0\0\x01\0\0\0\0\0\x04\0\x14\0\0\0";
+    let path = dir.path().join("interfaces.pcapng.zst");
+    let file = [&section[..], &interface.repeat(200_000)].concat();
+    std::fs::write(&path, zstd::encode_all(&file[..], 1).unwrap()).unwrap();
+    let missing = dir.path().join("missing.pcap");
+    let (cluster, good, store) = (case().join("cluster.yaml"), good(), dir.path().join("s"));
+    let files = [&path, &missing, &good].map(|p| p.as_os_str());
+    let options = ["replay", "--store", store.to_str().unwrap(), "--cluster"].map(AsRef::as_ref);
+    let out = run(&[&options[..], &[cluster.as_os_str()], &files].concat());
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(3), "{said}");
+    assert!(said.contains("describes more than 65536 interfaces"), "{said}");
+    let summary = String::from_utf8(out.stdout).unwrap();
+    let lost = summary.lines().find(|l| l.starts_with("lost")).unwrap();
+    assert_eq!(lost, "lost          captures-cut 1, captures-not-read 1");
+    // The loss is kept: also later it is known that something is missing.
+    let status = common::expect(0, &["status", "--store", store.to_str().unwrap()]);
+    assert!(status.contains("captures-cut 1, captures-not-read 1"), "{status}");
+}
+
 #[test]
 fn broken_objects_are_named_with_file_and_line_and_the_rest_goes_on() {
     let dir = tempfile::tempdir().unwrap();

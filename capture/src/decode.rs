@@ -1,7 +1,7 @@
 //! From a frame to a segment: link layer, network, transport. Lax about frames that the snap length
 //! cut, without allocation.
 //!
-//! Owns the layout of headers. Must never panic, keep state, or look into payload.
+//! Owns what a frame must have to give a segment. Must never panic, keep state, or read payload.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,8 +9,10 @@ use etherparse::{
     EtherType, IpNumber, LaxIpSlice, LaxNetSlice, LaxSlicedPacket, TcpSlice, UdpSlice,
 };
 
+use crate::bytes::{be16, be32};
 use crate::dns;
 use crate::frame::{Direction, Frame, LinkType};
+use crate::layout::{ethernet, loopback, ports, sll, sll2, tcp, udp};
 use crate::observation::{InterfaceId, Nanos, Transport};
 
 /// What a transport segment is, borrowed from its frame.
@@ -83,13 +85,6 @@ pub enum Skip {
     NotUnicast,
 }
 
-/// Length of an Ethernet header.
-const ETHERNET: usize = 14;
-/// Length of a Linux "cooked" header (LINKTYPE_LINUX_SLL).
-const SLL: usize = 16;
-/// Length of a Linux "cooked" header, version 2.
-const SLL2: usize = 20;
-
 /// Decodes a frame.
 ///
 /// # Errors
@@ -98,30 +93,28 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Result<Segment<'a>, Skip> {
     let data = frame.data;
     let mut interface = frame.interface;
     let packet = match frame.link {
-        LinkType::ETHERNET => {
-            let header = data.get(..ETHERNET).ok_or(Skip::BadLink)?;
-            by_ether_type(ether_type(&header[12..]), &data[ETHERNET..])?
-        }
-        LinkType::LINUX_SLL => {
-            let header = data.get(..SLL).ok_or(Skip::BadLink)?;
-            by_ether_type(ether_type(&header[14..]), &data[SLL..])?
-        }
+        LinkType::ETHERNET => linked(data, ethernet::ETHER_TYPE, ethernet::HEADER)?,
+        LinkType::LINUX_SLL => linked(data, sll::ETHER_TYPE, sll::HEADER)?,
         LinkType::LINUX_SLL2 => {
-            let header = data.get(..SLL2).ok_or(Skip::BadLink)?;
-            interface.index = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-            by_ether_type(ether_type(header), &data[SLL2..])?
+            interface.index = sll2::interface(data).ok_or(Skip::BadLink)?;
+            linked(data, sll2::ETHER_TYPE, sll2::HEADER)?
         }
         LinkType::RAW | LinkType::RAW_DLT | LinkType::IPV4 | LinkType::IPV6 => by_version(data)?,
-        // Four bytes of address family in the capturing host's byte order: whatever it is, the
-        // version nibble follows.
-        LinkType::NULL | LinkType::LOOP => by_version(data.get(4..).ok_or(Skip::BadLink)?)?,
+        // The address family is in the capturing host's byte order: whatever it is, the version
+        // nibble follows.
+        LinkType::NULL | LinkType::LOOP => {
+            by_version(data.get(loopback::HEADER..).ok_or(Skip::BadLink)?)?
+        }
         _ => return Err(Skip::UnknownLinkType),
     };
     segment(frame, interface, &packet)
 }
 
-fn ether_type(bytes: &[u8]) -> EtherType {
-    EtherType(u16::from_be_bytes([bytes[0], bytes[1]]))
+/// What is behind a link layer's header, by the EtherType in it.
+fn linked(data: &[u8], ether_type: usize, header: usize) -> Result<Packet<'_>, Skip> {
+    let (header, rest) = data.split_at_checked(header).ok_or(Skip::BadLink)?;
+    let ether = be16(header, ether_type).ok_or(Skip::BadLink)?;
+    by_ether_type(EtherType(ether), rest)
 }
 
 /// An IP packet without its transport.
@@ -228,29 +221,29 @@ fn segment<'a>(
 type Bare<'a> = ((u16, u16), Tcp, &'a [u8]);
 
 fn bare(transport: Transport, data: &[u8]) -> Result<Bare<'_>, Skip> {
-    let &[a, b, c, d, ..] = data else { return Err(Skip::BadTransport) };
-    let ports = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    let mut tcp = Tcp::default();
+    let port = |at| be16(data, at).ok_or(Skip::BadTransport);
+    let ports = (port(ports::SOURCE)?, port(ports::DESTINATION)?);
+    let mut flags = Tcp::default();
     let mut rest: &[u8] = &[];
-    match (transport, data.get(4..14)) {
+    match (transport, data.get(..=tcp::FLAGS)) {
         (Transport::Tcp, Some(h)) => {
-            tcp.seq = u32::from_be_bytes([h[0], h[1], h[2], h[3]]);
-            tcp.ack_number = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
-            let flags = h[9];
-            (tcp.fin, tcp.syn, tcp.rst, tcp.ack) =
-                (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
-            let header = usize::from(h[8] >> 4) * 4;
-            if header < 20 {
+            flags.seq = be32(h, tcp::SEQUENCE).ok_or(Skip::BadTransport)?;
+            flags.ack_number = be32(h, tcp::ACKNOWLEDGMENT).ok_or(Skip::BadTransport)?;
+            let set = |flag| h[tcp::FLAGS] & flag != 0;
+            (flags.fin, flags.syn, flags.rst, flags.ack) =
+                (set(tcp::FIN), set(tcp::SYN), set(tcp::RST), set(tcp::ACK));
+            let header = tcp::header_length(h[tcp::DATA_OFFSET]);
+            if header < tcp::HEADER {
                 return Err(Skip::BadTransport);
             }
             rest = data.get(header..).unwrap_or(&[]);
         }
         // The ports are there, the flags are not: enough for a midway sighting.
         (Transport::Tcp, None) => {}
-        (Transport::Udp, _) => rest = data.get(8..).unwrap_or(&[]),
+        (Transport::Udp, _) => rest = data.get(udp::HEADER..).unwrap_or(&[]),
         (Transport::Sctp, _) => {}
     }
-    Ok((ports, tcp, rest))
+    Ok((ports, flags, rest))
 }
 
 /// Offset of a fragment (RFC 8200 §4.5), in units of eight bytes; 0 where no fragment header is

@@ -113,6 +113,11 @@ impl Batch {
         self.bytes.len()
     }
 
+    /// Bytes of memory that it takes, used or not.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes.capacity() + self.records.capacity() * size_of::<Record>()
+    }
+
     /// The frame at this place, where there is one.
     pub fn get(&self, index: usize) -> Option<Frame<'_>> {
         self.records.get(index).map(|r| self.frame(r))

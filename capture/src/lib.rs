@@ -5,6 +5,9 @@
 //! that packets show (DNS answers, TLS ClientHello, HTTP authority). It must never know Kubernetes,
 //! an async runtime, or a database.
 //!
+//! Capturing on the interfaces of a node (`live`) is Linux's alone, and a cargo feature of that
+//! name, which is on by default. Without it no dependency is of one system only.
+//!
 //! ```text
 //! source ─► Batch of frames ─► decode ─► Segment ─► flow ─► Observation
 //!                                 names: dns, tls, http ─┘     └─ meter composes
@@ -17,6 +20,10 @@ pub mod flow;
 pub mod frame;
 pub mod http;
 mod interfaces;
+// Some of it only the filter in the kernel needs.
+#[cfg_attr(not(feature = "live"), allow(dead_code))]
+mod layout;
+#[cfg(feature = "live")]
 pub mod live;
 pub mod loss;
 pub mod meter;

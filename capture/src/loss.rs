@@ -47,7 +47,8 @@ pub struct Counters {
     /// Connections forgotten while active because the flow table was full; learned again with their
     /// next packet.
     pub evicted_flows: u64,
-    /// Partly joined heads dropped because too many were pending.
+    /// Connections whose ClientHello or request head goes on in a later segment, and was not joined
+    /// because too many others were being joined ([`crate::meter::Config::max_heads`]).
     pub evicted_heads: u64,
     /// Remembered DNS answers dropped because there were too many.
     pub evicted_answers: u64,

@@ -9,6 +9,7 @@
 use crate::bytes::be16;
 use crate::flow::key::{self, FlowKey};
 use crate::frame::{Frame, LinkType};
+use crate::layout::{ethernet, ipv4, ipv6, ports, protocol, tcp};
 use crate::observation::Transport;
 
 /// What the fast path reads.
@@ -28,63 +29,73 @@ pub(crate) fn skim(frame: &Frame<'_>) -> Option<Skim> {
     if frame.link != LinkType::ETHERNET {
         return None;
     }
-    let (_, ip) = frame.data.split_at_checked(14)?;
-    match be16(frame.data, 12)? {
-        0x0800 => v4(ip),
-        0x86dd => v6(ip),
+    let (_, ip) = frame.data.split_at_checked(ethernet::HEADER)?;
+    match be16(frame.data, ethernet::ETHER_TYPE)? {
+        ethernet::IPV4 => v4(ip),
+        ethernet::IPV6 => v6(ip),
         _ => None,
     }
 }
 
 #[inline]
 fn v4(ip: &[u8]) -> Option<Skim> {
-    let (h, tcp) = ip.split_first_chunk::<20>()?;
-    // Version 4, no options, neither fragment offset nor more fragments, TCP.
-    if h[0] != 0x45 || (h[6] & 0x3f) != 0 || h[7] != 0 || h[9] != 6 {
+    let (h, segment) = ip.split_first_chunk::<{ ipv4::HEADER }>()?;
+    let half = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
+    let word = |at: usize| u32::from_be_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
+    if h[0] != ipv4::PLAIN
+        || half(ipv4::FRAGMENT) & ipv4::FRAGMENTED != 0
+        || h[ipv4::PROTOCOL] != protocol::TCP
+    {
         return None;
     }
-    let total = usize::from(u16::from_be_bytes([h[2], h[3]]));
+    let total = usize::from(half(ipv4::TOTAL_LENGTH));
     // 0: segmentation offload; shorter than its headers: malformed.
-    if total < 40 {
+    if total < ipv4::HEADER + tcp::HEADER {
         return None;
     }
-    let (source, target, begins) = segment(tcp, total - 20)?;
-    let from = key::v4(u32::from_be_bytes([h[12], h[13], h[14], h[15]]), source);
-    let to = key::v4(u32::from_be_bytes([h[16], h[17], h[18], h[19]]), target);
+    let (source, target, begins) = ports_and_beginning(segment, total - ipv4::HEADER)?;
+    let from = key::v4(word(ipv4::SOURCE), source);
+    let to = key::v4(word(ipv4::DESTINATION), target);
     let (key, from_low) = FlowKey::between(from, to, false, Transport::Tcp);
-    Some(Skim { key, from_low, hops: h[8], begins })
+    Some(Skim { key, from_low, hops: h[ipv4::TTL], begins })
 }
 
 #[inline]
 fn v6(ip: &[u8]) -> Option<Skim> {
-    let (h, tcp) = ip.split_first_chunk::<40>()?;
-    if h[0] >> 4 != 6 || h[6] != 6 {
+    let (h, segment) = ip.split_first_chunk::<{ ipv6::HEADER }>()?;
+    if h[0] >> 4 != 6 || h[ipv6::NEXT_HEADER] != protocol::TCP {
         return None;
     }
-    let payload = usize::from(u16::from_be_bytes([h[4], h[5]]));
-    if payload < 20 {
+    let payload = usize::from(be16(h, ipv6::PAYLOAD_LENGTH)?);
+    if payload < tcp::HEADER {
         return None;
     }
-    let (source, target, begins) = segment(tcp, payload)?;
-    let from = key::v6(u128::from_be_bytes(h[8..24].try_into().ok()?), source);
-    let to = key::v6(u128::from_be_bytes(h[24..40].try_into().ok()?), target);
+    let (source, target, begins) = ports_and_beginning(segment, payload)?;
+    let address = |at: usize| h.get(at..)?.first_chunk().map(|b| u128::from_be_bytes(*b));
+    let from = key::v6(address(ipv6::SOURCE)?, source);
+    let to = key::v6(address(ipv6::DESTINATION)?, target);
     let (key, from_low) = FlowKey::between(from, to, true, Transport::Tcp);
-    Some(Skim { key, from_low, hops: h[7], begins })
+    Some(Skim { key, from_low, hops: h[ipv6::HOP_LIMIT], begins })
 }
 
 /// Ports of a segment of `length` bytes, and how its payload begins.
 #[inline]
-fn segment(tcp: &[u8], length: usize) -> Option<(u16, u16, [u8; 4])> {
-    let h = tcp.first_chunk::<14>()?;
-    let header = usize::from(h[12] >> 4) * 4;
-    // SYN, FIN or RST; a header that lies about its length, or is not wholly there.
-    if h[13] & 7 != 0 || header < 20 || header > length || header > tcp.len() {
+fn ports_and_beginning(segment: &[u8], length: usize) -> Option<(u16, u16, [u8; 4])> {
+    let h = segment.first_chunk::<{ tcp::FLAGS + 1 }>()?;
+    let header = tcp::header_length(h[tcp::DATA_OFFSET]);
+    // A header that lies about its length, or is not wholly there, is for the long way too.
+    if h[tcp::FLAGS] & (tcp::SYN | tcp::FIN | tcp::RST) != 0
+        || header < tcp::HEADER
+        || header > length
+        || header > segment.len()
+    {
         return None;
     }
     // Ethernet pads short frames.
-    let payload = tcp.get(header..length.min(tcp.len()))?;
+    let payload = segment.get(header..length.min(segment.len()))?;
     let begins = payload.first_chunk().copied().unwrap_or_default();
-    Some((u16::from_be_bytes([h[0], h[1]]), u16::from_be_bytes([h[2], h[3]]), begins))
+    let port = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
+    Some((port(ports::SOURCE), port(ports::DESTINATION), begins))
 }
 
 #[cfg(test)]

@@ -8,15 +8,22 @@
 //! a file whose interfaces differ in link type or snap length, which cannot be known before the end
 //! of the file. Compressed input and pipes go through a thread that sniffs, decompresses and feeds
 //! a pipe.
+//!
+//! So some captures are read that are open at a time. Where more overlap in time, for the others
+//! nothing is open between two reads ([`parked`]), so that neither descriptors nor memory limit how
+//! many captures there may be.
 
+mod classic;
 mod digest;
 mod input;
 mod ng;
+mod parked;
 mod prefetch;
 mod sniff;
 mod stdio;
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +36,7 @@ pub use sniff::is_capture;
 use crate::frame::{Batch, Frame};
 use crate::observation::{InterfaceId, Nanos};
 use input::{Input, Next};
+use parked::{Limit, Parked, Unpacked};
 
 /// Frames per batch. A batch that was given back is written again by the reading core: it should
 /// have left the other core's own caches by then, for fetching lines from there costs more than
@@ -38,7 +46,20 @@ const BATCH_FRAMES: usize = 4096;
 /// Bytes per batch, for captures of large frames.
 const BATCH_BYTES: usize = 1024 * 1024;
 /// Frames asked for at once: the limit of bytes is looked at in between.
-const STRIDE: usize = 256;
+const STRIDE: usize = 32;
+/// Inputs that are kept open. Each takes up to three descriptors, a buffer of 1 MiB and the memory
+/// of a decompressor.
+const MAX_OPEN: usize = 16;
+/// Frames read ahead of an input that is open, for merging: that copies twice, so little is gained
+/// by more.
+const AHEAD: usize = 64;
+/// Bytes read ahead of an input at a time, for merging.
+const AHEAD_BYTES: usize = 256 * 1024;
+/// Bytes read ahead of all inputs together, as far as each has [`LEAST_AHEAD`].
+const ALL_AHEAD: usize = 32 * 1024 * 1024;
+/// Bytes read ahead of an input that is opened anew each time, at least: less would cost more to
+/// open than to read.
+const LEAST_AHEAD: usize = 4 * 1024;
 
 /// Why an input could not be read at all. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +111,19 @@ pub struct SourceReport {
     pub bytes: u64,
     /// Time of the first frame.
     pub first: Option<Nanos>,
-    /// What is wrong with it, in words, where something is.
-    pub damage: Option<String>,
+    /// What is wrong with it, where something is.
+    pub damage: Option<Damage>,
+}
+
+/// What is wrong with an input.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// It is whole, and there is no packet in it. Not a loss.
+    #[error("it holds no packet")]
+    NoPacket,
+    /// It cannot be read to its end: the reason in words, and what of it is used.
+    #[error("{0}")]
+    NotReadToEnd(String),
 }
 
 /// How far reading has come. Shared between threads.
@@ -111,9 +143,16 @@ struct Planned {
     id: u32,
 }
 
-struct Open {
-    input: Input,
+enum Source {
+    Open(Input),
+    Parked(Box<Parked>),
+}
+
+/// An input that has begun.
+struct Begun {
+    source: Source,
     id: u32,
+    /// Read ahead.
     pending: Batch,
     at: usize,
     ended: bool,
@@ -122,9 +161,17 @@ struct Open {
 /// Several inputs as one stream of batches in packet-time order; within an input its own order is
 /// kept.
 pub struct Reader {
-    /// Not opened yet, latest first.
+    /// Not begun yet, latest first.
     planned: Vec<Planned>,
-    open: Vec<Open>,
+    /// By number of the input.
+    begun: Vec<Option<Box<Begun>>>,
+    /// Time of the next frame of each input that has begun, and which it is.
+    heads: BinaryHeap<Reverse<(Nanos, u32)>>,
+    /// Inputs that are open.
+    open: usize,
+    /// Bytes of memory of what was read ahead.
+    ahead: usize,
+    unpacked: Unpacked,
     reports: Vec<SourceReport>,
     errors: Vec<SourceError>,
     notes: Vec<String>,
@@ -140,7 +187,11 @@ impl Reader {
     pub fn open(paths: &[PathBuf]) -> Self {
         let mut reader = Self {
             planned: Vec::new(),
-            open: Vec::new(),
+            begun: Vec::new(),
+            heads: BinaryHeap::new(),
+            open: 0,
+            ahead: 0,
+            unpacked: Unpacked::default(),
             reports: Vec::new(),
             errors: Vec::new(),
             notes: Vec::new(),
@@ -169,6 +220,7 @@ impl Reader {
             }
         }
         reader.planned.reverse();
+        reader.begun.resize_with(reader.reports.len(), || None);
         reader
     }
 
@@ -209,6 +261,10 @@ impl Reader {
         {
             *plain = false;
             return found.push((Nanos::MIN, path.to_owned()));
+        }
+        if let Some(beginning) = parked::look(path) {
+            *plain &= !beginning.compressed;
+            return found.push((beginning.first.unwrap_or(Nanos::MIN), path.to_owned()));
         }
         match Input::open(path) {
             Ok(mut input) => {
@@ -283,13 +339,13 @@ impl Reader {
     /// Fills a batch with the next frames. False: all inputs have ended.
     pub fn next_batch(&mut self, batch: &mut Batch) -> bool {
         batch.clear();
-        while batch.len() < BATCH_FRAMES && batch.byte_len() < BATCH_BYTES {
-            self.open_due();
-            match self.open.len() {
+        while !is_full(batch) {
+            self.begin_due();
+            match self.heads.len() {
                 0 if self.planned.is_empty() => break,
                 0 => {}
                 1 if self.planned.is_empty() => self.fill_alone(batch),
-                _ => self.merge_one(batch),
+                _ => self.merge(batch),
             }
         }
         let packets = batch.len() as u64;
@@ -298,123 +354,200 @@ impl Reader {
         !batch.is_empty()
     }
 
-    /// Opens every planned input whose time has come.
-    fn open_due(&mut self) {
+    /// Begins every planned input whose time has come.
+    fn begin_due(&mut self) {
         while let Some(next) = self.planned.last() {
-            let head = self.open.iter().filter_map(Open::head).min();
-            if !self.open.is_empty() && head.is_some_and(|h| h < next.first) {
+            if self.heads.peek().is_some_and(|Reverse((head, _))| *head < next.first) {
                 return;
             }
-            let Some(planned) = self.planned.pop() else { return };
-            match Input::open(&planned.path) {
-                Ok(input) => {
-                    self.reports[planned.id as usize].format = input.format();
-                    let mut open = Open {
-                        input,
-                        id: planned.id,
-                        pending: Batch::default(),
-                        at: 0,
-                        ended: false,
-                    };
-                    open.refill(&mut self.reports[planned.id as usize]);
-                    self.open.push(open);
+            let Some(Planned { path, id, .. }) = self.planned.pop() else { return };
+            match self.source(&path) {
+                Ok(source) => {
+                    self.reports[id as usize].format = source.format();
+                    self.open += usize::from(source.is_open());
+                    let pending = Batch::default();
+                    self.go_on(Box::new(Begun { source, id, pending, at: 0, ended: false }));
                 }
                 Err(error) => {
-                    self.reports[planned.id as usize].damage = Some(error.to_string());
+                    self.reports[id as usize].damage =
+                        Some(Damage::NotReadToEnd(error.to_string()));
                     self.errors.push(error);
                 }
             }
-            self.open.retain(|o| o.head().is_some());
+        }
+    }
+
+    fn source(&mut self, path: &Path) -> Result<Source, SourceError> {
+        let regular = || fs::metadata(path).is_ok_and(|m| m.is_file());
+        if self.open >= MAX_OPEN
+            && regular()
+            && let Some(parked) = Parked::open(path, &mut self.unpacked)?
+        {
+            return Ok(Source::Parked(Box::new(parked)));
+        }
+        Ok(Source::Open(Input::open(path)?))
+    }
+
+    /// Reads ahead of an input whose frames have all been handed on, and lets go of it at its end.
+    fn go_on(&mut self, mut begun: Box<Begun>) {
+        self.ahead -= begun.memory();
+        let limit = match begun.source {
+            Source::Open(_) => Limit { frames: AHEAD, bytes: AHEAD_BYTES },
+            Source::Parked(_) => {
+                let share = ALL_AHEAD.saturating_sub(self.ahead) / MAX_OPEN;
+                Limit { frames: usize::MAX, bytes: share.clamp(LEAST_AHEAD, AHEAD_BYTES) }
+            }
+        };
+        begun.refill(&mut self.reports[begun.id as usize], limit);
+        match begun.head() {
+            Some(head) => {
+                self.ahead += begun.memory();
+                self.heads.push(Reverse((head, begun.id)));
+                let place = begun.id as usize;
+                self.begun[place] = Some(begun);
+            }
+            None => self.open -= usize::from(begun.source.is_open()),
         }
     }
 
     /// The only input left: straight into the batch.
     fn fill_alone(&mut self, batch: &mut Batch) {
-        let Some(open) = self.open.first_mut() else { return };
-        if open.head().is_some() {
-            for frame in open.pending.frames().skip(open.at) {
-                batch.push(frame);
+        let first = self.heads.pop();
+        let Some(mut begun) = first.and_then(|Reverse((_, id))| self.begun[id as usize].take())
+        else {
+            return;
+        };
+        for frame in begun.pending.frames().skip(begun.at) {
+            batch.push(frame);
+        }
+        begun.at = begun.pending.len();
+        let report = &mut self.reports[begun.id as usize];
+        while !is_full(batch) {
+            let limit = Limit {
+                frames: BATCH_FRAMES.saturating_sub(batch.len()),
+                bytes: BATCH_BYTES.saturating_sub(batch.byte_len()),
+            };
+            if !begun.read(report, limit, |frame| batch.push(frame)) {
+                break;
             }
-            open.at = open.pending.len();
         }
-        let report = &mut self.reports[open.id as usize];
-        while batch.len() < BATCH_FRAMES && batch.byte_len() < BATCH_BYTES {
-            if !open.read(report, STRIDE, |frame| batch.push(frame)) {
-                self.open.clear();
-                return;
-            }
-        }
-        // Leave something to look at, so that an ended input is noticed as such.
-        if open.head().is_none() {
-            open.refill(report);
-        }
-        self.open.retain(|o| o.head().is_some());
+        // Leaves something to look at, so that an ended input is noticed as such.
+        self.go_on(begun);
     }
 
-    fn merge_one(&mut self, batch: &mut Batch) {
-        let heads = self.open.iter().enumerate().filter_map(|(i, o)| Some((o.head()?, o.id, i)));
-        let Some((_, _, i)) = heads.min() else { return };
-        let open = &mut self.open[i];
-        if let Some(frame) = open.pending.get(open.at) {
-            batch.push(frame);
-            open.at += 1;
-        }
-        if open.at == open.pending.len() {
-            open.refill(&mut self.reports[open.id as usize]);
-            if open.head().is_none() {
-                self.open.remove(i);
+    /// The input with the earliest frame, as far as it is the earliest.
+    fn merge(&mut self, batch: &mut Batch) {
+        let Some(Reverse((head, id))) = self.heads.pop() else { return };
+        let Some(mut begun) = self.begun[id as usize].take() else { return };
+        let mut next = Some(head);
+        while let Some(head) = next
+            && !is_full(batch)
+            && self.heads.peek().is_none_or(|Reverse(other)| (head, id) <= *other)
+            && self.planned.last().is_none_or(|planned| head < planned.first)
+        {
+            if let Some(frame) = begun.pending.get(begun.at) {
+                batch.push(frame);
             }
+            begun.at += 1;
+            next = begun.head();
+        }
+        match next {
+            Some(head) => {
+                self.heads.push(Reverse((head, id)));
+                self.begun[id as usize] = Some(begun);
+            }
+            None => self.go_on(begun),
         }
     }
 }
 
-impl Open {
+fn is_full(batch: &Batch) -> bool {
+    batch.len() >= BATCH_FRAMES || batch.byte_len() >= BATCH_BYTES
+}
+
+impl Source {
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
+
+    fn format(&self) -> String {
+        match self {
+            Self::Open(input) => input.format(),
+            Self::Parked(parked) => parked.format(),
+        }
+    }
+}
+
+impl Begun {
     fn head(&self) -> Option<Nanos> {
         self.pending.get(self.at).map(|f| f.time)
     }
 
+    /// Bytes of memory of what was read ahead.
+    fn memory(&self) -> usize {
+        self.pending.memory()
+    }
+
     /// Reads some frames ahead, for merging.
-    fn refill(&mut self, report: &mut SourceReport) {
-        /// Frames read ahead per input: merging copies twice, so little is gained by more.
-        const AHEAD: usize = 64;
+    fn refill(&mut self, report: &mut SourceReport, limit: Limit) {
         self.at = 0;
         let mut pending = std::mem::take(&mut self.pending);
+        // What had more than its share once gives it back.
+        if pending.memory() > 2 * limit.bytes {
+            pending = Batch::default();
+        }
         pending.clear();
-        while pending.len() < AHEAD && self.read(report, AHEAD, |frame| pending.push(frame)) {}
+        while pending.len() < limit.frames && pending.byte_len() < limit.bytes {
+            let left = Limit {
+                frames: limit.frames - pending.len(),
+                bytes: limit.bytes - pending.byte_len(),
+            };
+            let parked = !self.source.is_open();
+            if !self.read(report, left, |frame| pending.push(frame)) || parked {
+                break;
+            }
+        }
         self.pending = pending;
     }
 
-    /// Reads up to `count` frames. False: the input has ended with them, and the report says how.
+    /// Reads some frames, not many more than the limit. False: the input has ended with them, and
+    /// the report says how.
     fn read(
         &mut self,
         report: &mut SourceReport,
-        count: usize,
+        limit: Limit,
         mut take: impl FnMut(Frame<'_>),
     ) -> bool {
         if self.ended {
             return false;
         }
         let id = self.id;
-        let next = self.input.read(count, &mut |frame| {
+        let mut take = |frame: Frame<'_>| {
             let interface = InterfaceId { source: id, index: frame.interface.index };
             report.packets += 1;
             report.bytes += frame.data.len() as u64;
             report.first.get_or_insert(frame.time);
             take(Frame { interface, ..frame });
-        });
+        };
+        let next = match &mut self.source {
+            Source::Open(input) => input.read(limit.frames.min(STRIDE), &mut take),
+            Source::Parked(parked) => parked.read(limit, &mut take),
+        };
         match next {
             Next::More => true,
             Next::End => {
                 self.ended = true;
                 if report.packets == 0 {
-                    report.damage = Some("it holds no packet".to_owned());
+                    report.damage = Some(Damage::NoPacket);
                 }
                 false
             }
             Next::Damaged(why) => {
                 self.ended = true;
-                report.damage =
-                    Some(format!("{why}; the {} packets before that are used", report.packets));
+                let used = report.packets;
+                report.damage = Some(Damage::NotReadToEnd(format!(
+                    "{why}; the {used} packets before that are used"
+                )));
                 false
             }
         }

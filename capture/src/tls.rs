@@ -9,6 +9,9 @@ use std::borrow::Cow;
 
 use crate::bytes::be16;
 use crate::http::host_text;
+use crate::layout::tls::{
+    CLIENT_HELLO, HANDSHAKE, MAJOR, RECORD_HEADER, RECORD_LENGTH, RECORD_TYPES,
+};
 
 /// Application protocols kept. Envoy's hello in a mesh has two or three.
 const MAX_ALPN: usize = 4;
@@ -32,21 +35,20 @@ pub struct ClientHello {
 pub fn begins_hello(bytes: &[u8]) -> bool {
     // Handshake record, version 3.x, message type 1. Its length is below 2^14 (RFC 8446 §5.1), so
     // at least four bytes.
-    bytes.first() == Some(&0x16)
-        && bytes.get(1).is_none_or(|b| *b == 3)
+    bytes.first() == Some(&HANDSHAKE)
+        && bytes.get(1).is_none_or(|b| *b == MAJOR)
         && bytes.get(2).is_none_or(|b| *b <= 4)
-        && be16(bytes, 3).is_none_or(|n| (4..=0x4000).contains(&n))
-        && bytes.get(5).is_none_or(|b| *b == 1)
+        && be16(bytes, RECORD_LENGTH).is_none_or(|n| (4..=0x4000).contains(&n))
+        && bytes.get(RECORD_HEADER).is_none_or(|b| *b == CLIENT_HELLO)
 }
 
 /// True when a segment begins with some other TLS record: what a connection joined midway shows.
 pub fn is_record(bytes: &[u8]) -> bool {
-    // Change cipher spec, alert, handshake, application data; at most 2^14 + 2048 bytes (RFC 5246
-    // §6.2.3).
-    matches!(bytes.first(), Some(0x14..=0x17))
-        && bytes.get(1) == Some(&3)
+    // At most 2^14 + 2048 bytes (RFC 5246 §6.2.3).
+    bytes.first().is_some_and(|kind| RECORD_TYPES.contains(kind))
+        && bytes.get(1) == Some(&MAJOR)
         && matches!(bytes.get(2), Some(1..=4))
-        && be16(bytes, 3).is_some_and(|n| (1..=0x4800).contains(&n))
+        && be16(bytes, RECORD_LENGTH).is_some_and(|n| (1..=0x4800).contains(&n))
 }
 
 /// Reads a ClientHello that begins with `bytes`, or `None` where they begin something else.
@@ -57,7 +59,7 @@ pub fn client_hello(bytes: &[u8]) -> Option<ClientHello> {
     let message = handshake(bytes);
     let mut hello = ClientHello::default();
     let mut rest = Reader(&message);
-    if rest.number(1) != Some(1) {
+    if rest.number(1) != Some(CLIENT_HELLO.into()) {
         return None;
     }
     let whole = rest.number(3).is_some_and(|length| {
@@ -73,8 +75,11 @@ pub fn client_hello(bytes: &[u8]) -> Option<ClientHello> {
 fn handshake(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut message: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     let mut rest = bytes;
-    while rest.first() == Some(&0x16) && rest.get(1) == Some(&3) {
-        let (Some(length), Some(content)) = (be16(rest, 3), rest.get(5..)) else { break };
+    while rest.starts_with(&[HANDSHAKE, MAJOR]) {
+        let (Some(length), Some(content)) = (be16(rest, RECORD_LENGTH), rest.get(RECORD_HEADER..))
+        else {
+            break;
+        };
         let content = &content[..content.len().min(usize::from(length))];
         if message.is_empty() {
             message = Cow::Borrowed(content);
@@ -88,7 +93,7 @@ fn handshake(bytes: &[u8]) -> Cow<'_, [u8]> {
         if length == 0 || wanted.is_some_and(|n| message.len() >= n) {
             break;
         }
-        rest = rest.get(5 + usize::from(length)..).unwrap_or(&[]);
+        rest = rest.get(RECORD_HEADER + usize::from(length)..).unwrap_or(&[]);
     }
     message
 }

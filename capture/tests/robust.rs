@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
+mod files;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use files::{block, interface, packet, section};
 use proptest::prelude::*;
 use sidecarta_capture::decode::decode;
 use sidecarta_capture::frame::{Batch, Direction, Frame, LinkType};
@@ -281,28 +284,7 @@ fn captures_are_merged_by_time_whatever_the_order_of_arguments() {
 
 #[test]
 fn a_pcapng_with_several_link_types_gives_all_packets() {
-    fn block(kind: u32, body: &[u8]) -> Vec<u8> {
-        let mut out = kind.to_le_bytes().to_vec();
-        let padded = body.len().next_multiple_of(4);
-        let length = (padded as u32 + 12).to_le_bytes();
-        out.extend(length);
-        out.extend(body);
-        out.resize(8 + padded, 0);
-        out.extend(length);
-        out
-    }
-    fn packet(interface: u32, ticks: u64, data: &[u8]) -> Vec<u8> {
-        let mut body = interface.to_le_bytes().to_vec();
-        body.extend(((ticks >> 32) as u32).to_le_bytes());
-        body.extend((ticks as u32).to_le_bytes());
-        body.extend((data.len() as u32).to_le_bytes());
-        body.extend((data.len() as u32).to_le_bytes());
-        body.extend(data);
-        block(6, &body)
-    }
-    let mut file =
-        block(0x0a0d_0d0a, b"\x4d\x3c\x2b\x1a\x01\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff");
-    file.extend(block(1, b"\x01\0\0\0\0\0\x04\0"));
+    let mut file = [section(), interface()].concat();
     // Raw IP, nanoseconds.
     file.extend(block(1, b"\x65\0\0\0\0\x04\0\0\x09\0\x01\0\x09\0\0\0\0\0\0\0"));
     file.extend(packet(0, 1_000_000, b"ethernet"));

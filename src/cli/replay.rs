@@ -2,7 +2,7 @@
 
 mod summary;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use clap::Args;
 use sidecarta_capture::loss::Counters;
 use sidecarta_capture::meter::{Config, KnownPorts, Meter};
 use sidecarta_capture::observation::Observation;
-use sidecarta_capture::source::{self, Digests, Reader};
+use sidecarta_capture::source::{self, Damage, Digests, Reader};
 
 use super::output::{self, Format};
 use super::progress::Line;
@@ -121,31 +121,33 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let mut summary = Summary::default();
     summary.uncounted = if more { store.uncounted()? } else { 0 };
     let mut together = Together::default();
+    let mut writes = Writes::into(store);
     for source in 0..reading.len() {
         let report = &reading.reader.reports()[source as usize];
         let path = report.path.clone();
         if let Some(damage) = &report.damage {
             eprintln!("warning: {path}: {damage}");
-            partial |= report.packets > 0 || damage != "it holds no packet";
+            partial |= *damage != Damage::NoPacket;
         }
         let taught = reading.take(source, &view);
-        let applied = match held[source as usize] {
-            Held::Not => store.apply_counted(&taught.batch, &taught.counted)?,
+        let is_new = match held[source as usize] {
+            Held::Not => writes.add(&taught.batch, &taught.counted)?,
             Held::Counted => {
                 together.add(&taught, &path);
-                Applied::AlreadyHeld
+                false
             }
             // Nothing of it counts, and from here on it is noted what it counted.
             Held::Uncounted => {
-                store.apply_counted(&empty(taught.batch.id.clone()), &taught.counted)?;
-                Applied::AlreadyHeld
+                writes.add(&empty(taught.batch.id.clone()), &taught.counted)?;
+                false
             }
         };
-        if applied == Applied::AlreadyHeld {
+        if !is_new {
             summary.already_held.push(path);
         }
         summary.add(taught);
     }
+    let mut store = writes.end()?;
     if let Some((batch, counted)) = together.batch(&reading.digests(), snapshot.digest, more)
         && store.apply_counted(&batch, &counted)? == Applied::New
     {
@@ -245,12 +247,86 @@ impl<'a> Reading<'a> {
         (0..self.len()).map(|source| self.digests.of(source)).collect()
     }
 
+    /// Captures of which something was not read, by how; none that is 0.
+    fn lost(&self) -> Vec<(&'static str, u64)> {
+        let is_cut = |damage: &Option<Damage>| matches!(damage, Some(Damage::NotReadToEnd(_)));
+        let cut = self.reader.reports().iter().filter(|r| is_cut(&r.damage)).count() as u64;
+        let not_read = self.reader.errors().len() as u64;
+        let both = [(counter::CAPTURES_NOT_READ, not_read), (counter::CAPTURES_CUT, cut)];
+        both.into_iter().filter(|(_, n)| *n > 0).collect()
+    }
+
     /// What one of the captures has taught.
     fn take(&mut self, source: u32, view: &View<'_>) -> Taught {
         let id = BatchId::of_capture(self.digests.of(source), view.snapshot);
         let named = self.counters[source as usize].named();
-        let counters = named.into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
+        let mut counters: BTreeMap<String, u64> =
+            named.into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
+        // What belongs to none of them stands with the first.
+        let lost = if source == 0 { self.lost() } else { Vec::new() };
+        counters.extend(lost.into_iter().map(|(name, n)| (name.to_owned(), n)));
         self.learner.take(source, id, &self.reader.reports()[source as usize].path, counters)
+    }
+}
+
+/// What is written to the store: many captures at once, as each write waits for the disk.
+struct Writes {
+    store: Store,
+    waiting: Union,
+    /// Batches of captures in `waiting`.
+    ids: BTreeSet<BatchId>,
+    /// What they counted.
+    counted: Vec<(BatchId, Vec<Counted>)>,
+    /// Connections in `counted`.
+    connections: usize,
+}
+
+impl Writes {
+    fn into(store: Store) -> Self {
+        Self {
+            store,
+            waiting: Union::default(),
+            ids: BTreeSet::new(),
+            counted: Vec::new(),
+            connections: 0,
+        }
+    }
+
+    /// Adds what a capture has taught; false where the store holds it already.
+    fn add(&mut self, batch: &Batch, counted: &[Counted]) -> anyhow::Result<bool> {
+        /// Records in one write, about.
+        const RECORDS: usize = 16_384;
+        /// Counted connections in one write, about.
+        const CONNECTIONS: usize = 65_536;
+        if self.ids.contains(&batch.id) || self.store.holds(&batch.id)? {
+            return Ok(false);
+        }
+        if batch.records.len() >= RECORDS || counted.len() >= CONNECTIONS {
+            return Ok(self.store.apply_counted(batch, counted)? == Applied::New);
+        }
+        self.ids.insert(batch.id.clone());
+        self.waiting.add(batch.clone());
+        self.counted.push((batch.id.clone(), counted.to_vec()));
+        self.connections += counted.len();
+        if self.waiting.len() >= RECORDS || self.connections >= CONNECTIONS {
+            self.write()?;
+        }
+        Ok(true)
+    }
+
+    fn write(&mut self) -> anyhow::Result<()> {
+        let (ids, counted) = (std::mem::take(&mut self.ids), std::mem::take(&mut self.counted));
+        self.connections = 0;
+        if let Some(batch) = std::mem::take(&mut self.waiting).batch() {
+            self.store.apply_together(&batch, &ids, &counted)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what waits. Gives the store back.
+    fn end(mut self) -> anyhow::Result<Store> {
+        self.write()?;
+        Ok(self.store)
     }
 }
 

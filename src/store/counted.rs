@@ -26,6 +26,19 @@ impl Store {
         self.apply_holding(batch, &BTreeSet::new(), &[(batch.id.clone(), counted.to_vec())])
     }
 
+    /// As [`Store::apply`] of what several batches have taught, with what each counted: one write.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub fn apply_together(
+        &mut self,
+        taught: &Batch,
+        ids: &BTreeSet<BatchId>,
+        counted: &[(BatchId, Vec<Counted>)],
+    ) -> Result<Applied, StoreError> {
+        self.apply_holding(taught, ids, counted)
+    }
+
     /// What was counted, by batch.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::FlockOperation::NonBlockingLockExclusive;
 use sled::IVec;
 
 use super::StoreError;
@@ -70,7 +71,7 @@ impl Rows {
                 store: store.to_owned(),
                 failed: AtomicBool::new(false),
             }),
-            Ok(Err(error)) => Err(failed(store, error)),
+            Ok(Err(error)) => Err(failed(store, path, error)),
             Err(message) => Err(StoreError::Panicked { path: store.to_owned(), message }),
         }
     }
@@ -241,11 +242,10 @@ fn whole(conf: &[u8]) -> bool {
         .is_some_and(|(text, sum)| crc32fast::hash(text) == u32::from_le_bytes(*sum))
 }
 
-fn failed(store: &Path, error: sled::Error) -> StoreError {
+fn failed(store: &Path, database: &Path, error: sled::Error) -> StoreError {
     match error {
-        sled::Error::Io(e)
-            if e.kind() == ErrorKind::WouldBlock || e.to_string().contains("lock") =>
-        {
+        // sled tells of a lock that another has in words only (`config.rs`, `try_lock`).
+        sled::Error::Io(e) if e.raw_os_error().is_none() && is_locked(database) => {
             StoreError::Locked(store.to_owned())
         }
         sled::Error::Io(error) => {
@@ -257,4 +257,11 @@ fn failed(store: &Path, error: sled::Error) -> StoreError {
         },
         error => StoreError::Database { path: store.to_owned(), error },
     }
+}
+
+/// Whether another process has sled's lock on the log of this database now.
+fn is_locked(database: &Path) -> bool {
+    fs::File::open(database.join("db")).is_ok_and(|log| {
+        rustix::fs::flock(&log, NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK)
+    })
 }

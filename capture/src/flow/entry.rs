@@ -90,6 +90,8 @@ pub(crate) struct Change {
     pub head_ended: bool,
     /// It ended without being whole.
     pub head_incomplete: bool,
+    /// A head began that is not joined, for want of room.
+    pub head_dropped: bool,
     /// The packet was seen before on another interface.
     pub repeated: bool,
     /// A host was asked for that was not before.
@@ -299,8 +301,11 @@ impl Entry {
                 let whole = head::read(content, s.payload, self.names.get_or_insert_default());
                 if whole {
                     self.settled = true;
-                } else if s.cut || !may_join {
+                } else if s.cut {
                     change.head_incomplete = true;
+                    self.settled = true;
+                } else if !may_join {
+                    change.head_dropped = true;
                     self.settled = true;
                 } else {
                     change.head_began = true;

@@ -51,6 +51,9 @@ pub(crate) struct Table {
     fresh: VecDeque<(u32, Nanos)>,
     /// Latest packet time: time that steps back expires nothing.
     high_water: Nanos,
+    /// The last one given to an entry of a queue. None is given twice: a slot may be another flow's
+    /// by the time that an entry comes to the front.
+    stamp: u32,
 }
 
 impl Table {
@@ -68,6 +71,7 @@ impl Table {
             further: 0,
             fresh: VecDeque::new(),
             high_water: Nanos::MIN,
+            stamp: 0,
         }
     }
 
@@ -186,6 +190,7 @@ impl Table {
         let closed_now = entry.closed && !was_closed;
         counters.repeated_sightings += u64::from(change.repeated || twin);
         counters.incomplete_head += u64::from(change.head_incomplete && !twin);
+        counters.evicted_heads += u64::from(change.head_dropped && !twin);
         counters.dropped_authorities += u64::from(change.further_dropped);
         if change.head_began {
             self.heads += 1;
@@ -369,10 +374,25 @@ impl Table {
 
     fn schedule(&mut self, slot: u32) {
         let Some((due, class)) = self.deadline(slot) else { return };
+        self.stamp = self.stamp.wrapping_add(1);
+        let stamp = self.stamp;
         let Some((_, entry)) = self.slots.get_mut(slot) else { return };
-        entry.stamp = entry.stamp.wrapping_add(1);
-        let stamp = entry.stamp;
+        entry.stamp = stamp;
         self.queue(class).push_back((due, slot, stamp));
+        self.tidy(class);
+    }
+
+    /// Takes entries out of a queue whose flows are gone or have another entry. Those in front go
+    /// by themselves, but behind one that is not due yet there may be any number.
+    fn tidy(&mut self, class: Class) {
+        /// Entries beyond those that flows need before it is worth looking.
+        const SPARE: usize = 1_024;
+        if self.queue(class).len() <= 2 * self.config.max_flows + SPARE {
+            return;
+        }
+        let mut queue = std::mem::take(self.queue(class));
+        queue.retain(|(_, slot, stamp)| self.entry(*slot).is_some_and(|e| e.stamp == *stamp));
+        *self.queue(class) = queue;
     }
 
     fn queue(&mut self, class: Class) -> &mut Queue {

@@ -28,6 +28,7 @@ use super::links::{Link, Links};
 use super::told::Shared;
 use crate::flow::KnownPorts;
 use crate::frame::{Direction, Frame};
+use crate::layout::sll2;
 use crate::meter::Meter;
 use crate::observation::{InterfaceId, Nanos, Observation};
 
@@ -432,15 +433,13 @@ impl Collector {
         let mut take = |frame: Frame<'_>| {
             // A packet passes a veth, a bridge and a device of the node: only the veths count, and
             // of those the ones that have no handle of their own.
-            let index =
-                frame.data.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
+            let index = sll2::interface(frame.data);
             let of = index.and_then(|i| watched.get(&i)).filter(|w| w.handle.is_none());
             if let (Some(index), Some(of)) = (index, of) {
-                // `sll_pkttype` (packet(7)): 4 is what the interface sent.
-                let direction = match frame.data.get(10) {
+                let direction = match sll2::is_sent(frame.data) {
                     _ if !of.of_pod => Direction::Unknown,
-                    Some(4) => Direction::Sent,
-                    _ => Direction::Received,
+                    true => Direction::Sent,
+                    false => Direction::Received,
                 };
                 let interface = InterfaceId { index, ..frame.interface };
                 meter.frame(&Frame { direction, interface, ..frame }, &mut |o| held.push(o));

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use pcap::{Active, Capture, Error, Linktype, Precision};
 
 use super::filter::{self, Link as Layer};
-use super::ring::Ring;
+use super::ring::{self, Ring};
 use super::uplink;
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::InterfaceId;
@@ -56,13 +56,37 @@ pub enum OpenError {
     /// It is gone or not up (any more): no fault.
     #[error("the interface {0} is gone or down")]
     Gone(String),
-    /// libpcap refuses.
-    #[error("cannot capture on {name}: {why}")]
+    /// The process or the system has no descriptor or no memory for one more handle.
+    #[error("there is no room for a handle to capture on {name}: {source}")]
+    Exhausted {
+        /// Name of the interface.
+        name: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The kernel refuses for another reason.
+    #[error("cannot capture on {name}: {source}")]
     Refused {
         /// Name of the interface.
         name: String,
-        /// libpcap's words.
-        why: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// libpcap refuses.
+    #[error("cannot capture on {name}: {source}")]
+    Libpcap {
+        /// Name of the interface.
+        name: String,
+        /// What libpcap says.
+        source: Error,
+    },
+    /// Its link type is none of those that are read.
+    #[error("cannot capture on {name}: its link type {number} is not read")]
+    LinkType {
+        /// Name of the interface.
+        name: String,
+        /// Number of the link type (DLT_…).
+        number: i32,
     },
 }
 
@@ -128,7 +152,7 @@ impl Handle {
             let program = filter::program(Layer::Ethernet, &config(settings, of_pod));
             let received_only = of_pod && settings.pod_sends_only;
             let ring = Ring::open(index, settings.ring, settings.hold, received_only, &program);
-            let ring = ring.map_err(|e| refused(name, e.to_string()))?;
+            let ring = ring.map_err(|e| refused(name, e))?;
             if let Some(ring) = ring {
                 return Ok(Self {
                     source: Source::Ring(ring),
@@ -139,10 +163,7 @@ impl Handle {
                 });
             }
         }
-        let fail = |e: Error| match e {
-            Error::PcapError(why) => refused(name, why),
-            e => refused(name, e.to_string()),
-        };
+        let fail = |e| refused_by_libpcap(name, index, e);
         let inactive = Capture::from_device(name).map_err(fail)?;
         let inactive = inactive
             .snaplen(i32::try_from(settings.snap).unwrap_or(i32::MAX))
@@ -161,12 +182,12 @@ impl Handle {
             LinkType::ETHERNET => Layer::Ethernet,
             LinkType::RAW | LinkType::RAW_DLT => Layer::RawIp,
             LinkType::LINUX_SLL2 => Layer::Cooked,
-            _ => return Err(refused(name, format!("its link type {number} is not read"))),
+            _ => return Err(OpenError::LinkType { name: name.to_owned(), number }),
         };
         // SAFETY: the descriptor belongs to `capture`, which outlives this borrow.
         let socket = unsafe { BorrowedFd::borrow_raw(capture.as_raw_fd()) };
         filter::attach(socket, &filter::program(layer, &config(settings, false)))
-            .map_err(|e| refused(name, format!("the kernel refuses the filter: {e}")))?;
+            .map_err(|e| refused(name, e))?;
         Ok(Self {
             source: Source::Libpcap(capture),
             name: name.to_owned(),
@@ -223,7 +244,7 @@ impl Handle {
                 return match result {
                     Ok(seen) if seen >= limit => Read::More,
                     Ok(_) => Read::Empty,
-                    Err(e) if e.kind() == io::ErrorKind::NetworkDown => Read::Gone,
+                    Err(e) if is_gone(&e) => Read::Gone,
                     Err(e) => Read::Failed(e.to_string()),
                 };
             }
@@ -249,7 +270,8 @@ impl Handle {
         match result {
             Ok(_) | Err(Error::TimeoutExpired) if seen >= limit => Read::More,
             Ok(_) | Err(Error::TimeoutExpired | Error::NoMorePackets) => Read::Empty,
-            Err(Error::PcapError(why)) if is_gone(&why) => Read::Gone,
+            // libpcap has taken the errno from the socket, and tells it in words only.
+            Err(_) if ring::probe(self.id.index).is_err_and(|e| is_gone(&e)) => Read::Gone,
             Err(e) => Read::Failed(e.to_string()),
         }
     }
@@ -285,20 +307,80 @@ fn config(settings: &Settings, callers_only: bool) -> filter::Config {
     }
 }
 
-/// libpcap tells these in words only (pcap-linux.c).
-fn is_gone(why: &str) -> bool {
-    ["went down", "disappeared", "not up", "No such device", "ENETDOWN", "Network is down"]
-        .iter()
-        .any(|w| why.contains(w))
+/// Whether an error of the kernel says that an interface is gone or down.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO | libc::ENETDOWN))
 }
 
-fn refused(name: &str, why: String) -> OpenError {
-    let lower = why.to_ascii_lowercase();
-    if lower.contains("permission") || lower.contains("not permitted") {
-        return OpenError::Rights(name.to_owned());
+fn refused(name: &str, source: io::Error) -> OpenError {
+    let name = name.to_owned();
+    match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => OpenError::Rights(name),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
+            OpenError::Exhausted { name, source }
+        }
+        _ if is_gone(&source) => OpenError::Gone(name),
+        _ => OpenError::Refused { name, source },
     }
-    if is_gone(&why) {
-        return OpenError::Gone(name.to_owned());
+}
+
+/// libpcap tells why in words only, which change with its version and the language of the system:
+/// whoever tries the same without it has an errno.
+fn refused_by_libpcap(name: &str, index: u32, source: Error) -> OpenError {
+    match ring::probe(index) {
+        Err(error) => refused(name, error),
+        Ok(()) => OpenError::Libpcap { name: name.to_owned(), source },
     }
-    OpenError::Refused { name: name.to_owned(), why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(errno: i32) -> &'static str {
+        match refused("veth0", io::Error::from_raw_os_error(errno)) {
+            OpenError::Rights(_) => "rights",
+            OpenError::Gone(_) => "gone",
+            OpenError::Exhausted { .. } => "exhausted",
+            _ => "refused",
+        }
+    }
+
+    #[test]
+    fn the_cause_of_a_refusal_is_its_errno() {
+        for (errnos, want) in [
+            (&[libc::EPERM, libc::EACCES][..], "rights"),
+            (&[libc::ENODEV, libc::ENXIO, libc::ENETDOWN], "gone"),
+            (&[libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS], "exhausted"),
+            (&[libc::EINVAL, libc::EIO, libc::ENOPROTOOPT], "refused"),
+        ] {
+            assert!(errnos.iter().all(|e| cause(*e) == want), "{want}");
+        }
+        let said = refused("veth0", io::Error::from_raw_os_error(libc::EMFILE));
+        assert!(std::error::Error::source(&said).is_some(), "the error of the kernel is kept");
+    }
+
+    /// Words that once decided must not: an interface may be called so.
+    #[test]
+    fn no_word_in_a_message_decides() {
+        for why in ["permission", "Too many open files", "No such device", "went down"] {
+            let source = io::Error::other(why);
+            assert!(matches!(refused("veth0", source), OpenError::Refused { .. }), "{why}");
+        }
+    }
+
+    /// With the right to capture an interface that is not there is gone; without it, that right is
+    /// what is missing.
+    #[test]
+    fn what_libpcap_refuses_is_asked_of_the_kernel() {
+        let words = || Error::PcapError("some words".to_owned());
+        let none = u32::MAX >> 1;
+        match refused_by_libpcap("none", none, words()) {
+            OpenError::Gone(_) => {
+                let loopback = refused_by_libpcap("lo", 1, words());
+                assert!(matches!(loopback, OpenError::Libpcap { .. } | OpenError::Gone(_)));
+            }
+            error => assert!(matches!(error, OpenError::Rights(_)), "{error}"),
+        }
+    }
 }

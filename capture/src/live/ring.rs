@@ -70,19 +70,7 @@ impl Ring {
         received_only: bool,
         program: &[Instruction],
     ) -> io::Result<Option<Self>> {
-        // SAFETY: takes no pointers. Without a protocol nothing is received until it is bound.
-        let fd = unsafe {
-            libc::socket(
-                libc::AF_PACKET,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-                0,
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: it was just opened, and nobody else has it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let socket = packet_socket()?;
         filter::attach(socket.as_fd(), program)?;
         if received_only {
             set(&socket, libc::PACKET_IGNORE_OUTGOING, &c_int::from(true))?;
@@ -110,29 +98,9 @@ impl Ring {
         }
         let map = NonNull::new(map.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         let ring = Self { socket, map, blocks, at: 0, dropped: 0, losing: false };
-        let ethernet = ring.bind(index)? == ETHERNET;
+        let ethernet = bind(&ring.socket, index)? == ETHERNET;
         ring.error()?;
         Ok(ethernet.then_some(ring))
-    }
-
-    /// Binds to an interface, and gives the type of its device.
-    fn bind(&self, index: u32) -> io::Result<u16> {
-        // SAFETY: all of its fields are numbers, for which zero is a value.
-        let mut address: sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-        address.sll_ifindex = c_int::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let mut length = size_of::<sockaddr_ll>() as libc::socklen_t;
-        let pointer: *mut sockaddr_ll = &mut address;
-        // SAFETY: the pointer is that of an address of this length.
-        if unsafe { libc::bind(self.raw_fd(), pointer.cast(), length) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: as before; the kernel writes at most this length.
-        if unsafe { libc::getsockname(self.raw_fd(), pointer.cast(), &mut length) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(address.sll_hatype)
     }
 
     /// What to wait on.
@@ -221,6 +189,52 @@ impl Drop for Ring {
         // SAFETY: the mapping was made with this length, and no packet of it is borrowed any more.
         unsafe { libc::munmap(self.map.as_ptr().cast(), self.blocks as usize * BLOCK as usize) };
     }
+}
+
+/// Whether a packet socket can be opened and bound to an interface (0: to all), and that interface
+/// is up. Nothing is received.
+///
+/// # Errors
+/// Why not, with its errno: EPERM without the right to capture, ENODEV where the interface is gone,
+/// ENETDOWN where it is down, EMFILE and others where the system has no more of something.
+pub(super) fn probe(index: u32) -> io::Result<()> {
+    let socket = packet_socket()?;
+    filter::attach(socket.as_fd(), &filter::nothing())?;
+    bind(&socket, index)?;
+    Ok(rustix::net::sockopt::socket_error(&socket)??)
+}
+
+/// A packet socket that receives nothing until it is bound.
+fn packet_socket() -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers. Without a protocol nothing is received until it is bound.
+    let fd = unsafe {
+        libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just opened, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Binds to an interface, and gives the type of its device.
+fn bind(socket: &OwnedFd, index: u32) -> io::Result<u16> {
+    // SAFETY: all of its fields are numbers, for which zero is a value.
+    let mut address: sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = c_int::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut length = size_of::<sockaddr_ll>() as libc::socklen_t;
+    let pointer: *mut sockaddr_ll = &mut address;
+    // SAFETY: the pointer is that of an address of this length.
+    if unsafe { libc::bind(socket.as_raw_fd(), pointer.cast(), length) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: as before; the kernel writes at most this length.
+    if unsafe { libc::getsockname(socket.as_raw_fd(), pointer.cast(), &mut length) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(address.sll_hatype)
 }
 
 fn set<T>(socket: &OwnedFd, name: c_int, value: &T) -> io::Result<()> {

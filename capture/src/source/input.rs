@@ -29,7 +29,7 @@ pub(super) enum Next {
 enum Packets {
     // The field order matters: the capture closes its end of the pipe before the pump is joined.
     Classic { capture: Buffered, link: LinkType },
-    Ng(Box<NgReader>),
+    Ng(Box<NgReader<File>>),
 }
 
 /// An opened input.

@@ -1,12 +1,15 @@
 //! pcapng: sections, interfaces with their own link types and clocks, packets.
+//!
+//! Owns what a position in such a file means: the byte order and the interfaces of its section.
+//! Must never keep more than a bounded number of interfaces, whatever the file describes.
 
-use std::fs::File;
 use std::io::{Chain, Cursor, Read};
 
 use pcap_parser::traits::{PcapNGPacketBlock, PcapReaderIterator};
 use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader};
 
 use super::input::Next;
+use super::parked::Limit;
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::{InterfaceId, Nanos};
 
@@ -18,7 +21,15 @@ const HEAD: u64 = 4096;
 /// A larger block than this is no packet (the largest snap length is 256 KiB): the file is damaged
 /// or hostile.
 const MAX_BLOCK: usize = 1024 * 1024;
+/// Interfaces of one section, at most. Interface numbers have 32 bits in packet blocks, but 16 bits
+/// in the older packet block (draft-ietf-opsawg-pcapng, appendix A), and no host has so many.
+const MAX_INTERFACES: usize = 65_536;
+/// Interfaces of all sections of a file, at most: sections number them anew, and each interface is
+/// one for whoever follows it.
+const MAX_ALL_INTERFACES: u32 = 1 << 20;
 
+/// An interface, as its section describes it.
+#[derive(Debug)]
 struct Interface {
     link: LinkType,
     snap_len: u32,
@@ -28,12 +39,21 @@ struct Interface {
     offset: i64,
 }
 
-/// Reads pcapng as a stream.
-pub(super) struct NgReader {
-    reader: PcapNGReader<Chain<Cursor<Vec<u8>>, File>>,
+/// A position in a file: all that reading needs to know of what stands before it.
+#[derive(Debug, Default)]
+pub(super) struct Position {
+    /// Bytes from the beginning of the file to the next block.
+    pub offset: u64,
+    big_endian: bool,
     interfaces: Vec<Interface>,
     /// Interfaces of earlier sections, which number anew: numbers stay unique within the file.
     earlier: u32,
+}
+
+/// Reads pcapng as a stream.
+pub(super) struct NgReader<R: Read> {
+    reader: PcapNGReader<Chain<Cursor<Vec<u8>>, R>>,
+    position: Position,
     size: usize,
 }
 
@@ -46,8 +66,9 @@ enum Step {
     Damaged(String),
 }
 
-impl NgReader {
-    pub fn new(mut file: File) -> Result<Self, String> {
+impl<R: Read> NgReader<R> {
+    /// From the beginning of a file.
+    pub fn new(mut file: R) -> Result<Self, String> {
         // The parser wants the whole section header in its first read; a pipe gives whatever has
         // arrived.
         let mut head = Vec::new();
@@ -55,10 +76,27 @@ impl NgReader {
             .take(HEAD)
             .read_to_end(&mut head)
             .map_err(|e| format!("it cannot be read: {e}"))?;
-        let file = Cursor::new(head).chain(file);
-        let reader = PcapNGReader::new(BUFFER, file)
-            .map_err(|e| format!("its pcapng section header cannot be read ({e}); it may be cut within the first bytes"))?;
-        Ok(Self { reader, interfaces: Vec::new(), earlier: 0, size: BUFFER })
+        Self::behind(head, file, BUFFER, Position::default())
+    }
+
+    /// From the bytes at a position behind the beginning.
+    fn resume(file: R, size: usize, position: Position) -> Result<Self, String> {
+        let head = section_header(position.big_endian);
+        let mut this = Self::behind(head, file, size, position)?;
+        // Known already.
+        let consumed = this.reader.next().map(|(n, _)| n).unwrap_or(0);
+        this.reader.consume(consumed);
+        Ok(this)
+    }
+
+    fn behind(head: Vec<u8>, file: R, size: usize, position: Position) -> Result<Self, String> {
+        let reader = PcapNGReader::new(size, Cursor::new(head).chain(file)).map_err(|e| {
+            format!(
+                "its pcapng section header cannot be read ({e}); it may be cut within the first \
+                 bytes"
+            )
+        })?;
+        Ok(Self { reader, position, size })
     }
 
     /// Reads up to `count` frames and hands them on.
@@ -111,7 +149,9 @@ impl NgReader {
     fn step(&mut self, take: &mut impl FnMut(Frame<'_>)) -> Step {
         let (consumed, step) = match self.reader.next() {
             Ok((consumed, block)) => {
-                (consumed, Self::block(&mut self.interfaces, &mut self.earlier, &block, take))
+                let step = self.position.block(&block, take);
+                self.position.offset += consumed as u64;
+                (consumed, step)
             }
             Err(PcapError::Eof) => return Step::End,
             Err(PcapError::Incomplete(_)) => return Step::Refill,
@@ -127,25 +167,73 @@ impl NgReader {
         self.reader.consume(consumed);
         step
     }
+}
 
-    fn block(
-        interfaces: &mut Vec<Interface>,
-        earlier: &mut u32,
-        block: &PcapBlockOwned<'_>,
+impl Position {
+    /// Reads frames from the bytes at this position, until a limit is reached.
+    pub fn read(
+        &mut self,
+        from: impl Read,
+        limit: Limit,
         take: &mut impl FnMut(Frame<'_>),
-    ) -> Step {
+    ) -> Next {
+        let position = std::mem::take(self);
+        let size = limit.bytes.clamp(HEAD as usize, BUFFER);
+        let reader = if position.offset == 0 {
+            NgReader::new(from)
+        } else {
+            NgReader::resume(from, size, position)
+        };
+        let mut reader = match reader {
+            Ok(reader) => reader,
+            Err(why) => return Next::Damaged(why),
+        };
+        let (mut frames, mut bytes) = (0, 0);
+        let next = loop {
+            if frames >= limit.frames || frames > 0 && bytes >= limit.bytes {
+                break Next::More;
+            }
+            let mut length = 0;
+            match reader.read(1, &mut |frame| {
+                length = frame.data.len();
+                take(frame);
+            }) {
+                Next::More => (frames, bytes) = (frames + 1, bytes + length),
+                end => break end,
+            }
+        };
+        *self = reader.position;
+        next
+    }
+
+    fn block(&mut self, block: &PcapBlockOwned<'_>, take: &mut impl FnMut(Frame<'_>)) -> Step {
         let PcapBlockOwned::NG(block) = block else { return Step::More };
+        let (interfaces, earlier) = (&mut self.interfaces, &mut self.earlier);
         match block {
-            Block::SectionHeader(_) => {
+            Block::SectionHeader(header) => {
+                // No overflow: both are limited below.
                 *earlier += interfaces.len() as u32;
                 interfaces.clear();
+                self.big_endian = header.big_endian();
             }
-            Block::InterfaceDescription(i) => interfaces.push(Interface {
-                link: LinkType(u16::try_from(i.linktype.0).unwrap_or(u16::MAX)),
-                snap_len: i.snaplen,
-                resolution: i.ts_resolution().filter(|r| *r > 0).unwrap_or(1_000_000),
-                offset: i.ts_offset(),
-            }),
+            Block::InterfaceDescription(i) => {
+                if interfaces.len() >= MAX_INTERFACES {
+                    return Step::Damaged(format!(
+                        "a section of it describes more than {MAX_INTERFACES} interfaces"
+                    ));
+                }
+                if *earlier + interfaces.len() as u32 >= MAX_ALL_INTERFACES {
+                    return Step::Damaged(format!(
+                        "its sections describe more than {MAX_ALL_INTERFACES} interfaces"
+                    ));
+                }
+                interfaces.push(Interface {
+                    link: LinkType(u16::try_from(i.linktype.0).unwrap_or(u16::MAX)),
+                    snap_len: i.snaplen,
+                    resolution: i.ts_resolution().filter(|r| *r > 0).unwrap_or(1_000_000),
+                    offset: i.ts_offset(),
+                });
+            }
             Block::EnhancedPacket(p) => {
                 let Some(i) = interfaces.get(p.if_id as usize) else {
                     return Step::Damaged(format!(
@@ -198,4 +286,13 @@ impl Interface {
         let nanos = nanos.saturating_add(i128::from(self.offset) * 1_000_000_000);
         Nanos::try_from(nanos).unwrap_or(Nanos::MAX)
     }
+}
+
+/// The shortest header of a section (draft-ietf-opsawg-pcapng §4.1): what a reader must see first.
+fn section_header(big_endian: bool) -> Vec<u8> {
+    let number = |n: u32| if big_endian { n.to_be_bytes() } else { n.to_le_bytes() };
+    // Version 1.0; a length of -1 is one that is not told.
+    let version = if big_endian { 0x0001_0000 } else { 0x0000_0001 };
+    let fields = [0x0a0d_0d0a, 28, 0x1a2b_3c4d, version, u32::MAX, u32::MAX, 28];
+    fields.into_iter().flat_map(number).collect()
 }

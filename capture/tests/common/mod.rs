@@ -86,6 +86,11 @@ impl Wire {
         self.take(time, LinkType::RAW, data, interface, direction);
     }
 
+    /// An Ethernet frame.
+    pub fn ethernet(&mut self, time: i64, data: &[u8]) {
+        self.take(time, LinkType::ETHERNET, data, 0, Direction::Unknown);
+    }
+
     fn take(
         &mut self,
         time: i64,

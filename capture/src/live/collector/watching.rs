@@ -70,15 +70,13 @@ impl Collector {
                 Ok(handle) => Some(handle),
                 Err(OpenError::Gone(_)) => return Ok(()),
                 Err(e @ OpenError::Rights(_)) => return Err(e.into()),
-                Err(OpenError::Refused { why, .. }) if out_of_handles(&why) => {
-                    tracing::warn!(interface = %link.name, %why, "no handle for one more interface: one for all is used besides");
+                Err(OpenError::Exhausted { source, .. }) => {
+                    tracing::warn!(interface = %link.name, why = %source, "no handle for one more interface: one for all is used besides");
                     self.status.not_opened += 1;
                     match self.open_any() {
                         Ok(()) => None,
-                        Err(CollectError::Open(OpenError::Refused { why, .. }))
-                            if out_of_handles(&why) =>
-                        {
-                            tracing::warn!(%why, "nor for all; trying again in 1 s");
+                        Err(CollectError::Open(OpenError::Exhausted { source, .. })) => {
+                            tracing::warn!(why = %source, "nor for all; trying again in 1 s");
                             let at = Instant::now() + Duration::from_secs(1);
                             self.again.insert(link.index, (at, link));
                             return Ok(());
@@ -86,7 +84,7 @@ impl Collector {
                         Err(e) => return Err(e),
                     }
                 }
-                Err(error @ OpenError::Refused { .. }) => {
+                Err(error) => {
                     tracing::warn!(%error, "trying again in 1 s");
                     self.status.not_opened += 1;
                     self.again.insert(link.index, (Instant::now() + Duration::from_secs(1), link));
@@ -202,11 +200,4 @@ impl Collector {
             tracing::debug!(interface = %watched.name, index, "gone");
         }
     }
-}
-
-/// No descriptor or no memory for one more ring (pcap-linux.c tells the words of errno).
-fn out_of_handles(why: &str) -> bool {
-    ["Too many open files", "Cannot allocate memory", "No buffer space"]
-        .iter()
-        .any(|w| why.contains(w))
 }

@@ -7,14 +7,29 @@
 //! each pod.
 
 use super::super::rule::{
-    ACK, AUTHENTICATION, CLIENT_HELLO, ETHER_IPV4, ETHER_IPV6, ETHER_VLAN, FIN, FRAGMENT,
-    HANDSHAKE, HANDSHAKE_TYPE, MAX_EXTENSIONS, MAX_TAGS, OPTIONS, PSH, RECORDS, RST, SCTP, SEGMENT,
-    SYN, TCP, TCP_HEADER, TLS_PORTS, UDP,
+    HANDSHAKE, HANDSHAKE_TYPE, MAX_EXTENSIONS, MAX_TAGS, RECORDS, SEGMENT, TLS_PORTS,
 };
 use super::asm::*; // the instructions, by name
 use super::{Config, Instruction, Link};
 use crate::dns::PORT as DNS;
 use crate::http::REQUESTS;
+use crate::layout::protocol::{AUTHENTICATION, SCTP, TCP, UDP};
+use crate::layout::tcp::{ACK, FIN, PSH, RST, SYN};
+use crate::layout::tls::CLIENT_HELLO;
+use crate::layout::{ethernet, ipv4, ipv6, ports, tcp as layout};
+
+/// Offsets as instructions have them.
+const TCP_HEADER: u32 = layout::HEADER as u32;
+const TCP_FLAGS: u32 = layout::FLAGS as u32;
+const TCP_DATA_OFFSET: u32 = layout::DATA_OFFSET as u32;
+const SOURCE: u32 = ports::SOURCE as u32;
+const DESTINATION: u32 = ports::DESTINATION as u32;
+const IPV4_HEADER: u32 = ipv4::HEADER as u32;
+const IPV4_LENGTH: u32 = ipv4::TOTAL_LENGTH as u32;
+const IPV4_FRAGMENT: u32 = ipv4::FRAGMENT as u32;
+const IPV4_PROTOCOL: u32 = ipv4::PROTOCOL as u32;
+const IPV4_OFFSET: u32 = ipv4::FRAGMENT_OFFSET as u32;
+const IPV6_HEADER: u32 = ipv6::HEADER as u32;
 
 /// The frame's EtherType as the kernel knows it (SKF_AD_OFF + SKF_AD_PROTOCOL).
 const AD_PROTOCOL: u32 = 0xffff_f000;
@@ -87,31 +102,31 @@ pub fn program(link: Link, config: &Config) -> Vec<Instruction> {
 /// instructions less; the kernel runs them on each packet of each pod. Says the same as the rest of
 /// the program, to which it leaves all others, and those that open or close.
 fn plain(a: &mut Asm, config: &Config, to: &Labels) {
-    const IP: u32 = 14;
-    const HEADER: u32 = IP + 20;
+    const IP: u32 = ethernet::HEADER as u32;
+    const HEADER: u32 = IP + IPV4_HEADER;
     let other = a.label();
-    a.op(LOAD_HALF, IP - 2);
-    a.unless(Test::Is(ETHER_IPV4.into()), other);
+    a.op(LOAD_HALF, ethernet::ETHER_TYPE as u32);
+    a.unless(Test::Is(ethernet::IPV4.into()), other);
     a.op(LOAD_BYTE, IP);
-    a.unless(Test::Is(0x45), other);
+    a.unless(Test::Is(ipv4::PLAIN.into()), other);
     let ports = a.label();
-    a.op(LOAD_BYTE, IP + 9);
+    a.op(LOAD_BYTE, IP + IPV4_PROTOCOL);
     a.when(Test::Is(TCP.into()), ports);
     a.unless(Test::Is(UDP.into()), other);
     a.place(ports);
-    a.op(LOAD_HALF, IP + 6);
-    a.when(Test::AnyBit(0x1fff), to.drop);
+    a.op(LOAD_HALF, IP + IPV4_FRAGMENT);
+    a.when(Test::AnyBit(IPV4_OFFSET), to.drop);
 
-    a.op(LOAD_HALF, HEADER + 2);
+    a.op(LOAD_HALF, HEADER + DESTINATION);
     a.op(STORE, TO);
     a.when(Test::Is(DNS.into()), to.keep);
-    a.op(LOAD_HALF, HEADER);
+    a.op(LOAD_HALF, HEADER + SOURCE);
     a.when(Test::Is(DNS.into()), to.keep);
-    a.op(LOAD_BYTE, IP + 9);
+    a.op(LOAD_BYTE, IP + IPV4_PROTOCOL);
     a.unless(Test::Is(TCP.into()), to.sample);
     a.op(LOAD_LENGTH, 0);
-    a.unless(Test::AtLeast(HEADER + TCP_HEADER as u32), to.sample);
-    a.op(LOAD_BYTE, HEADER + 13);
+    a.unless(Test::AtLeast(HEADER + TCP_HEADER), to.sample);
+    a.op(LOAD_BYTE, HEADER + TCP_FLAGS);
     if config.callers_only {
         a.when(Test::AnyBit(RST.into()), to.keep);
         a.op(STORE, FLAGS);
@@ -123,8 +138,8 @@ fn plain(a: &mut Asm, config: &Config, to: &Labels) {
         a.when(Test::AnyBit((SYN | FIN | RST).into()), to.keep);
     }
 
-    payload(a, to, (LOAD_BYTE, HEADER + 12), (ADD, HEADER));
-    a.op(LOAD_HALF, IP + 2);
+    payload(a, to, (LOAD_BYTE, HEADER + TCP_DATA_OFFSET), (ADD, HEADER));
+    a.op(LOAD_HALF, IP + IPV4_LENGTH);
     a.when(Test::Is(0), other);
     a.op(ADD, IP);
     a.op(STORE, END);
@@ -140,7 +155,7 @@ fn payload(a: &mut Asm, to: &Labels, load: (u16, u32), add: (u16, u32)) {
     a.op(load.0, load.1);
     a.op(AND, 0xf0);
     a.op(SHIFT_RIGHT, 2);
-    a.unless(Test::AtLeast(TCP_HEADER as u32), to.sample);
+    a.unless(Test::AtLeast(TCP_HEADER), to.sample);
     a.op(add.0, add.1);
     a.op(A_TO_X, 0);
 }
@@ -150,8 +165,8 @@ fn payload(a: &mut Asm, to: &Labels, load: (u16, u32), add: (u16, u32)) {
 fn link_layer(a: &mut Asm, link: Link, to: &Labels) {
     let mut at = match link {
         Link::Ethernet => {
-            a.op(LOAD_HALF, 12);
-            14
+            a.op(LOAD_HALF, ethernet::ETHER_TYPE as u32);
+            ethernet::HEADER as u32
         }
         Link::Cooked => {
             a.op(LOAD_WORD, AD_PROTOCOL);
@@ -167,17 +182,17 @@ fn link_layer(a: &mut Asm, link: Link, to: &Labels) {
     let typed = a.label();
     for _ in 0..MAX_TAGS {
         let tagged = a.label();
-        a.when(Test::Is(ETHER_VLAN[0].into()), tagged);
-        a.unless(Test::Is(ETHER_VLAN[1].into()), typed);
+        a.when(Test::Is(ethernet::VLAN[0].into()), tagged);
+        a.unless(Test::Is(ethernet::VLAN[1].into()), typed);
         a.place(tagged);
         // A tag is its control information, then the EtherType of what follows it.
-        a.op(LOAD_HALF, at + 2);
-        at += 4;
+        a.op(LOAD_HALF, at + ethernet::VLAN_ETHER_TYPE as u32);
+        at += ethernet::VLAN_TAG as u32;
         a.op(SET_X, at);
     }
     a.place(typed);
-    a.when(Test::Is(ETHER_IPV4.into()), to.network);
-    a.unless(Test::Is(ETHER_IPV6.into()), to.drop);
+    a.when(Test::Is(ethernet::IPV4.into()), to.network);
+    a.unless(Test::Is(ethernet::IPV6.into()), to.drop);
 }
 
 /// From X at the IP header to X at the transport header, with PROTOCOL and END stored.
@@ -190,33 +205,33 @@ fn network(a: &mut Asm, to: &Labels) {
     a.unless(Test::Is(4), to.drop);
 
     // IPv4 (RFC 791 §3.1). Fragments after the first have no ports.
-    a.op(LOAD_HALF_X, 6);
-    a.when(Test::AnyBit(0x1fff), to.drop);
-    a.op(LOAD_BYTE_X, 9);
+    a.op(LOAD_HALF_X, IPV4_FRAGMENT);
+    a.when(Test::AnyBit(IPV4_OFFSET), to.drop);
+    a.op(LOAD_BYTE_X, IPV4_PROTOCOL);
     a.op(STORE, PROTOCOL);
-    end(a, 2, 0);
+    end(a, IPV4_LENGTH, 0);
     a.op(LOAD_BYTE_X, 0);
     a.op(AND, 0x0f);
     a.op(SHIFT_LEFT, 2);
-    a.unless(Test::AtLeast(20), to.drop);
+    a.unless(Test::AtLeast(IPV4_HEADER), to.drop);
     a.op(ADD_X, 0);
     a.op(A_TO_X, 0);
     a.go(to.transport);
 
     // IPv6 (RFC 8200 §3).
     a.place(v6);
-    end(a, 4, 40);
-    a.op(LOAD_BYTE_X, 6);
+    end(a, ipv6::PAYLOAD_LENGTH as u32, IPV6_HEADER);
+    a.op(LOAD_BYTE_X, ipv6::NEXT_HEADER as u32);
     a.op(STORE, PROTOCOL);
     a.op(X_TO_A, 0);
-    a.op(ADD, 40);
+    a.op(ADD, IPV6_HEADER);
     a.op(A_TO_X, 0);
     for _ in 0..MAX_EXTENSIONS {
         extension(a, to);
     }
     // Still not at the transport header.
     a.op(LOAD, PROTOCOL);
-    for header in OPTIONS.into_iter().chain([FRAGMENT]) {
+    for header in ipv6::OPTIONS.into_iter().chain([ipv6::FRAGMENT]) {
         a.when(Test::Is(header.into()), to.unread);
     }
 }
@@ -242,8 +257,8 @@ fn end(a: &mut Asm, field: u32, without: u32) {
 fn extension(a: &mut Asm, to: &Labels) {
     let (fragment, options, next) = (a.label(), a.label(), a.label());
     a.op(LOAD, PROTOCOL);
-    a.when(Test::Is(FRAGMENT.into()), fragment);
-    for header in OPTIONS {
+    a.when(Test::Is(ipv6::FRAGMENT.into()), fragment);
+    for header in ipv6::OPTIONS {
         a.when(Test::Is(header.into()), options);
     }
     a.go(to.transport);
@@ -251,11 +266,11 @@ fn extension(a: &mut Asm, to: &Labels) {
     // The offset is above three bits of flags (RFC 8200 §4.5).
     a.place(fragment);
     a.op(LOAD_HALF_X, 2);
-    a.when(Test::AnyBit(0xfff8), to.drop);
+    a.when(Test::AnyBit(ipv6::FRAGMENT_OFFSET.into()), to.drop);
     a.op(LOAD_BYTE_X, 0);
     a.op(STORE, PROTOCOL);
     a.op(X_TO_A, 0);
-    a.op(ADD, 8);
+    a.op(ADD, ipv6::FRAGMENT_HEADER as u32);
     a.op(A_TO_X, 0);
     a.go(next);
 
@@ -290,10 +305,10 @@ fn transport(a: &mut Asm, to: &Labels) {
 
     // The destination first, so that both are known to be there.
     a.place(ports);
-    a.op(LOAD_HALF_X, 2);
+    a.op(LOAD_HALF_X, DESTINATION);
     a.op(STORE, TO);
     a.when(Test::Is(DNS.into()), to.keep);
-    a.op(LOAD_HALF_X, 0);
+    a.op(LOAD_HALF_X, SOURCE);
     a.when(Test::Is(DNS.into()), to.keep);
     a.op(LOAD, PROTOCOL);
     a.unless(Test::Is(TCP.into()), to.sample);
@@ -305,8 +320,8 @@ fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
     // there.
     a.op(LOAD_LENGTH, 0);
     a.op(SUBTRACT_X, 0);
-    a.unless(Test::AtLeast(TCP_HEADER as u32), to.sample);
-    a.op(LOAD_BYTE_X, 13);
+    a.unless(Test::AtLeast(TCP_HEADER), to.sample);
+    a.op(LOAD_BYTE_X, TCP_FLAGS);
     if config.callers_only {
         a.when(Test::AnyBit(RST.into()), to.keep);
         callers_only(a, to);
@@ -314,7 +329,7 @@ fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
         a.when(Test::AnyBit((SYN | FIN | RST).into()), to.keep);
     }
 
-    payload(a, to, (LOAD_BYTE_X, 12), (ADD_X, 0));
+    payload(a, to, (LOAD_BYTE_X, TCP_DATA_OFFSET), (ADD_X, 0));
 
     a.place(to.payload);
     // LENGTH: to where the IP packet ends, as Ethernet pads short frames, but not behind the end of
@@ -374,7 +389,7 @@ fn callers_only(a: &mut Asm, to: &Labels) {
     a.place(opened);
     a.unless(Test::AnyBit(FIN.into()), payload);
     a.op(STORE_X, HEADER);
-    a.op(LOAD_HALF_X, 0);
+    a.op(LOAD_HALF_X, SOURCE);
     a.op(LOAD_X, TO);
     a.when(Test::AboveX, to.keep);
     a.op(LOAD_X, HEADER);

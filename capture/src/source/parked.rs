@@ -1,0 +1,309 @@
+//! Inputs of which nothing is open between two reads: where thousands of captures overlap in time,
+//! neither descriptors nor memory suffice to keep all of them open.
+//!
+//! Owns where their bytes are. A plain file is opened anew for each piece that is read of it, and
+//! goes on where the last piece ended. A compressed one cannot be entered in its middle, so it is
+//! unpacked into a temporary file when its time comes; many share one. Must give the same frames as
+//! [`super::input`].
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::SourceError;
+use super::classic::{self, Classic};
+use super::input::Next;
+use super::ng::Position;
+use super::sniff::{self, Kind};
+use crate::frame::Frame;
+use crate::observation::Nanos;
+
+/// Bytes of one temporary file, about: it goes when all captures in it have been read.
+const TEMPORARY: u64 = 64 * 1024 * 1024;
+/// Bytes of all temporary files at a time, at most: a small file may unpack to any size.
+const MAX_TEMPORARY: u64 = 8 * 1024 * 1024 * 1024;
+
+/// How much is read at once. At least one frame is, where there is one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    /// Frames.
+    pub frames: usize,
+    /// Bytes of frames, about.
+    pub bytes: usize,
+}
+
+/// Where a capture's bytes are.
+enum Place {
+    /// In a file of its own, which must still be the same one.
+    File { path: PathBuf, device: u64, inode: u64 },
+    /// Unpacked, from `at` to `end` in a temporary file.
+    Unpacked { file: Arc<Temporary>, at: u64, end: u64 },
+}
+
+/// How far it was read.
+enum At {
+    Classic(Classic),
+    Ng(Position),
+}
+
+/// An input that holds nothing open.
+pub(super) struct Parked {
+    place: Place,
+    at: At,
+    format: String,
+    /// Why what was unpacked of it ends early.
+    cut: Option<String>,
+}
+
+/// What a look at the beginning of a capture shows.
+pub(super) struct Beginning {
+    /// Time of the first frame, where there is one.
+    pub first: Option<Nanos>,
+    pub compressed: bool,
+}
+
+/// Looks at the beginning of a regular file; `None` where it is nothing that is read here, or is
+/// damaged there: whoever opens it in full says why.
+pub(super) fn look(path: &Path) -> Option<Beginning> {
+    let mut file = File::open(path).ok()?;
+    let kind = sniff::kind(&sniff::head(&mut file).ok()?)?;
+    file.rewind().ok()?;
+    let compressed = matches!(kind, Kind::Gzip | Kind::Zstd);
+    let mut plain = unwrapped(file, kind).ok()?;
+    let mut head = [0; classic::HEADER];
+    plain.read_exact(&mut head).ok()?;
+    let (mut at, used) = beginning(&head)?;
+    let rest = Cursor::new(&head[used..]).chain(plain);
+    let mut first = None;
+    let one = Limit { frames: 1, bytes: 1 };
+    match at.read(rest, one, &mut |frame| first = Some(frame.time)) {
+        Next::Damaged(_) if first.is_none() => None,
+        _ => Some(Beginning { first, compressed }),
+    }
+}
+
+/// The plain bytes of a file of this kind.
+fn unwrapped(file: File, kind: Kind) -> io::Result<Box<dyn Read>> {
+    Ok(match kind {
+        Kind::Gzip => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
+        Kind::Zstd => Box::new(zstd::Decoder::new(file)?),
+        Kind::Pcap | Kind::PcapNg => Box::new(file),
+    })
+}
+
+/// The first position of a capture that begins so, and how many of these bytes are before it.
+fn beginning(head: &[u8; classic::HEADER]) -> Option<(At, usize)> {
+    match sniff::kind(head)? {
+        Kind::Pcap => Some((At::Classic(Classic::new(head)?), classic::HEADER)),
+        Kind::PcapNg => Some((At::Ng(Position::default()), 0)),
+        Kind::Gzip | Kind::Zstd => None,
+    }
+}
+
+impl At {
+    fn offset(&self) -> u64 {
+        match self {
+            Self::Classic(classic) => classic.offset,
+            Self::Ng(position) => position.offset,
+        }
+    }
+
+    fn read(&mut self, from: impl Read, limit: Limit, take: &mut impl FnMut(Frame<'_>)) -> Next {
+        match self {
+            Self::Classic(classic) => classic.read(from, limit, take),
+            Self::Ng(position) => position.read(from, limit, take),
+        }
+    }
+}
+
+impl Parked {
+    /// Opens a regular file; `None` where it is nothing that is read here.
+    ///
+    /// # Errors
+    /// When it cannot be read or unpacked.
+    pub fn open(path: &Path, unpacked: &mut Unpacked) -> Result<Option<Self>, SourceError> {
+        let name = path.display().to_string();
+        let fail = |error| SourceError::Open { path: name.clone(), error };
+        let mut file = File::open(path).map_err(fail)?;
+        let meta = file.metadata().map_err(fail)?;
+        let head = sniff::head(&mut file).map_err(fail)?;
+        let Some(kind) = sniff::kind(&head).filter(|_| meta.is_file()) else { return Ok(None) };
+        file.rewind().map_err(fail)?;
+        let (place, cut, wrapped) = match kind {
+            Kind::Pcap | Kind::PcapNg => {
+                let (device, inode) = (meta.dev(), meta.ino());
+                (Place::File { path: path.to_owned(), device, inode }, None, "")
+            }
+            Kind::Gzip | Kind::Zstd => {
+                let wrapped = if kind == Kind::Gzip { ", gzip" } else { ", zstd" };
+                let plain = unwrapped(file, kind).map_err(fail)?;
+                let (place, cut) = unpacked.unpack(plain).map_err(fail)?;
+                (place, cut, wrapped)
+            }
+        };
+        let mut head = [0; classic::HEADER];
+        let read = place.read_from(0).and_then(|mut bytes| bytes.read_exact(&mut head));
+        if read.is_err() {
+            return Ok(None);
+        }
+        let Some((at, _)) = beginning(&head) else { return Ok(None) };
+        let format = match at {
+            At::Classic(_) => format!("pcap{wrapped}"),
+            At::Ng(_) => format!("pcapng{wrapped}"),
+        };
+        Ok(Some(Self { place, at, format, cut }))
+    }
+
+    pub fn format(&self) -> String {
+        self.format.clone()
+    }
+
+    /// Reads frames and hands them on. `InterfaceId::source` is left 0.
+    pub fn read(&mut self, limit: Limit, take: &mut impl FnMut(Frame<'_>)) -> Next {
+        let next = match self.place.read_from(self.at.offset()) {
+            Ok(from) => self.at.read(from, limit, take),
+            Err(e) => Next::Damaged(format!("it cannot be read further ({e})")),
+        };
+        match (next, &self.cut) {
+            (Next::More, _) => Next::More,
+            (_, Some(why)) => Next::Damaged(why.clone()),
+            (other, None) => other,
+        }
+    }
+}
+
+impl Place {
+    fn read_from(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
+        match self {
+            Self::File { path, device, inode } => {
+                let mut file = File::open(path)?;
+                let meta = file.metadata()?;
+                if (meta.dev(), meta.ino()) != (*device, *inode) {
+                    return Err(io::Error::other("another file has taken its name meanwhile"));
+                }
+                file.seek(SeekFrom::Start(offset))?;
+                Ok(Box::new(file))
+            }
+            Self::Unpacked { file, at, end } => {
+                let at = at.saturating_add(offset).min(*end);
+                Ok(Box::new(Section { file: &file.file, at, end: *end }))
+            }
+        }
+    }
+}
+
+/// A part of a file.
+struct Section<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Section<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read_at(&mut buffer[..most], self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// A temporary file without a name: it is gone when it is closed, however the process ends.
+struct Temporary {
+    file: File,
+    /// Bytes in it.
+    length: AtomicU64,
+    /// Bytes of all.
+    all: Arc<AtomicU64>,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.length.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// The temporary files with unpacked captures.
+#[derive(Default)]
+pub(super) struct Unpacked {
+    /// The one that is being filled.
+    last: Option<Arc<Temporary>>,
+    all: Arc<AtomicU64>,
+}
+
+impl Unpacked {
+    /// Unpacks a capture; also gives why it ends early, where it does.
+    fn unpack(&mut self, mut plain: impl Read) -> io::Result<(Place, Option<String>)> {
+        let last = self.last.take().filter(|t| t.length.load(Ordering::Relaxed) < TEMPORARY);
+        let file = match last {
+            Some(file) => file,
+            None => Arc::new(Temporary {
+                file: temporary(&std::env::temp_dir())?,
+                length: AtomicU64::new(0),
+                all: Arc::clone(&self.all),
+            }),
+        };
+        self.last = Some(Arc::clone(&file));
+        let at = file.length.load(Ordering::Relaxed);
+        let mut end = at;
+        let mut buffer = vec![0; 64 * 1024];
+        let cut = loop {
+            let n = match plain.read(&mut buffer) {
+                Ok(0) => break None,
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => break Some(format!("it cannot be decompressed further ({e})")),
+            };
+            if self.all.load(Ordering::Relaxed) + n as u64 > MAX_TEMPORARY {
+                break Some(
+                    "so many compressed captures overlap in time that unpacked they have more \
+                     than 8 GiB; unpack them, and they are read where they are"
+                        .to_owned(),
+                );
+            }
+            if let Err(e) = file.file.write_all_at(&buffer[..n], end) {
+                break Some(format!(
+                    "there is no room to unpack it ({e}); TMPDIR names another \
+                                    directory"
+                ));
+            }
+            end += n as u64;
+            file.length.store(end, Ordering::Relaxed);
+            self.all.fetch_add(n as u64, Ordering::Relaxed);
+        };
+        Ok((Place::Unpacked { file, at, end }, cut))
+    }
+}
+
+/// A new file without a name in this directory.
+fn temporary(directory: &Path) -> io::Result<File> {
+    /// Names that may be taken, by what a process with the same number left.
+    const TRIES: u64 = 1_000;
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    let failed = |e: io::Error| {
+        let message = format!(
+            "it is compressed, and no temporary file can be made in {} to unpack it ({e}); TMPDIR \
+             names another directory",
+            directory.display()
+        );
+        io::Error::new(e.kind(), message)
+    };
+    for _ in 0..TRIES {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = directory.join(format!("sidecarta-{}-{number}", std::process::id()));
+        match options.open(&path) {
+            Ok(file) => {
+                fs::remove_file(&path).map_err(failed)?;
+                return Ok(file);
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    Err(failed(io::ErrorKind::AlreadyExists.into()))
+}
