@@ -28,5 +28,6 @@ pub mod resolve;
 pub mod scope;
 pub mod snapshot;
 pub mod store;
+pub mod text;
 pub mod view;
 pub mod yaml;

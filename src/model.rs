@@ -12,6 +12,7 @@ mod dependency;
 mod destination;
 mod evidence;
 mod time;
+pub mod valid;
 mod workload;
 
 pub use alert::{Alert, AlertKind};

@@ -9,6 +9,7 @@ pub mod gather;
 mod ndjson;
 #[cfg(test)]
 pub(crate) mod tests;
+mod valid;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

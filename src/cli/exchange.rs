@@ -11,7 +11,7 @@ use clap::Args;
 use hyper::Method;
 
 use super::remote::Place;
-use super::{Outcome, ReadOptions, StoreOptions};
+use super::{Outcome, ReadOptions, StoreOptions, output};
 use crate::learn::Learner;
 use crate::observed::{ReadError, Reader};
 use crate::snapshot;
@@ -88,12 +88,12 @@ impl Source {
         match self {
             Self::Store(store) => {
                 let rows = store.export(out)?;
-                eprintln!("{rows} records exported");
+                output::say(format_args!("{rows} records exported"));
             }
             Self::Packed(bytes) => {
                 zstd::stream::copy_decode(bytes.as_slice(), &mut *out)
                     .context("the recorder's answer cannot be read, or not be written")?;
-                eprintln!("all records of the recorder exported");
+                output::say("all records of the recorder exported");
             }
         }
         Ok(())
@@ -130,7 +130,7 @@ pub(super) fn import(options: &ImportOptions) -> anyhow::Result<Outcome> {
     let imported =
         store.import(input).with_context(|| format!("cannot import {}", file.display()))?;
     store.close()?;
-    eprintln!("{imported}");
+    output::say(imported);
     Ok(Outcome::Done)
 }
 
@@ -155,12 +155,12 @@ fn learn(
                 return Err(e).with_context(|| format!("cannot read {}", file.display()));
             }
             Err(e) => {
-                eprintln!("warning: {}: {e}", file.display());
+                output::warn(format_args!("{}: {e}", file.display()));
                 partial = true;
             }
         }
     }
     store.close()?;
-    eprintln!("{new} batches with {edges} edges learned; {held} were held already");
+    output::say(format_args!("{new} batches with {edges} edges learned; {held} were held already"));
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
 }

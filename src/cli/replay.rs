@@ -74,8 +74,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     );
     let (cluster, snapshot) = loaded?;
     let mut partial = super::report_snapshot(&snapshot);
-    reader.errors().iter().for_each(|e| eprintln!("warning: {e}"));
-    reader.notes().iter().for_each(|n| eprintln!("note: {n}"));
+    reader.errors().iter().for_each(output::warn);
+    reader.notes().iter().for_each(output::note);
     if reader.reports().is_empty() {
         anyhow::bail!("none of the captures could be read; nothing was learned");
     }
@@ -98,7 +98,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let reports = reader.reports();
     for (i, report) in reports.iter().enumerate() {
         if let Some(damage) = &report.damage {
-            eprintln!("warning: {}: {damage}", report.path);
+            output::warn(format_args!("{}: {damage}", report.path));
             partial |= report.packets > 0 || damage != "it holds no packet";
         }
         let id = batch_id(digests.of(i as u32), snapshot.digest);
@@ -121,11 +121,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let count = |name: &str| summary.counters.get(name).copied().unwrap_or(0);
     if count(counter::CONNECTIONS) > 0 && count(counter::STRANGE) == count(counter::CONNECTIONS) {
         let example = summary.strange_example(&cluster);
-        eprintln!(
-            "warning: not one of the {} connections has an end that the snapshot knows{example}: most likely the snapshot is of \
-             another cluster or another time",
+        output::warn(format_args!(
+            "not one of the {} connections has an end that the snapshot knows{example}: most likely the snapshot is of another \
+             cluster or another time",
             count(counter::CONNECTIONS)
-        );
+        ));
         return Ok(Outcome::Mismatch);
     }
     // The process ends: the system takes its memory back at once, which is quicker than piece by
@@ -296,10 +296,7 @@ impl Summary {
     fn to_text(&self) -> String {
         let count = |name: &str| self.counters.get(name).copied().unwrap_or(0);
         let mut out = String::new();
-        let mut line = |text: String| {
-            out.push_str(&text);
-            out.push('\n');
-        };
+        let mut line = |text: String| output::line(&mut out, text);
         line(format!(
             "packets       {} read, {} used, {} of no IP, {} of other protocols",
             count("packets"),

@@ -8,6 +8,7 @@ use std::io::{self, BufRead, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
+use super::valid::validate;
 use super::{Asked, Edge, Observed, Watching};
 use crate::cluster::Pod;
 use crate::model::{BatchId, Spans, Time};
@@ -233,6 +234,7 @@ impl<R: BufRead> Reader<R> {
                 why: format!("the batch speaks of pod {pod} and holds {pods}"),
             });
         }
+        validate(&batch).map_err(|why| ReadError::Malformed { line: begin, why })?;
         Ok(batch)
     }
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Kind};
 use super::{Applied, Raised, Store, StoreError};
-use crate::model::{Baseline, Batch, BatchId, Dependency, Record};
+use crate::model::{Baseline, Batch, BatchId, Dependency, Record, valid};
+use crate::observed::Reader;
 
 /// Version of the export format.
 const VERSION: u32 = 1;
@@ -225,6 +226,15 @@ impl Read {
     }
 }
 
+/// Whether the lines of a batch that waits are a batch.
+fn readable(lines: &str) -> Result<(), String> {
+    match Reader::new(lines.as_bytes()).next() {
+        Some(Ok(_)) => Ok(()),
+        Some(Err(e)) => Err(e.to_string()),
+        None => Err("a batch that waits has no lines".to_owned()),
+    }
+}
+
 fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
     let mut out = Read::default();
     let mut text = String::new();
@@ -256,11 +266,24 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
             _ if at == 1 => return Err(fail("an export begins with its version".to_owned())),
             _ if end.is_some() => return Err(fail("there is more after the end".to_owned())),
             Line::Sidecarta(_) => return Err(fail("a second header".to_owned())),
-            Line::Row(record) => out.records.push(*record),
-            Line::Kept(kept) => out.kept.push(kept),
-            Line::Baseline(baseline) => out.baselines.push(*baseline),
-            Line::Alert(alert) => out.alerts.push(*alert),
+            Line::Row(record) => {
+                valid::record(&record).map_err(|e| fail(e.to_string()))?;
+                out.records.push(*record);
+            }
+            Line::Kept(kept) => {
+                readable(&kept.lines).map_err(fail)?;
+                out.kept.push(kept);
+            }
+            Line::Baseline(baseline) => {
+                valid::baseline(&baseline).map_err(|e| fail(e.to_string()))?;
+                out.baselines.push(*baseline);
+            }
+            Line::Alert(raised) => {
+                valid::alert(&raised.alert).map_err(|e| fail(e.to_string()))?;
+                out.alerts.push(*raised);
+            }
             Line::Batch(id) => {
+                valid::word("the source", &id.source).map_err(|e| fail(e.to_string()))?;
                 out.batches.insert(id);
             }
             Line::End(footer) => end = Some(footer),
