@@ -2,8 +2,6 @@
 //!
 //! Owns flags, output formats and exit codes. Must never decide what a packet or an object means.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)] // printing is this module's whole purpose
-
 mod agent;
 mod alerts;
 mod dependencies;
@@ -144,7 +142,7 @@ impl Place {
 fn reading(store: &Path) -> anyhow::Result<Store> {
     let store = Store::read(store)?;
     if let Some(missing) = Missing::of(&store) {
-        eprintln!("warning: {missing}");
+        output::warn(missing);
     }
     Ok(store)
 }
@@ -231,7 +229,7 @@ pub fn main() -> ExitCode {
         // The reader of a pipe may stop early (`| head`): not a failure of ours.
         Err(e) if output::is_broken_pipe(&e) => Outcome::Done,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            output::error(format_args!("{e:#}"));
             Outcome::Failed
         }
     };
@@ -244,13 +242,20 @@ fn report_snapshot(report: &crate::snapshot::Report) -> bool {
     const SHOWN: usize = 20;
     let show = |word: &str, all: &[String]| {
         for line in all.iter().take(SHOWN) {
-            eprintln!("{word}: {line}");
+            output::say(format_args!("{word}: {line}"));
         }
         if all.len() > SHOWN {
-            eprintln!("{word}: … and {} more of the kind in the snapshot", all.len() - SHOWN);
+            let more = all.len() - SHOWN;
+            output::say(format_args!("{word}: … and {more} more of the kind in the snapshot"));
         }
     };
     show("warning", &report.problems);
+    if report.invalid > 0 {
+        output::warn(format_args!(
+            "{} objects of the snapshot are left out, for names in them that Kubernetes would not take",
+            report.invalid
+        ));
+    }
     show("note", &report.remarks);
     !report.problems.is_empty()
 }

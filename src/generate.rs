@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::cluster::Cluster;
 use crate::mesh::{Egress, Mesh, MeshPod, Sidecar, TrafficMode};
-use crate::model::{DataPlane, Dependency, Lookups, Time, Watch, Workload, WorkloadId};
+use crate::model::{DataPlane, Dependency, Lookups, Time, Watch, Workload, WorkloadId, valid};
 use crate::scope::clusters::Size;
 use crate::scope::{Call, Client, Scope, Treatment, everything, listeners, policy};
 use calls::{Declared, Plan, Planned, Planner};
@@ -353,7 +353,8 @@ impl<'a> Work<'a> {
     }
 
     fn one<'s>(&self, g: &Group, shape: &'s Shape<'a>, full: &'s Scope<'s>) -> Outcome {
-        let refused = g.refused.clone().map(|reason| Withheld { reason, unready: false });
+        let refused = g.refused.clone().or_else(|| nameless(g));
+        let refused = refused.map(|reason| Withheld { reason, unready: false });
         let mut outcome = Outcome::new(g.members.clone(), refused);
         outcome.notes.clone_from(&g.notes);
         let mut all: BTreeMap<Call, (WorkloadId, Planned)> = BTreeMap::new();
@@ -484,6 +485,15 @@ impl<'a> Work<'a> {
             ),
         }
     }
+}
+
+/// Why a group's Sidecar cannot have its name, namespace or labels: an application's label need be
+/// no name, and what a store learned before names were checked may hold anything.
+fn nameless(g: &Group) -> Option<String> {
+    let space = if g.namespace.is_empty() { Ok(()) } else { valid::namespace(&g.namespace) };
+    let checked = space.and_then(|()| valid::object_name(&g.name));
+    let checked = checked.and_then(|()| g.selector.as_ref().map_or(Ok(()), valid::labels));
+    checked.err().map(|e| format!("its Sidecar would have a name that Kubernetes refuses: {e}"))
 }
 
 impl Outcome {

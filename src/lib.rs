@@ -30,6 +30,7 @@ pub mod scope;
 mod serve;
 pub mod snapshot;
 pub mod store;
+pub mod text;
 pub mod verify;
 pub mod view;
 pub mod yaml;

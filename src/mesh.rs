@@ -5,6 +5,7 @@
 //! `scope`'s part. No I/O.
 
 mod build;
+mod check;
 pub mod config;
 pub mod destinationrule;
 pub mod host;

@@ -15,6 +15,7 @@ mod evidence;
 mod folded;
 mod time;
 mod unverified;
+pub mod valid;
 mod workload;
 
 pub use alert::{Alert, AlertKind};

@@ -10,6 +10,7 @@ mod ndjson;
 mod size;
 #[cfg(test)]
 pub(crate) mod tests;
+mod valid;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

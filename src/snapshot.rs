@@ -16,10 +16,11 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use siphasher::sip::SipHasher13;
 
-use crate::cluster::objects::Envelope;
+use crate::cluster::objects::{Check, Envelope};
 use crate::cluster::{Builder, Cluster};
 use crate::mesh::{self, Mesh};
-use crate::yaml;
+use crate::model::valid::Invalid;
+use crate::yaml::{self, depth::TooDeep};
 use text::{Piece, guess_name, pieces};
 
 /// Why no snapshot could be had.
@@ -55,6 +56,9 @@ pub struct Report {
     pub skipped: BTreeMap<String, u64>,
     /// Broken objects and contradictions, each with file and line where there is one.
     pub problems: Vec<String>,
+    /// Objects that were left out for a name that is none, whatever their kind; each is among the
+    /// problems.
+    pub invalid: u64,
     /// Objects that were read whole, and of which istiod refuses or leaves out something.
     pub remarks: Vec<String>,
     /// Digest of the objects' text, whatever files they stood in: tells one snapshot from another.
@@ -220,8 +224,13 @@ fn read_yaml(file: &Path, piece: Piece<'_>, builders: &mut Builders, report: &mu
     };
     let mut value = match parsed {
         Ok(value) => value,
+        Err(yaml::Error::Deep(deep)) => {
+            let deep = deep.within(piece.line, 1);
+            report.problems.push(too_deep(file, deep, piece.text));
+            return;
+        }
         Err(e) => {
-            let line = piece.line + e.location().map_or(0, |l| l.line().saturating_sub(1));
+            let line = piece.line + e.line().map_or(0, |l| l.saturating_sub(1));
             let what = guess_name(piece.text);
             report.problems.push(format!(
                 "{}:{line}: {what} cannot be read and is skipped: {e}",
@@ -244,6 +253,10 @@ fn read_yaml(file: &Path, piece: Piece<'_>, builders: &mut Builders, report: &mu
     }
 }
 
+fn too_deep(file: &Path, deep: TooDeep, text: &str) -> String {
+    format!("{}:{}: {} is skipped: {deep}", file.display(), deep.line, guess_name(text))
+}
+
 #[derive(serde::Deserialize)]
 struct JsonList<'a> {
     #[serde(borrow, default)]
@@ -251,11 +264,7 @@ struct JsonList<'a> {
 }
 
 fn read_json(file: &Path, text: &str, builders: &mut Builders, report: &mut Report) {
-    let line_of = |part: &str| {
-        let offset =
-            (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize).min(text.len());
-        1 + text.as_bytes()[..offset].iter().filter(|b| **b == b'\n').count()
-    };
+    let mut places = Places { text, at: 0, line: 1, begins: 0 };
     let mut at = 0;
     loop {
         let rest = &text[at..];
@@ -288,21 +297,62 @@ fn read_json(file: &Path, text: &str, builders: &mut Builders, report: &mut Repo
         at += length;
         match items {
             Some(items) => {
-                // Counting lines is linear in the offset: one pass keeps a large list linear as a
-                // whole.
-                let (mut at, mut line) = (0, 1);
                 for item in items {
-                    let offset = item.get().as_ptr() as usize - text.as_ptr() as usize;
-                    line += text.as_bytes()[at..offset].iter().filter(|b| **b == b'\n').count();
-                    at = offset;
-                    accept(file, line, item.get(), Source::Json(item.get()), builders, report);
+                    let (item, place) = (item.get(), places.of(item.get()));
+                    read_object(file, place, item, builders, report);
                 }
             }
-            None => {
-                accept(file, line_of(document), document, Source::Json(document), builders, report)
-            }
+            None => read_object(file, places.of(document), document, builders, report),
         }
     }
+}
+
+/// Takes an object of JSON that begins at this line and column.
+fn read_object(
+    file: &Path,
+    (line, column): (usize, usize),
+    text: &str,
+    builders: &mut Builders,
+    report: &mut Report,
+) {
+    match yaml::depth::check_json(text) {
+        Ok(()) => accept(file, line, text, Source::Json(text), builders, report),
+        Err(deep) => report.problems.push(too_deep(file, deep.within(line, column), text)),
+    }
+}
+
+/// Lines and columns of parts of a text, asked for in their order: one pass keeps a file of many
+/// objects linear.
+struct Places<'a> {
+    text: &'a str,
+    /// How far lines are counted.
+    at: usize,
+    line: usize,
+    /// Where that line begins.
+    begins: usize,
+}
+
+impl Places<'_> {
+    fn of(&mut self, part: &str) -> (usize, usize) {
+        let offset = (part.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize);
+        let offset = offset.clamp(self.at, self.text.len());
+        for (i, _) in
+            self.text.as_bytes()[self.at..offset].iter().enumerate().filter(|(_, b)| **b == b'\n')
+        {
+            self.line += 1;
+            self.begins = self.at + i + 1;
+        }
+        self.at = offset;
+        (self.line, 1 + offset - self.begins)
+    }
+}
+
+/// Why an object is not taken.
+enum Refused {
+    /// A field has a wrong type.
+    Type(String),
+    /// A name in it is none.
+    Name(Invalid),
 }
 
 enum Source<'a> {
@@ -316,6 +366,13 @@ impl Source<'_> {
             Self::Yaml(value) => T::deserialize(value).map_err(|e| e.to_string()),
             Self::Json(text) => serde_json::from_str(text).map_err(|e| e.to_string()),
         }
+    }
+
+    /// The object, where its fields have the right types and its names are names.
+    fn object<T: DeserializeOwned + Check>(&self) -> Result<T, Refused> {
+        let object: T = self.parse().map_err(Refused::Type)?;
+        object.check().map_err(Refused::Name)?;
+        Ok(object)
     }
 
     /// What it is. Both words stand first in what `kubectl` prints, so the text is not read further
@@ -367,10 +424,10 @@ fn accept(
             feed(&source, mesh, |m| &mut m.services, |o| cluster.service(o))
         }
         "EndpointSlice" => feed(&source, mesh, |m| &mut m.slices, |o| cluster.slice(o)),
-        "Node" if group.is_empty() => source.parse().map(|o| cluster.node(o)),
+        "Node" if group.is_empty() => source.object().map(|o| cluster.node(o)),
         "ServiceEntry" if istio => feed(&source, mesh, |m| &mut m.entries, |o| cluster.entry(o)),
         "ReplicaSet" | "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob"
-        | "Rollout" => source.parse().map(|o| cluster.controller(kind, o)),
+        | "Rollout" => source.object().map(|o| cluster.controller(kind, o)),
         "Namespace" if group.is_empty() => Ok(()),
         "ConfigMap" if group.is_empty() => feed(&source, mesh, |m| &mut m.config_maps, drop),
         "VirtualService" if istio => feed(&source, mesh, |m| &mut m.virtual_services, drop),
@@ -391,12 +448,16 @@ fn accept(
             // Order and file boundaries must not show, so the digests of the objects are added.
             report.digest = report.digest.wrapping_add(digest(text.trim()));
         }
-        Err(e) => {
+        Err(refused) => {
             let what = guess_name(text);
-            report.problems.push(format!(
-                "{}:{line}: {what} has a wrong type and is skipped: {e}",
-                file.display()
-            ));
+            let why = match refused {
+                Refused::Type(e) => format!("has a wrong type and is skipped: {e}"),
+                Refused::Name(e) => {
+                    report.invalid += 1;
+                    format!("is skipped: {e}")
+                }
+            };
+            report.problems.push(format!("{}:{line}: {what} {why}", file.display()));
         }
     }
 }
@@ -410,13 +471,13 @@ fn digest(text: &str) -> u64 {
 }
 
 /// Parses an object and hands it to the mesh, where that is built, and to `then`.
-fn feed<T: DeserializeOwned + Clone>(
+fn feed<T: DeserializeOwned + Check + Clone>(
     source: &Source<'_>,
     mesh: &mut Option<mesh::Builder>,
     list: impl FnOnce(&mut mesh::Builder) -> &mut Vec<T>,
     then: impl FnOnce(T),
-) -> Result<(), String> {
-    let object: T = source.parse()?;
+) -> Result<(), Refused> {
+    let object: T = source.object()?;
     if let Some(mesh) = mesh {
         list(mesh).push(object.clone());
     }

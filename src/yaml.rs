@@ -1,29 +1,117 @@
 //! YAML in and out: the only module that names the YAML library.
 //!
-//! Owns the guard for words that YAML 1.1 readers (`kubectl`'s among them) take for booleans,
-//! numbers or dates: the library writes YAML 1.2 and leaves them bare. Must never change a value,
-//! only how it is quoted.
+//! Owns the bound on depth, and the guard for what readers of YAML 1.1 (`kubectl`'s among them) and
+//! of 1.2 read differently: words that 1.1 takes for booleans, numbers or dates, which the library
+//! leaves bare, and characters that are line breaks in 1.1 alone. Must never change a value, only
+//! how it is quoted.
+
+pub mod depth;
+
+use std::borrow::Cow;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use serde_yaml::{Error, Value, from_value};
+use crate::text;
+use depth::TooDeep;
 
-/// Reads one YAML document.
-///
-/// # Errors
-/// With line and column, on malformed text, duplicate keys, or a wrong type.
-pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
-    serde_yaml::from_str(text)
+pub use serde_yaml::{Value, from_value};
+
+/// Why a text cannot be read, or a value not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The library says so.
+    #[error(transparent)]
+    Library(#[from] serde_yaml::Error),
+    /// It nests too deep.
+    #[error("{place} of line {line}", place = .0, line = .0.line)]
+    Deep(#[from] TooDeep),
 }
 
-/// Writes a value as one YAML document, quoted so that YAML 1.1 and 1.2 readers agree on every
-/// scalar.
+impl Error {
+    /// The line, from 1, where the error has a place.
+    pub fn line(&self) -> Option<usize> {
+        match self {
+            Self::Library(e) => e.location().map(|l| l.line()),
+            Self::Deep(e) => Some(e.line),
+        }
+    }
+}
+
+/// Reads one YAML document, in time that grows as the text does.
+///
+/// # Errors
+/// With line and column, on malformed text, duplicate keys, a wrong type, or more than
+/// [`depth::LIMIT`] collections within each other.
+pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    depth::check_yaml(text)?;
+    Ok(serde_yaml::from_str(text)?)
+}
+
+/// Writes a value as one YAML document in printable ASCII, quoted so that YAML 1.1 and 1.2 readers
+/// agree on every scalar.
 ///
 /// # Errors
 /// When the value cannot be YAML (a map with complex keys).
 pub fn to_string<T: Serialize>(value: &T) -> Result<String, Error> {
-    Ok(guard(&serde_yaml::to_string(value)?))
+    let text = serde_yaml::to_string(value)?;
+    if text.bytes().all(|b| matches!(b, b'\n' | b' '..=b'~')) {
+        return Ok(guard(&text));
+    }
+    // The library writes other characters as they are. Strings with such stand in double quotes:
+    // a word takes the place of each while the library writes.
+    let mut words = Words::new(&text);
+    let mut value = serde_yaml::to_value(value)?;
+    words.replace(&mut value);
+    Ok(words.restore(&guard(&serde_yaml::to_string(&value)?)))
+}
+
+/// Strings that are written otherwise than by the library, and the words that stand for them.
+struct Words {
+    /// Begins each word, and nothing else in the text.
+    prefix: String,
+    strings: Vec<String>,
+}
+
+impl Words {
+    fn new(text: &str) -> Self {
+        let mut prefix = String::from("string-x-");
+        while text.contains(&prefix) {
+            prefix.insert(7, 'x');
+        }
+        Self { prefix, strings: Vec::new() }
+    }
+
+    fn replace(&mut self, value: &mut Value) {
+        match value {
+            Value::String(s) if s.bytes().any(|b| !matches!(b, b' '..=b'~')) => {
+                let word = format!("{}{}-", self.prefix, self.strings.len());
+                self.strings.push(std::mem::replace(s, word));
+            }
+            Value::Sequence(all) => all.iter_mut().for_each(|v| self.replace(v)),
+            Value::Mapping(all) => {
+                for (mut key, mut value) in std::mem::take(all) {
+                    self.replace(&mut key);
+                    self.replace(&mut value);
+                    all.insert(key, value);
+                }
+            }
+            Value::Tagged(tagged) => self.replace(&mut tagged.value),
+            _ => {}
+        }
+    }
+
+    fn restore(&self, text: &str) -> String {
+        let mut parts = text.split(self.prefix.as_str());
+        let mut out = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (number, rest) = part.split_once('-').unwrap_or((part, ""));
+            let string = number.parse().ok().and_then(|n: usize| self.strings.get(n));
+            out.push_str(&text::yaml_string(string.map_or("", String::as_str)));
+            out.push_str(rest);
+        }
+        out
+    }
 }
 
 /// Quotes the plain scalars that YAML 1.1 reads otherwise. Works on what the library writes: block
@@ -107,7 +195,7 @@ fn closing(bytes: &[u8], quote: u8) -> Option<usize> {
     None
 }
 
-fn quote(scalar: &str) -> std::borrow::Cow<'_, str> {
+fn quote(scalar: &str) -> Cow<'_, str> {
     if ambiguous(scalar) { format!("'{scalar}'").into() } else { scalar.into() }
 }
 

@@ -259,15 +259,18 @@ fn what_is_not_ready_is_withheld_with_its_own_exit_code() {
 fn odd_input_gives_one_clear_message() {
     let lab = Lab::new("");
     let mesh = lab.mesh();
-    let bad =
-        lab.file("bad.jsonl", "{\"workload\": \"shop/web\"}\nnot json\n{\"workload\": \"shop/nobody\", \"host\": \"a.b\"}\n");
-    let out = run(&["generate", "--cluster", &mesh, "--calls", &bad.display().to_string()]);
+    let unknown = lab.file("unknown.jsonl", "{\"workload\": \"shop/nobody\", \"host\": \"a.b\"}\n");
+    let out = run(&["generate", "--cluster", &mesh, "--calls", &unknown.display().to_string()]);
     assert_eq!(out.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("unknown.jsonl:1: no workload"));
+    let bad = lab.file("bad.jsonl", "{\"workload\": \"shop/web\"}\nnot json\n");
+    let out = run(&["generate", "--cluster", &mesh, "--calls", &bad.display().to_string()]);
+    assert_eq!(out.status.code(), Some(1));
     let told = String::from_utf8_lossy(&out.stderr).into_owned();
     for part in [
         "bad.jsonl:1: not a call (missing field `host`",
         "bad.jsonl:2: not a call",
-        "bad.jsonl:3: no workload",
+        "nothing is written",
     ] {
         assert!(told.contains(part), "{part} is missing in {told}");
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Form, cut, hex, reason};
 use crate::model::Alert;
+use crate::text;
 
 /// Lines of a message: more is read by nobody.
 const LINES: usize = 20;
@@ -23,7 +24,8 @@ impl Form {
             Self::Json => {
                 json!({"version": 1, "alerts": alerts.iter().map(alert).collect::<Vec<_>>()})
             }
-            Self::Slack => json!({"text": lines(alerts)}),
+            // Names hold `_` and `*`: no word is to be bold or slanted.
+            Self::Slack => json!({"text": lines(alerts), "mrkdwn": false}),
         };
         body.to_string().into_bytes()
     }
@@ -33,7 +35,7 @@ fn alert(alert: &Alert) -> Value {
     let mut body = json!({
         "id": alert.id(),
         "kind": alert.kind,
-        "text": alert.text(),
+        "text": text::notice(&alert.text()),
         "workload": alert.workload,
         "destination": alert.destination,
         "port": alert.port,
@@ -51,27 +53,11 @@ fn alert(alert: &Alert) -> Value {
 
 fn lines(alerts: &[Alert]) -> String {
     let mut lines: Vec<String> =
-        alerts.iter().take(LINES).map(|a| escape(&cut(&a.text(), LINE))).collect();
+        alerts.iter().take(LINES).map(|a| text::chat(&cut(&a.text(), LINE))).collect();
     if alerts.len() > LINES {
         lines.push(format!("… and {} more", alerts.len() - LINES));
     }
     lines.join("\n")
-}
-
-/// As Slack wants it, so that nothing in it is a link or calls a channel; and on one line.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '\u{2028}' | '\u{2029}' => out.push(' '),
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 /// The body of Alertmanager's `POST /api/v2/alerts`. Labels are what the alert's id is made of, so
@@ -98,7 +84,7 @@ pub(super) fn alertmanager(alerts: &[Alert]) -> Vec<u8> {
             );
             json!({
                 "labels": labels,
-                "annotations": {"summary": cut(&alert.text(), ANNOTATION), "description": description},
+                "annotations": {"summary": cut(&text::notice(&alert.text()), ANNOTATION), "description": description},
                 "startsAt": alert.raised,
             })
         })
@@ -106,11 +92,13 @@ pub(super) fn alertmanager(alerts: &[Alert]) -> Vec<u8> {
     Value::from(all).to_string().into_bytes()
 }
 
-/// A label's value. What is too long ends in a digest, for two destinations must not become one.
-fn bounded(text: &str) -> String {
-    if text.len() <= LABEL {
-        text.to_owned()
+/// A label's value. What is too long or is escaped ends in a digest, for two destinations must not
+/// become one.
+fn bounded(value: &str) -> String {
+    let shown = text::line(value);
+    if shown.len() <= LABEL && shown == value {
+        value.to_owned()
     } else {
-        format!("{} {}", cut(text, LABEL - 9), hex(text.as_bytes(), 4))
+        format!("{} {}", cut(&shown, LABEL - 9), hex(value.as_bytes(), 4))
     }
 }

@@ -21,12 +21,11 @@ use kube::core::Status;
 use serde_json::json;
 
 use super::{Undelivered, cut, hex, reason};
-use crate::model::{Alert, Time, WorkloadId};
+use crate::model::{Alert, Time, WorkloadId, valid};
+use crate::text;
 
 /// Bytes of a note that the API server takes.
 const NOTE: usize = 1024;
-/// Bytes of a name that it takes.
-const NAME: usize = 253;
 /// Who tells, for the API server.
 const REPORTER: &str = "sidecarta";
 /// How soon rights that are missing may be there.
@@ -67,7 +66,7 @@ impl Events {
         let mut uids = BTreeMap::new();
         let (mut later, mut never) = (None, None);
         for alert in alerts {
-            if !named(&alert.workload.namespace) {
+            if valid::namespace(&alert.workload.namespace).is_err() {
                 never = Some(Undelivered::Never(
                     "event: the workload's namespace cannot be one".to_owned(),
                 ));
@@ -125,7 +124,8 @@ impl Events {
 
     /// The UID of a workload, where it may be known: an Event does well without.
     async fn uid(&self, workload: &WorkloadId) -> Option<String> {
-        let (group, version, plural) = served(&workload.kind).filter(|_| named(&workload.name))?;
+        let (group, version, plural) =
+            served(&workload.kind).filter(|_| valid::object_name(&workload.name).is_ok())?;
         let resource = ApiResource::from_gvk_with_plural(
             &GroupVersionKind::gvk(group, version, &workload.kind),
             plural,
@@ -195,13 +195,6 @@ fn served(kind: &str) -> Option<(&'static str, &'static str, &'static str)> {
     })
 }
 
-/// Whether it can be an object's name (RFC 1123), and so a part of a path.
-fn named(name: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let edges = name.bytes().next().is_some_and(plain) && name.bytes().last().is_some_and(plain);
-    edges && name.len() <= NAME && name.bytes().all(|b| plain(b) || b == b'-' || b == b'.')
-}
-
 fn event(alert: &Alert, uid: Option<String>) -> Event {
     let workload = &alert.workload;
     let version = served(&workload.kind).map(|(group, version, _)| {
@@ -216,7 +209,7 @@ fn event(alert: &Alert, uid: Option<String>) -> Event {
         type_: Some("Warning".to_owned()),
         reason: Some(reason(alert.kind).to_owned()),
         action: Some("Observe".to_owned()),
-        note: Some(cut(&alert.text(), NOTE)),
+        note: Some(cut(&text::notice(&alert.text()), NOTE)),
         event_time: Some(micro(alert.raised)),
         reporting_controller: Some(REPORTER.to_owned()),
         reporting_instance: Some(REPORTER.to_owned()),

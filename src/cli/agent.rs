@@ -173,6 +173,7 @@ impl LiveOptions {
             .unwrap_or_default();
         let name = name.trim().to_owned();
         anyhow::ensure!(!name.is_empty(), "the name of this node is not known: pass --node NAME");
+        crate::model::valid::word("the name of this node", &name)?;
         Ok(name)
     }
 

@@ -105,7 +105,9 @@ pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<Outcome> {
         "no such workload is known: `sidecarta status` lists them"
     );
     for (id, n) in &accepted {
-        output::print(&format!("{id}: {n} dependencies accepted\n"))?;
+        let mut out = String::new();
+        output::line(&mut out, format_args!("{id}: {n} dependencies accepted"));
+        output::print(&out)?;
     }
     Ok(Outcome::Done)
 }
@@ -173,12 +175,10 @@ pub(super) fn alerts(options: &AlertsOptions) -> anyhow::Result<Outcome> {
         let mut next = all;
         loop {
             for alert in next.iter().filter(|a| !shown.contains(&a.id())) {
-                output::print(&format!(
-                    "{}  {}  {}\n",
-                    output::moment(alert.raised),
-                    alert.kind.name(),
-                    alert.text()
-                ))?;
+                let (raised, kind) = (output::moment(alert.raised), alert.kind.name());
+                let mut out = String::new();
+                output::line(&mut out, format_args!("{raised}  {kind}  {}", alert.text()));
+                output::print(&out)?;
             }
             shown.extend(next.iter().map(Alert::id));
             std::thread::sleep(LOOK);

@@ -12,7 +12,7 @@ use clap::Args;
 use hyper::Method;
 
 use super::remote::Place;
-use super::{Outcome, ReadOptions, StoreOptions};
+use super::{Outcome, ReadOptions, StoreOptions, output};
 use crate::clock;
 use crate::learn::{Learner, Union};
 use crate::memory::Missing;
@@ -99,12 +99,12 @@ impl Source {
         match self {
             Self::Store(store) => {
                 let rows = store.export(out)?;
-                eprintln!("{rows} records exported");
+                output::say(format_args!("{rows} records exported"));
             }
             Self::Packed(bytes) => {
                 zstd::stream::copy_decode(bytes.as_slice(), &mut *out)
                     .context("the recorder's answer cannot be read, or not be written")?;
-                eprintln!("all records of the recorder exported");
+                output::say("all records of the recorder exported");
             }
         }
         Ok(())
@@ -141,9 +141,9 @@ pub(super) fn import(options: &ImportOptions) -> anyhow::Result<Outcome> {
     let imported =
         store.import(input).with_context(|| format!("cannot import {}", file.display()))?;
     store.close()?;
-    eprintln!("{imported}");
+    output::say(&imported);
     if let Some(missing) = &imported.salvaged {
-        eprintln!("warning: the export was made of a damaged store: {missing}");
+        output::warn(format_args!("the export was made of a damaged store: {missing}"));
         return Ok(Outcome::Partial);
     }
     Ok(Outcome::Done)
@@ -194,7 +194,7 @@ fn learn(
                 return Err(e).with_context(|| format!("cannot read {}", file.display()));
             }
             Err(e) => {
-                eprintln!("warning: {}: {e}", file.display());
+                output::warn(format_args!("{}: {e}", file.display()));
                 partial = true;
             }
         }
@@ -208,17 +208,17 @@ fn learn(
     ] {
         let n = found.get(name).copied().unwrap_or(0);
         if n > 0 {
-            eprintln!("warning: {}: {n} lines {what} ({name})", file.display());
+            output::warn(format_args!("{}: {n} lines {what} ({name})", file.display()));
             partial |= refused;
         }
     }
     let unverified = found.get(counter::UNVERIFIED).copied().unwrap_or(0);
     if unverified > 0 && !options.known_pods_only {
-        eprintln!(
-            "note: {unverified} lines are about pods that the snapshot does not hold: what the batches say of these pods is taken \
-             as it is (--known-pods-only leaves them out)"
-        );
+        output::note(format_args!(
+            "{unverified} lines are about pods that the snapshot does not hold: what the batches say \
+             of these pods is taken as it is (--known-pods-only leaves them out)"
+        ));
     }
-    eprintln!("{new} batches with {edges} edges learned; {held} were held already");
+    output::say(format_args!("{new} batches with {edges} edges learned; {held} were held already"));
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
 }

@@ -193,28 +193,32 @@ fn called(k: &Kept, dependency: Option<&Dependency>, mesh: &crate::mesh::Mesh) -
 }
 
 fn text(e: &Explanation) -> String {
-    let mut out = format!("{}\n", e.workload);
+    let mut out = String::new();
+    output::line(&mut out, &e.workload);
     if let Some(w) = &e.withheld {
-        out.push_str(&format!("withheld: {}\n", w.reason));
+        output::line(&mut out, format_args!("withheld: {}", w.reason));
     }
     for h in &e.hosts {
-        out.push_str(&format!("\n{}\n  {}\n", h.host, h.why));
+        out.push('\n');
+        output::line(&mut out, &h.host);
+        output::line(&mut out, format_args!("  {}", h.why));
         h.calls.iter().for_each(|c| line(c, &mut out));
     }
     if !e.not_covered.is_empty() {
         out.push_str("\nnot covered by any host:\n");
         for n in &e.not_covered {
             line(&n.call, &mut out);
-            out.push_str(&format!("    {}\n", n.why));
+            output::line(&mut out, format_args!("    {}", n.why));
         }
     }
     if !e.rejected.is_empty() {
         out.push_str("\nrejected:\n");
-        e.rejected.iter().for_each(|r| out.push_str(&format!("  {}: {}\n", r.host, r.why)));
+        let all = e.rejected.iter();
+        all.for_each(|r| output::line(&mut out, format_args!("  {}: {}", r.host, r.why)));
     }
     if !e.notes.is_empty() {
         out.push_str("\nnotes:\n");
-        e.notes.iter().for_each(|n| out.push_str(&format!("  {n}\n")));
+        e.notes.iter().for_each(|n| output::line(&mut out, format_args!("  {n}")));
     }
     out
 }
@@ -226,15 +230,13 @@ fn line(c: &Called, out: &mut String) {
         Origin::Possible => "possibly addressed by this name",
         Origin::Declared => "declared",
     };
-    out.push_str(&format!(
-        "  call {}://{}:{}, {origin}: {}",
-        c.protocol, c.host, c.port, c.route.kind
-    ));
+    let mut call =
+        format!("  call {}://{}:{}, {origin}: {}", c.protocol, c.host, c.port, c.route.kind);
     if !c.route.virtual_services.is_empty() {
         let all: Vec<&str> = c.route.virtual_services.iter().map(String::as_str).collect();
-        out.push_str(&format!(", by the VirtualService {}", all.join(", ")));
+        call.push_str(&format!(", by the VirtualService {}", all.join(", ")));
     }
-    out.push('\n');
+    output::line(out, call);
     if let Some(t) = &c.seen {
         let evidence: Vec<&str> = c.evidence.iter().map(|g| g.describe()).collect();
         out.push_str(&format!(
@@ -247,6 +249,7 @@ fn line(c: &Called, out: &mut String) {
     }
     if let Some(x) = &c.example {
         let name = x.name.as_deref().map(|n| format!(" naming {n}")).unwrap_or_default();
-        out.push_str(&format!("    for example {} from {} to {}{name}\n", x.time, x.from, x.to));
+        let (time, from, to) = (x.time, x.from, x.to);
+        output::line(out, format_args!("    for example {time} from {from} to {to}{name}"));
     }
 }

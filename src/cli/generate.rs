@@ -17,7 +17,7 @@ use crate::generate::group::GroupBy;
 use crate::generate::readiness::Thresholds;
 use crate::generate::{self as generation, Input, Known, Subject, generate, subjects};
 use crate::memory::Missing;
-use crate::model::{Dependency, Time, WorkloadId};
+use crate::model::{Dependency, Time, WorkloadId, valid};
 use crate::snapshot::{self, Snapshot};
 use crate::verify;
 
@@ -42,7 +42,7 @@ pub(super) struct SourceOptions {
     pub(super) cluster: ClusterOptions,
     /// Calls that people or other tools declare: JSON Lines of {"workload": "NAMESPACE/NAME",
     /// "host", "port", "protocol", "address"}; a workload or a pod, the last three optional. Joined
-    /// with what was learned
+    /// with what was learned. A line that is no such call is an error
     #[arg(long, value_name = "FILE")]
     calls: Vec<PathBuf>,
     /// Leave out what was not seen for this long while its workload was; each is named
@@ -107,6 +107,9 @@ pub(super) struct Options {
     output: Option<PathBuf>,
 }
 
+/// Lines that are named of those that are no calls.
+const SHOWN: usize = 20;
+
 fn share(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
@@ -126,7 +129,7 @@ pub(super) struct Gathered {
 pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow::Result<Gathered> {
     let snapshot = snapshot::load_mesh(&cluster.cluster, Some(&cluster.cluster_domain))?;
     let mut partial = super::report_snapshot(&snapshot.report);
-    snapshot.report.not_given().iter().for_each(|n| eprintln!("note: {n}"));
+    snapshot.report.not_given().iter().for_each(output::note);
     let (mut all, mut stored) = (BTreeMap::new(), Vec::new());
     // Declared calls may stand alone; a store or a recorder that was named must be there.
     let here = source.store.is_some() || source.recorder.is_given() || Path::new(STORE).exists();
@@ -169,12 +172,16 @@ fn drop_stale(
         for d in stale {
             let (to, port, last) =
                 (&d.key.destination, d.key.port, output::moment(d.tally.last_seen));
-            eprintln!("note: {}: {to}:{port} is left out as stale: last seen {last}", id);
+            output::note(format_args!("{id}: {to}:{port} is left out as stale: last seen {last}"));
         }
     }
 }
 
-/// Reads declared calls; whether a line could not be used. Each such line is named.
+/// Reads declared calls; whether a line names a workload that is not there. Each such line is
+/// named.
+///
+/// # Errors
+/// When a line is no call: without it, a list would be shorter than what is known.
 fn declared(
     file: &Path,
     snapshot: &Snapshot,
@@ -184,30 +191,47 @@ fn declared(
     let open = fs::File::open(file)
         .with_context(|| format!("cannot read the calls {}", file.display()))?;
     let mut partial = false;
+    let mut refused: Vec<String> = Vec::new();
     for (n, line) in std::io::BufReader::new(open).lines().enumerate() {
         let line =
             line.with_context(|| format!("cannot read the calls {}:{}", file.display(), n + 1))?;
         if line.trim().is_empty() {
             continue;
         }
-        let mut skip = |why: String| {
-            eprintln!("warning: {}:{}: {why}; the line is skipped", file.display(), n + 1);
-            partial = true;
+        let call = match serde_json::from_str::<Declared>(&line) {
+            Ok(call) => call.checked(),
+            Err(e) => Err(format!("not a call ({e})")),
         };
-        let call: Declared = match serde_json::from_str(&line) {
+        let call = match call {
             Ok(call) => call,
-            Err(e) => {
-                skip(format!("not a call ({e})"));
+            Err(why) => {
+                refused.push(format!("{}:{}: {why}", file.display(), n + 1));
                 continue;
             }
         };
         match find(&call.workload, snapshot, subjects) {
             Some(id) => all.entry(id).or_default().declared.push(call),
             None => {
-                skip(format!("no workload and no pod of the snapshot is called {}", call.workload))
+                output::warn(format_args!(
+                    "{}:{}: no workload and no pod of the snapshot is called {}; the line is skipped",
+                    file.display(),
+                    n + 1,
+                    call.workload
+                ));
+                partial = true;
             }
         }
     }
+    anyhow::ensure!(
+        refused.is_empty(),
+        "{}{}\nnothing is written, for a Sidecar without these calls would be too narrow: mend the lines",
+        refused.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("\n"),
+        if refused.len() > SHOWN {
+            format!("\n… and {} more", refused.len() - SHOWN)
+        } else {
+            String::new()
+        }
+    );
     Ok(partial)
 }
 
@@ -282,11 +306,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
             let why = outcome.withheld.as_ref();
             unready += usize::from(why.is_some_and(|w| w.unready));
             let all: Vec<String> = outcome.workloads.iter().map(ToString::to_string).collect();
-            eprintln!(
+            output::say(format_args!(
                 "withheld: {}: {}",
                 all.join(", "),
                 why.map_or("no reason was given", |w| &w.reason)
-            );
+            ));
             continue;
         };
         let text = manifest.to_yaml(&outcome.notes)?;
@@ -298,11 +322,12 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     }
     let below =
         options.output.as_ref().map(|d| format!(" below {}", d.display())).unwrap_or_default();
-    eprintln!("{written} {} written{below}", if written == 1 { "Sidecar" } else { "Sidecars" });
+    let sidecars = if written == 1 { "Sidecar" } else { "Sidecars" };
+    output::say(format_args!("{written} {sidecars} written{below}"));
     if unready > 0 {
-        eprintln!(
+        output::say(format_args!(
             "{unready} workloads are not ready: watch them for longer, or pass --include-unready"
-        );
+        ));
     }
     Ok(match () {
         () if unready > 0 => Outcome::Unready,
@@ -343,13 +368,9 @@ pub(super) fn outcomes(
 
 /// Writes one file whole or not at all.
 fn write(dir: &Path, namespace: &str, name: &str, text: &str) -> anyhow::Result<()> {
-    // Names come from the API server, which allows no slash; a hand-written snapshot may hold
-    // anything.
-    let safe = |s: &str| !s.is_empty() && !s.contains(['/', '\\', '\0']) && s != "." && s != "..";
-    anyhow::ensure!(
-        safe(namespace) && safe(name),
-        "cannot make a file name of the workload {namespace:?}/{name:?}"
-    );
+    valid::namespace(namespace)
+        .and_then(|()| valid::object_name(name))
+        .with_context(|| format!("cannot make a file name of {namespace:?}/{name:?}"))?;
     let dir = dir.join(namespace);
     fs::create_dir_all(&dir)
         .with_context(|| format!("cannot create the directory {}", dir.display()))?;

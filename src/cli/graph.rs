@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::model::{Dependency, Destination};
+use crate::text;
 
 /// Nodes by label, numbered in order, and edges.
 struct Graph {
@@ -28,10 +29,6 @@ fn graph(all: &[Dependency]) -> Graph {
     g
 }
 
-fn quoted(text: &str) -> String {
-    text.replace('\\', "/").replace('"', "'")
-}
-
 /// A Mermaid flowchart.
 pub(super) fn mermaid(all: &[Dependency]) -> String {
     let g = graph(all);
@@ -39,7 +36,7 @@ pub(super) fn mermaid(all: &[Dependency]) -> String {
     let mut out = String::from("flowchart LR\n");
     for (label, kind) in &g.nodes {
         let n = id[label];
-        let text = quoted(label.strip_prefix(&format!("{kind} ")).unwrap_or(label));
+        let text = text::mermaid(label.strip_prefix(&format!("{kind} ")).unwrap_or(label));
         let _ = match *kind {
             "workload" => writeln!(out, "  n{n}[\"{text}\"]"),
             "service" => writeln!(out, "  n{n}([\"{text}\"])"),
@@ -57,16 +54,17 @@ pub(super) fn dot(all: &[Dependency]) -> String {
     let g = graph(all);
     let mut out = String::from("digraph dependencies {\n  rankdir=LR;\n  node [shape=box];\n");
     for (label, kind) in &g.nodes {
-        let text = quoted(label.strip_prefix(&format!("{kind} ")).unwrap_or(label));
+        let text = text::dot(label.strip_prefix(&format!("{kind} ")).unwrap_or(label));
         let shape = match *kind {
             "workload" => "box",
             "service" => "ellipse",
             _ => "hexagon",
         };
-        let _ = writeln!(out, "  \"{}\" [label=\"{text}\", shape={shape}];", quoted(label));
+        let _ = writeln!(out, "  \"{}\" [label=\"{text}\", shape={shape}];", text::dot(label));
     }
     for (from, to, label) in &g.edges {
-        let _ = writeln!(out, "  \"{}\" -> \"{}\" [label=\"{label}\"];", quoted(from), quoted(to));
+        let (from, to) = (text::dot(from), text::dot(to));
+        let _ = writeln!(out, "  \"{from}\" -> \"{to}\" [label=\"{label}\"];");
     }
     out.push_str("}\n");
     out

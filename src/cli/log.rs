@@ -1,9 +1,14 @@
 //! Options of what runs long: its log and addresses.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use tracing::field::Field;
+use tracing_subscriber::fmt::format::Writer;
+
+use crate::text;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
@@ -30,20 +35,34 @@ pub(super) struct LogOptions {
 impl LogOptions {
     /// Begins to log to standard error.
     pub(super) fn init(&self) -> anyhow::Result<()> {
+        use tracing_subscriber::field::MakeExt;
         use tracing_subscriber::filter::Targets;
+        use tracing_subscriber::fmt::format::debug_fn;
         use tracing_subscriber::layer::{Layer, SubscriberExt};
         use tracing_subscriber::util::SubscriberInitExt;
         let filter: Targets =
             self.log.parse().with_context(|| format!("--log {} names no level", self.log))?;
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let layer = match self.log_format {
-            LogFormat::Text => {
-                layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed()
-            }
+            LogFormat::Text => layer
+                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+                .fmt_fields(debug_fn(field).delimited(" "))
+                .boxed(),
             LogFormat::Json => layer.json().boxed(),
         };
         tracing_subscriber::registry().with(layer.with_filter(filter)).init();
         Ok(())
+    }
+}
+
+/// Writes a field of a log in text form. What others wrote stays on its line.
+fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = format!("{value:?}");
+    let value = text::log_field(&value);
+    if field.name() == "message" {
+        write!(writer, "{value}")
+    } else {
+        write!(writer, "{field}={value}")
     }
 }
 

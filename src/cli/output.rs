@@ -1,13 +1,18 @@
-//! Tables for people, JSON and YAML for programs.
+//! Tables and messages for people, JSON and YAML for programs.
+//!
+//! The only module that prints, so that no foreign string reaches a terminal unescaped.
 
+#![allow(clippy::print_stderr)] // printing is this module's whole purpose
+
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use clap::ValueEnum;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, presets};
 use serde::Serialize;
 
 use crate::model::Time;
-use crate::yaml;
+use crate::{text, yaml};
 
 /// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -22,19 +27,51 @@ pub(super) enum Format {
 
 /// Prints data as JSON or YAML.
 pub(super) fn data<T: Serialize>(format: Format, value: &T) -> anyhow::Result<()> {
-    let text = match format {
-        Format::Yaml => yaml::to_string(value)?,
-        Format::Json | Format::Table => serde_json::to_string_pretty(value)? + "\n",
-    };
-    print(&text)
+    match format {
+        Format::Yaml => write(&yaml::to_string(value)?),
+        Format::Json | Format::Table => {
+            write(&text::json(&(serde_json::to_string_pretty(value)? + "\n")))
+        }
+    }
 }
 
-/// Prints text; a closed pipe is an error that [`is_broken_pipe`] recognises.
+/// Prints lines of text, what a terminal would obey escaped; a closed pipe is an error that
+/// [`is_broken_pipe`] recognises. Foreign strings in them are for [`line`] to keep on their line.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    write(&text::lines(text))
+}
+
+fn write(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(())
+}
+
+/// Adds a line, whatever is in it.
+pub(super) fn line(out: &mut String, text: impl Display) {
+    out.push_str(&text::line(&text.to_string()));
+    out.push('\n');
+}
+
+/// Says something to people on standard error, on one line.
+pub(super) fn say(text: impl Display) {
+    eprintln!("{}", text::line(&text.to_string()));
+}
+
+/// Says that something is amiss, and the work goes on.
+pub(super) fn warn(text: impl Display) {
+    say(format_args!("warning: {text}"));
+}
+
+/// Says what people should know.
+pub(super) fn note(text: impl Display) {
+    say(format_args!("note: {text}"));
+}
+
+/// Says why a command failed. The reason may have several lines.
+pub(super) fn error(text: impl Display) {
+    eprintln!("error: {}", text::message(&text.to_string()));
 }
 
 /// Whether an error is that of a reader who stopped early.
@@ -45,18 +82,26 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// A table without lines, as `kubectl` prints them.
+/// A table without lines, as `kubectl` prints them. What is in a cell stays in it.
+pub(super) struct Table(comfy_table::Table);
+
+impl Table {
+    pub(super) fn add_row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.0.add_row(cells.into_iter().map(|cell| text::line(&cell).into_owned()));
+    }
+}
+
 pub(super) fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
+    let mut table = comfy_table::Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
-    table
+    Table(table)
 }
 
 /// The table as text without trailing blanks.
 pub(super) fn render(table: &Table) -> String {
     let mut out = String::new();
-    for line in table.to_string().lines() {
+    for line in table.0.to_string().lines() {
         out.push_str(line.trim_end().strip_prefix(' ').unwrap_or(line.trim_end()));
         out.push('\n');
     }

@@ -1,5 +1,7 @@
 //! A line of progress on standard error, for people who wait.
 
+#![allow(clippy::print_stderr)] // moves the cursor, which output.rs would escape
+
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

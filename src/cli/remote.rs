@@ -151,7 +151,7 @@ impl RecorderOptions {
             anyhow::Ok((token, recorder, authority, pod))
         };
         let (token, recorder, authority, pod) = runtime.block_on(find)?;
-        eprintln!("note: asks {recorder}, pod {pod}");
+        super::output::note(format_args!("asks {recorder}, pod {pod}"));
         let trust = match (&self.ca_file, &authority) {
             (Some(file), _) => Trust::File(file),
             (None, Some(pem)) => Trust::Pem(pem),

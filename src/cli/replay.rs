@@ -79,8 +79,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     );
     let (cluster, snapshot) = loaded?;
     let mut partial = super::report_snapshot(&snapshot);
-    reader.errors().iter().for_each(|e| eprintln!("warning: {e}"));
-    reader.notes().iter().for_each(|n| eprintln!("note: {n}"));
+    reader.errors().iter().for_each(output::warn);
+    reader.notes().iter().for_each(output::note);
     if reader.reports().is_empty() {
         anyhow::bail!("none of the captures could be read; nothing was learned");
     }
@@ -126,7 +126,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         let report = &reading.reader.reports()[source as usize];
         let path = report.path.clone();
         if let Some(damage) = &report.damage {
-            eprintln!("warning: {path}: {damage}");
+            output::warn(format_args!("{path}: {damage}"));
             partial |= *damage != Damage::NoPacket;
         }
         let taught = reading.take(source, &view);
@@ -163,11 +163,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let count = |name: &str| summary.counters.get(name).copied().unwrap_or(0);
     if count(counter::CONNECTIONS) > 0 && count(counter::STRANGE) == count(counter::CONNECTIONS) {
         let example = summary.strange_example(&cluster);
-        eprintln!(
-            "warning: not one of the {} connections has an end that the snapshot knows{example}: most likely the snapshot is of \
-             another cluster or another time",
+        output::warn(format_args!(
+            "not one of the {} connections has an end that the snapshot knows{example}: most likely the snapshot is of another \
+             cluster or another time",
             count(counter::CONNECTIONS)
-        );
+        ));
         return Ok(Outcome::Mismatch);
     }
     // The process ends: the system takes its memory back at once, which is quicker than piece by

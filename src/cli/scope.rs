@@ -11,6 +11,7 @@ use super::output::{self, Format};
 use super::{ClusterOptions, Outcome, OutputOptions};
 use crate::generate::calls::{Declared, Planner};
 use crate::mesh::{Mesh, MeshPod, Sidecar, VirtualService, sidecar_from_text};
+use crate::model::valid;
 use crate::scope::report::ScopeReport;
 use crate::scope::{Call, Client, Route, Scope, everything, listeners, policy};
 use crate::snapshot;
@@ -87,10 +88,10 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let applied = match &tried {
         Some(s) => {
             if !s.selects(client.labels) {
-                eprintln!(
-                    "note: the selector of {} does not match the pod; shown is what it would give",
+                output::note(format_args!(
+                    "the selector of {} does not match the pod; shown is what it would give",
                     s.name
-                );
+                ));
             }
             Some(s)
         }
@@ -99,7 +100,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let egress = listeners(applied);
     for host in egress.iter().flat_map(|e| &e.hosts).filter(|_| tried.is_some()) {
         if let Some(why) = crate::mesh::validate_egress_host(host) {
-            eprintln!("warning: egress host {host:?}: istiod's validation refuses it: {why}");
+            output::warn(format_args!(
+                "egress host {host:?}: istiod's validation refuses it: {why}"
+            ));
         }
     }
     let scope = Scope::new(mesh, client.namespace, &egress, policy(mesh, applied));
@@ -171,8 +174,8 @@ fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Ve
     let (host, port) = rest.rsplit_once(':').with_context(wrong)?;
     let port = port.parse().ok().with_context(wrong)?;
     let address = address.map(str::parse).transpose().ok().with_context(wrong)?;
-    anyhow::ensure!(!host.is_empty(), wrong());
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    valid::called_host(&host).with_context(wrong)?;
     // The mesh as a whole tells what the host resolves to, whether it is in scope or not.
     let everything = [everything()];
     let full = Scope::new(scope.mesh, scope.namespace, &everything, scope.policy);
@@ -185,7 +188,7 @@ fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Ve
         address,
     });
     let plan = planner.finish();
-    plan.notes.iter().for_each(|n| eprintln!("note: {n}"));
+    plan.notes.iter().for_each(output::note);
     Ok(plan.calls.into_iter().map(|p| p.call).collect())
 }
 
@@ -224,7 +227,10 @@ fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
                 (None, true) => "the mesh's default",
                 (None, false) => "the namespace's default",
             };
-            out.push_str(&format!("Sidecar        {}/{} ({kind})\n", s.namespace, s.name));
+            output::line(
+                &mut out,
+                format_args!("Sidecar        {}/{} ({kind})", s.namespace, s.name),
+            );
         }
         None => out.push_str(
             "Sidecar        none: everything that is exported to the namespace is imported\n",
@@ -241,8 +247,8 @@ fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
         } else {
             l.virtual_services.join(", ")
         };
-        out.push_str(&format!("egress listener, {port}: {}\n", l.hosts.join(", ")));
-        out.push_str(&format!("  VirtualServices: {virtuals}\n"));
+        output::line(&mut out, format_args!("egress listener, {port}: {}", l.hosts.join(", ")));
+        output::line(&mut out, format_args!("  VirtualServices: {virtuals}"));
     }
     out.push('\n');
     let mut t =
@@ -263,26 +269,28 @@ fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
     for c in &answer.calls {
         let by: Vec<String> = c.route.virtual_services.iter().cloned().collect();
         let to: Vec<String> = c.route.clusters.iter().cloned().collect();
-        out.push_str(&format!(
-            "\ncall {}://{}:{} to {}: {}",
+        let mut call = format!(
+            "call {}://{}:{} to {}: {}",
             c.protocol, c.host, c.port, c.address, c.route.kind
-        ));
+        );
         if !by.is_empty() {
-            out.push_str(&format!(", by {}", by.join(", ")));
-        }
-        if !to.is_empty() {
-            out.push_str(&format!("\n  {}", to.join("\n  ")));
-        }
-        if !c.route.mirrors.is_empty() {
-            let all: Vec<String> = c.route.mirrors.iter().cloned().collect();
-            out.push_str(&format!("\n  mirrored to {}", all.join(", ")));
+            call.push_str(&format!(", by {}", by.join(", ")));
         }
         out.push('\n');
+        output::line(&mut out, call);
+        to.iter().for_each(|to| output::line(&mut out, format_args!("  {to}")));
+        if !c.route.mirrors.is_empty() {
+            let all: Vec<String> = c.route.mirrors.iter().cloned().collect();
+            output::line(&mut out, format_args!("  mirrored to {}", all.join(", ")));
+        }
     }
     if !answer.virtual_services_not_in_scope.is_empty() {
         out.push_str("\nnot in scope:\n");
         for u in &answer.virtual_services_not_in_scope {
-            out.push_str(&format!("  VirtualService {}: {}\n", u.virtual_service, u.why));
+            output::line(
+                &mut out,
+                format_args!("  VirtualService {}: {}", u.virtual_service, u.why),
+            );
         }
     }
     out

@@ -42,7 +42,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         Format::Table => {
             output::print(&table(&status))?;
             for limit in limits {
-                output::print(&format!("limited: {limit}\n"))?;
+                let mut out = String::new();
+                output::line(&mut out, format_args!("limited: {limit}"));
+                output::print(&out)?;
             }
         }
         format => output::data(format, &status)?,
@@ -91,20 +93,23 @@ fn table(status: &Status) -> String {
     let mut out = output::render(&t);
     for w in &status.workloads {
         for m in &w.scope_misses {
-            out.push_str(&format!(
-                "scope miss: {} reached {}:{} at the Service's own address {} times, last {}: its Sidecar lacks the host\n",
-                w.workload,
-                m.destination,
-                m.port,
-                m.tally.connections,
-                output::moment(m.tally.last_seen)
-            ));
+            output::line(
+                &mut out,
+                format_args!(
+                    "scope miss: {} reached {}:{} at the Service's own address {} times, last {}: its Sidecar lacks the host",
+                    w.workload,
+                    m.destination,
+                    m.port,
+                    m.tally.connections,
+                    output::moment(m.tally.last_seen)
+                ),
+            );
         }
     }
     out.push_str(&missing);
     for w in &status.workloads {
         for u in &w.unknown {
-            out.push_str(&format!("not known: {}: {u}\n", w.workload));
+            output::line(&mut out, format_args!("not known: {}: {u}", w.workload));
         }
     }
     for w in status.workloads.iter().filter(|w| w.not_accepted) {
@@ -116,7 +121,7 @@ fn table(status: &Status) -> String {
     for s in &status.sources {
         let losses = losses(s);
         if !losses.is_empty() {
-            out.push_str(&format!("lost: {}: {}\n", s.label, losses.join(", ")));
+            output::line(&mut out, format_args!("lost: {}: {}", s.label, losses.join(", ")));
         }
     }
     out

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::objects::{self, Meta, address, addresses, named_ports};
+use super::objects::{self, Meta, addresses, named_ports, read};
 use super::owners::{Owner, controller_of, data_plane, stable};
 use super::pool::{Labels, Pool};
 use super::{CaptureScope, Time};
@@ -35,6 +36,9 @@ pub(crate) struct PodBrief {
     pub addresses: Arc<[IpAddr]>,
     /// Ports that have a name, for Services whose endpoints are derived.
     pub ports: Box<[(Arc<str>, u16)]>,
+    /// Addresses and ranges that cannot be read, each with the field that holds it.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub unreadable: Box<[String]>,
     life: Life,
 }
 
@@ -80,6 +84,13 @@ impl PodBrief {
             deletion: metadata.deletion_timestamp,
             up: containers.iter().filter_map(started).min(),
         };
+        let mut unreadable = BTreeSet::new();
+        let mut refuse = |field: &str, text: &str| {
+            unreadable.insert(format!("{field} {text:?}"));
+        };
+        let capture = capture_scope(metadata, &mut refuse);
+        let host = read(&status.host_ip, |text| refuse("hostIP", text));
+        let addresses = addresses(pod, |text| refuse("podIP", text));
         Self {
             namespace: pool.word(&metadata.namespace),
             name: metadata.name.as_str().into(),
@@ -88,11 +99,12 @@ impl PodBrief {
             owner: controller_of(metadata, pool),
             data_plane: if spec.host_network { DataPlane::HostNetwork } else { data_plane(pod) },
             host_network: spec.host_network,
-            capture: pool.capture(capture_scope(metadata)),
+            capture: pool.capture(capture),
             node: pool.word(&spec.node_name),
-            host: address(&status.host_ip),
-            addresses: addresses(pod).into(),
+            host,
+            addresses: addresses.into(),
             ports: named_ports(pod).map(|(name, number)| (pool.word(name), number)).collect(),
+            unreadable: unreadable.into_iter().collect(),
             life,
         }
     }
@@ -173,20 +185,24 @@ impl ControllerBrief {
 
 /// Annotations of `istio-iptables` (`traffic.sidecar.istio.io/…`): what the proxy does not see is
 /// no matter of its Sidecar.
-fn capture_scope(meta: &Meta) -> CaptureScope {
-    let get = |name: &str| {
-        meta.annotations.get(&format!("traffic.sidecar.istio.io/{name}")).map(String::as_str)
-    };
-    let ranges = |text: &str| -> Vec<IpNet> {
-        text.split(',').filter_map(|r| r.trim().parse().ok()).collect()
-    };
-    let ports = |text: &str| -> BTreeSet<u16> {
-        text.split(',').filter_map(|p| p.trim().parse().ok()).collect()
-    };
+fn capture_scope(meta: &Meta, refuse: &mut impl FnMut(&str, &str)) -> CaptureScope {
+    fn list<T: FromStr, L: FromIterator<T>>(
+        meta: &Meta,
+        name: &str,
+        refuse: &mut impl FnMut(&str, &str),
+    ) -> Option<L> {
+        let text = meta.annotations.get(&format!("traffic.sidecar.istio.io/{name}"))?;
+        // All ranges, or all ports.
+        if text.trim() == "*" {
+            return None;
+        }
+        let parts = text.split(',').map(str::trim);
+        Some(parts.filter_map(|part| read(part, |text| refuse(name, text))).collect())
+    }
     CaptureScope {
-        include_ranges: get("includeOutboundIPRanges").filter(|t| t.trim() != "*").map(ranges),
-        exclude_ranges: get("excludeOutboundIPRanges").map(ranges).unwrap_or_default(),
-        exclude_ports: get("excludeOutboundPorts").map(ports).unwrap_or_default(),
-        include_ports: get("includeOutboundPorts").map(ports).unwrap_or_default(),
+        include_ranges: list::<IpNet, Vec<_>>(meta, "includeOutboundIPRanges", refuse),
+        exclude_ranges: list(meta, "excludeOutboundIPRanges", refuse).unwrap_or_default(),
+        exclude_ports: list(meta, "excludeOutboundPorts", refuse).unwrap_or_default(),
+        include_ports: list(meta, "includeOutboundPorts", refuse).unwrap_or_default(),
     }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use foldhash::HashMap;
 use ipnet::IpNet;
 
 use super::brief::{ControllerBrief, Interval, PodBrief};
-use super::objects::{self, address, target_port};
+use super::objects::{self, read, target_port};
 use super::owners::Owners;
 use super::pool::Pool;
 use super::turns::{End, Ended, Turn, hand_over, hand_over_endpoints};
@@ -103,8 +104,8 @@ impl Builder {
         };
         self.pods.sort_by(|(a, _), (b, _)| key(a).cmp(&key(b)));
         let derived = !self.services.is_empty() && self.slices.is_empty();
-        self.nodes_into(&mut cluster);
-        let by_name = self.services_into(&mut cluster);
+        self.nodes_into(&mut cluster, &mut problems);
+        let by_name = self.services_into(&mut cluster, &mut problems);
         self.slices_into(&mut cluster, &by_name, &mut problems);
         // What is in the indexes goes as soon as it can: both at once would be twice the memory,
         // which stays with the process.
@@ -120,17 +121,22 @@ impl Builder {
             }
         }
         self.pods_into(&mut cluster, &mut problems);
-        self.entries_into(&mut cluster);
+        self.entries_into(&mut cluster, &mut problems);
         let services: Vec<&objects::Service> = self.services.values().map(|s| &**s).collect();
         hand_over_endpoints(&mut cluster, &services);
         (cluster, problems)
     }
 
-    fn nodes_into(&self, cluster: &mut Cluster) {
+    fn nodes_into(&self, cluster: &mut Cluster, problems: &mut Vec<String>) {
         for node in &self.nodes {
-            cluster.nodes.extend(node.status.addresses.iter().filter_map(|a| address(&a.address)));
+            let mut unreadable = Unreadable::default();
+            // Names stand among the addresses (`Hostname`, `InternalDNS`, `ExternalDNS`).
+            let named = |kind: &str| kind == "Hostname" || kind.ends_with("DNS");
+            for a in node.status.addresses.iter().filter(|a| !named(&a.kind)) {
+                cluster.nodes.extend(unreadable.or_read::<IpAddr>("status.addresses", &a.address));
+            }
             for range in node.spec.pod_cidrs.iter().chain(std::iter::once(&node.spec.pod_cidr)) {
-                if let Ok(range) = range.parse::<IpNet>() {
+                if let Some(range) = unreadable.or_read::<IpNet>("podCIDR", range) {
                     if !cluster.pod_ranges.contains(&range) {
                         cluster.pod_ranges.push(range);
                     }
@@ -139,11 +145,16 @@ impl Builder {
                     cluster.nodes.extend(range.hosts().next());
                 }
             }
+            unreadable.name(format_args!("Node {}", node.metadata.name), problems);
         }
         cluster.nodes.extend(self.pods.iter().filter_map(|(p, _)| p.host));
     }
 
-    fn services_into(&self, cluster: &mut Cluster) -> HashMap<(String, String), u32> {
+    fn services_into(
+        &self,
+        cluster: &mut Cluster,
+        problems: &mut Vec<String>,
+    ) -> HashMap<(String, String), u32> {
         let mut by_name = HashMap::default();
         let mut own = Vec::new();
         for ((namespace, name), object) in &self.services {
@@ -163,18 +174,23 @@ impl Builder {
                     cluster.node_ports.insert((node_port, port.protocol.0), (index, port.port));
                 }
             }
+            let mut unreadable = Unreadable::default();
             let cluster_ips = spec
                 .cluster_ips
                 .iter()
                 .chain(std::iter::once(&spec.cluster_ip))
-                .filter_map(|a| address(a));
+                .filter_map(|a| unreadable.or_read("clusterIP", a));
             let cluster_ips: BTreeSet<IpAddr> = cluster_ips.collect();
             own.extend(cluster_ips.iter().copied());
             let public = spec
                 .external_ips
                 .iter()
                 .chain(object.status.load_balancer.ingress.iter().map(|i| &i.ip));
-            for a in cluster_ips.into_iter().chain(public.filter_map(|a| address(a))) {
+            let public: Vec<IpAddr> = public
+                .filter_map(|a| unreadable.or_read("externalIPs or loadBalancer", a))
+                .collect();
+            unreadable.name(format_args!("Service {namespace}/{name}"), problems);
+            for a in cluster_ips.into_iter().chain(public) {
                 let at = cluster.services_by_address.entry(a).or_default();
                 if !at.contains(&index) {
                     at.push(index);
@@ -212,6 +228,15 @@ impl Builder {
             };
             let meta = &slice.metadata;
             let Some(service) = meta.labels.get("kubernetes.io/service-name") else { continue };
+            // What a slice held before was named while it did. Names are read by nobody.
+            if until.is_none() && slice.address_type != "FQDN" {
+                let mut unreadable = Unreadable::default();
+                for a in slice.endpoints.iter().flat_map(|e| &e.addresses) {
+                    unreadable.or_read::<IpAddr>("endpoints", a);
+                }
+                unreadable
+                    .name(format_args!("EndpointSlice {}/{}", meta.namespace, meta.name), problems);
+            }
             let Some(&index) = by_name.get(&(meta.namespace.clone(), service.clone())) else {
                 problems.push(format!(
                     "EndpointSlice {}/{} belongs to the Service {service}, which is not in the snapshot: its endpoints are \
@@ -230,9 +255,8 @@ impl Builder {
                     .iter()
                     .filter(|p| p.name == port.name && p.protocol.0 == port.protocol.0);
                 for service_port in ports {
-                    for a in
-                        slice.endpoints.iter().flat_map(|e| &e.addresses).filter_map(|a| address(a))
-                    {
+                    let all = slice.endpoints.iter().flat_map(|e| &e.addresses);
+                    for a in all.filter_map(|a| a.parse::<IpAddr>().ok()) {
                         for &(from, until, sure) in when {
                             let backing = Backing {
                                 service: index,
@@ -291,6 +315,11 @@ impl Builder {
         let mut ended = Vec::new();
         cluster.pods.reserve_exact(pods.len());
         for (pod, deleted) in pods {
+            if !pod.unreadable.is_empty() && deleted.is_none() {
+                let mut unreadable = Unreadable::default();
+                unreadable.all.extend(pod.unreadable.iter().cloned());
+                unreadable.name(format_args!("Pod {}/{}", pod.namespace, pod.name), problems);
+            }
             let (workload, selector) = self.owners.workload(&pod);
             let selector = self.pool.labels(selector);
             let Interval { start, end, exact } = pod.interval(deleted.map(Ended::known));
@@ -329,8 +358,12 @@ impl Builder {
         cluster.pod_ranges.extend(known);
     }
 
-    fn entries_into(&self, cluster: &mut Cluster) {
+    fn entries_into(&self, cluster: &mut Cluster, problems: &mut Vec<String>) {
         for entry in &self.entries {
+            let meta = &entry.metadata;
+            let mut unreadable = Unreadable::default();
+            // Endpoints that the proxy looks up may be names, and sockets of the host are none.
+            let looked_up = entry.spec.resolution.contains("DNS");
             for host in &entry.spec.hosts {
                 let host = EntryHost {
                     host: host.to_ascii_lowercase(),
@@ -343,19 +376,56 @@ impl Builder {
                     .iter()
                     .chain(entry.status.addresses.iter().map(|a| &a.value));
                 for text in listed {
-                    if let Some(a) = address(text) {
+                    if let Ok(a) = text.parse() {
                         cluster.entries_by_address.entry(a).or_default().insert(host.clone());
-                    } else if let Ok(range) = text.parse::<IpNet>() {
+                    } else if let Some(range) = unreadable.or_read::<IpNet>("addresses", text) {
                         cluster.entry_ranges.push((range, host.clone()));
                     }
                 }
-                for a in entry.spec.endpoints.iter().filter_map(|e| address(&e.address)) {
-                    cluster.entry_endpoints.entry(a).or_default().insert(host.clone());
+                for text in entry.spec.endpoints.iter().map(|e| e.address.as_str()) {
+                    let read = if looked_up || text.starts_with("unix://") {
+                        text.parse().ok()
+                    } else {
+                        unreadable.or_read("endpoints", text)
+                    };
+                    if let Some(a) = read {
+                        cluster.entry_endpoints.entry(a).or_default().insert(host.clone());
+                    }
                 }
                 cluster.entries.entry(host.host.clone()).or_default().insert(host);
             }
+            unreadable
+                .name(format_args!("ServiceEntry {}/{}", meta.namespace, meta.name), problems);
         }
         cluster.entry_ranges.sort();
+    }
+}
+
+/// What of an object's addresses cannot be read.
+#[derive(Default)]
+struct Unreadable {
+    /// Field and text.
+    all: BTreeSet<String>,
+}
+
+impl Unreadable {
+    /// Reads an address or a range, or notes that it cannot be read.
+    fn or_read<T: FromStr>(&mut self, field: &str, text: &str) -> Option<T> {
+        read(text, |text| {
+            self.all.insert(format!("{field} {text:?}"));
+        })
+    }
+
+    /// Names what could not be read.
+    fn name(self, object: std::fmt::Arguments<'_>, problems: &mut Vec<String>) {
+        if self.all.is_empty() {
+            return;
+        }
+        let all = self.all.into_iter().collect::<Vec<_>>().join(", ");
+        problems.push(format!(
+            "{object}: no address can be read in {all}: connections that concern it are resolved as if the object had none; mend the \
+             object"
+        ));
     }
 }
 

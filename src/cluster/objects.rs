@@ -2,18 +2,21 @@
 //! fields, strict about the types of known ones (a wrong type is an error with the field's name,
 //! not a silent default).
 
+mod check;
 mod entry;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::pool::Labels;
 use crate::model::{Protocol, Time};
+pub(crate) use check::Check;
 pub(crate) use entry::{ServiceEntry, WorkloadSelector};
 
 /// `null` and absent alike give the default: `kubectl` prints both.
@@ -255,8 +258,12 @@ pub(crate) struct Ingress {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct EndpointSlice {
     pub metadata: Meta,
+    /// `IPv4`, `IPv6` or `FQDN`; in what was kept before, absent.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub address_type: String,
     #[serde(default, deserialize_with = "nullable")]
     pub endpoints: Vec<Endpoint>,
     #[serde(default, deserialize_with = "nullable")]
@@ -352,9 +359,18 @@ pub(crate) struct JobSpec {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Node {
     #[serde(default, deserialize_with = "nullable")]
+    pub metadata: NodeMeta,
+    #[serde(default, deserialize_with = "nullable")]
     pub spec: NodeSpec,
     #[serde(default, deserialize_with = "nullable")]
     pub status: NodeStatus,
+}
+
+/// Of a node, the name is enough.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub(crate) struct NodeMeta {
+    #[serde(default, deserialize_with = "nullable")]
+    pub name: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -373,6 +389,8 @@ pub(crate) struct NodeStatus {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct NodeAddress {
+    #[serde(default, rename = "type", deserialize_with = "nullable")]
+    pub kind: String,
     pub address: String,
 }
 
@@ -421,16 +439,21 @@ impl Envelope {
     }
 }
 
-/// Parses an address; `None` for the empty string and `None`-like words (`clusterIP: None`).
-pub(crate) fn address(text: &str) -> Option<IpAddr> {
-    text.parse().ok()
+/// Reads an address or a range. What is none is given to `refuse`, but for the empty string and
+/// the word that stands for no address (`clusterIP: None`).
+pub(crate) fn read<T: FromStr>(text: &str, refuse: impl FnOnce(&str)) -> Option<T> {
+    let read = text.parse().ok();
+    if read.is_none() && !text.is_empty() && text != "None" {
+        refuse(text);
+    }
+    read
 }
 
-/// A pod's addresses, the first one first.
-pub(crate) fn addresses(pod: &Pod) -> Vec<IpAddr> {
+/// A pod's addresses, the first one first. What is no address is given to `refuse`.
+pub(crate) fn addresses(pod: &Pod, mut refuse: impl FnMut(&str)) -> Vec<IpAddr> {
     let all = std::iter::once(&pod.status.pod_ip).chain(pod.status.pod_ips.iter().map(|p| &p.ip));
     let mut out: Vec<IpAddr> = Vec::new();
-    for a in all.filter_map(|a| address(a)) {
+    for a in all.filter_map(|a| read(a, &mut refuse)) {
         if !out.contains(&a) {
             out.push(a);
         }

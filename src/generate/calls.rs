@@ -14,7 +14,7 @@ use super::Known;
 use crate::mesh::host::{is_wildcard, matches, qualify};
 use crate::mesh::service::UNSPECIFIED;
 use crate::mesh::{AppProtocol, Mesh, Service};
-use crate::model::{Dependency, Destination, Grade, Protocol};
+use crate::model::{Dependency, Destination, Grade, Protocol, valid};
 use crate::scope::{Call, CallProtocol, Client, Scope, Treatment};
 
 /// Stands for an address of the world outside where none is known (TEST-NET-3, RFC 5737).
@@ -37,6 +37,35 @@ pub struct Declared {
     /// What the host resolves to; absent: as the mesh says.
     #[serde(default)]
     pub address: Option<IpAddr>,
+}
+
+impl Declared {
+    /// The call, where its words are what they should be.
+    ///
+    /// # Errors
+    /// In words, when the host is none, the port 0, or the protocol unknown.
+    pub fn checked(self) -> Result<Self, String> {
+        valid::called_host(&self.host).map_err(|e| e.to_string())?;
+        if self.port == Some(0) {
+            return Err("the port is 0, which nobody listens on".to_owned());
+        }
+        match self.protocol.as_deref() {
+            Some(other) if protocol(other).is_none() => {
+                Err(format!("the protocol {other:?} is none of http, tls, tcp"))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// The protocol of this name.
+fn protocol(name: &str) -> Option<CallProtocol> {
+    match name.to_ascii_lowercase().as_str() {
+        "http" | "http1" | "http2" | "grpc" => Some(CallProtocol::Http),
+        "tls" | "https" => Some(CallProtocol::Tls),
+        "tcp" => Some(CallProtocol::Tcp),
+        _ => None,
+    }
 }
 
 /// Where a call comes from.
@@ -119,18 +148,15 @@ impl<'a, 'm> Planner<'a, 'm> {
                 "{host} is declared without a port, and the mesh knows none: the call is left out"
             ));
         }
-        let protocol = match d.protocol.as_deref().map(str::to_ascii_lowercase).as_deref() {
-            Some("http" | "http1" | "http2" | "grpc") => Some(CallProtocol::Http),
-            Some("tls" | "https") => Some(CallProtocol::Tls),
-            Some("tcp") => Some(CallProtocol::Tcp),
-            Some(other) => {
+        let protocol = d.protocol.as_deref().and_then(|name| {
+            let known = protocol(name);
+            if known.is_none() {
                 self.plan.notes.push(format!(
-                    "{host}: the protocol {other:?} is none of http, tls, tcp: the port decides"
+                    "{host}: the protocol {name:?} is none of http, tls, tcp: the port decides"
                 ));
-                None
             }
-            None => None,
-        };
+            known
+        });
         for port in ports {
             for call in self.expand(&host, port, protocol, d.address) {
                 self.add(call, Origin::Declared, None);

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::mesh::{Egress, Sidecar};
-use crate::yaml;
+use crate::{text, yaml};
 
 /// A `networking.istio.io/v1` Sidecar. Fields stand in the order in which people write them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -104,9 +104,8 @@ impl Manifest {
     pub fn to_yaml(&self, notes: &[String]) -> Result<String, yaml::Error> {
         let mut out = String::new();
         for note in notes {
-            // A comment ends at any line break.
             out.push_str("# ");
-            out.extend(note.chars().map(|c| if c.is_control() { ' ' } else { c }));
+            out.push_str(&text::comment(note));
             out.push('\n');
         }
         out.push_str(&yaml::to_string(self)?);

@@ -10,6 +10,7 @@ use foldhash::HashMap;
 
 use crate::mesh::host::{is_wildcard, matches, subset_of};
 use crate::mesh::{Egress, Mesh, MeshPod, Sidecar};
+use crate::model::valid;
 use crate::scope::clusters::Size;
 use crate::scope::inbound::{self, own_services};
 use crate::scope::{Call, Client, Scope, Scoped, Treatment};
@@ -230,7 +231,10 @@ impl<'a, 'm> Search<'a, 'm> {
         {
             hosts.extend(own_services(self.demand.full, instance.pod));
         }
-        let list = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
+        // What is no host is not listed; whether the calls do without is for the proof to tell.
+        let list = |set: &BTreeSet<String>| {
+            set.iter().filter(|e| listable(e)).cloned().collect::<Vec<_>>()
+        };
         if self.broken(&list(&hosts)).is_none() {
             return (list(&hosts), Widening::None);
         }
@@ -279,7 +283,7 @@ impl<'a, 'm> Search<'a, 'm> {
         let exact = all.flat_map(|v| {
             v.hosts.iter().filter(|h| !is_wildcard(h)).map(move |h| format!("{}/{h}", v.namespace))
         });
-        let mut more: BTreeSet<String> = exact.collect();
+        let mut more: BTreeSet<String> = exact.filter(|e| listable(e)).collect();
         more.extend(hosts.iter().cloned());
         let more: Vec<String> = more.into_iter().collect();
         (more.len() > hosts.len() && self.broken(&more).is_none()).then_some(more)
@@ -433,6 +437,16 @@ impl<'a, 'm> Search<'a, 'm> {
             hosts: if hosts.is_empty() { vec![SILENT.to_owned()] } else { hosts },
         }
     }
+}
+
+/// Whether an egress list may hold an entry: what packets name need be no host, and istiod refuses
+/// a Sidecar with one that is none.
+fn listable(entry: &str) -> bool {
+    let Some((namespace, host)) = entry.split_once('/') else { return false };
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    let of_a_namespace =
+        matches!(namespace, "." | "*" | "~") || valid::namespace(namespace).is_ok();
+    of_a_namespace && (host == "*" || valid::is_host(name))
 }
 
 fn backing(scope: &Scope<'_>, host: &str, port: u16) -> Option<u32> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Known;
 use crate::cluster::{Cluster, Named};
-use crate::model::{Dependency, Destination, Protocol};
+use crate::model::{Dependency, Destination, Protocol, valid};
 use crate::scope::Scope;
 
 /// Whether a dependency is reason for a host: it leads to a Service or a ServiceEntry over TCP.
@@ -47,6 +47,17 @@ pub(super) fn of_dependencies(known: &Known, notes: &mut Vec<String>) {
             )),
             Destination::Unresolved { why, .. } => notes
                 .push(format!("{n} connections to {to}:{port} could not be resolved ({why}): what they need is missing here")),
+        }
+        let named = match to {
+            Destination::External { host, namespace: Some(_), .. } => host.as_ref(),
+            _ => None,
+        };
+        for name in
+            named.into_iter().chain(d.addressed.keys()).filter(|n| !valid::is_wildcard_host(n))
+        {
+            notes.push(format!(
+                "{name} was named on the wire and is no valid host name: it is never listed, and what is listed keeps its route"
+            ));
         }
         if let Some(missed) = d.scope_miss {
             notes.push(format!(

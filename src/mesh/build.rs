@@ -137,7 +137,7 @@ impl Builder {
                 namespace: p.metadata.namespace.clone(),
                 name: p.metadata.name.clone(),
                 labels: Arc::clone(&p.metadata.labels),
-                addresses: kube::addresses(p),
+                addresses: kube::addresses(p, |_| {}),
                 ready: p.is_ready(),
             })
             .collect();

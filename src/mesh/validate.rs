@@ -6,6 +6,7 @@
 
 use super::Builder;
 use super::objects::{Egress, Object, SidecarSpec};
+use crate::model::valid;
 
 /// Why an egress host is refused; `None` when it is fine.
 pub fn egress_host(entry: &str) -> Option<&'static str> {
@@ -16,7 +17,7 @@ pub fn egress_host(entry: &str) -> Option<&'static str> {
         return Some("a host holds exactly one slash");
     }
     let namespace = namespace.strip_prefix('~').unwrap_or(namespace);
-    if !matches!(namespace, "" | "*" | ".") && !is_label(namespace) {
+    if !matches!(namespace, "" | "*" | ".") && valid::namespace(namespace).is_err() {
         return Some("the namespace must be a name, `.`, `*` or `~`");
     }
     if namespace.is_empty() && !entry.starts_with('~') {
@@ -32,20 +33,10 @@ pub fn egress_host(entry: &str) -> Option<&'static str> {
     if rest.contains('*') {
         return Some("a wildcard may only be the whole left-most label");
     }
-    if rest.len() > 255 || !rest.trim_end_matches('.').split('.').all(is_label) {
+    if !valid::is_host(rest) {
         return Some("it is not a DNS name");
     }
     None
-}
-
-/// A DNS label (RFC 1123); upper case is refused by some of Istio's checks and accepted here.
-fn is_label(label: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    !label.is_empty()
-        && label.len() <= 63
-        && label.bytes().all(inner)
-        && !label.starts_with('-')
-        && !label.ends_with('-')
 }
 
 /// Checks all objects.

@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
+use super::valid::validate;
 use super::{Asked, Edge, Observed, Watching, size};
 use crate::cluster::{Labels, Pod};
 use crate::model::{BatchId, Folded, Ownership, Spans, Time};
@@ -325,6 +326,7 @@ impl<R: BufRead> Reader<R> {
                 why: format!("the batch speaks of pod {pod} and holds {pods}"),
             });
         }
+        validate(&batch).map_err(|why| ReadError::Malformed { line: begin, why })?;
         Ok(batch)
     }
 }

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Kind};
 use super::{Applied, Raised, Store, StoreError};
-use crate::model::{Acceptance, Baseline, Batch, BatchId, Counted, Dependency, Ledger, Record};
+use crate::model::{
+    Acceptance, Baseline, Batch, BatchId, Counted, Dependency, Ledger, Record, valid,
+};
 
 /// Version of the export format.
 const VERSION: u32 = 1;
@@ -397,19 +399,32 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
             _ if at == 1 => return Err(fail("an export begins with its version".to_owned())),
             _ if end.is_some() => return Err(fail("there is more after the end".to_owned())),
             Line::Sidecarta(_) => return Err(fail("a second header".to_owned())),
-            Line::Row(record) => out.records.push(*record),
+            Line::Row(record) => {
+                valid::record(&record).map_err(|e| fail(e.to_string()))?;
+                out.records.push(*record);
+            }
             Line::Kept(kept) => out
                 .keep(kept)
                 .ok_or_else(|| fail("a batch that waits cannot be read".to_owned()))?,
-            Line::Baseline(baseline) => out.baselines.push(*baseline),
-            Line::Alert(alert) => out.alerts.push(*alert),
-            Line::Accepted(acceptance) => out.acceptances.push(acceptance),
+            Line::Baseline(baseline) => {
+                valid::baseline(&baseline).map_err(|e| fail(e.to_string()))?;
+                out.baselines.push(*baseline);
+            }
+            Line::Alert(raised) => {
+                valid::alert(&raised.alert).map_err(|e| fail(e.to_string()))?;
+                out.alerts.push(*raised);
+            }
+            Line::Accepted(acceptance) => {
+                valid::acceptance(&acceptance).map_err(|e| fail(e.to_string()))?;
+                out.acceptances.push(acceptance);
+            }
             Line::Counted(line) => {
                 if !out.add_counted(&line) {
                     return Err(fail("what was counted is cut".to_owned()));
                 }
             }
             Line::Batch(id) => {
+                valid::word("the source", &id.source).map_err(|e| fail(e.to_string()))?;
                 out.batches.insert(id);
             }
             Line::End(footer) => end = Some(footer),

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::Shared;
 use super::kinds::{Kind, Slim};
 use super::known::{PODS, State};
+use crate::cluster::objects::Check;
 
 /// When to ask again for what is absent or forbidden: somebody has to change the cluster first.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -29,7 +30,7 @@ pub(super) async fn follow<T>(
     fields: Option<String>,
     shared: &Shared,
 ) where
-    T: DeserializeOwned + Clone + Debug + Send + Sync + 'static,
+    T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static,
 {
     let api: Api<Slim<T>> = Api::all_with(client, &kind.resource());
     let mut config = watcher::Config::default().page_size(PAGE);
@@ -72,7 +73,7 @@ async fn session<T>(
     shared: &Shared,
 ) -> End
 where
-    T: DeserializeOwned + Clone + Debug + Send + Sync + 'static,
+    T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static,
 {
     let mut events = pin!(watcher(api.clone(), config));
     let mut listed = None;
@@ -156,7 +157,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn tell<T: DeserializeOwned + Clone + Debug + Send + Sync + 'static>(
+fn tell<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static>(
     kind: &Kind<T>,
     state: &State,
     pause: Duration,

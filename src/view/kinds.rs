@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 use tokio::task::JoinSet;
 
 use super::{Shared, follow};
-use crate::cluster::objects::{Controller, EndpointSlice, Node, Pod, Service, ServiceEntry};
+use crate::cluster::objects::{Check, Controller, EndpointSlice, Node, Pod, Service, ServiceEntry};
 use crate::cluster::{Builder, ControllerBrief, PodBrief, Pool};
 
 /// A kind, and the type that its objects are read as.
@@ -74,7 +74,7 @@ pub(super) fn all(client: &Client, shared: &Arc<Shared>, watches: &mut JoinSet<(
     }
 }
 
-impl<T: DeserializeOwned + Clone + Debug + Send + Sync + 'static> Kind<T> {
+impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> Kind<T> {
     /// Watches this kind, of the whole cluster or what the fields select of it.
     pub(super) fn follow(
         self,
@@ -108,7 +108,8 @@ impl<T: DeserializeOwned + Clone + Debug + Send + Sync + 'static> Kind<T> {
     pub(super) fn seen(&self, slim: Slim<T>, pool: &mut Pool) -> Seen {
         let Slim { meta, object } = slim;
         let (name, uid) = (meta.name.unwrap_or_default(), meta.uid.unwrap_or_default());
-        let object = object.map(|o| (self.wrap)(o, pool));
+        let checked = object.and_then(|o| o.check().map(|()| o).map_err(|e| e.to_string()));
+        let object = checked.map(|o| (self.wrap)(o, pool));
         let (name, uid) = match &object {
             Ok(Object::Pod(pod)) => (Arc::clone(&pod.name), Arc::clone(&pod.uid)),
             Ok(Object::Controller(controller)) => (Arc::clone(&controller.name), uid.into()),

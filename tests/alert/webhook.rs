@@ -118,7 +118,8 @@ async fn one_request_that_is_refused_does_not_hold_up_the_rest() {
 
 fn slack(alerts: &[Alert]) -> String {
     let body: Value = serde_json::from_slice(&Form::Slack.body(alerts)).unwrap();
-    assert_eq!(body.as_object().unwrap().len(), 1);
+    assert_eq!(body.as_object().unwrap().len(), 2);
+    assert_eq!(body["mrkdwn"], false, "names hold `_` and `*`");
     body["text"].as_str().unwrap().to_owned()
 }
 
@@ -133,7 +134,7 @@ async fn slack_has_a_line_for_each_and_no_links() {
         vec![hostile, Alert { kind: AlertKind::CoverageLost, destination: None, ..alert("till") }];
     assert_eq!(
         slack(&all),
-        "shop/cart calls &lt;!channel&gt; &amp; &lt;https://evil|click&gt; rm:443, which it was never seen to call before it was \
+        "shop/cart calls &lt;\\u{21}channel&gt; &amp; &lt;https://evil|click&gt;\\nrm:443, which it was never seen to call before it was \
          accepted\nshop/till is not watched any more: what it calls now is not seen"
     );
     all.extend((0..18).map(|i| alert(&format!("w{i}"))));
@@ -265,7 +266,9 @@ proptest! {
         let told = body["alerts"].as_array().unwrap();
         prop_assert_eq!(told.len(), alerts.len());
         for (told, alert) in told.iter().zip(&alerts) {
-            prop_assert_eq!(told["text"].as_str().unwrap(), alert.text());
+            let shown = told["text"].as_str().unwrap();
+            prop_assert!(!shown.contains(['<', '>', '[', '`', '\n', '\u{1b}', '\u{202e}']), "{}", shown);
+            prop_assert!(shown == alert.text() || shown.contains("\\"), "{}", shown);
             prop_assert_eq!(told["id"].as_str().unwrap(), alert.id());
         }
         let text = slack(&alerts);

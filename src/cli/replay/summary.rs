@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use crate::cli::status;
+use crate::cli::{output, status};
 use crate::learn::{Taught, counter};
 use crate::model::{
     Batch, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId,
@@ -154,10 +154,7 @@ impl Summary {
     pub fn to_text(&self) -> String {
         let count = |name: &str| self.counters.get(name).copied().unwrap_or(0);
         let mut out = String::new();
-        let mut line = |text: String| {
-            out.push_str(&text);
-            out.push('\n');
-        };
+        let mut line = |text: String| output::line(&mut out, text);
         line(format!(
             "packets       {} read, {} used, {} of no IP, {} of other protocols",
             count("packets"),
