@@ -42,6 +42,8 @@ struct Lesson {
     counted: Vec<Counted>,
     /// It teaches more than what was learned before.
     is_new: bool,
+    /// Connections that stay counted for another dependency.
+    elsewhere: u64,
     spans: Spans,
 }
 
@@ -56,6 +58,9 @@ pub struct Taught {
     pub before: BTreeMap<String, u64>,
     /// It teaches more than what was learned before.
     pub is_new: bool,
+    /// Connections of which an earlier source showed less: they stay counted for the dependency
+    /// that it showed, and the one that this source shows is learned without them.
+    pub elsewhere: u64,
 }
 
 /// Aggregates observations per source, against one view of the cluster.
@@ -295,8 +300,8 @@ impl<'a> Learner<'a> {
         let mut counted = std::mem::take(&mut lesson.counted);
         counted.sort_unstable();
         let before = lesson.before.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
-        let is_new = lesson.is_new;
-        Taught { batch: lesson.batch(id, label, counters), counted, before, is_new }
+        let (is_new, elsewhere) = (lesson.is_new, lesson.elsewhere);
+        Taught { batch: lesson.batch(id, label, counters), counted, before, is_new, elsewhere }
     }
 }
 
@@ -389,6 +394,7 @@ impl Lesson {
         }
         self.counted.extend(other.counted);
         self.is_new |= other.is_new;
+        self.elsewhere += other.elsewhere;
         self.spans.merge(&other.spans);
     }
 

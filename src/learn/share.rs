@@ -135,6 +135,7 @@ impl Lesson {
             },
         };
         if share.teaches && !before.noted {
+            self.elsewhere += u64::from(before.facets.is_none());
             self.is_new |= before.facets.is_none_or(|facets| now.facets & !facets != 0);
             self.counted.push(now);
         }

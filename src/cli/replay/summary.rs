@@ -32,6 +32,8 @@ pub(super) struct Summary {
     pub counters: BTreeMap<String, u64>,
     /// Connections that other captures showed before: they count nothing.
     counted_before: u64,
+    /// Of these, connections of which another dependency is known now than they are counted for.
+    counted_elsewhere: u64,
     /// Captures that are held have taught something in the company of the others.
     pub together: bool,
     /// Captures in the store of which it is not noted which connections they counted.
@@ -56,7 +58,8 @@ pub(super) struct Summary {
 
 impl Summary {
     pub fn add(&mut self, taught: Taught) {
-        let Taught { batch, before, .. } = taught;
+        let Taught { batch, before, elsewhere, .. } = taught;
+        self.counted_elsewhere += elsewhere;
         self.captures += 1;
         self.counted_before += before.get(counter::CONNECTIONS).copied().unwrap_or(0);
         for (name, n) in before {
@@ -201,20 +204,30 @@ impl Summary {
         let new = self.captures - self.already_held.len() as u64;
         if new > 0 && self.counted_before > 0 {
             line(format!(
-                "once          {} connections count nothing: captures that were learned before show them as well",
+                "once          {} connections count nothing: captures that were learned before show \
+                 them as well",
                 self.counted_before
+            ));
+        }
+        if self.counted_elsewhere > 0 {
+            line(format!(
+                "elsewhere     {} of them stay counted for what was known of them before; what is \
+                 known now is listed without them",
+                self.counted_elsewhere
             ));
         }
         if self.together {
             line(
-                "together      these captures show more together than those learned before did: that was added"
+                "together      these captures show more together than those learned before did: that \
+                 was added"
                     .to_owned(),
             );
         }
         if self.uncounted > 0 {
             line(format!(
-                "note          {} captures were learned by a program that did not note their connections: what these show as well \
-                 counts twice. Replay them again, alone: nothing counts then, and their connections are noted",
+                "note          {} captures were learned by a program that did not note their \
+                 connections: what these show as well counts twice. Replay them again, alone: \
+                 nothing counts then, and their connections are noted",
                 self.uncounted
             ));
         }
