@@ -122,7 +122,7 @@ fn a_workload_accepted_by_itself_leaves_the_others_learning() {
     world.learn(calls(&web, 80, 3, 10, 20));
     let least = Thresholds::default();
     let accepted = accept_ready(&mut world.store, &least, Time(5)).unwrap();
-    assert_eq!(accepted.into_keys().collect::<Vec<_>>(), [web.clone()]);
+    assert_eq!(accepted.into_keys().collect::<Vec<_>>(), std::slice::from_ref(&web));
     assert!(world.notice(calls(&late, 80, 1, 10, 20)).is_empty());
     let by = world.store.baseline(&web).unwrap().unwrap().by;
     assert_eq!(by.as_deref(), Some("sidecarta (enough is known)"));
