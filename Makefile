@@ -8,7 +8,7 @@ export CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidecarta
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 BIN := $(CARGO_TARGET_DIR)/release/sidecarta
 
-.PHONY: demo test bench mesh test-fresh build setup setup-test setup-bench lint clean
+.PHONY: demo test torture bench mesh test-fresh build setup setup-test setup-bench lint clean
 # What is missing comes before what needs it.
 .NOTPARALLEL:
 
@@ -17,6 +17,11 @@ demo: build
 
 test: setup-test lint
 	PATH="$(CACHE)/alertmanager/usr/bin:$(CACHE)/prometheus/usr/bin:$$PATH:/usr/sbin:/sbin" cargo test --workspace --locked
+
+# The fault sweeps and attacks of `make test`, whole: every call that can fail, 1,000 damaged stores,
+# 1,000 kills. Takes an hour or so.
+torture: setup-test
+	SIDECARTA_TORTURE=1 SIDECARTA_KILLS=1000 cargo test --locked --test store_faults --test recorder -- --nocapture
 
 lint: setup
 	cargo fmt --all --check

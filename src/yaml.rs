@@ -55,7 +55,10 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
 /// When the value cannot be YAML (a map with complex keys).
 pub fn to_string<T: Serialize>(value: &T) -> Result<String, Error> {
     let text = serde_yaml::to_string(value)?;
-    if text.bytes().all(|b| matches!(b, b'\n' | b' '..=b'~')) {
+    // The library escapes some characters itself, and writes such a key behind `? `, on lines of
+    // another form than the guard reads.
+    let has_long_key = text.contains("? ");
+    if !has_long_key && text.bytes().all(|b| matches!(b, b'\n' | b' '..=b'~')) {
         return Ok(guard(&text));
     }
     // The library writes other characters as they are. Strings with such stand in double quotes:
@@ -227,6 +230,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_key_that_the_library_writes_on_lines_of_its_own_is_read_back() {
+        let value = BTreeMap::from([("\u{feff}\n---\n", vec!["=\n---\n"])]);
+        let text = to_string(&value).unwrap();
+        assert_eq!(text, "\"\\ufeff\\n---\\n\":\n- \"=\\n---\\n\"\n");
+    }
 
     /// What a YAML 1.1 reader takes for something other than a string, written down independently
     /// from the regular expressions on yaml.org/type (as whole-string rules).

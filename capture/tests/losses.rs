@@ -12,7 +12,10 @@ use etherparse::PacketBuilder;
 use sidecarta_capture::frame::{Direction, Frame, LinkType};
 use sidecarta_capture::loss::Counters;
 use sidecarta_capture::meter::{Config, KnownPorts, Meter};
-use sidecarta_capture::observation::InterfaceId;
+use sidecarta_capture::observation::{InterfaceId, OwnedBy};
+
+/// An interface of which the node tells whose it is: of none that the frames are of.
+const OWNED: u32 = 77;
 
 /// A frame, with what it was on the wire and where it was seen.
 struct Seen {
@@ -38,6 +41,8 @@ fn seen(data: Vec<u8>) -> Seen {
 fn count(config: Config, frames: &[Seen]) -> Counters {
     let known = KnownPorts { ports: [8080].into(), ..KnownPorts::default() };
     let mut meter = Meter::new(config, known);
+    meter.watch(OWNED, 0);
+    meter.set_evidence(OWNED, vec![([10, 244, 9, 9].into(), OwnedBy::Route)]);
     for f in frames {
         let frame = Frame {
             time: f.time,
@@ -118,6 +123,8 @@ fn cases() -> Vec<Case> {
         direction: Direction::Sent,
         ..seen(tcp(40_000, &Packet { seq: 8, ack: Some(9), ..Packet::default() }))
     };
+    let forged = Seen { direction: Direction::Received, ..on(OWNED, syn(40_000)) };
+    let unasked = Seen { direction: Direction::Sent, ..answer(1) };
     let later = Seen { time: 3_600 * SECOND, ..seen(syn(40_001)) };
     vec![
         ("packets", usual, vec![seen(syn(40_000))], 1),
@@ -160,6 +167,8 @@ fn cases() -> Vec<Case> {
             2,
         ),
         ("arriving-connections", usual, once(arrives).chain([later]).collect(), 1),
+        ("forged-source", usual, vec![forged], 1),
+        ("unasked-answers", usual, vec![unasked], 1),
         ("repeated-sightings", usual, vec![on(1, syn(40_000)), on(2, syn(40_000))], 1),
     ]
 }

@@ -342,7 +342,7 @@ fn edge_with(names: Names) -> String {
 
 #[test]
 fn more_than_an_agent_can_have_seen_is_refused_with_the_reason() {
-    let many = |n: usize| vec![String::new(); n];
+    let many = |n: usize| vec!["h2".to_owned(); n];
     let dns = |n: usize, question: &str| {
         let one = DnsName { question: question.to_owned(), canonical: None, answered: 0 };
         vec![one; n]
@@ -373,7 +373,7 @@ fn more_than_an_agent_can_have_seen_is_refused_with_the_reason() {
         let why = read.expect_err(what).to_string();
         assert!(why.contains(what) && why.contains("line 3"), "{what}: {why}");
     }
-    let most = Names { alpn: many(16), dns: dns(16, &long[1..]), ..none };
+    let most = Names { alpn: many(16), dns: dns(16, &long[..1_020]), ..none };
     assert!(Reader::new(&with(&edge_with(most))[..]).next().unwrap().is_ok());
 }
 
