@@ -126,7 +126,7 @@ pub fn domain(host: &str) -> Option<String> {
     let plain = |l: &&str| {
         !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
-    if labels.len() < 2 || !labels.iter().all(|l| plain(l)) {
+    if labels.len() < 2 || !labels.iter().all(plain) {
         return None;
     }
     let n = labels.len();

@@ -450,7 +450,7 @@ fn unpack(bytes: &[u8]) -> Result<Observed, String> {
     let damaged = |e: std::io::Error| format!("its compression: {e}");
     let memory = allowance(packed.text_length().map_err(damaged)?);
     let batch = Reader::new(packed.text().map_err(damaged)?).within(memory).next();
-    batch.unwrap_or_else(|| Err(ReadError::Cut { line: 1 })).map_err(|e| e.to_string())
+    batch.unwrap_or(Err(ReadError::Cut { line: 1 })).map_err(|e| e.to_string())
 }
 
 /// What batches have taught, and what of them is kept apart.
