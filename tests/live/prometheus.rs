@@ -173,7 +173,7 @@ fn the_real_one_scrapes_both_and_fires_the_rules() {
         .as_str()
         .unwrap();
     let not_lost: BTreeSet<&str> = losses.split('"').nth(1).unwrap().split('|').collect();
-    let events = asked(&world, "label/event/values");
+    let events = asked(&world, "label/event/values?match%5B%5D=sidecarta_agent_events_total");
     for event in events.as_array().unwrap().iter().filter_map(Value::as_str) {
         let counters = [(event.to_owned(), 1)].into();
         let source = Source {

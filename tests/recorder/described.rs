@@ -15,9 +15,11 @@ fn described() -> Value {
     sidecarta::yaml::from_str(include_str!("../../openapi.yaml")).unwrap()
 }
 
+type Key = (&'static str, bool, &'static str);
+
 /// Keys that OpenAPI 3.0.3 knows of an object of a kind, as far as the description uses them: the
 /// key, whether it must be there, and what its value is (empty: anything; `*`: a map of these).
-const FORMS: [(&str, &[(&str, bool, &str)]); 15] = [
+const FORMS: [(&str, &[Key]); 15] = [
     (
         "document",
         &[
