@@ -146,7 +146,7 @@ fn a_block_that_claims_more_than_any_packet_is_not_waited_for() {
 #[test]
 fn connections_that_are_over_are_forgotten_while_time_stands_still() {
     let _alone = alone();
-    const FLOWS: u32 = 300_000;
+    const FLOWS: u32 = 600_000;
     let config = Config { max_flows: 1_000, ..Config::default() };
     let (evicted, used) = measured(|| {
         let mut wire = Wire::with(config, KnownPorts::default());
@@ -165,5 +165,6 @@ fn connections_that_are_over_are_forgotten_while_time_stands_still() {
         wire.meter.counters().evicted_flows
     });
     assert_eq!(evicted, 0, "one that is over is no loss");
-    assert!(used < 4, "{used} MiB");
+    // SYNs that may be translated later are remembered, a bounded number of them.
+    assert!(used < 12, "{used} MiB");
 }
