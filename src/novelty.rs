@@ -222,7 +222,7 @@ fn look<'a>(
     recent: bool,
 ) -> Result<Vec<Alert>, StoreError> {
     let mut baselines: BTreeMap<&WorkloadId, Option<Baseline>> = BTreeMap::new();
-    let (mut new, mut rows) = (Vec::new(), Vec::new());
+    let mut alerts = Found::default();
     let accepted = store.acceptances()?;
     let mut new_workloads: BTreeSet<&WorkloadId> = BTreeSet::new();
     for d in dependencies.filter(|d| matters(d)) {
@@ -245,60 +245,21 @@ fn look<'a>(
         for (holds, kind, tally) in found {
             let Some(tally) = tally.filter(|_| holds) else { continue };
             let alert = Alert {
-                kind,
-                workload: workload.clone(),
                 destination: Some(d.key.destination.clone()),
                 port: d.key.port,
                 protocol: Some(d.key.protocol),
-                first_seen: tally.first_seen,
-                last_seen: tally.last_seen,
-                connections: tally.connections,
-                dependencies: None,
-                raised: now,
-                ignored: None,
-                ignored_by: None,
-                ignored_at: None,
+                ..Alert::about(kind, workload, tally, now)
             };
-            match store.alert(&alert)? {
-                None => {
-                    new.push(alert.clone());
-                    rows.push(Raised { alert, deliveries: BTreeMap::new() });
-                }
-                Some(mut known) => {
-                    let (mut tally, more) = (known.alert.tally(), tally);
-                    // A batch tells what came in addition, the whole store what there is.
-                    if recent {
-                        tally.merge(&more);
-                    } else {
-                        tally = more;
-                    }
-                    if tally != known.alert.tally() {
-                        known.alert.set(tally);
-                        rows.push(known);
-                    }
-                }
-            }
+            alerts.add(store, alert, recent)?;
         }
     }
     for workload in new_workloads {
-        let Some(alert) = new_workload(store, workload, now)? else { continue };
-        match store.alert(&alert)? {
-            None => {
-                new.push(alert.clone());
-                rows.push(Raised { alert, deliveries: BTreeMap::new() });
-            }
-            Some(mut known) => {
-                let tally = alert.tally();
-                if (known.alert.tally(), known.alert.dependencies) != (tally, alert.dependencies) {
-                    known.alert.set(tally);
-                    known.alert.dependencies = alert.dependencies;
-                    rows.push(known);
-                }
-            }
+        if let Some(alert) = new_workload(store, workload, now)? {
+            // Its numbers are those of the whole store.
+            alerts.add(store, alert, false)?;
         }
     }
-    store.raise(&rows)?;
-    Ok(new)
+    alerts.write(store)
 }
 
 /// The alert about a workload that nobody accepted, of all that is stored of it; `None` where it
@@ -317,19 +278,8 @@ fn new_workload(
         dependencies += 1;
     }
     Ok(Some(Alert {
-        kind: AlertKind::NewWorkload,
-        workload: workload.clone(),
-        destination: None,
-        port: 0,
-        protocol: None,
-        first_seen: tally.first_seen,
-        last_seen: tally.last_seen,
-        connections: tally.connections,
         dependencies: Some(dependencies),
-        raised: now,
-        ignored: None,
-        ignored_by: None,
-        ignored_at: None,
+        ..Alert::about(AlertKind::NewWorkload, workload, tally, now)
     }))
 }
 
@@ -365,21 +315,8 @@ pub fn coverage(
         else {
             continue;
         };
-        let alert = Alert {
-            kind: AlertKind::CoverageLost,
-            workload: id.clone(),
-            destination: None,
-            port: 0,
-            protocol: None,
-            first_seen: first,
-            last_seen: last,
-            connections: 0,
-            dependencies: None,
-            raised: now,
-            ignored: None,
-            ignored_by: None,
-            ignored_at: None,
-        };
+        let seen = Tally::new(0, first, last);
+        let alert = Alert::about(AlertKind::CoverageLost, id, seen, now);
         let lost = running.contains(id) && now.since(last) >= patience.unwatched;
         match (lost, store.alert(&alert)?) {
             (true, None) => {
@@ -395,7 +332,64 @@ pub fn coverage(
     Ok(new)
 }
 
+/// Alerts that were found: those that are new, and the rows of all that changed.
+#[derive(Default)]
+struct Found {
+    new: Vec<Alert>,
+    rows: Vec<Raised>,
+}
+
+impl Found {
+    /// Adds an alert, or brings the one about the same up to date. `recent`: the numbers are those
+    /// of what came in addition; else of all there is.
+    fn add(&mut self, store: &Store, alert: Alert, recent: bool) -> Result<(), StoreError> {
+        match store.alert(&alert)? {
+            None => {
+                self.new.push(alert.clone());
+                self.rows.push(Raised { alert, deliveries: BTreeMap::new() });
+            }
+            Some(mut known) => {
+                let mut tally = alert.tally();
+                if recent {
+                    tally.merge(&known.alert.tally());
+                }
+                if (known.alert.tally(), known.alert.dependencies) != (tally, alert.dependencies) {
+                    known.alert.set(tally);
+                    known.alert.dependencies = alert.dependencies;
+                    self.rows.push(known);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes them. Gives those that are new.
+    fn write(self, store: &mut Store) -> Result<Vec<Alert>, StoreError> {
+        store.raise(&self.rows)?;
+        Ok(self.new)
+    }
+}
+
 impl Alert {
+    /// About a workload as a whole.
+    fn about(kind: AlertKind, workload: &WorkloadId, tally: Tally, now: Time) -> Self {
+        Self {
+            kind,
+            workload: workload.clone(),
+            destination: None,
+            port: 0,
+            protocol: None,
+            first_seen: tally.first_seen,
+            last_seen: tally.last_seen,
+            connections: tally.connections,
+            dependencies: None,
+            raised: now,
+            ignored: None,
+            ignored_by: None,
+            ignored_at: None,
+        }
+    }
+
     fn tally(&self) -> Tally {
         Tally {
             connections: self.connections,

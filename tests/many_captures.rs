@@ -142,7 +142,8 @@ fn thousands_of_captures_that_overlap_are_read_as_one() {
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains("lost          nothing"), "{said}");
         assert!(said.contains(&format!("{} read", all.len())), "{said}");
-        assert!(most < 150 * MIB, "{} MiB", most / MIB);
+        // Most of it is what they teach; how full the allocator's arenas are differs by 30 MiB.
+        assert!(most < 200 * MIB, "{} MiB", most / MIB);
         learned.push(dependencies(&store));
     }
     assert!(learned[0].len() > 500, "{}", learned[0].len());

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Found;
 use crate::model::{Alert, AlertKind, Merge, Tally, Time, Watch, WorkloadId};
-use crate::store::{Raised, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Raises what watches show: alerts that are new. Those that go on are brought up to date.
 /// `recent`: the watches tell what came in addition, and not all there is.
@@ -26,39 +27,10 @@ pub(super) fn look<'a>(
         let tally = Tally::new(w.ownership.forged, first, last);
         found.entry(&w.workload).and_modify(|t| t.merge(&tally)).or_insert(tally);
     }
-    let (mut new, mut rows) = (Vec::new(), Vec::new());
-    for (workload, mut tally) in found {
-        let alert = Alert {
-            kind: AlertKind::ForgedSource,
-            workload: workload.clone(),
-            destination: None,
-            port: 0,
-            protocol: None,
-            first_seen: tally.first_seen,
-            last_seen: tally.last_seen,
-            connections: tally.connections,
-            dependencies: None,
-            raised: now,
-            ignored: None,
-            ignored_by: None,
-            ignored_at: None,
-        };
-        match store.alert(&alert)? {
-            None => {
-                new.push(alert.clone());
-                rows.push(Raised { alert, deliveries: BTreeMap::new() });
-            }
-            Some(mut known) => {
-                if recent {
-                    tally.merge(&known.alert.tally());
-                }
-                if tally != known.alert.tally() {
-                    known.alert.set(tally);
-                    rows.push(known);
-                }
-            }
-        }
+    let mut alerts = Found::default();
+    for (workload, tally) in found {
+        let alert = Alert::about(AlertKind::ForgedSource, workload, tally, now);
+        alerts.add(store, alert, recent)?;
     }
-    store.raise(&rows)?;
-    Ok(new)
+    alerts.write(store)
 }
