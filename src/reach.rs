@@ -5,7 +5,7 @@
 //! Owns these look-ups. Must never write to the cluster, nor know what is asked of the recorder.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::AUTHORIZATION;
@@ -16,6 +16,7 @@ use kube::api::ListParams;
 use kube::client::{Body, ConfigExt, UpgradeConnectionError};
 use kube::{Api, Client, Config};
 use tokio::io::DuplexStream;
+use tokio::sync::watch;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::http::chain;
@@ -30,6 +31,9 @@ const AUTHORITY_FILE: &str = "ca.crt";
 
 /// How long the API server may take to answer one question.
 const WITHIN: Duration = Duration::from_secs(20);
+
+/// How long the node's words are waited for behind the end of a stream.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Why there is no way.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +111,7 @@ pub struct Recorder {
     namespace: String,
     selector: String,
     port: ServicePort,
-    failure: Arc<Mutex<Option<String>>>,
+    failure: Arc<watch::Sender<Option<String>>>,
 }
 
 impl std::fmt::Display for Recorder {
@@ -154,7 +158,7 @@ impl Recorder {
             namespace: namespace.to_owned(),
             selector: selector.join(","),
             port,
-            failure: Arc::default(),
+            failure: Arc::new(watch::Sender::new(None)),
         })
     }
 
@@ -201,9 +205,12 @@ impl Recorder {
         })
     }
 
-    /// What was last wrong at the far end of a stream, in the node's words.
-    pub fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What was last wrong at the far end of a stream, in the node's words. To be asked where a
+    /// stream has broken off: the words may come a moment after its end.
+    pub async fn failure(&self) -> Option<String> {
+        let mut said = self.failure.subscribe();
+        let words = said.wait_for(Option::is_some);
+        tokio::time::timeout(LAST_WORDS, words).await.ok()?.ok()?.clone()
     }
 
     /// A stream to a pod that is ready. What is wrong at its far end closes it, and
@@ -220,8 +227,7 @@ impl Recorder {
         let (wrong, failure) = (forwarder.take_error(port), Arc::clone(&self.failure));
         tokio::spawn(async move {
             if let Some(why) = async { wrong?.await }.await {
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(format!("{pod}: {}", why.trim()));
+                failure.send_replace(Some(format!("{pod}: {}", why.trim())));
             }
         });
         // There is one for each port that was asked for.

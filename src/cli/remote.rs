@@ -217,7 +217,8 @@ impl Recorder {
             headers.push(("authorization", &bearer));
         }
         let answer = self.runtime.block_on(self.http.send(method, &to, &headers, body, WITHIN));
-        answer.map_err(|e| match self.found.as_ref().and_then(reach::Recorder::failure) {
+        let said = |found: &reach::Recorder| self.runtime.block_on(found.failure());
+        answer.map_err(|e| match self.found.as_ref().and_then(said) {
             Some(why) => anyhow::anyhow!("{e} ({why})"),
             None => e.into(),
         })
