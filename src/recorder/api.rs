@@ -28,7 +28,7 @@ use crate::memory::{Decided, Memory};
 use crate::novelty::{self, Decision};
 use crate::observed::{MAX_TEXT, Observed, Packed, Reader, allowance};
 use crate::present::{Coverage, Mesh, NodeUnverified, Shown, ShownAlert, Status};
-use crate::store::{Applied, StoreError};
+use crate::store::{Applied, Store, StoreError};
 use crate::view::View;
 
 /// How hard a backup is packed: hard enough for a twentieth of its size, and as fast as it is read.
@@ -301,13 +301,18 @@ fn read(bytes: &[u8], memory: usize, node: Option<&str>) -> Result<Observed, Ref
     Ok(batch)
 }
 
-/// What is known of what the caller wants and may read.
-async fn memory(app: &App, headers: &HeaderMap, wanted: Wanted) -> Result<Memory, Refusal> {
+/// What the store says of a namespace, or of all, to somebody who may read it.
+async fn read_store<T: Send + 'static>(
+    app: &App,
+    headers: &HeaderMap,
+    wanted: Wanted,
+    question: impl FnOnce(&Store, Option<&str>) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Refusal> {
     let result = async {
         let namespace = wanted.namespace();
         app.may(headers, namespace.as_deref(), false).await?;
-        let known = app.engine.ask(move |store| Memory::of(store, namespace.as_deref())).await?;
-        known.map_err(internal)
+        let answer = app.engine.ask(move |store| question(store, namespace.as_deref()));
+        answer.await?.map_err(internal)
     };
     result.await.map_err(|r| app.refuse(r))
 }
@@ -317,7 +322,7 @@ async fn records(
     wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let memory = memory(&app, &headers, wanted).await?;
+    let memory = read_store(&app, &headers, wanted, Memory::of).await?;
     let mut text = Vec::new();
     for record in memory.into_records() {
         serde_json::to_writer(&mut text, &record)
@@ -348,17 +353,8 @@ async fn dependencies(
     wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let result = async {
-        let namespace = wanted.namespace();
-        app.may(&headers, namespace.as_deref(), false).await?;
-        let all = app
-            .engine
-            .ask(move |store| store.dependencies(namespace.as_deref()))
-            .await?
-            .map_err(internal)?;
-        Ok(Json(all.iter().map(Shown::from).collect::<Vec<_>>()).into_response())
-    };
-    result.await.map_err(|r| app.refuse(r))
+    let all = read_store(&app, &headers, wanted, Store::dependencies).await?;
+    Ok(Json(all.iter().map(Shown::from).collect::<Vec<_>>()).into_response())
 }
 
 async fn workloads(
@@ -366,7 +362,7 @@ async fn workloads(
     wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let memory = memory(&app, &headers, wanted).await?;
+    let memory = read_store(&app, &headers, wanted, Memory::of).await?;
     Ok(Json(Status::of(memory)).into_response())
 }
 
@@ -375,20 +371,11 @@ async fn coverage(
     wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let result = async {
-        let namespace = wanted.namespace();
-        app.may(&headers, namespace.as_deref(), false).await?;
-        let covered = app.engine.ask(move |store| {
-            let namespace = namespace.as_deref();
-            Ok::<_, StoreError>(Coverage::of(
-                store.workloads(namespace)?,
-                store.watches(namespace)?,
-                store.sources()?,
-            ))
-        });
-        Ok(Json(covered.await?.map_err(internal)?).into_response())
-    };
-    result.await.map_err(|r| app.refuse(r))
+    let covered = read_store(&app, &headers, wanted, |store, namespace| {
+        let (workloads, watches) = (store.workloads(namespace)?, store.watches(namespace)?);
+        Ok(Coverage::of(workloads, watches, store.sources()?))
+    });
+    Ok(Json(covered.await?).into_response())
 }
 
 async fn mesh(
@@ -412,17 +399,8 @@ async fn alerts(
     wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let result = async {
-        let namespace = wanted.namespace();
-        app.may(&headers, namespace.as_deref(), false).await?;
-        let all = app
-            .engine
-            .ask(move |store| store.alerts(namespace.as_deref()))
-            .await?
-            .map_err(internal)?;
-        Ok(Json(all.iter().map(|r| ShownAlert::from(&r.alert)).collect::<Vec<_>>()).into_response())
-    };
-    result.await.map_err(|r| app.refuse(r))
+    let all = read_store(&app, &headers, wanted, Store::alerts).await?;
+    Ok(Json(all.iter().map(|r| ShownAlert::from(&r.alert)).collect::<Vec<_>>()).into_response())
 }
 
 async fn baselines(
@@ -430,17 +408,7 @@ async fn baselines(
     wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let result = async {
-        let namespace = wanted.namespace();
-        app.may(&headers, namespace.as_deref(), false).await?;
-        let decided = app
-            .engine
-            .ask(move |store| Decided::of(store, namespace.as_deref()))
-            .await?
-            .map_err(internal)?;
-        Ok(Json(decided).into_response())
-    };
-    result.await.map_err(|r| app.refuse(r))
+    Ok(Json(read_store(&app, &headers, wanted, Decided::of).await?).into_response())
 }
 
 /// What is to be accepted.
