@@ -5,10 +5,10 @@
 
 use std::net::IpAddr;
 
-use sidecarta_capture::observation::{CommonAddress, InterfaceSpan};
+use sidecarta_capture::observation::{self, CommonAddress, InterfaceSpan};
 
 use crate::cluster::{Cluster, Holder, Pod};
-use crate::model::{DataPlane, Time};
+use crate::model::{DataPlane, OwnedBy, Time};
 
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +83,15 @@ pub fn watched<'a>(cluster: &'a Cluster, span: &InterfaceSpan) -> Watched<'a> {
             Watched::OneConversation(a, b)
         }
         _ => Watched::NoPod,
+    }
+}
+
+/// How it is known whose an interface is, in the words of records.
+pub(crate) fn owned_by(by: observation::OwnedBy) -> OwnedBy {
+    match by {
+        observation::OwnedBy::Packets => OwnedBy::Packets,
+        observation::OwnedBy::Neighbour => OwnedBy::Neighbour,
+        observation::OwnedBy::Route => OwnedBy::Route,
     }
 }
 

@@ -16,7 +16,6 @@ pub mod learn;
 mod life;
 pub mod memory;
 pub mod mesh;
-pub mod model;
 pub mod novelty;
 pub mod observed;
 mod ops;
@@ -34,3 +33,5 @@ pub mod text;
 pub mod verify;
 pub mod view;
 pub mod yaml;
+
+pub use sidecarta_model as model;

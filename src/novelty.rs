@@ -354,7 +354,7 @@ impl Found {
                     tally.merge(&known.alert.tally());
                 }
                 if (known.alert.tally(), known.alert.dependencies) != (tally, alert.dependencies) {
-                    known.alert.set(tally);
+                    known.alert.set_tally(tally);
                     known.alert.dependencies = alert.dependencies;
                     self.rows.push(known);
                 }
@@ -367,40 +367,6 @@ impl Found {
     fn write(self, store: &mut Store) -> Result<Vec<Alert>, StoreError> {
         store.raise(&self.rows)?;
         Ok(self.new)
-    }
-}
-
-impl Alert {
-    /// About a workload as a whole.
-    fn about(kind: AlertKind, workload: &WorkloadId, tally: Tally, now: Time) -> Self {
-        Self {
-            kind,
-            workload: workload.clone(),
-            destination: None,
-            port: 0,
-            protocol: None,
-            first_seen: tally.first_seen,
-            last_seen: tally.last_seen,
-            connections: tally.connections,
-            dependencies: None,
-            raised: now,
-            ignored: None,
-            ignored_by: None,
-            ignored_at: None,
-        }
-    }
-
-    fn tally(&self) -> Tally {
-        Tally {
-            connections: self.connections,
-            first_seen: self.first_seen,
-            last_seen: self.last_seen,
-        }
-    }
-
-    fn set(&mut self, tally: Tally) {
-        (self.connections, self.first_seen, self.last_seen) =
-            (tally.connections, tally.first_seen, tally.last_seen);
     }
 }
 

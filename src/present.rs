@@ -8,14 +8,13 @@ mod unverified;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use sidecarta_capture::observation::OwnedBy;
 
 use crate::generate::Known;
 use crate::generate::readiness::Readiness;
 use crate::memory::{Decided, Memory};
 use crate::model::{
-    Alert, Baseline, DataPlane, Dependency, Destination, Evidence, Grade, Merge, Protocol, Source,
-    Spans, Tally, Time, Watch, Workload, WorkloadId,
+    Alert, Baseline, DataPlane, Dependency, Destination, Evidence, Grade, Merge, OwnedBy, Protocol,
+    Source, Spans, Tally, Time, Watch, Workload, WorkloadId,
 };
 use crate::store::LISTED;
 

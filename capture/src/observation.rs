@@ -201,8 +201,7 @@ pub struct InterfaceSpan {
 }
 
 /// How it is known whose a live interface is, weakest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum OwnedBy {
     /// By its packets alone: the node tells nothing.
     Packets,

@@ -12,6 +12,7 @@ use foldhash::fast::RandomState;
 use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Names};
 
 use super::{Asked, Call, Edge, Observed, Watching};
+use crate::attribute::owned_by;
 use crate::cluster::Pod;
 use crate::model::{BatchId, Folded, Merge, Ownership, Span, Spans, Tally, Time};
 
@@ -240,7 +241,7 @@ impl Gatherer {
         let spans = Span { from: Time(s.first), to: Time(s.last) }.alone();
         self.spans.merge(&spans);
         let ownership = Ownership {
-            owner: s.owner.as_ref().map(|o| o.by),
+            owner: s.owner.as_ref().map(|o| owned_by(o.by)),
             forged: s.forged,
             claimed: s.claimed.iter().copied().collect(),
         };

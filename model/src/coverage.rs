@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use sidecarta_capture::observation::OwnedBy;
 
 use super::{Folded, Merge, Tally, Time, WorkloadId};
 
@@ -46,6 +45,19 @@ impl Merge for Spans {
         }
         self.0 = out;
     }
+}
+
+/// How it is known whose an interface is, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OwnedBy {
+    /// By its packets alone: the node tells nothing.
+    Packets,
+    /// The node's neighbours (ARP, NDP) and the bridge's forwarding table: the first that was
+    /// known.
+    Neighbour,
+    /// The node has a host route through it.
+    Route,
 }
 
 /// What is known of the interface that a pod was watched on, besides that it is its own.

@@ -1,8 +1,10 @@
 //! The words of the house: workloads, destinations, evidence, dependencies, coverage, and how two
 //! records of the same thing merge.
 //!
-//! Owns plain values and their merge laws. Must never do I/O, read a clock, or import another
-//! module of the house.
+//! Owns plain values, their merge laws and their serde, and what a name may be ([`valid`]). Must
+//! never do I/O, read a clock, or import another package of the house.
+
+#![warn(unreachable_pub)]
 
 mod alert;
 mod baseline;
@@ -22,7 +24,7 @@ pub use alert::{Alert, AlertKind};
 pub use baseline::{Acceptance, Accepted, Baseline};
 pub use batch::{Batch, BatchId, Key, Record, Source};
 pub use counted::{Before, Counted, Ledger};
-pub use coverage::{Lookups, Ownership, Span, Spans, Watch};
+pub use coverage::{Lookups, OwnedBy, Ownership, Span, Spans, Watch};
 pub use dependency::{Dependency, DependencyKey, Tally};
 pub use destination::{Destination, Infrastructure, ServicePort, Unresolved};
 pub use evidence::{Evidence, Example, Grade};

@@ -1,7 +1,7 @@
 //! Names in records, as exports bring them.
 
 use super::{Invalid, labels, namespace, object_name, wire_name, word, workload};
-use crate::model::{
+use crate::{
     Acceptance, Alert, Baseline, Dependency, Destination, Record, ServicePort, WorkloadId,
 };
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Destination, Protocol, Time, WorkloadId};
+use super::{Destination, Protocol, Tally, Time, WorkloadId};
 
 /// What an alert is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -77,6 +77,40 @@ pub struct Alert {
 }
 
 impl Alert {
+    /// One about a workload as a whole.
+    pub fn about(kind: AlertKind, workload: &WorkloadId, tally: Tally, raised: Time) -> Self {
+        Self {
+            kind,
+            workload: workload.clone(),
+            destination: None,
+            port: 0,
+            protocol: None,
+            first_seen: tally.first_seen,
+            last_seen: tally.last_seen,
+            connections: tally.connections,
+            dependencies: None,
+            raised,
+            ignored: None,
+            ignored_by: None,
+            ignored_at: None,
+        }
+    }
+
+    /// How often what it is about was seen, and when.
+    pub fn tally(&self) -> Tally {
+        Tally {
+            connections: self.connections,
+            first_seen: self.first_seen,
+            last_seen: self.last_seen,
+        }
+    }
+
+    /// Takes these for what [`Alert::tally`] gives.
+    pub fn set_tally(&mut self, tally: Tally) {
+        (self.connections, self.first_seen, self.last_seen) =
+            (tally.connections, tally.first_seen, tally.last_seen);
+    }
+
     /// Names it for ever: the same for each delivery, so that receivers can tell repetitions.
     pub fn id(&self) -> String {
         let what =
