@@ -7,7 +7,7 @@
 mod brief;
 mod index;
 mod names;
-pub(crate) mod objects;
+pub(crate) use sidecarta_istio::objects;
 mod owners;
 mod pool;
 mod turns;
@@ -26,7 +26,7 @@ use crate::model::{DataPlane, Protocol, ServicePort, Time, WorkloadId};
 pub(crate) use brief::{ControllerBrief, PodBrief};
 pub use index::Builder;
 pub use names::Named;
-pub use pool::Labels;
+pub use objects::Labels;
 pub(crate) use pool::Pool;
 pub(crate) use turns::Ended;
 

@@ -16,10 +16,9 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use siphasher::sip::SipHasher13;
 
-use crate::cluster::objects::{Check, Envelope};
+use crate::cluster::objects::{Check, Envelope, Known, Refused, read_checked};
 use crate::cluster::{Builder, Cluster};
 use crate::mesh::{self, Mesh};
-use crate::model::valid::Invalid;
 use crate::yaml::{self, depth::TooDeep};
 use text::{Piece, guess_name, pieces};
 
@@ -347,14 +346,6 @@ impl Places<'_> {
     }
 }
 
-/// Why an object is not taken.
-enum Refused {
-    /// A field has a wrong type.
-    Type(String),
-    /// A name in it is none.
-    Name(Invalid),
-}
-
 enum Source<'a> {
     Yaml(yaml::Value),
     Json(&'a str),
@@ -369,10 +360,24 @@ impl Source<'_> {
     }
 
     /// The object, where its fields have the right types and its names are names.
-    fn object<T: DeserializeOwned + Check>(&self) -> Result<T, Refused> {
-        let object: T = self.parse().map_err(Refused::Type)?;
-        object.check().map_err(Refused::Name)?;
-        Ok(object)
+    fn object<T: DeserializeOwned + Check>(&self) -> Result<T, Refused<String>> {
+        match self {
+            Self::Yaml(value) => read_checked(value).map_err(in_words),
+            Self::Json(text) => {
+                read_checked(&mut serde_json::Deserializer::from_str(text)).map_err(in_words)
+            }
+        }
+    }
+
+    /// The object, where the mesh is made of such.
+    fn known(&self, envelope: &Envelope) -> Option<Result<Known, Refused<String>>> {
+        Some(match self {
+            Self::Yaml(value) => Known::read(envelope, value)?.map_err(in_words),
+            Self::Json(text) => {
+                Known::read(envelope, &mut serde_json::Deserializer::from_str(text))?
+                    .map_err(in_words)
+            }
+        })
     }
 
     /// What it is. Both words stand first in what `kubectl` prints, so the text is not read further
@@ -387,6 +392,13 @@ impl Source<'_> {
             }
         }
         self.parse()
+    }
+}
+
+fn in_words<E: ToString>(refused: Refused<E>) -> Refused<String> {
+    match refused {
+        Refused::Type(e) => Refused::Type(e.to_string()),
+        Refused::Name(e) => Refused::Name(e),
     }
 }
 
@@ -414,33 +426,22 @@ fn accept(
             .push(format!("{}:{line}: an object without `kind` is skipped", file.display()));
         return;
     }
-    let group = envelope.api_version.rsplit_once('/').map_or("", |(g, _)| g);
-    let istio = group.ends_with("istio.io");
-    let (cluster, mesh) = (&mut builders.cluster, &mut builders.mesh);
+    let group = envelope.group();
+    let cluster = &mut builders.cluster;
     let taken = match kind {
-        "Pod" if group.is_empty() => feed(&source, mesh, |m| &mut m.pods, |o| cluster.pod(&o)),
-        // Knative has a Service as well; only the core one has addresses.
-        "Service" if group.is_empty() => {
-            feed(&source, mesh, |m| &mut m.services, |o| cluster.service(o))
-        }
-        "EndpointSlice" => feed(&source, mesh, |m| &mut m.slices, |o| cluster.slice(o)),
         "Node" if group.is_empty() => source.object().map(|o| cluster.node(o)),
-        "ServiceEntry" if istio => feed(&source, mesh, |m| &mut m.entries, |o| cluster.entry(o)),
         "ReplicaSet" | "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob"
         | "Rollout" => source.object().map(|o| cluster.controller(kind, o)),
         "Namespace" if group.is_empty() => Ok(()),
-        "ConfigMap" if group.is_empty() => feed(&source, mesh, |m| &mut m.config_maps, drop),
-        "VirtualService" if istio => feed(&source, mesh, |m| &mut m.virtual_services, drop),
-        "DestinationRule" if istio => feed(&source, mesh, |m| &mut m.rules, drop),
-        "Sidecar" if istio => feed(&source, mesh, |m| &mut m.sidecars, drop),
-        "Telemetry" if istio => feed(&source, mesh, |m| &mut m.telemetries, drop),
-        "AuthorizationPolicy" if istio => feed(&source, mesh, |m| &mut m.policies, drop),
         // Part of a snapshot, and no part of scoping.
-        "Gateway" | "PeerAuthentication" if istio => Ok(()),
-        _ => {
-            *report.skipped.entry(kind.to_owned()).or_default() += 1;
-            return;
-        }
+        "Gateway" | "PeerAuthentication" if group.ends_with("istio.io") => Ok(()),
+        _ => match source.known(&envelope) {
+            Some(known) => known.map(|o| feed(o, builders)),
+            None => {
+                *report.skipped.entry(kind.to_owned()).or_default() += 1;
+                return;
+            }
+        },
     };
     match taken {
         Ok(()) => {
@@ -470,19 +471,25 @@ fn digest(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// Parses an object and hands it to the mesh, where that is built, and to `then`.
-fn feed<T: DeserializeOwned + Check + Clone>(
-    source: &Source<'_>,
-    mesh: &mut Option<mesh::Builder>,
-    list: impl FnOnce(&mut mesh::Builder) -> &mut Vec<T>,
-    then: impl FnOnce(T),
-) -> Result<(), Refused> {
-    let object: T = source.object()?;
+/// Hands an object to the mesh, where that is built, and to the indexes of addresses.
+fn feed(object: Known, builders: &mut Builders) {
+    let Builders { cluster, mesh } = builders;
     if let Some(mesh) = mesh {
-        list(mesh).push(object.clone());
+        mesh.add(object.clone());
     }
-    then(object);
-    Ok(())
+    match object {
+        Known::Pod(o) => cluster.pod(&o),
+        Known::Service(o) => cluster.service(o),
+        Known::EndpointSlice(o) => cluster.slice(o),
+        Known::ServiceEntry(o) => cluster.entry(o),
+        // What these say decides nothing about addresses.
+        Known::ConfigMap(_)
+        | Known::VirtualService(_)
+        | Known::DestinationRule(_)
+        | Known::Sidecar(_)
+        | Known::Telemetry(_)
+        | Known::AuthorizationPolicy(_) => {}
+    }
 }
 
 #[cfg(test)]

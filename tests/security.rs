@@ -19,7 +19,9 @@ fn sources(dir: &Path, out: &mut String) {
 fn each_promise_names_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut code = String::new();
-    for dir in ["src", "tests", "capture/src", "capture/tests", "model/src"] {
+    for dir in
+        ["src", "tests", "capture/src", "capture/tests", "istio/src", "model/src", "text/src"]
+    {
         sources(&root.join(dir), &mut code);
     }
     let text = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::objects::{self, Meta, addresses, named_ports, read};
+use super::objects::{self, Labels, Meta, addresses, named_ports, read};
 use super::owners::{Owner, controller_of, data_plane, stable};
-use super::pool::{Labels, Pool};
+use super::pool::Pool;
 use super::{CaptureScope, Time};
 use crate::model::DataPlane;
 

@@ -7,8 +7,8 @@ use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::brief::{ControllerBrief, PodBrief};
-use super::objects::{Container, Meta, Pod, PodSpec};
-use super::pool::{Labels, Pool};
+use super::objects::{Container, Labels, Meta, Pod, PodSpec};
+use super::pool::Pool;
 use crate::model::{DataPlane, WorkloadId};
 
 /// Labels that a controller or the injector sets on pods and that a rollout or a new pod changes:

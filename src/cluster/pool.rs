@@ -3,18 +3,13 @@
 //!
 //! Owns the copies that are in use. Must never change a value.
 
-use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use foldhash::HashSet;
 
 use super::CaptureScope;
-use super::objects::{EndpointSlice, Meta, Service};
-
-/// Labels of an object, or those of a selector. The pods of a workload have the same, and share
-/// them.
-pub type Labels = Arc<BTreeMap<String, String>>;
+use super::objects::{EndpointSlice, Labels, Meta, Service};
 
 /// The copies.
 #[derive(Debug, Default)]
@@ -82,6 +77,8 @@ fn one<T: Eq + Hash + ?Sized>(all: &mut HashSet<Arc<T>>, value: Arc<T>) -> Arc<T
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]

@@ -11,8 +11,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use super::Known;
+use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{is_wildcard, matches, qualify};
-use crate::mesh::service::UNSPECIFIED;
 use crate::mesh::{AppProtocol, Mesh, Service};
 use crate::model::{Dependency, Destination, Grade, Protocol, valid};
 use crate::scope::{Call, CallProtocol, Client, Scope, Treatment};
@@ -386,7 +386,7 @@ impl<'a, 'm> Planner<'a, 'm> {
             }
         }
         if addresses.is_empty() {
-            let hidden = mesh.named(host).map(|(_, i)| &mesh.services[i.service as usize]);
+            let hidden = mesh.services_of(host);
             addresses.extend(
                 host.parse().ok().into_iter().chain(hidden.filter_map(|s| self.address(s)).take(1)),
             );
@@ -426,7 +426,7 @@ fn wire_addresses(d: &Dependency) -> BTreeSet<IpAddr> {
 /// A name made whole as the resolver of a pod in this namespace does.
 pub fn full_name(mesh: &Mesh, name: &str, namespace: &str) -> String {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
-    if mesh.by_host.contains_key(&name) || name.parse::<IpAddr>().is_ok() {
+    if mesh.has_host(&name) || name.parse::<IpAddr>().is_ok() {
         return name;
     }
     let domain = &mesh.domain;
@@ -436,5 +436,5 @@ pub fn full_name(mesh: &Mesh, name: &str, namespace: &str) -> String {
         format!("{name}.svc.{domain}"),
         format!("{name}.{domain}"),
     ];
-    whole.into_iter().find(|n| mesh.by_host.contains_key(n)).unwrap_or(name)
+    whole.into_iter().find(|n| mesh.has_host(n)).unwrap_or(name)
 }

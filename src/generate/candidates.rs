@@ -26,8 +26,8 @@ impl Demand<'_, '_> {
         let full = self.full;
         let mesh = full.mesh;
         for want in wants.iter().filter(|w| !w.unknown()) {
-            let taken_by = want.taken_by.map(|s| &mesh.services[s as usize]);
-            let backing = want.backing.iter().flatten().map(|&s| &mesh.services[s as usize]);
+            let taken_by = want.taken_by.map(|s| &mesh.services()[s as usize]);
+            let backing = want.backing.iter().flatten().map(|&s| &mesh.services()[s as usize]);
             out.extend(backing.map(|s| s.entry()));
             let http = want.kind == RouteKind::Http;
             let mut served = false;
@@ -49,7 +49,7 @@ impl Demand<'_, '_> {
                 .steps
                 .iter()
                 .filter_map(|s| s.virtual_service)
-                .map(|v| &mesh.virtual_services[v as usize])
+                .map(|v| &mesh.virtual_services()[v as usize])
             {
                 let names =
                     std::iter::once(call.host.as_str()).chain(taken_by.map(|s| s.host.as_str()));

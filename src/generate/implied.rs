@@ -36,7 +36,7 @@ pub fn implied(mesh: &Mesh, pod: &MeshPod, carried: Option<&Sidecar>) -> BTreeSe
     // Per kind the most specific Telemetry that names providers wins: the workload's, the
     // namespace's, the mesh's.
     let mut chosen: BTreeMap<&str, (u8, BTreeSet<&str>, String)> = BTreeMap::new();
-    for u in &mesh.provider_uses {
+    for u in mesh.provider_uses() {
         let rank = match () {
             () if u.namespace == pod.namespace && !u.selector.is_empty() => 2,
             () if u.namespace == pod.namespace => 1,

@@ -385,7 +385,7 @@ impl<'a, 'm> Search<'a, 'm> {
             for s in wants
                 .iter()
                 .flat_map(|w| w.backing.iter().flatten())
-                .map(|&s| &self.mesh().services[s as usize])
+                .map(|&s| &self.mesh().services()[s as usize])
             {
                 let alone = listed.get(s.host.as_str()) == Some(&1)
                     && !by_rules.contains(s.host.as_str())
@@ -404,7 +404,7 @@ impl<'a, 'm> Search<'a, 'm> {
             }
             for (i, (_, wants)) in self.each_wanted().enumerate() {
                 let rules = wants.iter().flat_map(|w| &w.steps).filter_map(|s| s.virtual_service);
-                for v in rules.map(|v| &self.mesh().virtual_services[v as usize]) {
+                for v in rules.map(|v| &self.mesh().virtual_services()[v as usize]) {
                     let near = [v.namespace.as_str(), "*", "."]
                         .into_iter()
                         .filter_map(|n| by_namespace.get(n))

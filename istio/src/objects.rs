@@ -1,23 +1,48 @@
-//! Kubernetes and Istio objects, as far as resolution needs them: slim, lenient about unknown
-//! fields, strict about the types of known ones (a wrong type is an error with the field's name,
-//! not a silent default).
+//! Kubernetes and Istio objects, as far as the model of istiod and the indexes of addresses need
+//! them: slim, lenient about unknown fields, strict about the types of known ones (a wrong type is
+//! an error with the field's name, not a silent default).
+//!
+//! Owns what is read of an object, and which of its names count. Must never decide what an object
+//! means. Fields have the names, and the meaning, that the API's reference gives them.
+
+#![allow(missing_docs)] // of fields, see above; every type says what it is
 
 mod check;
 mod entry;
+mod istio;
+mod known;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::pool::Labels;
-use crate::model::{Protocol, Time};
-pub(crate) use check::Check;
-pub(crate) use entry::{ServiceEntry, WorkloadSelector};
+use sidecarta_model::{Protocol, Time};
+
+pub use check::Check;
+pub use entry::{
+    EntryAddress, ServiceEntry, ServiceEntryPort, ServiceEntrySpec, ServiceEntryStatus,
+    WorkloadEntry, WorkloadSelector,
+};
+pub use istio::{
+    AuthorizationPolicy, AuthorizationPolicySpec, ConfigMap, DestinationRule, DestinationRuleSpec,
+    Egress, EgressPort, Object, Sidecar, SidecarSpec, Telemetry, TelemetrySpec, VirtualService,
+    VirtualServiceSpec,
+};
+pub(crate) use istio::{
+    HttpMatch, HttpRoute, L4Match, L4Route, MeshConfigSpec, Percent, Provided, ProxyConfigSpec,
+    StringMatch, Subset, Target, Weighted,
+};
+pub use known::{Known, ReadError, Refused, read_checked, read_yaml};
+
+/// Labels of an object, or those of a selector. The pods of a workload have the same, and whoever
+/// keeps many of them can share one copy.
+pub type Labels = Arc<BTreeMap<String, String>>;
 
 /// `null` and absent alike give the default: `kubectl` prints both.
 pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -26,9 +51,10 @@ pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
+/// What every object says of itself (`ObjectMeta` of `meta/v1`).
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Meta {
+pub struct Meta {
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub namespace: String,
@@ -46,16 +72,18 @@ pub(crate) struct Meta {
     pub owner_references: Vec<OwnerReference>,
 }
 
+/// An object that another belongs to (`OwnerReference` of `meta/v1`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct OwnerReference {
+pub struct OwnerReference {
     pub kind: String,
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub controller: bool,
 }
 
+/// A pod (`core/v1`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Pod {
+pub struct Pod {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: PodSpec,
@@ -63,9 +91,10 @@ pub(crate) struct Pod {
     pub status: PodStatus,
 }
 
+/// What a pod is to be.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct PodSpec {
+pub struct PodSpec {
     #[serde(default, deserialize_with = "nullable")]
     pub node_name: String,
     #[serde(default, deserialize_with = "nullable")]
@@ -76,8 +105,9 @@ pub(crate) struct PodSpec {
     pub init_containers: Vec<Container>,
 }
 
+/// A container of a pod.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Container {
+pub struct Container {
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub args: Vec<String>,
@@ -85,17 +115,19 @@ pub(crate) struct Container {
     pub ports: Vec<ContainerPort>,
 }
 
+/// A port that a container names.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct ContainerPort {
+pub struct ContainerPort {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
     pub container_port: u16,
 }
 
+/// What became of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct PodStatus {
+pub struct PodStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub phase: String,
     #[serde(default, rename = "podIP", deserialize_with = "nullable")]
@@ -112,8 +144,9 @@ pub(crate) struct PodStatus {
     pub conditions: Vec<PodCondition>,
 }
 
+/// A condition of a pod: `Ready` among them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct PodCondition {
+pub struct PodCondition {
     #[serde(rename = "type", default, deserialize_with = "nullable")]
     pub kind: String,
     #[serde(default, deserialize_with = "nullable")]
@@ -127,44 +160,50 @@ impl Pod {
     }
 }
 
+/// One of the addresses of a pod.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct PodIp {
+pub struct PodIp {
     #[serde(default, deserialize_with = "nullable")]
     pub ip: String,
 }
 
+/// What became of a container.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct ContainerStatus {
+pub struct ContainerStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub state: ContainerState,
 }
 
+/// Whether a container runs.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct ContainerState {
+pub struct ContainerState {
     #[serde(default)]
     pub running: Option<Running>,
     #[serde(default)]
     pub terminated: Option<Terminated>,
 }
 
+/// A container runs.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Running {
+pub struct Running {
     #[serde(default)]
     pub started_at: Option<Time>,
 }
 
+/// A container has ended.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Terminated {
+pub struct Terminated {
     #[serde(default)]
     pub started_at: Option<Time>,
     #[serde(default)]
     pub finished_at: Option<Time>,
 }
 
+/// A Service (`core/v1`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Service {
+pub struct Service {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: ServiceSpec,
@@ -172,9 +211,10 @@ pub(crate) struct Service {
     pub status: ServiceStatus,
 }
 
+/// What a Service is to be.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct ServiceSpec {
+pub struct ServiceSpec {
     #[serde(default, rename = "type", deserialize_with = "nullable")]
     pub kind: String,
     #[serde(default, rename = "clusterIP", deserialize_with = "nullable")]
@@ -193,9 +233,10 @@ pub(crate) struct ServiceSpec {
     pub publish_not_ready_addresses: bool,
 }
 
+/// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct ServicePortSpec {
+pub struct ServicePortSpec {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
     pub port: u16,
@@ -209,16 +250,17 @@ pub(crate) struct ServicePortSpec {
     pub node_port: Option<u16>,
 }
 
+/// A port of a pod, by number or by the name that its container gives it (`IntOrString`).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged)]
-pub(crate) enum PortRef {
+pub enum PortRef {
     Number(u16),
     Name(String),
 }
 
 /// Kubernetes' protocol, TCP where it is absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ProtocolName(pub Protocol);
+pub struct ProtocolName(pub Protocol);
 
 impl Default for ProtocolName {
     fn default() -> Self {
@@ -238,28 +280,32 @@ impl<'de> Deserialize<'de> for ProtocolName {
     }
 }
 
+/// What became of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct ServiceStatus {
+pub struct ServiceStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub load_balancer: LoadBalancer,
 }
 
+/// What a load balancer gave a Service.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct LoadBalancer {
+pub struct LoadBalancer {
     #[serde(default, deserialize_with = "nullable")]
     pub ingress: Vec<Ingress>,
 }
 
+/// An address of a load balancer.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Ingress {
+pub struct Ingress {
     #[serde(default, deserialize_with = "nullable")]
     pub ip: String,
 }
 
+/// Endpoints of a Service (`discovery.k8s.io/v1`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct EndpointSlice {
+pub struct EndpointSlice {
     pub metadata: Meta,
     /// `IPv4`, `IPv6` or `FQDN`; in what was kept before, absent.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
@@ -270,9 +316,10 @@ pub(crate) struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
 }
 
+/// One endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Endpoint {
+pub struct Endpoint {
     #[serde(default, deserialize_with = "nullable")]
     pub addresses: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
@@ -281,23 +328,26 @@ pub(crate) struct Endpoint {
     pub target_ref: Option<TargetRef>,
 }
 
+/// The object behind an endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct TargetRef {
+pub struct TargetRef {
     #[serde(default, deserialize_with = "nullable")]
     pub kind: String,
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
 }
 
+/// Whether an endpoint takes connections.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Conditions {
+pub struct Conditions {
     /// Absent means ready (`discovery.k8s.io/v1`).
     #[serde(default)]
     pub ready: Option<bool>,
 }
 
+/// A port of all endpoints of a slice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct EndpointPort {
+pub struct EndpointPort {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
     #[serde(default)]
@@ -308,15 +358,16 @@ pub(crate) struct EndpointPort {
 
 /// Any controller: only its owner, selector and template labels matter.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Controller {
+pub struct Controller {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: ControllerSpec,
 }
 
+/// What a controller makes.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct ControllerSpec {
+pub struct ControllerSpec {
     #[serde(default, deserialize_with = "nullable")]
     pub selector: Selector,
     #[serde(default, deserialize_with = "nullable")]
@@ -325,39 +376,45 @@ pub(crate) struct ControllerSpec {
     pub job_template: JobTemplate,
 }
 
+/// Labels of the pods that a controller counts as its own.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Selector {
+pub struct Selector {
     #[serde(default, deserialize_with = "nullable")]
     pub match_labels: BTreeMap<String, String>,
 }
 
+/// What a pod of a controller is made from.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct Template {
+pub struct Template {
     #[serde(default, deserialize_with = "nullable")]
     pub metadata: TemplateMeta,
 }
 
+/// The metadata of a template.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct TemplateMeta {
+pub struct TemplateMeta {
     #[serde(default, deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
 }
 
+/// What a Job of a CronJob is made from.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct JobTemplate {
+pub struct JobTemplate {
     #[serde(default, deserialize_with = "nullable")]
     pub spec: JobSpec,
 }
 
+/// What a Job of a CronJob makes.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct JobSpec {
+pub struct JobSpec {
     #[serde(default, deserialize_with = "nullable")]
     pub template: Template,
 }
 
+/// A node (`core/v1`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Node {
+pub struct Node {
     #[serde(default, deserialize_with = "nullable")]
     pub metadata: NodeMeta,
     #[serde(default, deserialize_with = "nullable")]
@@ -368,27 +425,30 @@ pub(crate) struct Node {
 
 /// Of a node, the name is enough.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct NodeMeta {
+pub struct NodeMeta {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
 }
 
+/// Ranges of a node's pods.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct NodeSpec {
+pub struct NodeSpec {
     #[serde(default, rename = "podCIDR", deserialize_with = "nullable")]
     pub pod_cidr: String,
     #[serde(default, rename = "podCIDRs", deserialize_with = "nullable")]
     pub pod_cidrs: Vec<String>,
 }
 
+/// Addresses of a node.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct NodeStatus {
+pub struct NodeStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub addresses: Vec<NodeAddress>,
 }
 
+/// An address of a node.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct NodeAddress {
+pub struct NodeAddress {
     #[serde(default, rename = "type", deserialize_with = "nullable")]
     pub kind: String,
     pub address: String,
@@ -397,7 +457,7 @@ pub(crate) struct NodeAddress {
 /// Just enough of any object to name it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Envelope {
+pub struct Envelope {
     #[serde(default, deserialize_with = "nullable")]
     pub api_version: String,
     #[serde(default, deserialize_with = "nullable")]
@@ -405,6 +465,11 @@ pub(crate) struct Envelope {
 }
 
 impl Envelope {
+    /// The group of its API; empty for the core's.
+    pub fn group(&self) -> &str {
+        self.api_version.rsplit_once('/').map_or("", |(group, _)| group)
+    }
+
     /// Whether both words are there.
     pub fn complete(&self) -> bool {
         !self.api_version.is_empty() && !self.kind.is_empty()
@@ -441,7 +506,7 @@ impl Envelope {
 
 /// Reads an address or a range. What is none is given to `refuse`, but for the empty string and
 /// the word that stands for no address (`clusterIP: None`).
-pub(crate) fn read<T: FromStr>(text: &str, refuse: impl FnOnce(&str)) -> Option<T> {
+pub fn read<T: FromStr>(text: &str, refuse: impl FnOnce(&str)) -> Option<T> {
     let read = text.parse().ok();
     if read.is_none() && !text.is_empty() && text != "None" {
         refuse(text);
@@ -450,7 +515,7 @@ pub(crate) fn read<T: FromStr>(text: &str, refuse: impl FnOnce(&str)) -> Option<
 }
 
 /// A pod's addresses, the first one first. What is no address is given to `refuse`.
-pub(crate) fn addresses(pod: &Pod, mut refuse: impl FnMut(&str)) -> Vec<IpAddr> {
+pub fn addresses(pod: &Pod, mut refuse: impl FnMut(&str)) -> Vec<IpAddr> {
     let all = std::iter::once(&pod.status.pod_ip).chain(pod.status.pod_ips.iter().map(|p| &p.ip));
     let mut out: Vec<IpAddr> = Vec::new();
     for a in all.filter_map(|a| read(a, &mut refuse)) {
@@ -462,14 +527,14 @@ pub(crate) fn addresses(pod: &Pod, mut refuse: impl FnMut(&str)) -> Vec<IpAddr> 
 }
 
 /// The ports of a pod that have a name.
-pub(crate) fn named_ports(pod: &Pod) -> impl Iterator<Item = (&str, u16)> {
+pub fn named_ports(pod: &Pod) -> impl Iterator<Item = (&str, u16)> {
     let ports = pod.spec.containers.iter().chain(&pod.spec.init_containers).flat_map(|c| &c.ports);
     ports.filter(|p| !p.name.is_empty()).map(|p| (p.name.as_str(), p.container_port))
 }
 
 /// The port of a pod with these named ports that a Service port leads to; `None` when it has a name
 /// that the pod does not know.
-pub(crate) fn target_port<'a>(
+pub fn target_port<'a>(
     port: &ServicePortSpec,
     mut named: impl Iterator<Item = (&'a str, u16)>,
 ) -> Option<u16> {

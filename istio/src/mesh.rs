@@ -5,27 +5,27 @@
 //! `scope`'s part. No I/O.
 
 mod build;
-mod check;
-pub mod config;
-pub mod destinationrule;
+pub(crate) mod config;
+pub(crate) mod destinationrule;
 pub mod host;
-pub(crate) mod objects;
-pub mod service;
+pub(crate) mod service;
 mod validate;
-pub mod virtualservice;
+pub(crate) mod virtualservice;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use foldhash::HashMap;
 use serde_json::Value;
+use sidecarta_model::{Time, selects};
 
-use crate::model::{Time, selects};
+use destinationrule::Rules;
+
+pub use crate::objects::{Egress, EgressPort};
 pub use build::{Builder, sidecar_from_text};
-pub use config::{MeshConfig, TrafficMode};
-pub use destinationrule::{Merged, Rules};
-pub use objects::{Egress, EgressPort};
-pub use service::{AppProtocol, Port, Registry, Resolution, Service};
+pub use config::{MeshConfig, Provider, TrafficMode};
+pub use destinationrule::Merged;
+pub use service::{AppProtocol, Export, Port, Registry, Resolution, Service, UNSPECIFIED};
 pub use validate::egress_host as validate_egress_host;
 pub use virtualservice::VirtualService;
 
@@ -90,10 +90,14 @@ pub struct MeshPod {
 
 /// A Telemetry or AuthorizationPolicy that names providers.
 #[derive(Clone, Debug)]
-pub(crate) struct ProviderUse {
+pub struct ProviderUse {
+    /// `Telemetry` or `AuthorizationPolicy`.
     pub kind: &'static str,
+    /// Namespace.
     pub namespace: String,
+    /// Name.
     pub name: String,
+    /// Labels of the pods that it is for; empty: all.
     pub selector: BTreeMap<String, String>,
     /// By part: `tracing`, `accessLogging`, `metrics`, `authorization`.
     pub providers: Vec<(&'static str, Vec<String>)>,
@@ -176,8 +180,23 @@ impl Mesh {
         at.ok().map(|i| &self.pods[i])
     }
 
+    /// The Services of one host that istiod keeps, one for each namespace.
+    pub fn services_of(&self, host: &str) -> impl Iterator<Item = &Service> {
+        self.indexed(host).map(|(_, i)| &self.services[i.service as usize])
+    }
+
+    /// Whether a Service has this host.
+    pub fn has_host(&self, host: &str) -> bool {
+        self.by_host.contains_key(host)
+    }
+
+    /// All Telemetries and AuthorizationPolicies, with the providers that they name.
+    pub fn provider_uses(&self) -> &[ProviderUse] {
+        &self.provider_uses
+    }
+
     /// The Services of one host, by namespace.
-    pub(crate) fn named(&self, host: &str) -> impl Iterator<Item = (&str, Indexed)> {
+    pub(crate) fn indexed(&self, host: &str) -> impl Iterator<Item = (&str, Indexed)> {
         self.by_host.get(host).into_iter().flatten().map(|(n, i)| (n.as_str(), *i))
     }
 

@@ -4,8 +4,8 @@
 
 use serde_json::Value;
 
-use super::objects::{MeshConfigSpec, ProxyConfigSpec};
 use super::service::Export;
+use crate::objects::{MeshConfigSpec, ProxyConfigSpec};
 
 /// What happens to calls that the proxy does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,10 +6,10 @@ use super::l4::destination;
 use super::route::{Call, Cluster, Step};
 use super::{Client, Listener, Scope};
 use crate::mesh::host::{is_wildcard, matches, subset_of};
-use crate::mesh::objects::{HttpMatch, HttpRoute, Percent, Target};
 use crate::mesh::virtualservice::MESH_GATEWAY;
 use crate::mesh::{Port, Resolution, VirtualService};
-use crate::model::selects;
+use crate::objects::{HttpMatch, HttpRoute, Percent, Target};
+use sidecarta_model::selects;
 
 /// What the virtual hosts of a port have for a call.
 pub(super) enum Found {

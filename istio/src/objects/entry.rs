@@ -6,8 +6,9 @@ use serde::Deserialize;
 
 use super::{Meta, nullable};
 
+/// A ServiceEntry (`networking.istio.io`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct ServiceEntry {
+pub struct ServiceEntry {
     pub metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: ServiceEntrySpec,
@@ -15,9 +16,10 @@ pub(crate) struct ServiceEntry {
     pub status: ServiceEntryStatus,
 }
 
+/// What a ServiceEntry says.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct ServiceEntrySpec {
+pub struct ServiceEntrySpec {
     #[serde(default, deserialize_with = "nullable")]
     pub hosts: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
@@ -36,8 +38,9 @@ pub(crate) struct ServiceEntrySpec {
     pub workload_selector: Option<WorkloadSelector>,
 }
 
+/// A port of its hosts.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct ServiceEntryPort {
+pub struct ServiceEntryPort {
     pub number: u16,
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
@@ -47,27 +50,30 @@ pub(crate) struct ServiceEntryPort {
 
 /// `networking.istio.io` `WorkloadSelector`: labels, all of which a pod must have.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct WorkloadSelector {
+pub struct WorkloadSelector {
     #[serde(default, deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
 }
 
+/// An endpoint that it lists.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct WorkloadEntry {
+pub struct WorkloadEntry {
     #[serde(default, deserialize_with = "nullable")]
     pub address: String,
     #[serde(default, deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
 }
 
+/// What istiod made of it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct ServiceEntryStatus {
+pub struct ServiceEntryStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub addresses: Vec<EntryAddress>,
 }
 
+/// An address that istiod allocated.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct EntryAddress {
+pub struct EntryAddress {
     #[serde(default, deserialize_with = "nullable")]
     pub value: String,
 }

@@ -6,37 +6,49 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cluster::objects::{Meta, WorkloadSelector, nullable};
+use super::{Meta, WorkloadSelector, nullable};
 
 /// Any object of which only metadata and specification matter.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Object<S> {
-    pub metadata: Meta,
+pub struct Object<S> {
+    pub(crate) metadata: Meta,
     #[serde(default = "Option::default")]
-    pub spec: Option<S>,
+    pub(crate) spec: Option<S>,
 }
 
+/// A VirtualService (`networking.istio.io`).
+pub type VirtualService = Object<VirtualServiceSpec>;
+/// A DestinationRule (`networking.istio.io`).
+pub type DestinationRule = Object<DestinationRuleSpec>;
+/// A Sidecar (`networking.istio.io`).
+pub type Sidecar = Object<SidecarSpec>;
+/// A Telemetry (`telemetry.istio.io`).
+pub type Telemetry = Object<TelemetrySpec>;
+/// An AuthorizationPolicy (`security.istio.io`).
+pub type AuthorizationPolicy = Object<AuthorizationPolicySpec>;
+
+/// What a VirtualService says, as far as the mesh's own proxies read it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct VirtualServiceSpec {
+pub struct VirtualServiceSpec {
     #[serde(default, deserialize_with = "nullable")]
-    pub hosts: Vec<String>,
+    pub(crate) hosts: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
-    pub gateways: Vec<String>,
+    pub(crate) gateways: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
-    pub http: Vec<HttpRoute>,
+    pub(crate) http: Vec<HttpRoute>,
     #[serde(default, deserialize_with = "nullable")]
-    pub tls: Vec<L4Route>,
+    pub(crate) tls: Vec<L4Route>,
     #[serde(default, deserialize_with = "nullable")]
-    pub tcp: Vec<L4Route>,
+    pub(crate) tcp: Vec<L4Route>,
     #[serde(default, deserialize_with = "nullable")]
-    pub export_to: Vec<String>,
+    pub(crate) export_to: Vec<String>,
 }
 
 /// A rule for HTTP traffic.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct HttpRoute {
+pub(crate) struct HttpRoute {
     #[serde(default, rename = "match", deserialize_with = "nullable")]
     pub(crate) matches: Vec<HttpMatch>,
     #[serde(default, deserialize_with = "nullable")]
@@ -89,7 +101,7 @@ pub(crate) struct Weighted {
 
 /// Where a rule sends traffic.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Target {
+pub(crate) struct Target {
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) host: String,
     #[serde(default, deserialize_with = "nullable")]
@@ -169,19 +181,20 @@ pub(crate) struct L4Match {
     pub gateways: Vec<String>,
 }
 
+/// What a DestinationRule says.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct DestinationRuleSpec {
+pub struct DestinationRuleSpec {
     #[serde(default, deserialize_with = "nullable")]
-    pub host: String,
+    pub(crate) host: String,
     #[serde(default, deserialize_with = "nullable")]
-    pub subsets: Vec<Subset>,
+    pub(crate) subsets: Vec<Subset>,
     #[serde(default)]
-    pub traffic_policy: Option<Value>,
+    pub(crate) traffic_policy: Option<Value>,
     #[serde(default, deserialize_with = "nullable")]
-    pub export_to: Vec<String>,
+    pub(crate) export_to: Vec<String>,
     #[serde(default)]
-    pub workload_selector: Option<MatchLabels>,
+    pub(crate) workload_selector: Option<MatchLabels>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -206,17 +219,17 @@ pub(crate) struct Subset {
 /// The specification of a Sidecar. What is only carried over stays as it was written.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct SidecarSpec {
+pub struct SidecarSpec {
     #[serde(default)]
-    pub workload_selector: Option<WorkloadSelector>,
+    pub(crate) workload_selector: Option<WorkloadSelector>,
     #[serde(default, deserialize_with = "nullable")]
-    pub ingress: Vec<Value>,
+    pub(crate) ingress: Vec<Value>,
     #[serde(default, deserialize_with = "nullable")]
-    pub egress: Vec<Egress>,
+    pub(crate) egress: Vec<Egress>,
     #[serde(default)]
-    pub inbound_connection_pool: Option<Value>,
+    pub(crate) inbound_connection_pool: Option<Value>,
     #[serde(default)]
-    pub outbound_traffic_policy: Option<Value>,
+    pub(crate) outbound_traffic_policy: Option<Value>,
 }
 
 /// An egress listener of a Sidecar.
@@ -251,17 +264,18 @@ pub struct EgressPort {
     pub name: String,
 }
 
+/// What a Telemetry says of providers.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct TelemetrySpec {
+pub struct TelemetrySpec {
     #[serde(default)]
-    pub selector: Option<MatchLabels>,
+    pub(crate) selector: Option<MatchLabels>,
     #[serde(default, deserialize_with = "nullable")]
-    pub tracing: Vec<Provided>,
+    pub(crate) tracing: Vec<Provided>,
     #[serde(default, deserialize_with = "nullable")]
-    pub access_logging: Vec<Provided>,
+    pub(crate) access_logging: Vec<Provided>,
     #[serde(default, deserialize_with = "nullable")]
-    pub metrics: Vec<Provided>,
+    pub(crate) metrics: Vec<Provided>,
 }
 
 /// A part of a Telemetry resource that names providers.
@@ -282,23 +296,24 @@ pub(crate) struct ProviderName {
     pub name: String,
 }
 
+/// What an AuthorizationPolicy says of providers.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct AuthorizationPolicySpec {
+pub struct AuthorizationPolicySpec {
     #[serde(default)]
-    pub selector: Option<MatchLabels>,
+    pub(crate) selector: Option<MatchLabels>,
     #[serde(default, deserialize_with = "nullable")]
-    pub action: String,
+    pub(crate) action: String,
     #[serde(default)]
-    pub provider: Option<ProviderName>,
+    pub(crate) provider: Option<ProviderName>,
 }
 
 /// A ConfigMap: only the mesh's own is read.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct ConfigMap {
-    pub metadata: Meta,
+pub struct ConfigMap {
+    pub(crate) metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
-    pub data: BTreeMap<String, String>,
+    pub(crate) data: BTreeMap<String, String>,
 }
 
 /// The part of MeshConfig that scoping depends on.

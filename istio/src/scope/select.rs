@@ -87,7 +87,7 @@ fn candidates(mesh: &Mesh, client: &str, imports: &Imports<'_>) -> Vec<(u32, boo
             out.extend(mesh.by_namespace.get(*namespace).into_iter().flatten());
         }
         for host in imports.any().into_iter().flat_map(|c| &c.exact) {
-            for (namespace, _) in mesh.named(host) {
+            for (namespace, _) in mesh.indexed(host) {
                 let of_namespace = mesh.by_namespace.get(namespace).into_iter().flatten();
                 out.extend(of_namespace.filter(|&&i| mesh.services[i as usize].host == **host));
             }

@@ -1,9 +1,13 @@
-//! Foreign strings on their way out: one function for each medium.
+//! Foreign strings on their way out: one function for each medium. And YAML, both ways ([`yaml`]).
 //!
 //! Owns escaping. Names come from packets, files and other programs, and any of them can hold line
 //! breaks, control sequences, bidirectional marks or markup. Must never let a foreign string be read
 //! as anything but text, and never drop a character: what cannot stand as it is becomes its escape
 //! (`\n`, `\u{2028}`).
+
+#![warn(unreachable_pub)]
+
+pub mod yaml;
 
 use std::borrow::Cow;
 use std::fmt::Write;

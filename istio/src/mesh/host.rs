@@ -14,6 +14,14 @@ pub fn is_wildcard(host: &str) -> bool {
 }
 
 /// Whether every name that `host` stands for is one that `of` stands for (`Name.SubsetOf`).
+///
+/// # Examples
+/// ```
+/// use sidecarta_istio::mesh::host::subset_of;
+///
+/// assert!(subset_of("a.example.com", "*.example.com"));
+/// assert!(!subset_of("*.com", "*.example.com"));
+/// ```
 pub fn subset_of(host: &str, of: &str) -> bool {
     match (host.strip_prefix('*'), of.strip_prefix('*')) {
         (Some(h), Some(o)) => host.len() >= of.len() && h.ends_with(o),
@@ -37,7 +45,7 @@ pub fn matches(a: &str, b: &str) -> bool {
 /// Values by host, of which the most specific that covers a name is looked up
 /// (`MostSpecificHostMatch`).
 #[derive(Clone, Debug)]
-pub struct HostMap<K, V> {
+pub(crate) struct HostMap<K, V> {
     exact: HashMap<K, V>,
     wild: Vec<(K, V)>,
 }
@@ -50,7 +58,7 @@ impl<K, V> Default for HostMap<K, V> {
 
 impl<K: Borrow<str> + Eq + Hash, V> HostMap<K, V> {
     /// The value of the host itself, made if there is none.
-    pub fn or_insert(&mut self, host: K, value: V) -> &mut V {
+    pub(crate) fn or_insert(&mut self, host: K, value: V) -> &mut V {
         if !is_wildcard(host.borrow()) {
             return self.exact.entry(host).or_insert(value);
         }
@@ -63,7 +71,7 @@ impl<K: Borrow<str> + Eq + Hash, V> HostMap<K, V> {
 
     /// The value of the most specific host that covers the name: the host itself, else the longest
     /// wildcard.
-    pub fn most_specific(&self, name: &str) -> Option<&V> {
+    pub(crate) fn most_specific(&self, name: &str) -> Option<&V> {
         if let Some(v) = self.exact.get(name) {
             return Some(v);
         }

@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::host::qualify;
-use super::objects::{HttpMatch, HttpRoute, L4Route, Object, StringMatch, VirtualServiceSpec};
 use super::service::Export;
-use crate::model::Time;
+use crate::objects::{HttpMatch, HttpRoute, L4Route, Object, StringMatch, VirtualServiceSpec};
+use sidecarta_model::Time;
 
 /// The gateway that stands for all sidecars.
-pub const MESH_GATEWAY: &str = "mesh";
+pub(crate) const MESH_GATEWAY: &str = "mesh";
 
 /// A root VirtualService.
 #[derive(Clone, Debug)]

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use foldhash::HashMap;
 
 use super::{Listener, Scoped};
+use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{HostMap, is_wildcard, subset_of};
-use crate::mesh::service::UNSPECIFIED;
 use crate::mesh::{AppProtocol, Mesh, Port, Registry, Resolution, VirtualService};
 
 /// Indexes of a listener for routing.

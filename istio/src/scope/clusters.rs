@@ -1,16 +1,16 @@
 //! The clusters that a proxy receives, with their endpoints (`networking/core/cluster.go`,
 //! `cluster_builder.go`, `xds/endpoints/endpoint_builder.go`).
 //!
-//! Owns counting; must never decide what is in scope.
+//! Owns which endpoints a cluster has, and counting; must never decide what is in scope.
 
 use std::collections::BTreeMap;
 
 use super::route::Cluster;
 use super::{Scope, Scoped};
 use crate::mesh::host::is_wildcard;
-use crate::mesh::objects::Subset;
-use crate::mesh::{AppProtocol, Endpoint, Merged, Mesh, Port, Resolution};
-use crate::model::selects;
+use crate::mesh::{AppProtocol, Endpoint, Merged, Mesh, Port, Resolution, Service};
+use crate::objects::Subset;
+use sidecarta_model::selects;
 
 /// What a proxy must hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -28,7 +28,57 @@ impl std::ops::AddAssign for Size {
     }
 }
 
-impl Scope<'_> {
+impl<'m> Scope<'m> {
+    /// The endpoints of a cluster, for a client with these labels; none where the proxy finds them
+    /// itself, and where the scope has no such cluster.
+    ///
+    /// # Examples
+    /// ```
+    /// use sidecarta_istio::mesh::Builder;
+    /// use sidecarta_istio::objects::read_yaml;
+    /// use sidecarta_istio::scope::{Scope, TrafficMode, everything, route::Cluster};
+    ///
+    /// let mut builder = Builder::default();
+    /// let objects = read_yaml("
+    /// apiVersion: v1
+    /// kind: Service
+    /// metadata: {name: cart, namespace: shop}
+    /// spec: {clusterIP: 10.96.0.7, ports: [{name: http, port: 80}]}
+    /// ---
+    /// apiVersion: discovery.k8s.io/v1
+    /// kind: EndpointSlice
+    /// metadata: {name: cart-1, namespace: shop, labels: {kubernetes.io/service-name: cart}}
+    /// endpoints: [{addresses: [10.244.0.3]}]
+    /// ports: [{name: http, port: 8080}]
+    /// ")?;
+    /// objects.into_iter().for_each(|o| builder.add(o));
+    /// let (mesh, _) = builder.build();
+    ///
+    /// let egress = [everything()];
+    /// let scope = Scope::new(&mesh, "shop", &egress, TrafficMode::AllowAny);
+    /// let host = "cart.shop.svc.cluster.local".to_owned();
+    /// let cluster = Cluster { port: 80, subset: String::new(), host };
+    /// let endpoints = scope.endpoints(&cluster, &[].into());
+    /// assert_eq!(endpoints.len(), 1);
+    /// assert_eq!(endpoints[0].address, "10.244.0.3");
+    /// # Ok::<(), sidecarta_istio::objects::ReadError>(())
+    /// ```
+    pub fn endpoints(
+        &self,
+        cluster: &Cluster,
+        labels: &BTreeMap<String, String>,
+    ) -> Vec<&'m Endpoint> {
+        let mut out = Vec::new();
+        let Some(scoped) = self.service(&cluster.host) else { return out };
+        let Some(port) = scoped.port(cluster.port) else { return out };
+        let rule = self.rule(scoped.service, labels);
+        let named = rule.and_then(|r| r.subsets.iter().find(|x| x.name == cluster.subset));
+        if named.is_some() || cluster.subset.is_empty() {
+            each_endpoint(self.mesh, scoped.service, port, named, |e| out.push(e));
+        }
+        out
+    }
+
     /// Calls `take` with each outbound cluster and the number of its endpoints.
     fn each_cluster(
         &self,
@@ -95,24 +145,10 @@ fn of_service(
             }
             continue;
         }
-        let count = |named: Option<&Subset>| -> u64 {
-            if service.resolution == Resolution::Passthrough || named.is_some_and(passthrough) {
-                return 0;
-            }
-            let wanted = |e: &&Endpoint| named.is_none_or(|x| selects(&x.labels, &e.labels));
-            if service.resolution == Resolution::Dns {
-                return mesh.endpoints_by_number(service, port).filter(wanted).count() as u64;
-            }
-            // What istiod tells are addresses: it leaves names out.
-            let usable = |e: &&Endpoint| {
-                e.address.is_empty() || e.address.parse::<std::net::IpAddr>().is_ok()
-            };
-            mesh.endpoints(service)
-                .iter()
-                .filter(|e| e.port_name == port.name)
-                .filter(usable)
-                .filter(wanted)
-                .count() as u64
+        let count = |named: Option<&Subset>| {
+            let mut n = 0;
+            each_endpoint(mesh, service, port, named, |_| n += 1);
+            n
         };
         // A DNS cluster without endpoints is not sent.
         let sent = |n: u64| service.resolution != Resolution::Dns || n > 0;
@@ -128,6 +164,32 @@ fn of_service(
             }
         }
     }
+}
+
+/// Calls `take` with each endpoint of a port, of a subset or of all.
+fn each_endpoint<'m>(
+    mesh: &'m Mesh,
+    service: &'m Service,
+    port: &Port,
+    subset: Option<&Subset>,
+    take: impl FnMut(&'m Endpoint),
+) {
+    if service.resolution == Resolution::Passthrough || subset.is_some_and(passthrough) {
+        return;
+    }
+    let wanted = |e: &&Endpoint| subset.is_none_or(|x| selects(&x.labels, &e.labels));
+    if service.resolution == Resolution::Dns {
+        return mesh.endpoints_by_number(service, port).filter(wanted).for_each(take);
+    }
+    // What istiod tells are addresses: it leaves names out.
+    let usable =
+        |e: &&Endpoint| e.address.is_empty() || e.address.parse::<std::net::IpAddr>().is_ok();
+    mesh.endpoints(service)
+        .iter()
+        .filter(|e| e.port_name == port.name)
+        .filter(usable)
+        .filter(wanted)
+        .for_each(take);
 }
 
 fn passthrough(subset: &Subset) -> bool {

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::cluster::objects::{Service as KubeService, ServiceEntry, ServicePortSpec};
-use crate::model::{Protocol, Time};
+use crate::objects::{Service as KubeService, ServiceEntry, ServicePortSpec};
+use sidecarta_model::{Protocol, Time};
 
 /// Where "no address of its own" is: every address.
 pub const UNSPECIFIED: &str = "0.0.0.0";

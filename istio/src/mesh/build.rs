@@ -9,36 +9,46 @@ use serde_json::Value;
 use super::config::MeshConfig;
 use super::destinationrule::Rules;
 use super::host::is_wildcard;
-use super::objects::{
-    AuthorizationPolicySpec, ConfigMap, DestinationRuleSpec, MeshConfigSpec, Object, Provided,
-    SidecarSpec, TelemetrySpec, VirtualServiceSpec,
-};
+
 use super::service::{Registry, Resolution, from_entry, from_kube};
 use super::{
     Endpoint, Indexed, Mesh, MeshPod, ProviderUse, Service, Sidecar, Target, validate,
     virtualservice,
 };
-use crate::cluster::objects as kube;
-use crate::model::{Time, selects};
-use crate::yaml;
+use crate::objects::{self, Known, MeshConfigSpec, Provided};
+use sidecarta_model::{Time, selects};
+use sidecarta_text::yaml;
 
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
 
 /// Collects objects; [`Builder::build`] makes the mesh.
+///
+/// # Examples
+/// ```
+/// use sidecarta_istio::mesh::Builder;
+/// use sidecarta_istio::objects::read_yaml;
+///
+/// let mut builder = Builder::default().domain("cluster.example");
+/// let text = "{apiVersion: v1, kind: Service, metadata: {name: cart, namespace: shop}}";
+/// read_yaml(text)?.into_iter().for_each(|object| builder.add(object));
+/// let (mesh, _) = builder.build();
+/// assert!(mesh.has_host("cart.shop.svc.cluster.example"));
+/// # Ok::<(), sidecarta_istio::objects::ReadError>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Builder {
-    pub(crate) domain: Option<String>,
-    pub(crate) pods: Vec<kube::Pod>,
-    pub(crate) services: Vec<kube::Service>,
-    pub(crate) slices: Vec<kube::EndpointSlice>,
-    pub(crate) entries: Vec<kube::ServiceEntry>,
-    pub(crate) virtual_services: Vec<Object<VirtualServiceSpec>>,
-    pub(crate) rules: Vec<Object<DestinationRuleSpec>>,
-    pub(crate) sidecars: Vec<Object<SidecarSpec>>,
-    pub(crate) telemetries: Vec<Object<TelemetrySpec>>,
-    pub(crate) policies: Vec<Object<AuthorizationPolicySpec>>,
-    pub(crate) config_maps: Vec<ConfigMap>,
+    domain: Option<String>,
+    pods: Vec<objects::Pod>,
+    services: Vec<objects::Service>,
+    slices: Vec<objects::EndpointSlice>,
+    entries: Vec<objects::ServiceEntry>,
+    virtual_services: Vec<objects::VirtualService>,
+    rules: Vec<objects::DestinationRule>,
+    sidecars: Vec<objects::Sidecar>,
+    telemetries: Vec<objects::Telemetry>,
+    policies: Vec<objects::AuthorizationPolicy>,
+    config_maps: Vec<objects::ConfigMap>,
 }
 
 impl Builder {
@@ -49,12 +59,28 @@ impl Builder {
         self
     }
 
+    /// Takes an object.
+    pub fn add(&mut self, object: Known) {
+        match object {
+            Known::Pod(o) => self.pods.push(o),
+            Known::Service(o) => self.services.push(o),
+            Known::EndpointSlice(o) => self.slices.push(o),
+            Known::ConfigMap(o) => self.config_maps.push(o),
+            Known::ServiceEntry(o) => self.entries.push(o),
+            Known::VirtualService(o) => self.virtual_services.push(o),
+            Known::DestinationRule(o) => self.rules.push(o),
+            Known::Sidecar(o) => self.sidecars.push(o),
+            Known::Telemetry(o) => self.telemetries.push(o),
+            Known::AuthorizationPolicy(o) => self.policies.push(o),
+        }
+    }
+
     /// The mesh, and what in the objects istiod would refuse or leave out, in words.
     pub fn build(mut self) -> (Mesh, Vec<String>) {
         let mut problems = Vec::new();
         let domain = self.domain.take().unwrap_or_else(|| DOMAIN.to_owned());
         let config = self.config(&mut problems);
-        validate::all(&self, &mut problems);
+        validate::all(&self.sidecars, &self.virtual_services, &self.rules, &mut problems);
         let virtual_services = virtualservice::merge_all(
             &self.virtual_services,
             &config.virtual_service_export,
@@ -96,11 +122,11 @@ impl Builder {
 
     /// The ConfigMap `istio` (of a revision `istio-REVISION`, where there is no other).
     fn config(&self, problems: &mut Vec<String>) -> MeshConfig {
-        let is_mesh = |c: &&ConfigMap| {
+        let is_mesh = |c: &&objects::ConfigMap| {
             c.data.contains_key("mesh")
                 && (c.metadata.name == "istio" || c.metadata.name.starts_with("istio-"))
         };
-        let mut found: Vec<&ConfigMap> = self.config_maps.iter().filter(is_mesh).collect();
+        let mut found: Vec<&objects::ConfigMap> = self.config_maps.iter().filter(is_mesh).collect();
         found.sort_by_key(|c| {
             let m = &c.metadata;
             (m.name != "istio", m.namespace != "istio-system", m.name.clone(), m.namespace.clone())
@@ -128,7 +154,7 @@ impl Builder {
     }
 
     fn pods_into(&self, mesh: &mut Mesh) {
-        let ended = |p: &&kube::Pod| !matches!(p.status.phase.as_str(), "Succeeded" | "Failed");
+        let ended = |p: &&objects::Pod| !matches!(p.status.phase.as_str(), "Succeeded" | "Failed");
         mesh.pods = self
             .pods
             .iter()
@@ -137,7 +163,7 @@ impl Builder {
                 namespace: p.metadata.namespace.clone(),
                 name: p.metadata.name.clone(),
                 labels: Arc::clone(&p.metadata.labels),
-                addresses: kube::addresses(p, |_| {}),
+                addresses: objects::addresses(p, |_| {}),
                 ready: p.is_ready(),
             })
             .collect();
@@ -281,12 +307,12 @@ impl Builder {
 
     /// Which Service ports each pod answers, the oldest Service first.
     fn targets_into(&self, mesh: &mut Mesh) {
-        let objects: HashMap<(&str, &str), &kube::Service> = self
+        let by_name: HashMap<(&str, &str), &objects::Service> = self
             .services
             .iter()
             .map(|s| ((s.metadata.namespace.as_str(), s.metadata.name.as_str()), s))
             .collect();
-        let mut of_namespace: HashMap<&str, Vec<&kube::Pod>> = HashMap::new();
+        let mut of_namespace: HashMap<&str, Vec<&objects::Pod>> = HashMap::new();
         for p in &self.pods {
             of_namespace.entry(p.metadata.namespace.as_str()).or_default().push(p);
         }
@@ -296,7 +322,7 @@ impl Builder {
             }
             let matching = of_namespace.get(s.namespace.as_str()).into_iter().flatten();
             for p in matching.filter(|p| selects(&s.selector, &p.metadata.labels)) {
-                let object = objects.get(&(s.namespace.as_str(), s.object.as_str()));
+                let object = by_name.get(&(s.namespace.as_str(), s.object.as_str()));
                 for port in &s.ports {
                     let spec =
                         object.filter(|_| s.registry == Registry::Kubernetes).and_then(|o| {
@@ -305,8 +331,9 @@ impl Builder {
                                 .iter()
                                 .find(|x| x.port == port.number && x.name == port.name)
                         });
-                    let target = spec
-                        .map_or(Some(port.number), |x| kube::target_port(x, kube::named_ports(p)));
+                    let target = spec.map_or(Some(port.number), |x| {
+                        objects::target_port(x, objects::named_ports(p))
+                    });
                     let Some(target) = target else { continue };
                     let key = (s.namespace.clone(), p.metadata.name.clone());
                     mesh.targets.entry(key).or_default().push(Target {
@@ -398,7 +425,7 @@ fn aliases(services: &[Service]) -> HashMap<String, Vec<(String, String)>> {
 }
 
 /// Reads a Sidecar.
-pub(super) fn sidecar(object: &Object<SidecarSpec>) -> Sidecar {
+pub(super) fn sidecar(object: &objects::Sidecar) -> Sidecar {
     let (meta, spec) = (&object.metadata, object.spec.clone().unwrap_or_default());
     let set = |v: Option<Value>| v.filter(|v| !v.is_null());
     Sidecar {
@@ -427,6 +454,6 @@ pub fn sidecar_from_text(text: &str) -> Result<Sidecar, String> {
     if kind != "Sidecar" {
         return Err(format!("it holds {kind}, not a Sidecar"));
     }
-    let object: Object<SidecarSpec> = yaml::from_value(value).map_err(|e| e.to_string())?;
+    let object: objects::Sidecar = yaml::from_value(value).map_err(|e| e.to_string())?;
     Ok(sidecar(&object))
 }

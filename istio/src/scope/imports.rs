@@ -20,18 +20,18 @@ pub(super) struct Class<'a> {
 
 impl Class<'_> {
     /// Whether a `~` entry takes the host away.
-    pub fn excludes(&self, host: &str) -> bool {
+    pub(super) fn excludes(&self, host: &str) -> bool {
         self.excluded.iter().any(|e| subset_of(host, e))
     }
 
     /// Whether a Service of this host is imported: a wildcard imports what lies within it.
-    pub fn service(&self, host: &str) -> bool {
+    pub(super) fn service(&self, host: &str) -> bool {
         self.exact.contains(host) || self.wild.iter().any(|w| subset_of(host, w))
     }
 
     /// Whether a VirtualService of this host is imported: overlapping is enough, in either
     /// direction.
-    pub fn virtual_service(&self, host: &str) -> bool {
+    pub(super) fn virtual_service(&self, host: &str) -> bool {
         self.exact.contains(host)
             || self.wild.iter().any(|w| matches(host, w))
             || (is_wildcard(host) && self.exact.iter().any(|e| matches(host, e)))
@@ -50,7 +50,7 @@ pub(super) struct Imports<'a> {
 
 impl<'a> Imports<'a> {
     /// Reads the list. An entry without exactly one slash is left out, as istiod does.
-    pub fn new(hosts: &'a [String], client: &'a str) -> Self {
+    pub(super) fn new(hosts: &'a [String], client: &'a str) -> Self {
         let mut out = Self { classes: BTreeMap::new(), all_exact: true, repeated: false };
         let mut seen: HashSet<&str> = HashSet::default();
         for host in hosts {
@@ -79,7 +79,7 @@ impl<'a> Imports<'a> {
     }
 
     /// Hosts listed under `*`.
-    pub fn any(&self) -> Option<&Class<'a>> {
+    pub(super) fn any(&self) -> Option<&Class<'a>> {
         self.classes.get(ANY)
     }
 }

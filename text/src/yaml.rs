@@ -9,10 +9,9 @@ pub mod depth;
 
 use std::borrow::Cow;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use crate::text;
 use depth::TooDeep;
 
 pub use serde_yaml::{Value, from_value};
@@ -46,6 +45,17 @@ impl Error {
 pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     depth::check_yaml(text)?;
     Ok(serde_yaml::from_str(text)?)
+}
+
+/// Reads all documents of a text, in time that grows as it does.
+///
+/// # Errors
+/// With line and column, on malformed text, duplicate keys, or more than [`depth::LIMIT`]
+/// collections within each other.
+pub fn documents(text: &str) -> Result<Vec<Value>, Error> {
+    depth::check_yaml(text)?;
+    let all = serde_yaml::Deserializer::from_str(text);
+    all.map(|document| Ok(Value::deserialize(document)?)).collect()
 }
 
 /// Writes a value as one YAML document in printable ASCII, quoted so that YAML 1.1 and 1.2 readers
@@ -110,7 +120,7 @@ impl Words {
         for part in parts {
             let (number, rest) = part.split_once('-').unwrap_or((part, ""));
             let string = number.parse().ok().and_then(|n: usize| self.strings.get(n));
-            out.push_str(&text::yaml_string(string.map_or("", String::as_str)));
+            out.push_str(&crate::yaml_string(string.map_or("", String::as_str)));
             out.push_str(rest);
         }
         out

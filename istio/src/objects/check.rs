@@ -1,13 +1,18 @@
 //! Whether the names in an object are names.
 //!
 //! Owns which names of an object count: those that others are told of, or that a Sidecar holds. The
-//! API server has checked them; a file need not come from one. Must never change an object.
+//! API server has checked them; a file need not come from one. Must never
+//! change an object. What istiod refuses beside names is the part of [`crate::mesh`].
 
-use super::{Controller, EndpointSlice, Meta, Node, Pod, Service, ServiceEntry};
-use crate::model::valid::{self, Invalid};
+use sidecarta_model::valid::{self, Invalid};
+
+use super::{
+    AuthorizationPolicySpec, ConfigMap, Controller, DestinationRuleSpec, EndpointSlice, Meta, Node,
+    Object, Pod, Service, ServiceEntry, SidecarSpec, TelemetrySpec, VirtualServiceSpec,
+};
 
 /// An object whose names can be checked.
-pub(crate) trait Check {
+pub trait Check {
     /// # Errors
     /// The first name that breaks a rule.
     fn check(&self) -> Result<(), Invalid>;
@@ -78,3 +83,39 @@ impl Check for ServiceEntry {
         self.spec.workload_selector.iter().try_for_each(|s| valid::labels(&s.labels))
     }
 }
+
+impl Check for ConfigMap {
+    fn check(&self) -> Result<(), Invalid> {
+        self.metadata.check()
+    }
+}
+
+impl Check for Object<VirtualServiceSpec> {
+    fn check(&self) -> Result<(), Invalid> {
+        self.metadata.check()?;
+        let Some(spec) = &self.spec else { return Ok(()) };
+        spec.hosts.iter().try_for_each(|h| valid::mesh_host(h))?;
+        let matches = spec.tls.iter().chain(&spec.tcp).flat_map(|r| &r.matches);
+        matches.flat_map(|m| &m.destination_subnets).try_for_each(|s| valid::range(s))
+    }
+}
+
+impl Check for Object<DestinationRuleSpec> {
+    fn check(&self) -> Result<(), Invalid> {
+        self.metadata.check()?;
+        let host = self.spec.as_ref().map_or("", |s| s.host.as_str());
+        if host.is_empty() { Ok(()) } else { valid::mesh_host(host) }
+    }
+}
+
+macro_rules! metadata_alone {
+    ($($spec:ty),*) => {$(
+        impl Check for Object<$spec> {
+            fn check(&self) -> Result<(), Invalid> {
+                self.metadata.check()
+            }
+        }
+    )*};
+}
+
+metadata_alone!(SidecarSpec, TelemetrySpec, AuthorizationPolicySpec);

@@ -68,7 +68,12 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Adds a Service's chains (`buildSidecarOutboundListener`).
-    pub fn add(&mut self, port: AppProtocol, on_every: bool, chains: impl FnOnce() -> Vec<Chain>) {
+    pub(super) fn add(
+        &mut self,
+        port: AppProtocol,
+        on_every: bool,
+        chains: impl FnOnce() -> Vec<Chain>,
+    ) {
         let Some(old) = self.protocol.filter(|_| !self.locked) else {
             if !self.locked {
                 self.protocol =
@@ -105,7 +110,7 @@ impl Entry {
     }
 
     /// The chain that Envoy takes: each criterion in turn keeps the chains that match it best.
-    pub fn choose(&self, call: &Call) -> Option<&Chain> {
+    pub(super) fn choose(&self, call: &Call) -> Option<&Chain> {
         let tls =
             call.protocol == CallProtocol::Tls && self.chains.iter().any(|c| !c.sni.is_empty());
         let sni = if tls { call.host.as_str() } else { "" };

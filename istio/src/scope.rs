@@ -184,7 +184,7 @@ impl<'m> Scope<'m> {
     /// (visible or not), else a visible one of Kubernetes, else the oldest visible one
     /// (`pickBestVisibleNamespace`).
     fn destination(&self, host: &str) -> Option<&'m Service> {
-        let all = || self.mesh.named(host).map(|(_, i)| &self.mesh.services[i.service as usize]);
+        let all = || self.mesh.services_of(host);
         if let Some(own) = self.mesh.service_in(self.namespace, host) {
             return Some(own);
         }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use super::chain::{Action, Chain, Entry};
 use super::{Client, Scope, Scoped, http, l4};
-use crate::mesh::service::UNSPECIFIED;
+use crate::mesh::UNSPECIFIED;
 use crate::mesh::{AppProtocol, Mesh, TrafficMode};
 
 /// What an application speaks.

@@ -10,9 +10,9 @@ use foldhash::HashMap;
 use serde_json::Value;
 
 use super::host::{HostMap, qualify};
-use super::objects::{DestinationRuleSpec, Object, Subset};
 use super::service::Export;
-use crate::model::{Time, selects};
+use crate::objects::{DestinationRuleSpec, Object, Subset};
+use sidecarta_model::{Time, selects};
 
 /// One or more rules of a namespace for one host, merged.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ type Hosts = HostMap<String, Vec<u32>>;
 
 /// The index of all rules.
 #[derive(Clone, Debug, Default)]
-pub struct Rules {
+pub(crate) struct Rules {
     merged: Vec<Merged>,
     local: HashMap<String, Hosts>,
     exported: HashMap<String, Hosts>,
@@ -120,7 +120,7 @@ impl Rules {
 
     /// Rules that a client in `client` finds for a host whose Service lives in `owner`: the
     /// client's namespace, then the Service's, then the root namespace.
-    pub fn lookup(&self, client: &str, host: &str, owner: &str) -> Vec<&Merged> {
+    pub(crate) fn lookup(&self, client: &str, host: &str, owner: &str) -> Vec<&Merged> {
         let local =
             if client == self.root { Some(&self.root_private) } else { self.local.get(client) };
         if let Some(found) = local.and_then(|h| h.most_specific(host)) {
@@ -147,7 +147,7 @@ impl Rules {
 /// Of the rules that were found, the one for pods with these labels: one whose selector matches and
 /// that lives in the client's namespace, else the last without a selector
 /// (`SidecarScope.DestinationRule`).
-pub fn select<'r>(
+pub(crate) fn select<'r>(
     found: &[&'r Merged],
     client: &str,
     labels: &BTreeMap<String, String>,
@@ -160,7 +160,7 @@ pub fn select<'r>(
 }
 
 /// The last rule without a selector: what the receiving side uses.
-pub fn inbound<'r>(found: &[&'r Merged]) -> Option<&'r Merged> {
+pub(crate) fn inbound<'r>(found: &[&'r Merged]) -> Option<&'r Merged> {
     found.iter().rev().find(|m| m.selector.is_none()).copied()
 }
 

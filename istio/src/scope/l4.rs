@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use super::chain::{Action, Chain};
 use super::route::Cluster;
 use super::{Client, Scope, Scoped};
+use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{is_wildcard, matches};
-use crate::mesh::objects::{L4Match, Target, Weighted};
-use crate::mesh::service::UNSPECIFIED;
 use crate::mesh::virtualservice::MESH_GATEWAY;
 use crate::mesh::{AppProtocol, Resolution, VirtualService};
-use crate::model::selects;
+use crate::objects::{L4Match, Target, Weighted};
+use sidecarta_model::selects;
 
 /// The chains of a Service port.
 pub(super) fn chains(

@@ -4,9 +4,8 @@
 //! Owns the wording. Nothing is left out for it: istiod's own behaviour towards such an object is
 //! what `scope` models.
 
-use super::Builder;
-use super::objects::{Egress, Object, SidecarSpec};
-use crate::model::valid;
+use crate::objects::{DestinationRule, Egress, Sidecar, VirtualService};
+use sidecarta_model::valid;
 
 /// Why an egress host is refused; `None` when it is fine.
 pub fn egress_host(entry: &str) -> Option<&'static str> {
@@ -40,8 +39,13 @@ pub fn egress_host(entry: &str) -> Option<&'static str> {
 }
 
 /// Checks all objects.
-pub(super) fn all(builder: &Builder, problems: &mut Vec<String>) {
-    let mut sorted: Vec<&Object<SidecarSpec>> = builder.sidecars.iter().collect();
+pub(super) fn all(
+    sidecars: &[Sidecar],
+    virtual_services: &[VirtualService],
+    rules: &[DestinationRule],
+    problems: &mut Vec<String>,
+) {
+    let mut sorted: Vec<&Sidecar> = sidecars.iter().collect();
     sorted.sort_by_key(|o| (&o.metadata.namespace, &o.metadata.name));
     for object in sorted {
         for why in sidecar(object) {
@@ -52,7 +56,7 @@ pub(super) fn all(builder: &Builder, problems: &mut Vec<String>) {
             ));
         }
     }
-    for object in &builder.virtual_services {
+    for object in virtual_services {
         let (m, spec) = (&object.metadata, object.spec.clone().unwrap_or_default());
         let bare = spec.hosts.is_empty() && (!spec.tcp.is_empty() || !spec.tls.is_empty());
         if bare {
@@ -62,7 +66,7 @@ pub(super) fn all(builder: &Builder, problems: &mut Vec<String>) {
             ));
         }
     }
-    for object in &builder.rules {
+    for object in rules {
         let (m, spec) = (&object.metadata, object.spec.clone().unwrap_or_default());
         if spec.host.is_empty() {
             problems.push(format!(
@@ -73,7 +77,7 @@ pub(super) fn all(builder: &Builder, problems: &mut Vec<String>) {
     }
 }
 
-fn sidecar(object: &Object<SidecarSpec>) -> Vec<String> {
+fn sidecar(object: &Sidecar) -> Vec<String> {
     let spec = object.spec.clone().unwrap_or_default();
     let mut out = Vec::new();
     if let Some(selector) = &spec.workload_selector {

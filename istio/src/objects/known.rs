@@ -1,0 +1,164 @@
+//! Objects by their kind.
+//!
+//! Owns which kinds the mesh is made of. Must never change an object.
+
+use serde::de::{DeserializeOwned, Deserializer};
+use sidecarta_model::valid::Invalid;
+use sidecarta_text::yaml;
+
+use super::{
+    AuthorizationPolicy, Check, ConfigMap, DestinationRule, EndpointSlice, Envelope, Pod, Service,
+    ServiceEntry, Sidecar, Telemetry, VirtualService,
+};
+
+/// An object of a kind that the mesh is made of.
+#[derive(Clone, Debug)]
+pub enum Known {
+    /// `v1`
+    Pod(Pod),
+    /// `v1`
+    Service(Service),
+    /// `discovery.k8s.io/v1`
+    EndpointSlice(EndpointSlice),
+    /// `v1`; the mesh's settings stand in one.
+    ConfigMap(ConfigMap),
+    /// `networking.istio.io`
+    ServiceEntry(ServiceEntry),
+    /// `networking.istio.io`
+    VirtualService(VirtualService),
+    /// `networking.istio.io`
+    DestinationRule(DestinationRule),
+    /// `networking.istio.io`
+    Sidecar(Sidecar),
+    /// `telemetry.istio.io`
+    Telemetry(Telemetry),
+    /// `security.istio.io`
+    AuthorizationPolicy(AuthorizationPolicy),
+}
+
+/// Why an object is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused<E> {
+    /// A field has a wrong type.
+    #[error(transparent)]
+    Type(E),
+    /// A name in it is none.
+    #[error("{0}")]
+    Name(Invalid),
+}
+
+/// Reads an object whose fields have the right types and whose names are names.
+///
+/// # Errors
+/// The first that has not, or is none.
+pub fn read_checked<'de, T: DeserializeOwned + Check, D: Deserializer<'de>>(
+    from: D,
+) -> Result<T, Refused<D::Error>> {
+    let object = T::deserialize(from).map_err(Refused::Type)?;
+    object.check().map_err(Refused::Name)?;
+    Ok(object)
+}
+
+impl Known {
+    /// Reads an object of this kind; `None` where the mesh is not made of such.
+    ///
+    /// # Errors
+    /// When a field has a wrong type, or a name is none.
+    pub fn read<'de, D: Deserializer<'de>>(
+        envelope: &Envelope,
+        from: D,
+    ) -> Option<Result<Self, Refused<D::Error>>> {
+        let group = envelope.group();
+        let istio = group.ends_with("istio.io");
+        Some(match envelope.kind.as_str() {
+            "Pod" if group.is_empty() => read_checked(from).map(Self::Pod),
+            // Knative has a Service as well; only the core one has addresses.
+            "Service" if group.is_empty() => read_checked(from).map(Self::Service),
+            "EndpointSlice" => read_checked(from).map(Self::EndpointSlice),
+            "ConfigMap" if group.is_empty() => read_checked(from).map(Self::ConfigMap),
+            "ServiceEntry" if istio => read_checked(from).map(Self::ServiceEntry),
+            "VirtualService" if istio => read_checked(from).map(Self::VirtualService),
+            "DestinationRule" if istio => read_checked(from).map(Self::DestinationRule),
+            "Sidecar" if istio => read_checked(from).map(Self::Sidecar),
+            "Telemetry" if istio => read_checked(from).map(Self::Telemetry),
+            "AuthorizationPolicy" if istio => read_checked(from).map(Self::AuthorizationPolicy),
+            _ => return None,
+        })
+    }
+}
+
+/// Why a text cannot be read as objects.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It is no YAML, or nests too deep.
+    #[error(transparent)]
+    Yaml(#[from] yaml::Error),
+    /// Something in it is no Kubernetes object.
+    #[error("not a Kubernetes object: {0}")]
+    Envelope(yaml::Error),
+    /// An object is refused.
+    #[error("{kind}: {why}")]
+    Object {
+        /// Its kind.
+        kind: String,
+        /// Why it is.
+        why: Refused<yaml::Error>,
+    },
+}
+
+/// Reads the objects of a text of YAML or JSON: its documents, and the items of Lists. Objects of
+/// other kinds than [`Known`] has are passed over.
+///
+/// # Errors
+/// At the first document or object that cannot be read: nothing is guessed or left out.
+///
+/// # Examples
+/// ```
+/// use sidecarta_istio::objects::{Known, read_yaml};
+///
+/// let text = "
+/// apiVersion: v1
+/// kind: List
+/// items:
+/// - {apiVersion: v1, kind: Service, metadata: {name: cart, namespace: shop}}
+/// - {apiVersion: v1, kind: Secret, metadata: {name: cart, namespace: shop}}
+/// ---
+/// {apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: default, namespace: shop}}
+/// ";
+/// let objects = read_yaml(text)?;
+/// assert!(matches!(&objects[..], [Known::Service(_), Known::Sidecar(_)]));
+/// assert!(read_yaml("{kind: Service, apiVersion: v1, metadata: {name: 'no name'}}").is_err());
+/// # Ok::<(), sidecarta_istio::objects::ReadError>(())
+/// ```
+pub fn read_yaml(text: &str) -> Result<Vec<Known>, ReadError> {
+    let mut out = Vec::new();
+    for document in yaml::documents(text)? {
+        read_value(document, &mut out)?;
+    }
+    Ok(out)
+}
+
+fn read_value(mut value: yaml::Value, out: &mut Vec<Known>) -> Result<(), ReadError> {
+    if value.is_null() {
+        return Ok(());
+    }
+    value.apply_merge().map_err(yaml::Error::from)?;
+    if let Some(items) = value.get_mut("items").and_then(yaml::Value::as_sequence_mut) {
+        return std::mem::take(items).into_iter().try_for_each(|item| read_value(item, out));
+    }
+    let envelope: Envelope =
+        yaml::from_value(value.clone()).map_err(|e| ReadError::Envelope(e.into()))?;
+    match Known::read(&envelope, &value) {
+        None => Ok(()),
+        Some(Ok(object)) => {
+            out.push(object);
+            Ok(())
+        }
+        Some(Err(Refused::Type(e))) => {
+            Err(ReadError::Object { kind: envelope.kind, why: Refused::Type(e.into()) })
+        }
+        Some(Err(Refused::Name(e))) => {
+            Err(ReadError::Object { kind: envelope.kind, why: Refused::Name(e) })
+        }
+    }
+}
