@@ -8,6 +8,7 @@ pub(crate) mod answers;
 mod entry;
 mod further;
 mod head;
+mod hot;
 pub(crate) mod key;
 mod slots;
 mod syns;

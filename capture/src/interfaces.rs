@@ -137,12 +137,12 @@ pub(crate) struct Interfaces {
 }
 
 impl Interfaces {
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { known: HashMap::new(), all: Vec::new(), recent: None, limit }
     }
 
     /// Counts a packet; true where its interface is one too many.
-    pub fn count(
+    pub(crate) fn count(
         &mut self,
         id: InterfaceId,
         time: Nanos,
@@ -158,7 +158,7 @@ impl Interfaces {
 
     /// Counts a packet that says nothing of whose its interface is; true where that is one too
     /// many.
-    pub fn count_forged(&mut self, id: InterfaceId, time: Nanos) -> bool {
+    pub(crate) fn count_forged(&mut self, id: InterfaceId, time: Nanos) -> bool {
         self.note(id, time).is_none()
     }
 
@@ -192,7 +192,7 @@ impl Interfaces {
     }
 
     /// Forgets an interface that is gone; its totals a last time.
-    pub fn forget(&mut self, id: InterfaceId) -> Option<InterfaceSpan> {
+    pub(crate) fn forget(&mut self, id: InterfaceId) -> Option<InterfaceSpan> {
         let at = self.known.remove(&id)? as usize;
         self.recent = None;
         let gone = self.all.swap_remove(at);
@@ -203,7 +203,7 @@ impl Interfaces {
     }
 
     /// All totals, in order of the interfaces.
-    pub fn report(&self) -> Vec<InterfaceSpan> {
+    pub(crate) fn report(&self) -> Vec<InterfaceSpan> {
         let mut all: Vec<InterfaceSpan> = self.all.iter().map(Interface::span).collect();
         all.sort_by_key(|s| s.interface);
         all

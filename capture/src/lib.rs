@@ -13,6 +13,8 @@
 //!                                 names: dns, tls, http ─┘     └─ meter composes
 //! ```
 
+#![warn(unreachable_pub)]
+
 mod bytes;
 pub mod decode;
 pub mod dns;

@@ -9,7 +9,7 @@ pub mod collector;
 mod evidence;
 pub mod filter;
 pub mod handle;
-pub mod links;
+mod links;
 mod ring;
 pub mod rule;
 mod told;

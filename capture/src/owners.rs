@@ -75,7 +75,7 @@ fn family(address: IpAddr) -> usize {
 
 impl Owners {
     /// From this time on, all that the pod behind an interface sends is read.
-    pub fn watch(&mut self, index: u32, since: Nanos) {
+    pub(crate) fn watch(&mut self, index: u32, since: Nanos) {
         let tie = self.ties.entry(index).or_default();
         (tie.since, tie.released) = (since, false);
         self.settle(index);
@@ -83,7 +83,7 @@ impl Owners {
 
     /// The other end of an interface is gone: its addresses may be another's at once. What is still
     /// read of it is its own.
-    pub fn release(&mut self, index: u32) {
+    pub(crate) fn release(&mut self, index: u32) {
         if let Some(tie) = self.ties.get_mut(&index) {
             tie.released = true;
         }
@@ -91,13 +91,13 @@ impl Owners {
     }
 
     /// An interface is gone.
-    pub fn forget(&mut self, index: u32) {
+    pub(crate) fn forget(&mut self, index: u32) {
         self.ties.remove(&index);
         self.holders.retain(|_, i| *i != index);
     }
 
     /// What the node tells of an interface now, in place of what it told before.
-    pub fn set_evidence(&mut self, index: u32, evidence: Vec<(IpAddr, OwnedBy)>) {
+    pub(crate) fn set_evidence(&mut self, index: u32, evidence: Vec<(IpAddr, OwnedBy)>) {
         let Some(tie) = self.ties.get_mut(&index) else { return };
         if tie.evidence != evidence {
             tie.evidence = evidence;
@@ -106,7 +106,7 @@ impl Owners {
     }
 
     /// Which addresses belong together, as the cluster tells.
-    pub fn set_groups(&mut self, groups: Groups) {
+    pub(crate) fn set_groups(&mut self, groups: Groups) {
         self.groups = groups;
         let mut all: Vec<u32> = self.ties.keys().copied().collect();
         all.sort_unstable();
@@ -114,7 +114,7 @@ impl Owners {
     }
 
     /// The clock was set by this much.
-    pub fn rebase(&mut self, now: Nanos, step: Nanos) {
+    pub(crate) fn rebase(&mut self, now: Nanos, step: Nanos) {
         for tie in self.ties.values_mut() {
             tie.since = tie.since.saturating_add(step).min(now);
         }
@@ -168,7 +168,7 @@ impl Owners {
 
     /// Judges a frame by the interface that it was seen on and its sender.
     #[inline]
-    pub fn judge(
+    pub(crate) fn judge(
         &mut self,
         index: u32,
         direction: Direction,
@@ -185,7 +185,7 @@ impl Owners {
 
     /// Whether all that this address sent at that time was seen on an interface of its own.
     #[inline]
-    pub fn is_heard(&self, address: IpAddr, time: Nanos) -> bool {
+    pub(crate) fn is_heard(&self, address: IpAddr, time: Nanos) -> bool {
         let tie = self.holders.get(&address).and_then(|index| self.ties.get(index));
         tie.is_some_and(|t| t.since <= time)
     }
@@ -193,7 +193,7 @@ impl Owners {
     /// Whether the pod behind an interface is known to send from this address, or no pod is behind
     /// it.
     #[inline]
-    pub fn may_send(&self, index: u32, from: IpAddr) -> bool {
+    pub(crate) fn may_send(&self, index: u32, from: IpAddr) -> bool {
         self.ties.get(&index).is_none_or(|tie| tie.allowed.contains(&from))
     }
 
@@ -258,14 +258,14 @@ impl Owners {
     }
 
     /// Whose an interface is.
-    pub fn owner(&self, index: u32) -> Option<Owner> {
+    pub(crate) fn owner(&self, index: u32) -> Option<Owner> {
         let tie = self.ties.get(&index)?;
         Some(Owner { addresses: tie.allowed.clone(), by: tie.by? })
     }
 
     /// Forged frames of an interface since they were last taken, with addresses that they claimed.
     /// `None` of what is no live interface.
-    pub fn take_forged(&mut self, index: u32) -> Option<(u64, Vec<IpAddr>)> {
+    pub(crate) fn take_forged(&mut self, index: u32) -> Option<(u64, Vec<IpAddr>)> {
         let tie = self.ties.get_mut(&index)?;
         Some((std::mem::take(&mut tie.forged), std::mem::take(&mut tie.claimed)))
     }

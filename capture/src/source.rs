@@ -17,6 +17,7 @@ mod classic;
 mod digest;
 mod input;
 mod ng;
+mod outcome;
 mod parked;
 mod prefetch;
 mod sniff;
@@ -30,13 +31,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use digest::Digests;
+pub use outcome::SourceError;
 pub use prefetch::{Prefetch, spawn};
 pub use sniff::is_capture;
 
 use crate::frame::{Batch, Frame};
 use crate::observation::{InterfaceId, Nanos};
-use input::{Input, Next};
-use parked::{Limit, Parked, Unpacked};
+use input::Input;
+use outcome::{Limit, Next};
+use parked::{Parked, Unpacked};
 
 /// Frames per batch. A batch that was given back is written again by the reading core: it should
 /// have left the other core's own caches by then, for fetching lines from there costs more than
@@ -60,43 +63,6 @@ const ALL_AHEAD: usize = 32 * 1024 * 1024;
 /// Bytes read ahead of an input that is opened anew each time, at least: less would cost more to
 /// open than to read.
 const LEAST_AHEAD: usize = 4 * 1024;
-
-/// Why an input could not be read at all. Each says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// It cannot be opened or read.
-    #[error("cannot read {path}: {error}")]
-    Open {
-        /// The input.
-        path: String,
-        /// The reason.
-        error: std::io::Error,
-    },
-    /// It holds nothing.
-    #[error("{path} is empty (0 bytes): the capture was not written, or not yet")]
-    Empty {
-        /// The input.
-        path: String,
-    },
-    /// It is no capture.
-    #[error(
-        "{path} is not a capture: {found}; captures are made by `tcpdump -w FILE` and end in .pcap or .pcapng"
-    )]
-    NotACapture {
-        /// The input.
-        path: String,
-        /// What it seems to be.
-        found: String,
-    },
-    /// Its header is refused.
-    #[error("{path} cannot be opened as a capture: {reason}")]
-    Refused {
-        /// The input.
-        path: String,
-        /// What the reader says.
-        reason: String,
-    },
-}
 
 /// How an input ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

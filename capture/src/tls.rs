@@ -32,7 +32,7 @@ pub struct ClientHello {
 }
 
 /// True when the bytes may be the beginning of a record that begins a ClientHello.
-pub fn begins_hello(bytes: &[u8]) -> bool {
+pub(crate) fn begins_hello(bytes: &[u8]) -> bool {
     // Handshake record, version 3.x, message type 1. Its length is below 2^14 (RFC 8446 §5.1), so
     // at least four bytes.
     bytes.first() == Some(&HANDSHAKE)
@@ -43,7 +43,7 @@ pub fn begins_hello(bytes: &[u8]) -> bool {
 }
 
 /// True when a segment begins with some other TLS record: what a connection joined midway shows.
-pub fn is_record(bytes: &[u8]) -> bool {
+pub(crate) fn is_record(bytes: &[u8]) -> bool {
     // At most 2^14 + 2048 bytes (RFC 5246 §6.2.3).
     bytes.first().is_some_and(|kind| RECORD_TYPES.contains(kind))
         && bytes.get(1) == Some(&MAJOR)

@@ -5,29 +5,31 @@
 //! clusters follow, and the route of a call. Pure. Must never decide what a Sidecar should list;
 //! that is `generate`'s part.
 
+mod call;
 mod chain;
 pub mod clusters;
 mod http;
 mod imports;
 pub mod inbound;
-mod index;
 mod l4;
+mod listener;
 pub mod report;
-pub mod route;
+mod route;
+mod scoped;
 mod select;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use foldhash::HashMap;
 
-use crate::mesh::{
-    Egress, Merged, Mesh, Port, Registry, Service, Sidecar, VirtualService, destinationrule,
-};
+use crate::mesh::{Egress, Merged, Mesh, Registry, Service, Sidecar, destinationrule};
 use imports::Imports;
+use scoped::{trim_to, whole};
 
 pub use crate::mesh::TrafficMode;
-pub use route::{Address, Call, CallProtocol, Route, RouteKind, Treatment};
+pub use call::{Address, Call, CallProtocol, Cluster, Route, RouteKind, Step, Treatment};
+pub use listener::Listener;
+pub use scoped::Scoped;
 
 /// The workload that is asked about: a pod of it stands for all.
 #[derive(Clone, Copy, Debug)]
@@ -39,39 +41,6 @@ pub struct Client<'a> {
     /// The pod's address, where it is known: a headless Service gets no listener for the client
     /// itself.
     pub address: Option<&'a str>,
-}
-
-/// A Service as one scope holds it: perhaps with fewer ports and aliases than it has.
-#[derive(Clone, Debug)]
-pub struct Scoped<'m> {
-    /// The Service.
-    pub service: &'m Service,
-    /// Its ports in scope.
-    pub ports: Cow<'m, [Port]>,
-    /// ExternalName Services in scope that lead to it.
-    pub aliases: Cow<'m, [(String, String)]>,
-    /// istiod may keep another Service of this host and namespace after its next start.
-    pub uncertain: bool,
-}
-
-impl Scoped<'_> {
-    /// The port of this number.
-    pub fn port(&self, number: u16) -> Option<&Port> {
-        self.ports.iter().find(|p| p.number == number)
-    }
-}
-
-/// What one egress listener imports.
-#[derive(Debug)]
-pub struct Listener<'m> {
-    /// As in the Sidecar.
-    pub egress: &'m Egress,
-    /// Services, in istiod's order.
-    pub services: Vec<Scoped<'m>>,
-    /// VirtualServices, in istiod's order.
-    pub virtual_services: Vec<&'m VirtualService>,
-    /// Indexes for routing, made when they are first needed.
-    routing: std::sync::OnceLock<index::Index<'m>>,
 }
 
 /// The scope of a namespace under a list of egress listeners.
@@ -123,12 +92,8 @@ impl<'m> Scope<'m> {
             .iter()
             .map(|e| {
                 let imports = Imports::new(&e.hosts, namespace);
-                Listener {
-                    egress: e,
-                    services: select::services(mesh, namespace, e, &imports),
-                    virtual_services: select::virtual_services(mesh, namespace, &imports),
-                    routing: std::sync::OnceLock::new(),
-                }
+                let services = select::services(mesh, namespace, e, &imports);
+                Listener::new(e, services, select::virtual_services(mesh, namespace, &imports))
             })
             .collect();
         let mut scope = Self {
@@ -217,21 +182,6 @@ impl<'m> Scope<'m> {
     }
 }
 
-impl Listener<'_> {
-    /// The port that Services must have, on a listener that has one (`needsPortMatch`: not of an
-    /// HTTP proxy).
-    pub(crate) fn match_port(&self) -> Option<u16> {
-        match_port(self.egress)
-    }
-}
-
-fn match_port(egress: &Egress) -> Option<u16> {
-    let port = egress.port.as_ref().filter(|p| p.number != 0)?;
-    let proxy =
-        crate::mesh::AppProtocol::parse(&port.protocol) == crate::mesh::AppProtocol::HttpProxy;
-    (!proxy).then_some(port.number)
-}
-
 /// `canMergeServices`.
 fn mergeable(a: &Service, b: &Service) -> bool {
     a.namespace == b.namespace
@@ -239,27 +189,4 @@ fn mergeable(a: &Service, b: &Service) -> bool {
         && a.labels == b.labels
         && a.selector == b.selector
         && a.declared_export == b.declared_export
-}
-
-fn whole(service: &Service) -> Scoped<'_> {
-    Scoped {
-        service,
-        ports: (&service.ports[..]).into(),
-        aliases: (&service.aliases[..]).into(),
-        uncertain: false,
-    }
-}
-
-/// The Service with the ports that are wanted; `None` when it has none of them.
-fn trim_to(service: &Service, wanted: impl Fn(&Port) -> bool) -> Option<Scoped<'_>> {
-    let ports: Vec<Port> = service.ports.iter().filter(|p| wanted(p)).cloned().collect();
-    let all = ports.len() == service.ports.len();
-    if ports.is_empty() && !all {
-        return None;
-    }
-    let mut scoped = whole(service);
-    if !all {
-        scoped.ports = ports.into();
-    }
-    Some(scoped)
 }

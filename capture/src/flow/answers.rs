@@ -59,12 +59,12 @@ pub(crate) struct Answers {
 
 impl Answers {
     /// For so many pairs of client and address.
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { clients: HashMap::new(), pairs: 0, bytes: 0, limit: limit.max(1) }
     }
 
     /// Remembers a name; true when another pair had to go.
-    pub fn add(&mut self, client: IpAddr, address: IpAddr, name: DnsName, ttl: u32) -> bool {
+    pub(crate) fn add(&mut self, client: IpAddr, address: IpAddr, name: DnsName, ttl: u32) -> bool {
         let life = (i64::from(ttl) * 1_000_000_000).clamp(MIN_LIFE, MAX_LIFE);
         let until = name.answered.saturating_add(life);
         let of = self.clients.entry(client).or_default();
@@ -105,7 +105,7 @@ impl Answers {
     }
 
     /// The clock was set: answers keep their age.
-    pub fn shift(&mut self, step: Nanos) {
+    pub(crate) fn shift(&mut self, step: Nanos) {
         let clients = self.clients.values_mut();
         for remembered in clients.flat_map(|c| c.known.values_mut()).flatten() {
             remembered.name.answered = remembered.name.answered.saturating_add(step);
@@ -114,7 +114,7 @@ impl Answers {
     }
 
     /// Names that were good at this time, latest first.
-    pub fn names(&self, client: IpAddr, address: IpAddr, time: Nanos) -> Vec<DnsName> {
+    pub(crate) fn names(&self, client: IpAddr, address: IpAddr, time: Nanos) -> Vec<DnsName> {
         let names = self.clients.get(&client).and_then(|c| c.known.get(&address));
         names
             .map_or(&[][..], Vec::as_slice)

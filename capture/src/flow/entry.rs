@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use super::further::{Further, Noted};
 use super::head::{self, Begins, MAX_HEAD};
+use super::hot::Hot;
 use super::key::FlowKey;
-use super::slots::Hot;
 use crate::decode::Segment;
 use crate::frame::Direction;
 use crate::observation::{
@@ -101,7 +101,7 @@ pub(crate) struct Change {
 }
 
 impl Entry {
-    pub fn new(initiator: SocketAddr, orientation: Orientation, first: Nanos) -> Self {
+    pub(super) fn new(initiator: SocketAddr, orientation: Orientation, first: Nanos) -> Self {
         Self {
             initiator,
             orientation,
@@ -129,18 +129,18 @@ impl Entry {
         }
     }
 
-    pub fn set_names(&mut self, names: Names) {
+    pub(super) fn set_names(&mut self, names: Names) {
         if names != Names::default() {
             self.names = Some(Box::new(names));
         }
     }
 
-    pub fn set_dns(&mut self, dns: Vec<DnsName>) {
+    pub(super) fn set_dns(&mut self, dns: Vec<DnsName>) {
         self.names.get_or_insert_default().dns = dns;
     }
 
     /// Who listens has become known.
-    pub fn orient(&mut self, initiator: SocketAddr, names: Names) {
+    pub(super) fn orient(&mut self, initiator: SocketAddr, names: Names) {
         // What was seen of it so far came from the other end then.
         self.answered |= self.initiator != initiator;
         self.initiator = initiator;
@@ -150,7 +150,7 @@ impl Entry {
     }
 
     /// Notes which end is behind the interface that a segment was seen on.
-    pub fn place(&mut self, hot: &mut Hot, s: &Segment<'_>) {
+    pub(super) fn place(&mut self, hot: &mut Hot, s: &Segment<'_>) {
         let behind = match s.direction {
             Direction::Unknown => return,
             Direction::Received => s.from,
@@ -174,30 +174,30 @@ impl Entry {
     }
 
     /// Says of the ends (low, high) whether they are behind interfaces that show all they send.
-    pub fn set_hearable(&mut self, hearable: (bool, bool)) {
+    pub(super) fn set_hearable(&mut self, hearable: (bool, bool)) {
         self.hearable = hearable;
     }
 
     /// Whether whoever opened it was not heard to send any of it, and would have been.
-    pub fn is_unheard(&self, key: &FlowKey) -> bool {
+    pub(super) fn is_unheard(&self, key: &FlowKey) -> bool {
         let of = |(low, high)| if self.initiator == key.end(true) { low } else { high };
         (of(self.behind) || of(self.hearable)) && !of(self.heard)
     }
 
     /// Whether whoever opened it was heard to send some of it.
-    pub fn is_heard(&self, key: &FlowKey) -> bool {
+    pub(super) fn is_heard(&self, key: &FlowKey) -> bool {
         if self.initiator == key.end(true) { self.heard.0 } else { self.heard.1 }
     }
 
     /// The responder accepted the connection, as its answer to the initiator's SYN shows.
-    pub fn accepted(&mut self, s: &Segment<'_>) {
+    pub(super) fn accepted(&mut self, s: &Segment<'_>) {
         let answers = self.isn == Some(s.tcp.ack_number.wrapping_sub(1));
         self.answered |= s.to == self.initiator && answers;
     }
 
     /// Whether it was seen only where it arrives: whoever opened it is behind none of the
     /// interfaces.
-    pub fn arrives(&self, key: &FlowKey) -> bool {
+    pub(super) fn arrives(&self, key: &FlowKey) -> bool {
         let (low, high) = self.behind;
         (low || high) && !(if self.initiator == key.end(true) { low } else { high })
     }
@@ -205,12 +205,12 @@ impl Entry {
     /// Whether it is the other end's to tell. Where a call arrives its destination may have been
     /// translated, of which only the SYN tells; and a guess of who called is no reason to keep
     /// anything back.
-    pub fn is_others(&self, key: &FlowKey) -> bool {
+    pub(super) fn is_others(&self, key: &FlowKey) -> bool {
         !self.from_start && self.orientation != Orientation::Guessed && self.arrives(key)
     }
 
     /// Takes a segment in.
-    pub fn take(&mut self, hot: &mut Hot, s: &Segment<'_>, room: Room) -> Change {
+    pub(super) fn take(&mut self, hot: &mut Hot, s: &Segment<'_>, room: Room) -> Change {
         if hot.packets == u32::MAX {
             self.earlier += u64::from(std::mem::take(&mut hot.packets));
         }
@@ -358,14 +358,14 @@ impl Entry {
     }
 
     /// Initiator and responder.
-    pub fn ends(&self, key: &FlowKey) -> (SocketAddr, SocketAddr) {
+    pub(super) fn ends(&self, key: &FlowKey) -> (SocketAddr, SocketAddr) {
         let (low, high) = (key.end(true), key.end(false));
         if self.initiator == low { (low, high) } else { (high, low) }
     }
 
     /// Tells what is new of it: the connection, and once more with each further host that was asked
     /// for on it.
-    pub fn report(&mut self, hot: &mut Hot, sink: &mut impl FnMut(Observation)) {
+    pub(super) fn report(&mut self, hot: &mut Hot, sink: &mut impl FnMut(Observation)) {
         if !hot.changed || self.is_withheld(&hot.key) {
             return;
         }
@@ -379,7 +379,7 @@ impl Entry {
     }
 
     /// Tells the further hosts alone; `only_new`: those that were never told.
-    pub fn report_further(
+    pub(super) fn report_further(
         &mut self,
         hot: &Hot,
         only_new: bool,
@@ -431,17 +431,17 @@ impl Entry {
         }
     }
 
-    pub fn joining(&self) -> bool {
+    pub(super) fn joining(&self) -> bool {
         matches!(self.extra.as_deref(), Some(Extra::Pending(_)))
     }
 
     /// Further hosts remembered.
-    pub fn further(&self) -> usize {
+    pub(super) fn further(&self) -> usize {
         if let Some(Extra::Further(further)) = self.extra.as_deref() { further.len() } else { 0 }
     }
 
     /// See [`super::table::Table::rebase`].
-    pub fn rebase(&mut self, now: Nanos, step: Nanos) {
+    pub(super) fn rebase(&mut self, now: Nanos, step: Nanos) {
         self.first = self.first.saturating_add(step).min(now);
         if let Some(Extra::Further(further)) = self.extra.as_deref_mut() {
             further.rebase(now, step);

@@ -37,12 +37,12 @@ pub(super) enum Noted {
 }
 
 impl Further {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Takes a request in. `may_grow`: there is room for another host in the table.
-    pub fn note(&mut self, authority: String, time: Nanos, may_grow: bool) -> Noted {
+    pub(super) fn note(&mut self, authority: String, time: Nanos, may_grow: bool) -> Noted {
         if let Some(host) = self.0.iter_mut().find(|h| *h.authority == *authority) {
             (host.first, host.last) = (host.first.min(time), host.last.max(time));
             host.changed = true;
@@ -63,7 +63,7 @@ impl Further {
 
     /// Gives out what is to be told, and remembers that it was: hosts never told, and unless
     /// `only_new` those asked for again.
-    pub fn tell(&mut self, only_new: bool, mut tell: impl FnMut(&Host)) {
+    pub(super) fn tell(&mut self, only_new: bool, mut tell: impl FnMut(&Host)) {
         for host in self.0.iter_mut().filter(|h| h.changed && !(only_new && h.told)) {
             tell(host);
             (host.told, host.changed) = (true, false);
@@ -71,7 +71,7 @@ impl Further {
     }
 
     /// See [`super::table::Table::rebase`].
-    pub fn rebase(&mut self, now: Nanos, step: Nanos) {
+    pub(super) fn rebase(&mut self, now: Nanos, step: Nanos) {
         for time in self.0.iter_mut().flat_map(|h| [&mut h.first, &mut h.last]) {
             *time = time.saturating_add(step).min(now);
         }

@@ -34,7 +34,7 @@ pub(crate) fn v6(address: u128, port: u16) -> End {
 impl FlowKey {
     /// The key of a packet, and whether its sender is the low end.
     #[inline]
-    pub fn of(from: SocketAddr, to: SocketAddr, transport: Transport) -> (Self, bool) {
+    pub(crate) fn of(from: SocketAddr, to: SocketAddr, transport: Transport) -> (Self, bool) {
         let end = |a: SocketAddr| match a.ip() {
             IpAddr::V4(ip) => v4(ip.to_bits(), a.port()),
             IpAddr::V6(ip) => v6(ip.to_bits(), a.port()),
@@ -44,7 +44,7 @@ impl FlowKey {
 
     /// As [`FlowKey::of`], from the bytes of a header.
     #[inline]
-    pub fn between(from: End, to: End, is_v6: bool, transport: Transport) -> (Self, bool) {
+    pub(crate) fn between(from: End, to: End, is_v6: bool, transport: Transport) -> (Self, bool) {
         let from_low = from <= to;
         let (low, high) = if from_low { (from, to) } else { (to, from) };
         let family = if is_v6 { V6 } else { 0 };
@@ -53,11 +53,11 @@ impl FlowKey {
     }
 
     #[inline]
-    pub fn is_v6(&self) -> bool {
+    pub(crate) fn is_v6(&self) -> bool {
         self.rest & V6 != 0
     }
 
-    pub fn transport(&self) -> Transport {
+    pub(crate) fn transport(&self) -> Transport {
         match self.rest as u8 {
             t if t == Transport::Udp as u8 => Transport::Udp,
             t if t == Transport::Sctp as u8 => Transport::Sctp,
@@ -66,7 +66,7 @@ impl FlowKey {
     }
 
     /// Address of the low or the high end.
-    pub fn address(&self, low: bool) -> IpAddr {
+    pub(crate) fn address(&self, low: bool) -> IpAddr {
         let [a, b] = if low { self.low } else { self.high };
         if self.is_v6() {
             IpAddr::V6(Ipv6Addr::from_bits(u128::from(a) << 64 | u128::from(b)))
@@ -76,12 +76,12 @@ impl FlowKey {
     }
 
     /// The low or the high end.
-    pub fn end(&self, low: bool) -> SocketAddr {
+    pub(crate) fn end(&self, low: bool) -> SocketAddr {
         SocketAddr::new(self.address(low), (self.rest >> if low { 32 } else { 16 }) as u16)
     }
 
     #[inline]
-    pub fn hash(&self, state: &RandomState) -> u64 {
+    pub(crate) fn hash(&self, state: &RandomState) -> u64 {
         let mut hasher = state.build_hasher();
         if self.is_v6() {
             for word in [self.low[0], self.low[1], self.high[0], self.high[1]] {

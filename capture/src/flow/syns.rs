@@ -30,7 +30,12 @@ pub(super) struct Syns {
 
 impl Syns {
     /// What is known of a SYN: this sighting, where it is the first.
-    pub fn note(&mut self, from: SocketAddr, sequence: u32, sighting: Sighting) -> &mut Sighting {
+    pub(super) fn note(
+        &mut self,
+        from: SocketAddr,
+        sequence: u32,
+        sighting: Sighting,
+    ) -> &mut Sighting {
         let (_, time) = sighting;
         if self.young.len() >= MAX || time.saturating_sub(self.since) > WINDOW {
             std::mem::swap(&mut self.young, &mut self.old);
@@ -43,7 +48,7 @@ impl Syns {
     }
 
     /// See [`super::table::Table::rebase`].
-    pub fn rebase(&mut self, now: Nanos, step: Nanos) {
+    pub(super) fn rebase(&mut self, now: Nanos, step: Nanos) {
         let shift = |time: &mut Nanos| *time = time.saturating_add(step).min(now);
         self.young.values_mut().chain(self.old.values_mut()).for_each(|(_, time)| shift(time));
         shift(&mut self.since);

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use super::answers::Answers;
 use super::entry::{Entry, Room};
+use super::hot::Hot;
 use super::key::FlowKey;
-use super::slots::{Hot, Slots};
+use super::slots::Slots;
 use super::syns::{self, Syns};
 use super::{Config, KnownPorts};
 use crate::decode::Segment;
@@ -57,7 +58,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub fn new(config: Config, known: KnownPorts) -> Self {
+    pub(crate) fn new(config: Config, known: KnownPorts) -> Self {
         Self {
             slots: Slots::new(config.max_flows.min(EXPECTED)),
             config,
@@ -76,7 +77,7 @@ impl Table {
     }
 
     /// Also for flows that were not told yet, and for which nothing better was known.
-    pub fn set_known(&mut self, known: KnownPorts, answers: &Answers) {
+    pub(crate) fn set_known(&mut self, known: KnownPorts, answers: &Answers) {
         self.known = known;
         for &(slot, _) in &self.fresh {
             let Some((hot, entry)) = self
@@ -98,19 +99,19 @@ impl Table {
 
     /// Hash of a key.
     #[inline]
-    pub fn hash(&self, key: &FlowKey) -> u64 {
+    pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
         self.slots.hash(key)
     }
 
     /// The slot that is probably that of the flow of this hash.
     #[inline]
-    pub fn likely(&self, hash: u64) -> Option<u32> {
+    pub(crate) fn likely(&self, hash: u64) -> Option<u32> {
         self.slots.likely(hash)
     }
 
     /// Brings a flow near.
     #[inline]
-    pub fn touch(&self, slot: u32) -> u32 {
+    pub(crate) fn touch(&self, slot: u32) -> u32 {
         self.slots.touch(slot)
     }
 
@@ -118,7 +119,7 @@ impl Table {
     /// a further request may begin: the caller decodes in full. Else whether it was seen before on
     /// another interface.
     #[inline]
-    pub fn bump(
+    pub(crate) fn bump(
         &mut self,
         skim: &Skim,
         hash: u64,
@@ -142,7 +143,7 @@ impl Table {
         Some(hot.count(time, interface))
     }
 
-    pub fn segment(
+    pub(crate) fn segment(
         &mut self,
         s: &Segment<'_>,
         (answers, owners): (&Answers, &Owners),
@@ -215,7 +216,7 @@ impl Table {
 
     /// Takes in a segment that a pod sent with the address of another. The same segment may be seen
     /// where it arrives, which looks genuine: what is only seen so is never told.
-    pub fn forged(
+    pub(crate) fn forged(
         &mut self,
         s: &Segment<'_>,
         counters: &mut Counters,
@@ -251,7 +252,7 @@ impl Table {
     }
 
     /// The answer to a SYN, seen where it arrives.
-    pub fn accepted(&mut self, s: &Segment<'_>) {
+    pub(crate) fn accepted(&mut self, s: &Segment<'_>) {
         let (key, _) = FlowKey::of(s.from, s.to, s.transport);
         if let Some(slot) = self.slots.find(self.slots.hash(&key), &key)
             && let Some((_, entry)) = self.slots.get_mut(slot)
@@ -462,7 +463,7 @@ impl Table {
 
     /// Tells all that changed, in an order that does not depend on hashes. `until`: the packet time
     /// reached, where more is to come.
-    pub fn report(
+    pub(crate) fn report(
         &mut self,
         until: Option<Nanos>,
         answers: &Answers,
@@ -481,7 +482,7 @@ impl Table {
 
     /// The same of about so many flows, from this slot on, in no order that means anything. The
     /// slot to go on from, where there are more.
-    pub fn report_some(
+    pub(crate) fn report_some(
         &mut self,
         now: Nanos,
         (from, limit): (u32, usize),
@@ -521,7 +522,7 @@ impl Table {
     /// Tells the flows that were never told and can be told in full: whose names can change no
     /// more, or which are `patience` old. Of those told before, the further hosts. About `limit` of
     /// them at once.
-    pub fn report_fresh(
+    pub(crate) fn report_fresh(
         &mut self,
         now: Nanos,
         (patience, limit): (Nanos, usize),
@@ -571,7 +572,7 @@ impl Table {
 
     /// The clock was set by `step`: packet times go on from here, and what was due by the old clock
     /// is due anew. What was not told yet is told by the new clock.
-    pub fn rebase(&mut self, now: Nanos, step: Nanos) {
+    pub(crate) fn rebase(&mut self, now: Nanos, step: Nanos) {
         self.high_water = now;
         let all: Vec<u32> = self.slots.iter().map(|(slot, _)| slot).collect();
         [&mut self.closed, &mut self.short, &mut self.long].into_iter().for_each(Queue::clear);
@@ -586,7 +587,7 @@ impl Table {
         self.syns.rebase(now, step);
     }
 
-    pub fn expire_until(
+    pub(crate) fn expire_until(
         &mut self,
         now: Nanos,
         counters: &mut Counters,
@@ -597,7 +598,7 @@ impl Table {
     }
 
     /// Heads that were never completed.
-    pub fn unfinished(&self) -> u64 {
+    pub(crate) fn unfinished(&self) -> u64 {
         self.heads as u64
     }
 }

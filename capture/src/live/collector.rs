@@ -21,9 +21,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 pub use super::told::{CollectError, Config, Control, Pods, Status, Told};
 
 use self::held::{CHUNK, Held};
-use self::rings::{Ending, Opened};
 use super::evidence::Evidence;
-use super::handle::{Dropped, Handle, Read};
+use super::handle::{Dropped, Handle, OpenError, Read};
 use super::links::{Link, Links};
 use super::told::Shared;
 use crate::flow::KnownPorts;
@@ -50,6 +49,24 @@ const PAUSE: Duration = Duration::from_millis(3);
 const DRAIN: Duration = Duration::from_secs(2);
 /// How often the kernel is asked what it dropped, where what is read does not tell that it did.
 const ASK: Duration = Duration::from_secs(5);
+
+/// A larger ring, or why there is none.
+struct Opened {
+    index: u32,
+    name: String,
+    had: u32,
+    ring: u32,
+    handle: Result<Handle, OpenError>,
+}
+
+/// A handle that gets no more packets: what the kernel still holds of them is read.
+struct Ending {
+    until: Instant,
+    index: u32,
+    handle: Handle,
+    /// What was counted of it.
+    dropped: Dropped,
+}
 
 /// A watched interface.
 struct Watched {

@@ -89,7 +89,7 @@ impl Evidence {
     ///
     /// # Errors
     /// When the kernel gives no netlink socket.
-    pub fn open() -> io::Result<Self> {
+    pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         for group in GROUPS {
@@ -152,7 +152,7 @@ impl Evidence {
     }
 
     /// An interface that leads to a pod is there.
-    pub fn watch(&mut self, index: u32) {
+    pub(super) fn watch(&mut self, index: u32) {
         if self.watched.insert(index) {
             (self.hurry, self.next) = (Instant::now(), Instant::now());
         }
@@ -162,7 +162,7 @@ impl Evidence {
     ///
     /// # Errors
     /// When the kernel does not take the request.
-    pub fn ask(&mut self) -> io::Result<()> {
+    pub(super) fn ask(&mut self) -> io::Result<()> {
         let now = Instant::now();
         let known: BTreeSet<u32> =
             self.neighbours.values().chain(self.routes.keys()).copied().collect();
@@ -176,19 +176,19 @@ impl Evidence {
     }
 
     /// An interface is gone.
-    pub fn forget(&mut self, index: u32) {
+    pub(super) fn forget(&mut self, index: u32) {
         self.watched.remove(&index);
         self.routes.remove(&index);
         self.neighbours.retain(|_, i| *i != index);
     }
 
     /// Whether all that was asked for has been told.
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.dump.is_none() && self.dumps.is_empty() && self.asked.is_empty()
     }
 
     /// The addresses behind an interface, as far as the node knows, sorted.
-    pub fn of(&self, index: u32) -> Vec<(IpAddr, OwnedBy)> {
+    pub(super) fn of(&self, index: u32) -> Vec<(IpAddr, OwnedBy)> {
         let routes = self.routes.get(&index).into_iter().flatten();
         let mut all: Vec<(IpAddr, OwnedBy)> = routes.map(|a| (*a, OwnedBy::Route)).collect();
         let routed = |a: &IpAddr| self.routes.values().any(|r| r.contains(a));
@@ -203,7 +203,7 @@ impl Evidence {
     ///
     /// # Errors
     /// When the socket fails. What the kernel dropped is no error: all is listed again.
-    pub fn read(&mut self) -> io::Result<bool> {
+    pub(super) fn read(&mut self) -> io::Result<bool> {
         let mut changed = false;
         loop {
             self.buffer.clear();

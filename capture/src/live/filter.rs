@@ -17,6 +17,7 @@ use std::os::fd::BorrowedFd;
 
 use socket2::{SockFilter, SockRef};
 
+pub use asm::Instruction;
 pub use program::program;
 
 /// Where the frames that the filter sees begin.
@@ -49,19 +50,6 @@ pub struct Config {
     /// always kept, and what follows the SYN of calls to it is sampled as the rest. The caller's
     /// interface shows the same, and shows it before a Service's address is translated.
     pub callers_only: bool,
-}
-
-/// An instruction of classic BPF (`struct sock_filter`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Instruction {
-    /// Operation.
-    pub code: u16,
-    /// Instructions to jump over where the test holds.
-    pub jt: u8,
-    /// Instructions to jump over where it does not.
-    pub jf: u8,
-    /// Operand.
-    pub k: u32,
 }
 
 /// Instructions the kernel accepts (BPF_MAXINSNS, include/uapi/linux/bpf_common.h).

@@ -17,7 +17,7 @@ use crate::observation::InterfaceId;
 
 /// libpcap makes rings of blocks of 256 KiB (`MAXIMUM_SNAPLEN`, pcap-linux.c). With a single one
 /// the kernel would have nowhere to put what comes while that block is read.
-pub const SMALLEST_RING: u32 = 512 * 1024;
+pub(crate) const SMALLEST_RING: u32 = 512 * 1024;
 
 /// Bytes kept of a packet that is only a sample: all headers, and the beginning of what is none of
 /// the known requests but may be one. A stream's packets have up to 64 KiB, and with
@@ -121,7 +121,7 @@ impl Dropped {
 }
 
 /// All interfaces at once.
-pub const ANY: &str = "any";
+pub(crate) const ANY: &str = "any";
 
 enum Source {
     Ring(Ring),
@@ -208,7 +208,7 @@ impl Handle {
     }
 
     /// What to wait on.
-    pub fn raw_fd(&self) -> std::os::fd::RawFd {
+    pub(crate) fn raw_fd(&self) -> std::os::fd::RawFd {
         match &self.source {
             Source::Ring(ring) => ring.raw_fd(),
             Source::Libpcap(capture) => capture.as_raw_fd(),
@@ -219,7 +219,7 @@ impl Handle {
     ///
     /// # Errors
     /// When the kernel refuses, and goes on adding.
-    pub fn close_to_packets(&self) -> io::Result<()> {
+    pub(crate) fn close_to_packets(&self) -> io::Result<()> {
         // SAFETY: the descriptor belongs to this handle, which outlives the borrow.
         filter::attach(unsafe { BorrowedFd::borrow_raw(self.raw_fd()) }, &filter::nothing())
     }
@@ -278,7 +278,7 @@ impl Handle {
 
     /// Whether packets were dropped since [`Handle::dropped`] was called, as far as what was read
     /// tells.
-    pub fn is_losing(&self) -> bool {
+    pub(crate) fn is_losing(&self) -> bool {
         matches!(&self.source, Source::Ring(ring) if ring.is_losing())
     }
 

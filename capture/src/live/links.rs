@@ -34,7 +34,7 @@ const HEADER: usize = 16;
 
 /// An interface of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
+pub(super) struct Link {
     /// Kernel interface index.
     pub index: u32,
     /// Name.
@@ -48,7 +48,7 @@ pub struct Link {
 
 /// What happened to the interfaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(super) enum Change {
     /// It is there, new or changed.
     There(Link),
     /// It is gone.
@@ -60,7 +60,7 @@ pub enum Change {
 }
 
 /// A subscription to changes of interfaces.
-pub struct Links {
+pub(super) struct Links {
     socket: Socket,
     buffer: Vec<u8>,
     sequence: u32,
@@ -71,7 +71,7 @@ impl Links {
     ///
     /// # Errors
     /// When the kernel gives no netlink socket.
-    pub fn open() -> io::Result<Self> {
+    pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.add_membership(GROUP_LINK)?;
@@ -85,7 +85,7 @@ impl Links {
     ///
     /// # Errors
     /// When the kernel does not take the request.
-    pub fn list(&mut self) -> io::Result<()> {
+    pub(super) fn list(&mut self) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let payload = NetlinkPayload::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
         let mut message = NetlinkMessage::new(NetlinkHeader::default(), payload);
@@ -101,7 +101,7 @@ impl Links {
     ///
     /// # Errors
     /// When the socket fails; what the kernel dropped is no error but [`Change::Lost`].
-    pub fn read(&mut self, sink: &mut impl FnMut(Change)) -> io::Result<()> {
+    pub(super) fn read(&mut self, sink: &mut impl FnMut(Change)) -> io::Result<()> {
         loop {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer, 0) {

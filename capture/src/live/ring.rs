@@ -63,7 +63,7 @@ impl Ring {
     /// Opens an interface by its index; `None` where it is no Ethernet device. The filter is there
     /// before it is bound, so that it has seen every frame. `received_only`: the kernel spares what
     /// the interface sends (from Linux 4.20 on).
-    pub fn open(
+    pub(super) fn open(
         index: u32,
         bytes: u32,
         hold: u32,
@@ -104,7 +104,7 @@ impl Ring {
     }
 
     /// What to wait on.
-    pub fn raw_fd(&self) -> RawFd {
+    pub(super) fn raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 
@@ -112,7 +112,11 @@ impl Ring {
     ///
     /// # Errors
     /// When nothing is there and the socket says why, once: the interface went down, as a rule.
-    pub fn read(&mut self, limit: usize, sink: &mut impl FnMut(Packet<'_>)) -> io::Result<usize> {
+    pub(super) fn read(
+        &mut self,
+        limit: usize,
+        sink: &mut impl FnMut(Packet<'_>),
+    ) -> io::Result<usize> {
         let mut seen = 0;
         let mut any = false;
         while seen < limit {
@@ -144,7 +148,7 @@ impl Ring {
     }
 
     /// Whether packets were dropped since it was asked how many.
-    pub fn is_losing(&self) -> bool {
+    pub(super) fn is_losing(&self) -> bool {
         self.losing
     }
 
@@ -154,7 +158,7 @@ impl Ring {
     }
 
     /// Packets dropped for want of room since it was opened.
-    pub fn dropped(&mut self) -> io::Result<u64> {
+    pub(super) fn dropped(&mut self) -> io::Result<u64> {
         let mut stats = tpacket_stats_v3 { tp_packets: 0, tp_drops: 0, tp_freeze_q_cnt: 0 };
         let mut length = size_of::<tpacket_stats_v3>() as libc::socklen_t;
         let pointer: *mut tpacket_stats_v3 = &mut stats;

@@ -52,7 +52,7 @@ pub(super) struct Heard {
 impl Questions {
     /// Takes in a question or an answer. `must_be_asked`: an answer counts only if its client was
     /// seen to ask; the question may be read a moment later, from another interface.
-    pub fn hear(
+    pub(super) fn hear(
         &mut self,
         port: u16,
         id: u16,
@@ -117,7 +117,7 @@ impl Questions {
 
     /// Forgets the questions up to this time. Gives those without an answer, sorted, and how many
     /// answers had no question.
-    pub fn take(&mut self, until: Nanos) -> (Vec<Lookup>, u64) {
+    pub(super) fn take(&mut self, until: Nanos) -> (Vec<Lookup>, u64) {
         let mut gone = Vec::new();
         for client in self.clients.values_mut() {
             gone.extend(client.extract_if(|_, q| q.lookup.time <= until).map(|(_, q)| q));
@@ -130,7 +130,7 @@ impl Questions {
     }
 
     /// The clock was set.
-    pub fn shift(&mut self, step: Nanos) {
+    pub(super) fn shift(&mut self, step: Nanos) {
         for question in self.clients.values_mut().flat_map(HashMap::values_mut) {
             question.lookup.time = question.lookup.time.saturating_add(step);
         }

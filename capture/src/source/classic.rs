@@ -8,8 +8,7 @@ use std::io::Read;
 
 use pcap_parser::pcap::{parse_pcap_frame, parse_pcap_frame_be, parse_pcap_header};
 
-use super::input::Next;
-use super::parked::Limit;
+use super::outcome::{Limit, Next};
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::InterfaceId;
 
@@ -36,7 +35,7 @@ impl Classic {
     /// The first position of a file that begins with this header; `None` where it is another
     /// variant than those of version 2.4 with packet headers of 16 bytes, or of a link type that
     /// nobody here reads.
-    pub fn new(header: &[u8; HEADER]) -> Option<Self> {
+    pub(super) fn new(header: &[u8; HEADER]) -> Option<Self> {
         let (_, h) = parse_pcap_header(header).ok()?;
         if (h.version_major, h.version_minor) != (2, 4) || h.is_modified_format() {
             return None;
@@ -65,7 +64,7 @@ impl Classic {
     }
 
     /// Reads frames from the bytes at this position, until a limit is reached.
-    pub fn read(
+    pub(super) fn read(
         &mut self,
         mut from: impl Read,
         limit: Limit,

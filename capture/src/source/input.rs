@@ -9,22 +9,12 @@ use std::thread::JoinHandle;
 
 use pcap::{Capture, Offline, Precision};
 
-use super::SourceError;
 use super::ng::NgReader;
+use super::outcome::{Next, SourceError};
 use super::sniff::{self, Kind};
 use super::stdio::Buffered;
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::InterfaceId;
-
-/// What became of an attempt to read frames.
-pub(super) enum Next {
-    /// Some were handed on, and there may be more.
-    More,
-    /// There is no further one.
-    End,
-    /// After those that were handed on, it can be read no further.
-    Damaged(String),
-}
 
 enum Packets {
     // The field order matters: the capture closes its end of the pipe before the pump is joined.
@@ -46,7 +36,7 @@ struct Pump {
 }
 
 impl Input {
-    pub fn open(path: &Path) -> Result<Self, SourceError> {
+    pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
         let name = path.display().to_string();
         let fail = |error| SourceError::Open { path: name.clone(), error };
         if path.as_os_str() == "-" {
@@ -159,16 +149,16 @@ impl Input {
         })
     }
 
-    pub fn format(&self) -> String {
+    pub(super) fn format(&self) -> String {
         self.format.clone()
     }
 
-    pub fn is_piped(&self) -> bool {
+    pub(super) fn is_piped(&self) -> bool {
         self.pump.is_some()
     }
 
     /// Reads up to `count` frames and hands them on. `InterfaceId::source` is left 0.
-    pub fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> Next {
+    pub(super) fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> Next {
         let next = match &mut self.packets {
             None => return Next::End,
             Some(Packets::Ng(reader)) => reader.read(count, take),

@@ -8,8 +8,7 @@ use std::io::{Chain, Cursor, Read};
 use pcap_parser::traits::{PcapNGPacketBlock, PcapReaderIterator};
 use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader};
 
-use super::input::Next;
-use super::parked::Limit;
+use super::outcome::{Limit, Next};
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::{InterfaceId, Nanos};
 
@@ -68,7 +67,7 @@ enum Step {
 
 impl<R: Read> NgReader<R> {
     /// From the beginning of a file.
-    pub fn new(mut file: R) -> Result<Self, String> {
+    pub(super) fn new(mut file: R) -> Result<Self, String> {
         // The parser wants the whole section header in its first read; a pipe gives whatever has
         // arrived.
         let mut head = Vec::new();
@@ -100,7 +99,7 @@ impl<R: Read> NgReader<R> {
     }
 
     /// Reads up to `count` frames and hands them on.
-    pub fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> Next {
+    pub(super) fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> Next {
         let mut read = 0;
         while read < count {
             match self.step(take) {
@@ -171,7 +170,7 @@ impl<R: Read> NgReader<R> {
 
 impl Position {
     /// Reads frames from the bytes at this position, until a limit is reached.
-    pub fn read(
+    pub(super) fn read(
         &mut self,
         from: impl Read,
         limit: Limit,

@@ -13,10 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::SourceError;
 use super::classic::{self, Classic};
-use super::input::Next;
 use super::ng::Position;
+use super::outcome::{Limit, Next, SourceError};
 use super::sniff::{self, Kind};
 use crate::frame::Frame;
 use crate::observation::Nanos;
@@ -25,15 +24,6 @@ use crate::observation::Nanos;
 const TEMPORARY: u64 = 64 * 1024 * 1024;
 /// Bytes of all temporary files at a time, at most: a small file may unpack to any size.
 const MAX_TEMPORARY: u64 = 8 * 1024 * 1024 * 1024;
-
-/// How much is read at once. At least one frame is, where there is one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limit {
-    /// Frames.
-    pub frames: usize,
-    /// Bytes of frames, about.
-    pub bytes: usize,
-}
 
 /// Where a capture's bytes are.
 enum Place {
@@ -124,7 +114,7 @@ impl Parked {
     ///
     /// # Errors
     /// When it cannot be read or unpacked.
-    pub fn open(path: &Path, unpacked: &mut Unpacked) -> Result<Option<Self>, SourceError> {
+    pub(super) fn open(path: &Path, unpacked: &mut Unpacked) -> Result<Option<Self>, SourceError> {
         let name = path.display().to_string();
         let fail = |error| SourceError::Open { path: name.clone(), error };
         let mut file = File::open(path).map_err(fail)?;
@@ -157,12 +147,12 @@ impl Parked {
         Ok(Some(Self { place, at, format, cut }))
     }
 
-    pub fn format(&self) -> String {
+    pub(super) fn format(&self) -> String {
         self.format.clone()
     }
 
     /// Reads frames and hands them on. `InterfaceId::source` is left 0.
-    pub fn read(&mut self, limit: Limit, take: &mut impl FnMut(Frame<'_>)) -> Next {
+    pub(super) fn read(&mut self, limit: Limit, take: &mut impl FnMut(Frame<'_>)) -> Next {
         let next = match self.place.read_from(self.at.offset()) {
             Ok(from) => self.at.read(from, limit, take),
             Err(e) => Next::Damaged(format!("it cannot be read further ({e})")),

@@ -22,13 +22,13 @@ pub(super) struct Buffered {
 
 impl Buffered {
     /// libpcap's own buffering, for what cannot seek.
-    pub fn small(capture: Capture<Offline>) -> Self {
+    pub(super) fn small(capture: Capture<Offline>) -> Self {
         Self { capture, buffer: Vec::new() }
     }
 
     /// For a regular file. Only with glibc: changing the buffer of a stream that was read from
     /// (libpcap has read the header) is defined there, not by POSIX.
-    pub fn large(capture: Capture<Offline>) -> Self {
+    pub(super) fn large(capture: Capture<Offline>) -> Self {
         let mut this = Self::small(capture);
         this.enlarge();
         this

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::route::{Call, CallProtocol, Cluster};
+use super::call::{Call, CallProtocol, Cluster};
 use crate::mesh::AppProtocol;
 
 /// What a filter chain does.

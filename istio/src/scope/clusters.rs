@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::route::Cluster;
+use super::call::Cluster;
 use super::{Scope, Scoped};
 use crate::mesh::host::is_wildcard;
 use crate::mesh::{AppProtocol, Endpoint, Merged, Mesh, Port, Resolution, Service};
@@ -36,7 +36,7 @@ impl<'m> Scope<'m> {
     /// ```
     /// use sidecarta_istio::mesh::Builder;
     /// use sidecarta_istio::objects::read_yaml;
-    /// use sidecarta_istio::scope::{Scope, TrafficMode, everything, route::Cluster};
+    /// use sidecarta_istio::scope::{Cluster, Scope, TrafficMode, everything};
     ///
     /// let mut builder = Builder::default();
     /// let objects = read_yaml("

@@ -1,9 +1,9 @@
 //! Virtual hosts and HTTP rules (`networking/core/httproute.go`, `networking/core/route/route.go`),
 //! for one host at a time.
 
-use super::index::{Index, PortIndex};
+use super::call::{Call, Cluster, Step};
 use super::l4::destination;
-use super::route::{Call, Cluster, Step};
+use super::listener::{Index, PortIndex};
 use super::{Client, Listener, Scope};
 use crate::mesh::host::{is_wildcard, matches, subset_of};
 use crate::mesh::virtualservice::MESH_GATEWAY;

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use super::call::Cluster;
 use super::chain::{Action, Chain};
-use super::route::Cluster;
 use super::{Client, Scope, Scoped};
 use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{is_wildcard, matches};

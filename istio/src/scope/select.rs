@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use foldhash::{HashMap, HashMapExt};
 
 use super::imports::{Class, Imports};
-use super::{Scoped, match_port, trim_to, whole};
+use super::scoped::{Scoped, match_port, trim_to, whole};
 use crate::mesh::{Egress, Mesh, Registry, VirtualService};
 
 /// Services, in istiod's order.

@@ -27,16 +27,16 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.all.len()
     }
 
     /// How many more may be told of what can wait, so that there is room for what cannot.
-    pub fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         (MAX / 2).saturating_sub(self.all.len())
     }
 
-    pub fn push(&mut self, observation: Observation) {
+    pub(super) fn push(&mut self, observation: Observation) {
         if self.all.len() >= MAX {
             self.make_room();
         }
@@ -44,13 +44,17 @@ impl Held {
     }
 
     /// What is handed on next, the oldest first.
-    pub fn take(&mut self) -> (Vec<Observation>, BTreeMap<IpAddr, u64>) {
+    pub(super) fn take(&mut self) -> (Vec<Observation>, BTreeMap<IpAddr, u64>) {
         let rest = self.all.split_off(self.all.len().min(CHUNK));
         (std::mem::replace(&mut self.all, rest), std::mem::take(&mut self.over))
     }
 
     /// Takes back what nobody took.
-    pub fn put_back(&mut self, mut observations: Vec<Observation>, over: BTreeMap<IpAddr, u64>) {
+    pub(super) fn put_back(
+        &mut self,
+        mut observations: Vec<Observation>,
+        over: BTreeMap<IpAddr, u64>,
+    ) {
         observations.append(&mut self.all);
         self.all = observations;
         for (address, n) in over {

@@ -8,8 +8,8 @@ use std::panic::resume_unwind;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{CollectError, Collector, TURN};
-use crate::live::handle::{Dropped, Handle, OpenError, Read, Settings};
+use super::{CollectError, Collector, Ending, Opened, TURN};
+use crate::live::handle::{Dropped, Handle, Read, Settings};
 
 /// Largest ring of an interface, in bytes: what short connections bring in 100 ms where nothing but
 /// they happens.
@@ -18,24 +18,6 @@ const MAX_RING: u32 = 2 * 1024 * 1024;
 const LARGER: u32 = 4;
 /// Bytes that all rings together may have more than was asked for.
 const MAX_ENLARGED: u32 = 16 * 1024 * 1024;
-
-/// A larger ring, or why there is none.
-pub(super) struct Opened {
-    index: u32,
-    name: String,
-    had: u32,
-    ring: u32,
-    handle: Result<Handle, OpenError>,
-}
-
-/// A handle that gets no more packets: what the kernel still holds of them is read.
-pub(super) struct Ending {
-    pub until: Instant,
-    pub index: u32,
-    pub handle: Handle,
-    /// What was counted of it.
-    pub dropped: Dropped,
-}
 
 impl Collector {
     pub(super) fn read_ending(&mut self) {

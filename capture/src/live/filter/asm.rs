@@ -4,7 +4,18 @@
 //! Owns encoding only (include/uapi/linux/bpf_common.h, Documentation/networking/filter.rst). Must
 //! never know what a packet is.
 
-use super::Instruction;
+/// An instruction of classic BPF (`struct sock_filter`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// Operation.
+    pub code: u16,
+    /// Instructions to jump over where the test holds.
+    pub jt: u8,
+    /// Instructions to jump over where it does not.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
 
 /// A ← 32 bits at `k`.
 pub(super) const LOAD_WORD: u16 = 0x20;

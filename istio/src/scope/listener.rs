@@ -1,16 +1,31 @@
-//! What a listener holds, by port, address and host, so that a call asks only what it can meet.
+//! What an egress listener imports, and by port, address and host what it holds, so that a call asks
+//! only what it can meet.
 //!
 //! Owns what the proxy's listeners bind to (`buildSidecarOutboundListeners` in
 //! `networking/core/listener.go`). Must never look at a call.
 
 use std::net::IpAddr;
+use std::sync::OnceLock;
 
 use foldhash::HashMap;
 
-use super::{Listener, Scoped};
+use super::scoped::{Scoped, match_port};
 use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{HostMap, is_wildcard, subset_of};
-use crate::mesh::{AppProtocol, Mesh, Port, Registry, Resolution, VirtualService};
+use crate::mesh::{AppProtocol, Egress, Mesh, Port, Registry, Resolution, VirtualService};
+
+/// What one egress listener imports.
+#[derive(Debug)]
+pub struct Listener<'m> {
+    /// As in the Sidecar.
+    pub egress: &'m Egress,
+    /// Services, in istiod's order.
+    pub services: Vec<Scoped<'m>>,
+    /// VirtualServices, in istiod's order.
+    pub virtual_services: Vec<&'m VirtualService>,
+    /// Indexes for routing, made when they are first needed.
+    routing: OnceLock<Index<'m>>,
+}
 
 /// Indexes of a listener for routing.
 #[derive(Debug)]
@@ -74,6 +89,19 @@ fn bind<'m>(mesh: &'m Mesh, scoped: &Scoped<'m>, port: &Port) -> Bind<'m> {
 }
 
 impl<'m> Listener<'m> {
+    pub(super) fn new(
+        egress: &'m Egress,
+        services: Vec<Scoped<'m>>,
+        virtual_services: Vec<&'m VirtualService>,
+    ) -> Self {
+        Self { egress, services, virtual_services, routing: OnceLock::new() }
+    }
+
+    /// The port that Services must have.
+    pub(super) fn match_port(&self) -> Option<u16> {
+        match_port(self.egress)
+    }
+
     /// Services with this port that answer to a host: by name, by an alias, by a wildcard, or as a
     /// name below a headless one.
     pub fn index_named(&self, mesh: &'m Mesh, port: u16, host: &str) -> Vec<&Scoped<'m>> {

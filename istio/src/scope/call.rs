@@ -1,0 +1,178 @@
+//! A call, and how it is treated: the words.
+//!
+//! Owns when two scopes treat a call alike. Must never find out how one does.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::mesh::{AppProtocol, Mesh};
+
+/// What an application speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CallProtocol {
+    /// HTTP in plain text: the authority is the host.
+    Http,
+    /// TLS of the application: the server name is the host.
+    Tls,
+    /// Anything else over TCP.
+    Tcp,
+}
+
+impl CallProtocol {
+    /// As the command line and JSON spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// What a client of such a port speaks.
+    pub fn of(port: AppProtocol) -> Self {
+        match port {
+            p if p.is_tls() => Self::Tls,
+            p if p.is_http_or_sniffed() => Self::Http,
+            _ => Self::Tcp,
+        }
+    }
+}
+
+/// What a host resolved to.
+pub type Address = IpAddr;
+
+/// One call of an application.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Call {
+    /// The host that the application addresses, fully qualified.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: CallProtocol,
+    /// What the host resolved to.
+    pub address: Address,
+}
+
+/// Where a call ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// Routed by HTTP rules.
+    Http,
+    /// Routed as a TCP connection.
+    Tcp,
+    /// The proxy does not know it and lets it through.
+    Passthrough,
+    /// The proxy does not know it and refuses it.
+    Blackhole,
+    /// The proxy's configuration cannot take it (another protocol than declared, no such virtual
+    /// host).
+    None,
+}
+
+impl RouteKind {
+    /// As JSON spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+            Self::Passthrough => "passthrough",
+            Self::Blackhole => "blackhole",
+            Self::None => "none",
+        }
+    }
+}
+
+/// A cluster that a route points to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Cluster {
+    /// Port.
+    pub port: u16,
+    /// Subset; empty for all.
+    pub subset: String,
+    /// Host.
+    pub host: String,
+}
+
+impl Cluster {
+    /// As Istio spells it: `outbound|port|subset|host`.
+    pub fn name(&self) -> String {
+        format!("outbound|{}|{}|{}", self.port, self.subset, self.host)
+    }
+}
+
+/// A step of a route: which rule of which VirtualService sends what share where.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Step {
+    /// Index of the VirtualService in the mesh; `None` for the default route to a Service.
+    pub virtual_service: Option<u32>,
+    /// Rule and match within it.
+    pub rule: (u16, u16),
+    /// Clusters with their weights.
+    pub clusters: Vec<(Cluster, i64)>,
+    /// Mirrors.
+    pub mirrors: Vec<Cluster>,
+}
+
+/// What decides how a call is treated. Two scopes treat a call alike exactly when these are equal
+/// and certain: a Service is the same object in both, so are the DestinationRules that are found
+/// for it, its settings and its endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Treatment {
+    /// Where it ends.
+    pub kind: RouteKind,
+    /// The steps, in the order in which the proxy tries them.
+    pub steps: Vec<Step>,
+    /// For each cluster named, in the order of the steps, mirrors after the rest of a step: the
+    /// Service that makes it in this scope, `None` when there is none.
+    pub backing: Vec<Option<u32>>,
+    /// istiod may give another answer after its next start.
+    pub uncertain: bool,
+    /// The Service whose listener took the call; it decides nothing by itself.
+    pub taken_by: Option<u32>,
+}
+
+impl Treatment {
+    /// Not known to the proxy.
+    pub fn unknown(&self) -> bool {
+        matches!(self.kind, RouteKind::Passthrough | RouteKind::Blackhole | RouteKind::None)
+    }
+
+    /// Whether this scope keeps what `full` does.
+    pub fn keeps(&self, full: &Self) -> bool {
+        !self.uncertain
+            && self.kind == full.kind
+            && self.steps == full.steps
+            && self.backing == full.backing
+    }
+}
+
+/// A route for people and programs.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// Where it ends.
+    pub kind: &'static str,
+    /// `namespace/name` of the VirtualServices that shape it.
+    pub virtual_services: BTreeSet<String>,
+    /// Clusters that requests may go to.
+    pub clusters: BTreeSet<String>,
+    /// Clusters that get copies.
+    pub mirrors: BTreeSet<String>,
+}
+
+impl Route {
+    /// The names in a treatment.
+    pub fn of(treatment: &Treatment, mesh: &Mesh) -> Self {
+        let steps = &treatment.steps;
+        Self {
+            kind: treatment.kind.name(),
+            virtual_services: steps
+                .iter()
+                .filter_map(|s| Some(mesh.virtual_services[s.virtual_service? as usize].id()))
+                .collect(),
+            clusters: steps.iter().flat_map(|s| s.clusters.iter().map(|(c, _)| c.name())).collect(),
+            mirrors: steps.iter().flat_map(|s| s.mirrors.iter().map(Cluster::name)).collect(),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! A Service as one scope holds it.
+//!
+//! Owns what of a Service a list of hosts, or a port, leaves. Must never decide which is imported.
+
+use std::borrow::Cow;
+
+use crate::mesh::{AppProtocol, Egress, Port, Service};
+
+/// A Service as one scope holds it: perhaps with fewer ports and aliases than it has.
+#[derive(Clone, Debug)]
+pub struct Scoped<'m> {
+    /// The Service.
+    pub service: &'m Service,
+    /// Its ports in scope.
+    pub ports: Cow<'m, [Port]>,
+    /// ExternalName Services in scope that lead to it.
+    pub aliases: Cow<'m, [(String, String)]>,
+    /// istiod may keep another Service of this host and namespace after its next start.
+    pub uncertain: bool,
+}
+
+impl Scoped<'_> {
+    /// The port of this number.
+    pub fn port(&self, number: u16) -> Option<&Port> {
+        self.ports.iter().find(|p| p.number == number)
+    }
+}
+
+/// The port that Services must have, on a listener that has one (`needsPortMatch`: not of an HTTP
+/// proxy).
+pub(super) fn match_port(egress: &Egress) -> Option<u16> {
+    let port = egress.port.as_ref().filter(|p| p.number != 0)?;
+    let proxy = AppProtocol::parse(&port.protocol) == AppProtocol::HttpProxy;
+    (!proxy).then_some(port.number)
+}
+
+/// The Service with all that it has.
+pub(super) fn whole(service: &Service) -> Scoped<'_> {
+    Scoped {
+        service,
+        ports: (&service.ports[..]).into(),
+        aliases: (&service.aliases[..]).into(),
+        uncertain: false,
+    }
+}
+
+/// The Service with the ports that are wanted; `None` when it has none of them.
+pub(super) fn trim_to(service: &Service, wanted: impl Fn(&Port) -> bool) -> Option<Scoped<'_>> {
+    let ports: Vec<Port> = service.ports.iter().filter(|p| wanted(p)).cloned().collect();
+    let all = ports.len() == service.ports.len();
+    if ports.is_empty() && !all {
+        return None;
+    }
+    let mut scoped = whole(service);
+    if !all {
+        scoped.ports = ports.into();
+    }
+    Some(scoped)
+}
