@@ -12,8 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sidecarta::generate::calls::Declared;
-use sidecarta::generate::{Input, Known, Options, generate, subjects};
+use sidecarta::generate::{Declared, Input, Known, Options, generate, subjects};
 use sidecarta::mesh::Egress;
 use sidecarta::model::WorkloadId;
 use sidecarta::scope::{Client, Scope, TrafficMode};

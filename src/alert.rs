@@ -6,21 +6,21 @@
 //! alerts; and never name the path of a webhook, which lets everybody write to it.
 
 mod body;
+mod config;
 mod event;
 mod post;
+mod words;
 
-use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use hyper::Uri;
-use rustls::SupportedCipherSuite;
-use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
-
 use crate::http::Http;
-use crate::model::{Alert, AlertKind};
+use crate::model::Alert;
 use event::Events;
 use post::Target;
+use words::{digest, hex};
+
+pub use config::{Config, Form, Invalid, Webhook};
+pub use words::Undelivered;
 
 /// Alerts in a request, at most. Receivers refuse what is too large, some at 1 MiB.
 const TOGETHER: usize = 100;
@@ -29,109 +29,6 @@ const TOGETHER: usize = 100;
 const AGAIN: Duration = Duration::from_secs(120);
 /// Longest wait between two attempts.
 const LONGEST: Duration = Duration::from_secs(300);
-/// Longest wait that a receiver may ask for.
-const LONGEST_ASKED: Duration = Duration::from_secs(3600);
-
-/// What a webhook takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// `{"version": 1, "alerts": [...]}`, at most 100 alerts in each request.
-    Json,
-    /// `{"text": "..."}` for Slack and its kin: a line for each alert, at most 20.
-    Slack,
-}
-
-/// An address that takes alerts by POST.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Webhook {
-    /// Where; `http` or `https`. Path and query may hold a secret.
-    pub url: Uri,
-    /// What it takes.
-    pub form: Form,
-    /// Headers to send along, such as `Authorization`. Values are secrets.
-    pub headers: Vec<(String, String)>,
-}
-
-impl fmt::Debug for Webhook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Webhook")
-            .field("host", &self.url.host())
-            .field("form", &self.form)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Where alerts go.
-#[derive(Clone)]
-pub struct Config {
-    /// To Kubernetes Events at the workload.
-    pub event: bool,
-    /// To these webhooks.
-    pub webhooks: Vec<Webhook>,
-    /// To these Alertmanagers, all of them, as Alertmanager's clusters want it. The path before
-    /// `/api/v2`, where there is one.
-    pub alertmanagers: Vec<Uri>,
-    /// Headers for each Alertmanager. Values are secrets.
-    pub alertmanager_headers: Vec<(String, String)>,
-    /// File of certificates (PEM) to trust in place of the system's, for webhooks and
-    /// Alertmanagers.
-    pub authority: Option<PathBuf>,
-    /// How long a receiver may take for one answer.
-    pub within: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            event: false,
-            webhooks: Vec::new(),
-            alertmanagers: Vec::new(),
-            alertmanager_headers: Vec::new(),
-            authority: None,
-            within: Duration::from_secs(10),
-        }
-    }
-}
-
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hosts: Vec<_> = self.alertmanagers.iter().map(Uri::host).collect();
-        f.debug_struct("Config")
-            .field("event", &self.event)
-            .field("webhooks", &self.webhooks)
-            .field("alertmanagers", &hosts)
-            .field("authority", &self.authority)
-            .field("within", &self.within)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why no sink can be made of a configuration. Tells no secret.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Invalid(String);
-
-/// Why alerts were not delivered. Tells no secret.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Undelivered {
-    /// They may be later, all of them once more: those that were delivered take no harm.
-    #[error("{why}")]
-    Later {
-        /// The reason.
-        why: String,
-        /// How long the receiver asks to wait, an hour at most; [`backoff`] may be longer.
-        after: Option<Duration>,
-    },
-    /// Some of them will never be; the others are.
-    #[error("{0}")]
-    Never(String),
-}
-
-impl Undelivered {
-    fn later(why: impl Into<String>, after: Option<Duration>) -> Self {
-        Self::Later { why: why.into(), after: after.map(|a| a.min(LONGEST_ASKED)) }
-    }
-}
 
 #[derive(Debug)]
 enum Sink {
@@ -259,47 +156,4 @@ pub fn backoff(attempt: u32, id: &str) -> Duration {
 fn key(alerts: &[Alert]) -> String {
     let all: Vec<String> = alerts.iter().map(|a| format!("{} {}\n", a.raised, a.id())).collect();
     hex(all.concat().as_bytes(), 16)
-}
-
-/// Words for a kind where Kubernetes and Prometheus want them in one.
-fn reason(kind: AlertKind) -> &'static str {
-    match kind {
-        AlertKind::NewDependency => "NewDependency",
-        AlertKind::ScopeMiss => "ScopeMiss",
-        AlertKind::Ambiguous => "AmbiguousDestination",
-        AlertKind::CoverageLost => "CoverageLost",
-        AlertKind::NewWorkload => "NewWorkload",
-        AlertKind::ForgedSource => "ForgedSource",
-    }
-}
-
-/// SHA-256, as TLS brings it. Parts of an alert's id come from the wire: with a lesser digest, a
-/// caller could choose a name that hides one alert behind another.
-fn digest(bytes: &[u8]) -> [u8; 32] {
-    let hash = match TLS13_AES_128_GCM_SHA256 {
-        SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider,
-        SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider,
-    };
-    let mut out = [0; 32];
-    for (to, from) in out.iter_mut().zip(hash.hash(bytes).as_ref()) {
-        *to = *from;
-    }
-    out
-}
-
-/// The first bytes of the digest, two digits each.
-fn hex(bytes: &[u8], length: usize) -> String {
-    digest(bytes).iter().take(length).map(|b| format!("{b:02x}")).collect()
-}
-
-/// The beginning of a text, `limit` bytes at most, with an ellipsis where something is missing.
-fn cut(text: &str, limit: usize) -> String {
-    if text.len() <= limit {
-        return text.to_owned();
-    }
-    let mut end = limit.saturating_sub('…'.len_utf8());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}…", &text[..end])
 }

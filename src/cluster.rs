@@ -8,6 +8,7 @@ mod brief;
 mod index;
 mod names;
 pub(crate) use sidecarta_istio::objects;
+mod owner;
 mod owners;
 mod pool;
 mod turns;

@@ -8,6 +8,7 @@ pub mod calls;
 mod candidates;
 pub mod group;
 pub mod implied;
+mod known;
 mod manifest;
 pub mod minimal;
 mod notes;
@@ -19,57 +20,20 @@ use serde::Serialize;
 
 use crate::cluster::Cluster;
 use crate::mesh::{Egress, Mesh, MeshPod, Sidecar, TrafficMode};
-use crate::model::{DataPlane, Dependency, Lookups, Time, Watch, Workload, WorkloadId, valid};
+use crate::model::{DataPlane, Time, Workload, WorkloadId, valid};
 use crate::scope::clusters::Size;
 use crate::scope::{Call, Client, Scope, Treatment, everything, listeners, policy};
-use calls::{Declared, Plan, Planned, Planner};
+use calls::{Plan, Planned, Planner};
 use group::{Group, GroupBy, Running};
 use implied::Implied;
 use minimal::{Demand, Instance, Minimal, Widening};
 use readiness::{Readiness, Thresholds};
 
+use known::NOTHING;
+
+pub use known::{Declared, Known, Subject};
 pub use manifest::Manifest;
 pub use minimal::SILENT;
-
-/// What is known of one workload, gathered for generation.
-#[derive(Clone, Debug, Default)]
-pub struct Known {
-    /// Its dependencies, sorted by key.
-    pub dependencies: Vec<Dependency>,
-    /// Its pods that were watched.
-    pub watches: Vec<Watch>,
-    /// The hosts it looked up.
-    pub lookups: Vec<Lookups>,
-    /// Calls that people or other tools declare for it.
-    pub declared: Vec<Declared>,
-}
-
-/// Of a workload of which nothing is known.
-static NOTHING: Known = Known {
-    dependencies: Vec::new(),
-    watches: Vec::new(),
-    lookups: Vec::new(),
-    declared: Vec::new(),
-};
-
-impl Known {
-    fn learned(&self) -> bool {
-        !self.dependencies.is_empty() || !self.watches.is_empty()
-    }
-}
-
-/// A workload as the snapshot, or failing that the store, describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
-    /// Which one.
-    pub id: WorkloadId,
-    /// Labels that select its pods.
-    pub selector: BTreeMap<String, String>,
-    /// How its pods take part in the mesh.
-    pub data_plane: DataPlane,
-    /// It stands in the snapshot.
-    pub present: bool,
-}
 
 /// How to generate.
 #[derive(Clone, Debug, Default)]

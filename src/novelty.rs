@@ -5,6 +5,7 @@
 //! crash between learning and raising delays an alert and loses none. Must never deliver anything.
 
 mod forged;
+mod found;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +18,7 @@ use crate::model::{
     Record, Spans, Tally, Time, WorkloadId,
 };
 use crate::store::{Raised, Store, StoreError};
+use found::Found;
 
 /// After how long something is alerted that may pass by itself.
 #[derive(Clone, Copy, Debug)]
@@ -330,44 +332,6 @@ pub fn coverage(
     store.raise(&rows)?;
     store.drop_alerts(&over)?;
     Ok(new)
-}
-
-/// Alerts that were found: those that are new, and the rows of all that changed.
-#[derive(Default)]
-struct Found {
-    new: Vec<Alert>,
-    rows: Vec<Raised>,
-}
-
-impl Found {
-    /// Adds an alert, or brings the one about the same up to date. `recent`: the numbers are those
-    /// of what came in addition; else of all there is.
-    fn add(&mut self, store: &Store, alert: Alert, recent: bool) -> Result<(), StoreError> {
-        match store.alert(&alert)? {
-            None => {
-                self.new.push(alert.clone());
-                self.rows.push(Raised { alert, deliveries: BTreeMap::new() });
-            }
-            Some(mut known) => {
-                let mut tally = alert.tally();
-                if recent {
-                    tally.merge(&known.alert.tally());
-                }
-                if (known.alert.tally(), known.alert.dependencies) != (tally, alert.dependencies) {
-                    known.alert.set_tally(tally);
-                    known.alert.dependencies = alert.dependencies;
-                    self.rows.push(known);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes them. Gives those that are new.
-    fn write(self, store: &mut Store) -> Result<Vec<Alert>, StoreError> {
-        store.raise(&self.rows)?;
-        Ok(self.new)
-    }
 }
 
 #[cfg(test)]

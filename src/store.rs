@@ -20,6 +20,7 @@ mod marker;
 mod noted;
 mod open;
 mod pages;
+mod schema;
 mod seal;
 mod unverified;
 
@@ -38,25 +39,14 @@ use database::Rows;
 use files::{Lock, Made, Scratch};
 use keys::Kind;
 use marker::Marker;
-use pages::New;
 use seal::Seal;
 
 pub use alerts::{Delivery, Raised};
 pub use error::StoreError;
 pub use exchange::Imported;
 pub use fold::{DOMAINS, LISTED};
+pub use schema::SCHEMA;
 pub use unverified::Apart;
-
-/// Version of the layout and of the rows' encoding.
-///
-/// 1: a row for each dependency. 2: pages of them. 3: a seal, which a program that does not know it
-/// would leave behind.
-pub const SCHEMA: u32 = 3;
-
-/// First version with pages.
-const PAGED: u32 = 2;
-/// First version with a seal. A store becomes one with its next write.
-const SEALED: u32 = 3;
 
 /// Free space below which no batch is begun: sled hangs when it meets a full disk in the middle of
 /// its work.
@@ -83,6 +73,9 @@ pub enum Applied {
     /// The store held it already: nothing changed.
     AlreadyHeld,
 }
+
+/// New dependencies by workload.
+type New<'a> = BTreeMap<&'a WorkloadId, Vec<&'a Dependency>>;
 
 /// An open store. One process at a time writes.
 #[derive(Debug)]
@@ -427,7 +420,7 @@ impl Store {
 
     /// Makes durable what was written, and writes down what that amounts to. Gives the marker.
     fn sync(&self, seal: &Seal, seals: &File) -> Result<Marker, StoreError> {
-        open::sync(&self.dir)?;
+        files::make_durable(&self.dir)?;
         // It need not be written where only rows came that go again; but that there were any.
         let lasting = seal.lasting();
         let rows = if seal.total() == 0 { 0 } else { lasting.max(1) };

@@ -10,24 +10,27 @@ mod follow;
 mod former;
 mod kinds;
 mod known;
+mod object;
 mod rebuild;
+mod shared;
+mod status;
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, Pool};
 use known::Known;
 use known::recall::Noted;
+use shared::Shared;
 
 pub use client::{ViewError, client, config, connect};
 pub use known::recall::{Changes, Row};
+pub use status::{KindStatus, Status};
 
 /// How long an agent remembers a deleted pod: its own packets from before the deletion may be told
 /// this much later.
@@ -55,68 +58,6 @@ impl Extent {
     }
 }
 
-/// How far the view has come.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// The indexes hold every kind that is served and allowed, and pods in any case. Stays true
-    /// from then on.
-    pub synced: bool,
-    /// Each watched kind; none where a snapshot is all there is.
-    pub kinds: BTreeMap<String, KindStatus>,
-    /// For how long the kind that fails longest has failed; the indexes may be that much behind. A
-    /// connection that breaks without a word is noticed within five minutes.
-    pub behind: Option<Duration>,
-    /// Versions of objects that could not be read, since the start.
-    pub broken: u64,
-}
-
-/// How a watch does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KindStatus {
-    /// Its first list is not complete.
-    Listing,
-    /// It is watched.
-    Synced {
-        /// Objects known.
-        objects: usize,
-    },
-    /// The API server does not serve this kind. Asked again every minute.
-    Absent,
-    /// The API server does not allow to list or to watch it, in its words. Asked again every
-    /// minute.
-    Forbidden(String),
-    /// Neither list nor watch can be had at the moment. What was known stays in use.
-    Failing {
-        /// Why.
-        why: String,
-        /// For how long there was no success.
-        behind: Duration,
-        /// Objects known.
-        objects: usize,
-    },
-}
-
-impl Status {
-    /// Why pods are not told of, where they never will be until somebody changes the cluster.
-    pub fn blind(&self) -> Option<&KindStatus> {
-        self.kinds
-            .get(known::PODS)
-            .filter(|status| matches!(status, KindStatus::Absent | KindStatus::Forbidden(_)))
-    }
-}
-
-impl fmt::Display for KindStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Listing => f.write_str("being listed"),
-            Self::Synced { objects } => write!(f, "{objects} objects"),
-            Self::Absent => f.write_str("not served by the API server"),
-            Self::Forbidden(why) => write!(f, "forbidden: {why}"),
-            Self::Failing { why, .. } => write!(f, "cannot be watched: {why}"),
-        }
-    }
-}
-
 /// The latest indexes of a cluster. A clone sees the same.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -124,36 +65,6 @@ pub struct View {
     synced: watch::Receiver<bool>,
     shared: Arc<Shared>,
     noted: Arc<Mutex<Noted>>,
-}
-
-/// What watches tell, and the word that there is something new.
-#[derive(Debug, Default)]
-struct Shared {
-    known: Mutex<Known>,
-    pool: Mutex<Pool>,
-    changed: Notify,
-    /// Counts the changes.
-    revision: AtomicU64,
-}
-
-impl Shared {
-    /// Nothing panics half-way through a change, so that what a poisoned lock holds is whole.
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What objects have in common. Whole even where somebody panicked.
-    fn pool(&self) -> MutexGuard<'_, Pool> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes a change, and tells of it where it is one for the indexes.
-    fn change(&self, change: impl FnOnce(&mut Known) -> bool) {
-        if change(&mut self.known()) {
-            self.revision.fetch_add(1, Ordering::Relaxed);
-            self.changed.notify_one();
-        }
-    }
 }
 
 impl View {
@@ -193,7 +104,7 @@ impl View {
                 let fields = format!("spec.nodeName={node}");
                 kinds::PODS.follow(&client, Some(fields), &shared, &mut watches);
             }
-            Extent::Cluster => kinds::all(&client, &shared, &mut watches),
+            Extent::Cluster => follow::all(&client, &shared, &mut watches),
         }
         let (publish, cluster) = watch::channel(Arc::default());
         let (tell, synced) = watch::channel(false);

@@ -12,7 +12,7 @@ use common::{run, samples};
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sidecarta::generate::{Input, Known, Options, calls::Declared, generate, subjects};
+use sidecarta::generate::{Declared, Input, Known, Options, generate, subjects};
 use sidecarta::model::{WorkloadId, valid};
 use sidecarta::snapshot::{self, Builders, Report};
 

@@ -5,7 +5,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Form, cut, hex, reason};
+use super::config::Form;
+use super::words::{cut, hex, reason};
 use crate::model::Alert;
 use crate::text;
 

@@ -20,7 +20,7 @@ use kube::api::{
 use kube::core::Status;
 use serde_json::json;
 
-use super::{Undelivered, cut, hex, reason};
+use super::words::{Undelivered, cut, hex, reason};
 use crate::model::{Alert, Time, WorkloadId, valid};
 use crate::text;
 

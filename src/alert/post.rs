@@ -9,7 +9,8 @@ use std::time::Duration;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Uri};
 
-use super::{Form, Invalid, Undelivered, Webhook, cut, hex};
+use super::config::{Form, Invalid, Webhook};
+use super::words::{Undelivered, cut, hex};
 use crate::http::{Answer, Http};
 
 /// Bytes that are told of an answer.

@@ -12,7 +12,7 @@ use super::duration::nanoseconds;
 use super::remote::{RecorderOptions, STORE};
 use super::{ClusterOptions, Outcome, ViewOptions, output};
 use crate::clock;
-use crate::generate::calls::Declared;
+use crate::generate::Declared;
 use crate::generate::group::GroupBy;
 use crate::generate::readiness::Thresholds;
 use crate::generate::{self as generation, Input, Known, Subject, generate, subjects};

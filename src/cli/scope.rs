@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::output::{self, Format};
 use super::{ClusterOptions, Outcome, OutputOptions};
-use crate::generate::calls::{Declared, Planner};
+use crate::generate::Declared;
+use crate::generate::calls::Planner;
 use crate::mesh::{Mesh, MeshPod, Sidecar, VirtualService, sidecar_from_text};
 use crate::model::valid;
 use crate::scope::report::ScopeReport;

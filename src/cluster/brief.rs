@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::objects::{self, Labels, Meta, addresses, named_ports, read};
-use super::owners::{Owner, controller_of, data_plane, stable};
+use super::owner::{Owner, controller_of, stable};
 use super::pool::Pool;
 use super::{CaptureScope, Time};
 use crate::model::DataPlane;
@@ -204,5 +204,39 @@ fn capture_scope(meta: &Meta, refuse: &mut impl FnMut(&str, &str)) -> CaptureSco
         exclude_ranges: list(meta, "excludeOutboundIPRanges", refuse).unwrap_or_default(),
         exclude_ports: list(meta, "excludeOutboundPorts", refuse).unwrap_or_default(),
         include_ports: list(meta, "includeOutboundPorts", refuse).unwrap_or_default(),
+    }
+}
+
+fn proxy(spec: &objects::PodSpec) -> Option<&objects::Container> {
+    // Native sidecars stand among the init containers.
+    spec.containers.iter().chain(&spec.init_containers).find(|c| c.name == "istio-proxy")
+}
+
+/// How a pod takes part in the mesh.
+fn data_plane(pod: &objects::Pod) -> DataPlane {
+    let labels = &pod.metadata.labels;
+    if labels
+        .get("gateway.networking.k8s.io/gateway-class-name")
+        .is_some_and(|c| c.starts_with("istio-waypoint"))
+        || labels.get("gateway.istio.io/managed").is_some_and(|c| c == "istio.io-mesh-controller")
+    {
+        return DataPlane::Waypoint;
+    }
+    match proxy(&pod.spec) {
+        // `istio-proxy proxy router` is a gateway, `proxy sidecar` a sidecar (pilot-agent's node
+        // type).
+        Some(c) if c.args.iter().any(|a| a == "router") => DataPlane::Gateway,
+        Some(c) if c.args.iter().any(|a| a == "waypoint") => DataPlane::Waypoint,
+        _ if pod.spec.host_network => DataPlane::HostNetwork,
+        Some(_) => DataPlane::Sidecar,
+        None if pod
+            .metadata
+            .annotations
+            .get("ambient.istio.io/redirection")
+            .is_some_and(|v| v == "enabled") =>
+        {
+            DataPlane::Ambient
+        }
+        None => DataPlane::Uninjected,
     }
 }

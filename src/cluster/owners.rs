@@ -1,58 +1,13 @@
 //! From a pod to its top controller and to labels that select it across rollouts.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use serde::{Deserialize, Serialize};
 
 use super::brief::{ControllerBrief, PodBrief};
-use super::objects::{Container, Labels, Meta, Pod, PodSpec};
-use super::pool::Pool;
-use crate::model::{DataPlane, WorkloadId};
-
-/// Labels that a controller or the injector sets on pods and that a rollout or a new pod changes:
-/// never fit for a selector.
-fn unstable(label: &str) -> bool {
-    matches!(
-        label,
-        "pod-template-hash"
-            | "controller-revision-hash"
-            | "pod-template-generation"
-            | "statefulset.kubernetes.io/pod-name"
-            | "apps.kubernetes.io/pod-index"
-            | "controller-uid"
-            | "job-name"
-            | "batch.kubernetes.io/controller-uid"
-            | "batch.kubernetes.io/job-name"
-            | "batch.kubernetes.io/job-completion-index"
-            | "security.istio.io/tlsMode"
-            | "service.istio.io/canonical-name"
-            | "service.istio.io/canonical-revision"
-            | "istio.io/rev"
-            | "sidecar.istio.io/inject"
-            | "rollouts-pod-template-hash"
-    )
-}
-
-/// Those that survive a rollout.
-pub(super) fn stable(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    labels.iter().filter(|(k, _)| !unstable(k)).map(|(k, v)| (k.clone(), v.clone())).collect()
-}
-
-/// The controller that an object names as its own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) struct Owner {
-    kind: Arc<str>,
-    name: Arc<str>,
-}
-
-impl Owner {
-    /// The same, with its words shared.
-    pub(super) fn pooled(&self, pool: &mut Pool) -> Self {
-        Self { kind: pool.word(&self.kind), name: pool.word(&self.name) }
-    }
-}
+use super::objects::Labels;
+use super::owner::{Owner, stable};
+use crate::model::WorkloadId;
 
 /// Controllers, with their kind, namespace and name.
 #[derive(Debug, Default)]
@@ -120,47 +75,5 @@ impl Owners {
             name: name.to_string(),
         };
         (id, selector.filter(|s| !s.is_empty()).unwrap_or_else(own))
-    }
-}
-
-pub(super) fn controller_of(meta: &Meta, pool: &mut Pool) -> Option<Owner> {
-    let owner =
-        meta.owner_references.iter().find(|o| o.controller).or(meta.owner_references.first())?;
-    // A static pod is "owned" by its node, which is no workload.
-    (owner.kind != "Node")
-        .then(|| Owner { kind: pool.word(&owner.kind), name: pool.word(&owner.name) })
-}
-
-fn proxy(spec: &PodSpec) -> Option<&Container> {
-    // Native sidecars stand among the init containers.
-    spec.containers.iter().chain(&spec.init_containers).find(|c| c.name == "istio-proxy")
-}
-
-/// How a pod takes part in the mesh.
-pub(super) fn data_plane(pod: &Pod) -> DataPlane {
-    let labels = &pod.metadata.labels;
-    if labels
-        .get("gateway.networking.k8s.io/gateway-class-name")
-        .is_some_and(|c| c.starts_with("istio-waypoint"))
-        || labels.get("gateway.istio.io/managed").is_some_and(|c| c == "istio.io-mesh-controller")
-    {
-        return DataPlane::Waypoint;
-    }
-    match proxy(&pod.spec) {
-        // `istio-proxy proxy router` is a gateway, `proxy sidecar` a sidecar (pilot-agent's node
-        // type).
-        Some(c) if c.args.iter().any(|a| a == "router") => DataPlane::Gateway,
-        Some(c) if c.args.iter().any(|a| a == "waypoint") => DataPlane::Waypoint,
-        _ if pod.spec.host_network => DataPlane::HostNetwork,
-        Some(_) => DataPlane::Sidecar,
-        None if pod
-            .metadata
-            .annotations
-            .get("ambient.istio.io/redirection")
-            .is_some_and(|v| v == "enabled") =>
-        {
-            DataPlane::Ambient
-        }
-        None => DataPlane::Uninjected,
     }
 }

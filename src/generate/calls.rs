@@ -8,65 +8,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::Known;
+use super::known::{Declared, Known, protocol};
 use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{is_wildcard, matches, qualify};
 use crate::mesh::{AppProtocol, Mesh, Service};
-use crate::model::{Dependency, Destination, Grade, Protocol, valid};
+use crate::model::{Dependency, Destination, Grade, Protocol};
 use crate::scope::{Call, CallProtocol, Client, Scope, Treatment};
 
 /// Stands for an address of the world outside where none is known (TEST-NET-3, RFC 5737).
 const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
-
-/// A call that a person or another tool declares.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Declared {
-    /// `NAMESPACE/NAME` of a workload or a pod.
-    pub workload: String,
-    /// Host, in full or as a client in that namespace may shorten it.
-    pub host: String,
-    /// Port; absent: all that the host has.
-    #[serde(default)]
-    pub port: Option<u16>,
-    /// `http`, `tls` or `tcp`; absent: as the port declares.
-    #[serde(default)]
-    pub protocol: Option<String>,
-    /// What the host resolves to; absent: as the mesh says.
-    #[serde(default)]
-    pub address: Option<IpAddr>,
-}
-
-impl Declared {
-    /// The call, where its words are what they should be.
-    ///
-    /// # Errors
-    /// In words, when the host is none, the port 0, or the protocol unknown.
-    pub fn checked(self) -> Result<Self, String> {
-        valid::called_host(&self.host).map_err(|e| e.to_string())?;
-        if self.port == Some(0) {
-            return Err("the port is 0, which nobody listens on".to_owned());
-        }
-        match self.protocol.as_deref() {
-            Some(other) if protocol(other).is_none() => {
-                Err(format!("the protocol {other:?} is none of http, tls, tcp"))
-            }
-            _ => Ok(self),
-        }
-    }
-}
-
-/// The protocol of this name.
-fn protocol(name: &str) -> Option<CallProtocol> {
-    match name.to_ascii_lowercase().as_str() {
-        "http" | "http1" | "http2" | "grpc" => Some(CallProtocol::Http),
-        "tls" | "https" => Some(CallProtocol::Tls),
-        "tcp" => Some(CallProtocol::Tcp),
-        _ => None,
-    }
-}
 
 /// Where a call comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

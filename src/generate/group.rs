@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Subject;
+use super::known::Subject;
 use crate::cluster::{Cluster, Pod};
 use crate::mesh::{Mesh, Sidecar};
 use crate::model::{DataPlane, Time, WorkloadId, selects};

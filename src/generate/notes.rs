@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Known;
+use super::known::Known;
 use crate::cluster::{Cluster, Named};
 use crate::model::{Dependency, Destination, Protocol, valid};
 use crate::scope::Scope;

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::Known;
+use super::known::Known;
 use crate::model::{Destination, Merge, Spans};
 
 /// What a person asks for before a Sidecar is written.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Found;
+use super::found::Found;
 use crate::model::{Alert, AlertKind, Merge, Tally, Time, Watch, WorkloadId};
 use crate::store::{Store, StoreError};
 

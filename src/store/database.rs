@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::FlockOperation::NonBlockingLockExclusive;
 use sled::IVec;
 
-use super::StoreError;
+use super::error::StoreError;
 
 // A panic inside sled becomes an error of the store: that needs unwinding.
 #[cfg(not(panic = "unwind"))]

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::SCHEMA;
+use super::schema::SCHEMA;
 
 /// Why a store could not be opened, read or written. Each says what to do.
 #[derive(Debug, thiserror::Error)]

@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation::{NonBlockingLockExclusive, NonBlockingLockShared, Unlock};
 use rustix::io::Errno;
 
+use super::error::StoreError;
 use super::marker::Marker;
-use super::{StoreError, database, seal};
+use super::{database, seal};
 use crate::private;
 
 const DATABASE: &str = "db";
@@ -43,6 +44,17 @@ fn fail<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Sto
 /// Where sled's files are.
 pub(super) fn database(dir: &Path) -> PathBuf {
     dir.join(DATABASE)
+}
+
+/// Makes what was written durable: sled's own flush leaves file metadata and the device cache
+/// alone.
+pub(super) fn make_durable(dir: &Path) -> Result<(), StoreError> {
+    let file = database(dir).join("db");
+    File::open(&file).and_then(|f| f.sync_all()).map_err(|error| StoreError::Io {
+        what: "make durable",
+        path: file,
+        error,
+    })
 }
 
 /// Whether a file is no trace of a store whose creation was interrupted before it had a marker.

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{SCHEMA, StoreError};
+use super::error::StoreError;
+use super::schema::SCHEMA;
 use crate::private;
 
 const FILE: &str = "sidecarta.json";

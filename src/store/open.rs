@@ -7,14 +7,14 @@
 //! fails.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::Path;
 
 use super::database::Rows;
 use super::files::{self, Backup, Lock, Made, Scratch};
 use super::marker::Marker;
+use super::schema::{PAGED, SCHEMA, SEALED};
 use super::seal::{self, Found, Seal};
-use super::{Access, PAGED, Place, SCHEMA, SEALED, Store, StoreError, room};
+use super::{Access, Place, Store, StoreError, room};
 use crate::private;
 
 impl Store {
@@ -303,16 +303,5 @@ fn read_once(dir: &Path, without_snapshots: bool) -> Result<Store, StoreError> {
         unbounded: HashMap::new(),
         damage,
         place: Place::Copy(scratch),
-    })
-}
-
-/// Makes what was written durable: sled's own flush leaves file metadata and the device cache
-/// alone.
-pub(super) fn sync(dir: &Path) -> Result<(), StoreError> {
-    let file = files::database(dir).join("db");
-    File::open(&file).and_then(|f| f.sync_all()).map_err(|error| StoreError::Io {
-        what: "make durable",
-        path: file,
-        error,
     })
 }

@@ -15,7 +15,7 @@ use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
 use super::keys::{self, Kind};
-use super::{Change, Place, Store, StoreError, room};
+use super::{Change, New, Place, Store, StoreError, room};
 use crate::model::{Dependency, DependencyKey, Merge, Record, WorkloadId};
 use crate::parallel::both;
 
@@ -30,9 +30,6 @@ const MAX_PAGE: usize = 16 * 1024 * 1024;
 /// Compression level: the fastest that has a number of its own. More would take time and gain
 /// little.
 const LEVEL: i32 = 1;
-
-/// New dependencies by workload.
-pub(super) type New<'a> = BTreeMap<&'a WorkloadId, Vec<&'a Dependency>>;
 
 struct Page<'a> {
     number: u32,

@@ -14,9 +14,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::database::Rows;
+use super::error::StoreError;
 use super::keys::{self, Kind};
 use super::marker::Marker;
-use super::{SEALED, StoreError};
+use super::schema::SEALED;
 use crate::private;
 
 /// File of the last seal.

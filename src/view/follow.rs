@@ -3,17 +3,20 @@
 use std::fmt::Debug;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::Shared;
-use super::kinds::{Kind, Slim};
-use super::known::{PODS, State};
+use super::kinds::{self, CONTROLLERS, Kind, Slim};
+use super::known::State;
+use super::shared::Shared;
+use super::status::PODS;
 use crate::cluster::objects::Check;
 
 /// When to ask again for what is absent or forbidden: somebody has to change the cluster first.
@@ -23,13 +26,36 @@ const PAGE: u32 = 500;
 /// The API server itself gives up on a request after 60 s.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Watches every kind of the whole cluster.
+pub(super) fn all(client: &Client, shared: &Arc<Shared>, watches: &mut JoinSet<()>) {
+    kinds::PODS.follow(client, None, shared, watches);
+    kinds::SERVICES.follow(client, None, shared, watches);
+    kinds::SLICES.follow(client, None, shared, watches);
+    kinds::NODES.follow(client, None, shared, watches);
+    kinds::ENTRIES.follow(client, None, shared, watches);
+    for kind in CONTROLLERS {
+        kind.follow(client, None, shared, watches);
+    }
+}
+
+impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> Kind<T> {
+    /// Watches this kind, of the whole cluster or what the fields select of it.
+    pub(super) fn follow(
+        self,
+        client: &Client,
+        fields: Option<String>,
+        shared: &Arc<Shared>,
+        watches: &mut JoinSet<()>,
+    ) {
+        shared.known().expect(self.name);
+        let (client, shared) = (client.clone(), Arc::clone(shared));
+        watches.spawn(async move { follow(client, &self, fields, &shared).await });
+    }
+}
+
 /// Watches a kind for ever.
-pub(super) async fn follow<T>(
-    client: Client,
-    kind: &Kind<T>,
-    fields: Option<String>,
-    shared: &Shared,
-) where
+async fn follow<T>(client: Client, kind: &Kind<T>, fields: Option<String>, shared: &Shared)
+where
     T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static,
 {
     let api: Api<Slim<T>> = Api::all_with(client, &kind.resource());

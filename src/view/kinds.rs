@@ -6,16 +6,14 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Client;
 use kube::api::ApiResource;
 use kube::core::{DynamicResourceScope, GroupVersionKind, Resource};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
-use tokio::task::JoinSet;
 
-use super::{Shared, follow};
+use super::object::{Object, Seen};
 use crate::cluster::objects::{Check, Controller, EndpointSlice, Node, Pod, Service, ServiceEntry};
-use crate::cluster::{Builder, ControllerBrief, PodBrief, Pool};
+use crate::cluster::{ControllerBrief, PodBrief, Pool};
 
 /// A kind, and the type that its objects are read as.
 pub(super) struct Kind<T> {
@@ -38,18 +36,19 @@ const fn kind<T>(
 
 pub(super) const PODS: Kind<Pod> =
     kind("Pod", "", "v1", "pods", |o, pool| Object::Pod(Arc::new(PodBrief::new(&o, pool))));
-const SERVICES: Kind<Service> =
+pub(super) const SERVICES: Kind<Service> =
     kind("Service", "", "v1", "services", |o, pool| Object::Service(Arc::new(pool.service(o))));
-const SLICES: Kind<EndpointSlice> =
+pub(super) const SLICES: Kind<EndpointSlice> =
     kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", |o, pool| {
         Object::Slice(Arc::new(pool.slice(o)))
     });
-const NODES: Kind<Node> = kind("Node", "", "v1", "nodes", |o, _| Object::Node(Arc::new(o)));
-const ENTRIES: Kind<ServiceEntry> =
+pub(super) const NODES: Kind<Node> =
+    kind("Node", "", "v1", "nodes", |o, _| Object::Node(Arc::new(o)));
+pub(super) const ENTRIES: Kind<ServiceEntry> =
     kind("ServiceEntry", "networking.istio.io", "v1", "serviceentries", |o, _| {
         Object::Entry(Arc::new(o))
     });
-const CONTROLLERS: [Kind<Controller>; 6] = [
+pub(super) const CONTROLLERS: [Kind<Controller>; 6] = [
     kind("ReplicaSet", "apps", "v1", "replicasets", controller),
     kind("Deployment", "apps", "v1", "deployments", controller),
     kind("StatefulSet", "apps", "v1", "statefulsets", controller),
@@ -62,32 +61,7 @@ fn controller(object: Controller, pool: &mut Pool) -> Object {
     Object::Controller(Arc::new(ControllerBrief::new(object, pool)))
 }
 
-/// Watches every kind of the whole cluster.
-pub(super) fn all(client: &Client, shared: &Arc<Shared>, watches: &mut JoinSet<()>) {
-    PODS.follow(client, None, shared, watches);
-    SERVICES.follow(client, None, shared, watches);
-    SLICES.follow(client, None, shared, watches);
-    NODES.follow(client, None, shared, watches);
-    ENTRIES.follow(client, None, shared, watches);
-    for kind in CONTROLLERS {
-        kind.follow(client, None, shared, watches);
-    }
-}
-
 impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> Kind<T> {
-    /// Watches this kind, of the whole cluster or what the fields select of it.
-    pub(super) fn follow(
-        self,
-        client: &Client,
-        fields: Option<String>,
-        shared: &Arc<Shared>,
-        watches: &mut JoinSet<()>,
-    ) {
-        shared.known().expect(self.name);
-        let (client, shared) = (client.clone(), Arc::clone(shared));
-        watches.spawn(async move { follow::follow(client, &self, fields, &shared).await });
-    }
-
     pub(super) fn resource(&self) -> ApiResource {
         ApiResource::from_gvk_with_plural(
             &GroupVersionKind::gvk(self.group, self.version, self.name),
@@ -117,43 +91,6 @@ impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> Kind<T
         };
         Seen { key: (pool.word(&meta.namespace.unwrap_or_default()), name), uid, object }
     }
-}
-
-/// An object as far as the indexes need it. The builder shares it.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Object {
-    Pod(Arc<PodBrief>),
-    Service(Arc<Service>),
-    Slice(Arc<EndpointSlice>),
-    Node(Arc<Node>),
-    Entry(Arc<ServiceEntry>),
-    Controller(Arc<ControllerBrief>),
-}
-
-impl Object {
-    pub(super) fn feed(self, kind: &str, builder: &mut Builder) {
-        match self {
-            Self::Pod(o) => builder.brief(o, None),
-            Self::Service(o) => builder.shared_service(o),
-            Self::Slice(o) => builder.shared_slice(o, None),
-            Self::Node(o) => builder.node(Node::clone(&o)),
-            Self::Entry(o) => builder.entry(o),
-            Self::Controller(o) => builder.shared_controller(kind, o),
-        }
-    }
-}
-
-/// Namespace and name.
-pub(super) type Key = (Arc<str>, Arc<str>);
-
-/// A version of an object, as a watch tells it.
-#[derive(Debug)]
-pub(super) struct Seen {
-    /// Namespace and name.
-    pub key: Key,
-    pub uid: Arc<str>,
-    /// Or why it cannot be read.
-    pub object: Result<Object, String>,
 }
 
 /// An object on its way from the API server: whole in text, slim as soon as it is read.

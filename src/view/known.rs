@@ -9,15 +9,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::former::Former;
-use super::kinds::{Key, Object, Seen};
-use super::{KindStatus, Status};
+use super::object::{Key, Object, Seen};
+use super::status::{KindStatus, PODS, Status};
 use crate::clock::now;
 use crate::cluster::objects::EndpointSlice;
 use crate::cluster::{Builder, Ended, PodBrief};
 use crate::model::Time;
-
-/// The kind that nothing works without.
-pub(super) const PODS: &str = "Pod";
 
 /// Everything known.
 #[derive(Debug, Default)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Shared;
 use super::known::Input;
+use super::shared::Shared;
 use crate::cluster::{Builder, Cluster};
 
 /// Changes come in bursts: when none came for so long, one has ended.

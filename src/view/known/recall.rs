@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::super::former::Lost;
-use super::super::kinds::{Key, Object};
+use super::super::object::{Key, Object};
 use super::{Entry, Gone, Kind, Known, PODS, State};
 use crate::clock::now;
 use crate::cluster::objects::EndpointSlice;

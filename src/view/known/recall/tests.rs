@@ -1,5 +1,5 @@
 use super::*;
-use crate::view::kinds::Seen;
+use crate::view::object::Seen;
 
 const HORIZON: Duration = Duration::from_secs(600);
 

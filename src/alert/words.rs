@@ -1,0 +1,78 @@
+//! What all receivers are told alike, and that they were not told.
+//!
+//! Owns the words and their lengths. Must never know a receiver.
+
+use std::time::Duration;
+
+use rustls::SupportedCipherSuite;
+use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+
+use crate::model::AlertKind;
+
+/// Longest wait that a receiver may ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(3600);
+
+/// Why alerts were not delivered. Tells no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Undelivered {
+    /// They may be later, all of them once more: those that were delivered take no harm.
+    #[error("{why}")]
+    Later {
+        /// The reason.
+        why: String,
+        /// How long the receiver asks to wait, an hour at most; [`backoff`] may be longer.
+        after: Option<Duration>,
+    },
+    /// Some of them will never be; the others are.
+    #[error("{0}")]
+    Never(String),
+}
+
+impl Undelivered {
+    pub(super) fn later(why: impl Into<String>, after: Option<Duration>) -> Self {
+        Self::Later { why: why.into(), after: after.map(|a| a.min(LONGEST_ASKED)) }
+    }
+}
+
+/// Words for a kind where Kubernetes and Prometheus want them in one.
+pub(super) fn reason(kind: AlertKind) -> &'static str {
+    match kind {
+        AlertKind::NewDependency => "NewDependency",
+        AlertKind::ScopeMiss => "ScopeMiss",
+        AlertKind::Ambiguous => "AmbiguousDestination",
+        AlertKind::CoverageLost => "CoverageLost",
+        AlertKind::NewWorkload => "NewWorkload",
+        AlertKind::ForgedSource => "ForgedSource",
+    }
+}
+
+/// SHA-256, as TLS brings it. Parts of an alert's id come from the wire: with a lesser digest, a
+/// caller could choose a name that hides one alert behind another.
+pub(super) fn digest(bytes: &[u8]) -> [u8; 32] {
+    let hash = match TLS13_AES_128_GCM_SHA256 {
+        SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider,
+        SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider,
+    };
+    let mut out = [0; 32];
+    for (to, from) in out.iter_mut().zip(hash.hash(bytes).as_ref()) {
+        *to = *from;
+    }
+    out
+}
+
+/// The first bytes of the digest, two digits each.
+pub(super) fn hex(bytes: &[u8], length: usize) -> String {
+    digest(bytes).iter().take(length).map(|b| format!("{b:02x}")).collect()
+}
+
+/// The beginning of a text, `limit` bytes at most, with an ellipsis where something is missing.
+pub(super) fn cut(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let mut end = limit.saturating_sub('…'.len_utf8());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
