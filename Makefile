@@ -29,6 +29,7 @@ lint: setup
 	cargo clippy -p sidecarta-capture --no-default-features --all-targets --locked -- -D warnings
 	! cargo tree -p sidecarta-capture --no-default-features -e normal --locked | grep -E 'netlink|socket2|rustix|linux'
 	! cargo tree -p sidecarta-istio -e normal --locked | grep -E 'sidecarta-capture|pcap|sled|tokio|kube'
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked -p sidecarta-istio -p sidecarta-model -p sidecarta-text -p sidecarta-capture
 
 # `live` needs root, for its network namespaces, and fails without.
 bench: setup-bench build

@@ -10,7 +10,7 @@
 //! a pipe.
 //!
 //! So some captures are read that are open at a time. Where more overlap in time, for the others
-//! nothing is open between two reads ([`parked`]), so that neither descriptors nor memory limit how
+//! nothing is open between two reads (`parked`), so that neither descriptors nor memory limit how
 //! many captures there may be.
 
 mod classic;

@@ -57,7 +57,7 @@ pub fn line(text: &str) -> Cow<'_, str> {
     escape(text, shows)
 }
 
-/// For several lines of a terminal: as [`line`], and line breaks stay.
+/// For several lines of a terminal: as [`line()`], and line breaks stay.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escape(text, |c| c == '\n' || shows(c))
 }

@@ -17,7 +17,7 @@ use crate::observation::InterfaceId;
 
 /// libpcap makes rings of blocks of 256 KiB (`MAXIMUM_SNAPLEN`, pcap-linux.c). With a single one
 /// the kernel would have nowhere to put what comes while that block is read.
-pub(crate) const SMALLEST_RING: u32 = 512 * 1024;
+pub const SMALLEST_RING: u32 = 512 * 1024;
 
 /// Bytes kept of a packet that is only a sample: all headers, and the beginning of what is none of
 /// the known requests but may be one. A stream's packets have up to 64 KiB, and with
@@ -121,7 +121,7 @@ impl Dropped {
 }
 
 /// All interfaces at once.
-pub(crate) const ANY: &str = "any";
+pub const ANY: &str = "any";
 
 enum Source {
     Ring(Ring),
