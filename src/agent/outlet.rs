@@ -14,7 +14,7 @@ use hyper::{Method, StatusCode, Uri};
 use tokio::runtime::Handle;
 
 use crate::http::Http;
-use crate::learn::Learner;
+use crate::learn;
 use crate::novelty::{self, Patience};
 use crate::observed::{self, Observed};
 use crate::store::{Store, StoreError};
@@ -276,7 +276,7 @@ impl Outlet for ToStore {
                 of_batch: false,
             });
         }
-        let records = Learner::batch(&self.view.current(), batch);
+        let records = learn::batch(&self.view.current(), batch);
         // What is raised is what is stored.
         let records = match self.store.fold(records) {
             Ok(folded) => folded,

@@ -14,12 +14,13 @@ use hyper::Method;
 use super::remote::Place;
 use super::{Outcome, ReadOptions, StoreOptions, output};
 use crate::clock;
-use crate::learn::{Learner, Union};
+use crate::learn::{self, Union};
 use crate::memory::Missing;
+use crate::model::counter;
 use crate::observed::{ReadError, Reader};
 use crate::snapshot;
 use crate::store::{Applied, Store};
-use crate::verify::{Checked, Rules, check, counter};
+use crate::verify::{self, Checked, Rules, check};
 
 /// Write the whole store, or a recorder's while it runs, as NDJSON
 #[derive(Debug, Args)]
@@ -174,15 +175,15 @@ fn learn(
                     batch.counters.insert(counter::DROPPED.to_owned(), n);
                 }
                 let mut taught = Union::default();
-                taught.add(Learner::batch(&cluster, &batch));
+                taught.add(learn::batch(&cluster, &batch));
                 if let Some(unknown) = unknown.filter(|_| !options.known_pods_only) {
-                    taught.add(Learner::batch(&cluster, &unknown));
+                    taught.add(learn::batch(&cluster, &unknown));
                 }
                 let Some(taught) = taught.batch() else { continue };
                 match store.apply(&taught)? {
                     Applied::New => {
                         (new, edges) = (new + 1, edges + told);
-                        for name in counter::ALL {
+                        for name in verify::COUNTED {
                             *found.entry(name).or_default() +=
                                 batch.counters.get(name).copied().unwrap_or(0);
                         }
@@ -201,7 +202,11 @@ fn learn(
     }
     store.close()?;
     for (name, what, refused) in [
-        (counter::ELSEWHERE, "are about pods that the snapshot has on other nodes: refused", true),
+        (
+            counter::LINES_ELSEWHERE,
+            "are about pods that the snapshot has on other nodes: refused",
+            true,
+        ),
         (counter::IMPOSSIBLE, "contradict themselves: refused", true),
         (counter::DROPPED, "are about pods that the snapshot does not hold: left out", true),
         (counter::CORRECTED, "have times or counts that cannot be true: corrected", false),

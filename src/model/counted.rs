@@ -190,6 +190,18 @@ impl Ledger {
         self.all.is_empty()
     }
 
+    /// Whether something that was counted may be this one.
+    pub fn mentions(&self, now: &Counted) -> bool {
+        !self.is_empty() && self.of(now).any(|(c, _)| c.is_of(now))
+    }
+
+    /// What was counted between the same ends, or opened by the same packet.
+    fn of(&self, now: &Counted) -> impl Iterator<Item = &(Counted, u64)> {
+        let opened = now.opening().into_iter().flat_map(|key| in_order(&self.by_opening, key));
+        let places = in_order(&self.by_pair, now.pair()).chain(opened);
+        places.filter_map(|i| self.all.get(i as usize))
+    }
+
     /// What was counted before of something that is seen now; `None`: nothing, so that it counts
     /// now. What was counted by another snapshot, and for another dependency, is none of it: a
     /// wrong snapshot does no lasting harm.
@@ -198,10 +210,7 @@ impl Ledger {
             return None;
         }
         let known = || {
-            let opened = now.opening().into_iter().flat_map(|key| in_order(&self.by_opening, key));
-            in_order(&self.by_pair, now.pair())
-                .chain(opened)
-                .filter_map(|i| self.all.get(i as usize))
+            self.of(now)
                 .filter(|(c, by)| (*by == snapshot || c.to == now.to) && c.is_of(now))
                 .map(|(c, _)| c)
         };

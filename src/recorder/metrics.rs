@@ -101,7 +101,7 @@ impl Collector for Metrics {
             None,
             MetricType::Counter,
         )?;
-        for event in crate::verify::counter::ALL {
+        for event in crate::verify::COUNTED {
             let n = p.checked.get(event).copied().unwrap_or(0);
             ConstCounter::new(n).encode(checked.encode_family(&[("event", event)])?)?;
         }
