@@ -8,14 +8,15 @@ export CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidecarta
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 BIN := $(CARGO_TARGET_DIR)/release/sidecarta
 
-.PHONY: demo test torture bench mesh test-fresh build setup setup-test setup-bench lint clean
+.PHONY: demo test torture bench mesh test-fresh build setup setup-test setup-bench lint \
+	lint-workflows supply-chain dist clean
 # What is missing comes before what needs it.
 .NOTPARALLEL:
 
 demo: build
 	@./samples/demo $(BIN)
 
-test: setup-test lint
+test: setup-test lint lint-workflows
 	PATH="$(CACHE)/alertmanager/usr/bin:$(CACHE)/prometheus/usr/bin:$$PATH:/usr/sbin:/sbin" cargo test --workspace --locked
 
 # The fault sweeps and attacks of `make test`, whole: every call that can fail, 1,000 damaged stores,
@@ -28,6 +29,22 @@ lint: setup
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy -p sidecarta-capture --no-default-features --all-targets --locked -- -D warnings
 	! cargo tree -p sidecarta-capture --no-default-features -e normal --locked | grep -E 'netlink|socket2|rustix|linux'
+
+# The workflows of .github. Where `setup test` could not bring actionlint, this says so, and fails in CI.
+lint-workflows:
+	@PATH="$(CACHE)/bin:$$PATH"; if command -v actionlint >/dev/null; then \
+	  actionlint -shellcheck= -pyflakes= .github/workflows/*.yaml; \
+	else \
+	  echo "NOT RUN: the workflows are not checked, for there is no actionlint: ./setup test" >&2; \
+	  [ -z "$${CI:-}" ]; \
+	fi
+
+# Licences, banned crates and sources of dependencies. Needs cargo-deny, and no network once the
+# crates are fetched; known vulnerabilities need one: `cargo deny check advisories`.
+supply-chain:
+	@command -v cargo-deny >/dev/null || { echo "make supply-chain needs cargo-deny:" \
+	  "cargo install cargo-deny --locked" >&2; exit 1; }
+	cargo deny --locked check licenses bans sources
 
 # `live` needs root, for its network namespaces, and fails without.
 bench: setup-bench build
@@ -49,6 +66,19 @@ test-fresh:
 
 build: setup
 	cargo build --release --locked
+
+# What a release consists of, in dist/. With TAG=v1.2.3, only where that is the version.
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+NAME = sidecarta-$(VERSION)-$(shell uname -m)-linux
+dist: build
+	@[ -z "$(TAG)" ] || [ "$(TAG)" = "v$(VERSION)" ] || \
+	  { echo "the tag $(TAG) is not the version $(VERSION) of Cargo.toml" >&2; exit 1; }
+	rm -rf dist && mkdir -p dist/$(NAME)
+	cp -r $(BIN) LICENSE README.md SECURITY.md CHANGELOG.md openapi.yaml deploy docs dist/$(NAME)
+	tar -C dist --sort=name --owner=0 --group=0 --numeric-owner -czf dist/$(NAME).tar.gz $(NAME)
+	cd dist && sha256sum *.tar.gz >SHA256SUMS
+	awk '/^## /{on = index($$0, "## $(VERSION)") == 1; next} on' CHANGELOG.md >dist/notes.md
+	@[ -s dist/notes.md ] || { echo "CHANGELOG.md has no section $(VERSION)" >&2; exit 1; }
 
 setup:
 	@./setup
