@@ -1,5 +1,6 @@
 # Two commands: `make demo` shows the main job on the samples, `make test` runs every test.
-# Both install what a bare Debian machine lacks. Builds go to a cache outside the clone, so that a clean clone finds them.
+# Both install what a bare Debian machine lacks. Builds go to a cache outside the clone, so that a
+# clean clone finds them.
 
 SHELL := /bin/bash
 # Where there is no HOME, the shell knows it from the user's entry in /etc/passwd.
@@ -17,20 +18,23 @@ demo: build
 	@./samples/demo $(BIN)
 
 test: setup-test lint lint-workflows
-	PATH="$(CACHE)/alertmanager/usr/bin:$(CACHE)/prometheus/usr/bin:$$PATH:/usr/sbin:/sbin" cargo test --workspace --locked
+	PATH="$(CACHE)/alertmanager/usr/bin:$(CACHE)/prometheus/usr/bin:$$PATH:/usr/sbin:/sbin" \
+	  cargo test --workspace --locked
 
-# The fault sweeps and attacks of `make test`, whole: every call that can fail, 1,000 damaged stores,
-# 1,000 kills. Takes an hour or so.
+# The fault sweeps and attacks of `make test`, whole: every call that can fail, 1,000 damaged
+# stores, 1,000 kills. Takes an hour or so.
 torture: setup-test
-	SIDECARTA_TORTURE=1 SIDECARTA_KILLS=1000 cargo test --locked --test store_faults --test recorder -- --nocapture
+	SIDECARTA_TORTURE=1 SIDECARTA_KILLS=1000 \
+	  cargo test --locked --test store_faults --test recorder -- --nocapture
 
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy -p sidecarta-capture --no-default-features --all-targets --locked -- -D warnings
-	! cargo tree -p sidecarta-capture --no-default-features -e normal --locked | grep -E 'netlink|socket2|rustix|linux'
+	! cargo tree -p sidecarta-capture --no-default-features -e normal --locked | \
+	  grep -E 'netlink|socket2|rustix|linux'
 
-# The workflows of .github. Where `setup test` could not bring actionlint, this says so, and fails in CI.
+# The workflows of .github. Without actionlint (`setup test` builds it) it says so, and fails in CI.
 lint-workflows:
 	@PATH="$(CACHE)/bin:$$PATH"; if command -v actionlint >/dev/null; then \
 	  actionlint -shellcheck= -pyflakes= .github/workflows/*.yaml; \
@@ -53,7 +57,8 @@ bench: setup-bench build
 	cargo bench --locked --bench live
 	cargo bench --locked --bench recorder
 
-# A real mesh without containers (lab/README.md). Its programs are built once, which takes half an hour.
+# A real mesh without containers (lab/README.md). Its programs are built once, which takes half an
+# hour.
 mesh:
 	@[ "$$(id -u)" -eq 0 ] || { echo "make mesh needs root, for network namespaces" >&2; exit 1; }
 	@./setup mesh
