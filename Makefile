@@ -9,7 +9,7 @@ export CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidecarta
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 BIN := $(CARGO_TARGET_DIR)/release/sidecarta
 
-.PHONY: demo test torture bench mesh test-fresh build setup setup-test setup-bench lint \
+.PHONY: demo test torture bench mesh test-fresh test-upgrade build setup setup-test setup-bench lint \
 	lint-workflows supply-chain dist clean
 # What is missing comes before what needs it.
 .NOTPARALLEL:
@@ -64,6 +64,11 @@ mesh:
 	@./setup mesh
 	cargo build --release --locked
 	@./lab/mesh $(BIN)
+
+# Agents, recorders and stores of another commit together with those of this one.
+BEFORE ?= HEAD~1
+test-upgrade: setup
+	@./tests/before $(BEFORE)
 
 # For those who change `setup`: the commands above on bare Debian roots of their own. Needs root.
 test-fresh:

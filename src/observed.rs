@@ -22,7 +22,9 @@ use crate::model::{BatchId, Folded, Merge, Ownership, Spans, Tally, Time};
 
 pub use call::{Call, Edge, Opening, protocol};
 pub use gather::{Budget, Gatherer};
-pub use ndjson::{MAX_MEMORY, MAX_TEXT, Packed, ReadError, Reader, allowance, write};
+pub use ndjson::{
+    MAX_MEMORY, MAX_TEXT, Packed, ReadError, Reader, VERSION, VERSION_HEADER, allowance, write,
+};
 
 /// That a pod asked the DNS for a name, and was not told that there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,6 +16,9 @@ use crate::model::{BatchId, Folded, Ownership, Spans, Time};
 
 /// Version of the form. The first one, whose edges told more of a connection apart, is read as well.
 pub const VERSION: u32 = 2;
+/// Header in which a recorder says up to which version it reads batches; without it, it reads the
+/// first one only.
+pub const VERSION_HEADER: &str = "sidecarta-batch-version";
 /// Bytes of a batch as text that are read from a compressed one.
 pub const MAX_TEXT: u64 = 128 * 1024 * 1024;
 /// Bytes of memory of one batch. An agent's largest one, of 100,000 edges with usual names and

@@ -1,6 +1,6 @@
 //! What the recorder tells of itself.
 //!
-//! Owns the names of its metrics (`ARCHITECTURE.md` lists them).
+//! Owns the names of its metrics (`docs/metrics.md` lists them).
 
 use std::fmt;
 use std::sync::Arc;
