@@ -21,7 +21,9 @@ const CART: &str = "10.244.1.11:8080";
 const NO_AUTH: [&str; 2] = ["--no-auth", "--cluster"];
 
 fn before() -> PathBuf {
-    std::env::var_os("SIDECARTA_BEFORE").unwrap_or_else(|| panic!("SIDECARTA_BEFORE names no program: make test-upgrade")).into()
+    std::env::var_os("SIDECARTA_BEFORE")
+        .unwrap_or_else(|| panic!("SIDECARTA_BEFORE names no program: make test-upgrade"))
+        .into()
 }
 
 /// A recorder of this program, or of the other one.

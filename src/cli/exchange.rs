@@ -160,7 +160,8 @@ fn learn(
 ) -> anyhow::Result<Outcome> {
     let (cluster, report) = snapshot::load(cluster, Some(&options.cluster_domain))?;
     let mut partial = super::report_snapshot(&report);
-    let mut store = options.store.create()?;
+    // Made with the first batch that can be read: where none can, nothing is left behind.
+    let mut store = None;
     let now = clock::now();
     let (mut new, mut held, mut edges) = (0u64, 0u64, 0u64);
     let mut found: BTreeMap<&str, u64> = BTreeMap::new();
@@ -180,6 +181,10 @@ fn learn(
                     taught.add(learn::batch(&cluster, &unknown));
                 }
                 let Some(taught) = taught.batch() else { continue };
+                let store = match &mut store {
+                    Some(store) => store,
+                    none => none.insert(options.store.create()?),
+                };
                 match store.apply(&taught)? {
                     Applied::New => {
                         (new, edges) = (new + 1, edges + told);
@@ -200,7 +205,9 @@ fn learn(
             }
         }
     }
-    store.close()?;
+    if let Some(store) = store {
+        store.close()?;
+    }
     for (name, what, refused) in [
         (
             counter::LINES_ELSEWHERE,

@@ -26,9 +26,7 @@ use super::places::{MAX_BODY, Places};
 use crate::clock;
 use crate::memory::{Decided, Memory};
 use crate::novelty::{self, Decision};
-use crate::observed::{
-    self, MAX_TEXT, Observed, Packed, Reader, VERSION_HEADER, allowance,
-};
+use crate::observed::{self, MAX_TEXT, Observed, Packed, Reader, VERSION_HEADER, allowance};
 use crate::present::{Coverage, Mesh, NodeUnverified, Shown, ShownAlert, Status};
 use crate::store::{Applied, Store, StoreError};
 use crate::view::View;
