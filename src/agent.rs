@@ -19,11 +19,12 @@ use sidecarta_capture::flow::KnownPorts;
 use sidecarta_capture::live::collector::{
     Collector, Config as CollectorConfig, Control, Pods, Status as Collected, Told,
 };
+use sidecarta_capture::observation::Observation;
 use tokio::sync::watch;
 
 use crate::cluster::{Cluster, Pod};
 use crate::life::{Part, Signals, reason};
-use crate::model::{DataPlane, Time};
+use crate::model::{DataPlane, Time, counter};
 use crate::observed::Gatherer;
 use crate::view::View;
 use outbox::{Outbox, Pace, Progress};
@@ -266,7 +267,7 @@ impl Pipeline {
             }
             let Told { now, observations, over, status, last } = told;
             self.count(&status, &observations);
-            self.gatherer.count(crate::learn::counter::CONNECTIONS, over.values().sum());
+            self.gatherer.count(counter::CONNECTIONS, over.values().sum());
             self.waiting.overflow(now, &over, &cluster, &mut self.gatherer);
             self.waiting.take(now, observations, &cluster, synced, last, &mut self.gatherer);
             if last && !settle.is_zero() {
@@ -299,15 +300,17 @@ impl Pipeline {
     }
 
     /// What the capture layer has counted since the last tick.
-    fn count(
-        &mut self,
-        status: &Collected,
-        observations: &[sidecarta_capture::observation::Observation],
-    ) {
-        let connections = observations.iter().filter(
-            |o| matches!(o, sidecarta_capture::observation::Observation::Connection(c) if c.is_new),
-        );
-        self.gatherer.count(crate::learn::counter::CONNECTIONS, connections.count() as u64);
+    fn count(&mut self, status: &Collected, observations: &[Observation]) {
+        let (mut connections, mut lookups) = (0, 0);
+        for observation in observations {
+            match observation {
+                Observation::Connection(c) => connections += u64::from(c.is_new),
+                Observation::Lookup(_) => lookups += 1,
+                Observation::Interface(_) => {}
+            }
+        }
+        self.gatherer.count(counter::CONNECTIONS, connections);
+        self.gatherer.count(counter::LOOKUPS, lookups);
         let (now, before) = (named(status), named(&self.counted));
         for ((name, now), (_, before)) in now.into_iter().zip(before) {
             self.gatherer.count(name, now.saturating_sub(before));
@@ -320,7 +323,7 @@ impl Pipeline {
         let mut state = lock(&self.state);
         state.collected = status;
         state.progress = self.outbox.progress.clone();
-        state.counted = self.gatherer.totals().clone();
+        state.counted = self.gatherer.totals();
         state.waiting = self.waiting.len();
         state.edges = self.gatherer.waiting();
         state.synced = view.synced;

@@ -5,10 +5,10 @@
 
 use std::net::IpAddr;
 
-use sidecarta_capture::observation::{self, CommonAddress, InterfaceSpan};
+use sidecarta_capture::observation::{self, CommonAddress, Connection, InterfaceSpan, Lookup};
 
 use crate::cluster::{Cluster, Holder, Pod};
-use crate::model::{DataPlane, OwnedBy, Time};
+use crate::model::{DataPlane, OwnedBy, Time, counter};
 
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,52 @@ pub fn attribute(cluster: &Cluster, source: std::net::IpAddr, time: Time) -> Att
         Holder::Node => Attribution::Node,
         Holder::NobodyInPodRange => Attribution::UnknownPod,
         Holder::Nobody => Attribution::Outside,
+    }
+}
+
+/// Whose an observation is, and whether it is told of here. Names are those of counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// This pod's.
+    Pod(&'a Pod),
+    /// Nobody's that is told of here: counted under this name.
+    Other(&'static str),
+    /// Not known. Where no later word of the cluster tells, it is counted under this name.
+    Unknown(&'static str),
+}
+
+/// Whether pods of this one's node are told of here; `node`: only pods of it are.
+pub fn is_told(pod: &Pod, node: Option<&str>) -> bool {
+    node.is_none_or(|n| *n == *pod.node || pod.node.is_empty())
+}
+
+/// Whose a connection is.
+pub fn caller<'a>(cluster: &'a Cluster, c: &Connection, node: Option<&str>) -> Whose<'a> {
+    let time = Time(c.first);
+    match attribute(cluster, c.initiator.ip(), time) {
+        Attribution::Pod(pod) if is_told(pod, node) => Whose::Pod(pod),
+        Attribution::Pod(_) => Whose::Other(counter::ELSEWHERE),
+        Attribution::Node => Whose::Other(counter::FROM_NODE),
+        Attribution::Contested => Whose::Unknown(counter::CONTESTED),
+        Attribution::UnknownPod | Attribution::Outside if node.is_some() => {
+            // Whoever calls a pod of this node from another one is told of by the agent there.
+            match attribute(cluster, c.responder.ip(), time) {
+                Attribution::Pod(_) => Whose::Unknown(counter::ELSEWHERE),
+                _ => Whose::Unknown(counter::UNATTRIBUTED),
+            }
+        }
+        Attribution::UnknownPod => Whose::Unknown(counter::UNATTRIBUTED),
+        Attribution::Outside => Whose::Unknown(counter::FROM_OUTSIDE),
+    }
+}
+
+/// Whose a look-up is.
+pub fn asker<'a>(cluster: &'a Cluster, l: &Lookup, node: Option<&str>) -> Whose<'a> {
+    match attribute(cluster, l.client, Time(l.time)) {
+        Attribution::Pod(pod) if is_told(pod, node) => Whose::Pod(pod),
+        Attribution::Pod(_) | Attribution::Node => Whose::Other(counter::LOOKUPS_OF_OTHERS),
+        Attribution::Outside if node.is_none() => Whose::Unknown(counter::LOOKUPS_OF_OTHERS),
+        _ => Whose::Unknown(counter::LOOKUPS_UNATTRIBUTED),
     }
 }
 

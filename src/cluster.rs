@@ -22,7 +22,7 @@ use ipnet::IpNet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{DataPlane, Protocol, ServicePort, Time, WorkloadId};
+use crate::model::{DataPlane, Protocol, ServicePort, Span, Time, WorkloadId};
 
 pub(crate) use brief::{ControllerBrief, PodBrief};
 pub use index::Builder;
@@ -293,6 +293,24 @@ impl Cluster {
     ) -> bool {
         let found = self.endpoints.get(&(address, port, protocol)).into_iter().flatten();
         found.filter(|b| b.from <= time && time < b.until).all(|b| b.sure)
+    }
+
+    /// The time around `time` in which nothing changes of what is known of an address and a port:
+    /// who holds it, and which Services it is an endpoint of.
+    pub fn steady(&self, address: IpAddr, port: u16, protocol: Protocol, time: Time) -> Span {
+        let pods = self.pods_by_address.get(&address).into_iter().flatten();
+        let held = pods.map(|&i| &self.pods[i as usize]).map(|p| [p.start, p.end]);
+        let backed = self.endpoints.get(&(address, port, protocol)).into_iter().flatten();
+        let mut span = Span::ALWAYS;
+        // At each of these times something begins, or has just ended.
+        for turn in held.chain(backed.map(|b| [b.from, b.until])).flatten() {
+            if turn <= time {
+                span.from = span.from.max(turn);
+            } else {
+                span.to = span.to.min(Time(turn.0 - 1));
+            }
+        }
+        span
     }
 
     /// The Service of this fully qualified host.

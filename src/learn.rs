@@ -1,397 +1,64 @@
-//! Observations become dependencies: attribute, resolve, merge.
+//! Edges become dependencies: resolve, merge.
 //!
-//! Owns aggregation. Pure: observations in, batches out, nothing kept beyond what a batch holds;
-//! memory is bounded by distinct dependencies. Must never drop an observation without counting why.
+//! Owns aggregation. Pure: what is gathered in, batches of records out. Must never drop what was
+//! gathered without counting why.
 
+mod captures;
+mod lesson;
 mod records;
 mod share;
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use foldhash::HashMap;
-use sidecarta_capture::observation::{
-    Connection, InterfaceSpan, Lookup, Observation, Orientation, Transport,
-};
-
-use crate::attribute::{Attribution, Watched, attribute, watched};
-use crate::cluster::{Cluster, Named, Pod};
-use crate::model::{
-    Batch, BatchId, Counted, Dependency, DependencyKey, Destination, Evidence, Example, Folded,
-    Key, Lookups, Merge, Ownership, Record, Source, Span, Spans, Tally, Time, Watch, Workload,
-    WorkloadId,
-};
-use crate::observed::Observed;
-use crate::resolve::{Resolution, protocol, resolve};
-use crate::verify::counter as checked;
+use crate::cluster::{Cluster, Pod};
+use crate::model::{Batch, BatchId, counter};
+use crate::observed::{Edge, Observed};
+pub use captures::{Captures, Taught};
+use lesson::{Lesson, Part, asked_host, parts};
 use records::Records;
 pub use share::Earlier;
-use share::{MISSED, Share, facet};
 
-/// Addresses outside the cluster that are listed one by one per workload. A scanner or a crawler
-/// reaches millions; what exceeds this is counted, and tells no more for a Sidecar than the first
-/// thousand do.
-const MAX_ADDRESSES: u32 = 1_000;
-
-/// What one source of observations has taught so far.
-#[derive(Debug, Default)]
-struct Lesson {
-    records: Records,
-    addresses: HashMap<WorkloadId, u32>,
-    counters: BTreeMap<&'static str, u64>,
-    /// What of [`Lesson::counters`] was counted before.
-    before: BTreeMap<&'static str, u64>,
-    /// What was counted, and what more is known now of what was counted before.
-    counted: Vec<Counted>,
-    /// It teaches more than what was learned before.
-    is_new: bool,
-    /// Connections that stay counted for another dependency.
-    elsewhere: u64,
-    spans: Spans,
+/// What a batch teaches, as a batch of records: a function of the two and of the cluster.
+pub fn batch(cluster: &Cluster, told: &Observed) -> Batch {
+    let mut lesson = Lesson::default();
+    lesson.learn(cluster, told, &mut Unheard);
+    lesson.batch(told.id.clone(), &told.node, told.spans.clone(), told.counters.clone())
 }
 
-/// What a source has taught, with what is needed to count it once.
-#[derive(Debug)]
-pub struct Taught {
-    /// What it taught that was not learned before.
-    pub batch: Batch,
-    /// What was counted.
-    pub counted: Vec<Counted>,
-    /// What was in it and was counted before, by name as in [`Source::counters`].
-    pub before: BTreeMap<String, u64>,
-    /// It teaches more than what was learned before.
-    pub is_new: bool,
-    /// Connections of which an earlier source showed less: they stay counted for the dependency
-    /// that it showed, and the one that this source shows is learned without them.
-    pub elsewhere: u64,
+/// Who is told what each line of a batch was resolved to, by its place in the batch.
+trait Listener {
+    /// An edge.
+    fn edge(&mut self, _: usize, _: &Pod, _: &Edge, _: &[Part<'_>]) {}
+
+    /// A name asked for.
+    fn asked(&mut self, _: usize, _: &Pod, _: &str) {}
 }
 
-/// Aggregates observations per source, against one view of the cluster.
-#[derive(Debug)]
-pub struct Learner<'a> {
-    cluster: &'a Cluster,
-    /// Absent where sources never show the same connections.
-    earlier: Option<Earlier<'a>>,
-    lessons: BTreeMap<u32, Lesson>,
-    notes: BTreeSet<String>,
-    /// No packet can be later than this.
-    limit: Time,
-    /// The latest that was not later.
-    newest: Time,
-    /// What was later, until all else is observed.
-    late: Vec<Observation>,
-}
+/// Nobody is.
+struct Unheard;
 
-/// Observations of the far future that wait. A capture whose clock is wrong has all of it wrong.
-const MAX_LATE: usize = 65_536;
+impl Listener for Unheard {}
 
-/// Names of the counters that a [`Source`] record carries besides those of the capture layer.
-pub mod counter {
-    /// Connections told by the capture layer.
-    pub const CONNECTIONS: &str = "connections";
-    /// Connections of pods: learned.
-    pub const LEARNED: &str = "learned";
-    /// From a node or a pod on its network: kubelet's probes, node agents.
-    pub const FROM_NODE: &str = "from-node";
-    /// Of pods of other nodes, which the agents there tell of.
-    pub const ELSEWHERE: &str = "from-elsewhere";
-    /// Names asked for by an address that no known pod held then: a loss.
-    pub const LOOKUPS_UNATTRIBUTED: &str = "look-ups-unattributed";
-    /// From outside the cluster.
-    pub const FROM_OUTSIDE: &str = "from-outside";
-    /// From a pod's address that no known pod held then: a loss.
-    pub const UNATTRIBUTED: &str = "unattributed";
-    /// From an address that several pods claim: a loss.
-    pub const CONTESTED: &str = "contested-source";
-    /// The initiator is a guess.
-    pub const GUESSED: &str = "guessed-initiator";
-    /// Joined midway.
-    pub const MIDWAY: &str = "midway";
-    /// External addresses beyond those listed one by one.
-    pub const UNLISTED: &str = "external-addresses-not-listed";
-    /// Connections neither end of which is known: a snapshot of another cluster shows here.
-    pub const STRANGE: &str = "neither-end-known";
-    /// Connections to an address that changed hands while they were told as one.
-    pub const CHANGED_HANDS: &str = "responder-changed";
-    /// Packets on a pod's interface with addresses of others; as the capture layer names them.
-    pub const FORGED: &str = "forged-source";
-    /// Captures that could not be opened, or are none: a loss. Only where there are any.
-    pub const CAPTURES_NOT_READ: &str = "captures-not-read";
-    /// Captures that could not be read to their end: a loss. Only where there are any.
-    pub const CAPTURES_CUT: &str = "captures-cut";
-}
-
-impl<'a> Learner<'a> {
-    /// A learner that knows this cluster.
-    pub fn new(cluster: &'a Cluster) -> Self {
-        Self {
-            cluster,
-            earlier: None,
-            lessons: BTreeMap::new(),
-            notes: BTreeSet::new(),
-            limit: Time::MAX,
-            newest: Time::MIN,
-            late: Vec::new(),
-        }
-    }
-
-    /// A learner that counts nothing that was counted before.
-    pub fn after(cluster: &'a Cluster, earlier: Earlier<'a>) -> Self {
-        Self { earlier: Some(earlier), ..Self::new(cluster) }
-    }
-
-    /// One that believes no time after `limit`. A packet from the far future would make all that
-    /// was seen before look old: it counts as of the newest time that can be true, of all that is
-    /// observed; where there is none, it is not learned.
-    #[must_use]
-    pub fn until(mut self, limit: Time) -> Self {
-        self.limit = limit;
-        self
-    }
-
-    /// Learns from one observation.
-    pub fn observe(&mut self, observation: Observation) {
-        let (source, first, last) = match &observation {
-            Observation::Connection(c) => (c.interface.source, c.first, c.last),
-            Observation::Lookup(l) => (l.interface.source, l.time, l.time),
-            Observation::Interface(s) => (s.interface.source, s.first, s.last),
-        };
-        for time in [Time(first), Time(last)].into_iter().filter(|t| *t <= self.limit) {
-            self.newest = self.newest.max(time);
-        }
-        if Time(first.max(last)) <= self.limit {
-            self.learn(observation);
-        } else if self.late.len() < MAX_LATE {
-            self.late.push(observation);
-        } else {
-            self.undated(source);
-        }
-    }
-
-    fn undated(&mut self, source: u32) {
-        let lesson = self.lessons.entry(source).or_default();
-        *lesson.counters.entry(checked::UNDATED).or_default() += 1;
-    }
-
-    /// Learns from what was dated to the far future, when all else is observed.
-    fn late(&mut self) {
-        let (limit, newest) = (self.limit, self.newest);
-        for mut observation in std::mem::take(&mut self.late) {
-            let (source, times) = match &mut observation {
-                Observation::Connection(c) => {
-                    (c.interface.source, [Some(&mut c.first), Some(&mut c.last)])
-                }
-                Observation::Lookup(l) => (l.interface.source, [Some(&mut l.time), None]),
-                Observation::Interface(s) => {
-                    (s.interface.source, [Some(&mut s.first), Some(&mut s.last)])
-                }
-            };
-            if newest == Time::MIN {
-                self.undated(source);
-                continue;
-            }
-            times.into_iter().flatten().filter(|t| **t > limit.0).for_each(|t| *t = newest.0);
-            let lesson = self.lessons.entry(source).or_default();
-            *lesson.counters.entry(checked::CORRECTED).or_default() += 1;
-            self.learn(observation);
-        }
-    }
-
-    fn learn(&mut self, observation: Observation) {
-        match observation {
-            Observation::Connection(c) => self.connection(&c),
-            Observation::Lookup(l) => self.lookup(&l),
-            Observation::Interface(s) => self.interface(&s),
-        }
-    }
-
-    /// An empty learner that may learn beside this one, what [`Learner::may_share`] says.
-    pub fn beside(&self) -> Self {
-        Self { earlier: self.earlier, ..Self::new(self.cluster).until(self.limit) }
-    }
-
-    /// Whether an observation is for the learner beside this one: part of the workloads are, of
-    /// which this one has learned nothing. Each workload's observations are all for one of the two,
-    /// so that what they learn does not depend on how they share.
-    pub fn may_share(&self, observation: &Observation) -> bool {
-        /// Workloads of eight that are shared: more than half, for whoever shares has the
-        /// observations to tell as well.
-        const BESIDE: u64 = 5;
-        let (source, address, time) = match observation {
-            Observation::Connection(c) => (c.interface.source, c.initiator.ip(), c.first),
-            Observation::Lookup(l) => (l.interface.source, l.client, l.time),
-            Observation::Interface(_) => return false,
-        };
-        let (Some(lesson), Attribution::Pod(pod)) =
-            (self.lessons.get(&source), attribute(self.cluster, address, Time(time)))
-        else {
-            return false;
-        };
-        let (hash, known) = lesson.records.find(&Key::Workload(&pod.workload));
-        known.is_none() && hash % 8 < BESIDE
-    }
-
-    /// Takes over what the learner beside this one has learned.
-    pub fn absorb(&mut self, beside: Self) {
-        for (source, other) in beside.lessons {
-            self.lessons.entry(source).or_default().absorb(other);
-        }
-        self.notes.extend(beside.notes);
-        self.newest = self.newest.max(beside.newest);
-        self.late.extend(beside.late);
-    }
-
-    /// What could not be decided, in words, sorted.
-    pub fn notes(&self) -> impl Iterator<Item = &str> {
-        self.notes.iter().map(String::as_str)
-    }
-
-    fn connection(&mut self, c: &Connection) {
-        let cluster = self.cluster;
-        let attribution = attribute(cluster, c.initiator.ip(), Time(c.first));
-        let resolved = match &attribution {
-            Attribution::Pod(pod) => Some((*pod, resolve(cluster, pod, c))),
-            _ => None,
-        };
-        let lesson = self.lessons.entry(c.interface.source).or_default();
-        let share = match self.earlier.filter(|_| c.is_new) {
-            Some(earlier) => {
-                let call = resolved.as_ref().map(|(pod, resolution)| (&pod.workload, resolution));
-                let now = share::sighting(c, call, &earlier.limits);
-                lesson.share(now, &earlier)
-            }
-            None => Share::all(u64::from(c.is_new)),
-        };
-        let (n, before) = (u64::from(c.is_new), u64::from(c.is_new) - share.connections);
-        let mut count = |name| {
-            add(&mut lesson.counters, name, n);
-            if before > 0 {
-                add(&mut lesson.before, name, before);
-            }
-        };
-        count(counter::CONNECTIONS);
-        if midway(c) {
-            count(counter::MIDWAY);
-        }
-        if c.orientation == Orientation::Guessed {
-            count(counter::GUESSED);
-        }
-        if !cluster.knows(c.initiator.ip()) && !cluster.knows(c.responder.ip()) {
-            count(counter::STRANGE);
-        }
-        match attribution {
-            Attribution::Pod(_) => count(counter::LEARNED),
-            Attribution::Node => count(counter::FROM_NODE),
-            Attribution::Outside => count(counter::FROM_OUTSIDE),
-            Attribution::UnknownPod => count(counter::UNATTRIBUTED),
-            Attribution::Contested => count(counter::CONTESTED),
-        }
-        match resolved {
-            Some((pod, resolution)) if share.teaches => lesson.learn(pod, c, share, resolution),
-            Some((pod, _)) => lesson.note_workload(pod, Time(c.last)),
-            None => {}
-        }
-    }
-
-    fn lookup(&mut self, l: &Lookup) {
-        let Attribution::Pod(pod) = attribute(self.cluster, l.client, Time(l.time)) else { return };
-        // Names that the DNS denies are steps of the search path, not what was meant.
-        if l.rcode.is_some_and(|r| r != 0) {
-            return;
-        }
-        let Some(host) = asked_host(self.cluster, pod, &l.question) else { return };
-        let time = Time(l.time);
-        let lesson = self.lessons.entry(l.interface.source).or_default();
-        let count = match &self.earlier {
-            Some(earlier) => {
-                let now = share::asking(l, &pod.workload, &host);
-                lesson.share(now, earlier).connections
-            }
-            None => 1,
-        };
-        lesson.asked(pod, host, Tally::new(count, time, time));
-    }
-
-    fn interface(&mut self, s: &InterfaceSpan) {
-        let lesson = self.lessons.entry(s.interface.source).or_default();
-        let span = Span { from: Time(s.first), to: Time(s.last) };
-        lesson.spans.merge(&span.alone());
-        match watched(self.cluster, s) {
-            Watched::Pod(pod) => {
-                *lesson.counters.entry(counter::FORGED).or_default() += s.forged;
-                let ownership = Ownership { forged: s.forged, ..Ownership::default() };
-                lesson.watched(pod, span.alone(), s.packets, ownership, Folded::default());
-            }
-            Watched::OneConversation(a, b) => {
-                self.notes.insert(format!(
-                    "one interface showed nothing but a conversation of {}/{} with {}/{}: whose it is cannot be told, so neither \
-                     counts as watched",
-                    a.workload.namespace, a.name, b.workload.namespace, b.name
-                ));
-            }
-            Watched::NoPod => {}
-        }
-    }
-
-    /// What an agent's batch teaches, as a batch of records: a function of the two and of the
-    /// cluster.
-    pub fn batch(cluster: &'a Cluster, told: &Observed) -> Batch {
-        let mut lesson = Lesson { spans: told.spans.clone(), ..Lesson::default() };
-        for edge in &told.edges {
+impl Lesson {
+    /// Learns all lines of a batch.
+    fn learn(&mut self, cluster: &Cluster, told: &Observed, listener: &mut impl Listener) {
+        for (i, edge) in told.edges.iter().enumerate() {
             let pod = &told.pods[edge.pod as usize];
-            let first = edge.connection(edge.first);
-            let resolution = resolve(cluster, pod, &first);
-            let last = edge.connection(edge.last_began);
-            let also = if edge.first == edge.last_began {
-                resolution.clone()
-            } else {
-                resolve(cluster, pod, &last)
-            };
-            if also == resolution {
-                lesson.learn(pod, &first, Share::all(edge.connections), resolution);
-            } else {
-                // The address changed hands between the first and the last of the connections: both
-                // holders were called, and how often each of them was is not told.
-                let half = edge.connections / 2;
-                lesson.learn(pod, &first, Share::all(edge.connections - half), resolution);
-                lesson.learn(pod, &last, Share::all(half), also);
-                add(&mut lesson.counters, counter::CHANGED_HANDS, edge.connections);
-            }
+            let parts = parts(cluster, pod, edge);
+            listener.edge(i, pod, edge, &parts);
+            self.edge(pod, parts);
         }
-        for asked in &told.asked {
+        for (i, asked) in told.asked.iter().enumerate() {
             let pod = &told.pods[asked.pod as usize];
-            if let Some(host) = asked_host(cluster, pod, &asked.question) {
-                lesson.asked(pod, host, asked.tally);
+            match asked_host(cluster, pod, &asked.question) {
+                Some(host) => {
+                    listener.asked(i, pod, &host);
+                    self.asked(pod, host, asked.tally);
+                }
+                None => self.count(counter::LOOKUPS_OUTSIDE, asked.tally.connections),
             }
         }
-        for w in &told.watching {
-            let (ownership, folded) = (w.ownership.clone(), w.folded.clone());
-            let pod = &told.pods[w.pod as usize];
-            lesson.watched(pod, w.spans.clone(), w.packets, ownership, folded);
+        for watching in &told.watching {
+            self.watched(&told.pods[watching.pod as usize], watching.clone());
         }
-        lesson.batch(told.id.clone(), &told.node, told.counters.clone())
-    }
-
-    /// Sources that have taught anything.
-    pub fn sources(&self) -> impl Iterator<Item = u32> + '_ {
-        self.lessons.keys().copied()
-    }
-
-    /// Takes what a source has taught as a batch. `counters` are those of the capture layer for
-    /// this source.
-    pub fn take(
-        &mut self,
-        source: u32,
-        id: BatchId,
-        label: &str,
-        counters: BTreeMap<String, u64>,
-    ) -> Taught {
-        self.late();
-        let mut lesson = self.lessons.remove(&source).unwrap_or_default();
-        let mut counted = std::mem::take(&mut lesson.counted);
-        counted.sort_unstable();
-        let before = lesson.before.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
-        let (is_new, elsewhere) = (lesson.is_new, lesson.elsewhere);
-        Taught { batch: lesson.batch(id, label, counters), counted, before, is_new, elsewhere }
     }
 }
 
@@ -428,160 +95,6 @@ impl Union {
     /// The batch, with the identity of the first; `None` of none.
     pub fn batch(self) -> Option<Batch> {
         Some(Batch { id: self.id?, records: self.records.into_sorted() })
-    }
-}
-
-/// Older than the capture. Only TCP has a beginning that can be missed.
-fn midway(c: &Connection) -> bool {
-    c.transport == Transport::Tcp && !c.from_start
-}
-
-/// Adds to a counter. What agents tell may be as large as a number can be.
-fn add<K: Ord>(counters: &mut BTreeMap<K, u64>, name: K, n: u64) {
-    let sum = counters.entry(name).or_default();
-    *sum = sum.saturating_add(n);
-}
-
-/// The host that a name means, where it is one of the mesh.
-fn asked_host(cluster: &Cluster, pod: &Pod, question: &str) -> Option<String> {
-    match cluster.named(question, &pod.workload.namespace) {
-        Named::Service { service, via } => Some(via.unwrap_or(&service.host).to_owned()),
-        Named::Entry(_) => Some(question.to_owned()),
-        Named::Unknown => None,
-    }
-}
-
-impl Lesson {
-    fn learn(&mut self, pod: &Pod, c: &Connection, share: Share, resolution: Resolution) {
-        let counts = share.connections;
-        let Resolution { destination, port, grades, addressed, scope_miss } = resolution;
-        let (first, last) = (Time(c.first), Time(c.last));
-        let tally = Tally::new(counts, first, last);
-        let key = DependencyKey {
-            workload: pod.workload.clone(),
-            destination,
-            port,
-            protocol: protocol(c.transport),
-        };
-        let mut dependency = Dependency::new(key, tally);
-        if !self.may_list(&dependency.key) {
-            add(&mut self.counters, counter::UNLISTED, counts);
-            return;
-        }
-        for (grade, name) in grades {
-            let example = Example { time: first, from: c.initiator, to: c.responder, name };
-            let tally = Tally::new(share.of(facet(grade)), first, last);
-            dependency.evidence.insert(grade, Evidence { tally, examples: vec![example] });
-        }
-        dependency.addressed = addressed.into_iter().map(|h| (h, tally)).collect();
-        let missed = Tally::new(share.of(MISSED), first, last);
-        dependency.scope_miss = scope_miss.then_some(missed);
-        dependency.midway = if midway(c) { counts } else { 0 };
-        dependency.guessed = if c.orientation == Orientation::Guessed { counts } else { 0 };
-        dependency.unanswered = if c.answered { 0 } else { counts };
-        self.records.merge(Record::Dependency(dependency));
-        self.note_workload(pod, last);
-    }
-
-    fn absorb(&mut self, other: Self) {
-        self.records.absorb(other.records);
-        for (workload, listed) in other.addresses {
-            *self.addresses.entry(workload).or_default() += listed;
-        }
-        for (name, n) in other.counters {
-            add(&mut self.counters, name, n);
-        }
-        for (name, n) in other.before {
-            add(&mut self.before, name, n);
-        }
-        self.counted.extend(other.counted);
-        self.is_new |= other.is_new;
-        self.elsewhere += other.elsewhere;
-        self.spans.merge(&other.spans);
-    }
-
-    fn asked(&mut self, pod: &Pod, host: String, tally: Tally) {
-        self.records.merge(Record::Lookups(Lookups {
-            workload: pod.workload.clone(),
-            host,
-            tally,
-        }));
-        self.note_workload(pod, tally.last_seen);
-    }
-
-    fn watched(
-        &mut self,
-        pod: &Pod,
-        spans: Spans,
-        packets: u64,
-        ownership: Ownership,
-        folded: Folded,
-    ) {
-        let seen = spans.0.last().map_or(pod.start, |s| s.to);
-        if spans.0.is_empty() && folded.connections() == 0 && ownership.is_empty() {
-            // Names alone: it was not watched on its own interface for all that is known.
-            return self.note_workload(pod, seen);
-        }
-        self.records.merge(Record::Watch(Watch {
-            workload: pod.workload.clone(),
-            pod: pod.name.to_string(),
-            started: Some(pod.start).filter(|t| *t != Time::MIN),
-            spans,
-            packets,
-            ownership,
-            folded,
-        }));
-        self.note_workload(pod, seen);
-    }
-
-    fn batch(self, id: BatchId, label: &str, counters: BTreeMap<String, u64>) -> Batch {
-        let mut all = counters;
-        for (name, n) in self.counters {
-            let before = self.before.get(name).copied().unwrap_or(0);
-            add(&mut all, name.to_owned(), n.saturating_sub(before));
-        }
-        let source = Source {
-            source: id.source.clone(),
-            label: label.to_owned(),
-            spans: self.spans,
-            counters: all,
-        };
-        let mut records = self.records;
-        records.merge(Record::Source(source));
-        Batch { id, records: records.into_sorted() }
-    }
-
-    /// Whether a destination that no configuration of the mesh names may get a row of its own:
-    /// those have no natural bound.
-    fn may_list(&mut self, key: &DependencyKey) -> bool {
-        let unbounded = matches!(
-            key.destination,
-            Destination::External { namespace: None, .. } | Destination::Unresolved { .. }
-        );
-        if !unbounded || self.records.get_mut(&Key::Dependency(key)).is_some() {
-            return true;
-        }
-        let listed = self.addresses.entry(key.workload.clone()).or_default();
-        *listed += 1;
-        *listed <= MAX_ADDRESSES
-    }
-
-    fn note_workload(&mut self, pod: &Pod, seen: Time) {
-        match self.records.get_mut(&Key::Workload(&pod.workload)) {
-            Some(Record::Workload(w)) if w.last_seen >= seen => {}
-            // The usual case, once a connection: nothing is new but the time.
-            Some(Record::Workload(w))
-                if w.data_plane == pod.data_plane && w.selector == *pod.selector =>
-            {
-                w.last_seen = seen
-            }
-            _ => self.records.merge(Record::Workload(Workload {
-                id: pod.workload.clone(),
-                selector: BTreeMap::clone(&pod.selector),
-                data_plane: pod.data_plane,
-                last_seen: seen,
-            })),
-        }
     }
 }
 

@@ -1,19 +1,18 @@
 //! Which Service, host or pod a connection went to, and how that is known.
 //!
-//! Owns the destination side. Pure: a connection and the cluster at its time in, a resolution out.
+//! Owns the destination side. Pure: a call, its time and the cluster in, a resolution out.
 //! Must never choose among candidates that nothing on the wire tells apart: that is
 //! [`Destination::Ambiguous`].
 
 mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use sidecarta_capture::dns;
-use sidecarta_capture::observation::{Connection, Transport};
 
 use crate::cluster::{Cluster, EntryHost, Holder, Pod, Service};
 use crate::model::{Destination, Grade, Infrastructure, Protocol, ServicePort, Time, Unresolved};
+use crate::observed::Call;
 use names::{Clue, Clues};
 
 pub use names::{IstioSni, parse_istio_sni};
@@ -50,15 +49,6 @@ impl Resolution {
     }
 }
 
-/// The protocol of a transport.
-pub fn protocol(transport: Transport) -> Protocol {
-    match transport {
-        Transport::Tcp => Protocol::Tcp,
-        Transport::Udp => Protocol::Udp,
-        Transport::Sctp => Protocol::Sctp,
-    }
-}
-
 /// Ports of istiod: plaintext and TLS xDS, monitoring, webhook (`pkg/config/constants`,
 /// `pilot/cmd`).
 const CONTROL_PLANE_PORTS: [u16; 5] = [443, 15010, 15012, 15014, 15017];
@@ -67,44 +57,36 @@ const PROXY_PORTS: [u16; 3] = [15020, 15021, 15090];
 /// The proxy's own listeners and HBONE.
 const INTERNAL_PORTS: [u16; 5] = [15001, 15004, 15006, 15008, 15053];
 
-/// Resolves a connection of `pod`.
-pub fn resolve(cluster: &Cluster, pod: &Pod, connection: &Connection) -> Resolution {
-    let to = connection.responder.ip();
-    let port = connection.responder.port();
-    let protocol = protocol(connection.transport);
-    if let Some(sni) = connection.names.sni.as_deref().and_then(parse_istio_sni) {
-        return by_istio_sni(cluster, to, &sni, connection);
+/// Resolves a call that `pod` began at a time.
+pub fn resolve(cluster: &Cluster, pod: &Pod, call: &Call, at: Time) -> Resolution {
+    let (to, port, protocol) = (call.responder.ip(), call.responder.port(), call.protocol);
+    if let Some(sni) = call.sni.as_deref().and_then(parse_istio_sni) {
+        return by_istio_sni(cluster, call, &sni);
     }
     let owners: Vec<&Service> = cluster.services_at(to).collect();
-    let backing: Vec<(&Service, u16)> =
-        cluster.endpoint(to, port, protocol, Time(connection.first)).collect();
-    let sure = cluster.endpoint_is_sure(to, port, protocol, Time(connection.first));
+    let backing: Vec<(&Service, u16)> = cluster.endpoint(to, port, protocol, at).collect();
+    let sure = cluster.endpoint_is_sure(to, port, protocol, at);
     if let Some(what) =
-        infrastructure(cluster, connection, protocol, &owners, if sure { &backing } else { &[] })
+        infrastructure(cluster, call, at, &owners, if sure { &backing } else { &[] })
     {
         return what;
     }
-    let clues = Clues::read(cluster, pod, connection);
+    let clues = Clues::read(cluster, pod, call);
     let resolution = if !owners.is_empty() {
-        own_address(&owners, pod, connection, protocol, &clues)
+        own_address(&owners, pod, call, &clues)
     } else if let Some((service, port)) = cluster.node_port(to, port, protocol) {
         Resolution::new(Destination::Service(service.at(port)), port)
             .graded(Grade::ServiceAddress, None)
     } else if !backing.is_empty() {
-        endpoint(cluster, connection, &backing, sure, &clues)
+        endpoint(cluster, call, at, &backing, sure, &clues)
     } else {
-        elsewhere(cluster, connection, &clues)
+        elsewhere(cluster, call, at, &clues)
     };
     note_addressed(resolution, &clues)
 }
 
-fn by_istio_sni(
-    cluster: &Cluster,
-    to: IpAddr,
-    sni: &IstioSni<'_>,
-    connection: &Connection,
-) -> Resolution {
-    let name = connection.names.sni.as_deref();
+fn by_istio_sni(cluster: &Cluster, call: &Call, sni: &IstioSni<'_>) -> Resolution {
+    let (to, name) = (call.responder.ip(), call.sni.as_deref());
     let host = sni.host;
     let resolution = match cluster.service(host) {
         Some(service) => Resolution::new(Destination::Service(service.at(sni.port)), sni.port),
@@ -125,24 +107,20 @@ fn by_istio_sni(
 /// By destination *and* port: an application may have a Service on any of these ports.
 fn infrastructure(
     cluster: &Cluster,
-    connection: &Connection,
-    protocol: Protocol,
+    call: &Call,
+    at: Time,
     owners: &[&Service],
     backing: &[(&Service, u16)],
 ) -> Option<Resolution> {
-    let (to, port) = (connection.responder.ip(), connection.responder.port());
+    let (to, port) = (call.responder.ip(), call.responder.port());
     let service = owners.first().copied().or(backing.first().map(|(s, _)| *s));
     let what = if service.is_some_and(|s| s.control_plane) && CONTROL_PLANE_PORTS.contains(&port) {
         Infrastructure::ControlPlane
-    } else if protocol == Protocol::Udp && port == dns::PORT {
+    } else if call.protocol == Protocol::Udp && port == dns::PORT {
         Infrastructure::Dns
-    } else if PROXY_PORTS.contains(&port)
-        && matches!(cluster.holder(to, Time(connection.first)), Holder::Pod(_))
-    {
+    } else if PROXY_PORTS.contains(&port) && matches!(cluster.holder(to, at), Holder::Pod(_)) {
         Infrastructure::ProxyPort
-    } else if INTERNAL_PORTS.contains(&port)
-        && matches!(cluster.holder(to, Time(connection.first)), Holder::Pod(_))
-    {
+    } else if INTERNAL_PORTS.contains(&port) && matches!(cluster.holder(to, at), Holder::Pod(_)) {
         Infrastructure::MeshInternal
     } else {
         return None;
@@ -157,18 +135,12 @@ fn infrastructure(
     Some(Resolution::new(destination, port).graded(grade, None))
 }
 
-fn own_address(
-    owners: &[&Service],
-    pod: &Pod,
-    connection: &Connection,
-    protocol: Protocol,
-    clues: &Clues<'_>,
-) -> Resolution {
-    let (to, port) = (connection.responder.ip(), connection.responder.port());
+fn own_address(owners: &[&Service], pod: &Pod, call: &Call, clues: &Clues<'_>) -> Resolution {
+    let (to, port) = (call.responder.ip(), call.responder.port());
     // Only TCP goes through Envoy; an excluded port or range reaches the address by intention.
-    let missed = protocol == Protocol::Tcp && pod.captures(to, port);
+    let missed = call.protocol == Protocol::Tcp && pod.captures(to, port);
     let with_port: Vec<&&Service> =
-        owners.iter().filter(|s| s.ports.contains(&(port, protocol))).collect();
+        owners.iter().filter(|s| s.ports.contains(&(port, call.protocol))).collect();
     let mut resolution = match with_port.as_slice() {
         [] => Resolution::new(
             Destination::Unresolved { address: to, host: None, why: Unresolved::NoServicePort },
@@ -193,17 +165,18 @@ fn own_address(
 
 fn endpoint(
     cluster: &Cluster,
-    connection: &Connection,
+    call: &Call,
+    at: Time,
     backing: &[(&Service, u16)],
     sure: bool,
     clues: &Clues<'_>,
 ) -> Resolution {
-    let (to, port) = (connection.responder.ip(), connection.responder.port());
+    let (to, port) = (call.responder.ip(), call.responder.port());
     // The request head holds the pod's own address: the application addressed the pod, no Service.
     if clues.authority_address == Some((to, port))
-        && let Holder::Pod(target) = cluster.holder(to, Time(connection.first))
+        && let Holder::Pod(target) = cluster.holder(to, at)
     {
-        let name = connection.names.authority.as_deref();
+        let name = call.authority.as_deref();
         return Resolution::new(Destination::pod(target.workload.clone()), port)
             .graded(Grade::HttpAuthority, name);
     }
@@ -251,9 +224,9 @@ fn among(
 }
 
 /// No Service behind the address: a ServiceEntry's, a pod's, the outside's, or unknown.
-fn elsewhere(cluster: &Cluster, connection: &Connection, clues: &Clues<'_>) -> Resolution {
-    let (to, port) = (connection.responder.ip(), connection.responder.port());
-    let holder = cluster.holder(to, Time(connection.first));
+fn elsewhere(cluster: &Cluster, call: &Call, at: Time, clues: &Clues<'_>) -> Resolution {
+    let (to, port) = (call.responder.ip(), call.responder.port());
+    let holder = cluster.holder(to, at);
     if let Holder::Pod(target) = holder {
         return Resolution::new(Destination::pod(target.workload.clone()), port)
             .graded(Grade::Address, None);

@@ -10,13 +10,13 @@
 //! | its pod | what happens |
 //! |---|---|
 //! | known, on the batch's node | it counts, for the pod as the cluster knows it |
-//! | known, on another node | it is refused ([`counter::ELSEWHERE`]) |
+//! | known, on another node | it is refused ([`counter::LINES_ELSEWHERE`]) |
 //! | not known | it is kept apart ([`Checked::unknown`]) until the cluster knows the pod |
 
 mod names;
 
 use crate::cluster::{Cluster, Pod};
-use crate::model::{Merge, Span, Spans, Tally, Time};
+use crate::model::{Merge, Span, Spans, Tally, Time, counter};
 use crate::observed::{Asked, Edge, Observed, Watching};
 
 const SECOND: i64 = 1_000_000_000;
@@ -38,32 +38,17 @@ const MAX_COUNT: u64 = u32::MAX as u64;
 /// The same for counters, of which bytes are one: 2^53.
 const MAX_COUNTER: u64 = 1 << 53;
 
-/// Names of the counters that a [`Source`](crate::model::Source) has of checking its batches. No
-/// batch can set them.
-pub mod counter {
-    /// Lines about pods of other nodes: refused.
-    pub const ELSEWHERE: &str = "lines-of-other-nodes";
-    /// Lines that contradict themselves, such as an end before its beginning: refused.
-    pub const IMPOSSIBLE: &str = "lines-impossible";
-    /// Lines with times that cannot be true, or counts: they count with those that can.
-    pub const CORRECTED: &str = "times-corrected";
-    /// What no known time could be found for.
-    pub const UNDATED: &str = "times-unknown";
-    /// Lines about pods that the cluster did not know: kept apart. What became of them is counted
-    /// under the names that follow; no loss by itself.
-    pub const UNVERIFIED: &str = "lines-unverified";
-    /// Of these, learned when the cluster knew their pod.
-    pub const CONFIRMED: &str = "lines-confirmed";
-    /// Of these, given up: the cluster never knew their pod.
-    pub const EXPIRED: &str = "lines-unverified-expired";
-    /// Of these, given up for want of room.
-    pub const DROPPED: &str = "lines-unverified-dropped";
-    /// Sum of counters whose names this program does not know.
-    pub const UNKNOWN: &str = "unknown-counters";
-    /// All that a recorder counts.
-    pub const ALL: [&str; 8] =
-        [ELSEWHERE, IMPOSSIBLE, CORRECTED, UNVERIFIED, CONFIRMED, EXPIRED, DROPPED, UNKNOWN];
-}
+/// Counters that only checking sets. No batch can.
+pub const COUNTED: [&str; 8] = [
+    counter::LINES_ELSEWHERE,
+    counter::IMPOSSIBLE,
+    counter::CORRECTED,
+    counter::UNVERIFIED,
+    counter::CONFIRMED,
+    counter::EXPIRED,
+    counter::DROPPED,
+    counter::UNKNOWN,
+];
 
 /// What a batch is held against besides the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,7 +252,7 @@ impl Counts {
     }
 
     fn all(mut self) -> std::collections::BTreeMap<String, u64> {
-        self.add(counter::ELSEWHERE, self.elsewhere);
+        self.add(counter::LINES_ELSEWHERE, self.elsewhere);
         self.add(counter::UNVERIFIED, self.unknown);
         self.counters
     }
@@ -380,14 +365,21 @@ impl Line for Edge {
     }
 
     fn bound(&mut self, bounds: &Bounds) -> Option<bool> {
-        if !(self.first <= self.last_began && self.last_began <= self.last) {
+        if !self.openings.is_sorted() || self.last_began() > self.last {
             return None;
         }
-        let times = [&mut self.first, &mut self.last_began, &mut self.last];
-        let moved = times.map(|t| bounds.time(t)).contains(&true);
-        self.last_began = self.last_began.max(self.first);
-        self.last = self.last.max(self.last_began);
-        Some(moved | bounded(&mut self.connections) | bounded(&mut self.packets))
+        let bounded = bounded(&mut self.connections);
+        let most = self.connections;
+        // What more is told of some of them than there are is none of theirs.
+        let parts = [&mut self.midway, &mut self.guessed, &mut self.unanswered];
+        let many = parts.map(|n| std::mem::replace(n, (*n).min(most)) > most).contains(&true);
+        let openings = self.openings.iter_mut().map(|o| &mut o.began);
+        let times = openings.chain([&mut self.last]);
+        let moved = times.fold(false, |moved, time| moved | bounds.time(time));
+        self.openings.sort_unstable();
+        self.openings.dedup();
+        self.last = self.last.max(self.last_began());
+        Some(moved | many | bounded)
     }
 }
 

@@ -7,7 +7,9 @@ use std::hash::Hasher;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-use super::{Dependency, DependencyKey, Lookups, Merge, Span, Spans, Watch, Workload, WorkloadId};
+use super::{
+    Dependency, DependencyKey, Lookups, Merge, Span, Spans, Watch, Workload, WorkloadId, counter,
+};
 
 /// Names a batch for ever: a batch with an identity that the store already holds changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -74,29 +76,8 @@ pub struct Source {
 impl Source {
     /// Counters that are losses, by name. The rest tells what was read.
     pub fn losses(&self) -> impl Iterator<Item = (&str, u64)> {
-        /// Counters that are no loss: totals, and traffic that concerns no workload.
-        const NO_LOSS: [&str; 18] = [
-            "packets",
-            "bytes",
-            "used",
-            "not-ip",
-            "other-transport",
-            "later-fragments",
-            "not-unicast",
-            "repeated-sightings",
-            "arriving-connections",
-            "connections",
-            "learned",
-            "from-node",
-            "from-outside",
-            "from-elsewhere",
-            "midway",
-            "neither-end-known",
-            "lines-unverified",
-            "lines-confirmed",
-        ];
         let all = self.counters.iter().map(|(name, n)| (name.as_str(), *n));
-        all.filter(|(name, n)| *n > 0 && !NO_LOSS.contains(name))
+        all.filter(|(name, n)| *n > 0 && counter::is_loss(name))
     }
 }
 

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use siphasher::sip::SipHasher13;
 
-use super::Time;
+use super::{Time, WorkloadId};
 
 /// Two sightings of one SYN, before and after its destination was translated, are at most this far
 /// apart, in nanoseconds: the same as in the flow table.
@@ -46,6 +46,17 @@ pub struct Counted {
 impl Counted {
     /// Bits that [`Counted::facets`] may have.
     pub const FACETS: u16 = 0x7fff;
+    /// Nothing that was seen.
+    pub const NOTHING: Self = Self {
+        first: Time(0),
+        until: Time(0),
+        initiator: 0,
+        responder: 0,
+        isn: None,
+        to: 0,
+        host: 0,
+        facets: 0,
+    };
     /// Bytes that one takes in a store.
     pub const BYTES: usize = 46;
 
@@ -84,6 +95,18 @@ impl Counted {
     pub fn digest(value: &impl Serialize) -> u32 {
         let wide = Self::wide(value);
         ((wide ^ wide >> 32) as u32).max(1)
+    }
+
+    /// With the host of an HTTP request, where it has one.
+    #[must_use]
+    pub fn asking(self, authority: Option<&str>) -> Self {
+        Self { host: authority.map_or(0, |authority| Self::digest(&authority)), ..self }
+    }
+
+    /// Counted for this host that a workload looked up.
+    #[must_use]
+    pub fn for_host(self, workload: &WorkloadId, host: &str) -> Self {
+        Self { to: Self::digest(&(workload, host)), ..self }
     }
 
     /// Whether both are of one connection.
@@ -190,6 +213,18 @@ impl Ledger {
         self.all.is_empty()
     }
 
+    /// Whether something that was counted may be this one.
+    pub fn mentions(&self, now: &Counted) -> bool {
+        !self.is_empty() && self.of(now).any(|(c, _)| c.is_of(now))
+    }
+
+    /// What was counted between the same ends, or opened by the same packet.
+    fn of(&self, now: &Counted) -> impl Iterator<Item = &(Counted, u64)> {
+        let opened = now.opening().into_iter().flat_map(|key| in_order(&self.by_opening, key));
+        let places = in_order(&self.by_pair, now.pair()).chain(opened);
+        places.filter_map(|i| self.all.get(i as usize))
+    }
+
     /// What was counted before of something that is seen now; `None`: nothing, so that it counts
     /// now. What was counted by another snapshot, and for another dependency, is none of it: a
     /// wrong snapshot does no lasting harm.
@@ -198,10 +233,7 @@ impl Ledger {
             return None;
         }
         let known = || {
-            let opened = now.opening().into_iter().flat_map(|key| in_order(&self.by_opening, key));
-            in_order(&self.by_pair, now.pair())
-                .chain(opened)
-                .filter_map(|i| self.all.get(i as usize))
+            self.of(now)
                 .filter(|(c, by)| (*by == snapshot || c.to == now.to) && c.is_of(now))
                 .map(|(c, _)| c)
         };

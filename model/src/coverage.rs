@@ -16,6 +16,16 @@ pub struct Span {
     pub to: Time,
 }
 
+impl Span {
+    /// All time.
+    pub const ALWAYS: Self = Self { from: Time::MIN, to: Time::MAX };
+
+    /// Whether a time lies in it.
+    pub fn holds(&self, time: Time) -> bool {
+        self.from <= time && time <= self.to
+    }
+}
+
 /// Spans closer than this are one: a quiet veth has a probe every 10 s, so a minute without packets
 /// is no gap in watching.
 const GAP: u64 = 60_000_000_000;

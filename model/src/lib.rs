@@ -10,6 +10,7 @@ mod alert;
 mod baseline;
 mod batch;
 mod counted;
+pub mod counter;
 mod coverage;
 mod dependency;
 mod destination;

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::outlet::{Outlet, Undelivered};
-use crate::model::Time;
-use crate::observed::{self, Gatherer, Observed, Reader, gather};
+use crate::model::{Time, counter};
+use crate::observed::{self, Gatherer, Observed, Reader};
 use crate::private;
 use aside::Aside;
 
@@ -229,7 +229,7 @@ impl Outbox {
         self.suspect = None;
         self.progress.failing = None;
         self.progress.refused += 1;
-        gatherer.count(gather::counter::REFUSED, batch.edges.len() as u64);
+        gatherer.count(counter::EDGES_REFUSED, batch.edges.len() as u64);
         let (id, edges) = (&batch.id, batch.edges.len());
         match self.aside.as_ref().map(|aside| aside.set(&batch, why)) {
             Some(Ok(set)) => {

@@ -13,8 +13,8 @@ use std::time::Duration;
 use hyper::{Method, StatusCode, Uri};
 use tokio::runtime::Handle;
 
-use crate::http::Http;
-use crate::learn::Learner;
+use crate::http::{Answer, Http};
+use crate::learn;
 use crate::novelty::{self, Patience};
 use crate::observed::{self, Observed};
 use crate::store::{Store, StoreError};
@@ -170,6 +170,12 @@ impl Outlet for ToRecorder {
         let answer = answer.map_err(|e| later(e.to_string()))?;
         match answer.status {
             s if s.is_success() => Ok(()),
+            StatusCode::BAD_REQUEST if version(&answer) < observed::VERSION => Err(later(format!(
+                "the recorder reads batches up to version {}, and this agent writes version {}: \
+                 upgrade the recorder; until then batches wait",
+                version(&answer),
+                observed::VERSION
+            ))),
             s if for_good(s, &answer.body) => Err(Undelivered::Refused(answer.words())),
             s => Err(Undelivered::Later {
                 why: format!("the recorder answers {}", answer.words()),
@@ -179,6 +185,12 @@ impl Outlet for ToRecorder {
             }),
         }
     }
+}
+
+/// The version of batches that a recorder reads. Those that do not say it are of before.
+fn version(answer: &Answer) -> u32 {
+    let said = answer.headers.get(observed::VERSION_HEADER);
+    said.and_then(|v| v.to_str().ok()?.trim().parse().ok()).unwrap_or(1)
 }
 
 /// Whether a batch is refused however often it is sent. A token that is not valid (401), or not an
@@ -276,7 +288,7 @@ impl Outlet for ToStore {
                 of_batch: false,
             });
         }
-        let records = Learner::batch(&self.view.current(), batch);
+        let records = learn::batch(&self.view.current(), batch);
         // What is raised is what is stored.
         let records = match self.store.fold(records) {
             Ok(folded) => folded,

@@ -1,6 +1,6 @@
 //! What the agent tells of itself.
 //!
-//! Owns the names of its metrics (`ARCHITECTURE.md` lists them). Only reads what the pipeline has
+//! Owns the names of its metrics (`docs/metrics.md` lists them). Only reads what the pipeline has
 //! left.
 
 use std::fmt;

@@ -7,15 +7,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 
-use sidecarta_capture::observation::{
-    Connection, InterfaceId, InterfaceSpan, Lookup, Observation, Orientation, Transport,
-};
+use sidecarta_capture::observation::{Connection, InterfaceId, InterfaceSpan, Lookup, Observation};
 
-use crate::attribute::{Attribution, Watched, attribute, watched};
+use crate::attribute::{Attribution, Watched, Whose, asker, attribute, caller, is_told, watched};
 use crate::cluster::{Cluster, Pod};
-use crate::learn::counter;
-use crate::model::Time;
-use crate::observed::Gatherer;
+use crate::model::{Time, counter};
+use crate::observed::{Gatherer, protocol};
 
 /// Bytes of observations that wait at once, about: a burst of connections of pods that have just
 /// started.
@@ -24,12 +21,6 @@ const TOTAL: usize = 16 * 1024 * 1024;
 const SHARE: usize = 4 * 1024 * 1024;
 /// Bytes of those seen on one interface in any case, whatever comes on others.
 const LEAST: usize = 32 * 1024;
-
-/// Names of the counters of attribution besides those of [`counter`].
-pub mod lost {
-    /// Waited for longer than allowed, or was one too many.
-    pub const OVERFLOW: &str = "waiting-overflow";
-}
 
 /// Attributes observations.
 #[derive(Debug)]
@@ -102,7 +93,7 @@ impl Waiting {
         for (address, n) in over {
             match attribute(cluster, *address, Time(now)) {
                 Attribution::Pod(pod) if self.mine(pod) => out.overflow(pod, *n),
-                _ => out.count(lost::OVERFLOW, *n),
+                _ => out.count(counter::WAITING_OVERFLOW, *n),
             }
         }
     }
@@ -136,7 +127,7 @@ impl Waiting {
                 Observation::Interface(_) => continue,
             };
             if !last && now < until {
-                out.count(lost::OVERFLOW, counts);
+                out.count(counter::WAITING_OVERFLOW, counts);
             }
             out.count(name, counts);
         }
@@ -155,7 +146,7 @@ impl Waiting {
     }
 
     fn mine(&self, pod: &Pod) -> bool {
-        self.node.as_ref().is_none_or(|n| **n == *pod.node || pod.node.is_empty())
+        is_told(pod, self.node.as_deref())
     }
 
     fn attribute(
@@ -172,41 +163,26 @@ impl Waiting {
     }
 
     fn connection(&self, c: &Connection, cluster: &Cluster, out: &mut Gatherer) -> Verdict {
-        let counts = u64::from(c.is_new);
-        let from_elsewhere = || match attribute(cluster, c.responder.ip(), Time(c.first)) {
-            Attribution::Pod(_) => counter::ELSEWHERE,
-            _ => counter::UNATTRIBUTED,
-        };
-        let name = match attribute(cluster, c.initiator.ip(), Time(c.first)) {
-            Attribution::Pod(pod) if !self.mine(pod) => counter::ELSEWHERE,
-            Attribution::Pod(pod) => {
-                if c.transport == Transport::Tcp && !c.from_start {
-                    out.count(counter::MIDWAY, counts);
-                }
-                if c.orientation == Orientation::Guessed {
-                    out.count(counter::GUESSED, counts);
-                }
-                out.connection(pod, c);
-                counter::LEARNED
+        match caller(cluster, c, self.node.as_deref()) {
+            Whose::Pod(pod) => {
+                let (to, port) = (c.responder.ip(), c.responder.port());
+                out.connection(pod, c, || {
+                    cluster.steady(to, port, protocol(c.transport), Time(c.first))
+                });
             }
-            Attribution::Node => counter::FROM_NODE,
-            Attribution::Contested => return Verdict::Wait(counter::CONTESTED),
-            // Whoever calls a pod of this node from another one is told of by the agent there.
-            Attribution::UnknownPod | Attribution::Outside if self.node.is_some() => {
-                return Verdict::Wait(from_elsewhere());
-            }
-            Attribution::UnknownPod => return Verdict::Wait(counter::UNATTRIBUTED),
-            Attribution::Outside => return Verdict::Wait(counter::FROM_OUTSIDE),
-        };
-        out.count(name, counts);
+            Whose::Other(name) => out.count(name, u64::from(c.is_new)),
+            Whose::Unknown(name) => return Verdict::Wait(name),
+        }
         Verdict::Done
     }
 
     fn lookup(&self, l: &Lookup, cluster: &Cluster, out: &mut Gatherer) -> Verdict {
-        match attribute(cluster, l.client, Time(l.time)) {
-            Attribution::Pod(pod) if self.mine(pod) => out.lookup(pod, l),
-            Attribution::Pod(_) | Attribution::Node => {}
-            _ => return Verdict::Wait(counter::LOOKUPS_UNATTRIBUTED),
+        match asker(cluster, l, self.node.as_deref()) {
+            Whose::Pod(pod) => {
+                out.lookup(pod, l);
+            }
+            Whose::Other(name) => out.count(name, 1),
+            Whose::Unknown(name) => return Verdict::Wait(name),
         }
         Verdict::Done
     }
@@ -252,7 +228,7 @@ mod tests {
         assert!(waiting.total <= TOTAL + 20 * LEAST, "{}", waiting.total);
         take(&mut waiting, (0..50).map(|n| unknown(1, 0x0a00_0000 + n)).collect());
         assert_eq!(waiting.len(), before + 50, "the quiet interface has its room");
-        let lost = out.totals()[lost::OVERFLOW];
+        let lost = out.totals()[counter::WAITING_OVERFLOW];
         assert_eq!(lost, 400_000 - before as u64, "what had none is counted");
     }
 }

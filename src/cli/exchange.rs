@@ -14,12 +14,13 @@ use hyper::Method;
 use super::remote::Place;
 use super::{Outcome, ReadOptions, StoreOptions, output};
 use crate::clock;
-use crate::learn::{Learner, Union};
+use crate::learn::{self, Union};
 use crate::memory::Missing;
+use crate::model::counter;
 use crate::observed::{ReadError, Reader};
 use crate::snapshot;
 use crate::store::{Applied, Store};
-use crate::verify::{Checked, Rules, check, counter};
+use crate::verify::{self, Checked, Rules, check};
 
 /// Write the whole store, or a recorder's while it runs, as NDJSON
 #[derive(Debug, Args)]
@@ -159,7 +160,8 @@ fn learn(
 ) -> anyhow::Result<Outcome> {
     let (cluster, report) = snapshot::load(cluster, Some(&options.cluster_domain))?;
     let mut partial = super::report_snapshot(&report);
-    let mut store = options.store.create()?;
+    // Made with the first batch that can be read: where none can, nothing is left behind.
+    let mut store = None;
     let now = clock::now();
     let (mut new, mut held, mut edges) = (0u64, 0u64, 0u64);
     let mut found: BTreeMap<&str, u64> = BTreeMap::new();
@@ -174,15 +176,19 @@ fn learn(
                     batch.counters.insert(counter::DROPPED.to_owned(), n);
                 }
                 let mut taught = Union::default();
-                taught.add(Learner::batch(&cluster, &batch));
+                taught.add(learn::batch(&cluster, &batch));
                 if let Some(unknown) = unknown.filter(|_| !options.known_pods_only) {
-                    taught.add(Learner::batch(&cluster, &unknown));
+                    taught.add(learn::batch(&cluster, &unknown));
                 }
                 let Some(taught) = taught.batch() else { continue };
+                let store = match &mut store {
+                    Some(store) => store,
+                    none => none.insert(options.store.create()?),
+                };
                 match store.apply(&taught)? {
                     Applied::New => {
                         (new, edges) = (new + 1, edges + told);
-                        for name in counter::ALL {
+                        for name in verify::COUNTED {
                             *found.entry(name).or_default() +=
                                 batch.counters.get(name).copied().unwrap_or(0);
                         }
@@ -199,9 +205,15 @@ fn learn(
             }
         }
     }
-    store.close()?;
+    if let Some(store) = store {
+        store.close()?;
+    }
     for (name, what, refused) in [
-        (counter::ELSEWHERE, "are about pods that the snapshot has on other nodes: refused", true),
+        (
+            counter::LINES_ELSEWHERE,
+            "are about pods that the snapshot has on other nodes: refused",
+            true,
+        ),
         (counter::IMPOSSIBLE, "contradict themselves: refused", true),
         (counter::DROPPED, "are about pods that the snapshot does not hold: left out", true),
         (counter::CORRECTED, "have times or counts that cannot be true: corrected", false),

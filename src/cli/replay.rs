@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use sidecarta_capture::loss::Counters;
 use sidecarta_capture::meter::{Config, KnownPorts, Meter};
-use sidecarta_capture::observation::Observation;
 use sidecarta_capture::source::{self, Damage, Digests, Reader};
 
 use super::output::{self, Format};
@@ -18,9 +17,9 @@ use super::progress::Line;
 use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::learn::{Earlier, Learner, Taught, Union, counter};
-use crate::model::{Batch, BatchId, Counted, Ledger, Record, Source, Spans};
-use crate::parallel::{both, stream};
+use crate::learn::{Captures, Earlier, Taught, Union};
+use crate::model::{Batch, BatchId, Counted, Ledger, Record, Source, Spans, counter};
+use crate::parallel::both;
 use crate::snapshot;
 use crate::store::{Applied, Store};
 use crate::verify;
@@ -155,7 +154,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     }
     store.close()?;
     summary.summarise();
-    summary.notes.extend(reading.learner.notes().map(str::to_owned));
+    summary.notes.extend(reading.learned.notes().map(str::to_owned));
     match options.output.output {
         Format::Table => output::print(&summary.to_text())?,
         format => output::data(format, &summary)?,
@@ -203,7 +202,7 @@ struct Reading<'a> {
     digests: Digests,
     /// Of the capture layer, by source.
     counters: Vec<Counters>,
-    learner: Learner<'a>,
+    learned: Captures<'a>,
 }
 
 impl<'a> Reading<'a> {
@@ -213,11 +212,12 @@ impl<'a> Reading<'a> {
         let (sockets, ports) = view.cluster.listening();
         let mut meter = Meter::new(limits, KnownPorts { sockets, ports });
         let earlier = Earlier { ledger, snapshot: view.snapshot, limits };
-        let mut learner = Learner::after(view.cluster, earlier).until(verify::latest(clock::now()));
-        let (reader, digests) = read(reader, &mut meter, &mut learner, view.in_vain)?;
+        let latest = verify::latest(clock::now());
+        let mut learned = Captures::new(view.cluster, earlier, latest);
+        let (reader, digests) = read(reader, &mut meter, &mut learned, view.in_vain)?;
         // The flow table is no longer needed, and storing wants memory of its own.
         let counters = (0..reader.reports().len() as u32).map(|s| meter.counters_of(s)).collect();
-        Ok(Self { reader, digests, counters, learner })
+        Ok(Self { reader, digests, counters, learned })
     }
 
     fn len(&self) -> u32 {
@@ -265,7 +265,7 @@ impl<'a> Reading<'a> {
         // What belongs to none of them stands with the first.
         let lost = if source == 0 { self.lost() } else { Vec::new() };
         counters.extend(lost.into_iter().map(|(name, n)| (name.to_owned(), n)));
-        self.learner.take(source, id, &self.reader.reports()[source as usize].path, counters)
+        self.learned.take(source, id, &self.reader.reports()[source as usize].path, counters)
     }
 }
 
@@ -420,26 +420,19 @@ impl Together {
 fn read(
     reader: Reader,
     meter: &mut Meter,
-    learner: &mut Learner<'_>,
+    learned: &mut Captures<'_>,
     in_vain: &AtomicBool,
 ) -> anyhow::Result<(Reader, Digests)> {
     let progress = reader.progress();
     let mut line = Line::new();
     let mut prefetch = source::spawn(reader)?;
     while let Some(batch) = prefetch.next_batch(in_vain) {
-        meter.batch(&batch, &mut |o| learner.observe(o));
+        meter.batch(&batch, &mut |o| learned.observe(o));
         prefetch.recycle(batch);
         line.show(&progress);
     }
     line.clear();
     anyhow::ensure!(!in_vain.load(Ordering::Relaxed), "reading was ended");
-    // Of a capture that ends with many connections under way, learning from these takes longer than
-    // anything else behind its end.
-    let mut beside = learner.beside();
-    let mut share = |o: Observation, sink: &mut dyn FnMut(Observation)| {
-        if learner.may_share(&o) { sink(o) } else { learner.observe(o) }
-    };
-    stream(|sink| meter.finish(&mut |o| share(o, sink)), |o| beside.observe(o));
-    learner.absorb(beside);
+    meter.finish(&mut |o| learned.observe(o));
     prefetch.finish().map_err(anyhow::Error::msg)
 }

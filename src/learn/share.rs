@@ -1,4 +1,4 @@
-//! How much of what is seen counts, where another source may have shown it before.
+//! How much of what is seen counts, where another capture may have shown it before.
 //!
 //! Owns what is noted of a connection or a look-up that is counted. Must never count one twice, nor
 //! keep back what is known now and was not before.
@@ -9,42 +9,62 @@ use std::sync::OnceLock;
 use sidecarta_capture::meter::Config;
 use sidecarta_capture::observation::{Connection, Lookup, Transport};
 
-use super::Lesson;
 use crate::model::{Counted, Grade, Ledger, Time, WorkloadId};
 use crate::resolve::Resolution;
 
-/// What was counted before, for sources that may show the same connections.
+/// What was counted before, for captures that may show the same connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Earlier<'a> {
     /// What was counted. The first connection waits until it is there.
     pub ledger: &'a OnceLock<Ledger>,
-    /// Digest of the snapshot that this learner resolves by.
+    /// Digest of the snapshot that calls are resolved by.
     pub snapshot: u64,
     /// How long the flow table remembers a connection.
     pub limits: Config,
 }
 
-/// How much of a connection counts, and of what is known of it.
+/// What a counted connection or look-up is part of.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Share {
-    pub connections: u64,
-    /// Of each facet that was not counted before.
-    facets: u64,
-    /// Facets that were counted before.
-    before: u16,
-    /// There is something to learn from it.
-    pub teaches: bool,
+pub(super) enum Sighting {
+    /// A connection of no workload.
+    Nobody,
+    /// This edge.
+    Edge(u32),
+    /// This name asked for.
+    Asked(u32),
 }
 
-impl Share {
+/// How often each facet of what is known of connections counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facets {
+    n: u64,
+    /// Facets that were counted before.
+    before: u16,
+}
+
+impl Facets {
     /// All of so many connections.
-    pub fn all(connections: u64) -> Self {
-        Self { connections, facets: connections, before: 0, teaches: true }
+    pub fn all(n: u64) -> Self {
+        Self { n, before: 0 }
     }
 
-    pub fn of(&self, facet: u16) -> u64 {
-        if self.before & facet == 0 { self.facets } else { 0 }
+    pub fn of(self, facet: u16) -> u64 {
+        if self.before & facet == 0 { self.n } else { 0 }
     }
+}
+
+/// What of a connection that was counted before is new.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    pub facets: Facets,
+    /// There is something to learn from it.
+    pub teaches: bool,
+    /// It is counted for another dependency, and stays so.
+    pub elsewhere: bool,
+    /// It teaches what was not known.
+    pub is_new: bool,
+    /// That it was seen is to be noted.
+    pub is_noted: bool,
 }
 
 /// The facet that is a grade of evidence.
@@ -60,12 +80,18 @@ fn strongest(facets: u16) -> u32 {
     (facets & !MISSED).trailing_zeros()
 }
 
-/// A connection in short, with what it is counted for: who calls what, where that is a workload.
-pub(super) fn sighting(
-    c: &Connection,
-    call: Option<(&WorkloadId, &Resolution)>,
-    limits: &Config,
-) -> Counted {
+/// Counted for this call of a workload, where it is one of a workload.
+pub(super) fn for_call(seen: Counted, call: Option<(&WorkloadId, &Resolution)>) -> Counted {
+    let (to, facets) = call.map_or((0, 0), |(workload, r)| {
+        let facets = r.grades.keys().fold(0, |bits, grade| bits | facet(*grade));
+        let missed = if r.scope_miss { MISSED } else { 0 };
+        (Counted::digest(&(workload, &r.destination, r.port)), facets | missed)
+    });
+    Counted { to, facets, ..seen }
+}
+
+/// A connection in short.
+pub(super) fn of_call(c: &Connection, limits: &Config) -> Counted {
     let kind = match c.transport {
         Transport::Tcp => 6,
         Transport::Udp => 17,
@@ -79,25 +105,18 @@ pub(super) fn sighting(
     } else {
         limits.idle_established
     };
-    let (to, facets) = call.map_or((0, 0), |(workload, r)| {
-        let facets = r.grades.keys().fold(0, |bits, grade| bits | facet(*grade));
-        let missed = if r.scope_miss { MISSED } else { 0 };
-        (Counted::digest(&(workload, &r.destination, r.port)), facets | missed)
-    });
     Counted {
         first: Time(c.first),
         until: Time(c.last.saturating_add(idle)),
         initiator: Counted::end(kind, c.initiator),
         responder: Counted::end(kind, c.responder),
         isn: c.isn,
-        to,
-        host: c.names.authority.as_ref().map_or(0, Counted::digest),
-        facets,
+        ..Counted::NOTHING
     }
 }
 
 /// A look-up in short: a look-up is no connection, and has neither a number nor facets.
-pub(super) fn asking(l: &Lookup, workload: &WorkloadId, host: &str) -> Counted {
+pub(super) fn of_lookup(l: &Lookup) -> Counted {
     /// No transport's number.
     const LOOKUP: u8 = 255;
     /// The same look-up on two interfaces, and the question where another capture has the answer,
@@ -108,37 +127,36 @@ pub(super) fn asking(l: &Lookup, workload: &WorkloadId, host: &str) -> Counted {
         until: Time(l.time.saturating_add(SAME)),
         initiator: Counted::end(LOOKUP, SocketAddr::new(l.client, 0)),
         responder: Counted::wide(&l.question),
-        isn: None,
-        to: Counted::digest(&(workload, host)),
-        host: 0,
-        facets: 0,
+        ..Counted::NOTHING
     }
 }
 
-impl Lesson {
-    /// How much of what is seen now counts; notes that it was counted.
-    pub(super) fn share(&mut self, now: Counted, earlier: &Earlier<'_>) -> Share {
-        let Some(before) = earlier.ledger.wait().before(&now, earlier.snapshot) else {
-            self.counted.push(now);
-            self.is_new = true;
-            return Share::all(1);
-        };
-        let share = match before.facets {
-            Some(facets) => Share { connections: 0, facets: 1, before: facets, teaches: true },
+impl Earlier<'_> {
+    /// Whether something that was counted before may be this one.
+    pub(super) fn mentions(&self, now: &Counted) -> bool {
+        self.ledger.wait().mentions(now)
+    }
+
+    /// What of it is new, where it was counted before.
+    pub(super) fn share(&self, now: &Counted) -> Option<Share> {
+        let before = self.ledger.wait().before(now, self.snapshot)?;
+        let (facets, teaches) = match before.facets {
+            Some(facets) => (Facets { n: 1, before: facets }, true),
             // Another capture showed less of it, or more. What is stronger counts for nothing and
             // is known from here on; what is weaker was only the less that this one shows.
-            None => Share {
-                connections: 0,
-                facets: 0,
-                before: 0,
-                teaches: strongest(now.facets) <= strongest(before.any),
-            },
+            None => {
+                let teaches = strongest(now.facets) <= strongest(before.any);
+                (Facets { n: 0, before: 0 }, teaches)
+            }
         };
-        if share.teaches && !before.noted {
-            self.elsewhere += u64::from(before.facets.is_none());
-            self.is_new |= before.facets.is_none_or(|facets| now.facets & !facets != 0);
-            self.counted.push(now);
-        }
-        share
+        let is_noted = teaches && !before.noted;
+        let more = before.facets.is_none_or(|facets| now.facets & !facets != 0);
+        Some(Share {
+            facets,
+            teaches,
+            elsewhere: is_noted && before.facets.is_none(),
+            is_new: is_noted && more,
+            is_noted,
+        })
     }
 }

@@ -1,16 +1,18 @@
 //! Addresses that change hands, told by several agents, late and in any order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sidecarta_capture::observation::{Content, Names};
+use sidecarta_capture::observation::{Connection, Content, Names, Observation};
 
 use super::*;
 use crate::agent::waiting::Waiting;
 use crate::cluster::{Builder, Ended, PodBrief, Pool, objects};
+use crate::learn;
+use crate::model::{Dependency, Destination, Record, Time};
 use crate::observed::Gatherer;
 use crate::observed::tests::connection;
 use crate::store::{Access, Store};
@@ -158,10 +160,10 @@ fn each_host_of_a_connection_is_a_call_of_its_own() {
     waiting.take(0, vec![told("a", 9), told("b", 0)], &cluster, true, false, &mut out);
     let batch = out.take(Time(2 * TURN * SECOND)).unwrap();
     assert_eq!(
-        batch.edges.iter().map(|e| e.call.names.authority.as_deref()).collect::<Vec<_>>(),
+        batch.edges.iter().map(|e| e.call.authority.as_deref()).collect::<Vec<_>>(),
         [Some("a"), Some("b")]
     );
-    let records = Learner::batch(&cluster, &batch).records;
+    let records = learn::batch(&cluster, &batch).records;
     let called = records.iter().filter_map(|r| match r {
         Record::Dependency(d) => Some((&d.key.destination, d.tally.connections)),
         _ => None,
@@ -219,7 +221,7 @@ proptest! {
         }
         for some in arrived.chunks(together) {
             let mut taught = Union::default();
-            some.iter().for_each(|b| taught.add(Learner::batch(&cluster, b)));
+            some.iter().for_each(|b| taught.add(learn::batch(&cluster, b)));
             let kept: BTreeSet<BatchId> = some.iter().map(|b| b.id.clone()).collect();
             let rows: Vec<(&BatchId, &[u8])> = kept.iter().map(|id| (id, &b"x"[..])).collect();
             store.keep(&rows).unwrap();
@@ -232,59 +234,4 @@ proptest! {
         prop_assert_eq!(found, truth.iter().map(|(.., t)| (*t).to_owned()).collect());
         prop_assert_eq!(connections, truth.len() as u64);
     }
-}
-
-#[test]
-fn learning_side_by_side_teaches_the_same() {
-    const WORKLOADS: u8 = 40;
-    let mut builder = Builder::default();
-    for w in 0..WORKLOADS {
-        builder.pod(&pod(&format!("w{w}"), &format!("10.0.1.{w}"), "n1", 10));
-    }
-    let (cluster, _) = builder.build();
-    // The first workload reaches more addresses than are listed: which ones, depends on their
-    // order.
-    let calls = |from: std::ops::Range<u32>| {
-        from.flat_map(|i| {
-            let to = |w: u8| {
-                format!("203.{}.{}.{}", i % 3, i / 250, if w == 0 { i % 250 } else { i % 7 })
-            };
-            (0..WORKLOADS)
-                .map(move |w| call(&format!("10.0.1.{w}"), &to(w), i64::from(i)))
-                .collect::<Vec<_>>()
-        })
-    };
-    let mut alone = Learner::new(&cluster);
-    calls(0..1500).for_each(|o| alone.observe(o));
-    let mut shared = Learner::new(&cluster);
-    // What came before was not shared: half of the workloads are known then.
-    calls(0..5).step_by(2).for_each(|o| shared.observe(o));
-    let mut beside = shared.beside();
-    let mut given = 0;
-    for (n, o) in calls(0..1500).enumerate() {
-        if n < 5 * usize::from(WORKLOADS) && n % 2 == 0 {
-            continue;
-        }
-        if shared.may_share(&o) {
-            given += 1;
-            beside.observe(o);
-        } else {
-            shared.observe(o);
-        }
-    }
-    assert!(given > 0);
-    shared.absorb(beside);
-    let take = |learner: &mut Learner<'_>| {
-        let id = BatchId { source: "s".to_owned(), sequence: 0 };
-        learner.take(0, id, "l", BTreeMap::new()).batch
-    };
-    let (alone, shared) = (take(&mut alone), take(&mut shared));
-    assert_eq!(alone.records.len(), shared.records.len());
-    assert_eq!(alone, shared);
-    let Some(Record::Source(source)) =
-        alone.records.iter().find(|r| matches!(r, Record::Source(_)))
-    else {
-        panic!("no source")
-    };
-    assert!(source.counters[counter::UNLISTED] > 0);
 }

@@ -6,15 +6,17 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasher;
-use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Names};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup};
 
+use super::call::{Parts, is_guessed, is_midway};
 use super::{Asked, Call, Edge, Observed, Watching};
 use crate::attribute::owned_by;
 use crate::cluster::Pod;
-use crate::model::{BatchId, Folded, Merge, Ownership, Span, Spans, Tally, Time};
+use crate::model::{BatchId, Folded, Merge, Ownership, Span, Spans, Tally, Time, counter};
 
 /// Edges remembered as told. Forgetting them costs telling them once more before their time.
 const MAX_TOLD: usize = 262_144;
@@ -34,25 +36,22 @@ pub struct Budget {
     pub batch: usize,
 }
 
+impl Budget {
+    /// Room for all there is: what is gathered is not sent anywhere.
+    pub const UNBOUNDED: Self = Self {
+        share: usize::MAX / 2,
+        least: usize::MAX / 2,
+        total: usize::MAX / 2,
+        batch: usize::MAX,
+    };
+}
+
 impl Default for Budget {
     fn default() -> Self {
         const KIB: usize = 1_024;
         Self { share: 2_048 * KIB, least: 64 * KIB, total: 12_288 * KIB, batch: 4_096 * KIB }
     }
 }
-
-/// Names of the counters that a batch carries besides those of the capture layer and of
-/// attribution.
-pub mod counter {
-    /// Connections folded, as their pod went beyond its share of a batch.
-    pub const FOLDED: &str = "connections-folded";
-    /// Edges of batches that were refused for good.
-    pub const REFUSED: &str = "edges-refused";
-    /// Names asked for, folded for the same reason.
-    pub const ASKED: &str = "names-folded";
-}
-
-type PodKey = (String, Arc<str>, Time);
 
 /// Bytes that a pod takes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,19 +60,38 @@ struct Taken {
     names: usize,
 }
 
-/// Bytes of memory that an edge takes, about: its call stands in it and in its key.
-fn cost(names: &Names) -> usize {
-    const PLAIN: usize = 640;
-    let text = |s: &Option<String>| s.as_ref().map_or(0, String::len);
-    let alpn = names.alpn.iter().map(|a| 24 + a.len()).sum::<usize>();
-    let dns = names.dns.iter().map(|d| 56 + d.question.len() + text(&d.canonical)).sum::<usize>();
-    PLAIN + 2 * (text(&names.sni) + text(&names.authority) + alpn + dns)
+/// Bytes of memory that an edge takes, about.
+fn cost(call: &Call) -> usize {
+    const PLAIN: usize = 384;
+    PLAIN + call.names().map(|n| 48 + n.len()).sum::<usize>()
 }
 
-/// The host that a connection named, for folding.
-fn host(names: &Names) -> Option<&str> {
-    let dns = names.dns.first().map(|n| n.question.as_str());
-    names.sni.as_deref().or(names.authority.as_deref()).or(dns)
+/// What is counted of each connection of a pod.
+#[derive(Clone, Copy, Debug, Default)]
+struct Attributed {
+    learned: u64,
+    midway: u64,
+    guessed: u64,
+}
+
+/// Adds to a counter, unless it is nothing.
+fn add(counters: &mut BTreeMap<String, u64>, name: &str, n: u64) {
+    match counters.get_mut(name) {
+        Some(sum) => *sum = sum.saturating_add(n),
+        None if n > 0 => {
+            counters.insert(name.to_owned(), n);
+        }
+        None => {}
+    }
+}
+
+/// An edge that grows.
+#[derive(Debug)]
+struct Growing {
+    edge: Edge,
+    /// Connections that begin in here are its own: whoever has the address that they go to, had it
+    /// all that time.
+    steady: Span,
 }
 
 /// Merges observations into the next batch.
@@ -84,15 +102,19 @@ pub struct Gatherer {
     sequence: u64,
     budget: Budget,
     pods: Vec<Pod>,
-    known: HashMap<PodKey, u32>,
+    pod_index: HashTable<u32>,
     /// What each pod takes, of [`Budget::share`], by calls and names.
     taken: Vec<Taken>,
     total: usize,
-    edges: HashMap<(u32, Call), Edge>,
-    asked: HashMap<(u32, String), Tally>,
+    edges: Vec<Growing>,
+    edge_index: HashTable<u32>,
+    asked: Vec<Asked>,
+    asked_index: HashTable<u32>,
     watching: HashMap<u32, Watching>,
     counters: BTreeMap<String, u64>,
-    totals: BTreeMap<String, u64>,
+    attributed: Attributed,
+    /// Counters of the batches before.
+    before: BTreeMap<String, u64>,
     spans: Spans,
     told: HashSet<u64>,
     hasher: RandomState,
@@ -109,14 +131,17 @@ impl Gatherer {
             sequence: 0,
             budget: Budget::default(),
             pods: Vec::new(),
-            known: HashMap::new(),
+            pod_index: HashTable::new(),
             taken: Vec::new(),
             total: 0,
-            edges: HashMap::new(),
-            asked: HashMap::new(),
+            edges: Vec::new(),
+            edge_index: HashTable::new(),
+            asked: Vec::new(),
+            asked_index: HashTable::new(),
             watching: HashMap::new(),
             counters: BTreeMap::new(),
-            totals: BTreeMap::new(),
+            attributed: Attributed::default(),
+            before: BTreeMap::new(),
             spans: Spans::default(),
             told: HashSet::new(),
             hasher: RandomState::default(),
@@ -131,59 +156,75 @@ impl Gatherer {
         Self { budget, ..self }
     }
 
-    /// Takes a connection of a pod in.
-    pub fn connection(&mut self, pod: &Pod, c: &Connection) {
+    /// Takes a connection of a pod in, and counts it. `steady`: the time around its first packet
+    /// in which whoever has the address that it goes to does not change; asked only where the call
+    /// was not gathered before. Which of [`Observed::edges`] it is part of, in the order in which
+    /// they were gathered; `None` where it was folded.
+    pub fn connection(
+        &mut self,
+        pod: &Pod,
+        c: &Connection,
+        steady: impl FnOnce() -> Span,
+    ) -> Option<usize> {
         let at = self.pod(pod);
-        let mut names = c.names.clone();
-        names.dns.iter_mut().for_each(|n| n.answered = 0);
-        names.dns.sort();
-        let call = Call {
-            responder: c.responder,
-            transport: c.transport,
-            orientation: c.orientation,
-            from_start: c.from_start,
-            answered: c.answered,
-            refused: c.refused,
-            content: c.content,
-            names,
+        let n = u64::from(c.is_new);
+        self.attributed.learned += n;
+        self.attributed.midway += n * u64::from(is_midway(c));
+        self.attributed.guessed += n * u64::from(is_guessed(c));
+        let parts = Parts::of(c);
+        let hash = self.hasher.hash_one((at, &parts));
+        let is_it = |known: &Growing| {
+            known.edge.pod == at && known.edge.call.is(&parts) && known.steady.holds(Time(c.first))
         };
-        let known =
-            self.told.contains(&self.hasher.hash_one((&pod.workload, &pod.name, pod.start, &call)));
-        let edge = Edge {
-            pod: at,
-            call: call.clone(),
-            initiator: c.initiator,
-            connections: u64::from(c.is_new),
-            first: Time(c.first),
-            last_began: Time(c.first),
-            last: Time(c.last),
-            packets: c.packets,
-        };
-        if self.edge(edge) {
-            self.fresh |= !known;
+        if let Some(i) = self.edge_index.find(hash, |i| is_it(&self.edges[*i as usize])) {
+            let i = *i as usize;
+            self.edges[i].edge.add(c);
+            return Some(i);
         }
+        let edge = Edge::of(at, Call::of(c), c);
+        self.fresh |= !self.told.contains(&self.told_as(pod, &edge.call));
+        self.new_edge(edge, hash, steady())
     }
 
-    /// Takes an edge in; false where it goes beyond its pod's share, and was folded.
-    fn edge(&mut self, edge: Edge) -> bool {
-        let (at, bytes) = (edge.pod, cost(&edge.call.names));
-        let key = (at, edge.call.clone());
-        if let Some(known) = self.edges.get_mut(&key) {
-            known.merge(&edge);
-            return true;
-        }
+    fn told_as(&self, pod: &Pod, call: &Call) -> u64 {
+        self.hasher.hash_one((&pod.workload, &pod.name, pod.start, call))
+    }
+
+    /// Takes an edge in that is another than those that are there; `None` where it goes beyond its
+    /// pod's share, and was folded.
+    fn new_edge(&mut self, edge: Edge, hash: u64, steady: Span) -> Option<usize> {
+        let (at, bytes) = (edge.pod, cost(&edge.call));
         let taken = self.taken[at as usize];
         if !self.has_room(taken.calls + taken.names, taken.calls, self.budget.share, bytes) {
             let mut folded = Folded::default();
-            folded.add(host(&edge.call.names), edge.connections);
+            folded.add(edge.call.host(), edge.connections);
             self.fold(at, &folded);
             self.count(counter::FOLDED, edge.connections);
-            return false;
+            return None;
         }
         self.taken[at as usize].calls += bytes;
         self.total += bytes;
-        self.edges.insert(key, edge);
-        true
+        let i = self.edges.len();
+        self.edges.push(Growing { edge, steady });
+        let (edges, hasher) = (&self.edges, &self.hasher);
+        self.edge_index.insert_unique(hash, i as u32, |i| {
+            let edge = &edges[*i as usize].edge;
+            hasher.hash_one((edge.pod, &edge.call.parts()))
+        });
+        Some(i)
+    }
+
+    /// Takes in an edge that was gathered before.
+    fn merge(&mut self, edge: Edge) {
+        let parts = edge.call.parts();
+        let hash = self.hasher.hash_one((edge.pod, &parts));
+        let is_it = |known: &Growing| known.edge.pod == edge.pod && known.edge.call == edge.call;
+        match self.edge_index.find(hash, |i| is_it(&self.edges[*i as usize])) {
+            Some(i) => self.edges[*i as usize].edge.merge(&edge),
+            None => {
+                self.new_edge(edge, hash, Span::ALWAYS);
+            }
+        }
     }
 
     /// Whether a pod may take more bytes: with what it has of this kind, and in all.
@@ -207,32 +248,43 @@ impl Gatherer {
         self.count(counter::FOLDED, connections);
     }
 
-    /// Takes a name in that a pod asked for.
-    pub fn lookup(&mut self, pod: &Pod, l: &Lookup) {
+    /// Takes in that a pod looked a name up. Which of [`Observed::asked`] it is part of, in the
+    /// order in which they were gathered; `None` where the name is none, or was folded.
+    pub fn lookup(&mut self, pod: &Pod, l: &Lookup) -> Option<usize> {
         // Names that the DNS denies are steps of the search path, not what was meant.
         if l.rcode.is_some_and(|r| r != 0) {
-            return;
+            self.count(counter::LOOKUPS_DENIED, 1);
+            return None;
         }
         let at = self.pod(pod);
-        let tally = Tally::new(1, Time(l.time), Time(l.time));
-        let key = (at, l.question.clone());
-        self.ask(key, tally);
+        self.ask(at, &l.question, Tally::new(1, Time(l.time), Time(l.time)))
     }
 
-    fn ask(&mut self, key: (u32, String), tally: Tally) {
-        if let Some(known) = self.asked.get_mut(&key) {
-            return known.merge(&tally);
+    fn ask(&mut self, at: u32, question: &str, tally: Tally) -> Option<usize> {
+        let hash = self.hasher.hash_one((at, question));
+        let is_it = |known: &Asked| known.pod == at && known.question == question;
+        if let Some(i) = self.asked_index.find(hash, |i| is_it(&self.asked[*i as usize])) {
+            let i = *i as usize;
+            self.asked[i].tally.merge(&tally);
+            return Some(i);
         }
-        let at = key.0 as usize;
-        let (taken, bytes) = (self.taken[at], 160 + 2 * key.1.len());
+        let (taken, bytes) = (self.taken[at as usize], 160 + question.len());
         let share = self.budget.share / 4;
         if !self.has_room(taken.calls + taken.names, taken.names, share, bytes) {
-            self.fold(key.0, &Folded { names: tally.connections, ..Folded::default() });
-            return self.count(counter::ASKED, tally.connections);
+            self.fold(at, &Folded { names: tally.connections, ..Folded::default() });
+            self.count(counter::NAMES_FOLDED, tally.connections);
+            return None;
         }
-        self.taken[at].names += bytes;
+        self.taken[at as usize].names += bytes;
         self.total += bytes;
-        self.asked.insert(key, tally);
+        let i = self.asked.len();
+        self.asked.push(Asked { pod: at, question: question.to_owned(), tally });
+        let (asked, hasher) = (&self.asked, &self.hasher);
+        self.asked_index.insert_unique(hash, i as u32, |i| {
+            let asked = &asked[*i as usize];
+            hasher.hash_one((asked.pod, &*asked.question))
+        });
+        Some(i)
     }
 
     /// Takes in that a pod's interface was watched.
@@ -250,19 +302,31 @@ impl Gatherer {
         self.watching.entry(at).or_insert_with(|| Watching::of(at)).merge(&told);
     }
 
+    /// Takes in that an interface was watched which is no pod's.
+    pub fn covered(&mut self, span: Span) {
+        self.spans.merge(&span.alone());
+    }
+
     /// Adds to a counter.
     pub fn count(&mut self, name: &str, n: u64) {
-        if n > 0 {
-            for counters in [&mut self.counters, &mut self.totals] {
-                let sum = counters.entry(name.to_owned()).or_default();
-                *sum = sum.saturating_add(n);
-            }
-        }
+        add(&mut self.counters, name, n);
+    }
+
+    /// Counters since the last batch.
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let mut all = self.counters.clone();
+        let Attributed { learned, midway, guessed } = self.attributed;
+        add(&mut all, counter::LEARNED, learned);
+        add(&mut all, counter::MIDWAY, midway);
+        add(&mut all, counter::GUESSED, guessed);
+        all
     }
 
     /// All counters, since it was made.
-    pub fn totals(&self) -> &BTreeMap<String, u64> {
-        &self.totals
+    pub fn totals(&self) -> BTreeMap<String, u64> {
+        let mut all = self.before.clone();
+        self.counters().iter().for_each(|(name, n)| add(&mut all, name, *n));
+        all
     }
 
     /// Whether something was taken in that has not been told before.
@@ -288,26 +352,46 @@ impl Gatherer {
         let rest = self.divide(&mut batch);
         self.sequence += 1;
         self.fresh = false;
-        self.pods.clear();
-        self.known.clear();
-        self.taken.clear();
-        self.total = 0;
-        self.edges.clear();
-        self.asked.clear();
-        self.watching.clear();
-        self.counters.clear();
-        self.spans = Spans::default();
+        self.drain();
         if self.told.len() + batch.edges.len() > MAX_TOLD {
             self.told.clear();
         }
         for e in &batch.edges {
-            let pod = &batch.pods[e.pod as usize];
-            self.told.insert(self.hasher.hash_one((&pod.workload, &pod.name, pod.start, &e.call)));
+            let told = self.told_as(&batch.pods[e.pod as usize], &e.call);
+            self.told.insert(told);
         }
         if let Some(rest) = rest {
             self.absorb(&rest);
         }
         Some(batch)
+    }
+
+    /// All that was taken in since the last batch, in the order in which it was gathered, as a
+    /// batch without an identity: for whoever learns from it at once.
+    pub fn drain(&mut self) -> Observed {
+        let mut watching: Vec<Watching> =
+            std::mem::take(&mut self.watching).into_values().collect();
+        watching.sort_unstable_by_key(|w| w.pod);
+        self.pod_index.clear();
+        self.edge_index.clear();
+        self.asked_index.clear();
+        self.taken.clear();
+        self.total = 0;
+        let counters = self.counters();
+        counters.iter().for_each(|(name, n)| add(&mut self.before, name, *n));
+        self.attributed = Attributed::default();
+        self.counters.clear();
+        Observed {
+            id: BatchId { source: String::new(), sequence: 0 },
+            node: self.node.clone(),
+            made: Time(0),
+            spans: std::mem::take(&mut self.spans),
+            counters,
+            pods: std::mem::take(&mut self.pods),
+            edges: std::mem::take(&mut self.edges).into_iter().map(|g| g.edge).collect(),
+            asked: std::mem::take(&mut self.asked),
+            watching,
+        }
     }
 
     /// Takes out of a batch what it has no room for: the pods after so many bytes.
@@ -341,24 +425,25 @@ impl Gatherer {
 
     /// What the next batch will hold at least, as a batch without an identity.
     pub fn pending(&self) -> Option<Observed> {
-        let asked = self.asked.iter().map(|((pod, question), tally)| Asked {
-            pod: *pod,
-            question: question.clone(),
-            tally: *tally,
-        });
         // Sorted in place: a key of each would be as large again.
-        let mut edges: Vec<Edge> = self.edges.values().cloned().collect();
-        edges.sort_unstable_by(|a, b| (a.pod, &a.call).cmp(&(b.pod, &b.call)));
+        let mut edges: Vec<Edge> = self.edges.iter().map(|g| g.edge.clone()).collect();
+        edges.sort_unstable_by(|a, b| {
+            (a.pod, &a.call, &a.openings).cmp(&(b.pod, &b.call, &b.openings))
+        });
+        let mut asked = self.asked.clone();
+        asked.sort_unstable_by(|a, b| (a.pod, &a.question).cmp(&(b.pod, &b.question)));
+        let mut watching: Vec<Watching> = self.watching.values().cloned().collect();
+        watching.sort_unstable_by_key(|w| w.pod);
         let batch = Observed {
             id: BatchId { source: String::new(), sequence: 0 },
             node: self.node.clone(),
             made: Time(0),
             spans: self.spans.clone(),
-            counters: self.counters.clone(),
+            counters: self.counters(),
             pods: self.pods.clone(),
             edges,
-            asked: sorted(asked, |a| (a.pod, a.question.clone())),
-            watching: sorted(self.watching.values().cloned(), |w| w.pod),
+            asked,
+            watching,
         };
         (!batch.is_empty() || !batch.counters.is_empty()).then_some(batch)
     }
@@ -367,10 +452,10 @@ impl Gatherer {
     pub fn absorb(&mut self, batch: &Observed) {
         let at: Vec<u32> = batch.pods.iter().map(|p| self.pod(p)).collect();
         for edge in &batch.edges {
-            self.edge(Edge { pod: at[edge.pod as usize], ..edge.clone() });
+            self.merge(Edge { pod: at[edge.pod as usize], ..edge.clone() });
         }
         for asked in &batch.asked {
-            self.ask((at[asked.pod as usize], asked.question.clone()), asked.tally);
+            self.ask(at[asked.pod as usize], &asked.question, asked.tally);
         }
         for w in &batch.watching {
             let pod = at[w.pod as usize];
@@ -383,18 +468,24 @@ impl Gatherer {
 
     fn pod(&mut self, pod: &Pod) -> u32 {
         self.revision += 1;
-        let key = (pod.workload.namespace.clone(), pod.name.clone(), pod.start);
-        *self.known.entry(key).or_insert_with(|| {
-            self.pods.push(pod.clone());
-            self.taken.push(Taken::default());
-            (self.pods.len() - 1) as u32
-        })
+        fn key(p: &Pod) -> (&str, &str, Time) {
+            (&p.workload.namespace, &p.name, p.start)
+        }
+        let (pods, hasher) = (&self.pods, &self.hasher);
+        let entry = self.pod_index.entry(
+            hasher.hash_one(key(pod)),
+            |i| key(&pods[*i as usize]) == key(pod),
+            |i| hasher.hash_one(key(&pods[*i as usize])),
+        );
+        match entry {
+            Entry::Occupied(e) => *e.get(),
+            Entry::Vacant(e) => {
+                let at = self.pods.len() as u32;
+                e.insert(at);
+                self.pods.push(pod.clone());
+                self.taken.push(Taken::default());
+                at
+            }
+        }
     }
-}
-
-/// By key, so that no order of hashes shows.
-fn sorted<T, K: Ord>(all: impl Iterator<Item = T>, key: impl Fn(&T) -> K) -> Vec<T> {
-    let mut all: Vec<T> = all.collect();
-    all.sort_by_cached_key(key);
-    all
 }

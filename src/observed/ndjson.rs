@@ -14,8 +14,11 @@ use super::{Asked, Edge, Observed, Watching, size};
 use crate::cluster::{Labels, Pod};
 use crate::model::{BatchId, Folded, Ownership, Spans, Time};
 
-/// Version of the form.
-const VERSION: u32 = 1;
+/// Version of the form. The first one, whose edges told more of a connection apart, is read as well.
+pub const VERSION: u32 = 2;
+/// Header in which a recorder says up to which version it reads batches; without it, it reads the
+/// first one only.
+pub const VERSION_HEADER: &str = "sidecarta-batch-version";
 /// Bytes of a batch as text that are read from a compressed one.
 pub const MAX_TEXT: u64 = 128 * 1024 * 1024;
 /// Bytes of memory of one batch. An agent's largest one, of 100,000 edges with usual names and
@@ -36,10 +39,8 @@ const MAX_COUNTERS: usize = 1_024;
 /// Bytes of a name: a host of the DNS has 253 (RFC 1035), twice that with all of it escaped; an
 /// authority has a port as well. Istio's server names have a prefix.
 const MAX_NAME: usize = 1_024;
-/// ALPN protocols and DNS answers of an edge: the capture layer tells four of each.
+/// DNS answers of an edge: the capture layer tells four.
 const MAX_NAMES: usize = 16;
-/// Bytes of an ALPN protocol (RFC 7301).
-const MAX_PROTOCOL: usize = 255;
 /// Labels of a pod, and labels that select its workload.
 const MAX_LABELS: usize = 1_024;
 /// Addresses of a pod, and the ranges and ports of its annotations.
@@ -351,19 +352,9 @@ fn header_fits(batch: &Observed) -> Result<(), String> {
 fn fits(line: &Line) -> Result<(), String> {
     match line {
         Line::Edge(edge) => {
-            let names = &edge.call.names;
-            within("ALPN protocols", names.alpn.len(), MAX_NAMES)?;
-            within("DNS answers", names.dns.len(), MAX_NAMES)?;
-            names
-                .alpn
-                .iter()
-                .try_for_each(|a| within("bytes of an ALPN protocol", a.len(), MAX_PROTOCOL))?;
-            let dns = names.dns.iter().flat_map(|d| [Some(&d.question), d.canonical.as_ref()]);
-            [names.sni.as_ref(), names.authority.as_ref()]
-                .into_iter()
-                .chain(dns)
-                .flatten()
-                .try_for_each(|text| name("a name", text))
+            within("DNS answers", edge.call.dns.len(), MAX_NAMES)?;
+            within("openings", edge.openings.len(), Edge::MAX_OPENINGS)?;
+            edge.call.names().try_for_each(|text| name("a name", text))
         }
         Line::Asked(asked) => name("a name", &asked.question),
         Line::Pod(pod) => {

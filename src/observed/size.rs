@@ -6,7 +6,7 @@
 
 use std::mem::size_of;
 
-use super::{Asked, Edge, Observed, Watching};
+use super::{Asked, Edge, Observed, Opening, Watching};
 use crate::cluster::{Labels, Pod};
 use crate::model::{Span, Spans};
 
@@ -54,16 +54,10 @@ pub(crate) fn pod(pod: &Pod) -> usize {
 
 /// Of an edge in [`Observed::edges`], in bytes.
 pub(crate) fn edge(edge: &Edge) -> usize {
-    let names = &edge.call.names;
-    let text = |s: &Option<String>| s.as_ref().map_or(0, |s| block(s.len()));
-    let dns: usize = names.dns.iter().map(|d| block(d.question.len()) + text(&d.canonical)).sum();
     size_of::<Edge>()
-        + text(&names.sni)
-        + text(&names.authority)
-        + list::<String>(names.alpn.len())
-        + names.alpn.iter().map(|a| block(a.len())).sum::<usize>()
-        + list::<sidecarta_capture::observation::DnsName>(names.dns.len())
-        + dns
+        + list::<String>(edge.call.dns.len())
+        + list::<Opening>(edge.openings.len())
+        + edge.call.names().map(|name| block(name.len())).sum::<usize>()
 }
 
 /// Of a name in [`Observed::asked`], in bytes.

@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use sidecarta_capture::observation::{DnsName, InterfaceSpan, Lookup};
+use sidecarta_capture::observation::{
+    Connection, Content, DnsName, InterfaceId, InterfaceSpan, Lookup, Names, Orientation, Transport,
+};
 
 use super::*;
-use crate::model::{DataPlane, WorkloadId};
+use crate::model::{DataPlane, Protocol, Span, WorkloadId, counter};
 
 pub(crate) fn pod(name: &str) -> Pod {
     Pod {
@@ -124,8 +126,12 @@ fn take(all: &[Taken], gatherer: &mut Gatherer) {
     let pods = ["a", "b", "c"].map(pod);
     for taken in all {
         match taken {
-            Taken::Connection(at, c) => gatherer.connection(&pods[*at as usize], c),
-            Taken::Lookup(at, l) => gatherer.lookup(&pods[*at as usize], l),
+            Taken::Connection(at, c) => {
+                gatherer.connection(&pods[*at as usize], c, || Span::ALWAYS);
+            }
+            Taken::Lookup(at, l) => {
+                gatherer.lookup(&pods[*at as usize], l);
+            }
             Taken::Span(at, s) => gatherer.watch(&pods[*at as usize], s),
         }
     }
@@ -245,7 +251,7 @@ fn two() -> Vec<Observed> {
     let mut batches = Vec::new();
     for n in 0..2 {
         gatherer.count("learned", 1);
-        gatherer.connection(&pod("a"), &connection(40_000, 80 + n, 5));
+        gatherer.connection(&pod("a"), &connection(40_000, 80 + n, 5), || Span::ALWAYS);
         let span = InterfaceSpan {
             interface: InterfaceId { source: 0, index: 2 },
             first: 1,
@@ -314,13 +320,108 @@ fn a_line_less_is_noticed() {
 #[test]
 fn what_was_told_is_not_fresh_again() {
     let mut gatherer = Gatherer::new("n1", "boot");
-    gatherer.connection(&pod("a"), &connection(40_000, 80, 5));
+    gatherer.connection(&pod("a"), &connection(40_000, 80, 5), || Span::ALWAYS);
     assert!(gatherer.is_fresh());
     gatherer.take(Time(9)).unwrap();
-    gatherer.connection(&pod("a"), &connection(40_001, 80, 6));
+    gatherer.connection(&pod("a"), &connection(40_001, 80, 6), || Span::ALWAYS);
     assert!(!gatherer.is_fresh(), "the same call by the same pod");
-    gatherer.connection(&pod("b"), &connection(40_001, 80, 6));
+    gatherer.connection(&pod("b"), &connection(40_001, 80, 6), || Span::ALWAYS);
     assert!(gatherer.is_fresh(), "by another pod");
+}
+
+/// What a pod shows in many ways is one edge, where resolution reads the same of it.
+#[test]
+fn equal_calls_are_one_edge() {
+    let mut gatherer = Gatherer::new("n1", "boot");
+    let mut seen = 0;
+    for orientation in [Orientation::Handshake, Orientation::Guessed] {
+        for flags in 0..16 {
+            let is = |bit: i32| flags & 1 << bit != 0;
+            let c = Connection {
+                orientation,
+                from_start: is(0),
+                answered: is(1),
+                refused: is(2),
+                content: if is(3) { Content::Http1 } else { Content::Unknown },
+                names: Names {
+                    alpn: if is(3) { vec!["h2".to_owned()] } else { Vec::new() },
+                    dns: vec![DnsName {
+                        question: "cart".to_owned(),
+                        canonical: is(2).then(|| "cart.shop".to_owned()),
+                        answered: i64::from(flags),
+                    }],
+                    ..Names::default()
+                },
+                ..connection(40_000 + flags as u16, 80, 10 + i64::from(flags))
+            };
+            seen += 1;
+            gatherer.connection(&pod("a"), &c, || Span::ALWAYS);
+        }
+    }
+    let batch = gatherer.take(Time(99)).unwrap();
+    let [edge] = &batch.edges[..] else { panic!("{} edges", batch.edges.len()) };
+    assert_eq!((edge.connections, edge.midway, edge.guessed, edge.unanswered), (seen, 16, 16, 16));
+    let openings = [10, 11, 25].map(|began| Opening {
+        began: Time(began),
+        from: ([10, 0, 0, 1], 39_990 + began as u16).into(),
+    });
+    assert_eq!(edge.openings, openings, "the two first and the last");
+    assert_eq!(batch.counters[counter::GUESSED], 16);
+}
+
+/// Whoever has the address may have changed: connections before and after are not one edge.
+#[test]
+fn calls_before_and_after_an_address_changed_hands_are_two_edges() {
+    let mut gatherer = Gatherer::new("n1", "boot");
+    for first in [5, 30, 10, 40] {
+        let turn = Time(20);
+        let steady = if Time(first) < turn {
+            Span { from: Time::MIN, to: Time(19) }
+        } else {
+            Span { from: turn, to: Time::MAX }
+        };
+        gatherer.connection(&pod("a"), &connection(40_000, 80, first), || steady);
+    }
+    let batch = gatherer.take(Time(99)).unwrap();
+    let told: Vec<_> =
+        batch.edges.iter().map(|e| (e.connections, e.first().0, e.last_began().0)).collect();
+    assert_eq!(told, [(2, 5, 10), (2, 30, 40)]);
+}
+
+/// Batches of the first version are read: an edge told each way of connecting apart.
+#[test]
+fn batches_of_the_first_version_are_read() {
+    let edge = |more: &str| {
+        format!(
+            r#"{{"edge":{{"pod":0,"responder":"10.0.0.2:80","transport":"tcp",
+            "orientation":"handshake","fromStart":true,"answered":true,"refused":false,
+            "content":"tls","names":{{"sni":"cart","alpn":["h2"],"dns":[{{"question":"cart",
+            "canonical":"c","answered":0}}]{more},"initiator":"10.0.0.1:40000","connections":3,
+            "first":"1970-01-01T00:00:00.000000005Z","lastBegan":"1970-01-01T00:00:00.000000007Z",
+            "last":"1970-01-01T00:00:00.000000009Z","packets":9}}}}"#
+        )
+        .replace('\n', "")
+    };
+    let text = with(&edge("}"));
+    let batch = Reader::new(&text[..]).next().unwrap().unwrap();
+    let read = batch.edges.iter().find(|e| e.call.sni.is_some()).unwrap();
+    let call = Call {
+        responder: ([10, 0, 0, 2], 80).into(),
+        protocol: Protocol::Tcp,
+        sni: Some("cart".to_owned()),
+        authority: None,
+        dns: vec!["cart".to_owned()],
+    };
+    let from = ([10, 0, 0, 1], 40_000).into();
+    let openings = [5, 7].map(|began| Opening { began: Time(began), from });
+    assert_eq!((&read.call, &read.openings[..]), (&call, &openings[..]));
+    let counts = (read.connections, read.midway, read.guessed, read.unanswered, read.last);
+    assert_eq!(counts, (3, 0, 0, 0, Time(9)));
+    let text =
+        with(&edge(",\"namelessHello\":true}").replace("fromStart\":true", "fromStart\":false"));
+    let batch = Reader::new(&text[..]).next().unwrap().unwrap();
+    let read = batch.edges.iter().find(|e| e.call.sni.is_some()).unwrap();
+    assert_eq!((read.midway, read.call.dns.len()), (3, 0), "the answer was no evidence");
 }
 
 /// A batch with one line more, after its pod.
@@ -332,33 +433,29 @@ fn with(line: &str) -> Vec<u8> {
     all.copied().chain([&*end]).map(|l| format!("{l}\n")).collect::<String>().into_bytes()
 }
 
-/// An edge with these names.
-fn edge_with(names: Names) -> String {
-    let batch = &two()[0];
-    let edge =
-        Edge { call: Call { names, ..batch.edges[0].call.clone() }, ..batch.edges[0].clone() };
+/// An edge, changed.
+fn edge_with(change: impl FnOnce(&mut Edge)) -> String {
+    let mut edge = two()[0].edges[0].clone();
+    change(&mut edge);
     serde_json::json!({"edge": edge}).to_string()
 }
 
 #[test]
 fn more_than_an_agent_can_have_seen_is_refused_with_the_reason() {
-    let many = |n: usize| vec!["h2".to_owned(); n];
-    let dns = |n: usize, question: &str| {
-        let one = DnsName { question: question.to_owned(), canonical: None, answered: 0 };
-        vec![one; n]
-    };
-    let (long, none) = ("x".repeat(1_025), Names::default());
+    let dns = |n: usize, question: &str| vec![question.to_owned(); n];
+    let long = "x".repeat(1_025);
+    let opening = |n: u16| Opening { began: Time(5), from: ([10, 0, 0, 1], n).into() };
     let mut labels = pod("a");
     labels.labels = Arc::new((0..1_025).map(|n| (n.to_string(), String::new())).collect());
     let mut named = pod("a");
     named.workload.name = long.clone();
     for (what, line) in [
-        ("ALPN protocols", edge_with(Names { alpn: many(17), ..none.clone() })),
-        ("ALPN protocol", edge_with(Names { alpn: vec!["x".repeat(256)], ..none.clone() })),
-        ("DNS answers", edge_with(Names { dns: dns(17, "a"), ..none.clone() })),
-        ("a name", edge_with(Names { dns: dns(1, &long), ..none.clone() })),
-        ("a name", edge_with(Names { sni: Some(long.clone()), ..none.clone() })),
-        ("a name", edge_with(Names { authority: Some(long.clone()), ..none.clone() })),
+        ("openings", edge_with(|e| e.openings = (0..4).map(opening).collect())),
+        ("no connection began", edge_with(|e| e.openings.clear())),
+        ("DNS answers", edge_with(|e| e.call.dns = dns(17, "a"))),
+        ("a name", edge_with(|e| e.call.dns = dns(1, &long))),
+        ("a name", edge_with(|e| e.call.sni = Some(long.clone()))),
+        ("a name", edge_with(|e| e.call.authority = Some(long.clone()))),
         (
             "a name",
             serde_json::json!({"asked": Asked { pod: 0, question: long.clone(),
@@ -373,8 +470,8 @@ fn more_than_an_agent_can_have_seen_is_refused_with_the_reason() {
         let why = read.expect_err(what).to_string();
         assert!(why.contains(what) && why.contains("line 3"), "{what}: {why}");
     }
-    let most = Names { alpn: many(16), dns: dns(16, &long[..1_020]), ..none };
-    assert!(Reader::new(&with(&edge_with(most))[..]).next().unwrap().is_ok());
+    let most = edge_with(|e| e.call.dns = dns(16, &long[..1_020]));
+    assert!(Reader::new(&with(&most)[..]).next().unwrap().is_ok());
 }
 
 #[test]
@@ -385,12 +482,11 @@ fn memory_is_a_small_multiple_of_the_text_whatever_the_text_is() {
             let c = Connection {
                 names: Names {
                     sni: Some(format!("cart-{port}.shop.svc.cluster.local")),
-                    alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
                     ..Names::default()
                 },
                 ..connection(40_000, port, 5)
             };
-            gatherer.connection(&pod(&format!("pod-{}", port % 100)), &c);
+            gatherer.connection(&pod(&format!("pod-{}", port % 100)), &c, || Span::ALWAYS);
         }
         gatherer.take(Time(9)).unwrap()
     };
@@ -441,24 +537,28 @@ fn what_a_pod_calls_beyond_its_share_is_folded_and_others_keep_theirs() {
     for n in 0..200_000u32 {
         let mut c = named(443, &format!("h{n}.d{}.example.com", n % 7));
         c.responder = (IpAddr::from((0x0b00_0000 + n).to_be_bytes()), 443).into();
-        gatherer.connection(&pod("scan"), &c);
+        gatherer.connection(&pod("scan"), &c, || Span::ALWAYS);
         if n % 1_000 == 0 {
-            gatherer.connection(&pod("quiet"), &named(1 + (n / 1_000) as u16, "cart.shop.svc"));
+            gatherer.connection(
+                &pod("quiet"),
+                &named(1 + (n / 1_000) as u16, "cart.shop.svc"),
+                || Span::ALWAYS,
+            );
             taken += 1;
         }
     }
-    let budget = gather::Budget::default();
+    let budget = Budget::default();
     let batch = gatherer.take(Time(9)).unwrap();
     let at = |name: &str| batch.pods.iter().position(|p| *p.name == *name).unwrap() as u32;
     let of = |name: &str| batch.edges.iter().filter(|e| e.pod == at(name)).count();
     assert_eq!(of("quiet"), taken, "others keep theirs");
     let kept = of("scan");
-    assert!(kept > 1_000 && kept * 640 < budget.share, "{kept}");
+    assert!(kept > 1_000 && kept * 384 < budget.share, "{kept}");
     let told = batch.watching.iter().find(|w| w.pod == at("scan")).unwrap();
     let folded = &told.folded;
     assert_eq!(kept as u64 + folded.connections(), 200_000, "none is lost from the count");
     assert_eq!(folded.domains["example.com"], folded.connections());
-    assert_eq!(batch.counters[gather::counter::FOLDED], folded.connections());
+    assert_eq!(batch.counters[counter::FOLDED], folded.connections());
     assert!(told.spans.0.is_empty(), "that it was watched is not said by this");
     assert!(batch.watching.iter().all(|w| w.pod != at("quiet")));
     let mut text = Vec::new();
@@ -474,11 +574,11 @@ fn each_pod_has_some_room_however_many_take_all_there_is() {
         for n in 0..4_000u32 {
             let mut c = connection(40_000, 443, 5);
             c.responder = (IpAddr::from((0x0b00_0000 + n).to_be_bytes()), 443).into();
-            gatherer.connection(&pod(&format!("scan{p}")), &c);
+            gatherer.connection(&pod(&format!("scan{p}")), &c, || Span::ALWAYS);
         }
     }
     for n in 0..50 {
-        gatherer.connection(&pod("quiet"), &connection(40_000, 1 + n, 5));
+        gatherer.connection(&pod("quiet"), &connection(40_000, 1 + n, 5), || Span::ALWAYS);
     }
     let mut quiet = 0;
     let mut batches = 0;
@@ -508,9 +608,11 @@ fn names_beyond_a_share_are_counted_and_take_no_room_of_calls() {
         addresses: Vec::new(),
         rcode: None,
     };
-    (0..50_000).for_each(|n| gatherer.lookup(&pod("a"), &lookup(n)));
+    for n in 0..50_000 {
+        gatherer.lookup(&pod("a"), &lookup(n));
+    }
     for n in 0..1_000 {
-        gatherer.connection(&pod("a"), &connection(40_000, 1 + n, 5));
+        gatherer.connection(&pod("a"), &connection(40_000, 1 + n, 5), || Span::ALWAYS);
     }
     let batch = gatherer.take(Time(9)).unwrap();
     assert_eq!(batch.edges.len(), 1_000);

@@ -3,8 +3,6 @@
 //! Owns which words of a batch are names, and of what. Whoever may bring batches may write any text
 //! into them. Must never look at numbers; what they mean is for whoever reads them.
 
-use sidecarta_capture::observation::Names;
-
 use super::Observed;
 use crate::cluster::Pod;
 use crate::model::valid::{self, Invalid};
@@ -20,7 +18,9 @@ pub(super) fn validate(batch: &Observed) -> Result<(), String> {
         of_pod(pod).map_err(|e| e.of(format_args!("a pod of the batch ({:?})", pod.name)))?;
     }
     for edge in &batch.edges {
-        names(&edge.call.names)
+        let mut names = edge.call.names().map(String::as_str);
+        names
+            .try_for_each(valid::wire_name)
             .map_err(|e| e.of(format_args!("a connection to {}", edge.call.responder)))?;
     }
     let folded = batch.watching.iter().flat_map(|w| w.folded.domains.keys());
@@ -56,21 +56,15 @@ fn of_pod(pod: &Pod) -> Result<(), Invalid> {
     valid::labels(&pod.selector)
 }
 
-fn names(names: &Names) -> Result<(), Invalid> {
-    let answered = names.dns.iter().flat_map(|d| std::iter::once(&d.question).chain(&d.canonical));
-    let all = names.sni.iter().chain(&names.authority).chain(&names.alpn).chain(answered);
-    all.map(String::as_str).try_for_each(valid::wire_name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::{connection, pod};
     use super::super::{Gatherer, Observed, Reader, write};
-    use crate::model::Time;
+    use crate::model::{Span, Time};
 
     fn batch() -> Observed {
         let mut gatherer = Gatherer::new("n1", "boot");
-        gatherer.connection(&pod("web"), &connection(40_000, 80, 5));
+        gatherer.connection(&pod("web"), &connection(40_000, 80, 5), || Span::ALWAYS);
         gatherer.take(Time(9)).unwrap()
     }
 
@@ -101,9 +95,9 @@ mod tests {
             ("the value of a label", |b, s| {
                 b.pods[0].selector = std::sync::Arc::new([("app".to_owned(), s.to_owned())].into());
             }),
-            ("the name on the wire", |b, s| b.edges[0].call.names.sni = Some(s.to_owned())),
-            ("the name on the wire", |b, s| b.edges[0].call.names.authority = Some(s.to_owned())),
-            ("the name on the wire", |b, s| b.edges[0].call.names.alpn = vec![s.to_owned()]),
+            ("the name on the wire", |b, s| b.edges[0].call.sni = Some(s.to_owned())),
+            ("the name on the wire", |b, s| b.edges[0].call.authority = Some(s.to_owned())),
+            ("the name on the wire", |b, s| b.edges[0].call.dns = vec![s.to_owned()]),
         ];
         for (what, spoil) in spoils {
             let mut spoilt = batch();
@@ -116,7 +110,7 @@ mod tests {
     #[test]
     fn names_that_captures_show_and_that_are_no_hosts_are_taken() {
         let mut odd = batch();
-        odd.edges[0].call.names.authority = Some("_srv._tcp.a.b\\032c:80".to_owned());
+        odd.edges[0].call.authority = Some("_srv._tcp.a.b\\032c:80".to_owned());
         assert_eq!(read(&odd), Ok(odd));
     }
 }

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::from_fn_with_state;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -26,7 +26,7 @@ use super::places::{MAX_BODY, Places};
 use crate::clock;
 use crate::memory::{Decided, Memory};
 use crate::novelty::{self, Decision};
-use crate::observed::{MAX_TEXT, Observed, Packed, Reader, allowance};
+use crate::observed::{self, MAX_TEXT, Observed, Packed, Reader, VERSION_HEADER, allowance};
 use crate::present::{Coverage, Mesh, NodeUnverified, Shown, ShownAlert, Status};
 use crate::store::{Applied, Store, StoreError};
 use crate::view::View;
@@ -114,7 +114,15 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&app), identify))
         .fallback(nowhere)
         .method_not_allowed_fallback(not_so)
+        .layer(map_response(announce))
         .with_state(app)
+}
+
+/// Says with each answer which version of batches is read, so that an agent that writes a newer one
+/// waits for a newer recorder.
+async fn announce(mut answer: Response) -> Response {
+    answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from(observed::VERSION));
+    answer
 }
 
 /// Why a request is not answered as it was meant.

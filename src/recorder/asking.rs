@@ -19,10 +19,8 @@ use serde::de::DeserializeOwned;
 use super::api::{App, Refusal, token};
 use super::engine::Refused;
 use super::places::{Kept, MAX_WORDS, NoBody, OfCaller, Read};
+use crate::model::valid;
 use crate::serve::Connection;
-
-/// Longest name of a namespace (RFC 1123, as Kubernetes has it).
-const MAX_LABEL: usize = 63;
 
 /// Who asks: an agent on a node, or a person by name; nobody where everybody may do everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,18 +110,12 @@ impl Wanted {
     }
 }
 
-/// Whether it may be the name of a namespace: no question is asked about another.
-fn is_namespace(name: &str) -> bool {
-    let of_label = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    name.len() <= MAX_LABEL && name.bytes().all(of_label)
-}
-
+/// No question is asked about what is no name of a namespace.
 fn checked(namespace: Option<&str>) -> Result<(), Refusal> {
     match namespace {
-        Some(name) if !is_namespace(name) => Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "the namespace is no name of one (lower case, digits and `-`, at most 63)",
-        )),
+        Some(name) if !name.is_empty() => {
+            valid::namespace(name).map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, e.to_string()))
+        }
         _ => Ok(()),
     }
 }
@@ -196,9 +188,11 @@ mod tests {
 
     #[test]
     fn names_of_namespaces() {
-        assert!(["shop", "a-1", ""].into_iter().all(is_namespace));
-        assert!(!is_namespace(&"a".repeat(64)));
-        assert!(!["Shop", "a/b", "a.b", "a b", "\0"].into_iter().any(is_namespace));
+        assert!([Some("shop"), Some("a-1"), Some(""), None].map(checked).iter().all(Result::is_ok));
+        let long = "a".repeat(64);
+        for odd in [&*long, "Shop", "a/b", "a.b", "a b", "\0", "a-"] {
+            assert!(checked(Some(odd)).is_err(), "{odd:?}");
+        }
     }
 
     #[test]

@@ -17,13 +17,13 @@ use tokio::sync::{oneshot, watch};
 
 use crate::cluster::Cluster;
 use crate::generate::readiness::Thresholds;
-use crate::learn::{Learner, Union};
+use crate::learn::{self, Union};
 use crate::model::{Batch, BatchId, Unverified};
 use crate::novelty::Patience;
 use crate::observed::{Observed, Packed, ReadError, Reader, allowance};
 use crate::parallel::both;
 use crate::store::{Applied, Store, StoreError};
-use crate::verify::{Checked, Rules, check, counter};
+use crate::verify::{self, Checked, Rules, check};
 use crate::view::View;
 use unconfirmed::{Plan, Unconfirmed};
 use upkeep::Review;
@@ -83,7 +83,7 @@ pub struct Progress {
     pub waiting: u64,
     /// Alerts raised.
     pub alerts: u64,
-    /// What was found when batches were checked, by the names of [`counter`].
+    /// What was found when batches were checked, by the names of [`verify::COUNTED`].
     pub checked: BTreeMap<&'static str, u64>,
     /// What is kept apart because the view does not know its pods.
     pub unverified: Arc<Vec<Unverified>>,
@@ -470,8 +470,9 @@ impl Lesson {
             let one = |batch| {
                 let Checked { batch, unknown } = check(batch, cluster, rules);
                 let count = |name: &'static str| Some((name, *batch.counters.get(name)?));
-                let counted: BTreeMap<_, _> = counter::ALL.into_iter().filter_map(count).collect();
-                (Learner::batch(cluster, &batch), unknown, counted)
+                let counted: BTreeMap<_, _> =
+                    verify::COUNTED.into_iter().filter_map(count).collect();
+                (learn::batch(cluster, &batch), unknown, counted)
             };
             told.into_iter().map(one).collect()
         };

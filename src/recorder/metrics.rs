@@ -1,6 +1,6 @@
 //! What the recorder tells of itself.
 //!
-//! Owns the names of its metrics (`ARCHITECTURE.md` lists them).
+//! Owns the names of its metrics (`docs/metrics.md` lists them).
 
 use std::fmt;
 use std::sync::Arc;
@@ -101,7 +101,7 @@ impl Collector for Metrics {
             None,
             MetricType::Counter,
         )?;
-        for event in crate::verify::counter::ALL {
+        for event in crate::verify::COUNTED {
             let n = p.checked.get(event).copied().unwrap_or(0);
             ConstCounter::new(n).encode(checked.encode_family(&[("event", event)])?)?;
         }

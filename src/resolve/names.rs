@@ -2,11 +2,10 @@
 
 use std::net::IpAddr;
 
-use sidecarta_capture::observation::Connection;
-
 use super::Resolution;
 use crate::cluster::{Cluster, EntryHost, Named, Pod};
 use crate::model::Grade;
+use crate::observed::Call;
 
 /// Istio's server name of a cluster: `outbound_.PORT_.SUBSET_.HOST` (`BuildDNSSrvSubsetKey`,
 /// `pilot/pkg/model/service.go`).
@@ -62,7 +61,7 @@ pub(super) struct ExternalClue<'a> {
     pub entry: Option<&'a EntryHost>,
 }
 
-/// All that the names of a connection tell.
+/// All that the names of a call tell.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Clues<'a> {
     pub services: Vec<Clue>,
@@ -72,13 +71,12 @@ pub(super) struct Clues<'a> {
 }
 
 impl<'a> Clues<'a> {
-    pub fn read(cluster: &'a Cluster, pod: &Pod, connection: &Connection) -> Self {
+    pub fn read(cluster: &'a Cluster, pod: &Pod, call: &Call) -> Self {
         let mut clues = Self::default();
-        let names = &connection.names;
-        if let Some(sni) = &names.sni {
+        if let Some(sni) = &call.sni {
             clues.add(cluster, pod, Grade::Sni, sni, None);
         }
-        if let Some(authority) = &names.authority {
+        if let Some(authority) = &call.authority {
             let (host, port) = split_authority(authority);
             match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
                 Ok(address) => {
@@ -100,10 +98,8 @@ impl<'a> Clues<'a> {
                 }
             }
         }
-        // A client that was given a host name puts it into its ClientHello; one without was given
-        // the address, and an earlier answer with that address is a coincidence.
-        for answer in names.dns.iter().filter(|_| !names.nameless_hello) {
-            clues.add(cluster, pod, Grade::DnsAnswer, &answer.question, None);
+        for question in &call.dns {
+            clues.add(cluster, pod, Grade::DnsAnswer, question, None);
         }
         clues
     }

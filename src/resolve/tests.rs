@@ -1,7 +1,9 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use sidecarta_capture::observation::{Content, InterfaceId, Names, Orientation};
+use sidecarta_capture::observation::{
+    Connection, Content, InterfaceId, Names, Orientation, Transport,
+};
 
 use super::*;
 use crate::attribute::{Attribution, attribute};
@@ -94,7 +96,7 @@ fn resolved(connection: &Connection) -> Resolution {
     let Attribution::Pod(pod) = attribute(&cluster, connection.initiator.ip(), Time(LATE)) else {
         panic!("no pod")
     };
-    resolve(&cluster, pod, connection)
+    resolve(&cluster, pod, &Call::of(connection), Time(connection.first))
 }
 
 fn named(authority: &str) -> Names {

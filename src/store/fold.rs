@@ -8,11 +8,12 @@
 //! pods.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use super::keys::{self, Kind};
 use super::{Change, Store, StoreError};
-use crate::model::{Batch, Dependency, DependencyKey, Destination, Merge, Record, WorkloadId};
+use crate::model::{
+    Batch, Dependency, DependencyKey, Destination, Merge, Record, WorkloadId, domain,
+};
 
 /// Destinations without a bound that a workload may have one by one.
 pub const LISTED: usize = 1_000;
@@ -81,36 +82,13 @@ fn merged(key: &DependencyKey) -> DependencyKey {
         Destination::Unresolved { why, .. } => {
             (Destination::Others { domain: None, why: Some(*why) }, 0)
         }
-        Destination::External { host: Some(host), .. } => match registered(host) {
-            Some(domain) => {
-                (Destination::Others { domain: Some(domain.to_owned()), why: None }, key.port)
-            }
+        Destination::External { host: Some(host), .. } => match domain(host) {
+            Some(domain) => (Destination::Others { domain: Some(domain), why: None }, key.port),
             None => (Destination::Others { domain: None, why: None }, 0),
         },
         _ => (Destination::Others { domain: None, why: None }, 0),
     };
     DependencyKey { destination, port, ..key.clone() }
-}
-
-/// The domain that somebody registered, as far as it can be told without a list of public
-/// suffixes: the last two labels of a host, and three under a country's `co`, `com` and the like.
-fn registered(host: &str) -> Option<&str> {
-    const SECOND: [&str; 12] =
-        ["ac", "co", "com", "edu", "go", "gob", "gov", "gv", "ne", "net", "or", "org"];
-    if host.parse::<IpAddr>().is_ok() {
-        return None;
-    }
-    let dots: Vec<usize> = host.rmatch_indices('.').map(|(at, _)| at).collect();
-    let (last, second) = (*dots.first()?, dots.get(1).copied());
-    let country = host.len() - last - 1 == 2;
-    let start = match second {
-        Some(second) if country && SECOND.contains(&&host[second + 1..last]) => {
-            dots.get(2).map_or(0, |at| at + 1)
-        }
-        Some(second) => second + 1,
-        None => 0,
-    };
-    Some(&host[start..])
 }
 
 /// Adds to what is folded under its key.

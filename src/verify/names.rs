@@ -5,51 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use sidecarta_capture::loss::Counters;
-
-use super::{MAX_COUNTER, counter};
-use crate::learn::counter as learned;
-use crate::observed::gather::counter as gathered;
-
-/// Names besides those of the capture layer's own counters: of collecting, of attribution, of
-/// gathering. A test holds them against what an agent counts.
-const OTHERS: [&str; 23] = [
-    "ring-dropped",
-    "interface-dropped",
-    "unheard-observations",
-    "interfaces-not-opened",
-    "interfaces-failed",
-    "interface-changes-lost",
-    "clock-steps",
-    "waiting-overflow",
-    learned::CONNECTIONS,
-    learned::LEARNED,
-    learned::FROM_NODE,
-    learned::ELSEWHERE,
-    learned::LOOKUPS_UNATTRIBUTED,
-    learned::FROM_OUTSIDE,
-    learned::UNATTRIBUTED,
-    learned::CONTESTED,
-    learned::GUESSED,
-    learned::MIDWAY,
-    gathered::FOLDED,
-    gathered::REFUSED,
-    gathered::ASKED,
-    // Of agents of before.
-    "edges-dropped",
-    "names-dropped",
-];
-
-fn is_known(name: &str) -> bool {
-    OTHERS.contains(&name) || Counters::default().named().iter().any(|(known, _)| *known == name)
-}
+use super::MAX_COUNTER;
+use crate::model::counter;
 
 /// Counters as they may be stored: those of unknown names are summed under one name.
 pub(super) fn folded(counters: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     let mut out = BTreeMap::new();
     let mut unknown = 0u64;
     for (name, n) in counters {
-        if is_known(&name) {
+        if counter::is_told(&name) {
             out.insert(name, n.min(MAX_COUNTER));
         } else {
             unknown = unknown.saturating_add(n).min(MAX_COUNTER);
@@ -69,12 +33,11 @@ mod tests {
     fn every_counter_of_an_agent_is_known_and_no_other() {
         let collected = sidecarta_capture::live::collector::Status::default();
         for (name, _) in crate::agent::named(&collected) {
-            assert!(is_known(name), "an agent counts {name}: add it");
+            assert!(counter::is_told(name), "an agent counts {name}: add it");
         }
-        assert!(is_known(crate::agent::waiting::lost::OVERFLOW));
         // What only checking and learning may say.
-        for name in [counter::ELSEWHERE, counter::UNKNOWN, learned::CHANGED_HANDS, "", "x"] {
-            assert!(!is_known(name), "{name}");
+        for name in [counter::LINES_ELSEWHERE, counter::UNKNOWN, counter::CHANGED_HANDS, "", "x"] {
+            assert!(!counter::is_told(name), "{name}");
         }
     }
 

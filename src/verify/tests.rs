@@ -7,9 +7,10 @@ use serde_json::json;
 
 use super::*;
 use crate::cluster::{Builder, objects};
-use crate::learn::Learner;
+use crate::learn;
 use crate::model::{BatchId, DataPlane, Record, WorkloadId};
 use crate::observed::Gatherer;
+use crate::observed::Opening;
 use crate::observed::tests::{connection, pod as told_pod};
 
 /// 2026-11-25T10:00:00Z.
@@ -84,13 +85,19 @@ fn a_snapshot_without_uids_and_nodes_is_believed_as_far_as_it_goes() {
     assert!(matches!(found, Standing::Known(_)));
 }
 
+fn opening(began: Time) -> Opening {
+    Opening { began, from: SocketAddr::from(([10, 0, 0, 1], 40_000)) }
+}
+
 /// A batch of n1 that tells of this pod: a connection, a name asked for, a watch.
 fn batch(pod: &Pod, times: [Time; 3], span: Span) -> Observed {
     let mut gatherer = Gatherer::new("n1", "boot");
-    gatherer.connection(pod, &connection(40_000, 80, 1));
+    gatherer.connection(pod, &connection(40_000, 80, 1), || Span::ALWAYS);
     let mut batch = gatherer.take(NOW).unwrap();
+    batch.counters.clear();
     let edge = &mut batch.edges[0];
-    (edge.first, edge.last_began, edge.last) = (times[0], times[1], times[2]);
+    edge.openings = vec![opening(times[0]), opening(times[1])];
+    edge.last = times[2];
     batch.asked = vec![Asked {
         pod: 0,
         question: "cart.shop".into(),
@@ -141,7 +148,7 @@ fn lines_are_refused_or_kept_apart_one_by_one() {
     told.watching.push(Watching { pod: 1, ..told.watching[0].clone() });
     let Checked { batch, unknown } = check(told.clone(), &cluster, &RULES);
     assert_eq!((batch.edges.len(), batch.asked.len(), batch.watching.len()), (1, 1, 1));
-    let want = [(counter::ELSEWHERE, 2), (counter::UNVERIFIED, 2)];
+    let want = [(counter::LINES_ELSEWHERE, 2), (counter::UNVERIFIED, 2)];
     assert_eq!(batch.counters, want.map(|(n, of)| (n.to_owned(), of)).into());
     let unknown = unknown.unwrap();
     assert_eq!((unknown.pods.len(), &*unknown.pods[0].name), (1, "ghost"));
@@ -186,7 +193,7 @@ fn times_are_held_against_the_clock_and_the_pods_start() {
         let told = batch(&web(), times, span);
         let Checked { batch, .. } = check(told, &cluster, &RULES);
         let edge = &batch.edges[0];
-        assert_eq!([edge.first, edge.last_began, edge.last], want, "{what}");
+        assert_eq!([edge.first(), edge.last_began(), edge.last], want, "{what}");
         let tally = batch.asked[0].tally;
         assert_eq!([tally.first_seen, tally.last_seen], [want[0], want[2]], "{what}");
         let spans: Vec<Span> = batch.watching.iter().flat_map(|w| w.spans.0.clone()).collect();
@@ -205,15 +212,15 @@ fn what_contradicts_itself_is_refused_and_counts_stay_small() {
     told.asked[0].tally = Tally::new(1, NOW, hours_ago(1));
     told.edges.push(Edge {
         connections: u64::MAX,
-        packets: u64::MAX,
-        last_began: NOW,
+        midway: u64::MAX,
+        openings: vec![opening(NOW)],
         ..told.edges[0].clone()
     });
     let Checked { batch, .. } = check(told, &cluster, &RULES);
     assert_eq!((batch.edges.len(), batch.asked.len(), batch.watching.len()), (1, 0, 0));
     assert_eq!(batch.counters[counter::IMPOSSIBLE], 3);
     let edge = &batch.edges[0];
-    assert_eq!((edge.connections, edge.packets), (MAX_COUNT, MAX_COUNT));
+    assert_eq!((edge.connections, edge.midway), (MAX_COUNT, MAX_COUNT));
 }
 
 #[test]
@@ -282,14 +289,9 @@ proptest! {
             edges: edges.iter().map(|(pod, flags, connections, first, began, last)| Edge {
                 pod: at(*pod),
                 connections: *connections,
-                call: crate::observed::Call {
-                    from_start: flags[0],
-                    answered: flags[1],
-                    responder: SocketAddr::from(([10, 0, 0, 3], 80)),
-                    ..one.call.clone()
-                },
-                first: *first,
-                last_began: *began,
+                midway: connections.wrapping_mul(u64::from(flags[0])),
+                unanswered: connections.wrapping_mul(2 * u64::from(flags[1])),
+                openings: vec![opening(*first), opening(*began)],
                 last: *last,
                 ..one.clone()
             }).collect(),
@@ -309,7 +311,7 @@ proptest! {
         let apart = unknown.as_ref().map_or(0, |u| u.edges.len() + u.asked.len() + u.watching.len()) as u64;
         let counted = (batch.edges.len() + batch.asked.len() + batch.watching.len()) as u64;
         // No line goes without being counted.
-        prop_assert_eq!(lines, counted + apart + count(counter::ELSEWHERE) + count(counter::IMPOSSIBLE));
+        prop_assert_eq!(lines, counted + apart + count(counter::LINES_ELSEWHERE) + count(counter::IMPOSSIBLE));
         prop_assert_eq!(apart, count(counter::UNVERIFIED));
         if let (Some(unknown), true) = (unknown, again) {
             // Held against the same cluster it is as unknown as before.
@@ -321,7 +323,7 @@ proptest! {
             .filter(|p| &*p.node == "n1").map(|p| (&p.workload, p)).collect();
         let names: BTreeSet<&str> = own.values().map(|p| &*p.name).collect();
         let latest = latest(NOW);
-        for record in Learner::batch(&cluster, &batch).records {
+        for record in learn::batch(&cluster, &batch).records {
             match &record {
                 Record::Source(s) => prop_assert_eq!(&s.source, "agent:n1:boot"),
                 Record::Workload(w) => {

@@ -54,9 +54,9 @@ fn asked(world: &World, path: &str) -> Value {
     serde_json::from_str::<Value>(&body).unwrap()["data"].take()
 }
 
-/// Metrics by their full names with the names of their labels, as ARCHITECTURE.md documents them.
+/// Metrics by their full names with the names of their labels, as docs/metrics.md documents them.
 fn documented() -> BTreeMap<String, Option<String>> {
-    let text = include_str!("../../ARCHITECTURE.md");
+    let text = include_str!("../../docs/metrics.md");
     let section = text.split_once("## Metrics").unwrap().1;
     let (mut all, mut prefix) = (BTreeMap::new(), "");
     for row in section.lines().filter_map(|l| l.strip_prefix("| ")) {

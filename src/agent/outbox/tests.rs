@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::model::Span;
 use crate::observed::tests::{connection, pod};
 
 /// What is durable somewhere, and how the spool was at each moment that a crash could have come.
@@ -86,7 +87,11 @@ fn whenever_it_crashes_nothing_counts_twice_and_what_was_spooled_counts() {
     let mut taken = 0;
     let mut take = |gatherer: &mut Gatherer| {
         taken += 1;
-        gatherer.connection(&pod("a"), &connection(40_000 + taken, 80 + taken, i64::from(taken)));
+        gatherer.connection(
+            &pod("a"),
+            &connection(40_000 + taken, 80 + taken, i64::from(taken)),
+            || Span::ALWAYS,
+        );
         u64::from(taken)
     };
     // With when the output works: at first, then not, then again.
@@ -181,9 +186,9 @@ fn a_refused_batch_is_set_aside_and_the_next_goes_on() {
         names
     };
     for n in 0..20 {
-        gatherer.connection(&pod("a"), &connection(40_000 + n, 666, i64::from(n)));
+        gatherer.connection(&pod("a"), &connection(40_000 + n, 666, i64::from(n)), || Span::ALWAYS);
         outbox.step(Time(10), &mut gatherer, true).unwrap();
-        gatherer.connection(&pod("a"), &connection(40_000 + n, 80, i64::from(n)));
+        gatherer.connection(&pod("a"), &connection(40_000 + n, 80, i64::from(n)), || Span::ALWAYS);
         outbox.step(Time(10), &mut gatherer, true).unwrap();
         if n == 0 {
             assert_eq!(files(), ["1.ndjson", "1.txt"]);
@@ -196,7 +201,7 @@ fn a_refused_batch_is_set_aside_and_the_next_goes_on() {
     let progress = &outbox.progress;
     assert_eq!((progress.refused, progress.set_aside, progress.discarded), (20, 16, 4));
     assert_eq!(progress.failing, None);
-    assert_eq!(gatherer.totals()[gather::counter::REFUSED], 20);
+    assert_eq!(gatherer.totals()[counter::EDGES_REFUSED], 20);
     let names = files();
     assert_eq!((names.len(), names.contains(&"20.ndjson".to_owned())), (32, true));
     let last = File::open(dir.path().join("refused/20.ndjson")).unwrap();
@@ -220,7 +225,7 @@ fn a_batch_that_fails_by_itself_is_given_up_in_the_end_and_a_failure_of_all_is_n
     for (answer, given_up) in [(of_batch as fn() -> Undelivered, 1), (of_all, 0)] {
         let dir = tempfile::tempdir().unwrap();
         let (mut outbox, mut gatherer, taken) = picky(dir.path(), answer);
-        gatherer.connection(&pod("a"), &connection(40_000, 666, 1));
+        gatherer.connection(&pod("a"), &connection(40_000, 666, 1), || Span::ALWAYS);
         let step = |outbox: &mut Outbox, gatherer: &mut Gatherer| {
             if let Some((_, at, _)) = &mut outbox.inflight {
                 *at = Instant::now();
@@ -228,7 +233,7 @@ fn a_batch_that_fails_by_itself_is_given_up_in_the_end_and_a_failure_of_all_is_n
             outbox.step(Time(10), gatherer, false).unwrap();
         };
         step(&mut outbox, &mut gatherer);
-        gatherer.connection(&pod("a"), &connection(40_000, 80, 1));
+        gatherer.connection(&pod("a"), &connection(40_000, 80, 1), || Span::ALWAYS);
         step(&mut outbox, &mut gatherer);
         assert_eq!((outbox.progress.refused, outbox.progress.failing.is_some()), (0, true));
         // As if an hour had passed.

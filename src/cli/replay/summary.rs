@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::Serialize;
 
 use crate::cli::{output, status};
-use crate::learn::{Taught, counter};
+use crate::learn::Taught;
 use crate::model::{
-    Batch, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId,
+    Batch, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId, counter,
 };
 
 #[derive(Debug, Serialize)]

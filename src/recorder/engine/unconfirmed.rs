@@ -9,11 +9,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
-use crate::learn::{Learner, Union};
-use crate::model::{Amount, Batch, BatchId, Record, Source, Spans, Time, Unverified};
+use crate::learn::{self, Union};
+use crate::model::{Amount, Batch, BatchId, Record, Source, Spans, Time, Unverified, counter};
 use crate::observed::{self, Observed, Reader};
 use crate::store::{Apart, Store, StoreError};
-use crate::verify::{Checked, Claim, Rules, Standing, check, counter, standing};
+use crate::verify::{self, Checked, Claim, Rules, Standing, check, standing};
 
 /// Bytes of text that are kept of one node.
 const OF_NODE: u64 = 16 * 1024 * 1024;
@@ -69,7 +69,7 @@ pub(super) struct Plan {
     pub apart: Apart,
     /// What else is to be merged in the same write: what was learned, and what was given up.
     pub taught: Union,
-    /// What is counted when it is written, by the names of [`counter`].
+    /// What is counted when it is written, by the names of [`verify::COUNTED`].
     pub counted: BTreeMap<&'static str, u64>,
     new: Vec<Part>,
 }
@@ -213,12 +213,12 @@ impl Unconfirmed {
             if learned > 0 {
                 batch.counters.insert(counter::CONFIRMED.to_owned(), learned);
             }
-            for name in counter::ALL {
+            for name in verify::COUNTED {
                 if let Some(n) = batch.counters.get(name) {
                     *plan.counted.entry(name).or_default() += n;
                 }
             }
-            plan.taught.add(Learner::batch(cluster, &batch));
+            plan.taught.add(learn::batch(cluster, &batch));
             if let Some(rest) = unknown {
                 let (told, packed) = packed(&rest, part.told.since)?;
                 plan.put(told, packed, rest);
@@ -358,7 +358,7 @@ mod tests {
         for n in 0..100 {
             let mut pod = crate::observed::tests::pod(&format!("p{n}"));
             pod.workload.namespace = format!("{n:03}").repeat(if n == 0 { 40 } else { 1 });
-            batch.connection(&pod, &connection);
+            batch.connection(&pod, &connection, || crate::model::Span::ALWAYS);
         }
         let told = namespaces(&batch.take(Time(9)).unwrap());
         assert!(told.len() <= NAMESPACES + 1 && told.keys().all(|n| n.len() <= NAME), "{told:?}");

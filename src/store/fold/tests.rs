@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use super::*;
 use crate::model::{BatchId, Protocol, Tally, Time, Unresolved};
 use crate::store::{Access, Applied};
@@ -36,25 +38,6 @@ fn store() -> (tempfile::TempDir, Store) {
 
 fn sum(all: &[Dependency]) -> u64 {
     all.iter().map(|d| d.tally.connections).sum()
-}
-
-#[test]
-fn registered_domains() {
-    for (of, domain) in [
-        ("a.b.example.com", Some("example.com")),
-        ("example.com", Some("example.com")),
-        ("localhost", None),
-        ("a.b.example.co.uk", Some("example.co.uk")),
-        ("co.uk", Some("co.uk")),
-        ("a.example.de", Some("example.de")),
-        ("com.example.com", Some("example.com")),
-        ("10.1.2.3", None),
-        ("2001:db8::1", None),
-        ("..", Some(".")),
-        ("", None),
-    ] {
-        assert_eq!(registered(of), domain, "{of}");
-    }
 }
 
 #[test]

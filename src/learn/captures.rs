@@ -1,0 +1,381 @@
+//! What captures teach: an agent's work on files.
+//!
+//! Owns what is particular to captures: that they may show what others showed before, that a clock
+//! may be wrong in all of one, and that nothing more will be known of an address. Attributes and
+//! gathers as an agent does, and learns as a recorder does. Must never count a connection twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observation};
+
+use super::lesson::{Lesson, Part, asked_host};
+use super::share::{Share, Sighting, for_call, of_call, of_lookup};
+use super::{Earlier, Listener};
+use crate::attribute::{Watched, Whose, asker, caller, watched};
+use crate::cluster::{Cluster, Pod};
+use crate::model::{Batch, BatchId, Counted, Span, Tally, Time, counter};
+use crate::observed::{Budget, Call, Edge, Gatherer, protocol};
+use crate::resolve::resolve;
+
+/// Observations of the far future that wait. A capture whose clock is wrong has all of it wrong.
+const MAX_LATE: usize = 65_536;
+
+/// What one capture has shown so far.
+#[derive(Debug)]
+struct Shown {
+    gathered: Gatherer,
+    /// New connections.
+    connections: u64,
+    /// What was counted, and which of the edges or names asked for that are gathered it was.
+    counted: Vec<(Counted, Sighting)>,
+    /// What is known now of what was counted before.
+    more: Lesson,
+    /// What of it is noted from here on.
+    noted: Vec<Counted>,
+    /// What was counted before, by the names of counters.
+    before: BTreeMap<&'static str, u64>,
+    /// It teaches more than what was learned before.
+    is_new: bool,
+    /// Connections that stay counted for another dependency.
+    elsewhere: u64,
+}
+
+impl Default for Shown {
+    fn default() -> Self {
+        Self {
+            gathered: Gatherer::new("", "").within(Budget::UNBOUNDED),
+            connections: 0,
+            counted: Vec::new(),
+            more: Lesson::default(),
+            noted: Vec::new(),
+            before: BTreeMap::new(),
+            is_new: false,
+            elsewhere: 0,
+        }
+    }
+}
+
+impl Shown {
+    fn count(&mut self, name: &str, n: u64) {
+        self.gathered.count(name, n);
+    }
+
+    fn count_before(&mut self, name: &'static str, n: u64) {
+        if n > 0 {
+            *self.before.entry(name).or_default() += n;
+        }
+    }
+
+    /// Takes over what was found of a connection or a look-up that was counted before.
+    fn share(&mut self, share: &Share, now: Counted) {
+        self.elsewhere += u64::from(share.elsewhere);
+        self.is_new |= share.is_new;
+        if share.is_noted {
+            self.noted.push(now);
+        }
+    }
+}
+
+/// What a capture has taught, with what is needed to count it once.
+#[derive(Debug)]
+pub struct Taught {
+    /// What it taught that was not learned before.
+    pub batch: Batch,
+    /// What was counted.
+    pub counted: Vec<Counted>,
+    /// What was in it and was counted before, by name as in
+    /// [`Source::counters`](crate::model::Source::counters).
+    pub before: BTreeMap<String, u64>,
+    /// It teaches more than what was learned before.
+    pub is_new: bool,
+    /// Connections of which an earlier capture showed less: they stay counted for the dependency
+    /// that it showed, and the one that this capture shows is learned without them.
+    pub elsewhere: u64,
+}
+
+/// Learns from what captures show, against one view of the cluster.
+#[derive(Debug)]
+pub struct Captures<'a> {
+    cluster: &'a Cluster,
+    earlier: Earlier<'a>,
+    shown: BTreeMap<u32, Shown>,
+    notes: BTreeSet<String>,
+    /// No packet can be later than this.
+    limit: Time,
+    /// The latest that was not later.
+    newest: Time,
+    /// What was later, until all else is observed.
+    late: Vec<Observation>,
+}
+
+impl<'a> Captures<'a> {
+    /// Counts nothing that was counted before, and believes no time after `limit`. A packet from
+    /// the far future would make all that was seen before look old: it counts as of the newest
+    /// time that can be true, of all that is observed; where there is none, it is not learned.
+    pub fn new(cluster: &'a Cluster, earlier: Earlier<'a>, limit: Time) -> Self {
+        Self {
+            cluster,
+            earlier,
+            shown: BTreeMap::new(),
+            notes: BTreeSet::new(),
+            limit,
+            newest: Time::MIN,
+            late: Vec::new(),
+        }
+    }
+
+    /// Takes one observation in.
+    pub fn observe(&mut self, observation: Observation) {
+        let (source, first, last) = match &observation {
+            Observation::Connection(c) => (c.interface.source, c.first, c.last),
+            Observation::Lookup(l) => (l.interface.source, l.time, l.time),
+            Observation::Interface(s) => (s.interface.source, s.first, s.last),
+        };
+        for time in [Time(first), Time(last)].into_iter().filter(|t| *t <= self.limit) {
+            self.newest = self.newest.max(time);
+        }
+        if Time(first.max(last)) <= self.limit {
+            self.take_in(&observation);
+        } else if self.late.len() < MAX_LATE {
+            self.late.push(observation);
+        } else {
+            self.of(source).count(counter::UNDATED, 1);
+        }
+    }
+
+    fn of(&mut self, source: u32) -> &mut Shown {
+        self.shown.entry(source).or_default()
+    }
+
+    /// Takes in what was dated to the far future, when all else is observed.
+    fn late(&mut self) {
+        let (limit, newest) = (self.limit, self.newest);
+        for mut observation in std::mem::take(&mut self.late) {
+            let (source, times) = match &mut observation {
+                Observation::Connection(c) => {
+                    (c.interface.source, [Some(&mut c.first), Some(&mut c.last)])
+                }
+                Observation::Lookup(l) => (l.interface.source, [Some(&mut l.time), None]),
+                Observation::Interface(s) => {
+                    (s.interface.source, [Some(&mut s.first), Some(&mut s.last)])
+                }
+            };
+            if newest == Time::MIN {
+                self.of(source).count(counter::UNDATED, 1);
+                continue;
+            }
+            times.into_iter().flatten().filter(|t| **t > limit.0).for_each(|t| *t = newest.0);
+            self.of(source).count(counter::CORRECTED, 1);
+            self.take_in(&observation);
+        }
+    }
+
+    fn take_in(&mut self, observation: &Observation) {
+        match observation {
+            Observation::Connection(c) => self.connection(c),
+            Observation::Lookup(l) => self.lookup(l),
+            Observation::Interface(s) => self.interface(s),
+        }
+    }
+
+    /// What could not be decided, in words, sorted.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        self.notes.iter().map(String::as_str)
+    }
+
+    fn connection(&mut self, c: &Connection) {
+        let (cluster, n) = (self.cluster, u64::from(c.is_new));
+        let whose = caller(cluster, c, None);
+        let shown = self.shown.entry(c.interface.source).or_default();
+        let now = of_call(c, &self.earlier.limits);
+        if c.is_new && self.earlier.mentions(&now) && shown.again(cluster, c, whose, &self.earlier)
+        {
+            return;
+        }
+        shown.connections += n;
+        let sighting = match whose {
+            Whose::Pod(pod) => {
+                let (to, port) = (c.responder.ip(), c.responder.port());
+                let steady = || cluster.steady(to, port, protocol(c.transport), Time(c.first));
+                shown.gathered.connection(pod, c, steady).map(|i| Sighting::Edge(i as u32))
+            }
+            Whose::Other(name) | Whose::Unknown(name) => {
+                shown.count(name, n);
+                if is_strange(cluster, c) {
+                    shown.count(counter::STRANGE, n);
+                }
+                Some(Sighting::Nobody)
+            }
+        };
+        if c.is_new {
+            shown.counted.extend(sighting.map(|sighting| (now, sighting)));
+            shown.is_new = true;
+        }
+    }
+
+    fn lookup(&mut self, l: &Lookup) {
+        let cluster = self.cluster;
+        let shown = self.shown.entry(l.interface.source).or_default();
+        let whose = asker(cluster, l, None);
+        let now = of_lookup(l);
+        if let Whose::Pod(pod) = whose
+            && self.earlier.mentions(&now)
+            && shown.asked_again(cluster, pod, l, &self.earlier)
+        {
+            return;
+        }
+        shown.count(counter::LOOKUPS, 1);
+        match whose {
+            Whose::Pod(pod) => {
+                if let Some(i) = shown.gathered.lookup(pod, l) {
+                    shown.counted.push((now, Sighting::Asked(i as u32)));
+                    shown.is_new = true;
+                }
+            }
+            Whose::Other(name) | Whose::Unknown(name) => shown.count(name, 1),
+        }
+    }
+
+    fn interface(&mut self, s: &InterfaceSpan) {
+        let shown = self.shown.entry(s.interface.source).or_default();
+        shown.gathered.covered(Span { from: Time(s.first), to: Time(s.last) });
+        match watched(self.cluster, s) {
+            Watched::Pod(pod) => {
+                shown.gathered.count(counter::FORGED, s.forged);
+                shown.gathered.watch(pod, s);
+            }
+            Watched::OneConversation(a, b) => {
+                self.notes.insert(format!(
+                    "one interface showed nothing but a conversation of {}/{} with {}/{}: whose it is cannot be told, so neither \
+                     counts as watched",
+                    a.workload.namespace, a.name, b.workload.namespace, b.name
+                ));
+            }
+            Watched::NoPod => {}
+        }
+    }
+
+    /// What a capture has taught, as a batch. `counters` are those of the capture layer.
+    pub fn take(
+        &mut self,
+        source: u32,
+        id: BatchId,
+        label: &str,
+        mut counters: BTreeMap<String, u64>,
+    ) -> Taught {
+        self.late();
+        let mut shown = self.shown.remove(&source).unwrap_or_default();
+        let gathered = shown.gathered.drain();
+        let mut resolved = Resolved::default();
+        let mut lesson = shown.more;
+        lesson.learn(self.cluster, &gathered, &mut resolved);
+        let all = shown.counted.into_iter().filter_map(|(now, of)| resolved.complete(now, of));
+        let mut counted: Vec<Counted> = all.chain(shown.noted).collect();
+        counted.sort_unstable();
+        let connections = (counter::CONNECTIONS.to_owned(), shown.connections);
+        for (name, n) in gathered.counters.into_iter().chain([connections]) {
+            let sum = counters.entry(name).or_default();
+            *sum = sum.saturating_add(n);
+        }
+        Taught {
+            batch: lesson.batch(id, label, gathered.spans, counters),
+            counted,
+            before: shown.before.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
+            is_new: shown.is_new,
+            elsewhere: shown.elsewhere,
+        }
+    }
+}
+
+/// Whether neither end of a connection is known.
+fn is_strange(cluster: &Cluster, c: &Connection) -> bool {
+    !cluster.knows(c.initiator.ip()) && !cluster.knows(c.responder.ip())
+}
+
+impl Shown {
+    /// Learns what more is known of a connection that was counted before; false where it was not.
+    fn again(
+        &mut self,
+        cluster: &Cluster,
+        c: &Connection,
+        whose: Whose<'_>,
+        earlier: &Earlier<'_>,
+    ) -> bool {
+        let call = Call::of(c);
+        let resolved = match whose {
+            Whose::Pod(pod) => Some((pod, resolve(cluster, pod, &call, Time(c.first)))),
+            Whose::Other(_) | Whose::Unknown(_) => None,
+        };
+        let to = resolved.as_ref().map(|(pod, resolution)| (&pod.workload, resolution));
+        let now = for_call(of_call(c, &earlier.limits), to).asking(call.authority.as_deref());
+        let Some(share) = earlier.share(&now) else { return false };
+        self.share(&share, now);
+        self.count_before(counter::CONNECTIONS, 1);
+        match whose {
+            Whose::Pod(_) => self.count_before(counter::LEARNED, 1),
+            Whose::Other(name) | Whose::Unknown(name) => {
+                self.count_before(name, 1);
+                self.count_before(counter::STRANGE, u64::from(is_strange(cluster, c)));
+            }
+        }
+        let mut edge = Edge::of(0, call, c);
+        self.count_before(counter::MIDWAY, edge.midway);
+        self.count_before(counter::GUESSED, edge.guessed);
+        (edge.connections, edge.midway, edge.guessed, edge.unanswered) = (0, 0, 0, 0);
+        match resolved {
+            Some((pod, resolution)) if share.teaches => {
+                self.more.part(pod, &edge, share.facets, resolution);
+            }
+            Some((pod, _)) => self.more.seen(pod, edge.last),
+            None => {}
+        }
+        true
+    }
+
+    /// The same of a look-up.
+    fn asked_again(
+        &mut self,
+        cluster: &Cluster,
+        pod: &Pod,
+        l: &Lookup,
+        earlier: &Earlier<'_>,
+    ) -> bool {
+        let Some(host) = asked_host(cluster, pod, &l.question) else { return false };
+        let now = of_lookup(l).for_host(&pod.workload, &host);
+        let Some(share) = earlier.share(&now) else { return false };
+        self.share(&share, now);
+        self.count_before(counter::LOOKUPS, 1);
+        self.more.asked(pod, host, Tally::new(0, Time(l.time), Time(l.time)));
+        true
+    }
+}
+
+/// What the edges and names asked for of a batch were resolved to, by their places.
+#[derive(Debug, Default)]
+struct Resolved {
+    edges: Vec<Counted>,
+    asked: BTreeMap<u32, Counted>,
+}
+
+impl Listener for Resolved {
+    fn edge(&mut self, _: usize, pod: &Pod, edge: &Edge, parts: &[Part<'_>]) {
+        let to = parts.first().map(|part| (&pod.workload, &part.resolution));
+        self.edges.push(for_call(Counted::NOTHING, to).asking(edge.call.authority.as_deref()));
+    }
+
+    fn asked(&mut self, i: usize, pod: &Pod, host: &str) {
+        self.asked.insert(i as u32, Counted::NOTHING.for_host(&pod.workload, host));
+    }
+}
+
+impl Resolved {
+    /// What was counted, with what it was counted for; `None` of a name that is nobody's.
+    fn complete(&self, now: Counted, of: Sighting) -> Option<Counted> {
+        let to = match of {
+            Sighting::Nobody => return Some(now),
+            Sighting::Edge(i) => self.edges.get(i as usize)?,
+            Sighting::Asked(i) => self.asked.get(&i)?,
+        };
+        Some(Counted { to: to.to, host: to.host, facets: to.facets, ..now })
+    }
+}
