@@ -1,8 +1,8 @@
-//! The words of the house: workloads, destinations, evidence, dependencies, coverage, and how two
+//! The values of the project: workloads, destinations, evidence, dependencies, coverage, and how two
 //! records of the same thing merge.
 //!
 //! Owns plain values, their merge laws and their serde, and what a name may be ([`valid`]). Must
-//! never do I/O, read a clock, or import another package of the house.
+//! never do I/O, read a clock, or import another package of the project.
 
 #![warn(unreachable_pub)]
 
