@@ -17,7 +17,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -40,9 +39,7 @@ pub(crate) use istio::{
 };
 pub use known::{Known, ReadError, Refused, read_checked, read_yaml};
 
-/// Labels of an object, or those of a selector. The pods of a workload have the same, and whoever
-/// keeps many of them can share one copy.
-pub type Labels = Arc<BTreeMap<String, String>>;
+pub use sidecarta_model::Labels;
 
 /// `null` and absent alike give the default: `kubectl` prints both.
 pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
