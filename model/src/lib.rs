@@ -45,6 +45,14 @@ pub use workload::{DataPlane, Protocol, Workload, WorkloadId, selects};
 /// `merge` must be associative and commutative, so that neither the order of batches nor how they
 /// were cut shows in the result. Counts are sums; that a batch counts once is the store's duty (it
 /// remembers which batches it holds).
+///
+/// ```
+/// use sidecarta_model::{Merge, Tally, Time};
+///
+/// let mut all = Tally::new(3, Time(10), Time(20));
+/// all.merge(&Tally::new(2, Time(5), Time(15)));
+/// assert_eq!(all, Tally::new(5, Time(5), Time(20)));
+/// ```
 pub trait Merge {
     /// Takes `other` into `self`.
     fn merge(&mut self, other: &Self);
