@@ -5,15 +5,17 @@
 //! a connection means; that is `attribute`'s and `resolve`'s part.
 
 mod brief;
+mod entries;
 mod index;
 mod names;
 pub(crate) use sidecarta_istio::objects;
 mod owner;
 mod owners;
 mod pool;
+mod proxy;
 mod turns;
 
-use std::collections::{self, BTreeMap, BTreeSet};
+use std::collections::{self, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,10 +27,12 @@ use serde::{Deserialize, Serialize};
 use crate::model::{DataPlane, Protocol, ServicePort, Span, Time, WorkloadId};
 
 pub(crate) use brief::{ControllerBrief, PodBrief};
+pub use entries::{Entry, EntryHost, EntryPort};
 pub use index::Builder;
 pub use names::Named;
 pub use objects::Labels;
 pub(crate) use pool::Pool;
+pub(crate) use proxy::dns_domain;
 pub(crate) use turns::Ended;
 
 /// A pod, with the interval in which it held its addresses. What it has in common with others is
@@ -58,6 +62,9 @@ pub struct Pod {
     pub addresses: Arc<[IpAddr]>,
     /// The node that it runs on; empty where that is not known.
     pub node: Arc<str>,
+    /// When its proxy began to run, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) proxy_since: Option<Time>,
     /// Whether its outbound traffic on this port and to this address goes through its proxy.
     pub(crate) capture: Arc<CaptureScope>,
 }
@@ -67,10 +74,12 @@ fn untold() -> Arc<str> {
 }
 
 impl Pod {
-    /// Whether its proxy captures connections to this address and port (annotations
-    /// `traffic.sidecar.istio.io/…`).
-    pub fn captures(&self, address: IpAddr, port: u16) -> bool {
-        self.data_plane == DataPlane::Sidecar && self.capture.includes(address, port)
+    /// Whether its proxy captured connections to this address and port then: it is redirected to
+    /// the proxy, and the proxy ran. What init containers send before that goes past it.
+    pub fn captures(&self, address: IpAddr, port: u16, at: Time) -> bool {
+        self.data_plane == DataPlane::Sidecar
+            && self.proxy_since.is_none_or(|since| since <= at)
+            && self.capture.includes(address, port)
     }
 
     /// Whether it takes Istio's mutual TLS (label `security.istio.io/tlsMode`, set by the
@@ -141,17 +150,6 @@ impl Service {
     }
 }
 
-/// A host of a ServiceEntry.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryHost {
-    /// The host as listed, wildcard included.
-    pub host: String,
-    /// Namespace of the ServiceEntry.
-    pub namespace: String,
-    /// Name of the ServiceEntry.
-    pub name: String,
-}
-
 /// Who held an address at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder<'a> {
@@ -190,10 +188,13 @@ pub struct Cluster {
     services_by_address: HashMap<IpAddr, Vec<u32>>,
     node_ports: HashMap<(u16, Protocol), (u32, u16)>,
     endpoints: HashMap<(IpAddr, u16, Protocol), Vec<Backing>>,
-    entries: BTreeMap<String, BTreeSet<EntryHost>>,
-    entries_by_address: HashMap<IpAddr, BTreeSet<EntryHost>>,
-    entry_ranges: Vec<(IpNet, EntryHost)>,
-    entry_endpoints: HashMap<IpAddr, BTreeSet<EntryHost>>,
+    /// Addresses of Services that only a proxy or kube-proxy translates: cluster IPs.
+    cluster_ips: HashSet<IpAddr>,
+    /// Of pods that ztunnel captures, the ports that are endpoints.
+    ambient_ports: HashMap<IpAddr, BTreeSet<u16>>,
+    entries: entries::Entries,
+    /// Hosts that VirtualServices route.
+    routed: entries::Routed,
     pod_ranges: Vec<IpNet>,
     service_ranges: Vec<IpNet>,
     domain: String,
@@ -318,17 +319,21 @@ impl Cluster {
         self.services_by_host.get(host).map(|&i| &self.services[i as usize])
     }
 
-    /// ServiceEntry hosts that own this address: listed, allocated, or within a listed range.
-    pub fn entries_at(&self, address: IpAddr) -> BTreeSet<&EntryHost> {
-        let exact = self.entries_by_address.get(&address).into_iter().flatten();
-        exact
-            .chain(self.entry_ranges.iter().filter(|(n, _)| n.contains(&address)).map(|(_, e)| e))
-            .collect()
+    /// Whether it is the cluster IP of a Service: the proxy has a listener or a route for it if the
+    /// Service is in its scope. It has none for addresses of load balancers and external addresses
+    /// (`pilot/pkg/model/service.go`, `GetAddressForProxy`).
+    pub fn is_cluster_ip(&self, address: IpAddr) -> bool {
+        self.cluster_ips.contains(&address)
     }
 
-    /// ServiceEntry hosts that have this address as an endpoint.
-    pub fn entry_endpoints(&self, address: IpAddr) -> impl Iterator<Item = &EntryHost> {
-        self.entry_endpoints.get(&address).into_iter().flatten()
+    /// Ports of a pod that ztunnel captures on which it is an endpoint.
+    pub(crate) fn ambient_ports(&self, address: IpAddr) -> impl Iterator<Item = u16> {
+        self.ambient_ports.get(&address).into_iter().flatten().copied()
+    }
+
+    /// Whether it is an address of a node.
+    pub fn is_node(&self, address: IpAddr) -> bool {
+        self.nodes.contains(&address)
     }
 
     /// Whether the address lies where Services' addresses lie.
@@ -355,6 +360,7 @@ impl Cluster {
     pub fn knows(&self, address: IpAddr) -> bool {
         self.pods_by_address.contains_key(&address)
             || self.services_by_address.contains_key(&address)
-            || self.entries_by_address.contains_key(&address)
+            || self.nodes.contains(&address)
+            || !self.entries_at(address).is_empty()
     }
 }

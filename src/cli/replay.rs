@@ -73,7 +73,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         snapshots[0].display()
     );
     let (loaded, reader) = both(
-        || snapshot::load(&snapshots, Some(&options.cluster.cluster_domain)),
+        || snapshot::load(&snapshots, options.cluster.cluster_domain.as_deref()),
         || Reader::open(&captures),
     );
     let (cluster, snapshot) = loaded?;
