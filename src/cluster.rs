@@ -77,9 +77,13 @@ impl Pod {
     /// Whether its proxy captured connections to this address and port then: it is redirected to
     /// the proxy, and the proxy ran. What init containers send before that goes past it.
     pub fn captures(&self, address: IpAddr, port: u16, at: Time) -> bool {
-        self.data_plane == DataPlane::Sidecar
-            && self.proxy_since.is_none_or(|since| since <= at)
-            && self.capture.includes(address, port)
+        self.redirects(address, port) && self.proxy_since.is_none_or(|since| since <= at)
+    }
+
+    /// Whether connections to this address and port are redirected to its proxy, as far as its
+    /// settings say.
+    pub fn redirects(&self, address: IpAddr, port: u16) -> bool {
+        self.data_plane == DataPlane::Sidecar && self.capture.includes(address, port)
     }
 
     /// Whether it takes Istio's mutual TLS (label `security.istio.io/tlsMode`, set by the
@@ -324,6 +328,13 @@ impl Cluster {
     /// (`pilot/pkg/model/service.go`, `GetAddressForProxy`).
     pub fn is_cluster_ip(&self, address: IpAddr) -> bool {
         self.cluster_ips.contains(&address)
+    }
+
+    /// The cluster IPs of the Service of this host.
+    pub fn cluster_ips_of(&self, host: &str) -> Vec<IpAddr> {
+        let Some(index) = self.services_by_host.get(host) else { return Vec::new() };
+        let own = self.services_by_address.iter().filter(|(_, s)| s.contains(index));
+        own.map(|(a, _)| *a).filter(|a| self.is_cluster_ip(*a)).collect()
     }
 
     /// Ports of a pod that ztunnel captures on which it is an endpoint.

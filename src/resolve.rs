@@ -421,4 +421,6 @@ fn note_addressed(mut resolution: Resolution, clues: &Clues<'_>) -> Resolution {
 }
 
 #[cfg(test)]
+mod kinds;
+#[cfg(test)]
 mod tests;

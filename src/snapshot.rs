@@ -23,7 +23,7 @@ use crate::cluster::objects::{Check, Envelope, Known, Refused, read_checked};
 use crate::cluster::{Builder, Cluster};
 use crate::mesh::{self, Mesh};
 use crate::yaml::{self, depth::TooDeep};
-use text::{Piece, decoded, guess_name, is_table, pieces};
+use text::{End, Piece, decoded, guess_name, is_table, pieces};
 use versions::{Item, Versions};
 
 /// Why no snapshot could be had.
@@ -258,17 +258,25 @@ pub fn read(file: &Path, bytes: &[u8], builders: &mut Builders, report: &mut Rep
         read_json(file, &text, builders, report);
         return;
     }
-    let mut cut = false;
+    let mut end = End::Whole;
     for piece in pieces(&text) {
-        cut |= piece.cut;
+        end = end.max(piece.end);
         let is_last =
             piece.text.as_bytes().as_ptr_range().end == text.as_bytes().as_ptr_range().end;
-        let read = read_yaml(file, piece, builders, report);
-        // kubectl ends each line; a List that ends within an item was cut there.
-        cut |= !read && piece.item && is_last;
+        let is_read = read_yaml(file, piece, builders, report);
+        // A List that ends within an item was cut there.
+        if !is_read && piece.item && is_last {
+            end = End::Cut;
+        }
     }
-    if cut {
-        cut_short(file, report);
+    match end {
+        End::Whole => {}
+        End::Open => report.remarks.push(format!(
+            "{}: the List ends within its items, without what kubectl prints behind them: where the file was cut short, objects are \
+             missing, and hosts with them",
+            file.display()
+        )),
+        End::Cut => cut_short(file, report),
     }
 }
 
@@ -636,6 +644,9 @@ fn digest(text: &str) -> u64 {
     hasher.write(&[0xff]);
     hasher.finish()
 }
+
+#[cfg(test)]
+mod forms;
 
 #[cfg(test)]
 mod tests {

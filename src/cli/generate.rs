@@ -149,6 +149,7 @@ pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow
             drop_stale(&mut all, &seen, after);
         }
     }
+    generation::set_apart(&snapshot.cluster, &mut all);
     let subjects = subjects(&snapshot.cluster, &stored);
     for file in &source.calls {
         partial |= declared(file, &snapshot, &subjects, &mut all)?;

@@ -334,13 +334,11 @@ fn addresses_of(cluster: &Cluster, name: &str, namespace: &str) -> BTreeSet<IpAd
     let Named::Service { service, .. } = cluster.named(&name, namespace) else {
         return BTreeSet::new();
     };
-    let Some(&index) = cluster.services_by_host.get(&service.host) else { return BTreeSet::new() };
-    let own = cluster.services_by_address.iter().filter(|(_, s)| s.contains(&index));
-    let own: BTreeSet<IpAddr> =
-        own.map(|(a, _)| *a).filter(|a| cluster.cluster_ips.contains(a)).collect();
+    let own: BTreeSet<IpAddr> = cluster.cluster_ips_of(&service.host).into_iter().collect();
     if !own.is_empty() {
         return own;
     }
+    let Some(&index) = cluster.services_by_host.get(&service.host) else { return own };
     let behind = cluster.endpoints.iter().filter(|(_, b)| b.iter().any(|b| b.service == index));
     behind.map(|((address, ..), _)| *address).collect()
 }

@@ -23,6 +23,13 @@ pub(super) fn needs_a_host(d: &Dependency) -> bool {
 
 /// Of what was learned.
 pub(super) fn of_dependencies(known: &Known, notes: &mut Vec<String>) {
+    for d in &known.past {
+        let (to, port, n) = (&d.key.destination, d.key.port, d.tally.connections);
+        notes.push(format!(
+            "{n} connections to {to}:{port} went past the proxy, by a port or range that its pods exclude: no host does anything \
+             for them"
+        ));
+    }
     // Envoy captures TCP only.
     for d in known.dependencies.iter().filter(|d| d.key.protocol == Protocol::Tcp) {
         let (port, n, to) = (d.key.port, d.tally.connections, &d.key.destination);

@@ -15,13 +15,26 @@ pub(super) struct Piece<'a> {
     /// Kind and version of the list that it is an item of, where that stands in the text.
     pub kind: &'a str,
     pub api_version: &'a str,
-    /// It belongs to a list that has no end.
-    pub cut: bool,
+    /// How the list ends that it is an item of.
+    pub end: End,
+}
+
+/// How a list ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum End {
+    /// As `kubectl` ends it, or it is no list.
+    #[default]
+    Whole,
+    /// Within its items, and nothing before them says what `kubectl` says of each list
+    /// (`metadata`): cut between two lines, or written by somebody else.
+    Open,
+    /// Before it is whole.
+    Cut,
 }
 
 impl<'a> Piece<'a> {
     fn document(line: usize, text: &'a str) -> Self {
-        Self { line, text, item: false, kind: "", api_version: "", cut: false }
+        Self { line, text, item: false, kind: "", api_version: "", end: End::Whole }
     }
 }
 
@@ -111,7 +124,8 @@ fn items<'a>(document: Piece<'a>, out: &mut Vec<Piece<'a>>) -> bool {
         return false;
     }
     let (kind, api_version) = (kind.unwrap_or(""), word(document.text, "apiVersion").unwrap_or(""));
-    let piece = |line, text| Piece { line, text, item: true, kind, api_version, cut };
+    let mut end = if cut { End::Cut } else { End::Whole };
+    let piece = |line, text| Piece { line, text, item: true, kind, api_version, end: End::Whole };
     let mut at = 0;
     let mut in_items = false;
     let mut column = None;
@@ -138,12 +152,17 @@ fn items<'a>(document: Piece<'a>, out: &mut Vec<Piece<'a>>) -> bool {
         at += line.len();
     }
     if let Some((from, at_line)) = current {
+        if !document.text.ends_with('\n') {
+            end = End::Cut;
+        } else if word(document.text, "metadata").is_none() {
+            end = end.max(End::Open);
+        }
         found.push(piece(at_line, &document.text[from..]));
     }
     if found.is_empty() {
         return false;
     }
-    out.extend(found);
+    out.extend(found.into_iter().map(|piece| Piece { end, ..piece }));
     true
 }
 
@@ -180,6 +199,17 @@ mod tests {
                 (11, "kind: C\n", false)
             ]
         );
+    }
+
+    #[test]
+    fn a_list_without_its_end_is_recognised() {
+        let end = |text: &str| pieces(text)[0].end;
+        let whole = "apiVersion: v1\nitems:\n- kind: A\n- kind: B\nkind: List\nmetadata:\n  resourceVersion: \"\"\n";
+        assert_eq!(end(whole), End::Whole);
+        assert_eq!(end("apiVersion: v1\nitems:\n- kind: A\n- kind: B\n"), End::Cut);
+        assert_eq!(end("kind: List\nitems:\n- kind: A\n- ki"), End::Cut);
+        assert_eq!(end("kind: List\nitems:\n- kind: A\n"), End::Open);
+        assert_eq!(end("kind: List\nmetadata: {}\nitems:\n- kind: A\n"), End::Whole);
     }
 
     #[test]
