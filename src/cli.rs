@@ -172,9 +172,9 @@ struct ClusterOptions {
     /// directories
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     cluster: Vec<PathBuf>,
-    /// The cluster's DNS domain
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    cluster_domain: String,
+    /// The cluster's DNS domain [default: as the proxies of its pods have it, else cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    cluster_domain: Option<String>,
 }
 
 /// A snapshot where an API server is asked without one.
@@ -183,9 +183,9 @@ struct SnapshotOptions {
     /// The cluster from a snapshot (files or directories) in place of the API server
     #[arg(long, value_name = "PATH", num_args = 1..)]
     cluster: Vec<PathBuf>,
-    /// DNS domain of the cluster
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    cluster_domain: String,
+    /// DNS domain of the cluster [default: as the proxies of its pods have it, else cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    cluster_domain: Option<String>,
 }
 
 impl ClusterOptions {

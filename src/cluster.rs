@@ -5,15 +5,17 @@
 //! a connection means; that is `attribute`'s and `resolve`'s part.
 
 mod brief;
+mod entries;
 mod index;
 mod names;
 pub(crate) use sidecarta_istio::objects;
 mod owner;
 mod owners;
 mod pool;
+mod proxy;
 mod turns;
 
-use std::collections::{self, BTreeMap, BTreeSet};
+use std::collections::{self, BTreeSet};
 use std::net::IpAddr;
 
 use foldhash::{HashMap, HashSet};
@@ -24,9 +26,11 @@ use crate::model::{Protocol, ServicePort, Span, Time};
 pub(crate) use crate::model::CaptureScope;
 pub use crate::model::{Labels, Pod};
 pub(crate) use brief::{ControllerBrief, PodBrief};
+pub use entries::{Entry, EntryHost, EntryPort};
 pub use index::Builder;
 pub use names::Named;
 pub(crate) use pool::Pool;
+pub(crate) use proxy::dns_domain;
 pub(crate) use turns::Ended;
 
 /// A Service as resolution sees it.
@@ -56,17 +60,6 @@ impl Service {
             port,
         }
     }
-}
-
-/// A host of a ServiceEntry.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryHost {
-    /// The host as listed, wildcard included.
-    pub host: String,
-    /// Namespace of the ServiceEntry.
-    pub namespace: String,
-    /// Name of the ServiceEntry.
-    pub name: String,
 }
 
 /// Who held an address at a time.
@@ -107,10 +100,13 @@ pub struct Cluster {
     services_by_address: HashMap<IpAddr, Vec<u32>>,
     node_ports: HashMap<(u16, Protocol), (u32, u16)>,
     endpoints: HashMap<(IpAddr, u16, Protocol), Vec<Backing>>,
-    entries: BTreeMap<String, BTreeSet<EntryHost>>,
-    entries_by_address: HashMap<IpAddr, BTreeSet<EntryHost>>,
-    entry_ranges: Vec<(IpNet, EntryHost)>,
-    entry_endpoints: HashMap<IpAddr, BTreeSet<EntryHost>>,
+    /// Addresses of Services that only a proxy or kube-proxy translates: cluster IPs.
+    cluster_ips: HashSet<IpAddr>,
+    /// Of pods that ztunnel captures, the ports that are endpoints.
+    ambient_ports: HashMap<IpAddr, BTreeSet<u16>>,
+    entries: entries::Entries,
+    /// Hosts that VirtualServices route.
+    routed: entries::Routed,
     pod_ranges: Vec<IpNet>,
     service_ranges: Vec<IpNet>,
     domain: String,
@@ -212,15 +208,18 @@ impl Cluster {
         found.filter(|b| b.from <= time && time < b.until).all(|b| b.sure)
     }
 
-    /// The time around `time` in which nothing changes of what is known of an address and a port:
-    /// who holds it, and which Services it is an endpoint of.
-    pub fn steady(&self, address: IpAddr, port: u16, protocol: Protocol, time: Time) -> Span {
+    /// The time around `time` in which a call of a pod resolves alike: nothing changes of what is
+    /// known of the address and port that it goes to (who holds it, which Services it is an
+    /// endpoint of), nor of whether the pod's proxy runs.
+    pub fn steady(&self, pod: &Pod, to: (IpAddr, u16), protocol: Protocol, time: Time) -> Span {
+        let (address, port) = to;
         let pods = self.pods_by_address.get(&address).into_iter().flatten();
         let held = pods.map(|&i| &self.pods[i as usize]).map(|p| [p.start, p.end]);
         let backed = self.endpoints.get(&(address, port, protocol)).into_iter().flatten();
         let mut span = Span::ALWAYS;
         // At each of these times something begins, or has just ended.
-        for turn in held.chain(backed.map(|b| [b.from, b.until])).flatten() {
+        let all = held.chain(backed.map(|b| [b.from, b.until])).flatten();
+        for turn in all.chain(pod.proxy_since) {
             if turn <= time {
                 span.from = span.from.max(turn);
             } else {
@@ -235,17 +234,28 @@ impl Cluster {
         self.services_by_host.get(host).map(|&i| &self.services[i as usize])
     }
 
-    /// ServiceEntry hosts that own this address: listed, allocated, or within a listed range.
-    pub fn entries_at(&self, address: IpAddr) -> BTreeSet<&EntryHost> {
-        let exact = self.entries_by_address.get(&address).into_iter().flatten();
-        exact
-            .chain(self.entry_ranges.iter().filter(|(n, _)| n.contains(&address)).map(|(_, e)| e))
-            .collect()
+    /// Whether it is the cluster IP of a Service: the proxy has a listener or a route for it if the
+    /// Service is in its scope. It has none for addresses of load balancers and external addresses
+    /// (`pilot/pkg/model/service.go`, `GetAddressForProxy`).
+    pub fn is_cluster_ip(&self, address: IpAddr) -> bool {
+        self.cluster_ips.contains(&address)
     }
 
-    /// ServiceEntry hosts that have this address as an endpoint.
-    pub fn entry_endpoints(&self, address: IpAddr) -> impl Iterator<Item = &EntryHost> {
-        self.entry_endpoints.get(&address).into_iter().flatten()
+    /// The cluster IPs of the Service of this host.
+    pub fn cluster_ips_of(&self, host: &str) -> Vec<IpAddr> {
+        let Some(index) = self.services_by_host.get(host) else { return Vec::new() };
+        let own = self.services_by_address.iter().filter(|(_, s)| s.contains(index));
+        own.map(|(a, _)| *a).filter(|a| self.is_cluster_ip(*a)).collect()
+    }
+
+    /// Ports of a pod that ztunnel captures on which it is an endpoint.
+    pub(crate) fn ambient_ports(&self, address: IpAddr) -> impl Iterator<Item = u16> {
+        self.ambient_ports.get(&address).into_iter().flatten().copied()
+    }
+
+    /// Whether it is an address of a node.
+    pub fn is_node(&self, address: IpAddr) -> bool {
+        self.nodes.contains(&address)
     }
 
     /// Whether the address lies where Services' addresses lie.
@@ -272,6 +282,7 @@ impl Cluster {
     pub fn knows(&self, address: IpAddr) -> bool {
         self.pods_by_address.contains_key(&address)
             || self.services_by_address.contains_key(&address)
-            || self.entries_by_address.contains_key(&address)
+            || self.nodes.contains(&address)
+            || !self.entries_at(address).is_empty()
     }
 }

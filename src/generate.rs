@@ -12,6 +12,7 @@ mod known;
 mod manifest;
 pub mod minimal;
 mod notes;
+mod past;
 pub mod readiness;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ use known::NOTHING;
 pub use known::{Declared, Known, Subject};
 pub use manifest::Manifest;
 pub use minimal::SILENT;
+pub use past::set_apart;
 
 /// How to generate.
 #[derive(Clone, Debug, Default)]

@@ -44,8 +44,8 @@ pub struct Config {
     pub pace: Pace,
     /// Where alerts go.
     pub sinks: alert::Config,
-    /// DNS domain of the cluster.
-    pub domain: String,
+    /// DNS domain of the cluster; `None`: as the proxies of its pods have it.
+    pub domain: Option<String>,
     /// How long draining may take.
     pub drain: Duration,
 }
@@ -92,7 +92,7 @@ async fn live(config: Config, store: Store, knowledge: Knowledge) -> anyhow::Res
             let (view, task) = View::start(
                 client,
                 Extent::Cluster,
-                Some(config.domain),
+                config.domain,
                 store.noted()?,
                 stopped.clone(),
             );

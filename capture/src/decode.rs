@@ -14,6 +14,7 @@ use crate::dns;
 use crate::frame::{Direction, Frame, LinkType};
 use crate::layout::{ethernet, loopback, ports, sll, sll2, tcp, udp};
 use crate::observation::{InterfaceId, Nanos, Transport};
+use crate::tunnel::{Within, within};
 
 /// What a transport segment is, borrowed from its frame.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +39,8 @@ pub struct Segment<'a> {
     pub payload: &'a [u8],
     /// The snap length cut some of the payload.
     pub cut: bool,
+    /// The ends of the tunnel that it was found in, of the outermost of several.
+    pub tunnel: Option<(IpAddr, IpAddr)>,
 }
 
 impl Segment<'_> {
@@ -83,7 +86,12 @@ pub enum Skip {
     UnknownLinkType,
     /// Not between two unicast addresses.
     NotUnicast,
+    /// Of a tunnel that only its ends can read.
+    Encrypted,
 }
+
+/// Tunnels within tunnels that are followed.
+const MAX_TUNNELS: u8 = 2;
 
 /// Decodes a frame.
 ///
@@ -107,7 +115,7 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Result<Segment<'a>, Skip> {
         }
         _ => return Err(Skip::UnknownLinkType),
     };
-    segment(frame, interface, &packet)
+    segment(frame, interface, &packet, MAX_TUNNELS)
 }
 
 /// What is behind a link layer's header, by the EtherType in it.
@@ -157,6 +165,7 @@ fn segment<'a>(
     frame: &Frame<'a>,
     interface: InterfaceId,
     packet: &Packet<'a>,
+    tunnels: u8,
 ) -> Result<Segment<'a>, Skip> {
     let (source, destination) = (packet.ip.source_addr(), packet.ip.destination_addr());
     let payload = packet.ip.payload();
@@ -170,6 +179,15 @@ fn segment<'a>(
     };
     if payload.fragmented && offset != 0 {
         return Err(Skip::LaterFragment);
+    }
+    // What a pod sends through a tunnel of its own is its own on its interface; only captures are
+    // taken where an overlay wraps the packets of pods.
+    if frame.direction == Direction::Unknown
+        && tunnels > 0
+        && let Some(what) = within(payload.ip_number, payload.payload)
+        && let Some(inner) = inner(frame, interface, what, tunnels - 1)
+    {
+        return inner.map(|s| Segment { tunnel: Some((source, destination)), ..s });
     }
     let transport = match payload.ip_number {
         IpNumber::TCP => Transport::Tcp,
@@ -215,7 +233,28 @@ fn segment<'a>(
         tcp,
         payload: data,
         cut,
+        tunnel: None,
     })
+}
+
+/// What a tunnel carries; `None` where that is no packet, so that the datagram around it is one of
+/// its own.
+fn inner<'a>(
+    frame: &Frame<'a>,
+    interface: InterfaceId,
+    what: Within<'a>,
+    tunnels: u8,
+) -> Option<Result<Segment<'a>, Skip>> {
+    let packet = match what {
+        Within::Encrypted => return Some(Err(Skip::Encrypted)),
+        Within::Frame(data) => linked(data, ethernet::ETHER_TYPE, ethernet::HEADER),
+        Within::Packet(ether, data) => by_ether_type(ether, data),
+    };
+    match packet {
+        Ok(packet) => Some(segment(frame, interface, &packet, tunnels)),
+        Err(Skip::BadLink | Skip::BadNetwork) => None,
+        Err(skip) => Some(Err(skip)),
+    }
 }
 
 type Bare<'a> = ((u16, u16), Tcp, &'a [u8]);

@@ -165,6 +165,59 @@ pub(crate) mod tcp {
 pub(crate) mod udp {
     /// Length.
     pub(crate) const HEADER: usize = 8;
+    /// Offset of the length of header and payload.
+    pub(crate) const LENGTH: usize = 4;
+}
+
+/// VXLAN (RFC 7348 §5).
+pub(crate) mod vxlan {
+    /// IANA's port, and the default of the Linux kernel (flannel, Cilium).
+    pub(crate) const PORTS: [u16; 2] = [4789, 8472];
+    /// Length.
+    pub(crate) const HEADER: usize = 8;
+    /// First byte: the network identifier is valid.
+    pub(crate) const FLAGS: u8 = 0x08;
+}
+
+/// Geneve (RFC 8926 §3).
+pub(crate) mod geneve {
+    /// Its port.
+    pub(crate) const PORT: u16 = 6081;
+    /// Length without options. The first byte has the version in two bits, then the length of the
+    /// options in units of four bytes.
+    pub(crate) const HEADER: usize = 8;
+    /// Offset of the EtherType of what follows.
+    pub(crate) const ETHER_TYPE: usize = 2;
+}
+
+/// GRE (RFC 2784 §2, RFC 2890 §2).
+pub(crate) mod gre {
+    /// Length without optional fields, each of four bytes.
+    pub(crate) const HEADER: usize = 4;
+    /// Offset of the EtherType of what follows.
+    pub(crate) const ETHER_TYPE: usize = 2;
+    /// A frame of Ethernet follows.
+    pub(crate) const BRIDGED: u16 = 0x6558;
+    /// Flags of fields that follow.
+    pub(crate) const CHECKSUM: u16 = 0x8000;
+    /// As [`CHECKSUM`].
+    pub(crate) const KEY: u16 = 0x2000;
+    /// As [`CHECKSUM`].
+    pub(crate) const SEQUENCE: u16 = 0x1000;
+    /// Flags that no tunnel of an overlay sets, and the version.
+    pub(crate) const UNKNOWN: u16 = 0x4fff;
+}
+
+/// WireGuard (<https://www.wireguard.com/protocol/>): the type, three zeros, and what is encrypted.
+pub(crate) mod wireguard {
+    /// Its own port (Calico, Antrea, flannel), Calico's for IPv6, and Cilium's.
+    pub(crate) const PORTS: [u16; 3] = [51820, 51821, 51871];
+    /// Handshake initiation and response, and cookie reply, with their lengths.
+    pub(crate) const LENGTHS: [(u8, usize); 3] = [(1, 148), (2, 92), (3, 64)];
+    /// Data, in blocks of 16 bytes.
+    pub(crate) const DATA: u8 = 4;
+    /// Least length of data.
+    pub(crate) const LEAST_DATA: usize = 32;
 }
 
 /// TLS records (RFC 8446 §5.1) and handshake messages (§4).

@@ -34,3 +34,4 @@ mod owners;
 mod skim;
 pub mod source;
 pub mod tls;
+mod tunnel;

@@ -21,6 +21,12 @@ pub struct Counters {
     /// IP fragments after the first: they carry no ports. Not a loss by themselves, the first
     /// fragment is used.
     pub later_fragments: u64,
+    /// Packets that were found in packets of a tunnel: VXLAN, Geneve, GRE, IP in IP. Used like any
+    /// other. Not a loss.
+    pub unwrapped: u64,
+    /// Packets of a tunnel that only its ends can read: WireGuard, ESP. They need not be of pods,
+    /// and what is in them is readable on the interfaces of pods. Not a loss.
+    pub encrypted: u64,
     /// Link layer unknown or cut before the network header.
     pub bad_link: u64,
     /// Network header cut or malformed.
@@ -77,6 +83,8 @@ impl Counters {
             not_ip,
             other_transport,
             later_fragments,
+            unwrapped,
+            encrypted,
             bad_link,
             bad_network,
             bad_transport,
@@ -101,6 +109,8 @@ impl Counters {
         self.not_ip += not_ip;
         self.other_transport += other_transport;
         self.later_fragments += later_fragments;
+        self.unwrapped += unwrapped;
+        self.encrypted += encrypted;
         self.bad_link += bad_link;
         self.bad_network += bad_network;
         self.bad_transport += bad_transport;
@@ -121,7 +131,7 @@ impl Counters {
     }
 
     /// All of them with their names, as they are stored and shown.
-    pub fn named(&self) -> [(&'static str, u64); 23] {
+    pub fn named(&self) -> [(&'static str, u64); 25] {
         [
             ("packets", self.packets),
             ("bytes", self.bytes),
@@ -129,6 +139,8 @@ impl Counters {
             ("not-ip", self.not_ip),
             ("other-transport", self.other_transport),
             ("later-fragments", self.later_fragments),
+            ("unwrapped", self.unwrapped),
+            ("encrypted-tunnel", self.encrypted),
             ("bad-link", self.bad_link),
             ("bad-network", self.bad_network),
             ("bad-transport", self.bad_transport),

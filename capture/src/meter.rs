@@ -5,7 +5,7 @@
 
 mod questions;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::decode::{Segment, Skip, decode};
@@ -257,6 +257,7 @@ impl Meter {
                     Skip::BadTransport => &mut c.bad_transport,
                     Skip::UnknownLinkType => &mut c.unknown_link_type,
                     Skip::NotUnicast => &mut c.not_unicast,
+                    Skip::Encrypted => &mut c.encrypted,
                 } += 1;
             }
         }
@@ -271,7 +272,13 @@ impl Meter {
             self.counters.now.evicted_interfaces += u64::from(lost);
             return self.table.forged(s, &mut self.counters.now, sink);
         }
-        let (key, from_low) = FlowKey::of(s.from, s.to, s.transport);
+        // A tunnel's interface is of the node, whoever's packets it carries.
+        let (from, to) = match s.tunnel {
+            None => (s.from, s.to),
+            Some((from, to)) => (SocketAddr::new(from, 0), SocketAddr::new(to, 0)),
+        };
+        self.counters.now.unwrapped += u64::from(s.tunnel.is_some());
+        let (key, from_low) = FlowKey::of(from, to, s.transport);
         let lost = self.interfaces.count(s.interface, s.time, &key, from_low, s.hops);
         self.counters.now.evicted_interfaces += u64::from(lost);
         if judgement == Judgement::Elsewhere {

@@ -17,6 +17,12 @@ use sidecarta_capture::observation::{InterfaceId, OwnedBy};
 /// An interface of which the node tells whose it is: of none that the frames are of.
 const OWNED: u32 = 77;
 
+/// Two nodes, at the port of VXLAN.
+const NODES: ((Ip, u16), (Ip, u16)) = (([10, 0, 0, 11], 49_152), ([10, 0, 0, 12], 4789));
+
+/// A header of VXLAN.
+const VXLAN: &[u8] = &[8, 0, 0, 0, 0, 0, 1, 0];
+
 /// A frame, with what it was on the wire and where it was seen.
 struct Seen {
     time: i64,
@@ -133,6 +139,8 @@ fn cases() -> Vec<Case> {
         ("not-ip", usual, vec![seen([&[2; 12][..], &[0x08, 0x06], &[0; 28]].concat())], 1),
         ("other-transport", usual, vec![changed(&[(9, 1)])], 1),
         ("later-fragments", usual, vec![changed(&[(7, 9)])], 1),
+        ("unwrapped", usual, vec![seen(udp(NODES.0, NODES.1, &[VXLAN, &syn(40_000)].concat()))], 1),
+        ("encrypted-tunnel", usual, vec![changed(&[(9, 50)])], 1),
         ("bad-link", usual, vec![cut(syn(40_000), 13)], 1),
         ("bad-network", usual, vec![cut(syn(40_000), 20)], 1),
         ("bad-transport", usual, vec![cut(syn(40_000), 36)], 1),

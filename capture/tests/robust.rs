@@ -49,7 +49,8 @@ fn assert_accounted(meter: &Meter) {
         + c.bad_network
         + c.bad_transport
         + c.unknown_link_type
-        + c.not_unicast;
+        + c.not_unicast
+        + c.encrypted;
     assert_eq!(c.packets, sum, "{c:?}");
 }
 

@@ -26,7 +26,7 @@ use sidecarta_model::{Protocol, Time};
 pub use check::Check;
 pub use entry::{
     EntryAddress, ServiceEntry, ServiceEntryPort, ServiceEntrySpec, ServiceEntryStatus,
-    WorkloadEntry, WorkloadSelector,
+    WorkloadEntry, WorkloadEntryObject, WorkloadSelector,
 };
 pub use istio::{
     AuthorizationPolicy, AuthorizationPolicySpec, ConfigMap, DestinationRule, DestinationRuleSpec,
@@ -57,6 +57,8 @@ pub struct Meta {
     pub namespace: String,
     #[serde(default, deserialize_with = "nullable")]
     pub uid: String,
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
+    pub resource_version: String,
     #[serde(default, deserialize_with = "nullable")]
     pub labels: Labels,
     #[serde(default, deserialize_with = "nullable")]
@@ -107,6 +109,8 @@ pub struct PodSpec {
 pub struct Container {
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
+    pub command: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
     pub args: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub ports: Vec<ContainerPort>,
@@ -138,6 +142,8 @@ pub struct PodStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub container_statuses: Vec<ContainerStatus>,
     #[serde(default, deserialize_with = "nullable")]
+    pub init_container_statuses: Vec<ContainerStatus>,
+    #[serde(default, deserialize_with = "nullable")]
     pub conditions: Vec<PodCondition>,
 }
 
@@ -166,7 +172,12 @@ pub struct PodIp {
 
 /// What became of a container.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ContainerStatus {
+    #[serde(default, deserialize_with = "nullable")]
+    pub name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub restart_count: u32,
     #[serde(default, deserialize_with = "nullable")]
     pub state: ContainerState,
 }
@@ -420,11 +431,18 @@ pub struct Node {
     pub status: NodeStatus,
 }
 
-/// Of a node, the name is enough.
+/// Of a node, its name and its version are enough.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct NodeMeta {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub uid: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub resource_version: String,
+    #[serde(default)]
+    pub creation_timestamp: Option<Time>,
 }
 
 /// Ranges of a node's pods.

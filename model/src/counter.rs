@@ -100,6 +100,10 @@ counters! {
     OTHER_TRANSPORT = "other-transport", Packets, Capture, fact;
     /// IP fragments after the first.
     LATER_FRAGMENTS = "later-fragments", Packets, Capture, fact;
+    /// Found in packets of a tunnel: VXLAN, Geneve, GRE, IP in IP.
+    UNWRAPPED = "unwrapped", Packets, Capture, fact;
+    /// Of a tunnel that only its ends can read: WireGuard, ESP.
+    ENCRYPTED_TUNNEL = "encrypted-tunnel", Packets, Capture, fact;
     /// Link layer unknown or cut.
     BAD_LINK = "bad-link", Packets, Capture, loss;
     /// Network header cut or malformed.

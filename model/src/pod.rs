@@ -41,6 +41,9 @@ pub struct Pod {
     pub addresses: Arc<[IpAddr]>,
     /// The node that it runs on; empty where that is not known.
     pub node: Arc<str>,
+    /// When its proxy began to run, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_since: Option<Time>,
     /// Whether its outbound traffic on this port and to this address goes through its proxy.
     pub capture: Arc<CaptureScope>,
 }
@@ -50,9 +53,15 @@ fn untold() -> Arc<str> {
 }
 
 impl Pod {
-    /// Whether its proxy captures connections to this address and port (annotations
-    /// `traffic.sidecar.istio.io/…`).
-    pub fn captures(&self, address: IpAddr, port: u16) -> bool {
+    /// Whether its proxy captured connections to this address and port then: it is redirected to
+    /// the proxy, and the proxy ran. What init containers send before that goes past it.
+    pub fn captures(&self, address: IpAddr, port: u16, at: Time) -> bool {
+        self.redirects(address, port) && self.proxy_since.is_none_or(|since| since <= at)
+    }
+
+    /// Whether connections to this address and port are redirected to its proxy, as far as its
+    /// settings say (annotations `traffic.sidecar.istio.io/…`).
+    pub fn redirects(&self, address: IpAddr, port: u16) -> bool {
         self.data_plane == DataPlane::Sidecar && self.capture.includes(address, port)
     }
 

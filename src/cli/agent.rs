@@ -292,7 +292,7 @@ pub(super) fn run(options: &RunOptions) -> anyhow::Result<Outcome> {
     raise_descriptors();
     let mut config = options.live.config(false, options.settle, None)?;
     let (runtime, knowledge, partial) =
-        connect(&options.cluster.cluster, Some(&options.cluster.cluster_domain), || {
+        connect(&options.cluster.cluster, options.cluster.cluster_domain.as_deref(), || {
             Ok(Extent::Cluster)
         })?;
     // What is not named is the name of the host, of which nothing depends here.

@@ -49,9 +49,9 @@ pub(super) struct ImportOptions {
     /// directories
     #[arg(long, value_name = "PATH", num_args = 1..)]
     cluster: Vec<PathBuf>,
-    /// DNS domain of the cluster
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    cluster_domain: String,
+    /// DNS domain of the cluster [default: as the proxies of its pods have it, else cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    cluster_domain: Option<String>,
     /// For an agent's batches: leave out what they tell of pods that the snapshot does not hold.
     /// Without it their word is taken: whoever imports a file vouches for it
     #[arg(long)]
@@ -158,7 +158,7 @@ fn learn(
     file: &Path,
     input: Box<dyn BufRead>,
 ) -> anyhow::Result<Outcome> {
-    let (cluster, report) = snapshot::load(cluster, Some(&options.cluster_domain))?;
+    let (cluster, report) = snapshot::load(cluster, options.cluster_domain.as_deref())?;
     let mut partial = super::report_snapshot(&report);
     // Made with the first batch that can be read: where none can, nothing is left behind.
     let mut store = None;

@@ -127,7 +127,7 @@ pub(super) struct Gathered {
 
 /// Reads all that generation works on.
 pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow::Result<Gathered> {
-    let snapshot = snapshot::load_mesh(&cluster.cluster, Some(&cluster.cluster_domain))?;
+    let snapshot = snapshot::load_mesh(&cluster.cluster, cluster.cluster_domain.as_deref())?;
     let mut partial = super::report_snapshot(&snapshot.report);
     snapshot.report.not_given().iter().for_each(output::note);
     let (mut all, mut stored) = (BTreeMap::new(), Vec::new());
@@ -149,6 +149,7 @@ pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow
             drop_stale(&mut all, &seen, after);
         }
     }
+    generation::set_apart(&snapshot.cluster, &mut all);
     let subjects = subjects(&snapshot.cluster, &stored);
     for file in &source.calls {
         partial |= declared(file, &snapshot, &subjects, &mut all)?;

@@ -164,7 +164,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         Knowledge::Api(runtime.block_on(crate::view::client(None, None))?)
     } else {
         let (cluster, report) =
-            snapshot::load(&options.cluster.cluster, Some(&options.cluster.cluster_domain))?;
+            snapshot::load(&options.cluster.cluster, options.cluster.cluster_domain.as_deref())?;
         partial = super::report_snapshot(&report);
         Knowledge::Fixed(View::fixed(cluster))
     };

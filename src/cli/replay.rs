@@ -73,7 +73,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         snapshots[0].display()
     );
     let (loaded, reader) = both(
-        || snapshot::load(&snapshots, Some(&options.cluster.cluster_domain)),
+        || snapshot::load(&snapshots, options.cluster.cluster_domain.as_deref()),
         || Reader::open(&captures),
     );
     let (cluster, snapshot) = loaded?;
@@ -169,12 +169,43 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         ));
         return Ok(Outcome::Mismatch);
     }
+    let (packets, connections) = (count(counter::PACKETS), count(counter::CONNECTIONS));
+    if packets > 0 && count(counter::USED) == 0 {
+        output::warn(format_args!(
+            "not one of {packets} packets could be used: {}; capture on the interfaces of pods, or of nodes without encryption",
+            unused(&summary)
+        ));
+        partial = true;
+    } else if connections > 0 && count(counter::FROM_NODE) == connections {
+        output::note(
+            "all connections are of nodes: where a network plugin wraps the packets of pods in a way that is not read, capture on the \
+             interfaces of pods",
+        );
+    }
     // The process ends: the system takes its memory back at once, which is quicker than piece by
     // piece.
     std::mem::forget((summary, reading));
     std::mem::forget((ledger, again));
     std::mem::forget(cluster);
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
+}
+
+/// What the packets were that could not be used, in words.
+fn unused(summary: &Summary) -> String {
+    let all = [
+        (counter::ENCRYPTED_TUNNEL, "of an encrypted tunnel (WireGuard, ESP)"),
+        (counter::NOT_IP, "not of IP"),
+        (counter::OTHER_TRANSPORT, "of IP, but neither TCP, UDP nor SCTP"),
+        (counter::LATER_FRAGMENTS, "later fragments"),
+        (counter::NOT_UNICAST, "of loopback, multicast or broadcast"),
+        (counter::BAD_LINK, "cut or broken in the link header"),
+        (counter::BAD_NETWORK, "cut or broken in the IP header"),
+        (counter::BAD_TRANSPORT, "cut or broken in the transport header"),
+        (counter::UNKNOWN_LINK_TYPE, "of a link type that is not read"),
+    ];
+    let count = |name: &str| summary.counters.get(name).copied().unwrap_or(0);
+    let found = all.iter().filter(|(name, _)| count(name) > 0);
+    found.map(|(name, what)| format!("{} {what}", count(name))).collect::<Vec<_>>().join(", ")
 }
 
 /// What captures are read with.

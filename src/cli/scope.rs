@@ -78,7 +78,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
             "name one pod: `sidecarta scope --cluster PATH... NAMESPACE/POD`; given are {names:?}"
         );
     };
-    let snapshot = snapshot::load_mesh(&cluster.cluster, Some(&cluster.cluster_domain))?;
+    let snapshot = snapshot::load_mesh(&cluster.cluster, cluster.cluster_domain.as_deref())?;
     let partial = super::report_snapshot(&snapshot.report);
     let mesh = &snapshot.mesh;
     let pod = pod(&snapshot, name)?;

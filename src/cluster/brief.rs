@@ -3,15 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::objects::{self, Labels, Meta, addresses, named_ports, read};
+use super::objects::{self, Labels, addresses, named_ports, read};
 use super::owner::{Owner, controller_of, stable};
 use super::pool::Pool;
+use super::proxy::{capture_scope, dns_domain, proxy, proxy_since};
 use super::{CaptureScope, Time};
 use crate::model::DataPlane;
 
@@ -30,6 +29,12 @@ pub(crate) struct PodBrief {
     pub data_plane: DataPlane,
     pub host_network: bool,
     pub capture: Arc<CaptureScope>,
+    /// When its proxy began to run, if it has run once only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_since: Option<Time>,
+    /// The cluster's DNS domain, as its proxy or istiod is started with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<Arc<str>>,
     pub node: Arc<str>,
     pub host: Option<IpAddr>,
     /// The first one first.
@@ -88,7 +93,7 @@ impl PodBrief {
         let mut refuse = |field: &str, text: &str| {
             unreadable.insert(format!("{field} {text:?}"));
         };
-        let capture = capture_scope(metadata, &mut refuse);
+        let capture = capture_scope(pod, &mut refuse);
         let host = read(&status.host_ip, |text| refuse("hostIP", text));
         let addresses = addresses(pod, |text| refuse("podIP", text));
         Self {
@@ -100,6 +105,8 @@ impl PodBrief {
             data_plane: if spec.host_network { DataPlane::HostNetwork } else { data_plane(pod) },
             host_network: spec.host_network,
             capture: pool.capture(capture),
+            proxy_since: proxy_since(pod),
+            domain: dns_domain(pod).map(|domain| pool.word(&domain)),
             node: pool.word(&spec.node_name),
             host,
             addresses: addresses.into(),
@@ -116,6 +123,7 @@ impl PodBrief {
             labels: pool.labels(self.labels),
             owner: self.owner.map(|o| o.pooled(pool)),
             capture: pool.capture(Arc::unwrap_or_clone(self.capture)),
+            domain: self.domain.map(|domain| pool.word(&domain)),
             node: pool.word(&self.node),
             ports: self.ports.iter().map(|(name, number)| (pool.word(name), *number)).collect(),
             ..self
@@ -183,35 +191,6 @@ impl ControllerBrief {
     }
 }
 
-/// Annotations of `istio-iptables` (`traffic.sidecar.istio.io/…`): what the proxy does not see is
-/// no matter of its Sidecar.
-fn capture_scope(meta: &Meta, refuse: &mut impl FnMut(&str, &str)) -> CaptureScope {
-    fn list<T: FromStr, L: FromIterator<T>>(
-        meta: &Meta,
-        name: &str,
-        refuse: &mut impl FnMut(&str, &str),
-    ) -> Option<L> {
-        let text = meta.annotations.get(&format!("traffic.sidecar.istio.io/{name}"))?;
-        // All ranges, or all ports.
-        if text.trim() == "*" {
-            return None;
-        }
-        let parts = text.split(',').map(str::trim);
-        Some(parts.filter_map(|part| read(part, |text| refuse(name, text))).collect())
-    }
-    CaptureScope {
-        include_ranges: list::<IpNet, Vec<_>>(meta, "includeOutboundIPRanges", refuse),
-        exclude_ranges: list(meta, "excludeOutboundIPRanges", refuse).unwrap_or_default(),
-        exclude_ports: list(meta, "excludeOutboundPorts", refuse).unwrap_or_default(),
-        include_ports: list(meta, "includeOutboundPorts", refuse).unwrap_or_default(),
-    }
-}
-
-fn proxy(spec: &objects::PodSpec) -> Option<&objects::Container> {
-    // Native sidecars stand among the init containers.
-    spec.containers.iter().chain(&spec.init_containers).find(|c| c.name == "istio-proxy")
-}
-
 /// How a pod takes part in the mesh.
 fn data_plane(pod: &objects::Pod) -> DataPlane {
     let labels = &pod.metadata.labels;
@@ -233,7 +212,8 @@ fn data_plane(pod: &objects::Pod) -> DataPlane {
             .metadata
             .annotations
             .get("ambient.istio.io/redirection")
-            .is_some_and(|v| v == "enabled") =>
+            .is_some_and(|v| v == "enabled")
+            || labels.get("istio.io/dataplane-mode").is_some_and(|m| m == "ambient") =>
         {
             DataPlane::Ambient
         }

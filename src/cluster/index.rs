@@ -9,12 +9,13 @@ use foldhash::HashMap;
 use ipnet::IpNet;
 
 use super::brief::{ControllerBrief, Interval, PodBrief};
+use super::entries::{self, Workload};
 use super::objects::{self, read, target_port};
 use super::owners::Owners;
 use super::pool::Pool;
 use super::turns::{End, Ended, Turn, hand_over, hand_over_endpoints};
-use super::{Backing, Cluster, EntryHost, Pod, Service};
-use crate::model::{Protocol, Time, selects};
+use super::{Backing, Cluster, Pod, Service};
+use crate::model::{DataPlane, Protocol, Time, selects};
 
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
@@ -32,6 +33,9 @@ pub struct Builder {
     slices: Vec<(Arc<objects::EndpointSlice>, Option<Ended>)>,
     nodes: Vec<objects::Node>,
     entries: Vec<Arc<objects::ServiceEntry>>,
+    workload_entries: Vec<Workload>,
+    /// Hosts of VirtualServices, each with the namespace that it is spelled in.
+    routed: Vec<(String, String)>,
     domain: Option<String>,
 }
 
@@ -43,9 +47,15 @@ impl Builder {
         self
     }
 
+    #[cfg(test)]
     pub(crate) fn pod(&mut self, pod: &objects::Pod) {
+        self.pod_until(pod, None);
+    }
+
+    /// A pod; with an end where it is known to be gone since.
+    pub(crate) fn pod_until(&mut self, pod: &objects::Pod, gone: Option<Ended>) {
         let brief = PodBrief::new(pod, &mut self.pool);
-        self.brief(Arc::new(brief), None);
+        self.brief(Arc::new(brief), gone);
     }
 
     /// A pod; with an end where it is known to be deleted: it held its addresses until then at the
@@ -65,8 +75,13 @@ impl Builder {
     }
 
     pub(crate) fn slice(&mut self, slice: objects::EndpointSlice) {
+        self.slice_until(slice, None);
+    }
+
+    /// Endpoints; with an end where they are known to have ceased.
+    pub(crate) fn slice_until(&mut self, slice: objects::EndpointSlice, until: Option<Ended>) {
         let slice = self.pool.slice(slice);
-        self.shared_slice(Arc::new(slice), None);
+        self.shared_slice(Arc::new(slice), until);
     }
 
     /// Endpoints; with an end where a slice had them until then.
@@ -86,6 +101,17 @@ impl Builder {
         self.entries.push(entry.into());
     }
 
+    pub(crate) fn workload_entry(&mut self, entry: objects::WorkloadEntryObject) {
+        self.workload_entries.extend(Workload::of(entry));
+    }
+
+    /// Hosts that a VirtualService routes: a look-up of one is a look-up of the mesh, whether it is
+    /// a Service's or not.
+    pub(crate) fn virtual_service(&mut self, rule: &objects::VirtualService) {
+        let namespace = &rule.metadata.namespace;
+        self.routed.extend(rule.hosts().iter().map(|h| (h.clone(), namespace.clone())));
+    }
+
     pub(crate) fn controller(&mut self, kind: &str, controller: objects::Controller) {
         let brief = ControllerBrief::new(controller, &mut self.pool);
         self.shared_controller(kind, Arc::new(brief));
@@ -98,10 +124,12 @@ impl Builder {
     /// The indexes, and what in the objects contradicts itself, in words.
     pub fn build(mut self) -> (Cluster, Vec<String>) {
         let mut problems = Vec::new();
-        let mut cluster = Cluster {
-            domain: self.domain.take().unwrap_or_else(|| DOMAIN.to_owned()),
-            ..Cluster::default()
-        };
+        let domain = self.domain.take().or_else(|| self.domain_of_proxies());
+        let mut cluster =
+            Cluster { domain: domain.unwrap_or_else(|| DOMAIN.to_owned()), ..Cluster::default() };
+        for (host, namespace) in self.routed.drain(..) {
+            cluster.routed.add(&host, &namespace, &cluster.domain);
+        }
         self.pods.sort_by(|(a, _), (b, _)| key(a).cmp(&key(b)));
         let derived = !self.services.is_empty() && self.slices.is_empty();
         self.nodes_into(&mut cluster, &mut problems);
@@ -120,11 +148,50 @@ impl Builder {
                 );
             }
         }
+        self.workload_entries_into(&mut cluster);
         self.pods_into(&mut cluster, &mut problems);
-        self.entries_into(&mut cluster, &mut problems);
         let services: Vec<&objects::Service> = self.services.values().map(|s| &**s).collect();
         hand_over_endpoints(&mut cluster, &services);
+        entries::fill(&mut cluster, &self.entries, &self.workload_entries, &mut problems);
+        ambient_ports(&mut cluster);
         (cluster, problems)
+    }
+
+    /// The DNS domain that most of the pods' proxies, or istiod, are started with.
+    fn domain_of_proxies(&self) -> Option<String> {
+        let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+        for domain in self.pods.iter().filter_map(|(p, _)| p.domain.as_deref()) {
+            *count.entry(domain).or_default() += 1;
+        }
+        count.into_iter().max_by_key(|(_, n)| *n).map(|(domain, _)| domain.to_owned())
+    }
+
+    /// Services select WorkloadEntries as they do pods
+    /// (`pilot/pkg/serviceregistry/kube/controller`, `PILOT_ENABLE_K8S_SELECT_WORKLOAD_ENTRIES`).
+    fn workload_entries_into(&self, cluster: &mut Cluster) {
+        for (i, service) in self.services.values().enumerate() {
+            let (namespace, selector) = (&service.metadata.namespace, &service.spec.selector);
+            if selector.is_empty() {
+                continue;
+            }
+            let chosen = |w: &&Workload| w.namespace == *namespace && selects(selector, &w.labels);
+            for w in self.workload_entries.iter().filter(chosen) {
+                let Ok(address) = w.entry.address.parse::<IpAddr>() else { continue };
+                for port in &service.spec.ports {
+                    let own = w.entry.ports.get(&port.name).copied();
+                    let named = w.entry.ports.iter().map(|(name, n)| (name.as_str(), *n));
+                    let Some(number) = own.or_else(|| target_port(port, named)) else { continue };
+                    let backing = Backing {
+                        service: i as u32,
+                        port: port.port,
+                        from: Time::MIN,
+                        until: Time::MAX,
+                        sure: true,
+                    };
+                    back(cluster, (address, number, port.protocol.0), backing);
+                }
+            }
+        }
     }
 
     fn nodes_into(&self, cluster: &mut Cluster, problems: &mut Vec<String>) {
@@ -182,6 +249,7 @@ impl Builder {
                 .filter_map(|a| unreadable.or_read("clusterIP", a));
             let cluster_ips: BTreeSet<IpAddr> = cluster_ips.collect();
             own.extend(cluster_ips.iter().copied());
+            cluster.cluster_ips.extend(&cluster_ips);
             let public = spec
                 .external_ips
                 .iter()
@@ -337,6 +405,7 @@ impl Builder {
                 labels: Arc::clone(&pod.labels),
                 selector,
                 data_plane: pod.data_plane,
+                proxy_since: pod.proxy_since,
                 start,
                 end,
                 addresses: Arc::clone(&pod.addresses),
@@ -357,67 +426,25 @@ impl Builder {
             .collect();
         cluster.pod_ranges.extend(known);
     }
-
-    fn entries_into(&self, cluster: &mut Cluster, problems: &mut Vec<String>) {
-        for entry in &self.entries {
-            let meta = &entry.metadata;
-            let mut unreadable = Unreadable::default();
-            // Endpoints that the proxy looks up may be names, and sockets of the host are none.
-            let looked_up = entry.spec.resolution.contains("DNS");
-            for host in &entry.spec.hosts {
-                let host = EntryHost {
-                    host: host.to_ascii_lowercase(),
-                    namespace: entry.metadata.namespace.clone(),
-                    name: entry.metadata.name.clone(),
-                };
-                let listed = entry
-                    .spec
-                    .addresses
-                    .iter()
-                    .chain(entry.status.addresses.iter().map(|a| &a.value));
-                for text in listed {
-                    if let Ok(a) = text.parse() {
-                        cluster.entries_by_address.entry(a).or_default().insert(host.clone());
-                    } else if let Some(range) = unreadable.or_read::<IpNet>("addresses", text) {
-                        cluster.entry_ranges.push((range, host.clone()));
-                    }
-                }
-                for text in entry.spec.endpoints.iter().map(|e| e.address.as_str()) {
-                    let read = if looked_up || text.starts_with("unix://") {
-                        text.parse().ok()
-                    } else {
-                        unreadable.or_read("endpoints", text)
-                    };
-                    if let Some(a) = read {
-                        cluster.entry_endpoints.entry(a).or_default().insert(host.clone());
-                    }
-                }
-                cluster.entries.entry(host.host.clone()).or_default().insert(host);
-            }
-            unreadable
-                .name(format_args!("ServiceEntry {}/{}", meta.namespace, meta.name), problems);
-        }
-        cluster.entry_ranges.sort();
-    }
 }
 
 /// What of an object's addresses cannot be read.
 #[derive(Default)]
-struct Unreadable {
+pub(super) struct Unreadable {
     /// Field and text.
     all: BTreeSet<String>,
 }
 
 impl Unreadable {
     /// Reads an address or a range, or notes that it cannot be read.
-    fn or_read<T: FromStr>(&mut self, field: &str, text: &str) -> Option<T> {
+    pub(super) fn or_read<T: FromStr>(&mut self, field: &str, text: &str) -> Option<T> {
         read(text, |text| {
             self.all.insert(format!("{field} {text:?}"));
         })
     }
 
     /// Names what could not be read.
-    fn name(self, object: std::fmt::Arguments<'_>, problems: &mut Vec<String>) {
+    pub(super) fn name(self, object: std::fmt::Arguments<'_>, problems: &mut Vec<String>) {
         if self.all.is_empty() {
             return;
         }
@@ -436,6 +463,37 @@ fn back(cluster: &mut Cluster, endpoint: (IpAddr, u16, Protocol), backing: Backi
     if !all.contains(&backing) {
         all.push(backing);
     }
+}
+
+/// Whether sidecars reach a pod through a tunnel: ztunnel captures it, or its own proxy takes
+/// tunnels (label `networking.istio.io/tunnel`; `supportTunnel`,
+/// `pilot/pkg/xds/endpoints/endpoint_builder.go`).
+fn takes_tunnels(pod: &Pod) -> bool {
+    pod.data_plane == DataPlane::Ambient
+        || pod.labels.get("networking.istio.io/tunnel").is_some_and(|t| t == "http")
+}
+
+/// Ports of pods that take tunnels: a tunnel to one of them may be for any.
+fn ambient_ports(cluster: &mut Cluster) {
+    let ambient = |a: &IpAddr| {
+        let holders = cluster.pods_by_address.get(a).into_iter().flatten();
+        holders.map(|&i| &cluster.pods[i as usize]).any(takes_tunnels)
+    };
+    let mut found: HashMap<IpAddr, BTreeSet<u16>> = HashMap::default();
+    for (address, port, _) in
+        cluster.endpoints.keys().filter(|(a, _, protocol)| *protocol == Protocol::Tcp && ambient(a))
+    {
+        found.entry(*address).or_default().insert(*port);
+    }
+    for pod in cluster.pods.iter().filter(|p| takes_tunnels(p)) {
+        for a in &*pod.addresses {
+            let ports = cluster.entry_ports(*a);
+            if !ports.is_empty() {
+                found.entry(*a).or_default().extend(ports);
+            }
+        }
+    }
+    cluster.ambient_ports = found;
 }
 
 fn key(pod: &PodBrief) -> (&str, &str) {

@@ -29,13 +29,7 @@ impl Cluster {
     /// below a headless Service.
     pub fn named(&self, name: &str, namespace: &str) -> Named<'_> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let domain = &self.domain;
-        let candidates = [
-            name.clone(),
-            format!("{name}.{namespace}.svc.{domain}"),
-            format!("{name}.svc.{domain}"),
-            format!("{name}.{domain}"),
-        ];
+        let candidates = self.spellings(&name, namespace);
         for host in &candidates {
             if let Some(service) = self.service(host) {
                 return self.follow(service);
@@ -54,13 +48,13 @@ impl Cluster {
     /// ServiceEntry hosts that a name falls under: the exact ones, else those of the longest
     /// wildcard.
     pub fn entries_named(&self, name: &str) -> BTreeSet<&EntryHost> {
-        if let Some(exact) = self.entries.get(name) {
-            return exact.iter().collect();
+        if let Some(exact) = self.entries_listed(name) {
+            return exact;
         }
         let mut rest = name;
         while let Some((_, parent)) = rest.split_once('.') {
-            if let Some(found) = self.entries.get(&format!("*.{parent}")) {
-                return found.iter().collect();
+            if let Some(found) = self.entries_listed(&format!("*.{parent}")) {
+                return found;
             }
             rest = parent;
         }

@@ -48,6 +48,7 @@ impl Pool {
 
     fn meta(&mut self, meta: &mut Meta, read: impl Fn(&str) -> bool) {
         meta.annotations.clear();
+        meta.resource_version.clear();
         meta.owner_references.clear();
         let labels = meta
             .labels

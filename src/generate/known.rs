@@ -15,6 +15,8 @@ use crate::scope::CallProtocol;
 pub struct Known {
     /// Its dependencies, sorted by key.
     pub dependencies: Vec<Dependency>,
+    /// What goes past its proxy, and needs no host.
+    pub past: Vec<Dependency>,
     /// Its pods that were watched.
     pub watches: Vec<Watch>,
     /// The hosts it looked up.
@@ -26,6 +28,7 @@ pub struct Known {
 /// Of a workload of which nothing is known.
 pub(super) static NOTHING: Known = Known {
     dependencies: Vec::new(),
+    past: Vec::new(),
     watches: Vec::new(),
     lookups: Vec::new(),
     declared: Vec::new(),
@@ -33,7 +36,7 @@ pub(super) static NOTHING: Known = Known {
 
 impl Known {
     pub(super) fn learned(&self) -> bool {
-        !self.dependencies.is_empty() || !self.watches.is_empty()
+        !self.dependencies.is_empty() || !self.past.is_empty() || !self.watches.is_empty()
     }
 }
 

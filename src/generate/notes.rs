@@ -23,6 +23,13 @@ pub(super) fn needs_a_host(d: &Dependency) -> bool {
 
 /// Of what was learned.
 pub(super) fn of_dependencies(known: &Known, notes: &mut Vec<String>) {
+    for d in &known.past {
+        let (to, port, n) = (&d.key.destination, d.key.port, d.tally.connections);
+        notes.push(format!(
+            "{n} connections to {to}:{port} went past the proxy, by a port or range that its pods exclude: no host does anything \
+             for them"
+        ));
+    }
     // Envoy captures TCP only.
     for d in known.dependencies.iter().filter(|d| d.key.protocol == Protocol::Tcp) {
         let (port, n, to) = (d.key.port, d.tally.connections, &d.key.destination);
@@ -79,6 +86,7 @@ pub(super) fn never_called(
 ) {
     let listed =
         |namespace: &str, host: &str| hosts.iter().any(|h| *h == format!("{namespace}/{host}"));
+    let mut by_proxies: Vec<&str> = Vec::new();
     for l in &known.lookups {
         let covered = match cluster.named(&l.host, "") {
             Named::Service { service, .. } => {
@@ -93,12 +101,21 @@ pub(super) fn never_called(
             .iter()
             .flat_map(|l| &l.virtual_services)
             .any(|v| v.hosts.contains(&l.host) && listed(&v.namespace, &l.host));
-        if !covered && !by_rule && !rejected.contains_key(&l.host) {
+        if !covered && !by_rule && cluster.proxies_resolve(&l.host) {
+            by_proxies.push(&l.host);
+        } else if !covered && !by_rule && !rejected.contains_key(&l.host) {
             notes.push(format!(
                 "{} was looked up and no connection to it was seen: a VirtualService may lead it elsewhere, or the proxy refused \
                  the call",
                 l.host
             ));
         }
+    }
+    if !by_proxies.is_empty() {
+        notes.push(format!(
+            "{} were looked up and no connection to them was seen: a proxy looks up by itself what a ServiceEntry leaves to the DNS, \
+             called or not",
+            by_proxies.join(", ")
+        ));
     }
 }

@@ -47,6 +47,7 @@ impl Readiness {
         for d in known
             .dependencies
             .iter()
+            .chain(&known.past)
             .filter(|d| !matches!(d.key.destination, Destination::Infrastructure { .. }))
         {
             connections = connections.saturating_add(d.tally.connections);

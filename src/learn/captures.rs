@@ -195,8 +195,8 @@ impl<'a> Captures<'a> {
         shown.connections += n;
         let sighting = match whose {
             Whose::Pod(pod) => {
-                let (to, port) = (c.responder.ip(), c.responder.port());
-                let steady = || cluster.steady(to, port, protocol(c.transport), Time(c.first));
+                let to = (c.responder.ip(), c.responder.port());
+                let steady = || cluster.steady(pod, to, protocol(c.transport), Time(c.first));
                 shown.gathered.connection(pod, c, steady).map(|i| Sighting::Edge(i as u32))
             }
             Whose::Other(name) | Whose::Unknown(name) => {

@@ -73,12 +73,13 @@ pub(super) fn parts<'a>(cluster: &Cluster, pod: &Pod, edge: &'a Edge) -> Vec<Par
     parts
 }
 
-/// The host that a name means, where it is one of the mesh.
+/// The host that a name means, where it is one of the mesh: a Service's, an entry's, or one that a
+/// VirtualService routes.
 pub(super) fn asked_host(cluster: &Cluster, pod: &Pod, question: &str) -> Option<String> {
     match cluster.named(question, &pod.workload.namespace) {
         Named::Service { service, via } => Some(via.unwrap_or(&service.host).to_owned()),
         Named::Entry(_) => Some(question.to_owned()),
-        Named::Unknown => None,
+        Named::Unknown => cluster.routed(question, &pod.workload.namespace),
     }
 }
 

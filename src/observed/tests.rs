@@ -29,6 +29,7 @@ pub(crate) fn pod(name: &str) -> Pod {
         end: Time::MAX,
         addresses: [IpAddr::from([10, 0, 0, 1])].into(),
         node: "n1".into(),
+        proxy_since: None,
         capture: Arc::default(),
     }
 }

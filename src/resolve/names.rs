@@ -59,6 +59,20 @@ pub(super) struct ExternalClue<'a> {
     pub grade: Grade,
     pub name: String,
     pub entry: Option<&'a EntryHost>,
+    /// Port that the name came with (HTTP authority).
+    pub port: Option<u16>,
+}
+
+impl ExternalClue<'_> {
+    /// What stands on the connection itself, not in an earlier answer of the DNS.
+    pub fn is_strong(&self) -> bool {
+        is_strong(self.grade)
+    }
+}
+
+/// Whether a name of this grade stands on the connection itself.
+pub(super) fn is_strong(grade: Grade) -> bool {
+    matches!(grade, Grade::Sni | Grade::HttpAuthority)
 }
 
 /// All that the names of a call tell.
@@ -131,19 +145,27 @@ impl<'a> Clues<'a> {
                     grade,
                     name: name.to_owned(),
                     entry: own.copied(),
+                    port,
                 });
             }
             Named::Unknown if name.contains('.') && name.parse::<IpAddr>().is_err() => {
-                self.externals.push(ExternalClue { grade, name: name.to_owned(), entry: None });
+                self.externals.push(ExternalClue {
+                    grade,
+                    name: name.to_owned(),
+                    entry: None,
+                    port,
+                });
             }
             Named::Unknown => {}
         }
     }
 
-    /// The name that best tells an external host. What stands on this very connection (SNI,
-    /// authority) outranks an earlier DNS answer here: one address often serves several hosts.
-    pub fn best_external(&self) -> Option<&ExternalClue<'a>> {
-        self.externals.first()
+    /// What stands on the connection itself.
+    pub fn strong(&self) -> Self {
+        let mut clues = self.clone();
+        clues.services.retain(|c| is_strong(c.grade));
+        clues.externals.retain(ExternalClue::is_strong);
+        clues
     }
 
     /// Adds the grades of every name that stands for this host.
@@ -151,7 +173,17 @@ impl<'a> Clues<'a> {
         for clue in self.services.iter().filter(|c| c.host == host) {
             resolution = resolution.graded(clue.grade, Some(&clue.name));
         }
+        for clue in self.externals.iter().filter(|c| c.entry.is_some_and(|e| e.host == host)) {
+            resolution = resolution.graded(clue.grade, Some(&clue.name));
+        }
         resolution
+    }
+
+    /// The name of a host of the cluster's own that is not known, where there is one.
+    pub fn unknown_mesh_host(&self, domain: &str) -> Option<&str> {
+        let suffix = format!(".svc.{domain}");
+        let names = self.externals.iter().filter(|c| c.entry.is_none()).map(|c| c.name.as_str());
+        names.map(|n| n.trim_end_matches('.')).find(|n| n.ends_with(&suffix))
     }
 }
 

@@ -8,6 +8,7 @@ use sidecarta_capture::observation::{
 use super::*;
 use crate::attribute::{Attribution, attribute};
 use crate::cluster::Cluster;
+use crate::model::ServicePort;
 use crate::snapshot;
 
 const SNAPSHOT: &str = r#"

@@ -3,6 +3,8 @@
 //!
 //! Owns positions in text. Must never interpret an object.
 
+use std::borrow::Cow;
+
 /// A piece of text that should be one object, and the line (from 1) where it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece<'a> {
@@ -10,6 +12,68 @@ pub(super) struct Piece<'a> {
     pub text: &'a str,
     /// The piece is an item of a block sequence: its first line begins with `- `.
     pub item: bool,
+    /// Kind and version of the list that it is an item of, where that stands in the text.
+    pub kind: &'a str,
+    pub api_version: &'a str,
+    /// How the list ends that it is an item of.
+    pub end: End,
+}
+
+/// How a list ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum End {
+    /// As `kubectl` ends it, or it is no list.
+    #[default]
+    Whole,
+    /// Within its items, and nothing before them says what `kubectl` says of each list
+    /// (`metadata`): cut between two lines, or written by somebody else.
+    Open,
+    /// Before it is whole.
+    Cut,
+}
+
+impl<'a> Piece<'a> {
+    fn document(line: usize, text: &'a str) -> Self {
+        Self { line, text, item: false, kind: "", api_version: "", end: End::Whole }
+    }
+}
+
+/// The text of a file: UTF-8, or UTF-16 with a mark, as PowerShell's `>` writes it.
+///
+/// # Errors
+/// The line, and why it is none.
+pub(super) fn decoded(bytes: &[u8]) -> Result<Cow<'_, str>, String> {
+    let wide = |rest: &[u8], from: fn([u8; 2]) -> u16| {
+        let (pairs, odd) = rest.as_chunks::<2>();
+        let text = String::from_utf16(&pairs.iter().map(|p| from(*p)).collect::<Vec<u16>>());
+        match text {
+            Ok(text) if odd.is_empty() => Ok(Cow::Owned(text)),
+            _ => Err("1: not UTF-16 text, though it begins with the mark of it".to_owned()),
+        }
+    };
+    match bytes {
+        [0xff, 0xfe, rest @ ..] => return wide(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => return wide(rest, u16::from_be_bytes),
+        _ => {}
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text))),
+        Err(e) => {
+            let line = 1 + bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count();
+            Err(format!("{line}: not UTF-8 text"))
+        }
+    }
+}
+
+/// Whether a text is a table as `kubectl get` prints it: its first line has titles in capitals.
+pub(super) fn is_table(text: &str) -> bool {
+    let Some(line) = text.lines().find(|l| !l.trim().is_empty()) else { return false };
+    let mut words = line.split_whitespace();
+    let first = words.next().unwrap_or("");
+    let title = |w: &str| w.chars().all(|c| c.is_ascii_uppercase() || "()-/".contains(c));
+    matches!(first, "NAMESPACE" | "NAME")
+        && words.next().is_some()
+        && line.split_whitespace().all(title)
 }
 
 /// Cuts a YAML stream at `---`, and each `List` as `kubectl` prints it at its items.
@@ -36,23 +100,32 @@ fn documents(text: &str) -> Vec<Piece<'_>> {
     for (n, line) in text.split_inclusive('\n').enumerate() {
         let bare = line.trim_end();
         if bare == "---" || bare == "..." || line.starts_with("--- ") {
-            out.push(Piece { line: start_line, text: &text[start..at], item: false });
+            out.push(Piece::document(start_line, &text[start..at]));
             start = at + line.len();
             start_line = n + 2;
         }
         at += line.len();
     }
-    out.push(Piece { line: start_line, text: &text[start..], item: false });
+    out.push(Piece::document(start_line, &text[start..]));
     out
 }
 
+/// The value of a top-level key that stands on one line.
+fn word<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let value = |l: &'a str| l.strip_prefix(key)?.strip_prefix(':').map(str::trim);
+    text.lines().find_map(value).map(|v| v.trim_matches(['"', '\'']))
+}
+
 fn items<'a>(document: Piece<'a>, out: &mut Vec<Piece<'a>>) -> bool {
-    let is_list = |l: &str| {
-        l.strip_prefix("kind:").is_some_and(|k| k.trim().trim_matches('"').ends_with("List"))
-    };
-    if !document.text.lines().any(is_list) {
+    let kind = word(document.text, "kind");
+    // `kubectl` prints a List's kind behind its items: without it, the end is missing.
+    let cut = kind.is_none() && document.text.lines().any(|l| l.trim_end() == "items:");
+    if !cut && !kind.is_some_and(|k| k.ends_with("List")) {
         return false;
     }
+    let (kind, api_version) = (kind.unwrap_or(""), word(document.text, "apiVersion").unwrap_or(""));
+    let mut end = if cut { End::Cut } else { End::Whole };
+    let piece = |line, text| Piece { line, text, item: true, kind, api_version, end: End::Whole };
     let mut at = 0;
     let mut in_items = false;
     let mut column = None;
@@ -65,12 +138,12 @@ fn items<'a>(document: Piece<'a>, out: &mut Vec<Piece<'a>>) -> bool {
         if in_items && dash && column.is_none_or(|c| c == indent) {
             column = Some(indent);
             if let Some((from, at_line)) = current.replace((at, here)) {
-                found.push(Piece { line: at_line, text: &document.text[from..at], item: true });
+                found.push(piece(at_line, &document.text[from..at]));
             }
         } else if in_items && indent == 0 && !line.trim().is_empty() && !line.starts_with('#') {
             in_items = false;
             if let Some((from, at_line)) = current.take() {
-                found.push(Piece { line: at_line, text: &document.text[from..at], item: true });
+                found.push(piece(at_line, &document.text[from..at]));
             }
         }
         if line.trim_end() == "items:" {
@@ -79,12 +152,17 @@ fn items<'a>(document: Piece<'a>, out: &mut Vec<Piece<'a>>) -> bool {
         at += line.len();
     }
     if let Some((from, at_line)) = current {
-        found.push(Piece { line: at_line, text: &document.text[from..], item: true });
+        if !document.text.ends_with('\n') {
+            end = End::Cut;
+        } else if word(document.text, "metadata").is_none() {
+            end = end.max(End::Open);
+        }
+        found.push(piece(at_line, &document.text[from..]));
     }
     if found.is_empty() {
         return false;
     }
-    out.extend(found);
+    out.extend(found.into_iter().map(|piece| Piece { end, ..piece }));
     true
 }
 
@@ -121,6 +199,17 @@ mod tests {
                 (11, "kind: C\n", false)
             ]
         );
+    }
+
+    #[test]
+    fn a_list_without_its_end_is_recognised() {
+        let end = |text: &str| pieces(text)[0].end;
+        let whole = "apiVersion: v1\nitems:\n- kind: A\n- kind: B\nkind: List\nmetadata:\n  resourceVersion: \"\"\n";
+        assert_eq!(end(whole), End::Whole);
+        assert_eq!(end("apiVersion: v1\nitems:\n- kind: A\n- kind: B\n"), End::Cut);
+        assert_eq!(end("kind: List\nitems:\n- kind: A\n- ki"), End::Cut);
+        assert_eq!(end("kind: List\nitems:\n- kind: A\n"), End::Open);
+        assert_eq!(end("kind: List\nmetadata: {}\nitems:\n- kind: A\n"), End::Whole);
     }
 
     #[test]

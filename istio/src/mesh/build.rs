@@ -72,6 +72,8 @@ impl Builder {
             Known::Sidecar(o) => self.sidecars.push(o),
             Known::Telemetry(o) => self.telemetries.push(o),
             Known::AuthorizationPolicy(o) => self.policies.push(o),
+            // It gives endpoints, and changes no host.
+            Known::WorkloadEntry(_) => {}
         }
     }
 

@@ -9,6 +9,7 @@ use sidecarta_model::valid::{self, Invalid};
 use super::{
     AuthorizationPolicySpec, ConfigMap, Controller, DestinationRuleSpec, EndpointSlice, Meta, Node,
     Object, Pod, Service, ServiceEntry, SidecarSpec, TelemetrySpec, VirtualServiceSpec,
+    WorkloadEntry,
 };
 
 /// An object whose names can be checked.
@@ -118,4 +119,4 @@ macro_rules! metadata_alone {
     )*};
 }
 
-metadata_alone!(SidecarSpec, TelemetrySpec, AuthorizationPolicySpec);
+metadata_alone!(SidecarSpec, TelemetrySpec, AuthorizationPolicySpec, WorkloadEntry);

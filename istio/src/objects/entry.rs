@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Meta, nullable};
+use super::{Meta, Object, nullable};
 
 /// A ServiceEntry (`networking.istio.io`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -40,12 +40,16 @@ pub struct ServiceEntrySpec {
 
 /// A port of its hosts.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ServiceEntryPort {
     pub number: u16,
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub protocol: String,
+    /// Port of the endpoints; absent or 0: its number.
+    #[serde(default)]
+    pub target_port: Option<u16>,
 }
 
 /// `networking.istio.io` `WorkloadSelector`: labels, all of which a pod must have.
@@ -55,11 +59,17 @@ pub struct WorkloadSelector {
     pub labels: BTreeMap<String, String>,
 }
 
-/// An endpoint that it lists.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+/// A WorkloadEntry as an object of its own (`networking.istio.io`).
+pub type WorkloadEntryObject = Object<WorkloadEntry>;
+
+/// An endpoint that it lists, and what a WorkloadEntry says.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct WorkloadEntry {
     #[serde(default, deserialize_with = "nullable")]
     pub address: String,
+    /// Ports of the endpoint, by the names of the Service's ports.
+    #[serde(default, deserialize_with = "nullable")]
+    pub ports: BTreeMap<String, u16>,
     #[serde(default, deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
 }

@@ -11,9 +11,16 @@ use super::{Meta, WorkloadSelector, nullable};
 /// Any object of which only metadata and specification matter.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Object<S> {
-    pub(crate) metadata: Meta,
+    pub metadata: Meta,
     #[serde(default = "Option::default")]
-    pub(crate) spec: Option<S>,
+    pub spec: Option<S>,
+}
+
+impl VirtualService {
+    /// The hosts that it routes, as it spells them.
+    pub fn hosts(&self) -> &[String] {
+        self.spec.as_ref().map_or(&[], |s| &s.hosts)
+    }
 }
 
 /// A VirtualService (`networking.istio.io`).

@@ -7,8 +7,8 @@ use sidecarta_model::valid::Invalid;
 use sidecarta_text::yaml;
 
 use super::{
-    AuthorizationPolicy, Check, ConfigMap, DestinationRule, EndpointSlice, Envelope, Pod, Service,
-    ServiceEntry, Sidecar, Telemetry, VirtualService,
+    AuthorizationPolicy, Check, ConfigMap, DestinationRule, EndpointSlice, Envelope, Meta, Pod,
+    Service, ServiceEntry, Sidecar, Telemetry, VirtualService, WorkloadEntryObject,
 };
 
 /// An object of a kind that the mesh is made of.
@@ -24,6 +24,8 @@ pub enum Known {
     ConfigMap(ConfigMap),
     /// `networking.istio.io`
     ServiceEntry(ServiceEntry),
+    /// `networking.istio.io`
+    WorkloadEntry(WorkloadEntryObject),
     /// `networking.istio.io`
     VirtualService(VirtualService),
     /// `networking.istio.io`
@@ -60,6 +62,23 @@ pub fn read_checked<'de, T: DeserializeOwned + Check, D: Deserializer<'de>>(
 }
 
 impl Known {
+    /// What it says of itself.
+    pub fn metadata(&self) -> &Meta {
+        match self {
+            Self::Pod(o) => &o.metadata,
+            Self::Service(o) => &o.metadata,
+            Self::EndpointSlice(o) => &o.metadata,
+            Self::ConfigMap(o) => &o.metadata,
+            Self::ServiceEntry(o) => &o.metadata,
+            Self::WorkloadEntry(o) => &o.metadata,
+            Self::VirtualService(o) => &o.metadata,
+            Self::DestinationRule(o) => &o.metadata,
+            Self::Sidecar(o) => &o.metadata,
+            Self::Telemetry(o) => &o.metadata,
+            Self::AuthorizationPolicy(o) => &o.metadata,
+        }
+    }
+
     /// Reads an object of this kind; `None` where the mesh is not made of such.
     ///
     /// # Errors
@@ -77,6 +96,7 @@ impl Known {
             "EndpointSlice" => read_checked(from).map(Self::EndpointSlice),
             "ConfigMap" if group.is_empty() => read_checked(from).map(Self::ConfigMap),
             "ServiceEntry" if istio => read_checked(from).map(Self::ServiceEntry),
+            "WorkloadEntry" if istio => read_checked(from).map(Self::WorkloadEntry),
             "VirtualService" if istio => read_checked(from).map(Self::VirtualService),
             "DestinationRule" if istio => read_checked(from).map(Self::DestinationRule),
             "Sidecar" if istio => read_checked(from).map(Self::Sidecar),

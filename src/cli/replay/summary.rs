@@ -162,6 +162,18 @@ impl Summary {
             count("not-ip"),
             count("other-transport") + count("later-fragments") + count("not-unicast")
         ));
+        let (unwrapped, encrypted) = (count(counter::UNWRAPPED), count(counter::ENCRYPTED_TUNNEL));
+        if unwrapped > 0 {
+            line(format!(
+                "tunnels       {unwrapped} packets were found in packets of VXLAN, Geneve, GRE or IP in IP"
+            ));
+        }
+        if encrypted > 0 {
+            line(format!(
+                "encrypted     {encrypted} packets of WireGuard or ESP: what is in them cannot be read here; capture on the interfaces \
+                 of pods"
+            ));
+        }
         line(format!(
             "connections   {} in all: {} of pods, {} from nodes, {} from outside the cluster",
             count(counter::CONNECTIONS),

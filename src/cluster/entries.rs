@@ -1,0 +1,344 @@
+//! ServiceEntries as resolution sees them: which connections on the wire may be theirs.
+//!
+//! Owns their index: by host, by their own addresses, and by their endpoints, whatever these are
+//! named by. Must never choose among several.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use foldhash::{HashMap, HashSet};
+use ipnet::IpNet;
+
+use super::index::Unreadable;
+use super::objects::{self, Labels};
+use super::{Cluster, Named};
+use crate::model::{Time, selects};
+
+/// A host of a ServiceEntry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryHost {
+    /// The host as listed, wildcard included.
+    pub host: String,
+    /// Namespace of the ServiceEntry.
+    pub namespace: String,
+    /// Name of the ServiceEntry.
+    pub name: String,
+}
+
+/// A port of a ServiceEntry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryPort {
+    /// Its number: what the application calls.
+    pub number: u16,
+    /// What is seen on the wire of a call to it: `targetPort`, or what an endpoint has in its place.
+    pub wire: BTreeSet<u16>,
+}
+
+/// A host of a ServiceEntry, with how its proxy reaches it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Which one.
+    pub host: EntryHost,
+    /// Ports for TCP.
+    pub ports: Vec<EntryPort>,
+    /// The proxy finds its endpoints by look-ups of its own (`resolution: DNS`,
+    /// `DNS_ROUND_ROBIN`, `DYNAMIC_DNS`).
+    pub by_dns: bool,
+    /// The proxy sends to the address that was called (`resolution: NONE`).
+    pub passes_through: bool,
+    /// It can lead to addresses that nothing here lists: of names that the cluster does not know,
+    /// or of any address that was called.
+    pub is_open: bool,
+}
+
+impl Entry {
+    /// The port of a call that is seen on this port of the wire. An entry without ports has all.
+    pub fn port_of(&self, wire: u16) -> Option<u16> {
+        if self.ports.is_empty() {
+            return Some(wire);
+        }
+        self.ports.iter().find(|p| p.wire.contains(&wire)).map(|p| p.number)
+    }
+
+    /// Whether it has this port.
+    pub fn has(&self, number: u16) -> bool {
+        self.ports.is_empty() || self.ports.iter().any(|p| p.number == number)
+    }
+}
+
+/// An endpoint of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Endpoint {
+    entry: u32,
+    wire: u16,
+    number: u16,
+    from: Time,
+    until: Time,
+}
+
+/// The index.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    all: Vec<Entry>,
+    by_host: BTreeMap<String, Vec<u32>>,
+    by_address: HashMap<IpAddr, Vec<u32>>,
+    ranges: Vec<(IpNet, u32)>,
+    endpoints: HashMap<IpAddr, Vec<Endpoint>>,
+    /// Names that proxies look up by themselves.
+    resolved: HashSet<String>,
+}
+
+/// Hosts that VirtualServices route, in full.
+#[derive(Debug, Default)]
+pub(super) struct Routed {
+    exact: HashSet<String>,
+    /// Without the star.
+    wild: BTreeSet<String>,
+}
+
+impl Routed {
+    pub(super) fn add(&mut self, host: &str, namespace: &str, domain: &str) {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        match host.strip_prefix('*') {
+            // A host for everything says nothing of any.
+            Some("") => {}
+            Some(suffix) => {
+                self.wild.insert(suffix.to_owned());
+            }
+            // A name without a dot is one of its own namespace.
+            None if !host.contains('.') => {
+                self.exact.insert(format!("{host}.{namespace}.svc.{domain}"));
+            }
+            None => {
+                self.exact.insert(host);
+            }
+        }
+    }
+
+    fn contains(&self, host: &str) -> bool {
+        self.exact.contains(host) || self.wild.iter().any(|suffix| host.ends_with(suffix.as_str()))
+    }
+}
+
+impl Cluster {
+    /// The host that a VirtualService routes and that this name means to a pod of `namespace`,
+    /// where it is one. It need not be a Service's.
+    pub fn routed(&self, name: &str, namespace: &str) -> Option<String> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        self.spellings(&name, namespace).into_iter().find(|host| self.routed.contains(host))
+    }
+
+    /// Hosts that a name may stand for, in the order of the search path: as it is, then completed.
+    pub(super) fn spellings(&self, name: &str, namespace: &str) -> [String; 4] {
+        let domain = &self.domain;
+        [
+            name.to_owned(),
+            format!("{name}.{namespace}.svc.{domain}"),
+            format!("{name}.svc.{domain}"),
+            format!("{name}.{domain}"),
+        ]
+    }
+
+    /// Whether proxies look this name up by themselves: it is the host of an entry with
+    /// `resolution: DNS`, or the name of an endpoint (`convertResolution`,
+    /// `pilot/pkg/networking/core/cluster.go`). A look-up of it need not be the application's.
+    pub fn proxies_resolve(&self, name: &str) -> bool {
+        self.entries.resolved.contains(name)
+    }
+
+    /// A host of an entry, with its ports.
+    pub fn entry(&self, host: &EntryHost) -> Option<&Entry> {
+        let found = self.entries.by_host.get(&host.host)?;
+        found.iter().map(|&i| &self.entries.all[i as usize]).find(|e| e.host == *host)
+    }
+
+    pub(super) fn entries_listed(&self, host: &str) -> Option<BTreeSet<&EntryHost>> {
+        let found = self.entries.by_host.get(host)?;
+        Some(found.iter().map(|&i| &self.entries.all[i as usize].host).collect())
+    }
+
+    /// Entries that own this address: listed, allocated, or within a listed range.
+    pub fn entries_at(&self, address: IpAddr) -> Vec<&Entry> {
+        let entries = &self.entries;
+        let exact = entries.by_address.get(&address).into_iter().flatten().copied();
+        let ranges = entries.ranges.iter().filter(|(n, _)| n.contains(&address)).map(|(_, i)| *i);
+        let all: BTreeSet<u32> = exact.chain(ranges).collect();
+        all.into_iter().map(|i| &entries.all[i as usize]).collect()
+    }
+
+    /// Entries that had this address and port among their endpoints then, each with its own port.
+    pub fn entry_endpoints(&self, address: IpAddr, port: u16, at: Time) -> Vec<(&Entry, u16)> {
+        let found = self.entries.endpoints.get(&address).into_iter().flatten();
+        let then: BTreeSet<(u32, u16)> = found
+            .filter(|e| e.wire == port && e.from <= at && at < e.until)
+            .map(|e| (e.entry, e.number))
+            .collect();
+        then.into_iter().map(|(i, number)| (&self.entries.all[i as usize], number)).collect()
+    }
+
+    /// Ports of an endpoint of any entry on this address.
+    pub(super) fn entry_ports(&self, address: IpAddr) -> BTreeSet<u16> {
+        self.entries.endpoints.get(&address).into_iter().flatten().map(|e| e.wire).collect()
+    }
+}
+
+/// A WorkloadEntry: what selectors choose among, beside pods (`ConvertWorkloadEntry`,
+/// `pilot/pkg/serviceregistry/serviceentry/conversion.go`: its own labels and those of its object).
+#[derive(Clone, Debug)]
+pub(super) struct Workload {
+    pub namespace: String,
+    pub labels: Labels,
+    pub entry: objects::WorkloadEntry,
+}
+
+impl Workload {
+    pub(super) fn of(object: objects::WorkloadEntryObject) -> Option<Self> {
+        let entry = object.spec?;
+        let mut labels = BTreeMap::clone(&object.metadata.labels);
+        labels.extend(entry.labels.clone());
+        Some(Self { namespace: object.metadata.namespace, labels: labels.into(), entry })
+    }
+}
+
+/// Indexes entries. Pods and Services are in the cluster.
+pub(super) fn fill(
+    cluster: &mut Cluster,
+    objects: &[std::sync::Arc<objects::ServiceEntry>],
+    workloads: &[Workload],
+    problems: &mut Vec<String>,
+) {
+    let mut entries = Entries::default();
+    for object in objects {
+        let mut unreadable = Unreadable::default();
+        one(cluster, object, workloads, &mut entries, &mut unreadable);
+        let meta = &object.metadata;
+        unreadable.name(format_args!("ServiceEntry {}/{}", meta.namespace, meta.name), problems);
+    }
+    entries.ranges.sort_unstable();
+    cluster.entries = entries;
+}
+
+/// Where endpoints are, and since when.
+struct Place<'a> {
+    address: IpAddr,
+    /// What it has in place of a port, by the port's name.
+    ports: Option<&'a BTreeMap<String, u16>>,
+    from: Time,
+    until: Time,
+}
+
+fn one(
+    cluster: &Cluster,
+    object: &objects::ServiceEntry,
+    workloads: &[Workload],
+    entries: &mut Entries,
+    unreadable: &mut Unreadable,
+) {
+    let (meta, spec) = (&object.metadata, &object.spec);
+    let by_dns = spec.resolution.contains("DNS") || ["2", "3", "4"].contains(&&*spec.resolution);
+    // Looked up before anybody calls.
+    let polled = by_dns && !spec.resolution.starts_with("DYNAMIC") && spec.resolution != "4";
+    let passes_through = !by_dns && !matches!(spec.resolution.as_str(), "STATIC" | "1");
+    let always = |address| Place { address, ports: None, from: Time::MIN, until: Time::MAX };
+    let mut places: Vec<Place<'_>> = Vec::new();
+    let mut names: Vec<(&str, Option<&BTreeMap<String, u16>>)> = Vec::new();
+    let selected = spec.workload_selector.iter().flat_map(|s| {
+        workloads
+            .iter()
+            .filter(|w| w.namespace == meta.namespace && selects(&s.labels, &w.labels))
+            .map(|w| &w.entry)
+    });
+    for e in spec.endpoints.iter().chain(selected) {
+        let text = e.address.as_str();
+        // Endpoints that the proxy looks up may be names, and sockets of the host are none.
+        let address = if by_dns || text.starts_with("unix://") {
+            text.parse().ok()
+        } else {
+            unreadable.or_read("endpoints", text)
+        };
+        match address {
+            Some(address) => places.push(Place { ports: Some(&e.ports), ..always(address) }),
+            None if by_dns && !text.is_empty() => names.push((text, Some(&e.ports))),
+            None => {}
+        }
+    }
+    if let Some(selector) = &spec.workload_selector {
+        for pod in cluster.pods.iter().filter(|p| {
+            p.workload.namespace == meta.namespace && selects(&selector.labels, &p.labels)
+        }) {
+            places.extend(pod.addresses.iter().map(|&address| Place {
+                from: pod.start,
+                until: pod.end,
+                ..always(address)
+            }));
+        }
+    }
+    for host in &spec.hosts {
+        let host = host.to_ascii_lowercase();
+        let index = entries.all.len() as u32;
+        let mut own = names.clone();
+        if by_dns && spec.endpoints.is_empty() && spec.workload_selector.is_none() {
+            own.push((&host, None));
+        }
+        if polled {
+            let looked_up = own.iter().map(|(n, _)| n.trim_end_matches('.').to_ascii_lowercase());
+            entries.resolved.extend(looked_up);
+        }
+        let mut is_open = passes_through && spec.addresses.is_empty();
+        let mut all: Vec<Place<'_>> = Vec::new();
+        for (name, ports) in &own {
+            let found = addresses_of(cluster, name, &meta.namespace);
+            is_open |= found.is_empty();
+            all.extend(found.into_iter().map(|address| Place { ports: *ports, ..always(address) }));
+        }
+        let mut ports: Vec<EntryPort> = Vec::new();
+        for port in spec.ports.iter().filter(|p| !p.protocol.eq_ignore_ascii_case("UDP")) {
+            let target = port.target_port.filter(|p| *p != 0).unwrap_or(port.number);
+            let wire_of = |ports: Option<&BTreeMap<String, u16>>| {
+                ports.and_then(|p| p.get(&port.name)).copied().unwrap_or(target)
+            };
+            let mut wire = BTreeSet::from([target]);
+            for place in places.iter().chain(&all) {
+                let at = wire_of(place.ports);
+                wire.insert(at);
+                let endpoint = Endpoint {
+                    entry: index,
+                    wire: at,
+                    number: port.number,
+                    from: place.from,
+                    until: place.until,
+                };
+                entries.endpoints.entry(place.address).or_default().push(endpoint);
+            }
+            wire.extend(own.iter().map(|(_, ports)| wire_of(*ports)));
+            ports.push(EntryPort { number: port.number, wire });
+        }
+        let listed = spec.addresses.iter().chain(object.status.addresses.iter().map(|a| &a.value));
+        for text in listed {
+            if let Ok(a) = text.parse() {
+                entries.by_address.entry(a).or_default().push(index);
+            } else if let Some(range) = unreadable.or_read::<IpNet>("addresses", text) {
+                entries.ranges.push((range, index));
+            }
+        }
+        entries.by_host.entry(host.clone()).or_default().push(index);
+        let host = EntryHost { host, namespace: meta.namespace.clone(), name: meta.name.clone() };
+        entries.all.push(Entry { host, ports, by_dns, passes_through, is_open });
+    }
+}
+
+/// What the DNS of the cluster answers for the name of a Service: its own addresses, of a headless
+/// one those of its endpoints.
+fn addresses_of(cluster: &Cluster, name: &str, namespace: &str) -> BTreeSet<IpAddr> {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let Named::Service { service, .. } = cluster.named(&name, namespace) else {
+        return BTreeSet::new();
+    };
+    let own: BTreeSet<IpAddr> = cluster.cluster_ips_of(&service.host).into_iter().collect();
+    if !own.is_empty() {
+        return own;
+    }
+    let Some(&index) = cluster.services_by_host.get(&service.host) else { return own };
+    let behind = cluster.endpoints.iter().filter(|(_, b)| b.iter().any(|b| b.service == index));
+    behind.map(|((address, ..), _)| *address).collect()
+}

@@ -1,0 +1,75 @@
+//! The cluster's DNS domain, as the objects of a snapshot say it.
+//!
+//! Owns which objects say it, and which of them have the first word. Must never take a default where
+//! one of them does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::versions::Item;
+use crate::cluster::dns_domain;
+use crate::cluster::objects::Known;
+
+/// What the objects say.
+#[derive(Debug, Default)]
+pub(super) struct Domains {
+    /// Pods whose proxy, or which as istiod, is started with a domain.
+    pods: BTreeMap<String, u64>,
+    /// Hosts of VirtualServices: the part behind `.svc.`, with name and namespace before it.
+    hosts: BTreeMap<String, BTreeSet<(String, String)>>,
+    /// Services, by name and namespace.
+    services: BTreeSet<(String, String)>,
+}
+
+impl Domains {
+    /// Takes in what an object says.
+    pub fn hear(&mut self, item: &Item) {
+        let Item::Known(known) = item else { return };
+        match &**known {
+            Known::Pod(pod) => {
+                if let Some(domain) = dns_domain(pod) {
+                    *self.pods.entry(domain).or_default() += 1;
+                }
+            }
+            Known::Service(s) => {
+                self.services.insert((s.metadata.name.clone(), s.metadata.namespace.clone()));
+            }
+            Known::VirtualService(v) => {
+                for host in v.hosts() {
+                    let Some((service, domain)) = host.split_once(".svc.") else { continue };
+                    let Some((name, namespace)) = service.split_once('.') else { continue };
+                    let of = (name.to_owned(), namespace.to_owned());
+                    self.hosts.entry(domain.to_ascii_lowercase()).or_default().insert(of);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The domain: the one that was asked for, else that of most proxies, else the one that
+    /// VirtualServices of known Services have. What contradicts it is said in words.
+    pub fn decide(self, asked: Option<String>, problems: &mut Vec<String>) -> Option<String> {
+        let by_pods = self.pods.iter().max_by_key(|(_, n)| **n).map(|(domain, _)| domain.clone());
+        let by_hosts = || {
+            let known =
+                |of: &BTreeSet<(String, String)>| of.iter().any(|s| self.services.contains(s));
+            let mut found = self.hosts.iter().filter(|(_, of)| known(of)).map(|(d, _)| d);
+            // Several say that one of them is another cluster's.
+            found.next().filter(|_| found.next().is_none()).cloned()
+        };
+        let domain = asked.clone().or(by_pods).or_else(by_hosts);
+        let decided = domain.as_deref().unwrap_or("cluster.local");
+        for (other, n) in self.pods.iter().filter(|(other, _)| *other != decided) {
+            problems.push(match &asked {
+                Some(_) => format!(
+                    "--cluster-domain is {decided}, and the proxies of {n} pods run with {other}: where {other} is right, hosts below \
+                     {decided} match nothing"
+                ),
+                None => format!(
+                    "the proxies of {n} pods run with the DNS domain {other}, those of more pods with {decided}, which is taken; \
+                     pass --cluster-domain where that is wrong"
+                ),
+            });
+        }
+        domain
+    }
+}

@@ -1,0 +1,348 @@
+//! One object is one object, in however many files and forms.
+//!
+//! Owns which text of an object is the newest, what older ones still say of their time, and whether
+//! two texts can be of one cluster. The order of the files must not show. Must never read a text.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::cluster::objects::{
+    self, Controller, EndpointSlice, Known, Meta, Node, Pod, Service, addresses,
+};
+use crate::cluster::{Builder, Ended};
+use crate::mesh;
+use crate::model::Time;
+
+/// An object that was read.
+#[derive(Clone, Debug)]
+pub(super) enum Item {
+    Node(Node),
+    /// With its kind.
+    Controller(String, Controller),
+    Known(Box<Known>),
+}
+
+/// Which object it is. A pod's UID belongs to it: pods of one name may follow each other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Identity {
+    kind: String,
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+/// How new a text is. Versions of one object are comparable as numbers (Kubernetes' API
+/// conventions, "Resource Versions"); those of an object and of its successor are not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Age {
+    created: Option<Time>,
+    version: Option<u64>,
+    /// Of two that are equal otherwise, the same in any order of the files.
+    digest: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Version {
+    age: Age,
+    uid: String,
+    item: Item,
+}
+
+/// All texts of one object.
+#[derive(Debug, Default)]
+struct Texts {
+    /// The newest first, once all are read.
+    versions: Vec<Version>,
+    /// The files that it stands in.
+    files: BTreeSet<u32>,
+}
+
+/// Objects with their versions.
+#[derive(Debug, Default)]
+pub(super) struct Versions {
+    found: BTreeMap<Identity, Texts>,
+    file: u32,
+}
+
+impl Versions {
+    /// What follows is of another file.
+    pub fn next_file(&mut self) {
+        self.file += 1;
+    }
+
+    /// Adds an object; false where it was there already.
+    pub fn add(&mut self, kind: &str, item: Item, digest: u64) -> bool {
+        let file = self.file;
+        let (identity, age) = describe(kind, &item, digest);
+        let uid = uid_of(&item).to_owned();
+        let texts = self.found.entry(identity).or_default();
+        let is_new = texts.versions.is_empty();
+        texts.files.insert(file);
+        // Most objects are read once, and text that is the same says nothing more.
+        if texts.versions.iter().all(|v| v.age != age) {
+            texts.versions.push(Version { age, uid, item });
+        }
+        is_new
+    }
+
+    /// The pods, each once.
+    fn pods(&self) -> impl Iterator<Item = (&Pod, &Texts)> {
+        self.found.values().filter_map(|texts| match &texts.versions.first()?.item {
+            Item::Known(known) => match &**known {
+                Known::Pod(pod) => Some((pod, texts)),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    /// Hands each object over: the newest text of it, and to the indexes of addresses what older
+    /// ones add, for they were true in their time. What contradicts itself is said in words.
+    pub fn feed(
+        mut self,
+        cluster: &mut Builder,
+        mut mesh: Option<&mut mesh::Builder>,
+        problems: &mut Vec<String>,
+    ) {
+        for texts in self.found.values_mut() {
+            texts.versions.sort_by(|a, b| b.age.cmp(&a.age));
+        }
+        let clusters = self.of_several_clusters(problems);
+        let gone = if clusters { BTreeMap::new() } else { self.handed_over() };
+        for texts in self.found.into_values() {
+            let mut versions = texts.versions.into_iter();
+            let Some(newest) = versions.next() else { continue };
+            let older: Vec<Version> = versions.collect();
+            match newest.item {
+                Item::Node(node) => cluster.node(node),
+                Item::Controller(kind, o) => cluster.controller(&kind, o),
+                Item::Known(known) => {
+                    if let Some(mesh) = &mut mesh {
+                        mesh.add(Known::clone(&known));
+                    }
+                    hand_over(*known, older, &gone, cluster);
+                }
+            }
+        }
+    }
+
+    /// Pods that were gone by a time, because another had their address from then on: never seen in
+    /// one file together, the later one was in none with the earlier.
+    fn handed_over(&self) -> BTreeMap<(String, IpAddr), Time> {
+        let mut holders: BTreeMap<IpAddr, Vec<(Time, &Pod, &Texts)>> = BTreeMap::new();
+        let ended = |p: &Pod| matches!(p.status.phase.as_str(), "Succeeded" | "Failed");
+        for (pod, texts) in self.pods().filter(|(p, _)| !p.spec.host_network && !ended(p)) {
+            let start = pod.status.start_time.or(pod.metadata.creation_timestamp);
+            let Some(start) = start else { continue };
+            for address in addresses(pod, |_| {}) {
+                holders.entry(address).or_default().push((start, pod, texts));
+            }
+        }
+        let mut gone = BTreeMap::new();
+        for (address, mut all) in holders.into_iter().filter(|(_, all)| all.len() > 1) {
+            all.sort_by_key(|(start, pod, _)| (*start, &pod.metadata.uid));
+            for pair in all.windows(2) {
+                let [(began, earlier, a), (start, _, b)] = pair else { continue };
+                if began < start && a.files.is_disjoint(&b.files) {
+                    gone.insert((key_of(&earlier.metadata), address), *start);
+                }
+            }
+        }
+        gone
+    }
+
+    /// Whether the texts are of several clusters: no cluster gives one Service two addresses, and
+    /// each has a Service `kubernetes` of its own.
+    fn of_several_clusters(&self, problems: &mut Vec<String>) -> bool {
+        let mut several = false;
+        for texts in self.found.values().filter(|t| t.versions.len() > 1) {
+            let services: Vec<(&Version, &Service)> = texts
+                .versions
+                .iter()
+                .filter_map(|v| match &v.item {
+                    Item::Known(known) => match &**known {
+                        Known::Service(s) => Some((v, s)),
+                        _ => None,
+                    },
+                    _ => None,
+                })
+                .collect();
+            let [(newest, service), rest @ ..] = services.as_slice() else { continue };
+            let Some((other, differing)) = rest.iter().find(|(_, s)| !shares_address(service, s))
+            else {
+                continue;
+            };
+            let meta = &service.metadata;
+            let (namespace, name) = (&meta.namespace, &meta.name);
+            let is_api = namespace == "default" && name == "kubernetes";
+            let (a, b) = (&service.spec.cluster_ip, &differing.spec.cluster_ip);
+            if is_api || !newest.uid.is_empty() && newest.uid == other.uid {
+                several = true;
+                problems.push(format!(
+                    "the Service {namespace}/{name} has two addresses, {a} and {b}: the files are of two clusters; the addresses                      of both count, and a pod is known by its address only where the clusters do not share it"
+                ));
+            } else {
+                problems.push(format!(
+                    "the Service {namespace}/{name} has two addresses, {a} and {b}: it was made anew between the files, or they are                      of two clusters; both addresses count"
+                ));
+            }
+        }
+        several
+    }
+}
+
+fn key_of(meta: &Meta) -> String {
+    format!("{}/{}/{}", meta.namespace, meta.name, meta.uid)
+}
+
+fn describe(kind: &str, item: &Item, digest: u64) -> (Identity, Age) {
+    let version = |text: &str| text.parse().ok();
+    let (namespace, name, uid, age) = match item {
+        Item::Node(n) => {
+            let m = &n.metadata;
+            let age = (m.creation_timestamp, version(&m.resource_version));
+            ("", &m.name, &m.uid, age)
+        }
+        Item::Controller(_, c) => of_meta(&c.metadata),
+        Item::Known(known) => of_meta(known.metadata()),
+    };
+    let is_pod = kind == "Pod";
+    let identity = Identity {
+        kind: kind.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.clone(),
+        uid: if is_pod { uid.clone() } else { String::new() },
+    };
+    (identity, Age { created: age.0, version: age.1, digest })
+}
+
+type Described<'a> = (&'a str, &'a String, &'a String, (Option<Time>, Option<u64>));
+
+fn of_meta(m: &Meta) -> Described<'_> {
+    let age = (m.creation_timestamp, m.resource_version.parse().ok());
+    (&m.namespace, &m.name, &m.uid, age)
+}
+
+fn uid_of(item: &Item) -> &str {
+    match item {
+        Item::Node(n) => &n.metadata.uid,
+        Item::Controller(_, c) => &c.metadata.uid,
+        Item::Known(known) => &known.metadata().uid,
+    }
+}
+
+fn shares_address(a: &Service, b: &Service) -> bool {
+    let own = |s: &Service| -> BTreeSet<String> {
+        let all = s.spec.cluster_ips.iter().chain(std::iter::once(&s.spec.cluster_ip));
+        all.filter(|a| !a.is_empty() && *a != "None").cloned().collect()
+    };
+    let (a, b) = (own(a), own(b));
+    a.is_empty() || b.is_empty() || !a.is_disjoint(&b)
+}
+
+/// Hands an object to the indexes of addresses, with what older texts of it add.
+fn hand_over(
+    known: Known,
+    older: Vec<Version>,
+    gone: &BTreeMap<(String, IpAddr), Time>,
+    cluster: &mut Builder,
+) {
+    let older = older.into_iter().filter_map(|v| match v.item {
+        Item::Known(known) => Some(*known),
+        _ => None,
+    });
+    match known {
+        Known::Pod(mut pod) => {
+            // An end takes the addresses out of the status.
+            if addresses(&pod, |_| {}).is_empty() {
+                let before = older.filter_map(|o| match o {
+                    Known::Pod(p) => Some(p.status),
+                    _ => None,
+                });
+                if let Some(status) =
+                    { before }.find(|s| !s.pod_ip.is_empty() || !s.pod_ips.is_empty())
+                {
+                    pod.status.pod_ip = status.pod_ip;
+                    pod.status.pod_ips = status.pod_ips;
+                }
+            }
+            let key = key_of(&pod.metadata);
+            let all = addresses(&pod, |_| {});
+            let until = all.into_iter().filter_map(|a| gone.get(&(key.clone(), a))).min().copied();
+            cluster.pod_until(&pod, until.map(Ended::By));
+        }
+        Known::Service(mut service) => {
+            for o in older {
+                let Known::Service(o) = o else { continue };
+                let ports = &mut service.spec.ports;
+                let same = |p: &objects::ServicePortSpec, q: &objects::ServicePortSpec| {
+                    p.port == q.port && p.protocol == q.protocol
+                };
+                let more: Vec<_> = o
+                    .spec
+                    .ports
+                    .into_iter()
+                    .filter(|p| !ports.iter().any(|q| same(p, q)))
+                    .collect();
+                ports.extend(more);
+                service.spec.cluster_ips.push(o.spec.cluster_ip);
+                service.spec.cluster_ips.extend(o.spec.cluster_ips);
+                service.spec.external_ips.extend(o.spec.external_ips);
+                service.status.load_balancer.ingress.extend(o.status.load_balancer.ingress);
+            }
+            cluster.service(service);
+        }
+        Known::EndpointSlice(slice) => {
+            let now: BTreeSet<String> =
+                slice.endpoints.iter().flat_map(|e| &e.addresses).cloned().collect();
+            for o in older {
+                let Known::EndpointSlice(o) = o else { continue };
+                former(o, &now, gone, cluster);
+            }
+            cluster.slice(slice);
+        }
+        Known::ServiceEntry(entry) => {
+            for o in older {
+                if let Known::ServiceEntry(o) = o
+                    && o.spec != entry.spec
+                {
+                    cluster.entry(o);
+                }
+            }
+            cluster.entry(entry);
+        }
+        Known::WorkloadEntry(o) => cluster.workload_entry(o),
+        Known::VirtualService(o) => cluster.virtual_service(&o),
+        // What these say decides nothing about addresses.
+        Known::ConfigMap(_)
+        | Known::DestinationRule(_)
+        | Known::Sidecar(_)
+        | Known::Telemetry(_)
+        | Known::AuthorizationPolicy(_) => {}
+    }
+}
+
+/// The endpoints that only an older text of a slice has. Each was one in its time: until another
+/// pod had the address, where that is known.
+fn former(
+    slice: EndpointSlice,
+    now: &BTreeSet<String>,
+    gone: &BTreeMap<(String, IpAddr), Time>,
+    cluster: &mut Builder,
+) {
+    let mut by_end: BTreeMap<Option<Time>, Vec<objects::Endpoint>> = BTreeMap::new();
+    for endpoint in &slice.endpoints {
+        for address in endpoint.addresses.iter().filter(|a| !now.contains(*a)) {
+            let until = address
+                .parse::<IpAddr>()
+                .ok()
+                .and_then(|a| gone.iter().filter(|((_, b), _)| *b == a).map(|(_, t)| *t).max());
+            let alone = objects::Endpoint { addresses: vec![address.clone()], ..endpoint.clone() };
+            by_end.entry(until).or_default().push(alone);
+        }
+    }
+    for (until, endpoints) in by_end {
+        let slice = EndpointSlice { endpoints, ..slice.clone() };
+        cluster.slice_until(slice, until.map(Ended::By));
+    }
+}
