@@ -22,6 +22,7 @@ use ipnet::IpNet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mesh::Discovery;
 use crate::model::{DataPlane, Protocol, ServicePort, Span, Time, WorkloadId};
 
 pub(crate) use brief::{ControllerBrief, PodBrief};
@@ -197,6 +198,8 @@ pub struct Cluster {
     pod_ranges: Vec<IpNet>,
     service_ranges: Vec<IpNet>,
     domain: String,
+    virtual_hosts: BTreeSet<String>,
+    discovery: Discovery,
 }
 
 impl Cluster {
@@ -216,6 +219,23 @@ impl Cluster {
     /// All Services, sorted by namespace and name.
     pub fn services(&self) -> &[Service] {
         &self.services
+    }
+
+    /// Whether istiod looks away from a namespace: no proxy can have what is in it.
+    pub fn hides(&self, namespace: &str) -> bool {
+        self.discovery.hides(namespace)
+    }
+
+    /// Whether a VirtualService leads a name.
+    pub fn leads(&self, name: &str) -> bool {
+        let wild = |parent: &str| self.virtual_hosts.contains(&format!("*.{parent}"));
+        let mut rest = name;
+        let mut within = false;
+        while let Some((_, parent)) = rest.split_once('.') {
+            within |= wild(parent);
+            rest = parent;
+        }
+        within || self.virtual_hosts.contains(name)
     }
 
     /// The cluster's DNS domain, `cluster.local` unless said otherwise.

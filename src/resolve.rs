@@ -73,7 +73,7 @@ pub fn resolve(cluster: &Cluster, pod: &Pod, call: &Call, at: Time) -> Resolutio
     }
     let clues = Clues::read(cluster, pod, call);
     let resolution = if !owners.is_empty() {
-        own_address(&owners, pod, call, &clues)
+        own_address(cluster, &owners, pod, call, &clues)
     } else if let Some((service, port)) = cluster.node_port(to, port, protocol) {
         Resolution::new(Destination::Service(service.at(port)), port)
             .graded(Grade::ServiceAddress, None)
@@ -135,10 +135,19 @@ fn infrastructure(
     Some(Resolution::new(destination, port).graded(grade, None))
 }
 
-fn own_address(owners: &[&Service], pod: &Pod, call: &Call, clues: &Clues<'_>) -> Resolution {
+fn own_address(
+    cluster: &Cluster,
+    owners: &[&Service],
+    pod: &Pod,
+    call: &Call,
+    clues: &Clues<'_>,
+) -> Resolution {
     let (to, port) = (call.responder.ip(), call.responder.port());
     // Only TCP goes through Envoy; an excluded port or range reaches the address by intention.
-    let missed = call.protocol == Protocol::Tcp && pod.captures(to, port);
+    // What istiod does not look at is in no proxy's reach.
+    let missed = call.protocol == Protocol::Tcp
+        && pod.captures(to, port)
+        && owners.iter().any(|s| !cluster.hides(&s.namespace));
     let with_port: Vec<&&Service> =
         owners.iter().filter(|s| s.ports.contains(&(port, call.protocol))).collect();
     let mut resolution = match with_port.as_slice() {

@@ -16,9 +16,9 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use siphasher::sip::SipHasher13;
 
-use crate::cluster::objects::{Check, Envelope, Known, Refused, read_checked};
+use crate::cluster::objects::{Check, Controller, Envelope, Known, Refused, read_checked};
 use crate::cluster::{Builder, Cluster};
-use crate::mesh::{self, Mesh};
+use crate::mesh::{self, Meshes};
 use crate::yaml::{self, depth::TooDeep};
 use text::{Piece, guess_name, pieces};
 
@@ -99,8 +99,8 @@ impl Report {
 pub struct Snapshot {
     /// Who held which address, and what answers behind it.
     pub cluster: Cluster,
-    /// What istiod would make of it.
-    pub mesh: Mesh,
+    /// What istiod would make of it, for each of its revisions.
+    pub meshes: Meshes,
     /// What was read, and what not.
     pub report: Report,
 }
@@ -133,9 +133,9 @@ impl Builders {
     pub fn build(self, mut report: Report) -> Snapshot {
         let (cluster, problems) = self.cluster.build();
         report.problems.extend(problems);
-        let (mesh, remarks) = self.mesh.unwrap_or_default().build();
+        let (meshes, remarks) = self.mesh.unwrap_or_default().build_all();
         report.remarks.extend(remarks);
-        Snapshot { cluster, mesh, report }
+        Snapshot { cluster, meshes, report }
     }
 }
 
@@ -430,14 +430,25 @@ fn accept(
     let cluster = &mut builders.cluster;
     let taken = match kind {
         "Node" if group.is_empty() => source.object().map(|o| cluster.node(o)),
-        "ReplicaSet" | "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob"
-        | "Rollout" => source.object().map(|o| cluster.controller(kind, o)),
-        "Namespace" if group.is_empty() => Ok(()),
+        "ReplicaSet"
+        | "Deployment"
+        | "StatefulSet"
+        | "DaemonSet"
+        | "Job"
+        | "CronJob"
+        | "Rollout"
+        | "DeploymentConfig"
+        | "ReplicationController"
+        | "CloneSet" => source.object().map(|o| cluster.controller(kind, o)),
         // Part of a snapshot, and no part of scoping.
         "Gateway" | "PeerAuthentication" if group.ends_with("istio.io") => Ok(()),
         _ => match source.known(&envelope) {
             Some(known) => known.map(|o| feed(o, builders)),
             None => {
+                // Any object may own pods: what it selects by and whom it belongs to is read of all.
+                if let Ok(owner) = source.object::<Controller>() {
+                    cluster.controller(kind, owner);
+                }
                 *report.skipped.entry(kind.to_owned()).or_default() += 1;
                 return;
             }
@@ -447,7 +458,9 @@ fn accept(
         Ok(()) => {
             *report.used.entry(kind.to_owned()).or_default() += 1;
             // Order and file boundaries must not show, so the digests of the objects are added.
-            report.digest = report.digest.wrapping_add(digest(text.trim()));
+            if !read_later(kind, group) {
+                report.digest = report.digest.wrapping_add(digest(text.trim()));
+            }
         }
         Err(refused) => {
             let what = guess_name(text);
@@ -461,6 +474,14 @@ fn accept(
             report.problems.push(format!("{}:{line}: {what} {why}", file.display()));
         }
     }
+}
+
+/// Kinds that the first release passed over: none decides who has an address, and a capture that a
+/// store holds is not to count again for them.
+fn read_later(kind: &str, group: &str) -> bool {
+    let controllers = ["DeploymentConfig", "ReplicationController", "CloneSet"];
+    let proxies = ["EnvoyFilter", "WasmPlugin"];
+    controllers.contains(&kind) || proxies.contains(&kind) || group == "gateway.networking.k8s.io"
 }
 
 /// The digest of one object: see [`Report::digest`].
@@ -482,13 +503,20 @@ fn feed(object: Known, builders: &mut Builders) {
         Known::Service(o) => cluster.service(o),
         Known::EndpointSlice(o) => cluster.slice(o),
         Known::ServiceEntry(o) => cluster.entry(o),
+        Known::ConfigMap(o) => cluster.config_map(o),
+        Known::Namespace(o) => cluster.namespace(o),
+        Known::VirtualService(o) => cluster.virtual_hosts(o.mesh_hosts()),
         // What these say decides nothing about addresses.
-        Known::ConfigMap(_)
-        | Known::VirtualService(_)
-        | Known::DestinationRule(_)
+        Known::DestinationRule(_)
         | Known::Sidecar(_)
         | Known::Telemetry(_)
-        | Known::AuthorizationPolicy(_) => {}
+        | Known::AuthorizationPolicy(_)
+        | Known::EnvoyFilter(_)
+        | Known::WasmPlugin(_)
+        | Known::HttpRoute(_)
+        | Known::GrpcRoute(_)
+        | Known::TcpRoute(_)
+        | Known::TlsRoute(_) => {}
     }
 }
 

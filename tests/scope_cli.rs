@@ -137,12 +137,18 @@ fn workloads_that_share_labels_share_a_sidecar_and_groups_hold_the_union() {
 fn a_sidecar_that_selects_the_same_pods_is_replaced_or_stands_in_the_way() {
     let own = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {namespace: shop, name: mine}\nspec:\n  workloadSelector: \
                {labels: {app: web}}\n  egress: [{hosts: ['*/*']}]\n";
-    let found = Lab::new(own).generate(&[("shop/web", "ratings.prod", 9080)], &[]);
+    let lab = Lab::new(own);
+    let found = lab.generate(&[("shop/web", "ratings.prod", 9080)], &["--adopt"]);
     assert_eq!(found[0]["metadata"]["name"], "mine");
+    let (mesh, calls) = (lab.mesh(), lab.calls(&[("shop/web", "ratings.prod", 9080)]));
+    let out = run(&["generate", "--cluster", &mesh, "--calls", &calls]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(said.contains("shop/mine") && said.contains("--adopt"), "{said}");
+    assert!(out.stdout.is_empty() && out.status.code() == Some(5), "{said}");
     let wide = own.replace("{app: web}", "{tier: front}");
     let lab = Lab::new(&wide);
     let (mesh, calls) = (lab.mesh(), lab.calls(&[("shop/web", "ratings.prod", 9080)]));
-    let out = run(&["generate", "--cluster", &mesh, "--calls", &calls]);
+    let out = run(&["generate", "--adopt", "--cluster", &mesh, "--calls", &calls]);
     let told = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(told.contains("IST0110") && told.contains("shop/cart"), "{told}");
     assert!(out.stdout.is_empty());

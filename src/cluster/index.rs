@@ -14,7 +14,8 @@ use super::owners::Owners;
 use super::pool::Pool;
 use super::turns::{End, Ended, Turn, hand_over, hand_over_endpoints};
 use super::{Backing, Cluster, EntryHost, Pod, Service};
-use crate::model::{Protocol, Time, selects};
+use crate::mesh::Discovery;
+use crate::model::{Protocol, Time, WorkloadId, selects};
 
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
@@ -32,6 +33,9 @@ pub struct Builder {
     slices: Vec<(Arc<objects::EndpointSlice>, Option<Ended>)>,
     nodes: Vec<objects::Node>,
     entries: Vec<Arc<objects::ServiceEntry>>,
+    virtual_hosts: BTreeSet<String>,
+    config_maps: Vec<objects::ConfigMap>,
+    namespaces: Vec<objects::Namespace>,
     domain: Option<String>,
 }
 
@@ -82,6 +86,23 @@ impl Builder {
         self.nodes.push(node);
     }
 
+    /// Only a MeshConfig's matters: it says which namespaces istiod looks at.
+    pub(crate) fn config_map(&mut self, map: objects::ConfigMap) {
+        if map.is_mesh_config() {
+            self.config_maps.push(map);
+        }
+    }
+
+    /// Hosts that a VirtualService leads: an application may look one up that nothing else has.
+    pub(crate) fn virtual_hosts(&mut self, hosts: &[String]) {
+        let named = hosts.iter().filter(|h| h.contains('.'));
+        self.virtual_hosts.extend(named.map(|h| h.to_ascii_lowercase()));
+    }
+
+    pub(crate) fn namespace(&mut self, namespace: objects::Namespace) {
+        self.namespaces.push(namespace);
+    }
+
     pub(crate) fn entry(&mut self, entry: impl Into<Arc<objects::ServiceEntry>>) {
         self.entries.push(entry.into());
     }
@@ -100,6 +121,8 @@ impl Builder {
         let mut problems = Vec::new();
         let mut cluster = Cluster {
             domain: self.domain.take().unwrap_or_else(|| DOMAIN.to_owned()),
+            virtual_hosts: std::mem::take(&mut self.virtual_hosts),
+            discovery: Discovery::of_objects(&self.config_maps, &self.namespaces),
             ..Cluster::default()
         };
         self.pods.sort_by(|(a, _), (b, _)| key(a).cmp(&key(b)));
@@ -344,6 +367,7 @@ impl Builder {
                 capture: Arc::clone(&pod.capture),
             });
         }
+        common_selectors(cluster, &self.owners, &mut self.pool);
         hand_over(cluster, &ended);
         contested(cluster, problems);
         // Where no Node tells its range, pods lie where other pods lie: the same /24, or /64 in
@@ -398,6 +422,26 @@ impl Builder {
                 .name(format_args!("ServiceEntry {}/{}", meta.namespace, meta.name), problems);
         }
         cluster.entry_ranges.sort();
+    }
+}
+
+/// A selector that no controller gives must meet all pods of its workload: only labels that all of
+/// them have stay.
+fn common_selectors(cluster: &mut Cluster, owners: &Owners, pool: &mut Pool) {
+    let mut first: HashMap<&WorkloadId, &objects::Labels> = HashMap::default();
+    let mut several: HashMap<WorkloadId, BTreeMap<String, String>> = HashMap::default();
+    for pod in cluster.pods.iter().filter(|p| p.end == Time::MAX && p.workload.kind != "Pod") {
+        let old = *first.entry(&pod.workload).or_insert(&pod.selector);
+        if *old == pod.selector || owners.selects(&pod.workload) {
+            continue;
+        }
+        let common = several.entry(pod.workload.clone()).or_insert_with(|| (**old).clone());
+        common.retain(|k, v| pod.selector.get(k) == Some(v));
+    }
+    for pod in &mut cluster.pods {
+        if let Some(common) = several.get(&pod.workload) {
+            pod.selector = pool.labels(Arc::new(common.clone()));
+        }
     }
 }
 

@@ -78,7 +78,10 @@ pub(super) fn asked_host(cluster: &Cluster, pod: &Pod, question: &str) -> Option
     match cluster.named(question, &pod.workload.namespace) {
         Named::Service { service, via } => Some(via.unwrap_or(&service.host).to_owned()),
         Named::Entry(_) => Some(question.to_owned()),
-        Named::Unknown => None,
+        Named::Unknown => {
+            let name = question.trim_end_matches('.').to_ascii_lowercase();
+            cluster.leads(&name).then_some(name)
+        }
     }
 }
 
