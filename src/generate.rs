@@ -55,7 +55,8 @@ pub struct Options {
     pub include_incomplete: bool,
     /// Replace Sidecars that somebody else wrote.
     pub adopt: bool,
-    /// Also compute what only explanations and forecasts show.
+    /// Also compute what only explanations and forecasts show, of workloads that are not ready as
+    /// well.
     pub detail: bool,
 }
 
@@ -81,6 +82,23 @@ pub enum Cause {
     Undiscovered,
     /// Another Sidecar would win, or Kubernetes would refuse it.
     Conflict,
+}
+
+impl Cause {
+    /// As JSON spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoProxy => "no-proxy",
+            Self::NotWatched => "not-watched",
+            Self::Unready => "unready",
+            Self::Incomplete => "incomplete",
+            Self::NoSelector => "no-selector",
+            Self::NotAdopted => "not-adopted",
+            Self::SeveralRevisions => "several-revisions",
+            Self::Undiscovered => "undiscovered",
+            Self::Conflict => "conflict",
+        }
+    }
 }
 
 /// Why no Sidecar is written.
@@ -163,6 +181,15 @@ impl<'a> Input<'a> {
     fn known(&self, id: &WorkloadId) -> &'a Known {
         self.known.get(id).unwrap_or(&NOTHING)
     }
+
+    /// How much is known of a workload.
+    fn readiness(&self, id: &WorkloadId) -> Readiness {
+        let running = |pod: &str| {
+            let all = self.cluster.pods_named(&id.namespace, pod).iter();
+            all.into_iter().any(|p| p.end == Time::MAX)
+        };
+        Readiness::of_kind(self.known(id), &id.kind, running)
+    }
 }
 
 /// All workloads, of the snapshot and of the store, sorted.
@@ -205,8 +232,14 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
 pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
     let mut out: Vec<Outcome> = Vec::new();
     let mut ready: Vec<&Subject> = Vec::new();
+    let mut unready: BTreeMap<&WorkloadId, Withheld> = BTreeMap::new();
     for s in subjects {
-        match withheld(s, input.known(&s.id), input.options) {
+        match withheld(s, input) {
+            // What would be written can be explained before it is ready to be.
+            Some(why) if input.options.detail && why.code == Cause::Unready => {
+                unready.insert(&s.id, why);
+                ready.push(s);
+            }
             Some(why) => out.push(Outcome::new(vec![s.id.clone()], Some(why))),
             None => ready.push(s),
         }
@@ -227,7 +260,7 @@ pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
         .collect();
     let mut used = BTreeSet::new();
     groups.iter_mut().for_each(|g| group::rename(g, input.meshes.taken(), &mut used));
-    let work = Work { input, running: &running, by_id: &by_id };
+    let work = Work { input, running: &running, by_id: &by_id, unready: &unready };
     let shapes: Vec<Shape<'_>> = groups
         .iter()
         .zip(meshes)
@@ -276,15 +309,14 @@ fn in_parallel<'j, J: Sync, R: Send>(jobs: &'j [J], run: impl Fn(&'j J) -> R + S
     })
 }
 
-fn withheld(subject: &Subject, known: &Known, options: &Options) -> Option<Withheld> {
+fn withheld(subject: &Subject, input: &Input<'_>) -> Option<Withheld> {
+    let (known, options) = (input.known(&subject.id), input.options);
     if let Some(why) = subject.data_plane.why_no_sidecar() {
         return Some(Withheld::new(Cause::NoProxy, why));
     }
     if subject.selector.is_empty() {
-        return Some(Withheld::new(Cause::NoSelector, subject.no_selector()));
-    }
-    if !known.declared.is_empty() && !known.learned() {
-        return None;
+        let why = Withheld::new(Cause::NoSelector, subject.no_selector());
+        return Some(Withheld { known: known.anything(), ..why });
     }
     if known.watches.is_empty()
         && known.dependencies.iter().all(|d| !notes::needs_a_host(d))
@@ -299,7 +331,8 @@ fn withheld(subject: &Subject, known: &Known, options: &Options) -> Option<Withh
     if options.include_unready {
         return None;
     }
-    Readiness::of(known).lacks(&options.least).map(|reason| Withheld::new(Cause::Unready, reason))
+    let reason = input.readiness(&subject.id).lacks(&options.least)?;
+    Some(Withheld { known: known.anything(), ..Withheld::new(Cause::Unready, reason) })
 }
 
 /// What a group's Sidecar must keep, beside calls.
@@ -324,6 +357,8 @@ struct Work<'a> {
     input: &'a Input<'a>,
     running: &'a Running<'a>,
     by_id: &'a BTreeMap<&'a WorkloadId, &'a Subject>,
+    /// Workloads that are only explained.
+    unready: &'a BTreeMap<&'a WorkloadId, Withheld>,
 }
 
 impl<'a> Work<'a> {
@@ -377,7 +412,8 @@ impl<'a> Work<'a> {
     }
 
     fn one<'s>(&self, g: &Group, shape: &'s Shape<'a>, full: &'s Scope<'s>) -> Outcome {
-        let mut outcome = Outcome::new(g.members.clone(), refused(g));
+        let unready = || g.members.iter().find_map(|m| self.unready.get(m)).cloned();
+        let mut outcome = Outcome::new(g.members.clone(), refused(g).or_else(unready));
         outcome.notes.clone_from(&g.notes);
         let mut all: BTreeMap<Call, (WorkloadId, Planned)> = BTreeMap::new();
         let mut assumed: BTreeSet<String> = BTreeSet::new();
@@ -388,7 +424,7 @@ impl<'a> Work<'a> {
             let known = self.input.known(id);
             let plan = self.plan(shape, full, id, known);
             if g.members.contains(id) {
-                outcome.readiness.insert(id.clone(), Readiness::of(known));
+                outcome.readiness.insert(id.clone(), self.input.readiness(id));
             }
             gaps.extend(law::gaps(shape.mesh, known, &plan));
             assumed.extend(plan.assumed);
@@ -513,6 +549,13 @@ impl<'a> Work<'a> {
                 "its selector also meets pods of {}: they get this Sidecar too, and what they call is not known",
                 all.join(", ")
             ));
+        }
+        if proof.hosts == [SILENT] {
+            outcome.notes.push(
+                "~/*: nothing is known that it calls in the mesh, so it gets no Service at all: a call that comes later passes \
+                 its proxy as one to the outside, or is refused where the policy is REGISTRY_ONLY"
+                    .to_owned(),
+            );
         }
         match proof.widening {
             Widening::None => {}

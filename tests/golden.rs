@@ -24,8 +24,8 @@ fn compare(path: &Path, got: &str) -> Option<String> {
 fn outputs(case: &Path, store: &Path) -> [(&'static str, String); 3] {
     let store = store.to_str().unwrap();
     let cluster = case.join("cluster.yaml");
-    // Captures of samples last seconds, so no workload of them is ready. One replaces the Sidecars
-    // that it holds.
+    // Captures of samples last seconds, so no workload of them is ready. One sample replaces the
+    // Sidecar that its snapshot has.
     let mut generate = vec!["generate", "--store", store, "--include-unready", "--cluster"];
     generate.push(cluster.to_str().unwrap());
     if case.ends_with("d2-bookinfo-minimal") {

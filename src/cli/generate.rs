@@ -15,7 +15,7 @@ use crate::clock;
 use crate::generate::group::GroupBy;
 use crate::generate::readiness::Thresholds;
 use crate::generate::{self as generation, Input, Known, Subject, generate, subjects};
-use crate::generate::{Declared, Refused};
+use crate::generate::{Cause, Declared, Refused, SILENT};
 use crate::memory::Missing;
 use crate::model::{Dependency, Time, WorkloadId, valid};
 use crate::snapshot::{self, Snapshot};
@@ -68,12 +68,13 @@ pub(super) struct ChoiceOptions {
 #[derive(Debug, Args)]
 pub(super) struct ReadyOptions {
     /// Least time that a workload must have been watched, in seconds or with a unit (90s, 15m, 24h,
-    /// 7d)
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = nanoseconds)]
+    /// 7d). Where no connection was seen, from a pod's start; Jobs count completed runs instead
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = nanoseconds)]
     min_coverage: u64,
     /// Least confidence, 0 to 1, that the next connection is of a dependency already known
-    /// (Good-Turing estimate)
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    /// (Good-Turing estimate, from 30 connections on; a workload with fewer must have been watched
+    /// 7 times as long)
+    #[arg(long, value_name = "SHARE", default_value_t = 0.95, value_parser = share)]
     min_confidence: f64,
     /// Write Sidecars of workloads that are not ready all the same
     #[arg(long)]
@@ -311,12 +312,20 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     options.ready.apply(&mut how);
     let outcomes = outcomes(&gathered, &how, &chosen);
     let (mut written, mut unready, mut known) = (0, 0, 0);
+    let mut withheld: BTreeMap<Cause, usize> = BTreeMap::new();
     for outcome in &outcomes {
         let Some(manifest) = &outcome.manifest else {
             let why = outcome.withheld.as_ref();
             unready += usize::from(why.is_some_and(|w| w.unready));
             known += usize::from(why.is_some_and(|w| w.known));
             let all: Vec<String> = outcome.workloads.iter().map(ToString::to_string).collect();
+            if let Some(why) = why {
+                *withheld.entry(why.code).or_default() += all.len();
+            }
+            // A reason for each is for `explain`; a few are shown at once.
+            if withheld.values().sum::<usize>() > SHOWN {
+                continue;
+            }
             output::say(format_args!(
                 "withheld: {}: {}",
                 all.join(", "),
@@ -327,6 +336,13 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         for gap in &outcome.gaps {
             output::warn(format_args!(
                 "{}/{} is written though this call is not kept for sure: {gap}",
+                manifest.namespace(),
+                manifest.name()
+            ));
+        }
+        if manifest.hosts().all(|h| h == SILENT) {
+            output::say(format_args!(
+                "note: {}/{} gets {SILENT}: nothing is known that it calls in the mesh",
                 manifest.namespace(),
                 manifest.name()
             ));
@@ -342,6 +358,15 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         options.output.as_ref().map(|d| format!(" below {}", d.display())).unwrap_or_default();
     let sidecars = if written == 1 { "Sidecar" } else { "Sidecars" };
     output::say(format_args!("{written} {sidecars} written{below}"));
+    if !withheld.is_empty() {
+        let causes: Vec<String> =
+            withheld.iter().map(|(code, n)| format!("{n} {}", code.name())).collect();
+        output::say(format_args!(
+            "{} workloads withheld ({}): `sidecarta explain --cluster PATH... NAMESPACE/NAME` says why, and what is known",
+            withheld.values().sum::<usize>(),
+            causes.join(", ")
+        ));
+    }
     if unready > 0 {
         output::say(format_args!(
             "{unready} workloads are not ready: watch them for longer, or pass --include-unready"

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::declared::{Declared, protocol};
 use super::known::{Gap, Known};
-use super::place::{Place, place};
+use super::place::{Place, cluster_name, place};
 use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{is_wildcard, matches, qualify};
 use crate::mesh::{AppProtocol, Mesh, Registry, Resolution, Service};
@@ -227,11 +227,13 @@ impl<'a, 'm> Planner<'a, 'm> {
     /// A host that was learned with its namespace. Where the snapshot has no such Service (it was
     /// deleted, or its namespace was not listed), it is listed all the same.
     fn assume(&mut self, i: Option<usize>, namespace: &str, host: &str) {
-        if self.mesh().has_host(host) || self.plan.assumed.contains(&format!("{namespace}/{host}"))
-        {
+        if self.mesh().has_host(host) {
             return;
         }
         self.plan.covered.extend(i);
+        if self.plan.assumed.contains(&format!("{namespace}/{host}")) {
+            return;
+        }
         if self.mesh().hides(namespace) {
             self.plan.notes.push(undiscovered(host, namespace));
             return;
@@ -249,13 +251,8 @@ impl<'a, 'm> Planner<'a, 'm> {
         if !host.ends_with(&domain) {
             return;
         }
-        match place(self.full, host, self.client.namespace) {
-            Place::Missing { namespace, host } => self.assume(Some(i), &namespace, &host),
-            Place::Hidden(namespace) => {
-                self.plan.covered.insert(i);
-                self.plan.notes.push(undiscovered(host, &namespace));
-            }
-            Place::Known => {}
+        if let Some((namespace, host)) = cluster_name(self.mesh(), host, self.client.namespace) {
+            self.assume(Some(i), &namespace, &host);
         }
     }
 

@@ -34,6 +34,11 @@ pub(super) static NOTHING: Known = Known {
 };
 
 impl Known {
+    /// Whether there is anything that a Sidecar could be written from.
+    pub(super) fn anything(&self) -> bool {
+        self.learned() || !self.declared.is_empty() || !self.unreadable.is_empty()
+    }
+
     pub(super) fn learned(&self) -> bool {
         !self.dependencies.is_empty() || !self.watches.is_empty()
     }

@@ -4,16 +4,17 @@
 use super::known::Known;
 use crate::model::{Dependency, Destination, Protocol, valid};
 
-/// Whether a dependency is reason for a host: it leads to a Service or a ServiceEntry over TCP.
+/// Whether a dependency is reason for a host: it leads to a Service or a ServiceEntry over TCP, or
+/// may do so.
 pub(super) fn needs_a_host(d: &Dependency) -> bool {
     d.key.protocol == Protocol::Tcp
         && match &d.key.destination {
             Destination::Service(_) | Destination::Ambiguous { .. } => true,
             Destination::External { namespace, .. } => namespace.is_some(),
+            Destination::Unresolved { .. } | Destination::Others { why: Some(_), .. } => true,
             Destination::Pod { .. }
             | Destination::Infrastructure { .. }
-            | Destination::Unresolved { .. }
-            | Destination::Others { .. } => false,
+            | Destination::Others { why: None, .. } => false,
         }
 }
 

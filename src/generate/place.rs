@@ -61,7 +61,7 @@ fn routed(full: &Scope<'_>, host: &str) -> bool {
 
 /// The namespace and the host that a name would have as a Service of the cluster; `None` for a name
 /// of the world outside.
-fn cluster_name(mesh: &Mesh, host: &str, client: &str) -> Option<(String, String)> {
+pub(super) fn cluster_name(mesh: &Mesh, host: &str, client: &str) -> Option<(String, String)> {
     let domain = &mesh.domain;
     let short = host
         .strip_suffix(&format!(".svc.{domain}"))
