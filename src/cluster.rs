@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 
+use crate::mesh::Discovery;
 use crate::model::{Protocol, ServicePort, Span, Time};
 
 pub(crate) use crate::model::CaptureScope;
@@ -110,6 +111,7 @@ pub struct Cluster {
     pod_ranges: Vec<IpNet>,
     service_ranges: Vec<IpNet>,
     domain: String,
+    discovery: Discovery,
 }
 
 impl Cluster {
@@ -129,6 +131,11 @@ impl Cluster {
     /// All Services, sorted by namespace and name.
     pub fn services(&self) -> &[Service] {
         &self.services
+    }
+
+    /// Whether istiod looks away from a namespace: no proxy can have what is in it.
+    pub fn hides(&self, namespace: &str) -> bool {
+        self.discovery.hides(namespace)
     }
 
     /// The cluster's DNS domain, `cluster.local` unless said otherwise.

@@ -235,7 +235,10 @@ impl<'a> Seen<'a> {
             Destination::Ambiguous { .. } => !self.entries.is_empty(),
             _ => true,
         };
-        resolution.scope_miss = self.captured() && self.cluster.is_cluster_ip(to) && !by_envoy;
+        // What istiod does not look at is in no proxy's reach.
+        let seen = owners.iter().any(|s| !self.cluster.hides(&s.namespace));
+        resolution.scope_miss =
+            self.captured() && self.cluster.is_cluster_ip(to) && !by_envoy && seen;
         resolution
     }
 

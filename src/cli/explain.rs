@@ -103,7 +103,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         called(
             k,
             k.planned.dependency.and_then(|i| known?.dependencies.get(i)),
-            &gathered.snapshot.mesh,
+            gathered.snapshot.meshes.first(),
         )
     };
     let wanted = |text: &str| {
@@ -133,6 +133,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
             Some(Reason::Inbound(pod, port)) => format!(
                 "the workload's own Service: without it port {port} of {pod} loses the connection pool that a DestinationRule sets"
             ),
+            Some(Reason::Assumed) => {
+                "it was called, and the snapshot has no such Service: it is listed by its name".to_owned()
+            }
             Some(Reason::Unproved) => "no narrower list keeps every call as it is".to_owned(),
             None => "it can be left out".to_owned(),
         };
@@ -229,6 +232,7 @@ fn line(c: &Called, out: &mut String) {
         Origin::Addressed => "addressed by this name",
         Origin::Possible => "possibly addressed by this name",
         Origin::Declared => "declared",
+        Origin::LookedUp => "looked up",
     };
     let mut call =
         format!("  call {}://{}:{}, {origin}: {}", c.protocol, c.host, c.port, c.route.kind);
