@@ -294,10 +294,14 @@ impl<'a, 'm> Planner<'a, 'm> {
         }
     }
 
-    /// Whether proxies look a host up by themselves: endpoints of DNS clusters
+    /// Whether proxies look a host up by themselves: the host or an endpoint of a DNS cluster
     /// (`networking/core/cluster.go`), so that a look-up says nothing of the application.
     fn looked_up_by_proxy(&self, host: &str) -> bool {
-        self.mesh().services_of(host).any(|s| s.resolution == Resolution::Dns)
+        let mesh = self.mesh();
+        let by_dns = |s: &&Service| s.resolution == Resolution::Dns;
+        let named = |s: &Service| mesh.endpoints(s).iter().any(|e| e.address == host);
+        mesh.services_of(host).any(|s| by_dns(&s))
+            || mesh.services().iter().filter(by_dns).any(named)
     }
 
     /// A host that was seen called, and hosts that lead there.
