@@ -14,6 +14,7 @@ mod owners;
 mod pool;
 mod proxy;
 mod turns;
+mod unreadable;
 
 use std::collections::{self, BTreeSet};
 use std::net::IpAddr;

@@ -296,6 +296,10 @@ impl<'a> Seen<'a> {
             Some(named) => named,
             None => self.by_own_address(),
         };
+        // A proxy that has the host sends to the endpoints that the entry lists.
+        let owning = cluster.entries_at(to);
+        let diverts = |e: &&Entry| e.has(port) && !e.passes_through && !e.is_open;
+        resolution.scope_miss |= self.captured() && owning.iter().any(diverts);
         // Nothing but a proxy that lacks the host lets an address through that istiod made up.
         resolution.scope_miss |= self.pod.data_plane == DataPlane::Sidecar
             && self.call.protocol == Protocol::Tcp
@@ -349,11 +353,7 @@ impl<'a> Seen<'a> {
             resolution.addressed.extend(owning.iter().map(|e| e.host.host.clone()));
             return resolution;
         }
-        // A proxy that has the host sends to its endpoints, unless it passes the address on.
-        let diverts = owning.iter().any(|e| e.has(port) && !e.passes_through);
-        let mut resolution = among(found, Grade::ServiceAddress, true, self.clues);
-        resolution.scope_miss = diverts && self.captured();
-        resolution
+        among(found, Grade::ServiceAddress, true, self.clues)
     }
 }
 

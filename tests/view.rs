@@ -152,7 +152,7 @@ async fn follows_a_cluster() {
     assert_eq!(live.view.status().behind, None);
     assert_eq!(live.view.status().broken, 1);
     assert_eq!(live.view.status().kinds["Pod"], KindStatus::Synced { objects: 1201 });
-    assert_eq!(live.view.status().kinds.len(), 11);
+    assert_eq!(live.view.status().kinds.len(), 13);
     let Holder::Pod(web) = cluster.holder(address("10.1.0.1"), now()) else { panic!() };
     assert_eq!((web.workload.kind.as_str(), web.workload.name.as_str()), ("Deployment", "web"));
     assert_eq!(cluster.services_at(address("10.96.0.7")).count(), 1);

@@ -3,7 +3,7 @@
 //!
 //! Owns what a frame must have to give a segment. Must never panic, keep state, or read payload.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use etherparse::{
     EtherType, IpNumber, LaxIpSlice, LaxNetSlice, LaxSlicedPacket, TcpSlice, UdpSlice,
@@ -313,7 +313,10 @@ fn unicast(address: IpAddr) -> bool {
         }
         IpAddr::V6(a) => {
             let link_local = a.segments()[0] & 0xffc0 == 0xfe80;
-            !(a.is_loopback() || a.is_multicast() || a == Ipv6Addr::UNSPECIFIED || link_local)
+            // Unspecified, loopback, and Envoy's own towards the application, `::6`
+            // (`InboundPassthroughBindIpv6`, `pilot/pkg/networking/core/cluster.go`).
+            let local = a.segments()[..7] == [0; 7];
+            !(local || a.is_multicast() || link_local)
         }
     }
 }

@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 
-use super::index::Unreadable;
+use super::Cluster;
 use super::objects::{self, Labels};
-use super::{Cluster, Named};
+use super::unreadable::Unreadable;
 use crate::model::{Time, selects};
 
 /// A host of a ServiceEntry.
@@ -287,7 +287,7 @@ fn one(
         let mut is_open = passes_through && spec.addresses.is_empty();
         let mut all: Vec<Place<'_>> = Vec::new();
         for (name, ports) in &own {
-            let found = addresses_of(cluster, name, &meta.namespace);
+            let found = cluster.addresses_named(name, &meta.namespace);
             is_open |= found.is_empty();
             all.extend(found.into_iter().map(|address| Place { ports: *ports, ..always(address) }));
         }
@@ -325,20 +325,4 @@ fn one(
         let host = EntryHost { host, namespace: meta.namespace.clone(), name: meta.name.clone() };
         entries.all.push(Entry { host, ports, by_dns, passes_through, is_open });
     }
-}
-
-/// What the DNS of the cluster answers for the name of a Service: its own addresses, of a headless
-/// one those of its endpoints.
-fn addresses_of(cluster: &Cluster, name: &str, namespace: &str) -> BTreeSet<IpAddr> {
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let Named::Service { service, .. } = cluster.named(&name, namespace) else {
-        return BTreeSet::new();
-    };
-    let own: BTreeSet<IpAddr> = cluster.cluster_ips_of(&service.host).into_iter().collect();
-    if !own.is_empty() {
-        return own;
-    }
-    let Some(&index) = cluster.services_by_host.get(&service.host) else { return own };
-    let behind = cluster.endpoints.iter().filter(|(_, b)| b.iter().any(|b| b.service == index));
-    behind.map(|((address, ..), _)| *address).collect()
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -10,10 +9,11 @@ use ipnet::IpNet;
 
 use super::brief::{ControllerBrief, Interval, PodBrief};
 use super::entries::{self, Workload};
-use super::objects::{self, read, target_port};
+use super::objects::{self, target_port};
 use super::owners::Owners;
 use super::pool::Pool;
 use super::turns::{End, Ended, Turn, hand_over, hand_over_endpoints};
+use super::unreadable::Unreadable;
 use super::{Backing, Cluster, Pod, Service};
 use crate::mesh::Discovery;
 use crate::model::{DataPlane, Protocol, Time, WorkloadId, selects};
@@ -122,8 +122,12 @@ impl Builder {
     /// Hosts that a VirtualService routes: a look-up of one is a look-up of the mesh, whether it is
     /// a Service's or not.
     pub(crate) fn virtual_service(&mut self, rule: &objects::VirtualService) {
-        let namespace = &rule.metadata.namespace;
-        self.routed.extend(rule.hosts().iter().map(|h| (h.clone(), namespace.clone())));
+        self.routed(&rule.metadata.namespace, rule.hosts());
+    }
+
+    /// The same of its hosts alone.
+    pub(crate) fn routed(&mut self, namespace: &str, hosts: &[String]) {
+        self.routed.extend(hosts.iter().map(|h| (h.clone(), namespace.to_owned())));
     }
 
     pub(crate) fn controller(&mut self, kind: &str, controller: objects::Controller) {
@@ -402,7 +406,7 @@ impl Builder {
         for (pod, deleted) in pods {
             if !pod.unreadable.is_empty() && deleted.is_none() {
                 let mut unreadable = Unreadable::default();
-                unreadable.all.extend(pod.unreadable.iter().cloned());
+                pod.unreadable.iter().for_each(|text| unreadable.add(text.clone()));
                 unreadable.name(format_args!("Pod {}/{}", pod.namespace, pod.name), problems);
             }
             let (workload, selector) = self.owners.workload(&pod);
@@ -463,34 +467,6 @@ fn common_selectors(cluster: &mut Cluster, owners: &Owners, pool: &mut Pool) {
         if let Some(common) = several.get(&pod.workload) {
             pod.selector = pool.labels(Arc::new(common.clone()));
         }
-    }
-}
-
-/// What of an object's addresses cannot be read.
-#[derive(Default)]
-pub(super) struct Unreadable {
-    /// Field and text.
-    all: BTreeSet<String>,
-}
-
-impl Unreadable {
-    /// Reads an address or a range, or notes that it cannot be read.
-    pub(super) fn or_read<T: FromStr>(&mut self, field: &str, text: &str) -> Option<T> {
-        read(text, |text| {
-            self.all.insert(format!("{field} {text:?}"));
-        })
-    }
-
-    /// Names what could not be read.
-    pub(super) fn name(self, object: std::fmt::Arguments<'_>, problems: &mut Vec<String>) {
-        if self.all.is_empty() {
-            return;
-        }
-        let all = self.all.into_iter().collect::<Vec<_>>().join(", ");
-        problems.push(format!(
-            "{object}: no address can be read in {all}: connections that concern it are resolved as if the object had none; mend the \
-             object"
-        ));
     }
 }
 

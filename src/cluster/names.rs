@@ -1,6 +1,7 @@
 //! From a name as an application or a packet spells it to a host of the mesh.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::{Cluster, EntryHost, Service};
 
@@ -59,6 +60,22 @@ impl Cluster {
             rest = parent;
         }
         BTreeSet::new()
+    }
+
+    /// What the DNS of the cluster answers for the name of a Service: its own addresses, of a
+    /// headless one those of its endpoints.
+    pub(super) fn addresses_named(&self, name: &str, namespace: &str) -> BTreeSet<IpAddr> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let Named::Service { service, .. } = self.named(&name, namespace) else {
+            return BTreeSet::new();
+        };
+        let own: BTreeSet<IpAddr> = self.cluster_ips_of(&service.host).into_iter().collect();
+        if !own.is_empty() {
+            return own;
+        }
+        let Some(&index) = self.services_by_host.get(&service.host) else { return own };
+        let behind = self.endpoints.iter().filter(|(_, b)| b.iter().any(|b| b.service == index));
+        behind.map(|((address, ..), _)| *address).collect()
     }
 
     fn follow<'a>(&'a self, service: &'a Service) -> Named<'a> {

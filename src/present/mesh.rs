@@ -113,6 +113,8 @@ fn without(kind: &str) -> &'static str {
         }
         "Node" => "addresses of nodes may show as addresses outside the cluster",
         "ServiceEntry" => "hosts of ServiceEntries show as any other outside the cluster",
+        "WorkloadEntry" => "calls of machines that WorkloadEntries name may show as of addresses",
+        "VirtualService" => "look-ups of hosts that only VirtualServices have do not count",
         _ => "workloads may be named after what stands between them and their pods",
     }
 }

@@ -91,7 +91,7 @@ spec:
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {namespace: ext, name: db-a}
-spec: {hosts: [db-a.example], resolution: DNS, ports: [{number: 5432, name: tcp, protocol: TCP}]}
+spec: {hosts: [db-a.example], resolution: DNS, addresses: [192.0.2.77], ports: [{number: 5432, name: tcp, protocol: TCP}]}
 ---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -148,7 +148,13 @@ fn a_miss_is_where_the_proxy_would_have_handled_the_address() {
     assert_eq!(seen("10.1.0.6", "10.96.0.3:80", ("", &[])), is("pay/billing", 80, true));
     // An entry's own address, and one that istiod made up, whatever is excluded.
     assert_eq!(seen(WEB, "10.200.0.7:80", ("", &[])), is("ratings.example", 80, true));
+    assert_eq!(
+        seen(WEB, "10.200.0.7:80", ("ratings.example", &[])),
+        is("ratings.example", 80, true)
+    );
     assert_eq!(seen("10.1.0.6", "240.240.0.9:9000", ("", &[])), is("240.240.0.9", 9000, true));
+    // The proxy may have found that address by the DNS.
+    assert_eq!(seen(WEB, "192.0.2.77:5432", ("", &[])), is("db-a.example", 5432, false));
 }
 
 #[test]

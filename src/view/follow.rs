@@ -33,6 +33,8 @@ pub(super) fn all(client: &Client, shared: &Arc<Shared>, watches: &mut JoinSet<(
     kinds::SLICES.follow(client, None, shared, watches);
     kinds::NODES.follow(client, None, shared, watches);
     kinds::ENTRIES.follow(client, None, shared, watches);
+    kinds::WORKLOAD_ENTRIES.follow(client, None, shared, watches);
+    kinds::VIRTUAL_SERVICES.follow(client, None, shared, watches);
     for kind in CONTROLLERS {
         kind.follow(client, None, shared, watches);
     }

@@ -12,7 +12,10 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 
 use super::object::{Object, Seen};
-use crate::cluster::objects::{Check, Controller, EndpointSlice, Node, Pod, Service, ServiceEntry};
+use crate::cluster::objects::{
+    Check, Controller, EndpointSlice, Node, Pod, Service, ServiceEntry, VirtualService,
+    WorkloadEntryObject,
+};
 use crate::cluster::{ControllerBrief, PodBrief, Pool};
 
 /// A kind, and the type that its objects are read as.
@@ -47,6 +50,14 @@ pub(super) const NODES: Kind<Node> =
 pub(super) const ENTRIES: Kind<ServiceEntry> =
     kind("ServiceEntry", "networking.istio.io", "v1", "serviceentries", |o, _| {
         Object::Entry(Arc::new(o))
+    });
+pub(super) const WORKLOAD_ENTRIES: Kind<WorkloadEntryObject> =
+    kind("WorkloadEntry", "networking.istio.io", "v1", "workloadentries", |o, _| {
+        Object::WorkloadEntry(Arc::new(o))
+    });
+pub(super) const VIRTUAL_SERVICES: Kind<VirtualService> =
+    kind("VirtualService", "networking.istio.io", "v1", "virtualservices", |o, pool| {
+        Object::Routed(pool.word(&o.metadata.namespace), o.hosts().into())
     });
 pub(super) const CONTROLLERS: [Kind<Controller>; 6] = [
     kind("ReplicaSet", "apps", "v1", "replicasets", controller),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::cluster::objects::{EndpointSlice, Node, Service, ServiceEntry};
+use crate::cluster::objects::{EndpointSlice, Node, Service, ServiceEntry, WorkloadEntryObject};
 use crate::cluster::{Builder, ControllerBrief, PodBrief};
 
 /// An object as far as the indexes need it. The builder shares it.
@@ -13,6 +13,9 @@ pub(super) enum Object {
     Slice(Arc<EndpointSlice>),
     Node(Arc<Node>),
     Entry(Arc<ServiceEntry>),
+    WorkloadEntry(Arc<WorkloadEntryObject>),
+    /// Hosts that a VirtualService of this namespace routes: nothing else of it is needed.
+    Routed(Arc<str>, Arc<[String]>),
     Controller(Arc<ControllerBrief>),
 }
 
@@ -24,6 +27,8 @@ impl Object {
             Self::Slice(o) => builder.shared_slice(o, None),
             Self::Node(o) => builder.node(Node::clone(&o)),
             Self::Entry(o) => builder.entry(o),
+            Self::WorkloadEntry(o) => builder.workload_entry(WorkloadEntryObject::clone(&o)),
+            Self::Routed(namespace, hosts) => builder.routed(&namespace, &hosts),
             Self::Controller(o) => builder.shared_controller(kind, o),
         }
     }

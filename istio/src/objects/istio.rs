@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Meta, WorkloadSelector, nullable};
 
 /// Any object of which only metadata and specification matter.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Object<S> {
     pub metadata: Meta,
     #[serde(default = "Option::default")]
