@@ -29,6 +29,7 @@ pub(crate) use brief::{ControllerBrief, PodBrief};
 pub use index::Builder;
 pub use names::Named;
 pub use objects::Labels;
+pub(crate) use owner::lasting;
 pub(crate) use pool::Pool;
 pub(crate) use turns::Ended;
 

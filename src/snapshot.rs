@@ -18,7 +18,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::cluster::objects::{Check, Controller, Envelope, Known, Refused, read_checked};
 use crate::cluster::{Builder, Cluster};
-use crate::mesh::{self, Meshes};
+use crate::mesh::{self, Meshes, Unread};
 use crate::yaml::{self, depth::TooDeep};
 use text::{Piece, guess_name, pieces};
 
@@ -447,6 +447,11 @@ fn accept(
             None => {
                 // Any object may own pods: what it selects by and whom it belongs to is read of all.
                 if let Ok(owner) = source.object::<Controller>() {
+                    let meta = &owner.metadata;
+                    let unread = Unread::of(kind, group, &meta.namespace, &meta.name);
+                    if let (Some(mesh), Some(unread)) = (&mut builders.mesh, unread) {
+                        mesh.unread(unread);
+                    }
                     cluster.controller(kind, owner);
                 }
                 *report.skipped.entry(kind.to_owned()).or_default() += 1;
