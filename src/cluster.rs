@@ -31,6 +31,7 @@ pub(crate) use brief::{ControllerBrief, PodBrief};
 pub use entries::{Entry, EntryHost, EntryPort};
 pub use index::Builder;
 pub use names::Named;
+pub(crate) use owner::lasting;
 pub(crate) use pool::Pool;
 pub(crate) use proxy::dns_domain;
 pub(crate) use turns::Ended;

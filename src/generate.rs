@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, lasting};
 use crate::mesh::{Egress, Mesh, MeshPod, Meshes, Sidecar, TrafficMode};
 use crate::model::{DataPlane, Time, Workload, WorkloadId, valid};
 use crate::scope::clusters::Size;
@@ -199,9 +199,11 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
     let mut all: BTreeMap<WorkloadId, Subject> = stored
         .iter()
         .map(|w| {
+            let selector = w.selector.clone();
             let subject = Subject {
                 id: w.id.clone(),
-                selector: w.selector.clone(),
+                // An older release stored labels that do not last.
+                selector: if given(&w.id) { selector } else { lasting(&selector) },
                 data_plane: w.data_plane,
                 present: false,
             };
@@ -209,7 +211,12 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
         })
         .collect();
     for pod in cluster.pods().iter().filter(|p| p.end == Time::MAX) {
-        let selector = BTreeMap::clone(&pod.selector);
+        let mut selector = BTreeMap::clone(&pod.selector);
+        let stored = all.get(&pod.workload).filter(|s| !s.present && !given(&s.id));
+        if let Some(old) = stored {
+            // What its pods had when they were learned counts as well.
+            selector.retain(|k, v| old.selector.get(k).is_none_or(|was| was == v));
+        }
         let new = Subject {
             id: pod.workload.clone(),
             selector,
@@ -227,6 +234,22 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
         }
     }
     all.into_values().collect()
+}
+
+/// Whether the selector of a workload is what its controller says: any other is told from its pods.
+fn given(id: &WorkloadId) -> bool {
+    matches!(
+        id.kind.as_str(),
+        "Deployment"
+            | "StatefulSet"
+            | "DaemonSet"
+            | "ReplicaSet"
+            | "Rollout"
+            | "CloneSet"
+            | "DeploymentConfig"
+            | "ReplicationController"
+            | "Pod"
+    )
 }
 
 /// Generates for every subject, and for the namespaces where that is asked for. The result is
@@ -482,6 +505,11 @@ impl<'a> Work<'a> {
             }
         }
         outcome.implied = implied.into_iter().collect();
+        outcome.notes.extend(
+            shape.mesh.unread_for(&g.namespace).map(|u| {
+                format!("{} {}/{} is not read: {}", u.kind, u.namespace, u.name, u.effect())
+            }),
+        );
         self.notes(g, &mut outcome, &proof);
         if let Some(i) = instances
             .iter()

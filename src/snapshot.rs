@@ -21,7 +21,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::cluster::objects::{Check, Controller, Envelope, Known, Refused, read_checked};
 use crate::cluster::{Builder, Cluster};
-use crate::mesh::{self, Meshes};
+use crate::mesh::{self, Meshes, Unread};
 use crate::yaml::{self, depth::TooDeep};
 use text::{End, Piece, decoded, guess_name, is_table, pieces};
 use versions::{Item, Versions};
@@ -149,6 +149,8 @@ pub struct Builders {
     /// As it was asked for; else as the objects say.
     domain: Option<String>,
     domains: domain::Domains,
+    /// Objects that the mesh does not read, and that could matter.
+    unread: Vec<Unread>,
     /// Only addresses matter.
     addresses_only: bool,
 }
@@ -172,6 +174,7 @@ impl Builders {
         if let Some(domain) = &domain {
             (cluster, mesh) = (cluster.domain(domain), mesh.domain(domain));
         }
+        self.unread.into_iter().for_each(|object| mesh.unread(object));
         let into = (!self.addresses_only).then_some(&mut mesh);
         self.versions.feed(&mut cluster, into, &mut report.problems);
         let (cluster, problems) = cluster.build();
@@ -606,7 +609,12 @@ fn accept(
             None => {
                 // Any object may own pods: what it selects by and whom it belongs to is read of all.
                 if let Ok(owner) = source.object::<Controller>() {
-                    builders.versions.add(kind, Item::Controller(kind.to_owned(), owner), digest);
+                    let meta = &owner.metadata;
+                    let unread = Unread::of(kind, group, &meta.namespace, &meta.name);
+                    let item = Item::Controller(kind.to_owned(), owner);
+                    if builders.versions.add(kind, item, digest) {
+                        builders.unread.extend(unread);
+                    }
                 }
                 *report.skipped.entry(kind.to_owned()).or_default() += 1;
                 return;

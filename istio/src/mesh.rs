@@ -13,6 +13,7 @@ pub mod host;
 mod meshes;
 mod proxy;
 pub(crate) mod service;
+mod unread;
 mod validate;
 pub(crate) mod virtualservice;
 
@@ -33,6 +34,7 @@ pub use discovery::{DEFAULT_REVISION, Discovery, revision_of};
 pub use meshes::{Meshes, Taken};
 pub use proxy::NamedCluster;
 pub use service::{AppProtocol, Export, Port, Registry, Resolution, Service, UNSPECIFIED};
+pub use unread::Unread;
 pub use validate::egress_host as validate_egress_host;
 pub use virtualservice::VirtualService;
 
@@ -134,6 +136,7 @@ pub struct Mesh {
     /// The revision of the istiod that holds this.
     pub revision: String,
     pub(crate) discovery: Discovery,
+    pub(crate) unread: Vec<Unread>,
     pub(crate) services: Vec<Service>,
     pub(crate) by_host: HashMap<String, BTreeMap<String, Indexed>>,
     pub(crate) by_namespace: HashMap<String, Vec<u32>>,

@@ -39,6 +39,9 @@ struct Explanation {
     workload: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     withheld: Option<generate::Withheld>,
+    /// Calls that are known and that no list is sure to keep.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gaps: Vec<generate::Gap>,
     hosts: Vec<Host>,
     not_covered: Vec<NotCovered>,
     rejected: Vec<Rejected>,
@@ -147,6 +150,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let explanation = Explanation {
         workload: id.to_string(),
         withheld: outcome.withheld.clone(),
+        gaps: outcome.gaps.clone(),
         hosts: hosts.collect(),
         not_covered: not_covered
             .map(|k| NotCovered {
@@ -200,6 +204,10 @@ fn text(e: &Explanation) -> String {
     output::line(&mut out, &e.workload);
     if let Some(w) = &e.withheld {
         output::line(&mut out, format_args!("withheld: {}", w.reason));
+    }
+    if !e.gaps.is_empty() {
+        out.push_str("\nnot kept for sure by any list:\n");
+        e.gaps.iter().for_each(|g| output::line(&mut out, format_args!("  {g}")));
     }
     for h in &e.hosts {
         out.push('\n');

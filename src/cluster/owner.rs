@@ -125,7 +125,7 @@ fn runs_once(kind: &str) -> bool {
 }
 
 /// Labels of a template or a pod that stay, where no controller says what it selects by.
-pub(super) fn lasting(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+pub(crate) fn lasting(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut out = stable(labels);
     out.retain(|k, _| !changing(k));
     out

@@ -103,7 +103,10 @@ impl<'a, 'm> Planner<'a, 'm> {
     /// Adds a declared call. A host without a port that the mesh knows is told.
     pub fn declare(&mut self, d: &Declared) {
         let host = full_name(self.mesh(), &d.host, self.client.namespace);
-        let known = self.ports(&host);
+        let known = match d.port {
+            Some(_) => self.own_ports(&host),
+            None => self.ports(&host),
+        };
         let mut gap = |why: String| {
             let port = d.port.map(|p| format!(":{p}")).unwrap_or_default();
             let from = if d.from.is_empty() { String::new() } else { format!(" ({})", d.from) };
@@ -115,11 +118,10 @@ impl<'a, 'm> Planner<'a, 'm> {
             }
             Place::Hidden(namespace) => self.plan.notes.push(undiscovered(&host, &namespace)),
             Place::Known => {
-                let of_kubernetes = |s: &Service| s.registry == Registry::Kubernetes;
                 let lacks = |p: u16| !known.is_empty() && !known.contains(&p);
                 let all: Vec<String> = known.iter().map(ToString::to_string).collect();
                 match d.port {
-                    Some(p) if lacks(p) && self.full.mesh.services_of(&host).any(of_kubernetes) => {
+                    Some(p) if lacks(p) => {
                         gap(format!(
                             "it is declared, and the Service has no port {p} (it has {}); write the Service's port, not the pod's",
                             all.join(", ")
@@ -248,7 +250,7 @@ impl<'a, 'm> Planner<'a, 'm> {
     /// The same for a host of which only the name was on the wire.
     fn assume_named(&mut self, i: usize, host: &str) {
         let domain = format!(".{}", self.mesh().domain);
-        if !host.ends_with(&domain) {
+        if !host.ends_with(&domain) && !host.ends_with(".svc.clusterset.local") {
             return;
         }
         if let Some((namespace, host)) = cluster_name(self.mesh(), host, self.client.namespace) {
@@ -431,9 +433,30 @@ impl<'a, 'm> Planner<'a, 'm> {
         any
     }
 
+    /// Ports of the Kubernetes Service that has this host, or below which it is.
+    fn own_ports(&self, host: &str) -> BTreeSet<u16> {
+        let of = |host: &str| {
+            let all = self.mesh().services_of(host);
+            let own = all.filter(|s| {
+                s.registry == Registry::Kubernetes && s.resolution != Resolution::Alias
+            });
+            own.flat_map(|s| s.ports.iter().map(|p| p.number)).collect::<BTreeSet<u16>>()
+        };
+        let own = of(host);
+        match host.split_once('.') {
+            Some((_, above)) if own.is_empty() => of(above),
+            _ => own,
+        }
+    }
+
     /// Ports that the mesh knows of a host.
     fn ports(&self, host: &str) -> BTreeSet<u16> {
         let mut out: BTreeSet<u16> = BTreeSet::new();
+        // Its own Service is found at once; whatever else may answer is searched for.
+        if let Some(own) = self.full.service(host).filter(|s| !s.ports.is_empty()) {
+            let tcp = own.ports.iter().filter(|p| p.protocol != AppProtocol::Udp);
+            return tcp.map(|p| p.number).collect();
+        }
         for listener in &self.full.listeners {
             let by_name = listener.services.iter().filter(|s| {
                 s.service.host == host

@@ -63,6 +63,11 @@ fn routed(full: &Scope<'_>, host: &str) -> bool {
 /// of the world outside.
 pub(super) fn cluster_name(mesh: &Mesh, host: &str, client: &str) -> Option<(String, String)> {
     let domain = &mesh.domain;
+    // Services of several clusters (`serviceregistry/kube/controller/autoserviceexport`).
+    if let Some(name) = host.strip_suffix(".svc.clusterset.local") {
+        let (_, namespace) = name.rsplit_once('.')?;
+        return Some((namespace.to_owned(), host.to_owned()));
+    }
     let short = host
         .strip_suffix(&format!(".svc.{domain}"))
         .or_else(|| host.strip_suffix(".svc"))

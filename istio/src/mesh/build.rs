@@ -19,7 +19,7 @@ use super::proxy;
 
 use super::service::{Registry, Resolution, from_entry, from_kube};
 use super::{
-    Endpoint, Indexed, Mesh, MeshPod, ProviderUse, Service, Sidecar, Target, validate,
+    Endpoint, Indexed, Mesh, MeshPod, ProviderUse, Service, Sidecar, Target, Unread, validate,
     virtualservice,
 };
 use crate::objects::{self, Known, Meta, Provided};
@@ -60,6 +60,7 @@ pub struct Builder {
     plugins: Vec<objects::WasmPlugin>,
     namespaces: Vec<objects::Namespace>,
     routes: Vec<(Kind, objects::GatewayRoute)>,
+    unread: Vec<Unread>,
 }
 
 impl Builder {
@@ -93,6 +94,11 @@ impl Builder {
             Known::TcpRoute(o) => self.routes.push((Kind::Tcp, o)),
             Known::TlsRoute(o) => self.routes.push((Kind::Tls, o)),
         }
+    }
+
+    /// Takes note of an object that is not read.
+    pub fn unread(&mut self, object: Unread) {
+        self.unread.push(object);
     }
 
     /// The mesh, and what in the objects istiod would refuse or leave out, in words. Of several
@@ -210,6 +216,7 @@ impl Builder {
             domain,
             revision,
             discovery,
+            unread: std::mem::take(&mut self.unread),
             rules,
             virtual_services,
             ..Mesh::default()
