@@ -21,7 +21,7 @@ const MAX_ADDRESSES: usize = 512;
 
 /// A message, as far as it could be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub struct DnsMessage {
     /// Identifier that question and answer share.
     pub id: u16,
     /// True for an answer.
@@ -42,7 +42,7 @@ pub struct Message {
 }
 
 /// Reads a message; `None` where not even its question can be read.
-pub fn message(bytes: &[u8]) -> Option<Message> {
+pub fn message(bytes: &[u8]) -> Option<DnsMessage> {
     let wire = Wire::from_octets(bytes).ok()?;
     let header = wire.header();
     // Standard queries only: updates and notifies have the same layout and another meaning.
@@ -50,7 +50,7 @@ pub fn message(bytes: &[u8]) -> Option<Message> {
         return None;
     }
     let question = wire.first_question()?;
-    let mut message = Message {
+    let mut message = DnsMessage {
         id: header.id(),
         response: header.qr(),
         rcode: header.rcode().to_int(),

@@ -6,10 +6,10 @@
 
 pub(crate) mod answers;
 mod entry;
-mod further;
 mod head;
 mod hot;
 pub(crate) mod key;
+mod later_hosts;
 mod slots;
 mod syns;
 pub(crate) mod table;
@@ -20,7 +20,7 @@ use std::net::IpAddr;
 /// What is known to listen; lets the table tell initiator from responder in connections joined
 /// midway.
 #[derive(Clone, Debug, Default)]
-pub struct KnownPorts {
+pub struct ListeningPorts {
     /// Sockets: endpoints of Services, Services' own addresses with their ports.
     pub sockets: HashSet<(IpAddr, u16)>,
     /// Ports that something in the cluster listens on.
@@ -29,7 +29,7 @@ pub struct KnownPorts {
 
 /// Limits of memory and time. All have defaults.
 #[derive(Clone, Copy, Debug)]
-pub struct Config {
+pub struct FlowConfig {
     /// Flows followed at once. 131,072 take about 35 MB and are more than a node of 110 pods has.
     pub max_flows: usize,
     /// Heads (ClientHello, request) being joined at once, each at most 16 KiB.
@@ -56,7 +56,7 @@ pub struct Config {
 /// A second in nanoseconds.
 const SECOND: i64 = 1_000_000_000;
 
-impl Default for Config {
+impl Default for FlowConfig {
     fn default() -> Self {
         Self {
             max_flows: 131_072,

@@ -59,7 +59,7 @@ pub struct Frame<'a> {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Record {
+struct FrameRecord {
     time: Nanos,
     interface: InterfaceId,
     link: LinkType,
@@ -71,12 +71,12 @@ struct Record {
 
 /// Some frames in the order of the source, stored in one allocation that is reused.
 #[derive(Debug, Default)]
-pub struct Batch {
-    records: Vec<Record>,
+pub struct FrameBatch {
+    records: Vec<FrameRecord>,
     bytes: Vec<u8>,
 }
 
-impl Batch {
+impl FrameBatch {
     /// Forgets the frames and keeps the memory.
     pub fn clear(&mut self) {
         self.records.clear();
@@ -87,7 +87,7 @@ impl Batch {
     pub fn push(&mut self, frame: Frame<'_>) {
         let offset = self.bytes.len() as u32;
         self.bytes.extend_from_slice(frame.data);
-        self.records.push(Record {
+        self.records.push(FrameRecord {
             time: frame.time,
             interface: frame.interface,
             link: frame.link,
@@ -115,7 +115,7 @@ impl Batch {
 
     /// Bytes of memory that it takes, used or not.
     pub(crate) fn memory(&self) -> usize {
-        self.bytes.capacity() + self.records.capacity() * size_of::<Record>()
+        self.bytes.capacity() + self.records.capacity() * size_of::<FrameRecord>()
     }
 
     /// The frame at this place, where there is one.
@@ -128,7 +128,7 @@ impl Batch {
         self.records.iter().map(|r| self.frame(r))
     }
 
-    fn frame(&self, r: &Record) -> Frame<'_> {
+    fn frame(&self, r: &FrameRecord) -> Frame<'_> {
         Frame {
             time: r.time,
             interface: r.interface,

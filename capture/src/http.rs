@@ -21,7 +21,7 @@ const MAX_HEADERS: usize = 96;
 
 /// A request head, as far as it could be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct RequestHead {
     /// Host, with its port where it was sent.
     pub authority: Option<String>,
     /// Nothing more can be learned from further bytes.
@@ -30,7 +30,7 @@ pub struct Head {
 
 /// Reads an HTTP/1 request head (RFC 9112) that begins with `bytes`; `None` where they begin
 /// something else.
-pub fn request(bytes: &[u8]) -> Option<Head> {
+pub fn request(bytes: &[u8]) -> Option<RequestHead> {
     // A method is a token in upper case (RFC 9110 §9.1); asking this first spares most binary
     // protocols the parser.
     if !bytes.first()?.is_ascii_uppercase() {
@@ -60,7 +60,7 @@ pub fn request(bytes: &[u8]) -> Option<Head> {
         let host = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case("host"))?;
         authority_text(host.value)
     });
-    Some(Head { complete: complete || authority.is_some(), authority })
+    Some(RequestHead { complete: complete || authority.is_some(), authority })
 }
 
 fn absolute(target: &str) -> Option<String> {
@@ -134,7 +134,7 @@ mod tests {
         );
         assert_eq!(
             request(b"GET / HTTP/1.0\r\n\r\n"),
-            Some(Head { authority: None, complete: true })
+            Some(RequestHead { authority: None, complete: true })
         );
     }
 

@@ -20,7 +20,7 @@ const TRIES: u64 = 1_000;
 
 /// An address that may be common.
 #[derive(Clone, Copy, Debug)]
-struct Candidate {
+struct CommonCandidate {
     common: CommonAddress,
     /// Packets with it at an end, since it is followed.
     hits: u64,
@@ -30,13 +30,13 @@ struct Candidate {
 
 /// The addresses of one family at the ends of an interface's packets.
 #[derive(Debug, Default)]
-struct Ends {
+struct EndAddresses {
     packets: u64,
-    candidates: Vec<Candidate>,
+    candidates: Vec<CommonCandidate>,
     given_up: bool,
 }
 
-impl Ends {
+impl EndAddresses {
     #[inline]
     fn count(&mut self, from: IpAddr, to: IpAddr, hops: u8) {
         self.packets += 1;
@@ -73,7 +73,7 @@ impl Ends {
             if let Some(hops) = sent {
                 note(&mut common, hops);
             }
-            self.candidates.push(Candidate { common, hits: 1, credit: 1 });
+            self.candidates.push(CommonCandidate { common, hits: 1, credit: 1 });
             return;
         }
         self.candidates.iter_mut().for_each(|c| c.credit -= 1);
@@ -100,16 +100,16 @@ fn note(common: &mut CommonAddress, hops: u8) {
 }
 
 #[derive(Debug)]
-struct Interface {
+struct InterfaceTotals {
     id: InterfaceId,
     first: Nanos,
     last: Nanos,
     packets: u64,
     /// Of IPv4 and IPv6.
-    ends: [Ends; 2],
+    ends: [EndAddresses; 2],
 }
 
-impl Interface {
+impl InterfaceTotals {
     fn span(&self) -> InterfaceSpan {
         let ((common_v4, a), (common_v6, b)) = (self.ends[0].common(), self.ends[1].common());
         InterfaceSpan {
@@ -128,15 +128,15 @@ impl Interface {
 
 /// Totals of the interfaces seen, bounded.
 #[derive(Debug)]
-pub(crate) struct Interfaces {
+pub(crate) struct InterfaceTable {
     known: HashMap<InterfaceId, u32>,
-    all: Vec<Interface>,
+    all: Vec<InterfaceTotals>,
     /// The one counted last: captures of one interface never look further.
     recent: Option<(InterfaceId, u32)>,
     limit: usize,
 }
 
-impl Interfaces {
+impl InterfaceTable {
     pub(crate) fn new(limit: usize) -> Self {
         Self { known: HashMap::new(), all: Vec::new(), recent: None, limit }
     }
@@ -162,7 +162,7 @@ impl Interfaces {
         self.note(id, time).is_none()
     }
 
-    fn note(&mut self, id: InterfaceId, time: Nanos) -> Option<&mut Interface> {
+    fn note(&mut self, id: InterfaceId, time: Nanos) -> Option<&mut InterfaceTotals> {
         let at = match self.recent {
             Some((recent, at)) if recent == id => at as usize,
             _ => {
@@ -187,7 +187,7 @@ impl Interfaces {
         }
         self.known.insert(id, self.all.len() as u32);
         let ends = Default::default();
-        self.all.push(Interface { id, first: time, last: time, packets: 0, ends });
+        self.all.push(InterfaceTotals { id, first: time, last: time, packets: 0, ends });
         Some(self.all.len() - 1)
     }
 
@@ -204,7 +204,7 @@ impl Interfaces {
 
     /// All totals, in order of the interfaces.
     pub(crate) fn report(&self) -> Vec<InterfaceSpan> {
-        let mut all: Vec<InterfaceSpan> = self.all.iter().map(Interface::span).collect();
+        let mut all: Vec<InterfaceSpan> = self.all.iter().map(InterfaceTotals::span).collect();
         all.sort_by_key(|s| s.interface);
         all
     }
@@ -218,8 +218,8 @@ mod tests {
         IpAddr::from([10, 0, 0, last])
     }
 
-    fn ends(packets: &[(u8, u8)]) -> Ends {
-        let mut ends = Ends::default();
+    fn ends(packets: &[(u8, u8)]) -> EndAddresses {
+        let mut ends = EndAddresses::default();
         packets.iter().for_each(|(from, to)| ends.count(ip(*from), ip(*to), 64));
         ends
     }

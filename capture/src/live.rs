@@ -10,7 +10,7 @@ mod evidence;
 pub mod filter;
 pub mod handle;
 mod links;
+mod report;
 mod ring;
 pub mod rule;
-mod told;
 mod uplink;

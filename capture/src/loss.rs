@@ -7,7 +7,7 @@
 ///
 /// All values are packets unless the field says otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct CaptureCounters {
     /// Packets read from the source.
     pub packets: u64,
     /// Bytes of packet data read (captured length, not wire length).
@@ -66,7 +66,7 @@ pub struct Counters {
     pub repeated_sightings: u64,
 }
 
-impl Counters {
+impl CaptureCounters {
     /// Adds those of another source.
     pub fn add(&mut self, other: &Self) {
         // Taken apart, so that none can be forgotten.

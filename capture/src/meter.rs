@@ -10,25 +10,25 @@ use std::sync::Arc;
 
 use crate::decode::{Segment, Skip, decode};
 use crate::dns;
-use crate::flow::answers::Answers;
+use crate::flow::answers::DnsAnswers;
 use crate::flow::key::FlowKey;
-use crate::flow::table::Table;
-pub use crate::flow::{Config, KnownPorts};
-use crate::frame::{Batch, Direction, Frame};
-use crate::interfaces::Interfaces;
-use crate::loss::Counters;
+use crate::flow::table::FlowTable;
+pub use crate::flow::{FlowConfig, ListeningPorts};
+use crate::frame::{Direction, Frame, FrameBatch};
+use crate::interfaces::InterfaceTable;
+use crate::loss::CaptureCounters;
 use crate::observation::{
-    DnsName, InterfaceId, InterfaceSpan, Lookup, Nanos, Observation, OwnedBy, Transport,
+    DnsName, InterfaceId, InterfaceSpan, Lookup, Nanos, Observation, OwnerEvidence, Transport,
 };
-use crate::owners::{Groups, Judgement, Owners};
+use crate::owners::{InterfaceOwners, Judgement, PodGroups};
 use crate::skim::{Skim, skim};
-use questions::{Heard, Questions};
+use questions::{DnsQuestions, QuestionOutcome};
 
 /// Frames whose flows are looked for before the first of them is taken in.
 const AHEAD: usize = 32;
 
 /// A plain packet.
-struct Glance {
+struct SkimmedPacket {
     skim: Skim,
     /// Of its key.
     hash: u64,
@@ -36,29 +36,29 @@ struct Glance {
     slot: Option<u32>,
 }
 
-/// Turns frames into observations. Memory is bounded by [`Config`], whatever the input.
+/// Turns frames into observations. Memory is bounded by [`FlowConfig`], whatever the input.
 pub struct Meter {
-    table: Table,
-    answers: Answers,
-    questions: Questions,
-    interfaces: Interfaces,
-    owners: Owners,
-    counters: PerSource,
+    table: FlowTable,
+    answers: DnsAnswers,
+    questions: DnsQuestions,
+    interfaces: InterfaceTable,
+    owners: InterfaceOwners,
+    counters: SourceCounters,
     live: bool,
 }
 
 /// Counters of each source: what a frame changes is counted for the source that it came from. A
 /// source that does not end has interfaces without number, and one set of counters.
 #[derive(Default)]
-struct PerSource {
-    /// Which source [`PerSource::now`] is of.
+struct SourceCounters {
+    /// Which source [`SourceCounters::now`] is of.
     source: u32,
-    now: Counters,
+    now: CaptureCounters,
     /// Of the other sources, by source.
-    others: Vec<Counters>,
+    others: Vec<CaptureCounters>,
 }
 
-impl PerSource {
+impl SourceCounters {
     /// Counts for this source from here on.
     #[inline(always)]
     fn turn_to(&mut self, source: u32) {
@@ -71,34 +71,34 @@ impl PerSource {
     fn swap(&mut self, source: u32) {
         let last = source.max(self.source) as usize;
         if self.others.len() <= last {
-            self.others.resize(last + 1, Counters::default());
+            self.others.resize(last + 1, CaptureCounters::default());
         }
         std::mem::swap(&mut self.others[self.source as usize], &mut self.now);
         std::mem::swap(&mut self.others[source as usize], &mut self.now);
         self.source = source;
     }
 
-    fn of(&self, source: u32) -> Option<&Counters> {
+    fn of(&self, source: u32) -> Option<&CaptureCounters> {
         if source == self.source { Some(&self.now) } else { self.others.get(source as usize) }
     }
 }
 
 impl Meter {
     /// A meter with nothing seen yet.
-    pub fn new(config: Config, known: KnownPorts) -> Self {
+    pub fn new(config: FlowConfig, known: ListeningPorts) -> Self {
         Self {
-            answers: Answers::new(config.max_answers),
-            interfaces: Interfaces::new(config.max_interfaces),
-            table: Table::new(config, known),
-            questions: Questions::default(),
-            owners: Owners::default(),
-            counters: PerSource::default(),
+            answers: DnsAnswers::new(config.max_answers),
+            interfaces: InterfaceTable::new(config.max_interfaces),
+            table: FlowTable::new(config, known),
+            questions: DnsQuestions::default(),
+            owners: InterfaceOwners::default(),
+            counters: SourceCounters::default(),
             live: config.live,
         }
     }
 
     /// Replaces what is known to listen; flows told already keep their orientation.
-    pub fn set_known(&mut self, known: KnownPorts) {
+    pub fn set_known(&mut self, known: ListeningPorts) {
         self.table.set_known(known, &self.answers);
     }
 
@@ -114,7 +114,7 @@ impl Meter {
     }
 
     /// What the node tells now of the addresses behind a live interface.
-    pub fn set_evidence(&mut self, index: u32, evidence: Vec<(IpAddr, OwnedBy)>) {
+    pub fn set_evidence(&mut self, index: u32, evidence: Vec<(IpAddr, OwnerEvidence)>) {
         self.owners.set_evidence(index, evidence);
     }
 
@@ -124,20 +124,20 @@ impl Meter {
             let pod = Arc::clone(pod);
             (0..pod.len()).map(move |i| (pod[i], Arc::clone(&pod))).collect::<Vec<_>>()
         };
-        self.owners.set_groups(pods.iter().flat_map(each).collect::<Groups>());
+        self.owners.set_groups(pods.iter().flat_map(each).collect::<PodGroups>());
     }
 
     /// What was seen and lost so far, of all sources.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> CaptureCounters {
         let mut all = self.counters.now.clone();
         // That of the present source is empty there.
         self.counters.others.iter().for_each(|c| all.add(c));
         all
     }
 
-    /// What was seen and lost so far in the frames of one source. Without [`Config::live`] only:
+    /// What was seen and lost so far in the frames of one source. Without [`FlowConfig::live`] only:
     /// with it all is counted for source 0.
-    pub fn counters_of(&self, source: u32) -> Counters {
+    pub fn counters_of(&self, source: u32) -> CaptureCounters {
         self.counters.of(source).cloned().unwrap_or_default()
     }
 
@@ -152,8 +152,8 @@ impl Meter {
 
     /// Takes all frames of a batch in. Faster than one by one where there are many flows: the
     /// processor fetches those of several frames from memory at the same time.
-    pub fn batch(&mut self, batch: &Batch, sink: &mut impl FnMut(Observation)) {
-        let mut ahead: [Option<Glance>; AHEAD] = [const { None }; AHEAD];
+    pub fn batch(&mut self, batch: &FrameBatch, sink: &mut impl FnMut(Observation)) {
+        let mut ahead: [Option<SkimmedPacket>; AHEAD] = [const { None }; AHEAD];
         for start in (0..batch.len()).step_by(AHEAD) {
             let frames = || (start..start + AHEAD).map_while(|i| batch.get(i));
             for (place, frame) in ahead.iter_mut().zip(frames()) {
@@ -177,16 +177,16 @@ impl Meter {
     }
 
     #[inline(always)]
-    fn glance(&self, frame: &Frame<'_>) -> Option<Glance> {
+    fn glance(&self, frame: &Frame<'_>) -> Option<SkimmedPacket> {
         let skim = skim(frame)?;
-        Some(Glance { hash: self.table.hash(&skim.key), skim, slot: None })
+        Some(SkimmedPacket { hash: self.table.hash(&skim.key), skim, slot: None })
     }
 
     #[inline(always)]
     fn take(
         &mut self,
         frame: &Frame<'_>,
-        glance: Option<&Glance>,
+        glance: Option<&SkimmedPacket>,
         sink: &mut impl FnMut(Observation),
     ) {
         if !self.live {
@@ -196,7 +196,7 @@ impl Meter {
         self.counters.now.bytes += frame.data.len() as u64;
         // Only live frames tell which way they pass, and only those are judged.
         if frame.direction == Direction::Unknown
-            && let Some(Glance { skim, hash, slot: Some(slot) }) = glance
+            && let Some(SkimmedPacket { skim, hash, slot: Some(slot) }) = glance
             && self.bump(frame, skim, *hash, *slot)
         {
             return;
@@ -225,8 +225,8 @@ impl Meter {
     }
 
     /// The same of a live packet, which may also be none of a connection's own, or forged.
-    fn judged(&mut self, frame: &Frame<'_>, glance: &Glance) -> bool {
-        let Glance { skim, hash, slot } = glance;
+    fn judged(&mut self, frame: &Frame<'_>, glance: &SkimmedPacket) -> bool {
+        let SkimmedPacket { skim, hash, slot } = glance;
         let from = skim.key.address(skim.from_low);
         match frame.direction {
             Direction::Sent if self.owners.is_heard(from, frame.time) => {
@@ -313,7 +313,7 @@ impl Meter {
         let must_be_asked = s.direction != Direction::Unknown;
         let (id, ttl) = (message.id, message.ttl);
         let heard = self.questions.hear(client.port(), id, lookup, ttl, must_be_asked);
-        let Heard { answered, told, unasked } = heard;
+        let QuestionOutcome { answered, told, unasked } = heard;
         self.counters.now.unasked_answers += unasked;
         told.into_iter().for_each(|l| sink(Observation::Lookup(l)));
         if let Some((lookup, ttl)) = answered {
@@ -360,7 +360,7 @@ impl Meter {
 
     /// Tells connections that were never told, as soon as nothing more is to be learned of them
     /// soon: their names are known, they are over, or they are `patience` old; and hosts that later
-    /// requests on told ones ask for, at once. Needs [`Config::live`]. `now`: packet time reached.
+    /// requests on told ones ask for, at once. Needs [`FlowConfig::live`]. `now`: packet time reached.
     pub fn fresh(&mut self, now: Nanos, patience: Nanos, sink: &mut impl FnMut(Observation)) {
         self.fresh_some(now, patience, usize::MAX, sink);
     }

@@ -41,7 +41,7 @@ pub enum Orientation {
     Request,
     /// Exactly one side is a socket, or failing that a port, known to listen (a Service or endpoint
     /// port).
-    KnownPort,
+    ListeningPort,
     /// Neither: the side with the lower port is taken for the responder (equal ports: the sender of
     /// the first packet is taken for the initiator). A guess, and counted as one.
     Guessed,
@@ -77,7 +77,7 @@ pub struct DnsName {
 
 /// Names seen on a connection. Host names are lower case and without a final dot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Names {
+pub struct ConnectionNames {
     /// Server name of the ClientHello (RFC 6066), Istio's `outbound_.PORT_.SUBSET_.HOST` included,
     /// verbatim but for case.
     pub sni: Option<String>,
@@ -97,7 +97,7 @@ pub struct Names {
 /// One connection, or what was learned of it since it was last told.
 ///
 /// Where later HTTP/1 requests on it ask for another host than the first one did, it is told once
-/// more with each such [`Names::authority`]: with the times of the requests for that host, and
+/// more with each such [`ConnectionNames::authority`]: with the times of the requests for that host, and
 /// without packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
@@ -132,7 +132,7 @@ pub struct Connection {
     /// What the initiator's first bytes were.
     pub content: Content,
     /// Names seen on it or leading to it.
-    pub names: Names,
+    pub names: ConnectionNames,
     /// Interface on which its first packet was seen.
     pub interface: InterfaceId,
     /// False for a further report of a connection already told (a long-lived one), or of a host
@@ -181,7 +181,7 @@ pub struct InterfaceSpan {
     /// The same for IPv6 (link-local and unspecified addresses aside).
     pub common_v6: Vec<CommonAddress>,
     /// Whose it is, where more than its packets in common tells: on live interfaces.
-    pub owner: Option<Owner>,
+    pub owner: Option<InterfaceOwner>,
     /// Packets that the pod behind it sent with an address that is not its own, since the last
     /// report. Of a capture file: packets with none of the common addresses at either end.
     pub forged: u64,
@@ -191,7 +191,7 @@ pub struct InterfaceSpan {
 
 /// How it is known whose a live interface is, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum OwnedBy {
+pub enum OwnerEvidence {
     /// By its packets alone: the node tells nothing.
     Packets,
     /// The node's neighbours (ARP, NDP) and the bridge's forwarding table: the first that was
@@ -203,11 +203,11 @@ pub enum OwnedBy {
 
 /// Whose a live interface is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct InterfaceOwner {
     /// Addresses that its pod may send from, sorted.
     pub addresses: Vec<IpAddr>,
     /// How it is known.
-    pub by: OwnedBy,
+    pub by: OwnerEvidence,
 }
 
 /// An address at one end of the packets of an interface.

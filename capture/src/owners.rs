@@ -11,7 +11,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use crate::frame::Direction;
-use crate::observation::{Nanos, OwnedBy, Owner};
+use crate::observation::{InterfaceOwner, Nanos, OwnerEvidence};
 
 /// Claimed addresses of forged frames that are remembered per interface, as examples.
 const MAX_CLAIMED: usize = 4;
@@ -32,29 +32,29 @@ pub(crate) enum Judgement {
 }
 
 /// Addresses of one pod, by each of them.
-pub(crate) type Groups = HashMap<IpAddr, Arc<[IpAddr]>>;
+pub(crate) type PodGroups = HashMap<IpAddr, Arc<[IpAddr]>>;
 
 /// An address that packets alone tie to an interface.
 #[derive(Clone, Copy, Debug)]
-struct Candidate {
+struct PacketCandidate {
     address: IpAddr,
     /// How many more packets had it than had another one.
     lead: u32,
 }
 
 #[derive(Debug, Default)]
-struct Tie {
+struct InterfaceTie {
     /// Since when all that its pod sends is seen.
     since: Nanos,
     /// What the node tells.
-    evidence: Vec<(IpAddr, OwnedBy)>,
+    evidence: Vec<(IpAddr, OwnerEvidence)>,
     /// What packets tell, for IPv4 and IPv6; used where the node tells nothing of a family.
-    candidates: [Option<Candidate>; 2],
+    candidates: [Option<PacketCandidate>; 2],
     /// Addresses that its pod may send from.
     allowed: Vec<IpAddr>,
     /// They are all that the pod has: the cluster says so.
     complete: bool,
-    by: Option<OwnedBy>,
+    by: Option<OwnerEvidence>,
     /// It is gone, and holds no address against others.
     released: bool,
     forged: u64,
@@ -63,17 +63,17 @@ struct Tie {
 
 /// Ties of all watched interfaces.
 #[derive(Debug, Default)]
-pub(crate) struct Owners {
-    ties: HashMap<u32, Tie>,
+pub(crate) struct InterfaceOwners {
+    ties: HashMap<u32, InterfaceTie>,
     holders: HashMap<IpAddr, u32>,
-    groups: Groups,
+    groups: PodGroups,
 }
 
 fn family(address: IpAddr) -> usize {
     usize::from(address.is_ipv6())
 }
 
-impl Owners {
+impl InterfaceOwners {
     /// From this time on, all that the pod behind an interface sends is read.
     pub(crate) fn watch(&mut self, index: u32, since: Nanos) {
         let tie = self.ties.entry(index).or_default();
@@ -97,7 +97,7 @@ impl Owners {
     }
 
     /// What the node tells of an interface now, in place of what it told before.
-    pub(crate) fn set_evidence(&mut self, index: u32, evidence: Vec<(IpAddr, OwnedBy)>) {
+    pub(crate) fn set_evidence(&mut self, index: u32, evidence: Vec<(IpAddr, OwnerEvidence)>) {
         let Some(tie) = self.ties.get_mut(&index) else { return };
         if tie.evidence != evidence {
             tie.evidence = evidence;
@@ -106,7 +106,7 @@ impl Owners {
     }
 
     /// Which addresses belong together, as the cluster tells.
-    pub(crate) fn set_groups(&mut self, groups: Groups) {
+    pub(crate) fn set_groups(&mut self, groups: PodGroups) {
         self.groups = groups;
         let mut all: Vec<u32> = self.ties.keys().copied().collect();
         all.sort_unstable();
@@ -127,9 +127,9 @@ impl Owners {
         // answers to the node's ARP may lie, so that it counts for less than having spoken first.
         let holders = &self.holders;
         let candidates = tie.candidates;
-        let lies = |(address, by): &(IpAddr, OwnedBy)| {
+        let lies = |(address, by): &(IpAddr, OwnerEvidence)| {
             let sure = candidates[family(*address)].filter(|c| c.lead >= SURE);
-            *by == OwnedBy::Neighbour
+            *by == OwnerEvidence::Neighbour
                 && (sure.is_some_and(|c| c.address != *address)
                     || holders.get(address).is_some_and(|i| *i != index))
         };
@@ -140,14 +140,14 @@ impl Owners {
             let told = own.iter().any(|a| family(*a) == family(candidate.address));
             if !told {
                 own.push(candidate.address);
-                by = by.or(Some(OwnedBy::Packets));
+                by = by.or(Some(OwnerEvidence::Packets));
             }
         }
         let group = own.iter().find_map(|a| self.groups.get(a));
         tie.complete = group.is_some();
         if let Some(group) = group {
             // Routes may lead more addresses to a pod than the cluster tells of.
-            let routes = tie.evidence.iter().filter(|(_, by)| *by == OwnedBy::Route);
+            let routes = tie.evidence.iter().filter(|(_, by)| *by == OwnerEvidence::Route);
             own = routes.map(|(a, _)| *a).chain(group.iter().copied()).collect();
         }
         own.sort_unstable();
@@ -155,7 +155,7 @@ impl Owners {
         tie.by = by;
         tie.allowed = own;
         self.holders.retain(|_, i| *i != index);
-        let strong = by.is_some_and(|b| b > OwnedBy::Packets);
+        let strong = by.is_some_and(|b| b > OwnerEvidence::Packets);
         if self.ties[&index].released {
             return;
         }
@@ -200,7 +200,7 @@ impl Owners {
     fn sent(&mut self, index: u32, from: IpAddr) -> Judgement {
         let Some(tie) = self.ties.get_mut(&index) else { return Judgement::Fine };
         if tie.allowed.contains(&from) {
-            if tie.by == Some(OwnedBy::Packets)
+            if tie.by == Some(OwnerEvidence::Packets)
                 && let Some(c) = &mut tie.candidates[family(from)]
             {
                 c.lead = c.lead.saturating_add(u32::from(c.address == from));
@@ -225,8 +225,8 @@ impl Owners {
         let holder = self.holders.get(&from).filter(|i| **i != index);
         // Another interface holds it: by the node's knowledge, or as it spoke first.
         let held = holder.and_then(|i| self.ties.get(i));
-        let leads = |t: &Tie| t.candidates[family(from)].is_some_and(|c| c.lead >= SURE);
-        let strongly = held.is_some_and(|t| t.by > Some(OwnedBy::Packets) || leads(t));
+        let leads = |t: &InterfaceTie| t.candidates[family(from)].is_some_and(|c| c.lead >= SURE);
+        let strongly = held.is_some_and(|t| t.by > Some(OwnerEvidence::Packets) || leads(t));
         let held = held.is_some();
         let grouped = |a: &IpAddr| self.groups.contains_key(a);
         let known = grouped(&from);
@@ -235,7 +235,9 @@ impl Owners {
         // A pod whose one packet was a lie is tied to another pod: it is known by what it goes on
         // with. Two make it that pod, for interfaces are not read in the order of time.
         let open = !tie.complete
-            || tie.by == Some(OwnedBy::Packets) && known && before.is_some_and(|c| c.lead <= 1);
+            || tie.by == Some(OwnerEvidence::Packets)
+                && known
+                && before.is_some_and(|c| c.lead <= 1);
         if strongly || !open || tie.evidence.iter().any(|(a, _)| family(*a) == family(from)) {
             return false;
         }
@@ -250,7 +252,7 @@ impl Owners {
         };
         let candidate = &mut tie.candidates[family(from)];
         match candidate {
-            _ if replace => *candidate = Some(Candidate { address: from, lead: 1 }),
+            _ if replace => *candidate = Some(PacketCandidate { address: from, lead: 1 }),
             Some(c) => c.lead = c.lead.saturating_sub(1),
             None => {}
         }
@@ -258,9 +260,9 @@ impl Owners {
     }
 
     /// Whose an interface is.
-    pub(crate) fn owner(&self, index: u32) -> Option<Owner> {
+    pub(crate) fn owner(&self, index: u32) -> Option<InterfaceOwner> {
         let tie = self.ties.get(&index)?;
-        Some(Owner { addresses: tie.allowed.clone(), by: tie.by? })
+        Some(InterfaceOwner { addresses: tie.allowed.clone(), by: tie.by? })
     }
 
     /// Forged frames of an interface since they were last taken, with addresses that they claimed.
@@ -283,8 +285,8 @@ mod tests {
         s.parse().unwrap()
     }
 
-    fn owners(evidence: &[(u32, &str, OwnedBy)]) -> Owners {
-        let mut owners = Owners::default();
+    fn owners(evidence: &[(u32, &str, OwnerEvidence)]) -> InterfaceOwners {
+        let mut owners = InterfaceOwners::default();
         for index in [1, 2] {
             owners.watch(index, 0);
             let of = evidence.iter().filter(|(i, ..)| *i == index);
@@ -293,13 +295,13 @@ mod tests {
         owners
     }
 
-    fn sends(owners: &mut Owners, index: u32, from: &str) -> bool {
+    fn sends(owners: &mut InterfaceOwners, index: u32, from: &str) -> bool {
         owners.judge(index, Direction::Received, ip(from), 5) == Judgement::Fine
     }
 
     #[test]
     fn behind_a_route_only_its_address_speaks() {
-        for by in [OwnedBy::Route, OwnedBy::Neighbour] {
+        for by in [OwnerEvidence::Route, OwnerEvidence::Neighbour] {
             let mut owners = owners(&[(1, OWN, by), (2, OTHER, by)]);
             assert!(sends(&mut owners, 1, OWN));
             for _ in 0..1_000 {
@@ -308,13 +310,13 @@ mod tests {
             assert!(sends(&mut owners, 1, OWN) && sends(&mut owners, 2, OTHER));
             assert_eq!(owners.take_forged(1), Some((2_000, vec![ip(OTHER), ip(FAR)])));
             assert_eq!(owners.take_forged(1), Some((0, vec![])));
-            assert_eq!(owners.owner(1), Some(Owner { addresses: vec![ip(OWN)], by }));
+            assert_eq!(owners.owner(1), Some(InterfaceOwner { addresses: vec![ip(OWN)], by }));
         }
     }
 
     #[test]
     fn the_addresses_of_one_pod_speak_together_and_no_other_of_any_family() {
-        let mut owners = owners(&[(1, OWN, OwnedBy::Neighbour)]);
+        let mut owners = owners(&[(1, OWN, OwnerEvidence::Neighbour)]);
         assert!(sends(&mut owners, 1, "fd00::1"), "nothing is known of its IPv6 yet");
         let group: Arc<[IpAddr]> = [ip(OWN), ip("fd00::a")].into();
         owners.set_groups(group.iter().map(|a| (*a, Arc::clone(&group))).collect());
@@ -329,7 +331,7 @@ mod tests {
         assert!((0..10).all(|_| sends(&mut owners, 1, OWN)));
         assert!(!sends(&mut owners, 1, OTHER) && !sends(&mut owners, 1, FAR));
         assert!(sends(&mut owners, 1, OWN));
-        let owner = Owner { addresses: vec![ip(OWN)], by: OwnedBy::Packets };
+        let owner = InterfaceOwner { addresses: vec![ip(OWN)], by: OwnerEvidence::Packets };
         assert_eq!(owners.owner(1), Some(owner));
         // Who spoke first keeps its address, however often another claims it.
         (0..1_000).for_each(|_| assert!(!sends(&mut owners, 1, OTHER)));
@@ -369,10 +371,11 @@ mod tests {
 
     #[test]
     fn what_arrives_from_an_address_that_is_watched_is_no_evidence() {
-        let mut owners = owners(&[(2, OTHER, OwnedBy::Route)]);
+        let mut owners = owners(&[(2, OTHER, OwnerEvidence::Route)]);
         owners.watch(2, 100);
-        let arrives =
-            |owners: &mut Owners, from, time| owners.judge(1, Direction::Sent, ip(from), time);
+        let arrives = |owners: &mut InterfaceOwners, from, time| {
+            owners.judge(1, Direction::Sent, ip(from), time)
+        };
         assert_eq!(arrives(&mut owners, OTHER, 99), Judgement::Fine, "it was not watched yet");
         assert_eq!(arrives(&mut owners, OTHER, 100), Judgement::Elsewhere);
         assert_eq!(arrives(&mut owners, FAR, 100), Judgement::Fine);

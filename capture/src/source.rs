@@ -35,11 +35,11 @@ pub use outcome::SourceError;
 pub use prefetch::{Prefetch, spawn};
 pub use sniff::is_capture;
 
-use crate::frame::{Batch, Frame};
+use crate::frame::{Frame, FrameBatch};
 use crate::observation::{InterfaceId, Nanos};
-use input::Input;
-use outcome::{Limit, Next};
-use parked::{Parked, Unpacked};
+use input::OpenInput;
+use outcome::{ReadLimit, ReadOutcome};
+use parked::{ParkedInput, UnpackedFiles};
 
 /// Frames per batch. A batch that was given back is written again by the reading core: it should
 /// have left the other core's own caches by then, for fetching lines from there costs more than
@@ -94,7 +94,7 @@ pub enum Damage {
 
 /// How far reading has come. Shared between threads.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct ReadProgress {
     /// Frames delivered.
     pub packets: AtomicU64,
     /// Bytes of frames delivered, with 16 bytes of record header each: comparable with `total`.
@@ -103,50 +103,50 @@ pub struct Progress {
     pub total: AtomicU64,
 }
 
-struct Planned {
+struct PlannedInput {
     path: PathBuf,
     first: Nanos,
     id: u32,
 }
 
-enum Source {
-    Open(Input),
-    Parked(Box<Parked>),
+enum InputSource {
+    Open(OpenInput),
+    Parked(Box<ParkedInput>),
 }
 
 /// An input that has begun.
-struct Begun {
-    source: Source,
+struct BegunInput {
+    source: InputSource,
     id: u32,
     /// Read ahead.
-    pending: Batch,
+    pending: FrameBatch,
     at: usize,
     ended: bool,
 }
 
 /// Several inputs as one stream of batches in packet-time order; within an input its own order is
 /// kept.
-pub struct Reader {
+pub struct CaptureReader {
     /// Not begun yet, latest first.
-    planned: Vec<Planned>,
+    planned: Vec<PlannedInput>,
     /// By number of the input.
-    begun: Vec<Option<Box<Begun>>>,
+    begun: Vec<Option<Box<BegunInput>>>,
     /// Time of the next frame of each input that has begun, and which it is.
     heads: BinaryHeap<Reverse<(Nanos, u32)>>,
     /// Inputs that are open.
     open: usize,
     /// Bytes of memory of what was read ahead.
     ahead: usize,
-    unpacked: Unpacked,
+    unpacked: UnpackedFiles,
     reports: Vec<SourceReport>,
     errors: Vec<SourceError>,
     notes: Vec<String>,
-    progress: Arc<Progress>,
+    progress: Arc<ReadProgress>,
 }
 
-impl Reader {
+impl CaptureReader {
     /// Plans the inputs: files, directories (searched for captures) and `-`. What cannot be read is
-    /// kept in [`Reader::errors`].
+    /// kept in [`CaptureReader::errors`].
     ///
     /// Sources are numbered by first packet time, then path, so that the order of the arguments
     /// does not show.
@@ -157,7 +157,7 @@ impl Reader {
             heads: BinaryHeap::new(),
             open: 0,
             ahead: 0,
-            unpacked: Unpacked::default(),
+            unpacked: UnpackedFiles::default(),
             reports: Vec::new(),
             errors: Vec::new(),
             notes: Vec::new(),
@@ -171,7 +171,7 @@ impl Reader {
         }
         found.sort();
         for (i, (first, path)) in found.iter().enumerate() {
-            reader.planned.push(Planned { path: path.clone(), first: *first, id: i as u32 });
+            reader.planned.push(PlannedInput { path: path.clone(), first: *first, id: i as u32 });
             reader.reports.push(SourceReport {
                 path: path.display().to_string(),
                 format: String::new(),
@@ -232,7 +232,7 @@ impl Reader {
             *plain &= !beginning.compressed;
             return found.push((beginning.first.unwrap_or(Nanos::MIN), path.to_owned()));
         }
-        match Input::open(path) {
+        match OpenInput::open(path) {
             Ok(mut input) => {
                 *plain &= !input.is_piped();
                 let mut first = Nanos::MIN;
@@ -298,12 +298,12 @@ impl Reader {
     }
 
     /// How far reading has come.
-    pub fn progress(&self) -> Arc<Progress> {
+    pub fn progress(&self) -> Arc<ReadProgress> {
         Arc::clone(&self.progress)
     }
 
     /// Fills a batch with the next frames. False: all inputs have ended.
-    pub fn next_batch(&mut self, batch: &mut Batch) -> bool {
+    pub fn next_batch(&mut self, batch: &mut FrameBatch) -> bool {
         batch.clear();
         while !is_full(batch) {
             self.begin_due();
@@ -326,13 +326,13 @@ impl Reader {
             if self.heads.peek().is_some_and(|Reverse((head, _))| *head < next.first) {
                 return;
             }
-            let Some(Planned { path, id, .. }) = self.planned.pop() else { return };
+            let Some(PlannedInput { path, id, .. }) = self.planned.pop() else { return };
             match self.source(&path) {
                 Ok(source) => {
                     self.reports[id as usize].format = source.format();
                     self.open += usize::from(source.is_open());
-                    let pending = Batch::default();
-                    self.go_on(Box::new(Begun { source, id, pending, at: 0, ended: false }));
+                    let pending = FrameBatch::default();
+                    self.go_on(Box::new(BegunInput { source, id, pending, at: 0, ended: false }));
                 }
                 Err(error) => {
                     self.reports[id as usize].damage =
@@ -343,25 +343,25 @@ impl Reader {
         }
     }
 
-    fn source(&mut self, path: &Path) -> Result<Source, SourceError> {
+    fn source(&mut self, path: &Path) -> Result<InputSource, SourceError> {
         let regular = || fs::metadata(path).is_ok_and(|m| m.is_file());
         if self.open >= MAX_OPEN
             && regular()
-            && let Some(parked) = Parked::open(path, &mut self.unpacked)?
+            && let Some(parked) = ParkedInput::open(path, &mut self.unpacked)?
         {
-            return Ok(Source::Parked(Box::new(parked)));
+            return Ok(InputSource::Parked(Box::new(parked)));
         }
-        Ok(Source::Open(Input::open(path)?))
+        Ok(InputSource::Open(OpenInput::open(path)?))
     }
 
     /// Reads ahead of an input whose frames have all been handed on, and lets go of it at its end.
-    fn go_on(&mut self, mut begun: Box<Begun>) {
+    fn go_on(&mut self, mut begun: Box<BegunInput>) {
         self.ahead -= begun.memory();
         let limit = match begun.source {
-            Source::Open(_) => Limit { frames: AHEAD, bytes: AHEAD_BYTES },
-            Source::Parked(_) => {
+            InputSource::Open(_) => ReadLimit { frames: AHEAD, bytes: AHEAD_BYTES },
+            InputSource::Parked(_) => {
                 let share = ALL_AHEAD.saturating_sub(self.ahead) / MAX_OPEN;
-                Limit { frames: usize::MAX, bytes: share.clamp(LEAST_AHEAD, AHEAD_BYTES) }
+                ReadLimit { frames: usize::MAX, bytes: share.clamp(LEAST_AHEAD, AHEAD_BYTES) }
             }
         };
         begun.refill(&mut self.reports[begun.id as usize], limit);
@@ -377,7 +377,7 @@ impl Reader {
     }
 
     /// The only input left: straight into the batch.
-    fn fill_alone(&mut self, batch: &mut Batch) {
+    fn fill_alone(&mut self, batch: &mut FrameBatch) {
         let first = self.heads.pop();
         let Some(mut begun) = first.and_then(|Reverse((_, id))| self.begun[id as usize].take())
         else {
@@ -389,7 +389,7 @@ impl Reader {
         begun.at = begun.pending.len();
         let report = &mut self.reports[begun.id as usize];
         while !is_full(batch) {
-            let limit = Limit {
+            let limit = ReadLimit {
                 frames: BATCH_FRAMES.saturating_sub(batch.len()),
                 bytes: BATCH_BYTES.saturating_sub(batch.byte_len()),
             };
@@ -402,7 +402,7 @@ impl Reader {
     }
 
     /// The input with the earliest frame, as far as it is the earliest.
-    fn merge(&mut self, batch: &mut Batch) {
+    fn merge(&mut self, batch: &mut FrameBatch) {
         let Some(Reverse((head, id))) = self.heads.pop() else { return };
         let Some(mut begun) = self.begun[id as usize].take() else { return };
         let mut next = Some(head);
@@ -427,11 +427,11 @@ impl Reader {
     }
 }
 
-fn is_full(batch: &Batch) -> bool {
+fn is_full(batch: &FrameBatch) -> bool {
     batch.len() >= BATCH_FRAMES || batch.byte_len() >= BATCH_BYTES
 }
 
-impl Source {
+impl InputSource {
     fn is_open(&self) -> bool {
         matches!(self, Self::Open(_))
     }
@@ -444,7 +444,7 @@ impl Source {
     }
 }
 
-impl Begun {
+impl BegunInput {
     fn head(&self) -> Option<Nanos> {
         self.pending.get(self.at).map(|f| f.time)
     }
@@ -455,16 +455,16 @@ impl Begun {
     }
 
     /// Reads some frames ahead, for merging.
-    fn refill(&mut self, report: &mut SourceReport, limit: Limit) {
+    fn refill(&mut self, report: &mut SourceReport, limit: ReadLimit) {
         self.at = 0;
         let mut pending = std::mem::take(&mut self.pending);
         // What had more than its share once gives it back.
         if pending.memory() > 2 * limit.bytes {
-            pending = Batch::default();
+            pending = FrameBatch::default();
         }
         pending.clear();
         while pending.len() < limit.frames && pending.byte_len() < limit.bytes {
-            let left = Limit {
+            let left = ReadLimit {
                 frames: limit.frames - pending.len(),
                 bytes: limit.bytes - pending.byte_len(),
             };
@@ -481,7 +481,7 @@ impl Begun {
     fn read(
         &mut self,
         report: &mut SourceReport,
-        limit: Limit,
+        limit: ReadLimit,
         mut take: impl FnMut(Frame<'_>),
     ) -> bool {
         if self.ended {
@@ -496,19 +496,19 @@ impl Begun {
             take(Frame { interface, ..frame });
         };
         let next = match &mut self.source {
-            Source::Open(input) => input.read(limit.frames.min(STRIDE), &mut take),
-            Source::Parked(parked) => parked.read(limit, &mut take),
+            InputSource::Open(input) => input.read(limit.frames.min(STRIDE), &mut take),
+            InputSource::Parked(parked) => parked.read(limit, &mut take),
         };
         match next {
-            Next::More => true,
-            Next::End => {
+            ReadOutcome::More => true,
+            ReadOutcome::End => {
                 self.ended = true;
                 if report.packets == 0 {
                     report.damage = Some(Damage::NoPacket);
                 }
                 false
             }
-            Next::Damaged(why) => {
+            ReadOutcome::Damaged(why) => {
                 self.ended = true;
                 let used = report.packets;
                 report.damage = Some(Damage::NotReadToEnd(format!(

@@ -58,7 +58,7 @@ pub fn client_hello(bytes: &[u8]) -> Option<ClientHello> {
     }
     let message = handshake(bytes);
     let mut hello = ClientHello::default();
-    let mut rest = Reader(&message);
+    let mut rest = ByteCursor(&message);
     if rest.number(1) != Some(CLIENT_HELLO.into()) {
         return None;
     }
@@ -99,7 +99,7 @@ fn handshake(bytes: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// `None` where the bytes end before the hello does.
-fn body(rest: &mut Reader<'_>, hello: &mut ClientHello) -> Option<()> {
+fn body(rest: &mut ByteCursor<'_>, hello: &mut ClientHello) -> Option<()> {
     rest.take(2 + 32)?;
     for length_bytes in [1, 2, 1] {
         // Session id, cipher suites, compression methods.
@@ -116,7 +116,7 @@ fn body(rest: &mut Reader<'_>, hello: &mut ClientHello) -> Option<()> {
         let kind = rest.number(2)?;
         let length = rest.number(2)?;
         let held = rest.0.len() >= length;
-        let mut extension = Reader(&rest.0[..length.min(rest.0.len())]);
+        let mut extension = ByteCursor(&rest.0[..length.min(rest.0.len())]);
         match kind {
             0 => hello.sni = hello.sni.take().or_else(|| server_name(&mut extension)),
             16 => {
@@ -132,7 +132,7 @@ fn body(rest: &mut Reader<'_>, hello: &mut ClientHello) -> Option<()> {
     whole.then_some(())
 }
 
-fn server_name(rest: &mut Reader<'_>) -> Option<String> {
+fn server_name(rest: &mut ByteCursor<'_>) -> Option<String> {
     rest.number(2)?;
     while !rest.0.is_empty() {
         let kind = rest.number(1)?;
@@ -145,7 +145,7 @@ fn server_name(rest: &mut Reader<'_>) -> Option<String> {
     None
 }
 
-fn protocols(rest: &mut Reader<'_>, alpn: &mut Vec<String>) -> Option<()> {
+fn protocols(rest: &mut ByteCursor<'_>, alpn: &mut Vec<String>) -> Option<()> {
     rest.number(2)?;
     while !rest.0.is_empty() && alpn.len() < MAX_ALPN {
         let length = rest.number(1)?;
@@ -159,9 +159,9 @@ fn protocols(rest: &mut Reader<'_>, alpn: &mut Vec<String>) -> Option<()> {
 }
 
 /// Reads forward, or tells that the bytes end.
-struct Reader<'a>(&'a [u8]);
+struct ByteCursor<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> ByteCursor<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;

@@ -12,9 +12,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::{CART, Packet, WEB, Wire};
 use files::{block, interface, packet, section};
-use sidecarta_capture::frame::Batch;
-use sidecarta_capture::meter::{Config, KnownPorts};
-use sidecarta_capture::source::{Damage, Reader};
+use sidecarta_capture::frame::FrameBatch;
+use sidecarta_capture::meter::{FlowConfig, ListeningPorts};
+use sidecarta_capture::source::{CaptureReader, Damage};
 
 /// Measures of memory are of the whole process: each test has it alone.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -43,8 +43,8 @@ fn measured<T>(work: impl FnOnce() -> T) -> (T, u64) {
 /// most.
 fn read(path: &Path) -> (u64, Option<Damage>, u64) {
     let ((frames, damage), used) = measured(|| {
-        let mut reader = Reader::open(&[path.to_owned()]);
-        let mut batch = Batch::default();
+        let mut reader = CaptureReader::open(&[path.to_owned()]);
+        let mut batch = FrameBatch::default();
         let mut frames = 0;
         while reader.next_batch(&mut batch) {
             frames += batch.len() as u64;
@@ -147,9 +147,9 @@ fn a_block_that_claims_more_than_any_packet_is_not_waited_for() {
 fn connections_that_are_over_are_forgotten_while_time_stands_still() {
     let _alone = alone();
     const FLOWS: u32 = 600_000;
-    let config = Config { max_flows: 1_000, ..Config::default() };
+    let config = FlowConfig { max_flows: 1_000, ..FlowConfig::default() };
     let (evicted, used) = measured(|| {
-        let mut wire = Wire::with(config, KnownPorts::default());
+        let mut wire = Wire::with(config, ListeningPorts::default());
         let mut frame =
             Packet { seq: 7, syn: true, ..Packet::default() }.bytes((WEB, 1), (CART, 80));
         for n in 0..FLOWS {

@@ -19,15 +19,15 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
 use sidecarta_capture::decode::decode;
 use sidecarta_capture::frame::{Direction, Frame, LinkType};
-use sidecarta_capture::live::filter::{Config, Instruction, Link, attach, program};
-use sidecarta_capture::live::rule::Verdict::{Always, Drop, Sample};
-use sidecarta_capture::live::rule::{Verdict, verdict};
+use sidecarta_capture::live::filter::{FilterConfig, FilterLink, Instruction, attach, program};
+use sidecarta_capture::live::rule::FilterVerdict::{Always, Drop, Sample};
+use sidecarta_capture::live::rule::{FilterVerdict, verdict};
 use sidecarta_capture::observation::InterfaceId;
 
 use frames::*;
 
-fn config(sample: u32) -> Config {
-    Config {
+fn config(sample: u32) -> FilterConfig {
+    FilterConfig {
         sample,
         snap: u32::MAX,
         sampled_snap: u32::MAX,
@@ -38,8 +38,8 @@ fn config(sample: u32) -> Config {
 
 /// All that the rule depends on besides the frame: which interface it is, and which way a frame
 /// passes.
-fn modes() -> [(Config, Direction); 3] {
-    let pods = Config { callers_only: true, ..config(1) };
+fn modes() -> [(FilterConfig, Direction); 3] {
+    let pods = FilterConfig { callers_only: true, ..config(1) };
     [(config(1), Direction::Received), (pods.clone(), Direction::Received), (pods, Direction::Sent)]
 }
 
@@ -69,18 +69,18 @@ impl Filtered {
 }
 
 /// What the kernel does with frames of all links.
-struct Kernel(Vec<(Link, u16, Filtered, Filtered)>);
+struct Kernel(Vec<(FilterLink, u16, Filtered, Filtered)>);
 
 impl Kernel {
-    fn new(config: &Config) -> Self {
+    fn new(config: &FilterConfig) -> Self {
         Self::of(config, Direction::Received)
     }
 
-    fn of(config: &Config, direction: Direction) -> Self {
-        let kinds = [(Link::Ethernet, 0), (Link::RawIp, 0)];
-        let cooked = [IPV4, IPV6, VLAN, QINQ, ARP].map(|ether| (Link::Cooked, ether));
+    fn of(config: &FilterConfig, direction: Direction) -> Self {
+        let kinds = [(FilterLink::Ethernet, 0), (FilterLink::RawIp, 0)];
+        let cooked = [IPV4, IPV6, VLAN, QINQ, ARP].map(|ether| (FilterLink::Cooked, ether));
         let filtered = |link, ether: u16, sample| {
-            let mut program = program(link, &Config { sample, ..config.clone() });
+            let mut program = program(link, &FilterConfig { sample, ..config.clone() });
             // `ld [SKF_AD_OFF + SKF_AD_PROTOCOL]` becomes `ld #ether`.
             for i in program.iter_mut().filter(|i| i.code == 0x20 && i.k == 0xffff_f000) {
                 (i.code, i.k) = (0x00, ether.into());
@@ -98,9 +98,9 @@ impl Kernel {
     }
 
     /// `None` where it cannot be asked: a cooked frame without a header, or of another protocol.
-    fn verdict(&self, link: Link, frame: &[u8]) -> Option<Verdict> {
+    fn verdict(&self, link: FilterLink, frame: &[u8]) -> Option<FilterVerdict> {
         let (ether, frame) = match link {
-            Link::Cooked => {
+            FilterLink::Cooked => {
                 (u16::from_be_bytes([*frame.first()?, *frame.get(1)?]), frame.get(20..)?)
             }
             _ => (0, frame),
@@ -115,7 +115,13 @@ impl Kernel {
     }
 }
 
-fn assert_verdict(kernel: &Kernel, name: &str, link: Link, frame: &[u8], expected: Verdict) {
+fn assert_verdict(
+    kernel: &Kernel,
+    name: &str,
+    link: FilterLink,
+    frame: &[u8],
+    expected: FilterVerdict,
+) {
     assert_eq!(
         verdict(link, Direction::Received, frame, &config(1)),
         expected,
@@ -231,16 +237,22 @@ fn what_is_in_the_way_of_ports_decides() {
             assert_verdict(&kernel, name, link, &frame, expected);
         }
     }
-    assert_verdict(&kernel, "version 5", Link::RawIp, &with(0, 0x55), Drop);
+    assert_verdict(&kernel, "version 5", FilterLink::RawIp, &with(0, 0x55), Drop);
     let arp =
         [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2];
-    assert_verdict(&kernel, "arp", Link::Ethernet, &ethernet(&[], ARP, &arp), Drop);
-    assert_verdict(&kernel, "arp, tagged", Link::Ethernet, &ethernet(&[VLAN], ARP, &arp), Drop);
-    assert_verdict(&kernel, "arp", Link::Cooked, &cooked(&[], ARP, &arp), Drop);
+    assert_verdict(&kernel, "arp", FilterLink::Ethernet, &ethernet(&[], ARP, &arp), Drop);
+    assert_verdict(
+        &kernel,
+        "arp, tagged",
+        FilterLink::Ethernet,
+        &ethernet(&[VLAN], ARP, &arp),
+        Drop,
+    );
+    assert_verdict(&kernel, "arp", FilterLink::Cooked, &cooked(&[], ARP, &arp), Drop);
     assert_verdict(
         &kernel,
         "three tags",
-        Link::Ethernet,
+        FilterLink::Ethernet,
         &ethernet(&[QINQ, VLAN, VLAN], IPV4, &with(0, 0x45)),
         Drop,
     );
@@ -377,7 +389,7 @@ fn mutated_frames_get_the_same_verdict_from_both() {
 
 #[test]
 fn one_in_sixteen_is_kept() {
-    let filtered = Filtered::new(&program(Link::RawIp, &config(16)));
+    let filtered = Filtered::new(&program(FilterLink::RawIp, &config(16)));
     let frame = ipv4(17, &udp((40_000, 8125), b"x"), |_| {});
     let kept = (0..16_000).filter(|_| filtered.pass(&frame).is_some()).count();
     assert!((16_000 / 24..=16_000 / 12).contains(&kept), "{kept}");
@@ -387,15 +399,19 @@ fn one_in_sixteen_is_kept() {
 fn frames_are_cut_to_the_snap_length() {
     let frame = ipv4(17, &udp((40_000, 53), &[7; 300]), |_| {});
     for (snap, expected) in [(0, 1), (1, 1), (96, 96), (4096, frame.len())] {
-        let filtered =
-            Filtered::new(&program(Link::RawIp, &Config { snap, sampled_snap: 7, ..config(1) }));
+        let filtered = Filtered::new(&program(
+            FilterLink::RawIp,
+            &FilterConfig { snap, sampled_snap: 7, ..config(1) },
+        ));
         assert_eq!(filtered.pass(&frame), Some(expected));
     }
     // What is kept as a sample has a length of its own, unless all is kept.
     let sampled = ipv4(17, &udp((40_000, 8125), &[7; 300]), |_| {});
     for (sample, expected) in [(1, sampled.len()), (2, 96), (3, 96)] {
-        let filtered =
-            Filtered::new(&program(Link::RawIp, &Config { sampled_snap: 96, ..config(sample) }));
+        let filtered = Filtered::new(&program(
+            FilterLink::RawIp,
+            &FilterConfig { sampled_snap: 96, ..config(sample) },
+        ));
         let kept: Vec<usize> = (0..200).filter_map(|_| filtered.pass(&sampled)).collect();
         assert!(kept.len() > 20 && kept.iter().all(|n| *n == expected), "{sample}: {kept:?}");
         assert_eq!(filtered.pass(&frame), Some(frame.len()));
@@ -404,12 +420,12 @@ fn frames_are_cut_to_the_snap_length() {
 
 #[test]
 fn many_ports_are_reached_by_long_jumps_and_too_many_are_refused() {
-    let pods = Config { always_ports: Vec::new(), callers_only: true, ..config(32) };
-    let length = program(Link::Ethernet, &pods).len();
+    let pods = FilterConfig { always_ports: Vec::new(), callers_only: true, ..config(32) };
+    let length = program(FilterLink::Ethernet, &pods).len();
     assert!(length < 250, "{length}");
     for count in [0, 1, 100, 200, 250, 300, 1900] {
         let ports: Vec<u16> = (0..count).map(|i| 20_000 + 2 * i).collect();
-        let config = Config {
+        let config = FilterConfig {
             always_ports: ports.iter().rev().chain(&ports).copied().collect(),
             ..config(1)
         };
@@ -418,16 +434,19 @@ fn many_ports_are_reached_by_long_jumps_and_too_many_are_refused() {
             let frame =
                 ethernet(&[], IPV4, &ipv4(6, &tcp((40_000, port), |h| h.ack = true, b"x"), |_| {}));
             let expected = if ports.contains(&port) { Always } else { Sample };
-            assert_eq!(verdict(Link::Ethernet, Direction::Received, &frame, &config), expected);
             assert_eq!(
-                kernel.verdict(Link::Ethernet, &frame),
+                verdict(FilterLink::Ethernet, Direction::Received, &frame, &config),
+                expected
+            );
+            assert_eq!(
+                kernel.verdict(FilterLink::Ethernet, &frame),
                 Some(expected),
                 "{count} ports, {port}"
             );
         }
     }
     let (near, _far) = UnixDatagram::pair().unwrap();
-    let config = Config { always_ports: (0..=u16::MAX).collect(), ..config(1) };
-    let error = attach(near.as_fd(), &program(Link::Ethernet, &config)).unwrap_err();
+    let config = FilterConfig { always_ports: (0..=u16::MAX).collect(), ..config(1) };
+    let error = attach(near.as_fd(), &program(FilterLink::Ethernet, &config)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }

@@ -7,9 +7,9 @@ mod common;
 
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
-use sidecarta_capture::frame::{Batch, Direction, Frame, LinkType};
-use sidecarta_capture::loss::Counters;
-use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::frame::{Direction, Frame, FrameBatch, LinkType};
+use sidecarta_capture::loss::CaptureCounters;
+use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{Connection, Content, InterfaceId, Observation};
 
 use common::{CART, Ip, Packet, SECOND, SERVICE, WEB, Wire, new};
@@ -214,8 +214,10 @@ fn a_connection_has_room_for_so_many_hosts() {
 
 #[test]
 fn all_connections_have_room_for_so_many_hosts() {
-    let mut wire =
-        Wire::with(Config { max_further: 2, ..Config::default() }, KnownPorts::default());
+    let mut wire = Wire::with(
+        FlowConfig { max_further: 2, ..FlowConfig::default() },
+        ListeningPorts::default(),
+    );
     // When the last one comes, the others are forgotten and make room.
     for (time, port) in [(0, PORT), (0, PORT + 1), (0, PORT + 2), (2_000 * SECOND, PORT + 3)] {
         wire.call(time, port);
@@ -407,9 +409,13 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
         })
 }
 
-fn observed(frames: &[Vec<u8>], link: LinkType, batched: bool) -> (Vec<Observation>, Counters) {
-    let mut meter = Meter::new(Config::default(), KnownPorts::default());
-    let (mut batch, mut out) = (Batch::default(), Vec::new());
+fn observed(
+    frames: &[Vec<u8>],
+    link: LinkType,
+    batched: bool,
+) -> (Vec<Observation>, CaptureCounters) {
+    let mut meter = Meter::new(FlowConfig::default(), ListeningPorts::default());
+    let (mut batch, mut out) = (FrameBatch::default(), Vec::new());
     for (time, data) in (0..).zip(frames) {
         let data = if link == LinkType::RAW { &data[14..] } else { data };
         let interface = InterfaceId { source: 0, index: 0 };
@@ -425,7 +431,7 @@ fn observed(frames: &[Vec<u8>], link: LinkType, batched: bool) -> (Vec<Observati
     }
     meter.batch(&batch, &mut |o| out.push(o));
     meter.finish(&mut |o| out.push(o));
-    (out, Counters { bytes: 0, ..meter.counters().clone() })
+    (out, CaptureCounters { bytes: 0, ..meter.counters().clone() })
 }
 
 proptest! {

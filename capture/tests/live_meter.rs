@@ -7,7 +7,7 @@ mod common;
 
 use etherparse::PacketBuilder;
 use sidecarta_capture::frame::Direction;
-use sidecarta_capture::meter::KnownPorts;
+use sidecarta_capture::meter::ListeningPorts;
 use sidecarta_capture::observation::Orientation;
 
 use common::{CART, Ip, Packet, SECOND, SERVICE, WEB, Wire, new};
@@ -289,10 +289,15 @@ fn who_listens_may_become_known_before_it_is_told() {
     // Joined midway, and the port of whoever listens is the higher one.
     let (cart, web) = ((CART, 61_000), (WEB, 40_000));
     live.packet(0, cart, web, Packet { seq: 700, ack: Some(80), payload, ..Packet::default() });
-    live.meter
-        .set_known(KnownPorts { sockets: [(CART.into(), 61_000)].into(), ports: [61_000].into() });
+    live.meter.set_known(ListeningPorts {
+        sockets: [(CART.into(), 61_000)].into(),
+        ports: [61_000].into(),
+    });
     let told = live.fresh(3 * SECOND);
     assert_eq!(told.len(), 1);
-    assert_eq!((told[0].responder.port(), told[0].orientation), (61_000, Orientation::KnownPort));
+    assert_eq!(
+        (told[0].responder.port(), told[0].orientation),
+        (61_000, Orientation::ListeningPort)
+    );
     assert!(told[0].answered && !told[0].from_start);
 }

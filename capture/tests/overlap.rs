@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use files::{block, interface, packet, section};
-use sidecarta_capture::frame::{Batch, LinkType};
-use sidecarta_capture::source::{self, Damage, Reader, SourceReport};
+use sidecarta_capture::frame::{FrameBatch, LinkType};
+use sidecarta_capture::source::{self, CaptureReader, Damage, SourceReport};
 
 /// Time, interface, link type, length on the wire, bytes.
 type Owned = (i64, u32, LinkType, u32, Vec<u8>);
@@ -22,8 +22,8 @@ const SECOND: u64 = 1_000_000_000;
 
 /// What a reader gives of each source, in its order; and the order of sources.
 fn drain(paths: &[PathBuf]) -> (Vec<(u32, Owned)>, Vec<SourceReport>) {
-    let mut reader = Reader::open(paths);
-    let mut batch = Batch::default();
+    let mut reader = CaptureReader::open(paths);
+    let mut batch = FrameBatch::default();
     let mut all = Vec::new();
     while reader.next_batch(&mut batch) {
         all.extend(batch.frames().map(|f| {
@@ -188,7 +188,7 @@ fn digests_do_not_depend_on_what_is_read_beside() {
     let bytes = classic(&frames(1, 300), false, false, 101);
     paths.push(write(dir.path(), "x.pcap", &bytes));
     let digest = |paths: &[PathBuf], source| {
-        let mut prefetch = source::spawn(Reader::open(paths)).unwrap();
+        let mut prefetch = source::spawn(CaptureReader::open(paths)).unwrap();
         while let Some(batch) = prefetch.next_batch(&AtomicBool::new(false)) {
             prefetch.recycle(batch);
         }
@@ -232,8 +232,8 @@ fn a_capture_that_is_replaced_while_it_is_read_is_a_loss() {
     let dir = tempfile::tempdir().unwrap();
     let mut paths = first_ones(dir.path());
     paths.push(write(dir.path(), "x.pcap", &classic(&frames(5, 9_000), false, false, 1)));
-    let mut reader = Reader::open(&paths);
-    let mut batch = Batch::default();
+    let mut reader = CaptureReader::open(&paths);
+    let mut batch = FrameBatch::default();
     assert!(reader.next_batch(&mut batch));
     let other = write(dir.path(), "other", &classic(&frames(6, 9_000), false, false, 1));
     std::fs::rename(other, &paths[OPEN]).unwrap();

@@ -10,10 +10,10 @@ use std::sync::atomic::AtomicBool;
 use files::{block, interface, packet, section};
 use proptest::prelude::*;
 use sidecarta_capture::decode::decode;
-use sidecarta_capture::frame::{Batch, Direction, Frame, LinkType};
-use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::frame::{Direction, Frame, FrameBatch, LinkType};
+use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{InterfaceId, Observation};
-use sidecarta_capture::source::{self, Reader, SourceReport};
+use sidecarta_capture::source::{self, CaptureReader, SourceReport};
 use sidecarta_capture::{dns, http, tls};
 
 const LINKS: [LinkType; 8] = [
@@ -73,8 +73,8 @@ fn sample_captures() -> Vec<PathBuf> {
 type Owned = (i64, LinkType, u32, Vec<u8>);
 
 fn drain(paths: &[PathBuf]) -> (Vec<Owned>, Vec<SourceReport>, Vec<String>) {
-    let mut reader = Reader::open(paths);
-    let mut batch = Batch::default();
+    let mut reader = CaptureReader::open(paths);
+    let mut batch = FrameBatch::default();
     let mut frames = Vec::new();
     while reader.next_batch(&mut batch) {
         frames.extend(batch.frames().map(|f| (f.time, f.link, f.wire_len, f.data.to_vec())));
@@ -84,7 +84,7 @@ fn drain(paths: &[PathBuf]) -> (Vec<Owned>, Vec<SourceReport>, Vec<String>) {
 }
 
 fn observe(frames: &[Owned]) -> Vec<Observation> {
-    let mut meter = Meter::new(Config::default(), KnownPorts::default());
+    let mut meter = Meter::new(FlowConfig::default(), ListeningPorts::default());
     let mut out = Vec::new();
     for (time, link, wire_len, data) in frames {
         let f = Frame { wire_len: *wire_len, ..frame(data, *link, *time) };
@@ -163,7 +163,7 @@ fn every_frame_of_every_sample_cut_at_every_length_is_accounted_for() {
         assert!(errors.is_empty() && !frames.is_empty(), "{}", path.display());
         // Headers and names stand in front: beyond 600 bytes a cut changes nothing but its own
         // length.
-        let mut meter = Meter::new(Config::default(), KnownPorts::default());
+        let mut meter = Meter::new(FlowConfig::default(), ListeningPorts::default());
         for (time, link, wire_len, data) in frames.iter().step_by(3) {
             for n in 0..data.len().min(600) {
                 let f = Frame { wire_len: *wire_len, ..frame(&data[..n], *link, *time) };
@@ -211,7 +211,7 @@ fn reading_in_vain_ends_while_a_pipe_is_idle() {
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
     // Held open, so that whoever reads waits for what never comes.
     let _writer = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    let mut prefetch = source::spawn(Reader::open(&[path])).unwrap();
+    let mut prefetch = source::spawn(CaptureReader::open(&[path])).unwrap();
     let in_vain = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let ended = scope.spawn(|| prefetch.next_batch(&in_vain).is_none());
@@ -223,7 +223,7 @@ fn reading_in_vain_ends_while_a_pipe_is_idle() {
 }
 
 fn digest(path: &Path) -> u64 {
-    let mut prefetch = source::spawn(Reader::open(&[path.to_owned()])).unwrap();
+    let mut prefetch = source::spawn(CaptureReader::open(&[path.to_owned()])).unwrap();
     while let Some(batch) = prefetch.next_batch(&AtomicBool::new(false)) {
         prefetch.recycle(batch);
     }
@@ -324,8 +324,8 @@ fn names_are_read_from_heads_over_several_segments() {
 #[test]
 fn a_full_table_forgets_the_oldest_and_counts_it() {
     let (frames, ..) = drain(&[samples().join("f1-external-se/veth5f577e0f.pcap")]);
-    let config = Config { max_flows: 4, ..Config::default() };
-    let mut meter = Meter::new(config, KnownPorts::default());
+    let config = FlowConfig { max_flows: 4, ..FlowConfig::default() };
+    let mut meter = Meter::new(config, ListeningPorts::default());
     let mut told = 0;
     for (time, link, wire_len, data) in &frames {
         let f = Frame { wire_len: *wire_len, ..frame(data, *link, *time) };

@@ -6,7 +6,7 @@ mod common;
 
 use common::{CART, Ip, Packet, SERVICE, WEB};
 use sidecarta_capture::frame::{Direction, Frame, LinkType};
-use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{InterfaceId, Observation};
 
 struct Captures {
@@ -16,7 +16,7 @@ struct Captures {
 
 impl Captures {
     fn new() -> Self {
-        let meter = Meter::new(Config::default(), KnownPorts::default());
+        let meter = Meter::new(FlowConfig::default(), ListeningPorts::default());
         Self { meter, told: Vec::new() }
     }
 

@@ -20,7 +20,7 @@ const SHARE: usize = 256 * 1024;
 const TOTAL: usize = 8 * 1024 * 1024;
 
 #[derive(Debug)]
-struct Remembered {
+struct RememberedName {
     name: DnsName,
     until: Nanos,
 }
@@ -31,14 +31,14 @@ fn size(name: &DnsName) -> usize {
 }
 
 #[derive(Debug, Default)]
-struct Client {
-    known: HashMap<IpAddr, Vec<Remembered>>,
+struct ClientAnswers {
+    known: HashMap<IpAddr, Vec<RememberedName>>,
     /// Addresses, the oldest first.
     order: VecDeque<IpAddr>,
     bytes: usize,
 }
 
-impl Client {
+impl ClientAnswers {
     /// Forgets the oldest address; gives the bytes that this frees.
     fn forget_oldest(&mut self) -> Option<usize> {
         let names = self.known.remove(&self.order.pop_front()?)?;
@@ -50,14 +50,14 @@ impl Client {
 
 /// Remembers answers, of each client apart. The oldest of a client that has too many goes.
 #[derive(Debug)]
-pub(crate) struct Answers {
-    clients: HashMap<IpAddr, Client>,
+pub(crate) struct DnsAnswers {
+    clients: HashMap<IpAddr, ClientAnswers>,
     pairs: usize,
     bytes: usize,
     limit: usize,
 }
 
-impl Answers {
+impl DnsAnswers {
     /// For so many pairs of client and address.
     pub(crate) fn new(limit: usize) -> Self {
         Self { clients: HashMap::new(), pairs: 0, bytes: 0, limit: limit.max(1) }
@@ -76,7 +76,7 @@ impl Answers {
         });
         of.bytes -= names.iter().map(|n| size(&n.name)).sum::<usize>();
         names.retain(|n| n.name.question != name.question);
-        names.insert(0, Remembered { name, until });
+        names.insert(0, RememberedName { name, until });
         names.truncate(MAX_NAMES);
         of.bytes += names.iter().map(|n| size(&n.name)).sum::<usize>();
         self.bytes = self.bytes + of.bytes - before;
@@ -133,14 +133,14 @@ mod tests {
         IpAddr::from(n.to_be_bytes())
     }
 
-    fn add(answers: &mut Answers, client: u32, n: u32) -> bool {
+    fn add(answers: &mut DnsAnswers, client: u32, n: u32) -> bool {
         let question = format!("{n}.{}", "x".repeat(200));
         answers.add(ip(client), ip(n), DnsName { question, canonical: None, answered: 5 }, 60)
     }
 
     #[test]
     fn a_client_with_ever_more_names_pushes_out_its_own() {
-        let mut answers = Answers::new(65_536);
+        let mut answers = DnsAnswers::new(65_536);
         assert!(!add(&mut answers, 1, 7));
         let evicted = (0..100_000).filter(|n| add(&mut answers, 2, *n)).count();
         assert!(evicted > 90_000 && answers.bytes < SHARE + 2_000, "{evicted} {}", answers.bytes);
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn all_clients_together_have_a_limit_and_the_largest_goes_first() {
-        let mut answers = Answers::new(65_536);
+        let mut answers = DnsAnswers::new(65_536);
         for client in 0..200 {
             for n in 0..500 {
                 add(&mut answers, client, n);
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_oldest_pair_goes_where_there_are_too_many() {
-        let mut answers = Answers::new(2);
+        let mut answers = DnsAnswers::new(2);
         assert!(!add(&mut answers, 1, 1) && !add(&mut answers, 1, 2) && add(&mut answers, 1, 3));
         assert!(answers.names(ip(1), ip(1), 6).is_empty());
         assert_eq!(answers.names(ip(1), ip(3), 6).len(), 1);

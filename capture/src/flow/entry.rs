@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 
-use super::further::{Further, Noted};
-use super::head::{self, Begins, MAX_HEAD};
-use super::hot::Hot;
+use super::head::{self, MAX_HEAD, PayloadStart};
+use super::hot::HotFlow;
 use super::key::FlowKey;
+use super::later_hosts::{Added, LaterHosts};
 use crate::decode::Segment;
 use crate::frame::Direction;
 use crate::observation::{
-    Connection, Content, DnsName, Names, Nanos, Observation, Orientation, Transport,
+    Connection, ConnectionNames, Content, DnsName, Nanos, Observation, Orientation, Transport,
 };
 
 /// Segments of an initiator that are searched for a name of any kind before the connection counts
@@ -19,7 +19,7 @@ const MAX_TRIES: u8 = 32;
 
 /// A head being joined.
 #[derive(Debug)]
-struct Pending {
+struct PendingHead {
     content: Content,
     bytes: Vec<u8>,
     next: u32,
@@ -27,14 +27,14 @@ struct Pending {
 
 /// What only some connections have, and never both at a time.
 #[derive(Debug)]
-enum Extra {
-    Pending(Pending),
-    Further(Further),
+enum FlowExtra {
+    Pending(PendingHead),
+    LaterHosts(LaterHosts),
 }
 
 /// What there is room for in the table.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct TableRoom {
     /// Another head may be joined.
     pub head: bool,
     /// Another host of later requests may be remembered.
@@ -42,7 +42,7 @@ pub(crate) struct Room {
 }
 
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct FlowEntry {
     pub initiator: SocketAddr,
     pub orientation: Orientation,
     pub from_start: bool,
@@ -72,18 +72,18 @@ pub(crate) struct Entry {
     /// Initial sequence number of the initiator.
     pub isn: Option<u32>,
     pub first: Nanos,
-    /// Packets since it was last told, beyond those that [`Hot::packets`] has room for.
+    /// Packets since it was last told, beyond those that [`HotFlow::packets`] has room for.
     earlier: u64,
     content: Content,
-    names: Option<Box<Names>>,
-    extra: Option<Box<Extra>>,
+    names: Option<Box<ConnectionNames>>,
+    extra: Option<Box<FlowExtra>>,
     /// Which entry of the expiry queues is the valid one.
     pub stamp: u32,
 }
 
 /// What a segment changed that the table must know of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Change {
+pub(crate) struct FlowChange {
     /// A head began to be joined.
     pub head_began: bool,
     /// A joined head is done with.
@@ -100,7 +100,7 @@ pub(crate) struct Change {
     pub further_dropped: bool,
 }
 
-impl Entry {
+impl FlowEntry {
     pub(super) fn new(initiator: SocketAddr, orientation: Orientation, first: Nanos) -> Self {
         Self {
             initiator,
@@ -129,8 +129,8 @@ impl Entry {
         }
     }
 
-    pub(super) fn set_names(&mut self, names: Names) {
-        if names != Names::default() {
+    pub(super) fn set_names(&mut self, names: ConnectionNames) {
+        if names != ConnectionNames::default() {
             self.names = Some(Box::new(names));
         }
     }
@@ -140,17 +140,17 @@ impl Entry {
     }
 
     /// Who listens has become known.
-    pub(super) fn orient(&mut self, initiator: SocketAddr, names: Names) {
+    pub(super) fn orient(&mut self, initiator: SocketAddr, names: ConnectionNames) {
         // What was seen of it so far came from the other end then.
         self.answered |= self.initiator != initiator;
         self.initiator = initiator;
-        self.orientation = Orientation::KnownPort;
+        self.orientation = Orientation::ListeningPort;
         self.names = None;
         self.set_names(names);
     }
 
     /// Notes which end is behind the interface that a segment was seen on.
-    pub(super) fn place(&mut self, hot: &mut Hot, s: &Segment<'_>) {
+    pub(super) fn place(&mut self, hot: &mut HotFlow, s: &Segment<'_>) {
         let behind = match s.direction {
             Direction::Unknown => return,
             Direction::Received => s.from,
@@ -210,12 +210,18 @@ impl Entry {
     }
 
     /// Takes a segment in.
-    pub(super) fn take(&mut self, hot: &mut Hot, s: &Segment<'_>, room: Room) -> Change {
+    pub(super) fn take(
+        &mut self,
+        hot: &mut HotFlow,
+        s: &Segment<'_>,
+        room: TableRoom,
+    ) -> FlowChange {
         if hot.packets == u32::MAX {
             self.earlier += u64::from(std::mem::take(&mut hot.packets));
         }
         self.place(hot, s);
-        let mut change = Change { repeated: hot.count(s.time, s.interface), ..Change::default() };
+        let mut change =
+            FlowChange { repeated: hot.count(s.time, s.interface), ..FlowChange::default() };
         self.first = self.first.min(s.time);
         let tcp = s.transport == Transport::Tcp;
         if tcp && s.tcp.syn {
@@ -259,11 +265,11 @@ impl Entry {
 
     fn payload(
         &mut self,
-        hot: &mut Hot,
+        hot: &mut HotFlow,
         s: &Segment<'_>,
         by_initiator: bool,
         may_join: bool,
-        change: &mut Change,
+        change: &mut FlowChange,
     ) {
         if s.transport != Transport::Tcp {
             self.settled = true;
@@ -273,11 +279,11 @@ impl Entry {
         if sure && !by_initiator {
             return;
         }
-        if let Some(Extra::Pending(pending)) = self.extra.as_deref_mut() {
+        if let Some(FlowExtra::Pending(pending)) = self.extra.as_deref_mut() {
             if s.from == self.initiator {
                 let done = pending.join(s, self.names.get_or_insert_default());
                 if done.is_some() {
-                    *change = Change {
+                    *change = FlowChange {
                         head_ended: true,
                         head_incomplete: done == Some(false),
                         ..*change
@@ -290,7 +296,7 @@ impl Entry {
             return;
         }
         match head::begins(s.payload) {
-            Begins::Head(content) => {
+            PayloadStart::Head(content) => {
                 // Whoever sends a request or a ClientHello is the initiator.
                 if !sure {
                     self.initiator = s.from;
@@ -311,14 +317,15 @@ impl Entry {
                     change.head_began = true;
                     let bytes = s.payload[..s.payload.len().min(MAX_HEAD)].to_vec();
                     let next = s.tcp.seq.wrapping_add(s.payload.len() as u32);
-                    self.extra = Some(Box::new(Extra::Pending(Pending { content, bytes, next })));
+                    self.extra =
+                        Some(Box::new(FlowExtra::Pending(PendingHead { content, bytes, next })));
                 }
             }
-            Begins::TlsRecords => {
+            PayloadStart::TlsRecords => {
                 self.content = Content::Tls;
                 self.settled = true;
             }
-            Begins::Nothing => {
+            PayloadStart::Nothing => {
                 self.tries += 1;
                 if by_initiator && self.is_begun_by(s) {
                     self.content = Content::Other;
@@ -333,7 +340,13 @@ impl Entry {
     }
 
     /// Takes in what may be a request after the first.
-    fn later(&mut self, hot: &mut Hot, s: &Segment<'_>, may_note: bool, change: &mut Change) {
+    fn later(
+        &mut self,
+        hot: &mut HotFlow,
+        s: &Segment<'_>,
+        may_note: bool,
+        change: &mut FlowChange,
+    ) {
         let Some(head) = head::later(s.payload) else { return };
         hot.requests = !head::opens_tunnel(s.payload);
         let Some(authority) = head.authority else {
@@ -344,11 +357,13 @@ impl Entry {
         if self.names.as_ref().is_some_and(|n| n.authority.as_ref() == Some(&authority)) {
             return;
         }
-        let extra = self.extra.get_or_insert_with(|| Box::new(Extra::Further(Further::default())));
-        if let Extra::Further(further) = extra.as_mut() {
+        let extra = self
+            .extra
+            .get_or_insert_with(|| Box::new(FlowExtra::LaterHosts(LaterHosts::default())));
+        if let FlowExtra::LaterHosts(further) = extra.as_mut() {
             let noted = further.note(authority, s.time, may_note);
-            change.further = noted == Noted::New;
-            change.further_dropped = noted == Noted::Dropped && !change.repeated;
+            change.further = noted == Added::New;
+            change.further_dropped = noted == Added::Dropped && !change.repeated;
         }
     }
 
@@ -365,7 +380,7 @@ impl Entry {
 
     /// Tells what is new of it: the connection, and once more with each further host that was asked
     /// for on it.
-    pub(super) fn report(&mut self, hot: &mut Hot, sink: &mut impl FnMut(Observation)) {
+    pub(super) fn report(&mut self, hot: &mut HotFlow, sink: &mut impl FnMut(Observation)) {
         if !hot.changed || self.is_withheld(&hot.key) {
             return;
         }
@@ -381,7 +396,7 @@ impl Entry {
     /// Tells the further hosts alone; `only_new`: those that were never told.
     pub(super) fn report_further(
         &mut self,
-        hot: &Hot,
+        hot: &HotFlow,
         only_new: bool,
         sink: &mut impl FnMut(Observation),
     ) {
@@ -389,11 +404,14 @@ impl Entry {
             return;
         }
         let Some(mut extra) = self.extra.take() else { return };
-        if let Extra::Further(further) = extra.as_mut() {
+        if let FlowExtra::LaterHosts(further) = extra.as_mut() {
             further.tell(only_new, |host| {
                 let dns = self.names.as_ref().map(|n| n.dns.clone()).unwrap_or_default();
-                let names =
-                    Names { authority: Some(host.authority.to_string()), dns, ..Names::default() };
+                let names = ConnectionNames {
+                    authority: Some(host.authority.to_string()),
+                    dns,
+                    ..ConnectionNames::default()
+                };
                 let (first, last, is_new) = (host.first, host.last, !host.told);
                 // Its packets are told with the connection.
                 let connection =
@@ -409,7 +427,7 @@ impl Entry {
         self.twin || self.forged || self.is_others(key) || self.is_unheard(key)
     }
 
-    fn connection(&self, hot: &Hot) -> Connection {
+    fn connection(&self, hot: &HotFlow) -> Connection {
         let (initiator, responder) = self.ends(&hot.key);
         Connection {
             initiator,
@@ -432,26 +450,30 @@ impl Entry {
     }
 
     pub(super) fn joining(&self) -> bool {
-        matches!(self.extra.as_deref(), Some(Extra::Pending(_)))
+        matches!(self.extra.as_deref(), Some(FlowExtra::Pending(_)))
     }
 
     /// Further hosts remembered.
     pub(super) fn further(&self) -> usize {
-        if let Some(Extra::Further(further)) = self.extra.as_deref() { further.len() } else { 0 }
+        if let Some(FlowExtra::LaterHosts(further)) = self.extra.as_deref() {
+            further.len()
+        } else {
+            0
+        }
     }
 
-    /// See [`super::table::Table::rebase`].
+    /// See [`super::table::FlowTable::rebase`].
     pub(super) fn rebase(&mut self, now: Nanos, step: Nanos) {
         self.first = self.first.saturating_add(step).min(now);
-        if let Some(Extra::Further(further)) = self.extra.as_deref_mut() {
+        if let Some(FlowExtra::LaterHosts(further)) = self.extra.as_deref_mut() {
             further.rebase(now, step);
         }
     }
 }
 
-impl Pending {
+impl PendingHead {
     /// Adds a segment. `Some(whole)` when it is done with.
-    fn join(&mut self, s: &Segment<'_>, names: &mut Names) -> Option<bool> {
+    fn join(&mut self, s: &Segment<'_>, names: &mut ConnectionNames) -> Option<bool> {
         // How far this segment begins behind what is expected: retransmissions overlap.
         let behind = self.next.wrapping_sub(s.tcp.seq);
         let Some(new) = s.payload.get(behind as usize..).filter(|n| !n.is_empty()) else {

@@ -1,7 +1,7 @@
 //! The first bytes of an initiator: a ClientHello or a request head, joined over segments; and the
 //! heads of later requests.
 
-use crate::observation::{Content, Names};
+use crate::observation::{ConnectionNames, Content};
 use crate::{http, tls};
 
 /// Most bytes of a head: a ClientHello with a session ticket that carries certificates has 3.4 kB,
@@ -10,7 +10,7 @@ pub(super) const MAX_HEAD: usize = 16 * 1024;
 
 /// What a payload begins with.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Begins {
+pub(super) enum PayloadStart {
     /// A head, to be read as this.
     Head(Content),
     /// Records of a TLS connection whose hello is past.
@@ -19,28 +19,28 @@ pub(super) enum Begins {
     Nothing,
 }
 
-pub(super) fn begins(payload: &[u8]) -> Begins {
+pub(super) fn begins(payload: &[u8]) -> PayloadStart {
     if tls::begins_hello(payload) {
-        Begins::Head(Content::Tls)
+        PayloadStart::Head(Content::Tls)
     } else if http::h2::begins(payload) {
-        Begins::Head(Content::Http2)
+        PayloadStart::Head(Content::Http2)
     } else if http::request(payload).is_some() {
-        Begins::Head(Content::Http1)
+        PayloadStart::Head(Content::Http1)
     } else if tls::is_record(payload) {
-        Begins::TlsRecords
+        PayloadStart::TlsRecords
     } else {
-        Begins::Nothing
+        PayloadStart::Nothing
     }
 }
 
 /// Reads the head of a request that follows others on its connection, where a segment begins with
 /// one: whoever sends it has waited for an answer before, so its head begins a segment.
-pub(super) fn later(payload: &[u8]) -> Option<http::Head> {
+pub(super) fn later(payload: &[u8]) -> Option<http::RequestHead> {
     // Some segment of a body begins with letters in upper case, as Base64 does; hardly any begins
     // with a method and holds a space.
     let method = payload.first_chunk().is_some_and(|first| http::REQUESTS.contains(first))
         && payload.contains(&b' ');
-    if method && begins(payload) == Begins::Head(Content::Http1) {
+    if method && begins(payload) == PayloadStart::Head(Content::Http1) {
         http::request(payload)
     } else {
         None
@@ -53,7 +53,7 @@ pub(super) fn opens_tunnel(bytes: &[u8]) -> bool {
 }
 
 /// Reads what there is of a head into `names`. True: nothing more is to come.
-pub(super) fn read(content: Content, bytes: &[u8], names: &mut Names) -> bool {
+pub(super) fn read(content: Content, bytes: &[u8], names: &mut ConnectionNames) -> bool {
     match content {
         Content::Tls => match tls::client_hello(bytes) {
             Some(hello) => {

@@ -8,7 +8,7 @@ use crate::observation::{InterfaceId, Nanos};
 /// What a packet of a settled flow reads and writes.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(crate) struct Hot {
+pub(crate) struct HotFlow {
     pub key: FlowKey,
     /// Time of the last packet.
     pub last: Nanos,
@@ -25,9 +25,9 @@ pub(crate) struct Hot {
     pub requests: bool,
 }
 
-const _: () = assert!(size_of::<Hot>() == 64, "two lines would double the cost of a packet");
+const _: () = assert!(size_of::<HotFlow>() == 64, "two lines would double the cost of a packet");
 
-impl Hot {
+impl HotFlow {
     pub(super) fn new(key: FlowKey, time: Nanos, interface: InterfaceId) -> Self {
         Self {
             key,

@@ -21,13 +21,13 @@ pub(crate) struct FlowKey {
 }
 
 /// An end as it enters a key: the address in two words, the port.
-pub(crate) type End = ([u64; 2], u16);
+pub(crate) type KeyEnd = ([u64; 2], u16);
 
-pub(crate) fn v4(address: u32, port: u16) -> End {
+pub(crate) fn v4(address: u32, port: u16) -> KeyEnd {
     ([0, u64::from(address)], port)
 }
 
-pub(crate) fn v6(address: u128, port: u16) -> End {
+pub(crate) fn v6(address: u128, port: u16) -> KeyEnd {
     ([(address >> 64) as u64, address as u64], port)
 }
 
@@ -44,7 +44,12 @@ impl FlowKey {
 
     /// As [`FlowKey::of`], from the bytes of a header.
     #[inline]
-    pub(crate) fn between(from: End, to: End, is_v6: bool, transport: Transport) -> (Self, bool) {
+    pub(crate) fn between(
+        from: KeyEnd,
+        to: KeyEnd,
+        is_v6: bool,
+        transport: Transport,
+    ) -> (Self, bool) {
         let from_low = from <= to;
         let (low, high) = if from_low { (from, to) } else { (to, from) };
         let family = if is_v6 { V6 } else { 0 };

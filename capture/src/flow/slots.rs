@@ -7,23 +7,23 @@
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use super::entry::Entry;
-use super::hot::Hot;
+use super::entry::FlowEntry;
+use super::hot::HotFlow;
 use super::key::FlowKey;
 
 /// Flows by key and by slot.
-pub(crate) struct Slots {
+pub(crate) struct FlowSlots {
     // Keys come from the network, so the hash is seeded at random; chosen collisions could at most
     // slow a table whose size is bounded. A keyed cryptographic hash costs more than all other work
     // on a packet.
     hasher: RandomState,
     index: HashTable<u32>,
-    hot: Vec<Hot>,
-    cold: Vec<Option<Entry>>,
+    hot: Vec<HotFlow>,
+    cold: Vec<Option<FlowEntry>>,
     free: Vec<u32>,
 }
 
-impl Slots {
+impl FlowSlots {
     /// Room for `expected` flows is reserved, and only used as they come: growing would copy, and
     /// hold both copies. The index grows: it is quick while it is small.
     pub(super) fn new(expected: usize) -> Self {
@@ -65,20 +65,20 @@ impl Slots {
 
     /// What every packet needs of the flow in a slot. A slot that was given up is not settled.
     #[inline]
-    pub(super) fn hot(&mut self, slot: u32) -> &mut Hot {
+    pub(super) fn hot(&mut self, slot: u32) -> &mut HotFlow {
         &mut self.hot[slot as usize]
     }
 
-    pub(super) fn get(&self, slot: u32) -> Option<(&Hot, &Entry)> {
+    pub(super) fn get(&self, slot: u32) -> Option<(&HotFlow, &FlowEntry)> {
         Some((&self.hot[slot as usize], self.cold[slot as usize].as_ref()?))
     }
 
-    pub(super) fn get_mut(&mut self, slot: u32) -> Option<(&mut Hot, &mut Entry)> {
+    pub(super) fn get_mut(&mut self, slot: u32) -> Option<(&mut HotFlow, &mut FlowEntry)> {
         Some((&mut self.hot[slot as usize], self.cold[slot as usize].as_mut()?))
     }
 
     /// Adds a flow that is not there. Its slot may have been another's.
-    pub(super) fn insert(&mut self, hash: u64, hot: Hot, entry: Entry) -> u32 {
+    pub(super) fn insert(&mut self, hash: u64, hot: HotFlow, entry: FlowEntry) -> u32 {
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.hot[slot as usize] = hot;
@@ -96,7 +96,7 @@ impl Slots {
         slot
     }
 
-    pub(super) fn remove(&mut self, slot: u32) -> Option<(Hot, Entry)> {
+    pub(super) fn remove(&mut self, slot: u32) -> Option<(HotFlow, FlowEntry)> {
         let entry = self.cold[slot as usize].take()?;
         let hot = self.hot[slot as usize];
         if let Ok(found) = self.index.find_entry(self.hash(&hot.key), |s| *s == slot) {
@@ -113,7 +113,7 @@ impl Slots {
     }
 
     /// All flows, by slot.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &FlowEntry)> {
         (0..).zip(&self.cold).filter_map(|(slot, cold)| Some((slot, cold.as_ref()?)))
     }
 }

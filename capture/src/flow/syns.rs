@@ -16,26 +16,26 @@ pub(super) const WINDOW: i64 = 1_000_000_000;
 const MAX: usize = 16_384;
 
 /// Where a SYN goes, and when it was seen.
-pub(super) type Sighting = (SocketAddr, Nanos);
+pub(super) type SynSighting = (SocketAddr, Nanos);
 
 /// By sender and sequence number, in two generations: the older one is forgotten whole when the
 /// younger one is full or of another second, so that a SYN is remembered as long as as many others
 /// follow, and nothing is ever searched for what is too old.
 #[derive(Debug, Default)]
-pub(super) struct Syns {
-    young: HashMap<(SocketAddr, u32), Sighting>,
-    old: HashMap<(SocketAddr, u32), Sighting>,
+pub(super) struct RecentSyns {
+    young: HashMap<(SocketAddr, u32), SynSighting>,
+    old: HashMap<(SocketAddr, u32), SynSighting>,
     since: Nanos,
 }
 
-impl Syns {
+impl RecentSyns {
     /// What is known of a SYN: this sighting, where it is the first.
     pub(super) fn note(
         &mut self,
         from: SocketAddr,
         sequence: u32,
-        sighting: Sighting,
-    ) -> &mut Sighting {
+        sighting: SynSighting,
+    ) -> &mut SynSighting {
         let (_, time) = sighting;
         if self.young.len() >= MAX || time.saturating_sub(self.since) > WINDOW {
             std::mem::swap(&mut self.young, &mut self.old);
@@ -47,7 +47,7 @@ impl Syns {
         self.young.entry(key).or_insert(before.unwrap_or(sighting))
     }
 
-    /// See [`super::table::Table::rebase`].
+    /// See [`super::table::FlowTable::rebase`].
     pub(super) fn rebase(&mut self, now: Nanos, step: Nanos) {
         let shift = |time: &mut Nanos| *time = time.saturating_add(step).min(now);
         self.young.values_mut().chain(self.old.values_mut()).for_each(|(_, time)| shift(time));
@@ -59,7 +59,7 @@ impl Syns {
 mod tests {
     use super::*;
 
-    fn seen(syns: &mut Syns, n: u32, port: u16, time: Nanos) -> Sighting {
+    fn seen(syns: &mut RecentSyns, n: u32, port: u16, time: Nanos) -> SynSighting {
         *syns.note(
             SocketAddr::from(([10, 0, 0, 1], 40_000)),
             n,
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_syn_is_known_for_as_many_that_follow_and_no_longer_than_two_windows() {
-        let mut syns = Syns::default();
+        let mut syns = RecentSyns::default();
         let first = seen(&mut syns, 0, 80, 5);
         for n in 1..MAX as u32 {
             seen(&mut syns, n, 80, 6);
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_moves_them() {
-        let mut syns = Syns::default();
+        let mut syns = RecentSyns::default();
         seen(&mut syns, 1, 80, 10 * WINDOW);
         syns.rebase(2 * WINDOW, -8 * WINDOW);
         assert_eq!(seen(&mut syns, 1, 8080, 2 * WINDOW).1, 2 * WINDOW);

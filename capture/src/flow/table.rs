@@ -3,20 +3,22 @@
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 
-use super::answers::Answers;
-use super::entry::{Entry, Room};
-use super::hot::Hot;
+use super::answers::DnsAnswers;
+use super::entry::{FlowEntry, TableRoom};
+use super::hot::HotFlow;
 use super::key::FlowKey;
-use super::slots::Slots;
-use super::syns::{self, Syns};
-use super::{Config, KnownPorts};
+use super::slots::FlowSlots;
+use super::syns::{self, RecentSyns};
+use super::{FlowConfig, ListeningPorts};
 use crate::decode::Segment;
 use crate::dns;
 use crate::frame::Direction;
 use crate::http::REQUESTS;
-use crate::loss::Counters;
-use crate::observation::{InterfaceId, Names, Nanos, Observation, Orientation, Transport};
-use crate::owners::Owners;
+use crate::loss::CaptureCounters;
+use crate::observation::{
+    ConnectionNames, InterfaceId, Nanos, Observation, Orientation, Transport,
+};
+use crate::owners::InterfaceOwners;
 use crate::skim::Skim;
 
 /// Interfaces are read one after the other, each of them late by as much as the kernel holds
@@ -32,16 +34,16 @@ const EXPECTED: usize = 1 << 17;
 
 /// Slot and stamp of an entry that is due at a time, in three classes so that each queue is nearly
 /// sorted by time.
-type Queue = VecDeque<(Nanos, u32, u32)>;
+type ExpiryQueue = VecDeque<(Nanos, u32, u32)>;
 
-pub(crate) struct Table {
-    config: Config,
-    known: KnownPorts,
-    slots: Slots,
-    closed: Queue,
-    short: Queue,
-    long: Queue,
-    syns: Syns,
+pub(crate) struct FlowTable {
+    config: FlowConfig,
+    known: ListeningPorts,
+    slots: FlowSlots,
+    closed: ExpiryQueue,
+    short: ExpiryQueue,
+    long: ExpiryQueue,
+    syns: RecentSyns,
     heads: usize,
     /// Flows that began with a forged segment.
     forged: usize,
@@ -57,16 +59,16 @@ pub(crate) struct Table {
     stamp: u32,
 }
 
-impl Table {
-    pub(crate) fn new(config: Config, known: KnownPorts) -> Self {
+impl FlowTable {
+    pub(crate) fn new(config: FlowConfig, known: ListeningPorts) -> Self {
         Self {
-            slots: Slots::new(config.max_flows.min(EXPECTED)),
+            slots: FlowSlots::new(config.max_flows.min(EXPECTED)),
             config,
             known,
-            closed: Queue::new(),
-            short: Queue::new(),
-            long: Queue::new(),
-            syns: Syns::default(),
+            closed: ExpiryQueue::new(),
+            short: ExpiryQueue::new(),
+            long: ExpiryQueue::new(),
+            syns: RecentSyns::default(),
             heads: 0,
             forged: 0,
             further: 0,
@@ -77,7 +79,7 @@ impl Table {
     }
 
     /// Also for flows that were not told yet, and for which nothing better was known.
-    pub(crate) fn set_known(&mut self, known: KnownPorts, answers: &Answers) {
+    pub(crate) fn set_known(&mut self, known: ListeningPorts, answers: &DnsAnswers) {
         self.known = known;
         for &(slot, _) in &self.fresh {
             let Some((hot, entry)) = self
@@ -92,7 +94,7 @@ impl Table {
             let responder = if initiator == from { to } else { from };
             let dns = answers.names(initiator.ip(), responder.ip(), entry.first);
             if let Some((_, entry)) = self.slots.get_mut(slot) {
-                entry.orient(initiator, Names { dns, ..Names::default() });
+                entry.orient(initiator, ConnectionNames { dns, ..ConnectionNames::default() });
             }
         }
     }
@@ -146,8 +148,8 @@ impl Table {
     pub(crate) fn segment(
         &mut self,
         s: &Segment<'_>,
-        (answers, owners): (&Answers, &Owners),
-        counters: &mut Counters,
+        (answers, owners): (&DnsAnswers, &InterfaceOwners),
+        counters: &mut CaptureCounters,
         sink: &mut impl FnMut(Observation),
     ) {
         self.high_water = self.high_water.max(s.time);
@@ -173,13 +175,14 @@ impl Table {
             Some(slot) => slot,
             None => self.insert(hash, key, s, opens, (answers, owners), counters, sink),
         };
-        let room = Room {
+        let room = TableRoom {
             head: self.heads < self.config.max_heads,
             host: self.further < self.config.max_further,
         };
         let Some((hot, entry)) = self.slots.get_mut(slot) else { return };
         let (was_closed, was_joining) = (entry.closed, entry.joining());
-        let kept_back = |hot: &Hot, entry: &Entry| entry.forged || entry.is_unheard(&hot.key);
+        let kept_back =
+            |hot: &HotFlow, entry: &FlowEntry| entry.forged || entry.is_unheard(&hot.key);
         let was_kept_back = kept_back(hot, entry);
         let nameable = s.is_dns() || !self.config.live && !entry.settled;
         counters.cut_payload += u64::from(s.cut && nameable);
@@ -210,7 +213,7 @@ impl Table {
         }
     }
 
-    fn entry(&self, slot: u32) -> Option<&Entry> {
+    fn entry(&self, slot: u32) -> Option<&FlowEntry> {
         self.slots.get(slot).map(|(_, entry)| entry)
     }
 
@@ -219,7 +222,7 @@ impl Table {
     pub(crate) fn forged(
         &mut self,
         s: &Segment<'_>,
-        counters: &mut Counters,
+        counters: &mut CaptureCounters,
         sink: &mut impl FnMut(Observation),
     ) {
         self.high_water = self.high_water.max(s.time);
@@ -243,11 +246,11 @@ impl Table {
         if s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack {
             self.is_twin(s);
         }
-        let mut entry = Entry::new(s.from, Orientation::Guessed, s.time);
+        let mut entry = FlowEntry::new(s.from, Orientation::Guessed, s.time);
         (entry.forged, entry.began_forged) = (true, true);
         entry.isn = (s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack).then_some(s.tcp.seq);
         self.forged += 1;
-        let slot = self.slots.insert(hash, Hot::new(key, s.time, s.interface), entry);
+        let slot = self.slots.insert(hash, HotFlow::new(key, s.time, s.interface), entry);
         self.schedule(slot);
     }
 
@@ -268,20 +271,20 @@ impl Table {
         key: FlowKey,
         s: &Segment<'_>,
         opens: bool,
-        (answers, owners): (&Answers, &Owners),
-        counters: &mut Counters,
+        (answers, owners): (&DnsAnswers, &InterfaceOwners),
+        counters: &mut CaptureCounters,
         sink: &mut impl FnMut(Observation),
     ) -> u32 {
         if self.slots.len() >= self.config.max_flows.max(1) {
             self.evict(counters, sink);
         }
         let (initiator, orientation) = self.orient(s);
-        let mut entry = Entry::new(initiator, orientation, s.time);
+        let mut entry = FlowEntry::new(initiator, orientation, s.time);
         entry.twin = opens && self.is_twin(s);
         let responder = if initiator == s.from { s.to } else { s.from };
         let dns = answers.names(initiator.ip(), responder.ip(), s.time);
-        entry.set_names(Names { dns, ..Names::default() });
-        let mut hot = Hot::new(key, s.time, s.interface);
+        entry.set_names(ConnectionNames { dns, ..ConnectionNames::default() });
+        let mut hot = HotFlow::new(key, s.time, s.interface);
         if s.direction != Direction::Unknown {
             let hearable = |low| owners.is_heard(key.address(low), s.time);
             entry.set_hearable((hearable(true), hearable(false)));
@@ -307,7 +310,7 @@ impl Table {
             return (initiator, Orientation::Request);
         }
         if let Some(initiator) = self.listened(s.from, s.to) {
-            return (initiator, Orientation::KnownPort);
+            return (initiator, Orientation::ListeningPort);
         }
         let initiator = if s.from.port() < s.to.port() && s.transport != Transport::Udp {
             s.to
@@ -356,7 +359,7 @@ impl Table {
         false
     }
 
-    fn deadline(&self, slot: u32) -> Option<(Nanos, Class)> {
+    fn deadline(&self, slot: u32) -> Option<(Nanos, ExpiryClass)> {
         let (hot, entry) = self.slots.get(slot)?;
         // Where a call arrives, its end is not kept.
         let (idle, class) = if entry.closed
@@ -364,11 +367,11 @@ impl Table {
             || entry.arrives(&hot.key)
             || self.config.live && entry.twin
         {
-            (self.config.linger, Class::Closed)
+            (self.config.linger, ExpiryClass::Closed)
         } else if !entry.answered || hot.key.transport() != Transport::Tcp {
-            (self.config.idle_short, Class::Short)
+            (self.config.idle_short, ExpiryClass::Short)
         } else {
-            (self.config.idle_established, Class::Long)
+            (self.config.idle_established, ExpiryClass::Long)
         };
         Some((hot.last.saturating_add(idle), class))
     }
@@ -385,7 +388,7 @@ impl Table {
 
     /// Takes entries out of a queue whose flows are gone or have another entry. Those in front go
     /// by themselves, but behind one that is not due yet there may be any number.
-    fn tidy(&mut self, class: Class) {
+    fn tidy(&mut self, class: ExpiryClass) {
         /// Entries beyond those that flows need before it is worth looking.
         const SPARE: usize = 1_024;
         if self.queue(class).len() <= 2 * self.config.max_flows + SPARE {
@@ -396,16 +399,16 @@ impl Table {
         *self.queue(class) = queue;
     }
 
-    fn queue(&mut self, class: Class) -> &mut Queue {
+    fn queue(&mut self, class: ExpiryClass) -> &mut ExpiryQueue {
         match class {
-            Class::Closed => &mut self.closed,
-            Class::Short => &mut self.short,
-            Class::Long => &mut self.long,
+            ExpiryClass::Closed => &mut self.closed,
+            ExpiryClass::Short => &mut self.short,
+            ExpiryClass::Long => &mut self.long,
         }
     }
 
-    fn expire(&mut self, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
-        for class in [Class::Closed, Class::Short, Class::Long] {
+    fn expire(&mut self, counters: &mut CaptureCounters, sink: &mut impl FnMut(Observation)) {
+        for class in [ExpiryClass::Closed, ExpiryClass::Short, ExpiryClass::Long] {
             while let Some(&(due, slot, stamp)) = self.queue(class).front() {
                 let valid = self.entry(slot).is_some_and(|e| e.stamp == stamp);
                 if valid && due > self.high_water {
@@ -426,18 +429,18 @@ impl Table {
     }
 
     /// Makes room: the flow that is due first goes, closed ones before others.
-    fn evict(&mut self, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
+    fn evict(&mut self, counters: &mut CaptureCounters, sink: &mut impl FnMut(Observation)) {
         /// An active flow may stand at the head of its queue: it is queued anew this often before
         /// one goes all the same.
         const PATIENCE: usize = 16;
         let mut tried = 0;
-        for class in [Class::Closed, Class::Short, Class::Long] {
+        for class in [ExpiryClass::Closed, ExpiryClass::Short, ExpiryClass::Long] {
             while let Some((due, slot, stamp)) = self.queue(class).pop_front() {
                 if self.entry(slot).is_none_or(|e| e.stamp != stamp) {
                     continue;
                 }
                 tried += 1;
-                let over = class == Class::Closed;
+                let over = class == ExpiryClass::Closed;
                 if self.deadline(slot).is_some_and(|(now, _)| now > due) && tried < PATIENCE {
                     self.schedule(slot);
                     continue;
@@ -448,7 +451,12 @@ impl Table {
         }
     }
 
-    fn remove(&mut self, slot: u32, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
+    fn remove(
+        &mut self,
+        slot: u32,
+        counters: &mut CaptureCounters,
+        sink: &mut impl FnMut(Observation),
+    ) {
         let Some((mut hot, mut entry)) = self.slots.remove(slot) else { return };
         if entry.joining() {
             self.heads -= 1;
@@ -466,7 +474,7 @@ impl Table {
     pub(crate) fn report(
         &mut self,
         until: Option<Nanos>,
-        answers: &Answers,
+        answers: &DnsAnswers,
         sink: &mut impl FnMut(Observation),
     ) {
         let mut order: Vec<(Nanos, u32)> =
@@ -486,7 +494,7 @@ impl Table {
         &mut self,
         now: Nanos,
         (from, limit): (u32, usize),
-        answers: &Answers,
+        answers: &DnsAnswers,
         sink: &mut impl FnMut(Observation),
     ) -> Option<u32> {
         let mut told = 0;
@@ -506,7 +514,7 @@ impl Table {
         &mut self,
         slot: u32,
         until: Option<Nanos>,
-        answers: &Answers,
+        answers: &DnsAnswers,
         sink: &mut impl FnMut(Observation),
     ) {
         let live = self.config.live;
@@ -526,7 +534,7 @@ impl Table {
         &mut self,
         now: Nanos,
         (patience, limit): (Nanos, usize),
-        answers: &Answers,
+        answers: &DnsAnswers,
         sink: &mut impl FnMut(Observation),
     ) {
         let mut told = 0;
@@ -557,7 +565,7 @@ impl Table {
 
     /// The answer that named the responder may have been read after the connection that followed
     /// it: on another interface.
-    fn name(&mut self, slot: u32, answers: &Answers) {
+    fn name(&mut self, slot: u32, answers: &DnsAnswers) {
         let Some((hot, entry)) =
             self.slots.get(slot).filter(|(_, entry)| self.config.live && !entry.told)
         else {
@@ -575,7 +583,9 @@ impl Table {
     pub(crate) fn rebase(&mut self, now: Nanos, step: Nanos) {
         self.high_water = now;
         let all: Vec<u32> = self.slots.iter().map(|(slot, _)| slot).collect();
-        [&mut self.closed, &mut self.short, &mut self.long].into_iter().for_each(Queue::clear);
+        [&mut self.closed, &mut self.short, &mut self.long]
+            .into_iter()
+            .for_each(ExpiryQueue::clear);
         for slot in all {
             if let Some((hot, entry)) = self.slots.get_mut(slot) {
                 hot.last = now;
@@ -590,7 +600,7 @@ impl Table {
     pub(crate) fn expire_until(
         &mut self,
         now: Nanos,
-        counters: &mut Counters,
+        counters: &mut CaptureCounters,
         sink: &mut impl FnMut(Observation),
     ) {
         self.high_water = self.high_water.max(now);
@@ -604,7 +614,7 @@ impl Table {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
+enum ExpiryClass {
     Closed,
     Short,
     Long,
@@ -612,12 +622,12 @@ enum Class {
 
 /// Whether this SYN is of an earlier connection on the same ports, from an interface that is read
 /// later.
-fn is_past(entry: &Entry, s: &Segment<'_>) -> bool {
+fn is_past(entry: &FlowEntry, s: &Segment<'_>) -> bool {
     entry.isn.is_some_and(|isn| isn != s.tcp.seq) && s.time < entry.first
 }
 
 /// Whether this SYN opens another connection on the same ports.
-fn reused(entry: &Entry, s: &Segment<'_>) -> bool {
+fn reused(entry: &FlowEntry, s: &Segment<'_>) -> bool {
     match entry.isn {
         Some(isn) => isn != s.tcp.seq,
         // Joined midway: a SYN ends it for certain, unless it is its own, from an interface that is

@@ -4,7 +4,7 @@
 //! the compression's state (RFC 7541) is only known at the beginning, so a later stream's
 //! `:authority` cannot be read without all that came before.
 
-use super::{Head, authority_text};
+use super::{RequestHead, authority_text};
 
 /// Connection preface (RFC 9113 §3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -23,7 +23,7 @@ pub fn begins(bytes: &[u8]) -> bool {
 }
 
 /// Reads up to the first request's headers from bytes that begin with the preface.
-pub fn request(bytes: &[u8]) -> Option<Head> {
+pub fn request(bytes: &[u8]) -> Option<RequestHead> {
     if !begins(bytes) {
         return None;
     }
@@ -58,7 +58,7 @@ pub fn request(bytes: &[u8]) -> Option<Head> {
         rest = &after[length..];
     }
     let authority = authority(&block);
-    Some(Head { complete: ended || authority.is_some(), authority })
+    Some(RequestHead { complete: ended || authority.is_some(), authority })
 }
 
 /// The header block in a HEADERS frame: without padding and priority (§6.2).
@@ -124,9 +124,9 @@ pub(crate) mod tests {
             [start(), frame(HEADERS, END_HEADERS, 1, &block("Ratings.bookinfo:9080"))].concat();
         assert_eq!(
             request(&bytes),
-            Some(Head { authority: Some("ratings.bookinfo:9080".into()), complete: true })
+            Some(RequestHead { authority: Some("ratings.bookinfo:9080".into()), complete: true })
         );
-        assert_eq!(request(&start()), Some(Head { authority: None, complete: false }));
+        assert_eq!(request(&start()), Some(RequestHead { authority: None, complete: false }));
     }
 
     #[test]
@@ -153,7 +153,7 @@ pub(crate) mod tests {
     #[test]
     fn headers_without_authority() {
         let bytes = [start(), frame(HEADERS, END_HEADERS, 1, &[0x82, 0x86])].concat();
-        assert_eq!(request(&bytes), Some(Head { authority: None, complete: true }));
+        assert_eq!(request(&bytes), Some(RequestHead { authority: None, complete: true }));
         assert_eq!(request(b"PRINT"), None);
     }
 

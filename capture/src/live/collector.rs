@@ -4,9 +4,9 @@
 //! its clock. Must never wait for whoever takes the observations, and never end without telling
 //! what it has seen.
 
-mod held;
+mod buffer;
 mod rings;
-mod watching;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,14 +18,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 
-pub use super::told::{CollectError, Config, Control, Pods, Status, Told};
+pub use super::report::{
+    CollectError, CollectorConfig, CollectorControl, CollectorReport, CollectorStatus, PodAddresses,
+};
 
-use self::held::{CHUNK, Held};
-use super::evidence::Evidence;
-use super::handle::{Dropped, Handle, OpenError, Read};
+use self::buffer::{CHUNK, ObservationBuffer};
+use super::evidence::NodeEvidence;
+use super::handle::{DroppedPackets, Handle, HandleRead, OpenError};
 use super::links::{Link, Links};
-use super::told::Shared;
-use crate::flow::KnownPorts;
+use super::report::ControlState;
+use crate::flow::ListeningPorts;
 use crate::frame::{Direction, Frame};
 use crate::layout::sll2;
 use crate::meter::Meter;
@@ -51,7 +53,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 const ASK: Duration = Duration::from_secs(5);
 
 /// A larger ring, or why there is none.
-struct Opened {
+struct LargerRing {
     index: u32,
     name: String,
     had: u32,
@@ -60,22 +62,22 @@ struct Opened {
 }
 
 /// A handle that gets no more packets: what the kernel still holds of them is read.
-struct Ending {
+struct EndingHandle {
     until: Instant,
     index: u32,
     handle: Handle,
     /// What was counted of it.
-    dropped: Dropped,
+    dropped: DroppedPackets,
 }
 
 /// A watched interface.
-struct Watched {
+struct WatchedInterface {
     name: String,
     /// Absent where one handle reads all.
     handle: Option<Handle>,
     /// It leads to a pod, and which way a packet passes means something.
     of_pod: bool,
-    dropped: Dropped,
+    dropped: DroppedPackets,
     /// Bytes of its ring.
     ring: u32,
     /// Its ring overflowed since it was last asked.
@@ -89,33 +91,33 @@ struct Watched {
 
 /// Reads a node's interfaces.
 pub struct Collector {
-    config: Config,
+    config: CollectorConfig,
     links: Links,
-    evidence: Evidence,
+    evidence: NodeEvidence,
     epoll: OwnedFd,
-    shared: Arc<Shared>,
+    shared: Arc<ControlState>,
     meter: Meter,
     any: Option<Handle>,
-    any_dropped: Dropped,
-    watched: HashMap<u32, Watched>,
+    any_dropped: DroppedPackets,
+    watched: HashMap<u32, WatchedInterface>,
     listed: HashSet<u32>,
     /// A list of all interfaces has come in.
     complete: bool,
     /// Handles of interfaces that are gone, or that have another handle now: what the kernel still
     /// holds of them is read until then.
-    ending: Vec<Ending>,
+    ending: Vec<EndingHandle>,
     /// Larger rings that are being opened.
-    opening: Vec<JoinHandle<Opened>>,
+    opening: Vec<JoinHandle<LargerRing>>,
     /// Handles that are being closed.
     closing: Vec<JoinHandle<()>>,
     /// Bytes of rings beyond what was asked for.
     enlarged: u32,
     /// Interfaces that could not be opened, and when to try again.
     again: BTreeMap<u32, (Instant, Link)>,
-    held: Held,
+    held: ObservationBuffer,
     /// Where telling all that goes on has come to, while it is not through.
     round: Option<u32>,
-    status: Status,
+    status: CollectorStatus,
 }
 
 /// Tokens of epoll: an interface has its index.
@@ -140,7 +142,7 @@ fn nanos(d: Duration) -> Nanos {
 }
 
 /// Totals of interfaces apart from the rest.
-fn sort(observation: Observation, held: &mut Held, spans: &mut Vec<Observation>) {
+fn sort(observation: Observation, held: &mut ObservationBuffer, spans: &mut Vec<Observation>) {
     match observation {
         Observation::Interface(_) => spans.push(observation),
         _ => held.push(observation),
@@ -151,12 +153,12 @@ impl Collector {
     /// Opens what has to be there before any interface.
     ///
     /// # Errors
-    /// When the kernel gives no netlink socket, or, with [`Config::any`], no handle.
-    pub fn open(config: Config) -> Result<(Self, Control), CollectError> {
+    /// When the kernel gives no netlink socket, or, with [`CollectorConfig::any`], no handle.
+    pub fn open(config: CollectorConfig) -> Result<(Self, CollectorControl), CollectError> {
         let io = |what| move |error| CollectError::System { what, error };
         let mut links = Links::open().map_err(io("follow the network interfaces"))?;
         links.list().map_err(io("list the network interfaces"))?;
-        let evidence = Evidence::open().map_err(io("follow the node's routes"))?;
+        let evidence = NodeEvidence::open().map_err(io("follow the node's routes"))?;
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll instance"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -168,21 +170,21 @@ impl Collector {
         add(links.as_fd(), LINKS)?;
         add(wake.as_fd(), WAKE)?;
         add(evidence.as_fd(), EVIDENCE)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ControlState {
             stop: AtomicBool::new(false),
             known: Mutex::new(None),
             pods: Mutex::new(None),
             wake,
         });
         let mut this = Self {
-            meter: Meter::new(config.flows, KnownPorts::default()),
+            meter: Meter::new(config.flows, ListeningPorts::default()),
             config,
             links,
             evidence,
             epoll,
             shared: Arc::clone(&shared),
             any: None,
-            any_dropped: Dropped::default(),
+            any_dropped: DroppedPackets::default(),
             watched: HashMap::new(),
             listed: HashSet::new(),
             complete: false,
@@ -191,15 +193,15 @@ impl Collector {
             closing: Vec::new(),
             enlarged: 0,
             again: BTreeMap::new(),
-            held: Held::default(),
+            held: ObservationBuffer::default(),
             round: None,
-            status: Status::default(),
+            status: CollectorStatus::default(),
         };
         if this.config.any {
             this.open_any()?;
         }
         this.first_list()?;
-        Ok((this, Control(shared)))
+        Ok((this, CollectorControl(shared)))
     }
 
     /// Opens what is there already, so that whoever is told that collecting has begun can rely on
@@ -233,7 +235,7 @@ impl Collector {
     ///
     /// # Errors
     /// See [`CollectError`]. What was seen until then is told before.
-    pub fn run(mut self, out: &SyncSender<Told>) -> Result<(), CollectError> {
+    pub fn run(mut self, out: &SyncSender<CollectorReport>) -> Result<(), CollectError> {
         let result = self.work(out);
         // Nothing is in them that is not in those that they were to replace.
         for thread in std::mem::take(&mut self.opening) {
@@ -249,7 +251,8 @@ impl Collector {
             if held.len() >= CHUNK && !unheard {
                 let (observations, over) = held.take();
                 let (last, status) = (false, status.clone());
-                unheard = out.send(Told { now, observations, over, status, last }).is_err();
+                unheard =
+                    out.send(CollectorReport { now, observations, over, status, last }).is_err();
             }
         });
         self.spans(spans, now);
@@ -266,7 +269,7 @@ impl Collector {
         result.and(sent)
     }
 
-    fn work(&mut self, out: &SyncSender<Told>) -> Result<(), CollectError> {
+    fn work(&mut self, out: &SyncSender<CollectorReport>) -> Result<(), CollectError> {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(256);
         let (mut tick, mut round, mut ask) = (Instant::now(), Instant::now(), Instant::now());
         let mut clocks = (clock(), Instant::now());
@@ -354,7 +357,7 @@ impl Collector {
 
     /// Tells what is to be told now, a part at a time, as far as it is taken. The rest is told at
     /// the next tick.
-    fn tell(&mut self, now: Nanos, out: &SyncSender<Told>) -> Result<(), CollectError> {
+    fn tell(&mut self, now: Nanos, out: &SyncSender<CollectorReport>) -> Result<(), CollectError> {
         loop {
             let (limit, before) = (self.held.room(), self.held.len());
             let (held, mut spans) = (&mut self.held, Vec::new());
@@ -374,14 +377,18 @@ impl Collector {
     }
 
     /// Hands on what is held, as far as it is taken.
-    fn hand_on(&mut self, now: Nanos, out: &SyncSender<Told>) -> Result<(), CollectError> {
+    fn hand_on(
+        &mut self,
+        now: Nanos,
+        out: &SyncSender<CollectorReport>,
+    ) -> Result<(), CollectError> {
         loop {
             let told = self.told(now, false);
             match out.try_send(told) {
                 Ok(()) if self.held.len() < CHUNK => return Ok(()),
                 Ok(()) => {}
                 // It is told with what comes next.
-                Err(TrySendError::Full(Told { observations, over, .. })) => {
+                Err(TrySendError::Full(CollectorReport { observations, over, .. })) => {
                     self.held.put_back(observations, over);
                     return Ok(());
                 }
@@ -390,13 +397,13 @@ impl Collector {
         }
     }
 
-    fn told(&mut self, now: Nanos, last: bool) -> Told {
+    fn told(&mut self, now: Nanos, last: bool) -> CollectorReport {
         self.status.counters = self.meter.counters();
         self.status.any = self.any.is_some();
         self.status.watched = self.watched.iter().map(|(i, w)| (*i, w.name.clone())).collect();
         self.status.unheard = self.held.unheard;
         let (observations, over) = self.held.take();
-        Told { now, observations, over, status: self.status.clone(), last }
+        CollectorReport { now, observations, over, status: self.status.clone(), last }
     }
 
     /// Takes in what the node has come to know of the addresses behind its interfaces.
@@ -431,9 +438,9 @@ impl Collector {
         let Some(watched) = self.watched.get_mut(&index) else { return };
         let Some(handle) = &mut watched.handle else { return };
         match handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o))) {
-            Read::Empty | Read::More => {}
-            Read::Gone => self.unwatch(index),
-            Read::Failed(why) => {
+            HandleRead::Empty | HandleRead::More => {}
+            HandleRead::Gone => self.unwatch(index),
+            HandleRead::Failed(why) => {
                 self.status.failed += 1;
                 let name = watched.name.clone();
                 tracing::warn!(interface = %name, %why, "reading failed; opening it again in 1 s");
@@ -463,8 +470,8 @@ impl Collector {
             }
         };
         match handle.read(TURN, &mut take) {
-            Read::Empty | Read::More | Read::Gone => Ok(()),
-            Read::Failed(why) => {
+            HandleRead::Empty | HandleRead::More | HandleRead::Gone => Ok(()),
+            HandleRead::Failed(why) => {
                 tracing::warn!(%why, "reading all interfaces failed; opening them again");
                 self.status.failed += 1;
                 self.ask_dropped();

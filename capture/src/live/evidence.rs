@@ -16,7 +16,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::links::split;
-use crate::observation::OwnedBy;
+use crate::observation::OwnerEvidence;
 
 /// Multicast groups of changes: routes of IPv4 and of IPv6 (`RTNLGRP_…`,
 /// include/uapi/linux/rtnetlink.h).
@@ -64,7 +64,7 @@ const ROUTE: usize = 12;
 const NEIGHBOUR: usize = 12;
 
 /// A subscription to what the node knows.
-pub(super) struct Evidence {
+pub(super) struct NodeEvidence {
     socket: Socket,
     buffer: Vec<u8>,
     sequence: u32,
@@ -84,7 +84,7 @@ pub(super) struct Evidence {
     watched: BTreeSet<u32>,
 }
 
-impl Evidence {
+impl NodeEvidence {
     /// Subscribes. Needs no privilege.
     ///
     /// # Errors
@@ -188,14 +188,17 @@ impl Evidence {
     }
 
     /// The addresses behind an interface, as far as the node knows, sorted.
-    pub(super) fn of(&self, index: u32) -> Vec<(IpAddr, OwnedBy)> {
+    pub(super) fn of(&self, index: u32) -> Vec<(IpAddr, OwnerEvidence)> {
         let routes = self.routes.get(&index).into_iter().flatten();
-        let mut all: Vec<(IpAddr, OwnedBy)> = routes.map(|a| (*a, OwnedBy::Route)).collect();
+        let mut all: Vec<(IpAddr, OwnerEvidence)> =
+            routes.map(|a| (*a, OwnerEvidence::Route)).collect();
         let routed = |a: &IpAddr| self.routes.values().any(|r| r.contains(a));
         let neighbours = self.neighbours.iter().filter(|(_, i)| **i == index);
         let mut neighbours: Vec<IpAddr> = neighbours.map(|(a, _)| *a).collect();
         neighbours.sort_unstable();
-        all.extend(neighbours.into_iter().filter(|a| !routed(a)).map(|a| (a, OwnedBy::Neighbour)));
+        all.extend(
+            neighbours.into_iter().filter(|a| !routed(a)).map(|a| (a, OwnerEvidence::Neighbour)),
+        );
         all
     }
 
@@ -324,7 +327,7 @@ impl Evidence {
     }
 }
 
-impl AsFd for Evidence {
+impl AsFd for NodeEvidence {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

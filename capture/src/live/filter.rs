@@ -3,7 +3,7 @@
 //!
 //! Owns the program, which says in classic BPF what [`super::rule`] says in Rust. Must never keep
 //! state: it sees one frame at a time, so of a ClientHello over several segments it keeps the
-//! first, and the last at ports of TLS or of [`Config::always_ports`]. Must never lose a workload's
+//! first, and the last at ports of TLS or of [`FilterConfig::always_ports`]. Must never lose a workload's
 //! call for good: what it does not understand of TCP, UDP and SCTP is sampled.
 //!
 //! How the kernel runs it: net/core/filter.c (`bpf_check_classic`, `bpf_convert_filter`),
@@ -22,7 +22,7 @@ pub use program::program;
 
 /// Where the frames that the filter sees begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
+pub enum FilterLink {
     /// At an Ethernet header (DLT_EN10MB, 1).
     Ethernet,
     /// At an IP header (DLT_RAW, 12 or 101).
@@ -34,11 +34,11 @@ pub enum Link {
 
 /// What the filter keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub struct FilterConfig {
     /// One in this many frames is kept of those that are neither always kept nor always dropped. 1
     /// keeps all, as 0 does.
     pub sample: u32,
-    /// Bytes kept of a frame, counted from where [`Link`] says it begins. At least 1.
+    /// Bytes kept of a frame, counted from where [`FilterLink`] says it begins. At least 1.
     pub snap: u32,
     /// The same of a frame that is only kept as a sample: it tells that a connection goes on, and
     /// has no name that is looked for. At least 1; means nothing where all are kept.

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use pcap::{Active, Capture, Error, Linktype, Precision};
 
-use super::filter::{self, Link as Layer};
+use super::filter::{self, FilterConfig, FilterLink};
 use super::ring::{self, Ring};
 use super::uplink;
 use crate::frame::{Direction, Frame, LinkType};
@@ -21,12 +21,12 @@ pub const SMALLEST_RING: u32 = 512 * 1024;
 
 /// Bytes kept of a packet that is only a sample: all headers, and the beginning of what is none of
 /// the known requests but may be one. A stream's packets have up to 64 KiB, and with
-/// [`Settings::snap`] of each a ring is full, and this process woken, after a handful.
+/// [`HandleConfig::snap`] of each a ring is full, and this process woken, after a handful.
 const SAMPLED: u32 = 256;
 
 /// How to open interfaces.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct HandleConfig {
     /// Of packets that begin nothing, one in this many is kept, at random. 1 keeps all.
     pub sample: u32,
     /// Bytes kept of each packet.
@@ -41,7 +41,7 @@ pub struct Settings {
     pub pod_sends_only: bool,
 }
 
-impl Default for Settings {
+impl Default for HandleConfig {
     fn default() -> Self {
         Self { sample: 32, snap: 2_048, ring: 128 * 1024, hold: 100, pod_sends_only: false }
     }
@@ -92,7 +92,7 @@ pub enum OpenError {
 
 /// What a read gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Read {
+pub enum HandleRead {
     /// Nothing more is there now.
     Empty,
     /// There may be more.
@@ -105,14 +105,14 @@ pub enum Read {
 
 /// Packets that the kernel or the device dropped, in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
+pub struct DroppedPackets {
     /// For want of room in the ring.
     pub ring: u64,
     /// By the interface.
     pub interface: u64,
 }
 
-impl Dropped {
+impl DroppedPackets {
     /// Adds what came between two answers of the same handle.
     pub(super) fn add(&mut self, before: Self, now: Self) {
         self.ring += now.ring.saturating_sub(before.ring);
@@ -123,14 +123,14 @@ impl Dropped {
 /// All interfaces at once.
 pub const ANY: &str = "any";
 
-enum Source {
+enum HandleSource {
     Ring(Ring),
     Libpcap(Capture<Active>),
 }
 
 /// An opened interface.
 pub struct Handle {
-    source: Source,
+    source: HandleSource,
     name: String,
     id: InterfaceId,
     link: LinkType,
@@ -145,17 +145,17 @@ impl Handle {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(name: &str, index: u32, settings: &Settings) -> Result<Self, OpenError> {
+    pub fn open(name: &str, index: u32, settings: &HandleConfig) -> Result<Self, OpenError> {
         let id = InterfaceId { source: 0, index };
         if name != ANY {
             let of_pod = !uplink::is(name);
-            let program = filter::program(Layer::Ethernet, &config(settings, of_pod));
+            let program = filter::program(FilterLink::Ethernet, &config(settings, of_pod));
             let received_only = of_pod && settings.pod_sends_only;
             let ring = Ring::open(index, settings.ring, settings.hold, received_only, &program);
             let ring = ring.map_err(|e| refused(name, e))?;
             if let Some(ring) = ring {
                 return Ok(Self {
-                    source: Source::Ring(ring),
+                    source: HandleSource::Ring(ring),
                     name: name.to_owned(),
                     id,
                     link: LinkType::ETHERNET,
@@ -179,9 +179,9 @@ impl Handle {
         let number = capture.get_datalink().0;
         let link = u16::try_from(number).map_or(LinkType(u16::MAX), LinkType);
         let layer = match link {
-            LinkType::ETHERNET => Layer::Ethernet,
-            LinkType::RAW | LinkType::RAW_DLT => Layer::RawIp,
-            LinkType::LINUX_SLL2 => Layer::Cooked,
+            LinkType::ETHERNET => FilterLink::Ethernet,
+            LinkType::RAW | LinkType::RAW_DLT => FilterLink::RawIp,
+            LinkType::LINUX_SLL2 => FilterLink::Cooked,
             _ => return Err(OpenError::LinkType { name: name.to_owned(), number }),
         };
         // SAFETY: the descriptor belongs to `capture`, which outlives this borrow.
@@ -189,7 +189,7 @@ impl Handle {
         filter::attach(socket, &filter::program(layer, &config(settings, false)))
             .map_err(|e| refused(name, e))?;
         Ok(Self {
-            source: Source::Libpcap(capture),
+            source: HandleSource::Libpcap(capture),
             name: name.to_owned(),
             id,
             link,
@@ -210,8 +210,8 @@ impl Handle {
     /// What to wait on.
     pub(crate) fn raw_fd(&self) -> std::os::fd::RawFd {
         match &self.source {
-            Source::Ring(ring) => ring.raw_fd(),
-            Source::Libpcap(capture) => capture.as_raw_fd(),
+            HandleSource::Ring(ring) => ring.raw_fd(),
+            HandleSource::Libpcap(capture) => capture.as_raw_fd(),
         }
     }
 
@@ -225,11 +225,11 @@ impl Handle {
     }
 
     /// Hands on at most `limit` frames that are there already.
-    pub fn read(&mut self, limit: usize, sink: &mut impl FnMut(Frame<'_>)) -> Read {
+    pub fn read(&mut self, limit: usize, sink: &mut impl FnMut(Frame<'_>)) -> HandleRead {
         let (interface, link, of_pod) = (self.id, self.link, self.of_pod);
         let capture = match &mut self.source {
-            Source::Libpcap(capture) => capture,
-            Source::Ring(ring) => {
+            HandleSource::Libpcap(capture) => capture,
+            HandleSource::Ring(ring) => {
                 let result = ring.read(limit, &mut |p| {
                     let direction = if of_pod { p.direction } else { Direction::Unknown };
                     sink(Frame {
@@ -242,10 +242,10 @@ impl Handle {
                     });
                 });
                 return match result {
-                    Ok(seen) if seen >= limit => Read::More,
-                    Ok(_) => Read::Empty,
-                    Err(e) if is_gone(&e) => Read::Gone,
-                    Err(e) => Read::Failed(e.to_string()),
+                    Ok(seen) if seen >= limit => HandleRead::More,
+                    Ok(_) => HandleRead::Empty,
+                    Err(e) if is_gone(&e) => HandleRead::Gone,
+                    Err(e) => HandleRead::Failed(e.to_string()),
                 };
             }
         };
@@ -268,37 +268,40 @@ impl Handle {
             });
         });
         match result {
-            Ok(_) | Err(Error::TimeoutExpired) if seen >= limit => Read::More,
-            Ok(_) | Err(Error::TimeoutExpired | Error::NoMorePackets) => Read::Empty,
+            Ok(_) | Err(Error::TimeoutExpired) if seen >= limit => HandleRead::More,
+            Ok(_) | Err(Error::TimeoutExpired | Error::NoMorePackets) => HandleRead::Empty,
             // libpcap has taken the errno from the socket, and tells it in words only.
-            Err(_) if ring::probe(self.id.index).is_err_and(|e| is_gone(&e)) => Read::Gone,
-            Err(e) => Read::Failed(e.to_string()),
+            Err(_) if ring::probe(self.id.index).is_err_and(|e| is_gone(&e)) => HandleRead::Gone,
+            Err(e) => HandleRead::Failed(e.to_string()),
         }
     }
 
     /// Whether packets were dropped since [`Handle::dropped`] was called, as far as what was read
     /// tells.
     pub(crate) fn is_losing(&self) -> bool {
-        matches!(&self.source, Source::Ring(ring) if ring.is_losing())
+        matches!(&self.source, HandleSource::Ring(ring) if ring.is_losing())
     }
 
     /// What was dropped since it was opened; `None` where the kernel does not say.
-    pub fn dropped(&mut self) -> Option<Dropped> {
+    pub fn dropped(&mut self) -> Option<DroppedPackets> {
         let capture = match &mut self.source {
-            Source::Libpcap(capture) => capture,
+            HandleSource::Libpcap(capture) => capture,
             // A veth has no queue of its own that could drop.
-            Source::Ring(ring) => {
-                return Some(Dropped { ring: ring.dropped().ok()?, interface: 0 });
+            HandleSource::Ring(ring) => {
+                return Some(DroppedPackets { ring: ring.dropped().ok()?, interface: 0 });
             }
         };
         let stat = capture.stats().ok()?;
-        Some(Dropped { ring: u64::from(stat.dropped), interface: u64::from(stat.if_dropped) })
+        Some(DroppedPackets {
+            ring: u64::from(stat.dropped),
+            interface: u64::from(stat.if_dropped),
+        })
     }
 }
 
-fn config(settings: &Settings, callers_only: bool) -> filter::Config {
+fn config(settings: &HandleConfig, callers_only: bool) -> FilterConfig {
     let (sample, snap) = (settings.sample, settings.snap);
-    filter::Config {
+    FilterConfig {
         sample,
         snap,
         sampled_snap: snap.min(SAMPLED),

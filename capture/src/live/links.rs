@@ -48,7 +48,7 @@ pub(super) struct Link {
 
 /// What happened to the interfaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum LinkChange {
     /// It is there, new or changed.
     There(Link),
     /// It is gone.
@@ -100,8 +100,8 @@ impl Links {
     /// Reads what has happened, without waiting.
     ///
     /// # Errors
-    /// When the socket fails; what the kernel dropped is no error but [`Change::Lost`].
-    pub(super) fn read(&mut self, sink: &mut impl FnMut(Change)) -> io::Result<()> {
+    /// When the socket fails; what the kernel dropped is no error but [`LinkChange::Lost`].
+    pub(super) fn read(&mut self, sink: &mut impl FnMut(LinkChange)) -> io::Result<()> {
         loop {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer, 0) {
@@ -109,14 +109,15 @@ impl Links {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
-                    sink(Change::Lost);
+                    sink(LinkChange::Lost);
                     continue;
                 }
                 Err(e) => return Err(e),
             }
             let mut rest = &self.buffer[..];
             while let Some((length, next)) = split(rest) {
-                if let Ok(message) = NetlinkMessage::<Heard>::deserialize(&rest[..length]) {
+                if let Ok(message) = NetlinkMessage::<LinkMessageKind>::deserialize(&rest[..length])
+                {
                     self.message(message, sink);
                 }
                 rest = next;
@@ -124,15 +125,19 @@ impl Links {
         }
     }
 
-    fn message(&self, message: NetlinkMessage<Heard>, sink: &mut impl FnMut(Change)) {
+    fn message(&self, message: NetlinkMessage<LinkMessageKind>, sink: &mut impl FnMut(LinkChange)) {
         match message.payload {
-            NetlinkPayload::InnerMessage(Heard::New(link)) => sink(Change::There(link)),
-            NetlinkPayload::InnerMessage(Heard::Gone(index)) => sink(Change::Gone(index)),
+            NetlinkPayload::InnerMessage(LinkMessageKind::New(link)) => {
+                sink(LinkChange::There(link))
+            }
+            NetlinkPayload::InnerMessage(LinkMessageKind::Gone(index)) => {
+                sink(LinkChange::Gone(index))
+            }
             NetlinkPayload::Done(_) if message.header.sequence_number == self.sequence => {
-                sink(Change::Listed)
+                sink(LinkChange::Listed)
             }
             // The list was interrupted by changes (NLM_F_DUMP_INTR) or refused.
-            NetlinkPayload::Error(e) if e.code.is_some() => sink(Change::Lost),
+            NetlinkPayload::Error(e) if e.code.is_some() => sink(LinkChange::Lost),
             _ => {}
         }
     }
@@ -156,13 +161,13 @@ pub(super) fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
 /// What is heard of links. Of a link's attributes only those are read that tell whose it is: a
 /// parser that reads all of them gives up the whole message where a newer kernel says one thing
 /// differently, and the interface would be missed without a word.
-enum Heard {
+enum LinkMessageKind {
     New(Link),
     Gone(u32),
     Other,
 }
 
-impl NetlinkDeserializable for Heard {
+impl NetlinkDeserializable for LinkMessageKind {
     type Error = DecodeError;
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
@@ -228,8 +233,8 @@ mod tests {
         bytes.extend([16u16.to_ne_bytes(), [0; 2]].concat());
         bytes.extend([0; 8]);
         bytes.extend(body);
-        match NetlinkMessage::<Heard>::deserialize(&bytes).unwrap().payload {
-            NetlinkPayload::InnerMessage(Heard::New(link)) => Some(link),
+        match NetlinkMessage::<LinkMessageKind>::deserialize(&bytes).unwrap().payload {
+            NetlinkPayload::InnerMessage(LinkMessageKind::New(link)) => Some(link),
             _ => None,
         }
     }

@@ -32,7 +32,7 @@ const ALIGNMENT: usize = 16;
 const ETHERNET: u16 = 1;
 
 /// A packet as it lies in the ring.
-pub(super) struct Packet<'a> {
+pub(super) struct RingPacket<'a> {
     /// Nanoseconds since the Unix epoch.
     pub time: i64,
     /// Bytes on the wire.
@@ -115,7 +115,7 @@ impl Ring {
     pub(super) fn read(
         &mut self,
         limit: usize,
-        sink: &mut impl FnMut(Packet<'_>),
+        sink: &mut impl FnMut(RingPacket<'_>),
     ) -> io::Result<usize> {
         let mut seen = 0;
         let mut any = false;
@@ -257,7 +257,7 @@ fn set<T>(socket: &OwnedFd, name: c_int, value: &T) -> io::Result<()> {
 }
 
 /// Hands on the packets of a block; how many it holds. What would lie behind its end is left out.
-fn packets(block: &[u8], sink: &mut impl FnMut(Packet<'_>)) -> usize {
+fn packets(block: &[u8], sink: &mut impl FnMut(RingPacket<'_>)) -> usize {
     let header = offset_of!(tpacket_block_desc, hdr);
     let number = word(block, header + offset_of!(tpacket_hdr_v1, num_pkts)).unwrap_or(0);
     let mut at =
@@ -271,7 +271,7 @@ fn packets(block: &[u8], sink: &mut impl FnMut(Packet<'_>)) -> usize {
 }
 
 /// The packet at an offset, and how far behind it the next one is.
-fn packet(block: &[u8], at: usize) -> Option<(Packet<'_>, usize)> {
+fn packet(block: &[u8], at: usize) -> Option<(RingPacket<'_>, usize)> {
     let field = |offset| word(block, at + offset);
     let (seconds, nanos) =
         (field(offset_of!(tpacket3_hdr, tp_sec))?, field(offset_of!(tpacket3_hdr, tp_nsec))?);
@@ -286,7 +286,7 @@ fn packet(block: &[u8], at: usize) -> Option<(Packet<'_>, usize)> {
         .get(at + offset_of!(tpacket3_hdr, tp_mac)..)?
         .first_chunk()
         .map(|b| u16::from_ne_bytes(*b))?;
-    let packet = Packet {
+    let packet = RingPacket {
         time: i64::from(seconds) * 1_000_000_000 + i64::from(nanos),
         wire_len: field(offset_of!(tpacket3_hdr, tp_len))?,
         direction: if kind == libc::PACKET_OUTGOING {

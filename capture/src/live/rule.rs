@@ -5,7 +5,7 @@
 //! holds both against each other. Must never be more than the filter can do: no state between
 //! frames, nothing from outside the frame but which way it passes.
 
-use super::filter::{Config, Link};
+use super::filter::{FilterConfig, FilterLink};
 use crate::bytes::be16;
 use crate::dns::PORT as DNS;
 use crate::frame::Direction;
@@ -16,10 +16,10 @@ use crate::layout::{ethernet, ipv4, ipv6, ports, sll2, tcp, tls};
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FilterVerdict {
     /// Never kept: no name and no call can be learned from it.
     Drop,
-    /// Kept once in [`Config::sample`].
+    /// Kept once in [`FilterConfig::sample`].
     Sample,
     /// Always kept: it opens or ends a connection, or may carry a name.
     Always,
@@ -49,20 +49,30 @@ pub(super) const SEGMENT: usize = 1460;
 
 /// What the filter does with a frame.
 ///
-/// A frame of [`Link::Cooked`] is as libpcap hands it out: with its LINKTYPE_LINUX_SLL2 header, of
+/// A frame of [`FilterLink::Cooked`] is as libpcap hands it out: with its LINKTYPE_LINUX_SLL2 header, of
 /// which the protocol counts.
-pub fn verdict(link: Link, direction: Direction, frame: &[u8], config: &Config) -> Verdict {
+pub fn verdict(
+    link: FilterLink,
+    direction: Direction,
+    frame: &[u8],
+    config: &FilterConfig,
+) -> FilterVerdict {
     // Where bytes are missing that the rule must see, the kernel ends the program with "drop".
-    judge(link, direction, frame, config).unwrap_or(Verdict::Drop)
+    judge(link, direction, frame, config).unwrap_or(FilterVerdict::Drop)
 }
 
-fn judge(link: Link, direction: Direction, frame: &[u8], config: &Config) -> Option<Verdict> {
+fn judge(
+    link: FilterLink,
+    direction: Direction,
+    frame: &[u8],
+    config: &FilterConfig,
+) -> Option<FilterVerdict> {
     let packet = match link {
-        Link::Ethernet => {
+        FilterLink::Ethernet => {
             untag(be16(frame, ethernet::ETHER_TYPE)?, frame.get(ethernet::HEADER..)?)?
         }
-        Link::Cooked => untag(be16(frame, sll2::ETHER_TYPE)?, frame.get(sll2::HEADER..)?)?,
-        Link::RawIp => frame,
+        FilterLink::Cooked => untag(be16(frame, sll2::ETHER_TYPE)?, frame.get(sll2::HEADER..)?)?,
+        FilterLink::RawIp => frame,
     };
     let carried = match packet.first()? >> 4 {
         4 => v4(packet)?,
@@ -72,10 +82,10 @@ fn judge(link: Link, direction: Direction, frame: &[u8], config: &Config) -> Opt
     let from = be16(carried.bytes, ports::SOURCE)?;
     let to = be16(carried.bytes, ports::DESTINATION)?;
     match carried.protocol {
-        TCP | UDP if from == DNS || to == DNS => Some(Verdict::Always),
+        TCP | UDP if from == DNS || to == DNS => Some(FilterVerdict::Always),
         TCP => Some(segment(&carried, direction, (from, to), config)),
-        UDP | SCTP | AUTHENTICATION => Some(Verdict::Sample),
-        deeper if carried.v6 && is_extension(deeper) => Some(Verdict::Sample),
+        UDP | SCTP | AUTHENTICATION => Some(FilterVerdict::Sample),
+        deeper if carried.v6 && is_extension(deeper) => Some(FilterVerdict::Sample),
         _ => None,
     }
 }
@@ -93,7 +103,7 @@ fn untag(mut ether: u16, mut rest: &[u8]) -> Option<&[u8]> {
 }
 
 /// What an IP packet carries.
-struct Carried<'a> {
+struct IpPayload<'a> {
     v6: bool,
     protocol: u8,
     /// From the transport header to the end of the frame, padding included.
@@ -102,7 +112,7 @@ struct Carried<'a> {
     own: usize,
 }
 
-fn v4(packet: &[u8]) -> Option<Carried<'_>> {
+fn v4(packet: &[u8]) -> Option<IpPayload<'_>> {
     let header = usize::from(packet.first()? & 0xf) * 4;
     let later_fragment = be16(packet, ipv4::FRAGMENT)? & ipv4::FRAGMENT_OFFSET != 0;
     if header < ipv4::HEADER || later_fragment {
@@ -113,7 +123,7 @@ fn v4(packet: &[u8]) -> Option<Carried<'_>> {
         0 => packet.len(),
         total => total.min(packet.len()),
     };
-    Some(Carried {
+    Some(IpPayload {
         v6: false,
         protocol: *packet.get(ipv4::PROTOCOL)?,
         bytes: packet.get(header..)?,
@@ -121,7 +131,7 @@ fn v4(packet: &[u8]) -> Option<Carried<'_>> {
     })
 }
 
-fn v6(packet: &[u8]) -> Option<Carried<'_>> {
+fn v6(packet: &[u8]) -> Option<IpPayload<'_>> {
     let end = match usize::from(be16(packet, ipv6::PAYLOAD_LENGTH)?) {
         // A jumbogram (RFC 2675), which "BIG TCP" is too.
         0 => packet.len(),
@@ -143,7 +153,7 @@ fn v6(packet: &[u8]) -> Option<Carried<'_>> {
             at += (usize::from(*header.get(1)?) + 1) * 8;
         }
     }
-    Some(Carried { v6: true, protocol, bytes: packet.get(at..)?, own: end.saturating_sub(at) })
+    Some(IpPayload { v6: true, protocol, bytes: packet.get(at..)?, own: end.saturating_sub(at) })
 }
 
 fn is_extension(protocol: u8) -> bool {
@@ -151,16 +161,16 @@ fn is_extension(protocol: u8) -> bool {
 }
 
 fn segment(
-    carried: &Carried<'_>,
+    carried: &IpPayload<'_>,
     direction: Direction,
     (from, to): (u16, u16),
-    config: &Config,
-) -> Verdict {
+    config: &FilterConfig,
+) -> FilterVerdict {
     // A first fragment may have the ports only.
-    let Some(header) = carried.bytes.get(..tcp::HEADER) else { return Verdict::Sample };
+    let Some(header) = carried.bytes.get(..tcp::HEADER) else { return FilterVerdict::Sample };
     let flags = header[tcp::FLAGS];
     if flags & RST != 0 || !config.callers_only && flags & (SYN | FIN) != 0 {
-        return Verdict::Always;
+        return FilterVerdict::Always;
     }
     if config.callers_only {
         // Of a call of those behind the interface: what opens it, what that is answered with, and
@@ -169,20 +179,20 @@ fn segment(
         let by_them = direction != Direction::Sent;
         if flags & SYN != 0 {
             let answer_of_theirs = by_them && flags & ACK != 0;
-            return if answer_of_theirs { Verdict::Sample } else { Verdict::Always };
+            return if answer_of_theirs { FilterVerdict::Sample } else { FilterVerdict::Always };
         }
         if !by_them {
-            return Verdict::Sample;
+            return FilterVerdict::Sample;
         }
         // Both ends send a FIN. Whose port is the higher one is the caller, as a rule; what else
         // ends is forgotten after a while.
         if flags & FIN != 0 && from > to {
-            return Verdict::Always;
+            return FilterVerdict::Always;
         }
     }
     let length = tcp::header_length(header[tcp::DATA_OFFSET]);
     if length < tcp::HEADER {
-        return Verdict::Sample;
+        return FilterVerdict::Sample;
     }
     let payload = carried.bytes.get(length..carried.own).unwrap_or(&[]);
     let of_port = !payload.is_empty() && config.always_ports.contains(&to);
@@ -191,7 +201,11 @@ fn segment(
         payload.starts_with(&HANDSHAKE) && payload.get(HANDSHAKE_TYPE) == Some(&tls::CLIENT_HELLO);
     let rest =
         config.callers_only && flags & PSH != 0 && TLS_PORTS.contains(&to) && ends_hello(payload);
-    if of_port || request || client_hello || rest { Verdict::Always } else { Verdict::Sample }
+    if of_port || request || client_hello || rest {
+        FilterVerdict::Always
+    } else {
+        FilterVerdict::Sample
+    }
 }
 
 /// Whether it may be the rest of a ClientHello, whose server name is in it: it begins within a

@@ -20,27 +20,27 @@ const MAX_EARLY: usize = 256;
 pub(super) const PATIENCE: i64 = 5_000_000_000;
 
 /// Port of the client, server, identifier, name.
-type Key = (u16, SocketAddr, u16, String);
+type QuestionKey = (u16, SocketAddr, u16, String);
 
 #[derive(Debug)]
-struct Question {
+struct OpenQuestion {
     lookup: Lookup,
     answered: bool,
 }
 
 /// Questions of each client.
 #[derive(Debug, Default)]
-pub(super) struct Questions {
-    clients: HashMap<IpAddr, HashMap<Key, Question>>,
+pub(super) struct DnsQuestions {
+    clients: HashMap<IpAddr, HashMap<QuestionKey, OpenQuestion>>,
     count: usize,
     /// Answers whose questions were not seen yet, with their times to live. Apart from the
     /// questions: anybody can send them to anybody.
-    early: HashMap<(IpAddr, Key), (Lookup, u32)>,
+    early: HashMap<(IpAddr, QuestionKey), (Lookup, u32)>,
 }
 
 /// What a message means.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
+pub(super) struct QuestionOutcome {
     /// An answer to what was asked, with its time to live in seconds; once.
     pub answered: Option<(Lookup, u32)>,
     /// Questions whose answers are not waited for any longer.
@@ -49,7 +49,7 @@ pub(super) struct Heard {
     pub unasked: u64,
 }
 
-impl Questions {
+impl DnsQuestions {
     /// Takes in a question or an answer. `must_be_asked`: an answer counts only if its client was
     /// seen to ask; the question may be read a moment later, from another interface.
     pub(super) fn hear(
@@ -59,8 +59,8 @@ impl Questions {
         lookup: Lookup,
         ttl: u32,
         must_be_asked: bool,
-    ) -> Heard {
-        let mut heard = Heard::default();
+    ) -> QuestionOutcome {
+        let mut heard = QuestionOutcome::default();
         let is_answer = lookup.rcode.is_some();
         // A capture may show the server under two addresses, before and after translation.
         let server = if must_be_asked { lookup.server } else { ([0, 0, 0, 0], 0).into() };
@@ -91,13 +91,13 @@ impl Questions {
         } else {
             self.early.remove(&(client, key.clone()))
         };
-        let question = Question { answered: heard.answered.is_some(), lookup };
+        let question = OpenQuestion { answered: heard.answered.is_some(), lookup };
         self.clients.entry(client).or_default().insert(key, question);
         self.count += 1;
         heard
     }
 
-    fn make_room(&mut self, client: IpAddr, heard: &mut Heard) {
+    fn make_room(&mut self, client: IpAddr, heard: &mut QuestionOutcome) {
         if self.clients.get(&client).is_some_and(|c| c.len() >= MAX_OF_CLIENT) {
             self.drop_client(client, heard);
         }
@@ -109,7 +109,7 @@ impl Questions {
         }
     }
 
-    fn drop_client(&mut self, client: IpAddr, heard: &mut Heard) {
+    fn drop_client(&mut self, client: IpAddr, heard: &mut QuestionOutcome) {
         let all = self.clients.remove(&client).unwrap_or_default();
         self.count -= all.len();
         heard.told.extend(open(all.into_values()));
@@ -141,7 +141,7 @@ impl Questions {
 }
 
 /// Those without an answer, sorted.
-fn open(all: impl IntoIterator<Item = Question>) -> Vec<Lookup> {
+fn open(all: impl IntoIterator<Item = OpenQuestion>) -> Vec<Lookup> {
     let open = all.into_iter().filter(|q| !q.answered);
     let mut open: Vec<Lookup> = open.map(|q| q.lookup).collect();
     open.sort_by(|a, b| (a.time, a.client, &a.question).cmp(&(b.time, b.client, &b.question)));
@@ -166,13 +166,13 @@ mod tests {
         }
     }
 
-    fn hear(q: &mut Questions, port: u16, id: u16, l: Lookup) -> bool {
+    fn hear(q: &mut DnsQuestions, port: u16, id: u16, l: Lookup) -> bool {
         q.hear(port, id, l, 30, true).answered.is_some()
     }
 
     #[test]
     fn an_answer_counts_where_its_client_asked_that_server_from_that_port() {
-        let mut q = Questions::default();
+        let mut q = DnsQuestions::default();
         assert!(!hear(&mut q, 4000, 7, lookup(1, "a", false, 53)));
         for (port, id, l) in [
             (4000, 7, lookup(1, "a", true, 66)),
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_question_may_be_read_after_its_answer() {
-        let mut q = Questions::default();
+        let mut q = DnsQuestions::default();
         assert!(!hear(&mut q, 4000, 7, lookup(1, "a", true, 53)));
         assert!(hear(&mut q, 4000, 7, lookup(1, "a", false, 53)));
         assert!(!hear(&mut q, 4000, 7, lookup(1, "a", false, 53)));
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn answers_that_nobody_asked_for_push_out_no_question() {
-        let mut q = Questions::default();
+        let mut q = DnsQuestions::default();
         assert!(!hear(&mut q, 4000, 7, lookup(1, "a", false, 53)));
         for n in 0..20_000u16 {
             assert!(!hear(&mut q, 4000, n, lookup(1, "evil", true, 66)));
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn who_asks_without_end_loses_nobody_elses_answer() {
-        let mut q = Questions::default();
+        let mut q = DnsQuestions::default();
         assert!(!hear(&mut q, 4000, 7, lookup(1, "a", false, 53)));
         let mut told = 0;
         for n in 0..20_000u32 {

@@ -8,7 +8,7 @@ use std::io::Read;
 
 use pcap_parser::pcap::{parse_pcap_frame, parse_pcap_frame_be, parse_pcap_header};
 
-use super::outcome::{Limit, Next};
+use super::outcome::{ReadLimit, ReadOutcome};
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::InterfaceId;
 
@@ -21,7 +21,7 @@ const MAX_PACKET: usize = 262_144;
 
 /// A position in a file, and what its header says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Classic {
+pub(super) struct ClassicPosition {
     /// Bytes from the beginning of the file to the next packet's header.
     pub offset: u64,
     link: LinkType,
@@ -31,7 +31,7 @@ pub(super) struct Classic {
     unit: i64,
 }
 
-impl Classic {
+impl ClassicPosition {
     /// The first position of a file that begins with this header; `None` where it is another
     /// variant than those of version 2.4 with packet headers of 16 bytes, or of a link type that
     /// nobody here reads.
@@ -67,31 +67,31 @@ impl Classic {
     pub(super) fn read(
         &mut self,
         mut from: impl Read,
-        limit: Limit,
+        limit: ReadLimit,
         take: &mut impl FnMut(Frame<'_>),
-    ) -> Next {
+    ) -> ReadOutcome {
         let (mut bytes, mut wanted) = (Vec::new(), limit.bytes.max(RECORD));
         loop {
             let missing = (wanted - bytes.len()) as u64;
             if let Err(e) = from.by_ref().take(missing).read_to_end(&mut bytes) {
-                return Next::Damaged(format!("it cannot be read further ({e})"));
+                return ReadOutcome::Damaged(format!("it cannot be read further ({e})"));
             }
             let at_end = bytes.len() < wanted;
             let (frames, used) = self.frames(&bytes, limit.frames, take);
             self.offset += used as u64;
             if frames > 0 {
-                return Next::More;
+                return ReadOutcome::More;
             }
             let rest = &bytes[used..];
             match self.length(rest) {
-                _ if at_end && rest.is_empty() => return Next::End,
+                _ if at_end && rest.is_empty() => return ReadOutcome::End,
                 Some(length) if length > MAX_PACKET => {
-                    return Next::Damaged(format!(
+                    return ReadOutcome::Damaged(format!(
                         "it is cut or damaged (a packet of it has {length} bytes)"
                     ));
                 }
                 _ if at_end => {
-                    return Next::Damaged(
+                    return ReadOutcome::Damaged(
                         "it is cut or damaged (it ends within a packet)".to_owned(),
                     );
                 }

@@ -3,7 +3,7 @@
 //! Owns what identifies a capture. No security function: who forges a capture deceives only
 //! himself. Must never change for the same frames, for digests are stored.
 
-use crate::frame::{Batch, Frame};
+use crate::frame::{Frame, FrameBatch};
 
 /// A digest for each source. Whoever takes batches in makes it, not whoever reads: reading is the
 /// slower half, and reading the heads of all frames beforehand brings them near.
@@ -12,7 +12,7 @@ pub struct Digests(Vec<u64>);
 
 impl Digests {
     /// Adds the frames of a batch.
-    pub fn add(&mut self, batch: &Batch) {
+    pub fn add(&mut self, batch: &FrameBatch) {
         for frame in batch.frames() {
             let source = frame.interface.source as usize;
             if source >= self.0.len() {

@@ -10,32 +10,32 @@ use std::thread::JoinHandle;
 use pcap::{Capture, Offline, Precision};
 
 use super::ng::NgReader;
-use super::outcome::{Next, SourceError};
-use super::sniff::{self, Kind};
-use super::stdio::Buffered;
+use super::outcome::{ReadOutcome, SourceError};
+use super::sniff::{self, FileKind};
+use super::stdio::BufferedCapture;
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::InterfaceId;
 
-enum Packets {
+enum PacketReader {
     // The field order matters: the capture closes its end of the pipe before the pump is joined.
-    Classic { capture: Buffered, link: LinkType },
+    Classic { capture: BufferedCapture, link: LinkType },
     Ng(Box<NgReader<File>>),
 }
 
 /// An opened input.
-pub(super) struct Input {
-    packets: Option<Packets>,
-    pump: Option<Pump>,
+pub(super) struct OpenInput {
+    packets: Option<PacketReader>,
+    pump: Option<Unpacker>,
     format: String,
 }
 
 /// A thread that decompresses into a pipe.
-struct Pump {
+struct Unpacker {
     thread: Option<JoinHandle<()>>,
     failure: Arc<Mutex<Option<String>>>,
 }
 
-impl Input {
+impl OpenInput {
     pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
         let name = path.display().to_string();
         let fail = |error| SourceError::Open { path: name.clone(), error };
@@ -55,7 +55,7 @@ impl Input {
         }
         let head = sniff::head(&mut file).map_err(fail)?;
         match sniff::kind(&head) {
-            Some(Kind::Pcap | Kind::PcapNg) => {
+            Some(FileKind::Pcap | FileKind::PcapNg) => {
                 file.rewind().map_err(fail)?;
                 let kind = sniff::kind(&head);
                 Self::packets(file.into(), kind, None, &name, String::new())
@@ -79,8 +79,8 @@ impl Input {
         let kind = sniff::kind(&head);
         let whole = Cursor::new(head.clone()).chain(raw);
         let (mut plain, wrapped): (Box<dyn Read + Send>, &str) = match kind {
-            Some(Kind::Gzip) => (Box::new(flate2::read::MultiGzDecoder::new(whole)), ", gzip"),
-            Some(Kind::Zstd) => (Box::new(zstd::Decoder::new(whole).map_err(fail)?), ", zstd"),
+            Some(FileKind::Gzip) => (Box::new(flate2::read::MultiGzDecoder::new(whole)), ", gzip"),
+            Some(FileKind::Zstd) => (Box::new(zstd::Decoder::new(whole).map_err(fail)?), ", zstd"),
             Some(_) => (Box::new(whole), ""),
             None => {
                 return Err(SourceError::NotACapture {
@@ -93,7 +93,7 @@ impl Input {
             path: name.to_owned(),
             reason: format!("it cannot be decompressed: {e}"),
         })?;
-        let kind = sniff::kind(&inner).filter(|k| matches!(k, Kind::Pcap | Kind::PcapNg));
+        let kind = sniff::kind(&inner).filter(|k| matches!(k, FileKind::Pcap | FileKind::PcapNg));
         if kind.is_none() {
             let found = if inner.is_empty() {
                 "there is nothing in it".to_owned()
@@ -117,21 +117,21 @@ impl Input {
                 }
             })
             .map_err(fail)?;
-        let pump = Pump { thread: Some(thread), failure };
+        let pump = Unpacker { thread: Some(thread), failure };
         Self::packets(reader.into(), kind, Some(pump), name, wrapped.to_owned())
     }
 
     fn packets(
         fd: OwnedFd,
-        kind: Option<Kind>,
-        pump: Option<Pump>,
+        kind: Option<FileKind>,
+        pump: Option<Unpacker>,
         name: &str,
         wrapped: String,
     ) -> Result<Self, SourceError> {
         let refused = |reason: String| SourceError::Refused { path: name.to_owned(), reason };
-        if kind == Some(Kind::PcapNg) {
+        if kind == Some(FileKind::PcapNg) {
             let reader = NgReader::new(File::from(fd)).map_err(refused)?;
-            let packets = Some(Packets::Ng(Box::new(reader)));
+            let packets = Some(PacketReader::Ng(Box::new(reader)));
             return Ok(Self { packets, pump, format: format!("pcapng{wrapped}") });
         }
         // SAFETY: the descriptor is open and owned by nobody else; libpcap owns it from here on.
@@ -139,11 +139,14 @@ impl Input {
             unsafe { Capture::from_raw_fd_with_precision(fd.into_raw_fd(), Precision::Nano) };
         let capture = capture.map_err(|e| refused(e.to_string()))?;
         // Without a pump, it is a regular file.
-        let capture =
-            if pump.is_none() { Buffered::large(capture) } else { Buffered::small(capture) };
+        let capture = if pump.is_none() {
+            BufferedCapture::large(capture)
+        } else {
+            BufferedCapture::small(capture)
+        };
         let link = LinkType(u16::try_from(capture.get_datalink().0).unwrap_or(u16::MAX));
         Ok(Self {
-            packets: Some(Packets::Classic { capture, link }),
+            packets: Some(PacketReader::Classic { capture, link }),
             pump,
             format: format!("pcap{wrapped}"),
         })
@@ -158,16 +161,18 @@ impl Input {
     }
 
     /// Reads up to `count` frames and hands them on. `InterfaceId::source` is left 0.
-    pub(super) fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> Next {
+    pub(super) fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> ReadOutcome {
         let next = match &mut self.packets {
-            None => return Next::End,
-            Some(Packets::Ng(reader)) => reader.read(count, take),
-            Some(Packets::Classic { capture, link }) => classic(capture, *link, count, take),
+            None => return ReadOutcome::End,
+            Some(PacketReader::Ng(reader)) => reader.read(count, take),
+            Some(PacketReader::Classic { capture, link }) => classic(capture, *link, count, take),
         };
-        match (next, self.pump.as_mut().and_then(Pump::failed)) {
-            (Next::More, _) => Next::More,
+        match (next, self.pump.as_mut().and_then(Unpacker::failed)) {
+            (ReadOutcome::More, _) => ReadOutcome::More,
             // The reader only saw its pipe end: the pump knows why.
-            (_, Some(why)) => Next::Damaged(format!("it cannot be decompressed further ({why})")),
+            (_, Some(why)) => {
+                ReadOutcome::Damaged(format!("it cannot be decompressed further ({why})"))
+            }
             (other, None) => other,
         }
     }
@@ -179,7 +184,7 @@ fn classic(
     link: LinkType,
     count: usize,
     take: &mut impl FnMut(Frame<'_>),
-) -> Next {
+) -> ReadOutcome {
     let mut read = 0;
     let result = capture.dispatch(Some(count), |packet| {
         read += 1;
@@ -195,13 +200,13 @@ fn classic(
     });
     match result {
         // At the end of the file libpcap says 0, whatever it handed on before.
-        Ok(_) if read > 0 => Next::More,
-        Ok(_) => Next::End,
-        Err(e) => Next::Damaged(format!("it is cut or damaged ({e})")),
+        Ok(_) if read > 0 => ReadOutcome::More,
+        Ok(_) => ReadOutcome::End,
+        Err(e) => ReadOutcome::Damaged(format!("it is cut or damaged ({e})")),
     }
 }
 
-impl Pump {
+impl Unpacker {
     /// Why decompression ended early. Only called when the pipe has ended, so the thread is at its
     /// end too.
     fn failed(&mut self) -> Option<String> {
@@ -212,7 +217,7 @@ impl Pump {
     }
 }
 
-impl Drop for Input {
+impl Drop for OpenInput {
     fn drop(&mut self) {
         // Closing the reading end first makes a pump that still writes fail at once instead of
         // blocking for ever.

@@ -8,7 +8,7 @@ use std::io::{Chain, Cursor, Read};
 use pcap_parser::traits::{PcapNGPacketBlock, PcapReaderIterator};
 use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader};
 
-use super::outcome::{Limit, Next};
+use super::outcome::{ReadLimit, ReadOutcome};
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::{InterfaceId, Nanos};
 
@@ -29,7 +29,7 @@ const MAX_ALL_INTERFACES: u32 = 1 << 20;
 
 /// An interface, as its section describes it.
 #[derive(Debug)]
-struct Interface {
+struct NgInterface {
     link: LinkType,
     snap_len: u32,
     /// Ticks of its clock per second.
@@ -40,11 +40,11 @@ struct Interface {
 
 /// A position in a file: all that reading needs to know of what stands before it.
 #[derive(Debug, Default)]
-pub(super) struct Position {
+pub(super) struct NgPosition {
     /// Bytes from the beginning of the file to the next block.
     pub offset: u64,
     big_endian: bool,
-    interfaces: Vec<Interface>,
+    interfaces: Vec<NgInterface>,
     /// Interfaces of earlier sections, which number anew: numbers stay unique within the file.
     earlier: u32,
 }
@@ -52,11 +52,11 @@ pub(super) struct Position {
 /// Reads pcapng as a stream.
 pub(super) struct NgReader<R: Read> {
     reader: PcapNGReader<Chain<Cursor<Vec<u8>>, R>>,
-    position: Position,
+    position: NgPosition,
     size: usize,
 }
 
-enum Step {
+enum NgStep {
     Told,
     More,
     Refill,
@@ -75,11 +75,11 @@ impl<R: Read> NgReader<R> {
             .take(HEAD)
             .read_to_end(&mut head)
             .map_err(|e| format!("it cannot be read: {e}"))?;
-        Self::behind(head, file, BUFFER, Position::default())
+        Self::behind(head, file, BUFFER, NgPosition::default())
     }
 
     /// From the bytes at a position behind the beginning.
-    fn resume(file: R, size: usize, position: Position) -> Result<Self, String> {
+    fn resume(file: R, size: usize, position: NgPosition) -> Result<Self, String> {
         let head = section_header(position.big_endian);
         let mut this = Self::behind(head, file, size, position)?;
         // Known already.
@@ -88,7 +88,7 @@ impl<R: Read> NgReader<R> {
         Ok(this)
     }
 
-    fn behind(head: Vec<u8>, file: R, size: usize, position: Position) -> Result<Self, String> {
+    fn behind(head: Vec<u8>, file: R, size: usize, position: NgPosition) -> Result<Self, String> {
         let reader = PcapNGReader::new(size, Cursor::new(head).chain(file)).map_err(|e| {
             format!(
                 "its pcapng section header cannot be read ({e}); it may be cut within the first \
@@ -99,83 +99,85 @@ impl<R: Read> NgReader<R> {
     }
 
     /// Reads up to `count` frames and hands them on.
-    pub(super) fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> Next {
+    pub(super) fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> ReadOutcome {
         let mut read = 0;
         while read < count {
             match self.step(take) {
-                Step::Told => read += 1,
-                Step::More => {}
-                Step::Refill => {
+                NgStep::Told => read += 1,
+                NgStep::More => {}
+                NgStep::Refill => {
                     // At the end of the file with half a block left, refilling gives nothing new.
                     let before = self.reader.data().len();
                     if self.reader.refill().is_err() {
-                        return Next::Damaged("it cannot be read further".to_owned());
+                        return ReadOutcome::Damaged("it cannot be read further".to_owned());
                     }
                     if self.reader.data().len() == before {
                         if self.reader.data().is_empty() {
-                            return Next::End;
+                            return ReadOutcome::End;
                         }
                         if self.reader.reader_exhausted() {
-                            return Next::Damaged("it is cut in the middle of a block".to_owned());
+                            return ReadOutcome::Damaged(
+                                "it is cut in the middle of a block".to_owned(),
+                            );
                         }
                         if let Some(end) = self.grow() {
                             return end;
                         }
                     }
                 }
-                Step::Grow => {
+                NgStep::Grow => {
                     if let Some(end) = self.grow() {
                         return end;
                     }
                 }
-                Step::End => return Next::End,
-                Step::Damaged(why) => return Next::Damaged(why),
+                NgStep::End => return ReadOutcome::End,
+                NgStep::Damaged(why) => return ReadOutcome::Damaged(why),
             }
         }
-        Next::More
+        ReadOutcome::More
     }
 
-    fn grow(&mut self) -> Option<Next> {
+    fn grow(&mut self) -> Option<ReadOutcome> {
         self.size *= 2;
         if self.size > MAX_BLOCK || !self.reader.grow(self.size) {
-            return Some(Next::Damaged(
+            return Some(ReadOutcome::Damaged(
                 "a block of it claims to be larger than any packet".to_owned(),
             ));
         }
         None
     }
 
-    fn step(&mut self, take: &mut impl FnMut(Frame<'_>)) -> Step {
+    fn step(&mut self, take: &mut impl FnMut(Frame<'_>)) -> NgStep {
         let (consumed, step) = match self.reader.next() {
             Ok((consumed, block)) => {
                 let step = self.position.block(&block, take);
                 self.position.offset += consumed as u64;
                 (consumed, step)
             }
-            Err(PcapError::Eof) => return Step::End,
-            Err(PcapError::Incomplete(_)) => return Step::Refill,
-            Err(PcapError::BufferTooSmall) => return Step::Grow,
+            Err(PcapError::Eof) => return NgStep::End,
+            Err(PcapError::Incomplete(_)) => return NgStep::Refill,
+            Err(PcapError::BufferTooSmall) => return NgStep::Grow,
             Err(PcapError::UnexpectedEof) => {
-                return Step::Damaged("it is cut in the middle of a block".to_owned());
+                return NgStep::Damaged("it is cut in the middle of a block".to_owned());
             }
             Err(PcapError::ReadError) => {
-                return Step::Damaged("it cannot be read further".to_owned());
+                return NgStep::Damaged("it cannot be read further".to_owned());
             }
-            Err(_) => return Step::Damaged("it holds a malformed block".to_owned()),
+            Err(_) => return NgStep::Damaged("it holds a malformed block".to_owned()),
         };
         self.reader.consume(consumed);
         step
     }
 }
 
-impl Position {
+impl NgPosition {
     /// Reads frames from the bytes at this position, until a limit is reached.
     pub(super) fn read(
         &mut self,
         from: impl Read,
-        limit: Limit,
+        limit: ReadLimit,
         take: &mut impl FnMut(Frame<'_>),
-    ) -> Next {
+    ) -> ReadOutcome {
         let position = std::mem::take(self);
         let size = limit.bytes.clamp(HEAD as usize, BUFFER);
         let reader = if position.offset == 0 {
@@ -185,19 +187,19 @@ impl Position {
         };
         let mut reader = match reader {
             Ok(reader) => reader,
-            Err(why) => return Next::Damaged(why),
+            Err(why) => return ReadOutcome::Damaged(why),
         };
         let (mut frames, mut bytes) = (0, 0);
         let next = loop {
             if frames >= limit.frames || frames > 0 && bytes >= limit.bytes {
-                break Next::More;
+                break ReadOutcome::More;
             }
             let mut length = 0;
             match reader.read(1, &mut |frame| {
                 length = frame.data.len();
                 take(frame);
             }) {
-                Next::More => (frames, bytes) = (frames + 1, bytes + length),
+                ReadOutcome::More => (frames, bytes) = (frames + 1, bytes + length),
                 end => break end,
             }
         };
@@ -205,8 +207,8 @@ impl Position {
         next
     }
 
-    fn block(&mut self, block: &PcapBlockOwned<'_>, take: &mut impl FnMut(Frame<'_>)) -> Step {
-        let PcapBlockOwned::NG(block) = block else { return Step::More };
+    fn block(&mut self, block: &PcapBlockOwned<'_>, take: &mut impl FnMut(Frame<'_>)) -> NgStep {
+        let PcapBlockOwned::NG(block) = block else { return NgStep::More };
         let (interfaces, earlier) = (&mut self.interfaces, &mut self.earlier);
         match block {
             Block::SectionHeader(header) => {
@@ -217,16 +219,16 @@ impl Position {
             }
             Block::InterfaceDescription(i) => {
                 if interfaces.len() >= MAX_INTERFACES {
-                    return Step::Damaged(format!(
+                    return NgStep::Damaged(format!(
                         "a section of it describes more than {MAX_INTERFACES} interfaces"
                     ));
                 }
                 if *earlier + interfaces.len() as u32 >= MAX_ALL_INTERFACES {
-                    return Step::Damaged(format!(
+                    return NgStep::Damaged(format!(
                         "its sections describe more than {MAX_ALL_INTERFACES} interfaces"
                     ));
                 }
-                interfaces.push(Interface {
+                interfaces.push(NgInterface {
                     link: LinkType(u16::try_from(i.linktype.0).unwrap_or(u16::MAX)),
                     snap_len: i.snaplen,
                     resolution: i.ts_resolution().filter(|r| *r > 0).unwrap_or(1_000_000),
@@ -235,7 +237,7 @@ impl Position {
             }
             Block::EnhancedPacket(p) => {
                 let Some(i) = interfaces.get(p.if_id as usize) else {
-                    return Step::Damaged(format!(
+                    return NgStep::Damaged(format!(
                         "a packet names interface {}, which is not described",
                         p.if_id
                     ));
@@ -251,11 +253,11 @@ impl Position {
                     wire_len: p.origlen,
                     data,
                 });
-                return Step::Told;
+                return NgStep::Told;
             }
             Block::SimplePacket(p) => {
                 let Some(i) = interfaces.first() else {
-                    return Step::Damaged("a packet stands before any interface".to_owned());
+                    return NgStep::Damaged("a packet stands before any interface".to_owned());
                 };
                 let data = p.raw_packet_data();
                 let cut = if i.snap_len == 0 { p.origlen } else { p.origlen.min(i.snap_len) };
@@ -270,15 +272,15 @@ impl Position {
                     wire_len: p.origlen,
                     data,
                 });
-                return Step::Told;
+                return NgStep::Told;
             }
             _ => {}
         }
-        Step::More
+        NgStep::More
     }
 }
 
-impl Interface {
+impl NgInterface {
     fn time(&self, ticks: u64) -> Nanos {
         let nanos = u128::from(ticks) * 1_000_000_000 / u128::from(self.resolution);
         let nanos = i128::try_from(nanos).unwrap_or(i128::MAX);

@@ -40,7 +40,7 @@ pub enum SourceError {
 }
 
 /// What became of an attempt to read frames.
-pub(super) enum Next {
+pub(super) enum ReadOutcome {
     /// Some were handed on, and there may be more.
     More,
     /// There is no further one.
@@ -51,7 +51,7 @@ pub(super) enum Next {
 
 /// How much is read at once. At least one frame is, where there is one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limit {
+pub(super) struct ReadLimit {
     /// Frames.
     pub frames: usize,
     /// Bytes of frames, about.

@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Digests, Reader};
-use crate::frame::Batch;
+use super::{CaptureReader, Digests};
+use crate::frame::FrameBatch;
 
 /// Batches on their way: enough to smooth out a slow moment of either side, few enough to stay in
 /// the cache that cores share.
@@ -14,9 +14,9 @@ const DEPTH: usize = 4;
 
 /// A reader at work on its own thread.
 pub struct Prefetch {
-    full: Receiver<Batch>,
-    empty: SyncSender<Batch>,
-    thread: JoinHandle<Reader>,
+    full: Receiver<FrameBatch>,
+    empty: SyncSender<FrameBatch>,
+    thread: JoinHandle<CaptureReader>,
     digests: Digests,
 }
 
@@ -24,9 +24,9 @@ pub struct Prefetch {
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn spawn(mut reader: Reader) -> std::io::Result<Prefetch> {
-    let (full_in, full) = sync_channel::<Batch>(DEPTH);
-    let (empty, empty_out) = sync_channel::<Batch>(DEPTH + 2);
+pub fn spawn(mut reader: CaptureReader) -> std::io::Result<Prefetch> {
+    let (full_in, full) = sync_channel::<FrameBatch>(DEPTH);
+    let (empty, empty_out) = sync_channel::<FrameBatch>(DEPTH + 2);
     let thread = std::thread::Builder::new().name("read".to_owned()).spawn(move || {
         loop {
             let mut batch = empty_out.try_recv().unwrap_or_default();
@@ -43,7 +43,7 @@ impl Prefetch {
     /// The next batch; `None` at the end, or soon after `in_vain` is set, also while an idle pipe
     /// is waited for: the thread that waits for it is better left alone then than waited for by
     /// [`Prefetch::finish`].
-    pub fn next_batch(&mut self, in_vain: &AtomicBool) -> Option<Batch> {
+    pub fn next_batch(&mut self, in_vain: &AtomicBool) -> Option<FrameBatch> {
         const PATIENCE: Duration = Duration::from_millis(50);
         while !in_vain.load(Ordering::Relaxed) {
             match self.full.recv_timeout(PATIENCE) {
@@ -59,7 +59,7 @@ impl Prefetch {
     }
 
     /// Gives a batch back for reuse.
-    pub fn recycle(&mut self, batch: Batch) {
+    pub fn recycle(&mut self, batch: FrameBatch) {
         // A full queue means that enough are in use.
         let _ = self.empty.try_send(batch);
     }
@@ -69,7 +69,7 @@ impl Prefetch {
     ///
     /// # Errors
     /// When the thread panicked.
-    pub fn finish(self) -> Result<(Reader, Digests), String> {
+    pub fn finish(self) -> Result<(CaptureReader, Digests), String> {
         drop(self.full);
         drop(self.empty);
         let reader = self

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Container of packets, or what is wrapped around one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FileKind {
     Pcap,
     PcapNg,
     Gzip,
@@ -19,17 +19,17 @@ pub(super) const ENOUGH: usize = 12;
 /// Recognises by magic number: pcap in both byte orders and precisions (and Kuznetzov's variant,
 /// which libpcap reads too), pcapng (draft-ietf-opsawg-pcapng §4.1), gzip (RFC 1952), zstd (RFC
 /// 8878).
-pub(super) fn kind(head: &[u8]) -> Option<Kind> {
+pub(super) fn kind(head: &[u8]) -> Option<FileKind> {
     match head {
         [0xd4, 0xc3, 0xb2, 0xa1, ..]
         | [0xa1, 0xb2, 0xc3, 0xd4, ..]
         | [0x4d, 0x3c, 0xb2, 0xa1, ..]
         | [0xa1, 0xb2, 0x3c, 0x4d, ..]
         | [0x34, 0xcd, 0xb2, 0xa1, ..]
-        | [0xa1, 0xb2, 0xcd, 0x34, ..] => Some(Kind::Pcap),
-        [0x0a, 0x0d, 0x0d, 0x0a, ..] => Some(Kind::PcapNg),
-        [0x1f, 0x8b, ..] => Some(Kind::Gzip),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Kind::Zstd),
+        | [0xa1, 0xb2, 0xcd, 0x34, ..] => Some(FileKind::Pcap),
+        [0x0a, 0x0d, 0x0d, 0x0a, ..] => Some(FileKind::PcapNg),
+        [0x1f, 0x8b, ..] => Some(FileKind::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(FileKind::Zstd),
         _ => None,
     }
 }
@@ -59,7 +59,7 @@ pub fn is_capture(path: &Path) -> bool {
     let head = || File::open(path).and_then(|mut f| head(&mut f)).unwrap_or_default();
     regular
         && match kind(&head()) {
-            Some(Kind::Pcap | Kind::PcapNg) => true,
+            Some(FileKind::Pcap | FileKind::PcapNg) => true,
             // Anything may be compressed: in a directory only what is named as a capture is taken.
             Some(_) => path.file_name().is_some_and(|n| n.to_string_lossy().contains("pcap")),
             None => false,

@@ -15,12 +15,12 @@ const SIZE: usize = 1024 * 1024;
 
 /// A capture with a buffer of its own. The buffer stands second, for it is dropped second: closing
 /// still uses it.
-pub(super) struct Buffered {
+pub(super) struct BufferedCapture {
     capture: Capture<Offline>,
     buffer: Vec<c_char>,
 }
 
-impl Buffered {
+impl BufferedCapture {
     /// libpcap's own buffering, for what cannot seek.
     pub(super) fn small(capture: Capture<Offline>) -> Self {
         Self { capture, buffer: Vec::new() }
@@ -64,7 +64,7 @@ impl Buffered {
     }
 }
 
-impl Deref for Buffered {
+impl Deref for BufferedCapture {
     type Target = Capture<Offline>;
 
     fn deref(&self) -> &Self::Target {
@@ -72,7 +72,7 @@ impl Deref for Buffered {
     }
 }
 
-impl DerefMut for Buffered {
+impl DerefMut for BufferedCapture {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.capture
     }

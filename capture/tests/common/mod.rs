@@ -5,7 +5,7 @@
 
 use etherparse::PacketBuilder;
 use sidecarta_capture::frame::{Direction, Frame, LinkType};
-use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{Connection, InterfaceId, Observation};
 
 pub const SECOND: i64 = 1_000_000_000;
@@ -64,16 +64,16 @@ impl Wire {
 
     /// The same, where these ports are known to listen.
     pub fn knowing<const N: usize>(ports: [u16; N]) -> Self {
-        let known = KnownPorts { ports: ports.into(), ..KnownPorts::default() };
-        Self::with(Config { live: true, ..Config::default() }, known)
+        let known = ListeningPorts { ports: ports.into(), ..ListeningPorts::default() };
+        Self::with(FlowConfig { live: true, ..FlowConfig::default() }, known)
     }
 
     /// Of captures.
     pub fn replay() -> Self {
-        Self::with(Config::default(), KnownPorts::default())
+        Self::with(FlowConfig::default(), ListeningPorts::default())
     }
 
-    pub fn with(config: Config, known: KnownPorts) -> Self {
+    pub fn with(config: FlowConfig, known: ListeningPorts) -> Self {
         Self { meter: Meter::new(config, known), told: Vec::new() }
     }
 

@@ -8,8 +8,8 @@ use std::panic::resume_unwind;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{CollectError, Collector, Ending, Opened, TURN};
-use crate::live::handle::{Dropped, Handle, Read, Settings};
+use super::{CollectError, Collector, EndingHandle, LargerRing, TURN};
+use crate::live::handle::{DroppedPackets, Handle, HandleConfig, HandleRead};
 
 /// Largest ring of an interface, in bytes: what short connections bring in 100 ms where nothing but
 /// they happens.
@@ -26,7 +26,7 @@ impl Collector {
         let mut over = Vec::new();
         for mut e in std::mem::take(&mut self.ending) {
             while e.handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o)))
-                == Read::More
+                == HandleRead::More
             {}
             if now < e.until {
                 self.ending.push(e);
@@ -49,10 +49,10 @@ impl Collector {
 
     /// The kernel hands over a block of packets when it is full or its time has come, even of a
     /// device that is gone.
-    pub(super) fn end(&mut self, index: u32, handle: Handle, dropped: Dropped) {
+    pub(super) fn end(&mut self, index: u32, handle: Handle, dropped: DroppedPackets) {
         let hold = Duration::from_millis(u64::from(self.config.handle.hold));
         self.wait_no_more(&handle);
-        self.ending.push(Ending {
+        self.ending.push(EndingHandle {
             until: Instant::now() + hold * 2 + Duration::from_millis(50),
             index,
             handle,
@@ -101,8 +101,8 @@ impl Collector {
                 }
                 continue;
             }
-            let settings = Settings { ring, ..self.config.handle.clone() };
-            let work = move || Opened {
+            let settings = HandleConfig { ring, ..self.config.handle.clone() };
+            let work = move || LargerRing {
                 handle: Handle::open(&name, index, &settings),
                 index,
                 name,
@@ -124,7 +124,7 @@ impl Collector {
             std::mem::take(&mut self.opening).into_iter().partition(JoinHandle::is_finished);
         self.opening = not;
         for thread in done {
-            let Opened { index, name, had, ring, handle } =
+            let LargerRing { index, name, had, ring, handle } =
                 thread.join().unwrap_or_else(|panic| resume_unwind(panic));
             let new = match handle {
                 Ok(new) => new,

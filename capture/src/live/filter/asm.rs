@@ -68,7 +68,7 @@ const JUMP: u16 = 0x05;
 
 /// What a conditional jump asks of A.
 #[derive(Clone, Copy)]
-pub(super) enum Test {
+pub(super) enum JumpTest {
     /// A = k.
     Is(u32),
     /// A ≥ k, unsigned.
@@ -79,13 +79,13 @@ pub(super) enum Test {
     AboveX,
 }
 
-impl Test {
+impl JumpTest {
     fn encode(self) -> (u16, u32) {
         match self {
-            Test::Is(k) => (0x15, k),
-            Test::AtLeast(k) => (0x35, k),
-            Test::AnyBit(k) => (0x45, k),
-            Test::AboveX => (0x2d, 0),
+            JumpTest::Is(k) => (0x15, k),
+            JumpTest::AtLeast(k) => (0x35, k),
+            JumpTest::AnyBit(k) => (0x45, k),
+            JumpTest::AboveX => (0x2d, 0),
         }
     }
 }
@@ -94,30 +94,30 @@ impl Test {
 #[derive(Clone, Copy)]
 pub(super) struct Label(usize);
 
-enum Piece {
+enum AsmPiece {
     /// Anything but a jump.
     Plain(u16, u32),
     /// Jumps where the test gives `on`.
-    Branch { test: Test, on: bool, to: Label, long: bool },
+    Branch { test: JumpTest, on: bool, to: Label, long: bool },
     /// Jumps always.
     Jump(Label),
 }
 
-impl Piece {
+impl AsmPiece {
     fn size(&self) -> usize {
-        if let Piece::Branch { long: true, .. } = self { 2 } else { 1 }
+        if let AsmPiece::Branch { long: true, .. } = self { 2 } else { 1 }
     }
 }
 
 /// A program being written.
 #[derive(Default)]
-pub(super) struct Asm {
-    pieces: Vec<Piece>,
+pub(super) struct Assembler {
+    pieces: Vec<AsmPiece>,
     /// Index of the piece each label is in front of.
     labels: Vec<usize>,
 }
 
-impl Asm {
+impl Assembler {
     /// A label, to be placed later.
     pub(super) fn label(&mut self) -> Label {
         self.labels.push(0);
@@ -131,22 +131,22 @@ impl Asm {
 
     /// An instruction that does not jump.
     pub(super) fn op(&mut self, code: u16, k: u32) {
-        self.pieces.push(Piece::Plain(code, k));
+        self.pieces.push(AsmPiece::Plain(code, k));
     }
 
     /// Goes to a label if the test holds.
-    pub(super) fn when(&mut self, test: Test, to: Label) {
-        self.pieces.push(Piece::Branch { test, on: true, to, long: false });
+    pub(super) fn when(&mut self, test: JumpTest, to: Label) {
+        self.pieces.push(AsmPiece::Branch { test, on: true, to, long: false });
     }
 
     /// Goes to a label if the test does not hold.
-    pub(super) fn unless(&mut self, test: Test, to: Label) {
-        self.pieces.push(Piece::Branch { test, on: false, to, long: false });
+    pub(super) fn unless(&mut self, test: JumpTest, to: Label) {
+        self.pieces.push(AsmPiece::Branch { test, on: false, to, long: false });
     }
 
     /// Goes to a label.
     pub(super) fn go(&mut self, to: Label) {
-        self.pieces.push(Piece::Jump(to));
+        self.pieces.push(AsmPiece::Jump(to));
     }
 
     /// The program.
@@ -164,11 +164,11 @@ impl Asm {
             // From the piece's last instruction: jumps count from the instruction behind them.
             let distance = |to: Label| self.distance(&positions, index, to);
             match *piece {
-                Piece::Plain(code, k) => program.push(Instruction { code, jt: 0, jf: 0, k }),
-                Piece::Jump(to) => {
+                AsmPiece::Plain(code, k) => program.push(Instruction { code, jt: 0, jf: 0, k }),
+                AsmPiece::Jump(to) => {
                     program.push(Instruction { code: JUMP, jt: 0, jf: 0, k: distance(to) as u32 })
                 }
-                Piece::Branch { test, on, to, long } => {
+                AsmPiece::Branch { test, on, to, long } => {
                     let (code, k) = test.encode();
                     // A long branch steps over the long jump in the opposite case.
                     let (taken, not) = if long { (0, 1) } else { (distance(to) as u8, 0) };
@@ -210,14 +210,14 @@ impl Asm {
     fn lengthen(&mut self, positions: &[usize]) -> bool {
         let far: Vec<usize> = (0..self.pieces.len())
             .filter(|&i| match self.pieces[i] {
-                Piece::Branch { to, long: false, .. } => {
+                AsmPiece::Branch { to, long: false, .. } => {
                     self.distance(positions, i, to) > usize::from(u8::MAX)
                 }
                 _ => false,
             })
             .collect();
         for &i in &far {
-            if let Piece::Branch { long, .. } = &mut self.pieces[i] {
+            if let AsmPiece::Branch { long, .. } = &mut self.pieces[i] {
                 *long = true;
             }
         }

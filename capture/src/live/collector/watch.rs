@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 
-use super::{ALL, CollectError, Collector, Watched, clock, system};
-use crate::live::handle::{ANY, Dropped, Handle, OpenError, Settings};
-use crate::live::links::{Change, Link};
+use super::{ALL, CollectError, Collector, WatchedInterface, clock, system};
+use crate::live::handle::{ANY, DroppedPackets, Handle, HandleConfig, OpenError};
+use crate::live::links::{Link, LinkChange};
 use crate::live::uplink;
 use crate::observation::InterfaceId;
 
@@ -23,7 +23,7 @@ impl Collector {
         })?;
         for change in all {
             match change {
-                Change::There(link) => {
+                LinkChange::There(link) => {
                     self.listed.insert(link.index);
                     if link.leads_elsewhere && link.up {
                         self.watch(link)?;
@@ -35,14 +35,14 @@ impl Collector {
                         self.unwatch(link.index);
                     }
                 }
-                Change::Gone(index) => self.unwatch(index),
-                Change::Listed => {
+                LinkChange::Gone(index) => self.unwatch(index),
+                LinkChange::Listed => {
                     self.complete = true;
                     let gone: Vec<u32> =
                         self.watched.keys().filter(|i| !self.listed.contains(i)).copied().collect();
                     gone.into_iter().for_each(|i| self.unwatch(i));
                 }
-                Change::Lost => {
+                LinkChange::Lost => {
                     self.status.links_lost += 1;
                     self.listed.clear();
                     self.links.list().map_err(|error| CollectError::System {
@@ -101,11 +101,11 @@ impl Collector {
             self.meter.watch(link.index, since);
             self.meter.set_evidence(link.index, self.evidence.of(link.index));
         }
-        let watched = Watched {
+        let watched = WatchedInterface {
             name: link.name,
             handle,
             of_pod,
-            dropped: Dropped::default(),
+            dropped: DroppedPackets::default(),
             ring: self.config.handle.ring,
             overflows: false,
             largest: false,
@@ -117,7 +117,12 @@ impl Collector {
     }
 
     /// Opens the interface of this index, and no other one that has taken its name meanwhile.
-    fn open_link(&self, index: u32, name: &str, settings: &Settings) -> Result<Handle, OpenError> {
+    fn open_link(
+        &self,
+        index: u32,
+        name: &str,
+        settings: &HandleConfig,
+    ) -> Result<Handle, OpenError> {
         let handle = Handle::open(name, index, settings)?;
         if self.is_named(index, name) { Ok(handle) } else { Err(OpenError::Gone(name.to_owned())) }
     }
@@ -147,14 +152,14 @@ impl Collector {
 
     pub(super) fn open_any(&mut self) -> Result<(), CollectError> {
         // It stands for all of them.
-        let settings = Settings {
+        let settings = HandleConfig {
             ring: self.config.handle.ring.max(4 * 1024 * 1024),
             ..self.config.handle.clone()
         };
         let handle = Handle::open(ANY, 0, &settings)?;
         self.wait_on(&handle, ALL)?;
         self.any = Some(handle);
-        self.any_dropped = Dropped::default();
+        self.any_dropped = DroppedPackets::default();
         Ok(())
     }
 

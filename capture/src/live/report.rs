@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::handle::{Dropped, OpenError, Settings};
-use crate::flow::{Config as FlowConfig, KnownPorts};
-use crate::loss::Counters;
+use super::handle::{DroppedPackets, HandleConfig, OpenError};
+use crate::flow::{FlowConfig, ListeningPorts};
+use crate::loss::CaptureCounters;
 use crate::observation::{Nanos, Observation};
 
 /// How to collect.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct CollectorConfig {
     /// Of each interface.
-    pub handle: Settings,
+    pub handle: HandleConfig,
     /// One handle for all interfaces in place of one each.
     pub any: bool,
     /// How often new connections are handed on.
@@ -31,10 +31,10 @@ pub struct Config {
     pub flows: FlowConfig,
 }
 
-impl Default for Config {
+impl Default for CollectorConfig {
     fn default() -> Self {
         Self {
-            handle: Settings::default(),
+            handle: HandleConfig::default(),
             any: false,
             tick: Duration::from_millis(500),
             round: Duration::from_secs(30),
@@ -46,11 +46,11 @@ impl Default for Config {
 
 /// What was lost and what is watched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
+pub struct CollectorStatus {
     /// Of the packets that were read.
-    pub counters: Counters,
+    pub counters: CaptureCounters,
     /// Packets that the kernel dropped for want of room in a ring, or a device did.
-    pub dropped: Dropped,
+    pub dropped: DroppedPackets,
     /// Observations dropped because nobody took them.
     pub unheard: u64,
     /// Attempts to open an interface that failed, though it was there.
@@ -69,7 +69,7 @@ pub struct Status {
 
 /// What is handed on at a tick.
 #[derive(Debug)]
-pub struct Told {
+pub struct CollectorReport {
     /// The clock at the tick.
     pub now: Nanos,
     /// In the order in which they were made.
@@ -78,7 +78,7 @@ pub struct Told {
     /// by one.
     pub over: BTreeMap<IpAddr, u64>,
     /// As of the last tick.
-    pub status: Status,
+    pub status: CollectorStatus,
     /// There will be no more.
     pub last: bool,
 }
@@ -103,21 +103,21 @@ pub enum CollectError {
 }
 
 /// The addresses of pods, of each apart.
-pub type Pods = Vec<Arc<[IpAddr]>>;
+pub type PodAddresses = Vec<Arc<[IpAddr]>>;
 
 /// Steers a collector from other threads.
 #[derive(Clone, Debug)]
-pub struct Control(pub(super) Arc<Shared>);
+pub struct CollectorControl(pub(super) Arc<ControlState>);
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ControlState {
     pub stop: AtomicBool,
-    pub known: Mutex<Option<KnownPorts>>,
-    pub pods: Mutex<Option<Pods>>,
+    pub known: Mutex<Option<ListeningPorts>>,
+    pub pods: Mutex<Option<PodAddresses>>,
     pub wake: OwnedFd,
 }
 
-impl Control {
+impl CollectorControl {
     /// Ends collecting: what is in the rings is read, everything is told.
     pub fn stop(&self) {
         self.0.stop.store(true, Ordering::SeqCst);
@@ -125,13 +125,13 @@ impl Control {
     }
 
     /// Replaces what is known to listen, at once.
-    pub fn known(&self, known: KnownPorts) {
+    pub fn known(&self, known: ListeningPorts) {
         *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
         self.wake();
     }
 
     /// Replaces what is known of which addresses are one pod's, at once.
-    pub fn pods(&self, pods: Pods) {
+    pub fn pods(&self, pods: PodAddresses) {
         *self.0.pods.lock().unwrap_or_else(PoisonError::into_inner) = Some(pods);
         self.wake();
     }

@@ -11,7 +11,7 @@ const MAX_HOSTS: usize = 16;
 
 /// One of them.
 #[derive(Debug)]
-pub(super) struct Host {
+pub(super) struct LaterHost {
     /// Host with the port as it was sent.
     pub authority: Box<str>,
     /// Time of the first request for it.
@@ -25,52 +25,52 @@ pub(super) struct Host {
 
 /// All of a connection, in the order in which they were read.
 #[derive(Debug, Default)]
-pub(super) struct Further(Vec<Host>);
+pub(super) struct LaterHosts(Vec<LaterHost>);
 
 /// What a request was to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Noted {
+pub(super) enum Added {
     Known,
     New,
     /// There is no room for another host.
     Dropped,
 }
 
-impl Further {
+impl LaterHosts {
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Takes a request in. `may_grow`: there is room for another host in the table.
-    pub(super) fn note(&mut self, authority: String, time: Nanos, may_grow: bool) -> Noted {
+    pub(super) fn note(&mut self, authority: String, time: Nanos, may_grow: bool) -> Added {
         if let Some(host) = self.0.iter_mut().find(|h| *h.authority == *authority) {
             (host.first, host.last) = (host.first.min(time), host.last.max(time));
             host.changed = true;
-            return Noted::Known;
+            return Added::Known;
         }
         if !may_grow || self.len() >= MAX_HOSTS {
-            return Noted::Dropped;
+            return Added::Dropped;
         }
-        self.0.push(Host {
+        self.0.push(LaterHost {
             authority: authority.into(),
             first: time,
             last: time,
             told: false,
             changed: true,
         });
-        Noted::New
+        Added::New
     }
 
     /// Gives out what is to be told, and remembers that it was: hosts never told, and unless
     /// `only_new` those asked for again.
-    pub(super) fn tell(&mut self, only_new: bool, mut tell: impl FnMut(&Host)) {
+    pub(super) fn tell(&mut self, only_new: bool, mut tell: impl FnMut(&LaterHost)) {
         for host in self.0.iter_mut().filter(|h| h.changed && !(only_new && h.told)) {
             tell(host);
             (host.told, host.changed) = (true, false);
         }
     }
 
-    /// See [`super::table::Table::rebase`].
+    /// See [`super::table::FlowTable::rebase`].
     pub(super) fn rebase(&mut self, now: Nanos, step: Nanos) {
         for time in self.0.iter_mut().flat_map(|h| [&mut h.first, &mut h.last]) {
             *time = time.saturating_add(step).min(now);

@@ -18,7 +18,7 @@ const MAX_COUNTED: usize = 1_024;
 
 /// Observations held.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct ObservationBuffer {
     all: Vec<Observation>,
     /// Connections that were too many, by who opened them.
     over: BTreeMap<IpAddr, u64>,
@@ -26,7 +26,7 @@ pub(super) struct Held {
     pub unheard: u64,
 }
 
-impl Held {
+impl ObservationBuffer {
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_loud_interface_pushes_out_its_own() {
-        let mut held = Held::default();
+        let mut held = ObservationBuffer::default();
         (0..100).for_each(|n| held.push(lookup(1, n)));
         (0..100_000).for_each(|n| held.push(lookup(2, n)));
         assert!(held.len() <= MAX);
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn what_nobody_took_comes_first_again() {
-        let mut held = Held::default();
+        let mut held = ObservationBuffer::default();
         (0..5_000).for_each(|n| held.push(lookup(1, n)));
         let (some, over) = held.take();
         held.put_back(some, over);
