@@ -114,7 +114,7 @@ impl FrameBatch {
     }
 
     /// Bytes of memory that it takes, used or not.
-    pub(crate) fn memory(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes.capacity() + self.records.capacity() * size_of::<FrameRecord>()
     }
 

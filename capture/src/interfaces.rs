@@ -11,12 +11,12 @@ use crate::flow::key::FlowKey;
 use crate::observation::{CommonAddress, InterfaceId, InterfaceSpan, Nanos};
 
 /// One packet in this many may lack an address that is common to an interface.
-const STRANGERS: u64 = 20;
+const FOREIGN_ONE_IN: u64 = 20;
 /// Addresses that are followed at once, per family: whatever stands at an end of more than two
 /// packets in five is among them (Misra and Gries, "Finding repeated elements", 1982).
-const FOLLOWED: usize = 4;
+const MAX_CANDIDATES: usize = 4;
 /// After so many packets without an address that most have, none is looked for any more.
-const TRIES: u64 = 1_000;
+const TRIAL_PACKETS: u64 = 1_000;
 
 /// An address that may be common.
 #[derive(Clone, Copy, Debug)]
@@ -33,14 +33,14 @@ struct CommonCandidate {
 struct EndAddresses {
     packets: u64,
     candidates: Vec<CommonCandidate>,
-    given_up: bool,
+    abandoned: bool,
 }
 
 impl EndAddresses {
     #[inline]
     fn count(&mut self, from: IpAddr, to: IpAddr, hops: u8) {
         self.packets += 1;
-        if self.given_up {
+        if self.abandoned {
             return;
         }
         let mut found = (false, from == to);
@@ -53,7 +53,7 @@ impl EndAddresses {
             c.hits += 1;
             c.credit += 1;
             if sent {
-                note(&mut c.common, hops);
+                count_hops(&mut c.common, hops);
             }
         }
         if !found.0 {
@@ -62,16 +62,16 @@ impl EndAddresses {
         if !found.1 {
             self.follow(to, None);
         }
-        if self.packets == TRIES {
-            self.given_up = self.candidates.iter().all(|c| c.hits < TRIES / 2);
+        if self.packets == TRIAL_PACKETS {
+            self.abandoned = self.candidates.iter().all(|c| c.hits < TRIAL_PACKETS / 2);
         }
     }
 
     fn follow(&mut self, address: IpAddr, sent: Option<u8>) {
-        if self.candidates.len() < FOLLOWED {
+        if self.candidates.len() < MAX_CANDIDATES {
             let mut common = CommonAddress { address, unrouted: 0, routed: 0 };
             if let Some(hops) = sent {
-                note(&mut common, hops);
+                count_hops(&mut common, hops);
             }
             self.candidates.push(CommonCandidate { common, hits: 1, credit: 1 });
             return;
@@ -83,18 +83,18 @@ impl EndAddresses {
     /// The common addresses, and how many packets have none of them.
     fn common(&self) -> (Vec<CommonAddress>, u64) {
         let most = self.candidates.iter().map(|c| c.hits).max().unwrap_or(0);
-        let strangers = self.packets - most;
-        if most == 0 || strangers * STRANGERS > self.packets {
+        let foreign = self.packets - most;
+        if most == 0 || foreign * FOREIGN_ONE_IN > self.packets {
             return (Vec::new(), 0);
         }
         let all = self.candidates.iter().filter(|c| c.hits == most);
-        (all.map(|c| c.common).collect(), strangers)
+        (all.map(|c| c.common).collect(), foreign)
     }
 }
 
 /// Initial values of the operating systems in use: Linux and macOS 64, Windows 128, network devices
 /// 255.
-fn note(common: &mut CommonAddress, hops: u8) {
+fn count_hops(common: &mut CommonAddress, hops: u8) {
     let unrouted = matches!(hops, 64 | 128 | 255);
     *(if unrouted { &mut common.unrouted } else { &mut common.routed }) += 1;
 }
@@ -129,7 +129,7 @@ impl InterfaceTotals {
 /// Totals of the interfaces seen, bounded.
 #[derive(Debug)]
 pub(crate) struct InterfaceTable {
-    known: HashMap<InterfaceId, u32>,
+    index_of: HashMap<InterfaceId, u32>,
     all: Vec<InterfaceTotals>,
     /// The one counted last: captures of one interface never look further.
     recent: Option<(InterfaceId, u32)>,
@@ -138,7 +138,7 @@ pub(crate) struct InterfaceTable {
 
 impl InterfaceTable {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { known: HashMap::new(), all: Vec::new(), recent: None, limit }
+        Self { index_of: HashMap::new(), all: Vec::new(), recent: None, limit }
     }
 
     /// Counts a packet; true where its interface is one too many.
@@ -150,7 +150,7 @@ impl InterfaceTable {
         from_low: bool,
         hops: u8,
     ) -> bool {
-        let Some(interface) = self.note(id, time) else { return true };
+        let Some(interface) = self.count_packet(id, time) else { return true };
         let (from, to) = (key.address(from_low), key.address(!from_low));
         interface.ends[usize::from(key.is_v6())].count(from, to, hops);
         false
@@ -159,10 +159,10 @@ impl InterfaceTable {
     /// Counts a packet that says nothing of whose its interface is; true where that is one too
     /// many.
     pub(crate) fn count_forged(&mut self, id: InterfaceId, time: Nanos) -> bool {
-        self.note(id, time).is_none()
+        self.count_packet(id, time).is_none()
     }
 
-    fn note(&mut self, id: InterfaceId, time: Nanos) -> Option<&mut InterfaceTotals> {
+    fn count_packet(&mut self, id: InterfaceId, time: Nanos) -> Option<&mut InterfaceTotals> {
         let at = match self.recent {
             Some((recent, at)) if recent == id => at as usize,
             _ => {
@@ -179,13 +179,13 @@ impl InterfaceTable {
     }
 
     fn find(&mut self, id: InterfaceId, time: Nanos) -> Option<usize> {
-        if let Some(&at) = self.known.get(&id) {
+        if let Some(&at) = self.index_of.get(&id) {
             return Some(at as usize);
         }
         if self.all.len() >= self.limit {
             return None;
         }
-        self.known.insert(id, self.all.len() as u32);
+        self.index_of.insert(id, self.all.len() as u32);
         let ends = Default::default();
         self.all.push(InterfaceTotals { id, first: time, last: time, packets: 0, ends });
         Some(self.all.len() - 1)
@@ -193,11 +193,11 @@ impl InterfaceTable {
 
     /// Forgets an interface that is gone; its totals a last time.
     pub(crate) fn forget(&mut self, id: InterfaceId) -> Option<InterfaceSpan> {
-        let at = self.known.remove(&id)? as usize;
+        let at = self.index_of.remove(&id)? as usize;
         self.recent = None;
         let gone = self.all.swap_remove(at);
         if let Some(moved) = self.all.get(at) {
-            self.known.insert(moved.id, at as u32);
+            self.index_of.insert(moved.id, at as u32);
         }
         Some(gone.span())
     }
@@ -225,8 +225,8 @@ mod tests {
     }
 
     fn common(packets: &[(u8, u8)]) -> (Vec<IpAddr>, u64) {
-        let (all, strangers) = ends(packets).common();
-        (all.into_iter().map(|c| c.address).collect(), strangers)
+        let (all, foreign) = ends(packets).common();
+        (all.into_iter().map(|c| c.address).collect(), foreign)
     }
 
     #[test]

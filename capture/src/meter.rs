@@ -25,7 +25,7 @@ use crate::skim::{Skim, skim};
 use questions::{DnsQuestions, QuestionOutcome};
 
 /// Frames whose flows are looked for before the first of them is taken in.
-const AHEAD: usize = 32;
+const LOOKAHEAD_FRAMES: usize = 32;
 
 /// A plain packet.
 struct SkimmedPacket {
@@ -51,9 +51,9 @@ pub struct Meter {
 /// source that does not end has interfaces without number, and one set of counters.
 #[derive(Default)]
 struct SourceCounters {
-    /// Which source [`SourceCounters::now`] is of.
+    /// Which source [`SourceCounters::current`] is of.
     source: u32,
-    now: CaptureCounters,
+    current: CaptureCounters,
     /// Of the other sources, by source.
     others: Vec<CaptureCounters>,
 }
@@ -61,7 +61,7 @@ struct SourceCounters {
 impl SourceCounters {
     /// Counts for this source from here on.
     #[inline(always)]
-    fn turn_to(&mut self, source: u32) {
+    fn select(&mut self, source: u32) {
         if source != self.source {
             self.swap(source);
         }
@@ -73,23 +73,23 @@ impl SourceCounters {
         if self.others.len() <= last {
             self.others.resize(last + 1, CaptureCounters::default());
         }
-        std::mem::swap(&mut self.others[self.source as usize], &mut self.now);
-        std::mem::swap(&mut self.others[source as usize], &mut self.now);
+        std::mem::swap(&mut self.others[self.source as usize], &mut self.current);
+        std::mem::swap(&mut self.others[source as usize], &mut self.current);
         self.source = source;
     }
 
     fn of(&self, source: u32) -> Option<&CaptureCounters> {
-        if source == self.source { Some(&self.now) } else { self.others.get(source as usize) }
+        if source == self.source { Some(&self.current) } else { self.others.get(source as usize) }
     }
 }
 
 impl Meter {
     /// A meter with nothing seen yet.
-    pub fn new(config: FlowConfig, known: ListeningPorts) -> Self {
+    pub fn new(config: FlowConfig, listening: ListeningPorts) -> Self {
         Self {
             answers: DnsAnswers::new(config.max_answers),
             interfaces: InterfaceTable::new(config.max_interfaces),
-            table: FlowTable::new(config, known),
+            table: FlowTable::new(config, listening),
             questions: DnsQuestions::default(),
             owners: InterfaceOwners::default(),
             counters: SourceCounters::default(),
@@ -98,8 +98,8 @@ impl Meter {
     }
 
     /// Replaces what is known to listen; flows told already keep their orientation.
-    pub fn set_known(&mut self, known: ListeningPorts) {
-        self.table.set_known(known, &self.answers);
+    pub fn set_listening(&mut self, listening: ListeningPorts) {
+        self.table.set_listening(listening, &self.answers);
     }
 
     /// From this time on, all that the pod behind a live interface sends is read on it, and which
@@ -129,7 +129,7 @@ impl Meter {
 
     /// What was seen and lost so far, of all sources.
     pub fn counters(&self) -> CaptureCounters {
-        let mut all = self.counters.now.clone();
+        let mut all = self.counters.current.clone();
         // That of the present source is empty there.
         self.counters.others.iter().for_each(|c| all.add(c));
         all
@@ -143,41 +143,42 @@ impl Meter {
 
     /// Takes a frame in.
     pub fn frame(&mut self, frame: &Frame<'_>, sink: &mut impl FnMut(Observation)) {
-        let mut glance = self.glance(frame);
-        if let Some(glance) = &mut glance {
-            glance.slot = self.table.likely(glance.hash);
+        let mut skimmed = self.skimmed(frame);
+        if let Some(skimmed) = &mut skimmed {
+            skimmed.slot = self.table.likely_slot(skimmed.hash);
         }
-        self.take(frame, glance.as_ref(), sink);
+        self.take(frame, skimmed.as_ref(), sink);
     }
 
     /// Takes all frames of a batch in. Faster than one by one where there are many flows: the
     /// processor fetches those of several frames from memory at the same time.
     pub fn batch(&mut self, batch: &FrameBatch, sink: &mut impl FnMut(Observation)) {
-        let mut ahead: [Option<SkimmedPacket>; AHEAD] = [const { None }; AHEAD];
-        for start in (0..batch.len()).step_by(AHEAD) {
-            let frames = || (start..start + AHEAD).map_while(|i| batch.get(i));
+        let mut ahead: [Option<SkimmedPacket>; LOOKAHEAD_FRAMES] =
+            [const { None }; LOOKAHEAD_FRAMES];
+        for start in (0..batch.len()).step_by(LOOKAHEAD_FRAMES) {
+            let frames = || (start..start + LOOKAHEAD_FRAMES).map_while(|i| batch.get(i));
             for (place, frame) in ahead.iter_mut().zip(frames()) {
-                *place = self.glance(&frame);
+                *place = self.skimmed(&frame);
             }
             // Each of these loops does nothing but fetch, so that all of its fetches are under way
             // at once.
-            for glance in ahead.iter_mut().flatten() {
-                glance.slot = self.table.likely(glance.hash);
+            for skimmed in ahead.iter_mut().flatten() {
+                skimmed.slot = self.table.likely_slot(skimmed.hash);
             }
             let near = ahead
                 .iter()
                 .flatten()
                 .filter_map(|g| g.slot)
-                .fold(0, |sum, slot| sum ^ self.table.touch(slot));
+                .fold(0, |sum, slot| sum ^ self.table.prefetch(slot));
             std::hint::black_box(near);
-            for (glance, frame) in ahead.iter().zip(frames()) {
-                self.take(&frame, glance.as_ref(), sink);
+            for (skimmed, frame) in ahead.iter().zip(frames()) {
+                self.take(&frame, skimmed.as_ref(), sink);
             }
         }
     }
 
     #[inline(always)]
-    fn glance(&self, frame: &Frame<'_>) -> Option<SkimmedPacket> {
+    fn skimmed(&self, frame: &Frame<'_>) -> Option<SkimmedPacket> {
         let skim = skim(frame)?;
         Some(SkimmedPacket { hash: self.table.hash(&skim.key), skim, slot: None })
     }
@@ -186,24 +187,24 @@ impl Meter {
     fn take(
         &mut self,
         frame: &Frame<'_>,
-        glance: Option<&SkimmedPacket>,
+        skimmed: Option<&SkimmedPacket>,
         sink: &mut impl FnMut(Observation),
     ) {
         if !self.live {
-            self.counters.turn_to(frame.interface.source);
+            self.counters.select(frame.interface.source);
         }
-        self.counters.now.packets += 1;
-        self.counters.now.bytes += frame.data.len() as u64;
+        self.counters.current.packets += 1;
+        self.counters.current.bytes += frame.data.len() as u64;
         // Only live frames tell which way they pass, and only those are judged.
         if frame.direction == Direction::Unknown
-            && let Some(SkimmedPacket { skim, hash, slot: Some(slot) }) = glance
-            && self.bump(frame, skim, *hash, *slot)
+            && let Some(SkimmedPacket { skim, hash, slot: Some(slot) }) = skimmed
+            && self.count_packet(frame, skim, *hash, *slot)
         {
             return;
         }
         if frame.direction != Direction::Unknown
-            && let Some(glance) = glance
-            && self.judged(frame, glance)
+            && let Some(skimmed) = skimmed
+            && self.take_live(frame, skimmed)
         {
             return;
         }
@@ -212,34 +213,34 @@ impl Meter {
 
     /// Takes in a packet that can change no connection; false where it may.
     #[inline(always)]
-    fn bump(&mut self, frame: &Frame<'_>, skim: &Skim, hash: u64, slot: u32) -> bool {
+    fn count_packet(&mut self, frame: &Frame<'_>, skim: &Skim, hash: u64, slot: u32) -> bool {
         let (time, interface) = (frame.time, frame.interface);
-        let Some(repeated) = self.table.bump(skim, hash, slot, time, interface) else {
+        let Some(repeated) = self.table.count_packet(skim, hash, slot, time, interface) else {
             return false;
         };
-        self.counters.now.used += 1;
-        self.counters.now.repeated_sightings += u64::from(repeated);
+        self.counters.current.used += 1;
+        self.counters.current.repeated_sightings += u64::from(repeated);
         let lost = self.interfaces.count(interface, time, &skim.key, skim.from_low, skim.hops);
-        self.counters.now.evicted_interfaces += u64::from(lost);
+        self.counters.current.evicted_interfaces += u64::from(lost);
         true
     }
 
     /// The same of a live packet, which may also be none of a connection's own, or forged.
-    fn judged(&mut self, frame: &Frame<'_>, glance: &SkimmedPacket) -> bool {
-        let SkimmedPacket { skim, hash, slot } = glance;
+    fn take_live(&mut self, frame: &Frame<'_>, skimmed: &SkimmedPacket) -> bool {
+        let SkimmedPacket { skim, hash, slot } = skimmed;
         let from = skim.key.address(skim.from_low);
         match frame.direction {
-            Direction::Sent if self.owners.is_heard(from, frame.time) => {
-                self.counters.now.used += 1;
-                self.counters.now.repeated_sightings += 1;
+            Direction::Sent if self.owners.sees_sending(from, frame.time) => {
+                self.counters.current.used += 1;
+                self.counters.current.repeated_sightings += 1;
                 let (id, time) = (frame.interface, frame.time);
                 let lost = self.interfaces.count(id, time, &skim.key, skim.from_low, skim.hops);
-                self.counters.now.evicted_interfaces += u64::from(lost);
+                self.counters.current.evicted_interfaces += u64::from(lost);
                 true
             }
             // In full: what it may be taken for where it arrives is to be known.
             Direction::Received if !self.owners.may_send(frame.interface.index, from) => false,
-            _ => slot.is_some_and(|slot| self.bump(frame, skim, *hash, slot)),
+            _ => slot.is_some_and(|slot| self.count_packet(frame, skim, *hash, slot)),
         }
     }
 
@@ -247,7 +248,7 @@ impl Meter {
         match decode(frame) {
             Ok(segment) => self.segment(&segment, sink),
             Err(skip) => {
-                let c = &mut self.counters.now;
+                let c = &mut self.counters.current;
                 *match skip {
                     Skip::NotIp => &mut c.not_ip,
                     Skip::OtherTransport => &mut c.other_transport,
@@ -263,25 +264,25 @@ impl Meter {
     }
 
     fn segment(&mut self, s: &Segment<'_>, sink: &mut impl FnMut(Observation)) {
-        self.counters.now.used += 1;
+        self.counters.current.used += 1;
         let judgement = self.owners.judge(s.interface.index, s.direction, s.from.ip(), s.time);
         if judgement == Judgement::Forged {
-            self.counters.now.forged_source += 1;
+            self.counters.current.forged_source += 1;
             let lost = self.interfaces.count_forged(s.interface, s.time);
-            self.counters.now.evicted_interfaces += u64::from(lost);
-            return self.table.forged(s, &mut self.counters.now, sink);
+            self.counters.current.evicted_interfaces += u64::from(lost);
+            return self.table.forged(s, &mut self.counters.current, sink);
         }
         let (key, from_low) = FlowKey::of(s.from, s.to, s.transport);
         let lost = self.interfaces.count(s.interface, s.time, &key, from_low, s.hops);
-        self.counters.now.evicted_interfaces += u64::from(lost);
+        self.counters.current.evicted_interfaces += u64::from(lost);
         if judgement == Judgement::Elsewhere {
-            self.counters.now.repeated_sightings += 1;
+            self.counters.current.repeated_sightings += 1;
             if s.tcp.syn && s.tcp.ack {
                 self.table.accepted(s);
             }
             return;
         }
-        self.table.segment(s, (&self.answers, &self.owners), &mut self.counters.now, sink);
+        self.table.segment(s, (&self.answers, &self.owners), &mut self.counters.current, sink);
         if s.is_dns() && !s.payload.is_empty() {
             match s.transport {
                 Transport::Udp => self.dns(s, s.payload, sink),
@@ -293,7 +294,7 @@ impl Meter {
 
     fn dns(&mut self, s: &Segment<'_>, bytes: &[u8], sink: &mut impl FnMut(Observation)) {
         let Some(message) = dns::message(bytes) else {
-            self.counters.now.bad_dns += 1;
+            self.counters.current.bad_dns += 1;
             return;
         };
         let response = message.response;
@@ -312,10 +313,10 @@ impl Meter {
         // them. On a node, anybody can send an answer to whom they like.
         let must_be_asked = s.direction != Direction::Unknown;
         let (id, ttl) = (message.id, message.ttl);
-        let heard = self.questions.hear(client.port(), id, lookup, ttl, must_be_asked);
-        let QuestionOutcome { answered, told, unasked } = heard;
-        self.counters.now.unasked_answers += unasked;
-        told.into_iter().for_each(|l| sink(Observation::Lookup(l)));
+        let outcome = self.questions.insert(client.port(), id, lookup, ttl, must_be_asked);
+        let QuestionOutcome { answered, expired, unasked } = outcome;
+        self.counters.current.unasked_answers += unasked;
+        expired.into_iter().for_each(|l| sink(Observation::Lookup(l)));
         if let Some((lookup, ttl)) = answered {
             for &address in &lookup.addresses {
                 self.remember(lookup.client, address, &lookup, ttl);
@@ -330,15 +331,15 @@ impl Meter {
             canonical: lookup.canonical.clone(),
             answered: lookup.time,
         };
-        self.counters.now.evicted_answers +=
+        self.counters.current.evicted_answers +=
             u64::from(self.answers.add(client, address, name, ttl));
     }
 
     /// Tells the questions whose answers were not seen; those asked after `until` may still be
     /// answered.
-    fn tell_unanswered(&mut self, until: Nanos, sink: &mut impl FnMut(Observation)) {
+    fn report_unanswered(&mut self, until: Nanos, sink: &mut impl FnMut(Observation)) {
         let (open, unasked) = self.questions.take(until);
-        self.counters.now.unasked_answers += unasked;
+        self.counters.current.unasked_answers += unasked;
         open.into_iter().for_each(|l| sink(Observation::Lookup(l)));
     }
 
@@ -352,7 +353,7 @@ impl Meter {
         span
     }
 
-    fn tell_interfaces(&mut self, sink: &mut impl FnMut(Observation)) {
+    fn report_interfaces(&mut self, sink: &mut impl FnMut(Observation)) {
         for span in self.interfaces.report() {
             sink(Observation::Interface(self.complete(span)));
         }
@@ -361,19 +362,24 @@ impl Meter {
     /// Tells connections that were never told, as soon as nothing more is to be learned of them
     /// soon: their names are known, they are over, or they are `patience` old; and hosts that later
     /// requests on told ones ask for, at once. Needs [`FlowConfig::live`]. `now`: packet time reached.
-    pub fn fresh(&mut self, now: Nanos, patience: Nanos, sink: &mut impl FnMut(Observation)) {
-        self.fresh_some(now, patience, usize::MAX, sink);
+    pub fn report_fresh(
+        &mut self,
+        now: Nanos,
+        patience: Nanos,
+        sink: &mut impl FnMut(Observation),
+    ) {
+        self.report_fresh_some(now, patience, usize::MAX, sink);
     }
 
     /// The same of about `limit` connections; the others are told the next time.
-    pub fn fresh_some(
+    pub fn report_fresh_some(
         &mut self,
         now: Nanos,
         patience: Nanos,
         limit: usize,
         sink: &mut impl FnMut(Observation),
     ) {
-        self.table.expire_until(now, &mut self.counters.now, sink);
+        self.table.expire_until(now, &mut self.counters.current, sink);
         self.table.report_fresh(now, (patience, limit), &self.answers, sink);
     }
 
@@ -395,36 +401,36 @@ impl Meter {
 
     /// Tells all connections that changed since they were last told; for a source that does not
     /// end. `now`: packet time reached.
-    pub fn harvest(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
-        self.table.expire_until(now, &mut self.counters.now, sink);
+    pub fn report_changed(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
+        self.table.expire_until(now, &mut self.counters.current, sink);
         self.table.report(Some(now), &self.answers, sink);
-        self.tell_unanswered(now.saturating_sub(questions::PATIENCE), sink);
-        self.tell_interfaces(sink);
+        self.report_unanswered(now.saturating_sub(questions::PATIENCE_NANOS), sink);
+        self.report_interfaces(sink);
     }
 
     /// The same of about `limit` connections, beginning `from` 0; then from what it gave, until it
     /// gives nothing, and all is told.
-    pub fn harvest_some(
+    pub fn report_changed_some(
         &mut self,
         now: Nanos,
         from: u32,
         limit: usize,
         sink: &mut impl FnMut(Observation),
     ) -> Option<u32> {
-        self.table.expire_until(now, &mut self.counters.now, sink);
+        self.table.expire_until(now, &mut self.counters.current, sink);
         let next = self.table.report_some(now, (from, limit), &self.answers, sink);
         if next.is_none() {
-            self.tell_unanswered(now.saturating_sub(questions::PATIENCE), sink);
-            self.tell_interfaces(sink);
+            self.report_unanswered(now.saturating_sub(questions::PATIENCE_NANOS), sink);
+            self.report_interfaces(sink);
         }
         next
     }
 
     /// The input has ended: tells everything.
     pub fn finish(&mut self, sink: &mut impl FnMut(Observation)) {
-        self.counters.now.incomplete_head += self.table.unfinished();
+        self.counters.current.incomplete_head += self.table.unfinished();
         self.table.report(None, &self.answers, sink);
-        self.tell_unanswered(Nanos::MAX, sink);
-        self.tell_interfaces(sink);
+        self.report_unanswered(Nanos::MAX, sink);
+        self.report_interfaces(sink);
     }
 }

@@ -17,7 +17,7 @@ use crate::observation::{InterfaceOwner, Nanos, OwnerEvidence};
 const MAX_CLAIMED: usize = 4;
 
 /// Packets from an address alone, after which no other interface is tied to it by packets.
-const SURE: u32 = 8;
+const SURE_LEAD: u32 = 8;
 
 /// What is to be done with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl InterfaceOwners {
     pub(crate) fn watch(&mut self, index: u32, since: Nanos) {
         let tie = self.ties.entry(index).or_default();
         (tie.since, tie.released) = (since, false);
-        self.settle(index);
+        self.decide(index);
     }
 
     /// The other end of an interface is gone: its addresses may be another's at once. What is still
@@ -101,7 +101,7 @@ impl InterfaceOwners {
         let Some(tie) = self.ties.get_mut(&index) else { return };
         if tie.evidence != evidence {
             tie.evidence = evidence;
-            self.settle(index);
+            self.decide(index);
         }
     }
 
@@ -110,7 +110,7 @@ impl InterfaceOwners {
         self.groups = groups;
         let mut all: Vec<u32> = self.ties.keys().copied().collect();
         all.sort_unstable();
-        all.into_iter().for_each(|i| self.settle(i));
+        all.into_iter().for_each(|i| self.decide(i));
     }
 
     /// The clock was set by this much.
@@ -121,14 +121,14 @@ impl InterfaceOwners {
     }
 
     /// Computes anew from which addresses the pod behind an interface may send.
-    fn settle(&mut self, index: u32) {
+    fn decide(&mut self, index: u32) {
         let Some(tie) = self.ties.get_mut(&index) else { return };
         // All routes count: the node itself sends there what is for these addresses. Whatever
         // answers to the node's ARP may lie, so that it counts for less than having spoken first.
         let holders = &self.holders;
         let candidates = tie.candidates;
         let lies = |(address, by): &(IpAddr, OwnerEvidence)| {
-            let sure = candidates[family(*address)].filter(|c| c.lead >= SURE);
+            let sure = candidates[family(*address)].filter(|c| c.lead >= SURE_LEAD);
             *by == OwnerEvidence::Neighbour
                 && (sure.is_some_and(|c| c.address != *address)
                     || holders.get(address).is_some_and(|i| *i != index))
@@ -137,8 +137,8 @@ impl InterfaceOwners {
         let mut own: Vec<IpAddr> = tie.evidence.iter().map(|(a, _)| *a).collect();
         let mut by = tie.evidence.iter().map(|(_, by)| *by).max();
         for candidate in tie.candidates.iter().flatten() {
-            let told = own.iter().any(|a| family(*a) == family(candidate.address));
-            if !told {
+            let covered = own.iter().any(|a| family(*a) == family(candidate.address));
+            if !covered {
                 own.push(candidate.address);
                 by = by.or(Some(OwnerEvidence::Packets));
             }
@@ -177,7 +177,7 @@ impl InterfaceOwners {
     ) -> Judgement {
         match direction {
             Direction::Unknown => Judgement::Fine,
-            Direction::Sent if self.is_heard(from, time) => Judgement::Elsewhere,
+            Direction::Sent if self.sees_sending(from, time) => Judgement::Elsewhere,
             Direction::Sent => Judgement::Fine,
             Direction::Received => self.sent(index, from),
         }
@@ -185,7 +185,7 @@ impl InterfaceOwners {
 
     /// Whether all that this address sent at that time was seen on an interface of its own.
     #[inline]
-    pub(crate) fn is_heard(&self, address: IpAddr, time: Nanos) -> bool {
+    pub(crate) fn sees_sending(&self, address: IpAddr, time: Nanos) -> bool {
         let tie = self.holders.get(&address).and_then(|index| self.ties.get(index));
         tie.is_some_and(|t| t.since <= time)
     }
@@ -208,7 +208,7 @@ impl InterfaceOwners {
             return Judgement::Fine;
         }
         if self.claims(index, from) {
-            self.settle(index);
+            self.decide(index);
             return Judgement::Fine;
         }
         if let Some(tie) = self.ties.get_mut(&index) {
@@ -224,19 +224,20 @@ impl InterfaceOwners {
     fn claims(&mut self, index: u32, from: IpAddr) -> bool {
         let holder = self.holders.get(&from).filter(|i| **i != index);
         // Another interface holds it: by the node's knowledge, or as it spoke first.
-        let held = holder.and_then(|i| self.ties.get(i));
-        let leads = |t: &InterfaceTie| t.candidates[family(from)].is_some_and(|c| c.lead >= SURE);
-        let strongly = held.is_some_and(|t| t.by > Some(OwnerEvidence::Packets) || leads(t));
-        let held = held.is_some();
+        let other = holder.and_then(|i| self.ties.get(i));
+        let leads =
+            |t: &InterfaceTie| t.candidates[family(from)].is_some_and(|c| c.lead >= SURE_LEAD);
+        let strongly = other.is_some_and(|t| t.by > Some(OwnerEvidence::Packets) || leads(t));
+        let other = other.is_some();
         let grouped = |a: &IpAddr| self.groups.contains_key(a);
-        let known = grouped(&from);
+        let is_pod_address = grouped(&from);
         let Some(tie) = self.ties.get_mut(&index) else { return false };
         let before = tie.candidates[family(from)];
         // A pod whose one packet was a lie is tied to another pod: it is known by what it goes on
         // with. Two make it that pod, for interfaces are not read in the order of time.
         let open = !tie.complete
             || tie.by == Some(OwnerEvidence::Packets)
-                && known
+                && is_pod_address
                 && before.is_some_and(|c| c.lead <= 1);
         if strongly || !open || tie.evidence.iter().any(|(a, _)| family(*a) == family(from)) {
             return false;
@@ -245,10 +246,10 @@ impl InterfaceOwners {
             // Whoever has spoken as nobody else may be the one that another interface has claimed to
             // be in a few packets: both are heard then, as nothing tells which of them lies.
             None => true,
-            Some(_) if held => false,
+            Some(_) if other => false,
             Some(c) if c.lead <= 1 => true,
             // A pod of the cluster rather than an address that nobody knows.
-            Some(c) => known && !self.groups.contains_key(&c.address),
+            Some(c) => is_pod_address && !self.groups.contains_key(&c.address),
         };
         let candidate = &mut tie.candidates[family(from)];
         match candidate {
@@ -393,6 +394,6 @@ mod tests {
         owners.watch(3, 0);
         assert!(sends(&mut owners, 3, OTHER) && sends(&mut owners, 2, OTHER));
         owners.forget(2);
-        assert!(owners.is_heard(ip(OTHER), 5), "the new one holds it");
+        assert!(owners.sees_sending(ip(OTHER), 5), "the new one holds it");
     }
 }

@@ -49,20 +49,20 @@ const BATCH_FRAMES: usize = 4096;
 /// Bytes per batch, for captures of large frames.
 const BATCH_BYTES: usize = 1024 * 1024;
 /// Frames asked for at once: the limit of bytes is looked at in between.
-const STRIDE: usize = 32;
+const STRIDE_FRAMES: usize = 32;
 /// Inputs that are kept open. Each takes up to three descriptors, a buffer of 1 MiB and the memory
 /// of a decompressor.
 const MAX_OPEN: usize = 16;
 /// Frames read ahead of an input that is open, for merging: that copies twice, so little is gained
 /// by more.
-const AHEAD: usize = 64;
+const AHEAD_FRAMES: usize = 64;
 /// Bytes read ahead of an input at a time, for merging.
 const AHEAD_BYTES: usize = 256 * 1024;
-/// Bytes read ahead of all inputs together, as far as each has [`LEAST_AHEAD`].
-const ALL_AHEAD: usize = 32 * 1024 * 1024;
+/// Bytes read ahead of all inputs together, as far as each has [`MIN_AHEAD_BYTES`].
+const TOTAL_AHEAD_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes read ahead of an input that is opened anew each time, at least: less would cost more to
 /// open than to read.
-const LEAST_AHEAD: usize = 4 * 1024;
+const MIN_AHEAD_BYTES: usize = 4 * 1024;
 
 /// How an input ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,12 +115,12 @@ enum InputSource {
 }
 
 /// An input that has begun.
-struct BegunInput {
+struct ActiveInput {
     source: InputSource,
     id: u32,
     /// Read ahead.
     pending: FrameBatch,
-    at: usize,
+    next_index: usize,
     ended: bool,
 }
 
@@ -130,13 +130,13 @@ pub struct CaptureReader {
     /// Not begun yet, latest first.
     planned: Vec<PlannedInput>,
     /// By number of the input.
-    begun: Vec<Option<Box<BegunInput>>>,
+    active: Vec<Option<Box<ActiveInput>>>,
     /// Time of the next frame of each input that has begun, and which it is.
-    heads: BinaryHeap<Reverse<(Nanos, u32)>>,
+    next_times: BinaryHeap<Reverse<(Nanos, u32)>>,
     /// Inputs that are open.
     open: usize,
     /// Bytes of memory of what was read ahead.
-    ahead: usize,
+    ahead_bytes: usize,
     unpacked: UnpackedFiles,
     reports: Vec<SourceReport>,
     errors: Vec<SourceError>,
@@ -153,10 +153,10 @@ impl CaptureReader {
     pub fn open(paths: &[PathBuf]) -> Self {
         let mut reader = Self {
             planned: Vec::new(),
-            begun: Vec::new(),
-            heads: BinaryHeap::new(),
+            active: Vec::new(),
+            next_times: BinaryHeap::new(),
             open: 0,
-            ahead: 0,
+            ahead_bytes: 0,
             unpacked: UnpackedFiles::default(),
             reports: Vec::new(),
             errors: Vec::new(),
@@ -186,7 +186,7 @@ impl CaptureReader {
             }
         }
         reader.planned.reverse();
-        reader.begun.resize_with(reader.reports.len(), || None);
+        reader.active.resize_with(reader.reports.len(), || None);
         reader
     }
 
@@ -228,7 +228,7 @@ impl CaptureReader {
             *plain = false;
             return found.push((Nanos::MIN, path.to_owned()));
         }
-        if let Some(beginning) = parked::look(path) {
+        if let Some(beginning) = parked::inspect(path) {
             *plain &= !beginning.compressed;
             return found.push((beginning.first.unwrap_or(Nanos::MIN), path.to_owned()));
         }
@@ -307,7 +307,7 @@ impl CaptureReader {
         batch.clear();
         while !is_full(batch) {
             self.begin_due();
-            match self.heads.len() {
+            match self.next_times.len() {
                 0 if self.planned.is_empty() => break,
                 0 => {}
                 1 if self.planned.is_empty() => self.fill_alone(batch),
@@ -323,7 +323,7 @@ impl CaptureReader {
     /// Begins every planned input whose time has come.
     fn begin_due(&mut self) {
         while let Some(next) = self.planned.last() {
-            if self.heads.peek().is_some_and(|Reverse((head, _))| *head < next.first) {
+            if self.next_times.peek().is_some_and(|Reverse((head, _))| *head < next.first) {
                 return;
             }
             let Some(PlannedInput { path, id, .. }) = self.planned.pop() else { return };
@@ -332,7 +332,13 @@ impl CaptureReader {
                     self.reports[id as usize].format = source.format();
                     self.open += usize::from(source.is_open());
                     let pending = FrameBatch::default();
-                    self.go_on(Box::new(BegunInput { source, id, pending, at: 0, ended: false }));
+                    self.read_ahead(Box::new(ActiveInput {
+                        source,
+                        id,
+                        pending,
+                        next_index: 0,
+                        ended: false,
+                    }));
                 }
                 Err(error) => {
                     self.reports[id as usize].damage =
@@ -355,74 +361,74 @@ impl CaptureReader {
     }
 
     /// Reads ahead of an input whose frames have all been handed on, and lets go of it at its end.
-    fn go_on(&mut self, mut begun: Box<BegunInput>) {
-        self.ahead -= begun.memory();
-        let limit = match begun.source {
-            InputSource::Open(_) => ReadLimit { frames: AHEAD, bytes: AHEAD_BYTES },
+    fn read_ahead(&mut self, mut active: Box<ActiveInput>) {
+        self.ahead_bytes -= active.memory_bytes();
+        let limit = match active.source {
+            InputSource::Open(_) => ReadLimit { frames: AHEAD_FRAMES, bytes: AHEAD_BYTES },
             InputSource::Parked(_) => {
-                let share = ALL_AHEAD.saturating_sub(self.ahead) / MAX_OPEN;
-                ReadLimit { frames: usize::MAX, bytes: share.clamp(LEAST_AHEAD, AHEAD_BYTES) }
+                let share = TOTAL_AHEAD_BYTES.saturating_sub(self.ahead_bytes) / MAX_OPEN;
+                ReadLimit { frames: usize::MAX, bytes: share.clamp(MIN_AHEAD_BYTES, AHEAD_BYTES) }
             }
         };
-        begun.refill(&mut self.reports[begun.id as usize], limit);
-        match begun.head() {
+        active.refill(&mut self.reports[active.id as usize], limit);
+        match active.head() {
             Some(head) => {
-                self.ahead += begun.memory();
-                self.heads.push(Reverse((head, begun.id)));
-                let place = begun.id as usize;
-                self.begun[place] = Some(begun);
+                self.ahead_bytes += active.memory_bytes();
+                self.next_times.push(Reverse((head, active.id)));
+                let index = active.id as usize;
+                self.active[index] = Some(active);
             }
-            None => self.open -= usize::from(begun.source.is_open()),
+            None => self.open -= usize::from(active.source.is_open()),
         }
     }
 
     /// The only input left: straight into the batch.
     fn fill_alone(&mut self, batch: &mut FrameBatch) {
-        let first = self.heads.pop();
-        let Some(mut begun) = first.and_then(|Reverse((_, id))| self.begun[id as usize].take())
+        let first = self.next_times.pop();
+        let Some(mut active) = first.and_then(|Reverse((_, id))| self.active[id as usize].take())
         else {
             return;
         };
-        for frame in begun.pending.frames().skip(begun.at) {
+        for frame in active.pending.frames().skip(active.next_index) {
             batch.push(frame);
         }
-        begun.at = begun.pending.len();
-        let report = &mut self.reports[begun.id as usize];
+        active.next_index = active.pending.len();
+        let report = &mut self.reports[active.id as usize];
         while !is_full(batch) {
             let limit = ReadLimit {
                 frames: BATCH_FRAMES.saturating_sub(batch.len()),
                 bytes: BATCH_BYTES.saturating_sub(batch.byte_len()),
             };
-            if !begun.read(report, limit, |frame| batch.push(frame)) {
+            if !active.read(report, limit, |frame| batch.push(frame)) {
                 break;
             }
         }
         // Leaves something to look at, so that an ended input is noticed as such.
-        self.go_on(begun);
+        self.read_ahead(active);
     }
 
     /// The input with the earliest frame, as far as it is the earliest.
     fn merge(&mut self, batch: &mut FrameBatch) {
-        let Some(Reverse((head, id))) = self.heads.pop() else { return };
-        let Some(mut begun) = self.begun[id as usize].take() else { return };
+        let Some(Reverse((head, id))) = self.next_times.pop() else { return };
+        let Some(mut active) = self.active[id as usize].take() else { return };
         let mut next = Some(head);
         while let Some(head) = next
             && !is_full(batch)
-            && self.heads.peek().is_none_or(|Reverse(other)| (head, id) <= *other)
+            && self.next_times.peek().is_none_or(|Reverse(other)| (head, id) <= *other)
             && self.planned.last().is_none_or(|planned| head < planned.first)
         {
-            if let Some(frame) = begun.pending.get(begun.at) {
+            if let Some(frame) = active.pending.get(active.next_index) {
                 batch.push(frame);
             }
-            begun.at += 1;
-            next = begun.head();
+            active.next_index += 1;
+            next = active.head();
         }
         match next {
             Some(head) => {
-                self.heads.push(Reverse((head, id)));
-                self.begun[id as usize] = Some(begun);
+                self.next_times.push(Reverse((head, id)));
+                self.active[id as usize] = Some(active);
             }
-            None => self.go_on(begun),
+            None => self.read_ahead(active),
         }
     }
 }
@@ -444,22 +450,22 @@ impl InputSource {
     }
 }
 
-impl BegunInput {
+impl ActiveInput {
     fn head(&self) -> Option<Nanos> {
-        self.pending.get(self.at).map(|f| f.time)
+        self.pending.get(self.next_index).map(|f| f.time)
     }
 
     /// Bytes of memory of what was read ahead.
-    fn memory(&self) -> usize {
-        self.pending.memory()
+    fn memory_bytes(&self) -> usize {
+        self.pending.memory_bytes()
     }
 
     /// Reads some frames ahead, for merging.
     fn refill(&mut self, report: &mut SourceReport, limit: ReadLimit) {
-        self.at = 0;
+        self.next_index = 0;
         let mut pending = std::mem::take(&mut self.pending);
         // What had more than its share once gives it back.
-        if pending.memory() > 2 * limit.bytes {
+        if pending.memory_bytes() > 2 * limit.bytes {
             pending = FrameBatch::default();
         }
         pending.clear();
@@ -496,7 +502,7 @@ impl BegunInput {
             take(Frame { interface, ..frame });
         };
         let next = match &mut self.source {
-            InputSource::Open(input) => input.read(limit.frames.min(STRIDE), &mut take),
+            InputSource::Open(input) => input.read(limit.frames.min(STRIDE_FRAMES), &mut take),
             InputSource::Parked(parked) => parked.read(limit, &mut take),
         };
         match next {

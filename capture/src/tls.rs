@@ -115,7 +115,7 @@ fn body(rest: &mut ByteCursor<'_>, hello: &mut ClientHello) -> Option<()> {
     while !rest.0.is_empty() {
         let kind = rest.number(2)?;
         let length = rest.number(2)?;
-        let held = rest.0.len() >= length;
+        let is_whole = rest.0.len() >= length;
         let mut extension = ByteCursor(&rest.0[..length.min(rest.0.len())]);
         match kind {
             0 => hello.sni = hello.sni.take().or_else(|| server_name(&mut extension)),
@@ -124,7 +124,7 @@ fn body(rest: &mut ByteCursor<'_>, hello: &mut ClientHello) -> Option<()> {
             }
             _ => {}
         }
-        if !held {
+        if !is_whole {
             return None;
         }
         rest.take(length)?;

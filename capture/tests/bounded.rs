@@ -160,7 +160,7 @@ fn connections_that_are_over_are_forgotten_while_time_stands_still() {
                 frame[47] = flags;
                 wire.ethernet(0, &frame);
             }
-            wire.told.clear();
+            wire.reported.clear();
         }
         wire.meter.counters().evicted_flows
     });

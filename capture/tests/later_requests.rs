@@ -52,13 +52,13 @@ fn get(host: &str) -> Vec<u8> {
     format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
 }
 
-fn hosts(told: &[Connection]) -> Vec<&str> {
-    told.iter().map(|c| c.names.authority.as_deref().unwrap_or("-")).collect()
+fn hosts(reported: &[Connection]) -> Vec<&str> {
+    reported.iter().map(|c| c.names.authority.as_deref().unwrap_or("-")).collect()
 }
 
 /// The connection was told, and then hosts that later requests asked for.
-fn further(told: &[Connection]) -> Vec<&str> {
-    hosts(told.get(1..).unwrap())
+fn later_hosts(reported: &[Connection]) -> Vec<&str> {
+    hosts(reported.get(1..).unwrap())
 }
 
 #[test]
@@ -80,15 +80,15 @@ fn another_host_is_told_once_more() {
         wire.asks(time, host);
         wire.answers(time + 1, b"HTTP/1.1 200 OK\r\n\r\n");
     }
-    let told: Vec<Connection> =
+    let reported: Vec<Connection> =
         wire.finish().into_iter().filter(|c| c.responder.port() == 8080).collect();
-    assert_eq!(hosts(&told), ["cart", "reviews:9080", "ratings"]);
+    assert_eq!(hosts(&reported), ["cart", "reviews:9080", "ratings"]);
     assert_eq!(
-        told.iter().map(|c| (c.first, c.last, c.packets)).collect::<Vec<_>>(),
+        reported.iter().map(|c| (c.first, c.last, c.packets)).collect::<Vec<_>>(),
         [(10, 61, 13), (20, 40, 0), (50, 50, 0)]
     );
-    for c in &told {
-        assert_eq!((c.initiator, c.responder), (told[0].initiator, told[0].responder));
+    for c in &reported {
+        assert_eq!((c.initiator, c.responder), (reported[0].initiator, reported[0].responder));
         assert!(
             c.is_new
                 && c.from_start
@@ -134,9 +134,9 @@ fn a_connection_joined_in_a_long_body_is_named_by_what_follows() {
         };
         wire.packet(segments, CALLER, CALLED, rest);
         wire.asks(segments + 1, "reviews");
-        let told = wire.finish();
-        assert_eq!(hosts(&told), ["cart", "reviews"], "{segments}");
-        assert_eq!((told[0].content, wire.incomplete()), (Content::Http1, 0));
+        let reported = wire.finish();
+        assert_eq!(hosts(&reported), ["cart", "reviews"], "{segments}");
+        assert_eq!((reported[0].content, wire.incomplete()), (Content::Http1, 0));
     }
 }
 
@@ -150,7 +150,7 @@ fn only_requests_of_the_initiator_are_read() {
     wire.says(13, b"GET up and go\r\n\r\n");
     wire.says(14, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     wire.says(15, b"HEAD");
-    assert!(further(&wire.finish()).is_empty());
+    assert!(later_hosts(&wire.finish()).is_empty());
     assert_eq!(wire.incomplete(), 0);
 }
 
@@ -179,7 +179,7 @@ fn a_head_that_is_cut_before_its_authority_is_counted() {
             Packet { seq: LATER, ack: Some(71), payload, cut, interface: 1, ..Packet::default() },
         );
         wire.says(12, b"ews\r\n\r\n");
-        assert!(further(&wire.finish()).is_empty());
+        assert!(later_hosts(&wire.finish()).is_empty());
         assert_eq!(wire.incomplete(), 1, "{}", payload.escape_ascii());
     }
 }
@@ -208,14 +208,14 @@ fn a_connection_has_room_for_so_many_hosts() {
         // What is known needs no room.
         wire.asks(10 + i, "h0");
     }
-    assert_eq!(further(&wire.finish()), (0..16).map(|i| format!("h{i}")).collect::<Vec<_>>());
+    assert_eq!(later_hosts(&wire.finish()), (0..16).map(|i| format!("h{i}")).collect::<Vec<_>>());
     assert_eq!(wire.meter.counters().dropped_authorities, 4);
 }
 
 #[test]
 fn all_connections_have_room_for_so_many_hosts() {
     let mut wire = Wire::with(
-        FlowConfig { max_further: 2, ..FlowConfig::default() },
+        FlowConfig { max_later_hosts: 2, ..FlowConfig::default() },
         ListeningPorts::default(),
     );
     // When the last one comes, the others are forgotten and make room.
@@ -226,9 +226,9 @@ fn all_connections_have_room_for_so_many_hosts() {
         wire.packet(time + 9, (WEB, port), CALLED, again);
         assert_eq!(wire.meter.counters().dropped_authorities, u64::from(port >= PORT + 2));
     }
-    let mut told = std::mem::take(&mut wire.told);
-    told.extend(wire.finish());
-    assert_eq!(hosts(&told).iter().filter(|h| **h == "reviews").count(), 3);
+    let mut reported = std::mem::take(&mut wire.reported);
+    reported.extend(wire.finish());
+    assert_eq!(hosts(&reported).iter().filter(|h| **h == "reviews").count(), 3);
 }
 
 #[test]
@@ -248,43 +248,46 @@ fn a_tunnel_is_not_read() {
     wire.call(0, PORT);
     wire.says(10, connect);
     wire.asks(20, "reviews");
-    assert_eq!(further(&wire.finish()), ["cart:443"]);
+    assert_eq!(later_hosts(&wire.finish()), ["cart:443"]);
 }
 
 #[test]
 fn what_is_told_already_is_followed_by_another_host_promptly_and_once() {
     let mut wire = Wire::new();
     wire.call(0, PORT);
-    assert_eq!(hosts(&wire.fresh(SECOND)), ["cart"]);
+    assert_eq!(hosts(&wire.report_fresh(SECOND)), ["cart"]);
     wire.asks(2 * SECOND, "reviews");
     wire.asks(2 * SECOND + 1, "cart");
-    let told = wire.fresh(2 * SECOND + 2);
-    assert_eq!(hosts(&told), ["reviews"]);
+    let reported = wire.report_fresh(2 * SECOND + 2);
+    assert_eq!(hosts(&reported), ["reviews"]);
     assert!(
-        told[0].is_new
-            && told[0].packets == 0
-            && told[0].first == 2 * SECOND
-            && told[0].names.dns.is_empty()
+        reported[0].is_new
+            && reported[0].packets == 0
+            && reported[0].first == 2 * SECOND
+            && reported[0].names.dns.is_empty()
     );
-    assert!(wire.fresh(3 * SECOND).is_empty());
+    assert!(wire.report_fresh(3 * SECOND).is_empty());
     wire.asks(4 * SECOND, "reviews");
     wire.asks(4 * SECOND, "cart");
-    assert!(wire.fresh(5 * SECOND).is_empty());
+    assert!(wire.report_fresh(5 * SECOND).is_empty());
     // Each round tells what goes on, so that it does not look forgotten.
-    let told = wire.harvest(30 * SECOND);
-    assert_eq!(hosts(&told), ["cart", "reviews"]);
-    assert!(new(&told).is_empty() && told.iter().all(|c| c.last == 4 * SECOND), "{told:?}");
+    let reported = wire.report_changed(30 * SECOND);
+    assert_eq!(hosts(&reported), ["cart", "reviews"]);
+    assert!(
+        new(&reported).is_empty() && reported.iter().all(|c| c.last == 4 * SECOND),
+        "{reported:?}"
+    );
     wire.asks(31 * SECOND, "cart");
-    assert_eq!(hosts(&wire.harvest(60 * SECOND)), ["cart"]);
+    assert_eq!(hosts(&wire.report_changed(60 * SECOND)), ["cart"]);
     // Also where a round comes first, and where a connection is forgotten first.
     wire.asks(61 * SECOND, "ratings");
-    let told = wire.harvest(62 * SECOND);
-    assert_eq!((hosts(&told), told[1].is_new), (vec!["cart", "ratings"], true));
-    assert!(wire.fresh(63 * SECOND).is_empty());
+    let reported = wire.report_changed(62 * SECOND);
+    assert_eq!((hosts(&reported), reported[1].is_new), (vec!["cart", "ratings"], true));
+    assert!(wire.report_fresh(63 * SECOND).is_empty());
     wire.asks(64 * SECOND, "details");
-    let told = wire.fresh(2_000 * SECOND);
-    assert_eq!((hosts(&told), new(&told).len()), (vec!["cart", "details"], 1));
-    assert!(wire.harvest(2_001 * SECOND).is_empty());
+    let reported = wire.report_fresh(2_000 * SECOND);
+    assert_eq!((hosts(&reported), new(&reported).len()), (vec!["cart", "details"], 1));
+    assert!(wire.report_changed(2_001 * SECOND).is_empty());
 }
 
 #[test]
@@ -292,10 +295,10 @@ fn what_was_not_told_is_told_with_all_its_hosts() {
     let mut wire = Wire::new();
     wire.call(0, PORT);
     wire.asks(10, "reviews");
-    assert!(wire.fresh(100).is_empty());
-    let told = wire.fresh(SECOND);
-    assert_eq!((hosts(&told), new(&told).len()), (vec!["cart", "reviews"], 2));
-    assert!(wire.fresh(2 * SECOND).is_empty() && wire.harvest(3 * SECOND).is_empty());
+    assert!(wire.report_fresh(100).is_empty());
+    let reported = wire.report_fresh(SECOND);
+    assert_eq!((hosts(&reported), new(&reported).len()), (vec!["cart", "reviews"], 2));
+    assert!(wire.report_fresh(2 * SECOND).is_empty() && wire.report_changed(3 * SECOND).is_empty());
 }
 
 #[test]
@@ -304,12 +307,12 @@ fn a_clock_that_is_set_moves_the_times_of_all_hosts() {
         let mut wire = Wire::new();
         let start = 7_200 * SECOND;
         wire.call(start, PORT);
-        assert_eq!(hosts(&wire.fresh(start + SECOND)), ["cart"]);
+        assert_eq!(hosts(&wire.report_fresh(start + SECOND)), ["cart"]);
         wire.asks(start + SECOND, "reviews");
         let now = start + 2 * SECOND + step;
         wire.meter.rebase(now, step);
-        let told = wire.fresh(now);
-        assert_eq!((hosts(&told), told[0].first), (vec!["reviews"], start + SECOND + step));
+        let reported = wire.report_fresh(now);
+        assert_eq!((hosts(&reported), reported[0].first), (vec!["reviews"], start + SECOND + step));
     }
 }
 
@@ -339,8 +342,8 @@ fn a_translated_twin_tells_no_host() {
                 Packet { seq: 99, payload: &get("reviews"), ..packet },
             );
         }
-        let told = wire.fresh(SECOND);
-        assert_eq!(hosts(&told), ["cart", "reviews"], "swapped: {swapped}");
+        let reported = wire.report_fresh(SECOND);
+        assert_eq!(hosts(&reported), ["cart", "reviews"], "swapped: {swapped}");
         for (_, to, interface) in sightings {
             let packet = Packet {
                 seq: 199,
@@ -351,18 +354,18 @@ fn a_translated_twin_tells_no_host() {
             };
             wire.packet(2 * SECOND, CALLER, to, packet);
         }
-        let mut told = told;
-        told.extend(wire.fresh(2 * SECOND + 1));
-        told.extend(wire.harvest(60 * SECOND).into_iter().filter(|c| c.is_new));
-        assert_eq!(hosts(&told), ["cart", "reviews", "ratings"], "swapped: {swapped}");
-        assert!(told.iter().all(|c| c.responder.port() == 80), "{told:?}");
+        let mut reported = reported;
+        reported.extend(wire.report_fresh(2 * SECOND + 1));
+        reported.extend(wire.report_changed(60 * SECOND).into_iter().filter(|c| c.is_new));
+        assert_eq!(hosts(&reported), ["cart", "reviews", "ratings"], "swapped: {swapped}");
+        assert!(reported.iter().all(|c| c.responder.port() == 80), "{reported:?}");
     }
 }
 
 /// Joined midway: only the caller's interface tells.
 #[test]
 fn where_a_call_arrives_no_host_is_told() {
-    let mut wire = Wire::knowing([80, 8080]);
+    let mut wire = Wire::listening_on([80, 8080]);
     for (to, interface, direction) in
         [((SERVICE, 80), 1, Direction::Received), (CALLED, 2, Direction::Sent)]
     {
@@ -370,10 +373,10 @@ fn where_a_call_arrives_no_host_is_told() {
         wire.packet(0, CALLER, to, Packet { payload: &get("cart"), ..packet });
         wire.packet(1, CALLER, to, Packet { seq: 99, payload: &get("reviews"), ..packet });
     }
-    let told = wire.fresh(SECOND);
-    assert_eq!(hosts(&told), ["cart", "reviews"]);
-    assert!(told.iter().all(|c| c.responder.port() == 80), "{told:?}");
-    assert!(wire.harvest(60 * SECOND).is_empty());
+    let reported = wire.report_fresh(SECOND);
+    assert_eq!(hosts(&reported), ["cart", "reviews"]);
+    assert!(reported.iter().all(|c| c.responder.port() == 80), "{reported:?}");
+    assert!(wire.report_changed(60 * SECOND).is_empty());
 }
 
 /// A frame of one of two connections.
@@ -450,8 +453,8 @@ proptest! {
         let mut wire = Wire::replay();
         wire.call(0, PORT);
         wire.says(10, &head.as_bytes()[..length]);
-        let told = wire.finish();
-        match further(&told)[..] {
+        let reported = wire.finish();
+        match later_hosts(&reported)[..] {
             [] => prop_assert_eq!(wire.incomplete(), u64::from(length > method.len())),
             ref hosts => prop_assert_eq!((hosts, wire.incomplete()), (&["reviews"][..], 0)),
         }

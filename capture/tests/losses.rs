@@ -149,7 +149,7 @@ fn cases() -> Vec<Case> {
         ),
         (
             "dropped-authorities",
-            FlowConfig { max_further: 1, ..usual },
+            FlowConfig { max_later_hosts: 1, ..usual },
             vec![request(0, "a"), request(1, "b"), request(2, "c"), request(3, "d")],
             2,
         ),

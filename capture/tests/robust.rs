@@ -188,10 +188,10 @@ fn a_file_cut_at_any_length_gives_the_packets_before_the_cut() {
             std::fs::write(&path, &whole[..n]).unwrap();
             let (frames, reports, errors) = drain(&[path]);
             assert_eq!(frames, all[..frames.len()], "{name} cut at {n}");
-            let told = !errors.is_empty() || reports[0].damage.is_some();
+            let reported = !errors.is_empty() || reports[0].damage.is_some();
             // At the boundary of two packets a cut cannot be seen.
             let boundary = frames.iter().map(|f| 16 + f.3.len()).sum::<usize>() + 24 == n;
-            assert!(told || boundary, "{name} cut at {n} without a word");
+            assert!(reported || boundary, "{name} cut at {n} without a word");
         }
     }
     let ng = std::fs::read(samples().join("q-formats/veth.pcapng")).unwrap();
@@ -326,12 +326,12 @@ fn a_full_table_forgets_the_oldest_and_counts_it() {
     let (frames, ..) = drain(&[samples().join("f1-external-se/veth5f577e0f.pcap")]);
     let config = FlowConfig { max_flows: 4, ..FlowConfig::default() };
     let mut meter = Meter::new(config, ListeningPorts::default());
-    let mut told = 0;
+    let mut reported = 0;
     for (time, link, wire_len, data) in &frames {
         let f = Frame { wire_len: *wire_len, ..frame(data, *link, *time) };
-        meter.frame(&f, &mut |o| told += usize::from(matches!(o, Observation::Connection(_))));
+        meter.frame(&f, &mut |o| reported += usize::from(matches!(o, Observation::Connection(_))));
     }
     assert!(meter.counters().evicted_flows > 0);
-    assert!(told as u64 >= meter.counters().evicted_flows);
+    assert!(reported as u64 >= meter.counters().evicted_flows);
     assert_accounted(&meter);
 }

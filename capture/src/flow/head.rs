@@ -1,21 +1,23 @@
-//! The first bytes of an initiator: a ClientHello or a request head, joined over segments; and the
-//! heads of later requests.
+//! Heads: the first bytes of an initiator, which are a ClientHello or a request head, and the heads
+//! of later requests.
+//!
+//! Owns the decision what a payload begins with. Must never join segments.
 
 use crate::observation::{ConnectionNames, Content};
 use crate::{http, tls};
 
-/// Most bytes of a head: a ClientHello with a session ticket that carries certificates has 3.4 kB,
-/// request heads are limited to 8 to 16 KiB by every server.
+/// Longest head that is joined, in bytes. A ClientHello whose session ticket carries certificates
+/// has 3.4 kB. Servers limit request heads to 8 to 16 KiB.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 
 /// What a payload begins with.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum PayloadStart {
-    /// A head, to be read as this.
+    /// A head of this kind.
     Head(Content),
-    /// Records of a TLS connection whose hello is past.
+    /// TLS records after the ClientHello.
     TlsRecords,
-    /// Nothing that names anything.
+    /// None of these.
     Nothing,
 }
 
@@ -33,11 +35,11 @@ pub(super) fn begins(payload: &[u8]) -> PayloadStart {
     }
 }
 
-/// Reads the head of a request that follows others on its connection, where a segment begins with
-/// one: whoever sends it has waited for an answer before, so its head begins a segment.
+/// Reads the head of a later request, where a segment begins with one. A client waits for the
+/// answer before it sends the next request, so that its head begins a segment.
 pub(super) fn later(payload: &[u8]) -> Option<http::RequestHead> {
-    // Some segment of a body begins with letters in upper case, as Base64 does; hardly any begins
-    // with a method and holds a space.
+    // Segments of a body may begin with upper-case letters, as Base64 does. Hardly any of them
+    // begins with a method and contains a space.
     let method = payload.first_chunk().is_some_and(|first| http::REQUESTS.contains(first))
         && payload.contains(&b' ');
     if method && begins(payload) == PayloadStart::Head(Content::Http1) {
@@ -47,12 +49,12 @@ pub(super) fn later(payload: &[u8]) -> Option<http::RequestHead> {
     }
 }
 
-/// Whether a request asks for a tunnel (RFC 9110 §9.3.6): what follows is another protocol's.
+/// Whether a request asks for a tunnel (RFC 9110 §9.3.6). Another protocol follows it.
 pub(super) fn opens_tunnel(bytes: &[u8]) -> bool {
     bytes.starts_with(b"CONNECT ")
 }
 
-/// Reads what there is of a head into `names`. True: nothing more is to come.
+/// Reads a head, as far as it is there, into `names`. True where more bytes would add nothing.
 pub(super) fn read(content: Content, bytes: &[u8], names: &mut ConnectionNames) -> bool {
     match content {
         Content::Tls => match tls::client_hello(bytes) {

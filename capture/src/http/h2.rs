@@ -36,11 +36,11 @@ pub fn request(bytes: &[u8]) -> Option<RequestHead> {
             usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
         let (kind, flags) = (header[3], header[4]);
         let stream = u32::from_be_bytes([header[5], header[6], header[7], header[8]]) & 0x7fff_ffff;
-        let held = after.len() >= length;
+        let is_whole = after.len() >= length;
         let content = &after[..length.min(after.len())];
         match (kind, open) {
             (HEADERS, None) => {
-                block.extend_from_slice(fragment(content, flags, held));
+                block.extend_from_slice(fragment(content, flags, is_whole));
                 open = Some(stream);
             }
             (CONTINUATION, Some(s)) if s == stream => block.extend_from_slice(content),
@@ -48,7 +48,7 @@ pub fn request(bytes: &[u8]) -> Option<RequestHead> {
             (_, Some(_)) => ended = true,
             _ => {}
         }
-        if !held {
+        if !is_whole {
             break;
         }
         if ended || (open.is_some() && flags & END_HEADERS != 0) {
@@ -62,11 +62,11 @@ pub fn request(bytes: &[u8]) -> Option<RequestHead> {
 }
 
 /// The header block in a HEADERS frame: without padding and priority (§6.2).
-fn fragment(content: &[u8], flags: u8, held: bool) -> &[u8] {
+fn fragment(content: &[u8], flags: u8, is_whole: bool) -> &[u8] {
     let (mut from, mut to) = (0, content.len());
     if flags & PADDED != 0 {
         from += 1;
-        if held {
+        if is_whole {
             to = to.saturating_sub(usize::from(content.first().copied().unwrap_or(0)));
         }
     }

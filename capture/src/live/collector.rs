@@ -34,10 +34,10 @@ use crate::meter::Meter;
 use crate::observation::{InterfaceId, Nanos, Observation};
 
 /// Frames read from one interface before the others have their turn.
-const TURN: usize = 4_096;
+const READ_FRAMES: usize = 4_096;
 /// How far the system's clock may move against the steady one between two ticks before it counts as
 /// set. NTP slews by 500 ppm.
-const STEP: i64 = 500_000_000;
+const CLOCK_STEP_NANOS: i64 = 500_000_000;
 /// How long the first list of interfaces is waited for. It takes milliseconds; what is slower comes
 /// as changes.
 const FIRST_LIST: Duration = Duration::from_secs(5);
@@ -46,17 +46,17 @@ const FIRST_EVIDENCE: Duration = Duration::from_secs(1);
 /// Rings are read no oftener than this: a wake-up interrupts whoever has the processor, and costs
 /// as much as reading some dozen packets. A ring of the default size holds some 800 segments that
 /// open a connection, which come in 8 ms at 100,000 a second.
-const PAUSE: Duration = Duration::from_millis(3);
+const READ_PAUSE: Duration = Duration::from_millis(3);
 /// How much longer rings are read at the end than the kernel may hold packets back.
-const DRAIN: Duration = Duration::from_secs(2);
+const MAX_DRAIN: Duration = Duration::from_secs(2);
 /// How often the kernel is asked what it dropped, where what is read does not tell that it did.
-const ASK: Duration = Duration::from_secs(5);
+const DROPPED_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A larger ring, or why there is none.
 struct LargerRing {
     index: u32,
     name: String,
-    had: u32,
+    old_ring_bytes: u32,
     ring: u32,
     handle: Result<Handle, OpenError>,
 }
@@ -83,9 +83,9 @@ struct WatchedInterface {
     /// Its ring overflowed since it was last asked.
     overflows: bool,
     /// It was said that its ring may get no larger.
-    largest: bool,
+    at_limit: bool,
     /// Until when it was told as watched; at first, since when it is.
-    told: Nanos,
+    reported_until: Nanos,
     packets: u64,
 }
 
@@ -113,8 +113,8 @@ pub struct Collector {
     /// Bytes of rings beyond what was asked for.
     enlarged: u32,
     /// Interfaces that could not be opened, and when to try again.
-    again: BTreeMap<u32, (Instant, Link)>,
-    held: ObservationBuffer,
+    retries: BTreeMap<u32, (Instant, Link)>,
+    buffer: ObservationBuffer,
     /// Where telling all that goes on has come to, while it is not through.
     round: Option<u32>,
     status: CollectorStatus,
@@ -142,10 +142,14 @@ fn nanos(d: Duration) -> Nanos {
 }
 
 /// Totals of interfaces apart from the rest.
-fn sort(observation: Observation, held: &mut ObservationBuffer, spans: &mut Vec<Observation>) {
+fn separate_spans(
+    observation: Observation,
+    buffer: &mut ObservationBuffer,
+    spans: &mut Vec<Observation>,
+) {
     match observation {
         Observation::Interface(_) => spans.push(observation),
-        _ => held.push(observation),
+        _ => buffer.push(observation),
     }
 }
 
@@ -172,7 +176,7 @@ impl Collector {
         add(evidence.as_fd(), EVIDENCE)?;
         let shared = Arc::new(ControlState {
             stop: AtomicBool::new(false),
-            known: Mutex::new(None),
+            listening: Mutex::new(None),
             pods: Mutex::new(None),
             wake,
         });
@@ -192,8 +196,8 @@ impl Collector {
             opening: Vec::new(),
             closing: Vec::new(),
             enlarged: 0,
-            again: BTreeMap::new(),
-            held: ObservationBuffer::default(),
+            retries: BTreeMap::new(),
+            buffer: ObservationBuffer::default(),
             round: None,
             status: CollectorStatus::default(),
         };
@@ -244,24 +248,24 @@ impl Collector {
         self.drain();
         let now = clock();
         let mut unheard = false;
-        let (held, status, mut spans) = (&mut self.held, &self.status, Vec::new());
+        let (buffer, status, mut spans) = (&mut self.buffer, &self.status, Vec::new());
         self.meter.finish(&mut |o| {
-            sort(o, held, &mut spans);
+            separate_spans(o, buffer, &mut spans);
             // What it tells may wait: nothing is read any more.
-            if held.len() >= CHUNK && !unheard {
-                let (observations, over) = held.take();
+            if buffer.len() >= CHUNK && !unheard {
+                let (observations, over) = buffer.take();
                 let (last, status) = (false, status.clone());
                 unheard =
                     out.send(CollectorReport { now, observations, over, status, last }).is_err();
             }
         });
         self.spans(spans, now);
-        while self.held.len() > CHUNK && !unheard {
-            let told = self.told(now, false);
-            unheard = out.send(told).is_err();
+        while self.buffer.len() > CHUNK && !unheard {
+            let report = self.report(now, false);
+            unheard = out.send(report).is_err();
         }
-        let told = self.told(now, true);
-        unheard = unheard || out.send(told).is_err();
+        let report = self.report(now, true);
+        unheard = unheard || out.send(report).is_err();
         let sent = if unheard { Err(CollectError::Unheard) } else { Ok(()) };
         for thread in std::mem::take(&mut self.closing) {
             let _ = thread.join();
@@ -278,7 +282,10 @@ impl Collector {
             // What is ending has no descriptor to wait on.
             if !self.ending.is_empty() {
                 until = until.min(
-                    Instant::now() + Duration::from_millis(u64::from(self.config.handle.hold) / 2),
+                    Instant::now()
+                        + Duration::from_millis(
+                            u64::from(self.config.handle.block_timeout_millis) / 2,
+                        ),
                 );
             }
             let wait = until.saturating_duration_since(Instant::now());
@@ -293,17 +300,17 @@ impl Collector {
                 Err(e) => return Err(system("wait for packets")(e)),
             }
             let mut read = false;
-            if let Some(known) =
-                self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).take()
+            if let Some(listening) =
+                self.shared.listening.lock().unwrap_or_else(PoisonError::into_inner).take()
             {
-                self.meter.set_known(known);
+                self.meter.set_listening(listening);
             }
             if let Some(pods) =
                 self.shared.pods.lock().unwrap_or_else(PoisonError::into_inner).take()
             {
                 self.meter.set_pods(&pods);
             }
-            // What the node knows comes before the packets that it is held against.
+            // What the node knows comes before the packets that it is buffer against.
             if events.iter().any(|e| e.data.u64() == EVIDENCE) {
                 self.read_evidence()?;
             }
@@ -323,23 +330,23 @@ impl Collector {
             }
             let now = Instant::now();
             if now < tick + self.config.tick {
-                if self.held.len() >= CHUNK {
-                    self.hand_on(clock(), out)?;
+                if self.buffer.len() >= CHUNK {
+                    self.send_buffered(clock(), out)?;
                 }
                 if read {
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(READ_PAUSE);
                 }
                 continue;
             }
             tick = now;
             clocks = self.check_clock(clocks);
             let wall = clocks.0;
-            self.open_again()?;
-            self.evidence.ask().map_err(|error| CollectError::System {
+            self.retry_open()?;
+            self.evidence.request_neighbours().map_err(|error| CollectError::System {
                 what: "ask for the node's neighbours",
                 error,
             })?;
-            if now >= ask + ASK
+            if now >= ask + DROPPED_INTERVAL
                 || self.watched.values().any(|w| w.handle.as_ref().is_some_and(Handle::is_losing))
             {
                 ask = now;
@@ -350,46 +357,50 @@ impl Collector {
                 round = now;
                 self.round.get_or_insert(0);
             }
-            self.tell(wall, out)?;
+            self.report_due(wall, out)?;
         }
         Ok(())
     }
 
     /// Tells what is to be told now, a part at a time, as far as it is taken. The rest is told at
     /// the next tick.
-    fn tell(&mut self, now: Nanos, out: &SyncSender<CollectorReport>) -> Result<(), CollectError> {
-        loop {
-            let (limit, before) = (self.held.room(), self.held.len());
-            let (held, mut spans) = (&mut self.held, Vec::new());
-            let mut take = |o| sort(o, held, &mut spans);
-            if let Some(from) = self.round {
-                self.round = self.meter.harvest_some(now, from, limit, &mut take);
-            } else {
-                self.meter.fresh_some(now, nanos(self.config.patience), limit, &mut take);
-            }
-            self.spans(spans, now);
-            let told = self.held.len().saturating_sub(before);
-            self.hand_on(now, out)?;
-            if told < limit || told == 0 {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Hands on what is held, as far as it is taken.
-    fn hand_on(
+    fn report_due(
         &mut self,
         now: Nanos,
         out: &SyncSender<CollectorReport>,
     ) -> Result<(), CollectError> {
         loop {
-            let told = self.told(now, false);
-            match out.try_send(told) {
-                Ok(()) if self.held.len() < CHUNK => return Ok(()),
+            let (limit, before) = (self.buffer.room(), self.buffer.len());
+            let (buffer, mut spans) = (&mut self.buffer, Vec::new());
+            let mut take = |o| separate_spans(o, buffer, &mut spans);
+            if let Some(from) = self.round {
+                self.round = self.meter.report_changed_some(now, from, limit, &mut take);
+            } else {
+                self.meter.report_fresh_some(now, nanos(self.config.patience), limit, &mut take);
+            }
+            self.spans(spans, now);
+            let report = self.buffer.len().saturating_sub(before);
+            self.send_buffered(now, out)?;
+            if report < limit || report == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Hands on what is buffer, as far as it is taken.
+    fn send_buffered(
+        &mut self,
+        now: Nanos,
+        out: &SyncSender<CollectorReport>,
+    ) -> Result<(), CollectError> {
+        loop {
+            let report = self.report(now, false);
+            match out.try_send(report) {
+                Ok(()) if self.buffer.len() < CHUNK => return Ok(()),
                 Ok(()) => {}
                 // It is told with what comes next.
                 Err(TrySendError::Full(CollectorReport { observations, over, .. })) => {
-                    self.held.put_back(observations, over);
+                    self.buffer.put_back(observations, over);
                     return Ok(());
                 }
                 Err(TrySendError::Disconnected(_)) => return Err(CollectError::Unheard),
@@ -397,12 +408,12 @@ impl Collector {
         }
     }
 
-    fn told(&mut self, now: Nanos, last: bool) -> CollectorReport {
+    fn report(&mut self, now: Nanos, last: bool) -> CollectorReport {
         self.status.counters = self.meter.counters();
         self.status.any = self.any.is_some();
         self.status.watched = self.watched.iter().map(|(i, w)| (*i, w.name.clone())).collect();
-        self.status.unheard = self.held.unheard;
-        let (observations, over) = self.held.take();
+        self.status.unheard = self.buffer.unheard;
+        let (observations, over) = self.buffer.take();
         CollectorReport { now, observations, over, status: self.status.clone(), last }
     }
 
@@ -423,21 +434,21 @@ impl Collector {
     fn check_clock(&mut self, (wall, steady): (Nanos, Instant)) -> (Nanos, Instant) {
         let (now, then) = (clock(), Instant::now());
         let step = now.saturating_sub(wall).saturating_sub(nanos(then - steady));
-        if step.abs() > STEP {
+        if step.abs() > CLOCK_STEP_NANOS {
             self.status.clock_steps += 1;
             self.meter.rebase(now, step);
             for w in self.watched.values_mut() {
-                w.told = now.min(w.told.saturating_add(step));
+                w.reported_until = now.min(w.reported_until.saturating_add(step));
             }
         }
         (now, then)
     }
 
     fn read(&mut self, index: u32) {
-        let (meter, held) = (&mut self.meter, &mut self.held);
+        let (meter, buffer) = (&mut self.meter, &mut self.buffer);
         let Some(watched) = self.watched.get_mut(&index) else { return };
         let Some(handle) = &mut watched.handle else { return };
-        match handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o))) {
+        match handle.read(READ_FRAMES, &mut |frame| meter.frame(&frame, &mut |o| buffer.push(o))) {
             HandleRead::Empty | HandleRead::More => {}
             HandleRead::Gone => self.unwatch(index),
             HandleRead::Failed(why) => {
@@ -446,13 +457,13 @@ impl Collector {
                 tracing::warn!(interface = %name, %why, "reading failed; opening it again in 1 s");
                 self.unwatch(index);
                 let link = Link { index, name, leads_elsewhere: true, up: true };
-                self.again.insert(index, (Instant::now() + Duration::from_secs(1), link));
+                self.retries.insert(index, (Instant::now() + Duration::from_secs(1), link));
             }
         }
     }
 
     fn read_any(&mut self) -> Result<(), CollectError> {
-        let (meter, held, watched) = (&mut self.meter, &mut self.held, &self.watched);
+        let (meter, buffer, watched) = (&mut self.meter, &mut self.buffer, &self.watched);
         let Some(handle) = &mut self.any else { return Ok(()) };
         let mut take = |frame: Frame<'_>| {
             // A packet passes a veth, a bridge and a device of the node: only the veths count, and
@@ -466,10 +477,10 @@ impl Collector {
                     false => Direction::Received,
                 };
                 let interface = InterfaceId { index, ..frame.interface };
-                meter.frame(&Frame { direction, interface, ..frame }, &mut |o| held.push(o));
+                meter.frame(&Frame { direction, interface, ..frame }, &mut |o| buffer.push(o));
             }
         };
-        match handle.read(TURN, &mut take) {
+        match handle.read(READ_FRAMES, &mut take) {
             HandleRead::Empty | HandleRead::More | HandleRead::Gone => Ok(()),
             HandleRead::Failed(why) => {
                 tracing::warn!(%why, "reading all interfaces failed; opening them again");
@@ -485,7 +496,7 @@ impl Collector {
     fn spans(&mut self, spans: Vec<Observation>, now: Nanos) {
         for span in spans {
             if let Some(span) = self.span(span, now) {
-                self.held.push(span);
+                self.buffer.push(span);
             }
         }
     }
@@ -494,11 +505,11 @@ impl Collector {
         let Observation::Interface(mut span) = observation else { return Some(observation) };
         // An interface that has shown nothing tells nothing of whose it is.
         let watched = self.watched.get_mut(&span.interface.index).filter(|_| span.packets > 0)?;
-        span.first = watched.told.min(now);
+        span.first = watched.reported_until.min(now);
         span.last = now;
         let total = span.packets;
         span.packets = total.saturating_sub(watched.packets);
-        watched.told = now;
+        watched.reported_until = now;
         watched.packets = total;
         Some(Observation::Interface(span))
     }
@@ -506,17 +517,18 @@ impl Collector {
     /// Reads what the kernel holds, for as long as it may hold it, and what was in the rings by
     /// then, but not what follows without end.
     fn drain(&mut self) {
-        let hold = Duration::from_millis(u64::from(self.config.handle.hold));
-        let until = Instant::now() + hold + Duration::from_millis(50);
+        let block_timeout_millis =
+            Duration::from_millis(u64::from(self.config.handle.block_timeout_millis));
+        let until = Instant::now() + block_timeout_millis + Duration::from_millis(50);
         loop {
             let before = self.meter.counters().packets;
             let all: Vec<u32> = self.watched.keys().copied().collect();
             all.into_iter().for_each(|i| self.read(i));
             let _ = self.read_any();
             self.read_ending();
-            let more = self.meter.counters().packets - before >= TURN as u64;
+            let more = self.meter.counters().packets - before >= READ_FRAMES as u64;
             let now = Instant::now();
-            if now >= until && (!more || now >= until + DRAIN) {
+            if now >= until && (!more || now >= until + MAX_DRAIN) {
                 break;
             }
             if !more {

@@ -22,16 +22,16 @@ use crate::observation::OwnerEvidence;
 /// include/uapi/linux/rtnetlink.h).
 const GROUPS: [u32; 2] = [7, 11];
 /// Longest message read at once. The kernel fills dumps up to 32 KiB.
-const BUFFER: usize = 64 * 1024;
+const BUFFER_BYTES: usize = 64 * 1024;
 /// The kernel's buffer for changes not read yet.
-const KERNEL_BUFFER: i32 = 1024 * 1024;
+const KERNEL_BUFFER_BYTES: i32 = 1024 * 1024;
 /// Neighbours that wait for the bridge to tell their port. The kernel keeps 1,024 neighbours
 /// (`gc_thresh3`).
-const MAX_ASKED: usize = 4_096;
+const MAX_BRIDGE_REQUESTS: usize = 4_096;
 /// How often neighbours are asked for while an interface has none, at first and later: a pod that
 /// nobody on the node has spoken to is no neighbour.
-const SOON: Duration = Duration::from_secs(1);
-const LATER: Duration = Duration::from_secs(10);
+const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+const LATER_INTERVAL: Duration = Duration::from_secs(10);
 
 // Messages and flags (include/uapi/linux/rtnetlink.h, netlink.h).
 const NLMSG_ERROR: u16 = 2;
@@ -59,9 +59,9 @@ const NDA_MASTER: u16 = 9;
 /// failed, and those that need none.
 const NUD_UNKNOWN: u16 = 0x01 | 0x20 | 0x40;
 /// Bytes of `struct nlmsghdr`, `struct rtmsg` and `struct ndmsg`.
-const HEADER: usize = 16;
-const ROUTE: usize = 12;
-const NEIGHBOUR: usize = 12;
+const HEADER_BYTES: usize = 16;
+const ROUTE_BYTES: usize = 12;
+const NEIGHBOUR_BYTES: usize = 12;
 
 /// A subscription to what the node knows.
 pub(super) struct NodeEvidence {
@@ -69,17 +69,17 @@ pub(super) struct NodeEvidence {
     buffer: Vec<u8>,
     sequence: u32,
     /// Dumps to come: one at a time is allowed.
-    dumps: Vec<(u16, u8)>,
+    pending_dumps: Vec<(u16, u8)>,
     /// The one under way.
-    dump: Option<u32>,
+    current_dump: Option<u32>,
     /// Since when the neighbours are asked for as often as they are, and when they are next.
-    hurry: Instant,
-    next: Instant,
+    asking_since: Instant,
+    next_request: Instant,
     routes: BTreeMap<u32, BTreeSet<IpAddr>>,
     /// The interface of a neighbour: the first that was known.
     neighbours: HashMap<IpAddr, u32>,
     /// Neighbours whose port a bridge was asked for, by the request.
-    asked: HashMap<u32, IpAddr>,
+    bridge_requests: HashMap<u32, IpAddr>,
     /// Ports that lead to another network namespace.
     watched: BTreeSet<u32>,
 }
@@ -97,18 +97,18 @@ impl NodeEvidence {
         }
         socket.set_non_blocking(true)?;
         // A smaller buffer still works: what overflows is listed again.
-        let _ = socket.set_rx_buf_sz(KERNEL_BUFFER);
+        let _ = socket.set_rx_buf_sz(KERNEL_BUFFER_BYTES);
         let mut this = Self {
             socket,
-            buffer: Vec::with_capacity(BUFFER),
+            buffer: Vec::with_capacity(BUFFER_BYTES),
             sequence: 0,
-            dumps: Vec::new(),
-            dump: None,
-            hurry: Instant::now(),
-            next: Instant::now(),
+            pending_dumps: Vec::new(),
+            current_dump: None,
+            asking_since: Instant::now(),
+            next_request: Instant::now(),
             routes: BTreeMap::new(),
             neighbours: HashMap::new(),
-            asked: HashMap::new(),
+            bridge_requests: HashMap::new(),
             watched: BTreeSet::new(),
         };
         this.list()?;
@@ -118,7 +118,7 @@ impl NodeEvidence {
     /// Asks for all that is there.
     fn list(&mut self) -> io::Result<()> {
         self.routes.clear();
-        self.dumps = vec![
+        self.pending_dumps = vec![
             (RTM_GETNEIGH, AF_INET6),
             (RTM_GETNEIGH, AF_INET),
             (RTM_GETROUTE, AF_INET6),
@@ -128,20 +128,20 @@ impl NodeEvidence {
     }
 
     fn next_dump(&mut self) -> io::Result<()> {
-        if self.dump.is_some() {
+        if self.current_dump.is_some() {
             return Ok(());
         }
-        let Some((kind, family)) = self.dumps.pop() else { return Ok(()) };
+        let Some((kind, family)) = self.pending_dumps.pop() else { return Ok(()) };
         // `struct rtmsg` and `struct ndmsg` both begin with the family and have 12 bytes.
-        let mut body = [0; ROUTE];
+        let mut body = [0; ROUTE_BYTES];
         body[0] = family;
-        self.dump = Some(self.request(kind, NLM_F_REQUEST | NLM_F_DUMP, &body)?);
+        self.current_dump = Some(self.request(kind, NLM_F_REQUEST | NLM_F_DUMP, &body)?);
         Ok(())
     }
 
     fn request(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<u32> {
         self.sequence = self.sequence.wrapping_add(1);
-        let length = (HEADER + body.len()) as u32;
+        let length = (HEADER_BYTES + body.len()) as u32;
         let mut bytes = length.to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(flags.to_ne_bytes());
@@ -154,7 +154,7 @@ impl NodeEvidence {
     /// An interface that leads to a pod is there.
     pub(super) fn watch(&mut self, index: u32) {
         if self.watched.insert(index) {
-            (self.hurry, self.next) = (Instant::now(), Instant::now());
+            (self.asking_since, self.next_request) = (Instant::now(), Instant::now());
         }
     }
 
@@ -162,16 +162,20 @@ impl NodeEvidence {
     ///
     /// # Errors
     /// When the kernel does not take the request.
-    pub(super) fn ask(&mut self) -> io::Result<()> {
+    pub(super) fn request_neighbours(&mut self) -> io::Result<()> {
         let now = Instant::now();
-        let known: BTreeSet<u32> =
+        let resolved: BTreeSet<u32> =
             self.neighbours.values().chain(self.routes.keys()).copied().collect();
-        if now < self.next || !self.dumps.is_empty() || self.watched.is_subset(&known) {
+        if now < self.next_request
+            || !self.pending_dumps.is_empty()
+            || self.watched.is_subset(&resolved)
+        {
             return Ok(());
         }
-        let wait = if now - self.hurry < LATER { SOON } else { LATER };
-        self.next = now + wait;
-        self.dumps = vec![(RTM_GETNEIGH, AF_INET6), (RTM_GETNEIGH, AF_INET)];
+        let wait =
+            if now - self.asking_since < LATER_INTERVAL { FIRST_INTERVAL } else { LATER_INTERVAL };
+        self.next_request = now + wait;
+        self.pending_dumps = vec![(RTM_GETNEIGH, AF_INET6), (RTM_GETNEIGH, AF_INET)];
         self.next_dump()
     }
 
@@ -184,7 +188,9 @@ impl NodeEvidence {
 
     /// Whether all that was asked for has been told.
     pub(super) fn is_complete(&self) -> bool {
-        self.dump.is_none() && self.dumps.is_empty() && self.asked.is_empty()
+        self.current_dump.is_none()
+            && self.pending_dumps.is_empty()
+            && self.bridge_requests.is_empty()
     }
 
     /// The addresses behind an interface, as far as the node knows, sorted.
@@ -215,7 +221,7 @@ impl NodeEvidence {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(changed),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
-                    (self.dump, self.asked) = (None, HashMap::new());
+                    (self.current_dump, self.bridge_requests) = (None, HashMap::new());
                     self.list()?;
                     continue;
                 }
@@ -236,16 +242,16 @@ impl NodeEvidence {
         else {
             return Ok(false);
         };
-        let body = message.get(HEADER..).unwrap_or_default();
+        let body = message.get(HEADER_BYTES..).unwrap_or_default();
         match kind {
             RTM_NEWROUTE | RTM_DELROUTE => Ok(self.route(kind == RTM_NEWROUTE, body)),
             RTM_NEWNEIGH => self.neighbour(sequence, body),
             NLMSG_DONE | NLMSG_ERROR => {
                 // A dump that is over, or that the kernel refuses (a family that it does not have);
                 // or a bridge that knows no port.
-                self.asked.remove(&sequence);
-                if self.dump == Some(sequence) {
-                    self.dump = None;
+                self.bridge_requests.remove(&sequence);
+                if self.current_dump == Some(sequence) {
+                    self.current_dump = None;
                 }
                 self.next_dump().map(|()| false)
             }
@@ -254,7 +260,7 @@ impl NodeEvidence {
     }
 
     /// A route to a single address through an interface.
-    fn route(&mut self, there: bool, body: &[u8]) -> bool {
+    fn route(&mut self, is_present: bool, body: &[u8]) -> bool {
         let (Some(&family), Some(&prefix), Some(&kind)) = (body.first(), body.get(1), body.get(7))
         else {
             return false;
@@ -264,7 +270,7 @@ impl NodeEvidence {
             return false;
         }
         let (mut to, mut through) = (None, None);
-        for (kind, value) in attributes(body.get(ROUTE..).unwrap_or_default()) {
+        for (kind, value) in attributes(body.get(ROUTE_BYTES..).unwrap_or_default()) {
             match kind {
                 RTA_DST => to = address(value),
                 RTA_OIF => through = word(value),
@@ -273,7 +279,7 @@ impl NodeEvidence {
         }
         let (Some(to), Some(through)) = (to, through) else { return false };
         let routes = self.routes.entry(through).or_default();
-        if there { routes.insert(to) } else { routes.remove(&to) }
+        if is_present { routes.insert(to) } else { routes.remove(&to) }
     }
 
     /// An entry of the neighbour table, or of a bridge's forwarding table as it was asked for.
@@ -284,34 +290,37 @@ impl NodeEvidence {
             return Ok(false);
         };
         if family == AF_BRIDGE {
-            return Ok(self.asked.remove(&sequence).is_some_and(|a| self.tie(a, index)));
+            return Ok(self
+                .bridge_requests
+                .remove(&sequence)
+                .is_some_and(|a| self.assign(a, index)));
         }
         let (mut to, mut mac) = (None, None);
-        for (kind, value) in attributes(body.get(NEIGHBOUR..).unwrap_or_default()) {
+        for (kind, value) in attributes(body.get(NEIGHBOUR_BYTES..).unwrap_or_default()) {
             match kind {
                 NDA_DST => to = address(value),
                 NDA_LLADDR => mac = Some(value),
                 _ => {}
             }
         }
-        let known = state != 0 && state & NUD_UNKNOWN == 0;
-        let (Some(to), Some(mac), true) = (to, mac, known) else { return Ok(false) };
+        let resolved = state != 0 && state & NUD_UNKNOWN == 0;
+        let (Some(to), Some(mac), true) = (to, mac, resolved) else { return Ok(false) };
         if self.watched.contains(&index) {
-            return Ok(self.tie(to, index));
+            return Ok(self.assign(to, index));
         }
-        if !self.neighbours.contains_key(&to) && self.asked.len() < MAX_ASKED {
+        if !self.neighbours.contains_key(&to) && self.bridge_requests.len() < MAX_BRIDGE_REQUESTS {
             // Which port of the bridge leads to it. What is no bridge refuses.
-            let mut body = [0; NEIGHBOUR].to_vec();
+            let mut body = [0; NEIGHBOUR_BYTES].to_vec();
             body[0] = AF_BRIDGE;
             push(&mut body, NDA_LLADDR, mac);
             push(&mut body, NDA_MASTER, &index.to_ne_bytes());
             let request = self.request(RTM_GETNEIGH, NLM_F_REQUEST, &body)?;
-            self.asked.insert(request, to);
+            self.bridge_requests.insert(request, to);
         }
         Ok(false)
     }
 
-    fn tie(&mut self, address: IpAddr, index: u32) -> bool {
+    fn assign(&mut self, address: IpAddr, index: u32) -> bool {
         let family = |a: &IpAddr| a.is_ipv6();
         let other = |(a, i): (&IpAddr, &u32)| *i == index && family(a) == family(&address);
         // The first address of an interface stays its own, and the first interface of an address.

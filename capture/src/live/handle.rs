@@ -17,12 +17,12 @@ use crate::observation::InterfaceId;
 
 /// libpcap makes rings of blocks of 256 KiB (`MAXIMUM_SNAPLEN`, pcap-linux.c). With a single one
 /// the kernel would have nowhere to put what comes while that block is read.
-pub const SMALLEST_RING: u32 = 512 * 1024;
+pub const MIN_RING_BYTES: u32 = 512 * 1024;
 
 /// Bytes kept of a packet that is only a sample: all headers, and the beginning of what is none of
 /// the known requests but may be one. A stream's packets have up to 64 KiB, and with
 /// [`HandleConfig::snap`] of each a ring is full, and this process woken, after a handful.
-const SAMPLED: u32 = 256;
+const SAMPLED_SNAP_BYTES: u32 = 256;
 
 /// How to open interfaces.
 #[derive(Clone, Debug)]
@@ -31,10 +31,10 @@ pub struct HandleConfig {
     pub sample: u32,
     /// Bytes kept of each packet.
     pub snap: u32,
-    /// Kernel ring of each interface, in bytes; where libpcap reads it, at least [`SMALLEST_RING`].
+    /// Kernel ring of each interface, in bytes; where libpcap reads it, at least [`MIN_RING_BYTES`].
     pub ring: u32,
     /// How long the kernel may hold packets back, in milliseconds.
-    pub hold: u32,
+    pub block_timeout_millis: u32,
     /// Of pods' interfaces, only what the pod sends is read. The kernel makes a copy of the head of
     /// each packet that an interface sends before it asks the filter; this spares them. Not seen
     /// then: DNS answers, what refuses a call, and calls that arrive.
@@ -43,7 +43,13 @@ pub struct HandleConfig {
 
 impl Default for HandleConfig {
     fn default() -> Self {
-        Self { sample: 32, snap: 2_048, ring: 128 * 1024, hold: 100, pod_sends_only: false }
+        Self {
+            sample: 32,
+            snap: 2_048,
+            ring: 128 * 1024,
+            block_timeout_millis: 100,
+            pod_sends_only: false,
+        }
     }
 }
 
@@ -148,10 +154,16 @@ impl Handle {
     pub fn open(name: &str, index: u32, settings: &HandleConfig) -> Result<Self, OpenError> {
         let id = InterfaceId { source: 0, index };
         if name != ANY {
-            let of_pod = !uplink::is(name);
+            let of_pod = !uplink::has_default_route(name);
             let program = filter::program(FilterLink::Ethernet, &config(settings, of_pod));
             let received_only = of_pod && settings.pod_sends_only;
-            let ring = Ring::open(index, settings.ring, settings.hold, received_only, &program);
+            let ring = Ring::open(
+                index,
+                settings.ring,
+                settings.block_timeout_millis,
+                received_only,
+                &program,
+            );
             let ring = ring.map_err(|e| refused(name, e))?;
             if let Some(ring) = ring {
                 return Ok(Self {
@@ -167,8 +179,8 @@ impl Handle {
         let inactive = Capture::from_device(name).map_err(fail)?;
         let inactive = inactive
             .snaplen(i32::try_from(settings.snap).unwrap_or(i32::MAX))
-            .buffer_size(i32::try_from(settings.ring.max(SMALLEST_RING)).unwrap_or(i32::MAX))
-            .timeout(i32::try_from(settings.hold).unwrap_or(i32::MAX))
+            .buffer_size(i32::try_from(settings.ring.max(MIN_RING_BYTES)).unwrap_or(i32::MAX))
+            .timeout(i32::try_from(settings.block_timeout_millis).unwrap_or(i32::MAX))
             .promisc(false)
             .immediate_mode(false)
             .precision(Precision::Nano);
@@ -304,7 +316,7 @@ fn config(settings: &HandleConfig, callers_only: bool) -> FilterConfig {
     FilterConfig {
         sample,
         snap,
-        sampled_snap: snap.min(SAMPLED),
+        sampled_snap: snap.min(SAMPLED_SNAP_BYTES),
         always_ports: Vec::new(),
         callers_only,
     }

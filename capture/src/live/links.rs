@@ -17,10 +17,10 @@ use netlink_sys::{Socket, SocketAddr};
 /// Multicast group of link changes (`RTNLGRP_LINK`, include/uapi/linux/rtnetlink.h).
 const GROUP_LINK: u32 = 1;
 /// Longest message read at once. The kernel fills dumps up to 32 KiB.
-const BUFFER: usize = 64 * 1024;
+const BUFFER_BYTES: usize = 64 * 1024;
 /// The kernel's buffer for changes not read yet: a node that starts a hundred pods at once sends
 /// some thousand messages.
-const KERNEL_BUFFER: i32 = 1024 * 1024;
+const KERNEL_BUFFER_BYTES: i32 = 1024 * 1024;
 
 // Messages (include/uapi/linux/rtnetlink.h) and attributes (include/uapi/linux/if_link.h).
 const RTM_NEWLINK: u16 = 16;
@@ -30,7 +30,7 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 /// Bytes of `struct ifinfomsg`, which attributes follow.
-const HEADER: usize = 16;
+const HEADER_BYTES: usize = 16;
 
 /// An interface of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +50,9 @@ pub(super) struct Link {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LinkChange {
     /// It is there, new or changed.
-    There(Link),
+    Present(Link),
     /// It is gone.
-    Gone(u32),
+    Removed(u32),
     /// All that are there have been told since [`Links::list`]: what was not is gone.
     Listed,
     /// The kernel dropped messages: list again.
@@ -77,8 +77,8 @@ impl Links {
         socket.add_membership(GROUP_LINK)?;
         socket.set_non_blocking(true)?;
         // A smaller buffer still works: what overflows is told, and listed again.
-        let _ = socket.set_rx_buf_sz(KERNEL_BUFFER);
-        Ok(Self { socket, buffer: Vec::with_capacity(BUFFER), sequence: 0 })
+        let _ = socket.set_rx_buf_sz(KERNEL_BUFFER_BYTES);
+        Ok(Self { socket, buffer: Vec::with_capacity(BUFFER_BYTES), sequence: 0 })
     }
 
     /// Asks for all interfaces. They come as changes, among those that happen meanwhile.
@@ -128,10 +128,10 @@ impl Links {
     fn message(&self, message: NetlinkMessage<LinkMessageKind>, sink: &mut impl FnMut(LinkChange)) {
         match message.payload {
             NetlinkPayload::InnerMessage(LinkMessageKind::New(link)) => {
-                sink(LinkChange::There(link))
+                sink(LinkChange::Present(link))
             }
             NetlinkPayload::InnerMessage(LinkMessageKind::Gone(index)) => {
-                sink(LinkChange::Gone(index))
+                sink(LinkChange::Removed(index))
             }
             NetlinkPayload::Done(_) if message.header.sequence_number == self.sequence => {
                 sink(LinkChange::Listed)
@@ -182,7 +182,7 @@ impl NetlinkDeserializable for LinkMessageKind {
 fn link(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
     let header = LinkHeader::parse(payload)?;
     let (mut name, mut elsewhere, mut pair) = (None, false, false);
-    for attribute in NlasIterator::new(payload.get(HEADER..).unwrap_or_default()) {
+    for attribute in NlasIterator::new(payload.get(HEADER_BYTES..).unwrap_or_default()) {
         let attribute = attribute?;
         match attribute.kind() {
             IFLA_IFNAME => {
@@ -222,7 +222,7 @@ mod tests {
 
     /// What the kernel tells of a link: `struct ifinfomsg`, its name, where its peer is, and its
     /// kind with what that has to say.
-    fn told(elsewhere: bool, kind: &[u8], data: &[u8]) -> Option<Link> {
+    fn deserialized(elsewhere: bool, kind: &[u8], data: &[u8]) -> Option<Link> {
         let info = attribute(18, &[attribute(1, kind), attribute(2, data)].concat());
         let peer = if elsewhere { attribute(37, &0i32.to_ne_bytes()) } else { Vec::new() };
         let mut body = [0u8, 0, 1, 0].to_vec();
@@ -260,17 +260,17 @@ mod tests {
     #[test]
     fn a_pair_whose_other_end_is_elsewhere_leads_to_a_pod() {
         let link = Link { index: 7, name: "lxc1".to_owned(), leads_elsewhere: true, up: true };
-        assert_eq!(told(true, b"veth\0", b"").unwrap(), link);
-        assert_eq!(told(true, b"netkit\0", &netkit()).unwrap(), link);
+        assert_eq!(deserialized(true, b"veth\0", b"").unwrap(), link);
+        assert_eq!(deserialized(true, b"netkit\0", &netkit()).unwrap(), link);
         assert_eq!(
-            told(true, b"netkit\0", b"\x03\0").unwrap(),
+            deserialized(true, b"netkit\0", b"\x03\0").unwrap(),
             link,
             "whatever a kernel has to say of its kind"
         );
         for (elsewhere, kind) in
             [(false, &b"veth\0"[..]), (false, b"netkit\0"), (true, b"vlan\0"), (true, b"macvlan\0")]
         {
-            let link = told(elsewhere, kind, b"").unwrap();
+            let link = deserialized(elsewhere, kind, b"").unwrap();
             assert!(!link.leads_elsewhere, "{kind:?}");
         }
     }

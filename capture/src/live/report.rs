@@ -112,7 +112,7 @@ pub struct CollectorControl(pub(super) Arc<ControlState>);
 #[derive(Debug)]
 pub(super) struct ControlState {
     pub stop: AtomicBool,
-    pub known: Mutex<Option<ListeningPorts>>,
+    pub listening: Mutex<Option<ListeningPorts>>,
     pub pods: Mutex<Option<PodAddresses>>,
     pub wake: OwnedFd,
 }
@@ -125,8 +125,8 @@ impl CollectorControl {
     }
 
     /// Replaces what is known to listen, at once.
-    pub fn known(&self, known: ListeningPorts) {
-        *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    pub fn listening(&self, listening: ListeningPorts) {
+        *self.0.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(listening);
         self.wake();
     }
 

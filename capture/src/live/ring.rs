@@ -66,7 +66,7 @@ impl Ring {
     pub(super) fn open(
         index: u32,
         bytes: u32,
-        hold: u32,
+        block_timeout_millis: u32,
         received_only: bool,
         program: &[Instruction],
     ) -> io::Result<Option<Self>> {
@@ -82,7 +82,7 @@ impl Ring {
             tp_block_nr: blocks,
             tp_frame_size: FRAME,
             tp_frame_nr: blocks * (BLOCK / FRAME),
-            tp_retire_blk_tov: hold,
+            tp_retire_blk_tov: block_timeout_millis,
             tp_sizeof_priv: 0,
             tp_feature_req_word: 0,
         };

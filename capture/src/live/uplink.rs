@@ -8,7 +8,7 @@ use std::fs;
 
 /// Whether the default route, of IPv4 or IPv6, leads through an interface. Where routes cannot be
 /// read, it does not.
-pub(super) fn is(name: &str) -> bool {
+pub(super) fn has_default_route(name: &str) -> bool {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     v4(&read("/proc/net/route"), name) || v6(&read("/proc/net/ipv6_route"), name)
 }

@@ -107,13 +107,13 @@ impl OpenInput {
         }
         let (reader, mut writer) = io::pipe().map_err(fail)?;
         let failure = Arc::new(Mutex::new(None));
-        let told = Arc::clone(&failure);
+        let thread_failure = Arc::clone(&failure);
         let thread = std::thread::Builder::new()
             .name("unpack".to_owned())
             .spawn(move || {
                 let mut whole = Cursor::new(inner).chain(plain);
                 if let Err(why) = copy(&mut whole, &mut writer) {
-                    *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                    *thread_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
                 }
             })
             .map_err(fail)?;

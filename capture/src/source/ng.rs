@@ -57,8 +57,8 @@ pub(super) struct NgReader<R: Read> {
 }
 
 enum NgStep {
-    Told,
-    More,
+    Frame,
+    OtherBlock,
     Refill,
     Grow,
     End,
@@ -103,8 +103,8 @@ impl<R: Read> NgReader<R> {
         let mut read = 0;
         while read < count {
             match self.step(take) {
-                NgStep::Told => read += 1,
-                NgStep::More => {}
+                NgStep::Frame => read += 1,
+                NgStep::OtherBlock => {}
                 NgStep::Refill => {
                     // At the end of the file with half a block left, refilling gives nothing new.
                     let before = self.reader.data().len();
@@ -208,7 +208,7 @@ impl NgPosition {
     }
 
     fn block(&mut self, block: &PcapBlockOwned<'_>, take: &mut impl FnMut(Frame<'_>)) -> NgStep {
-        let PcapBlockOwned::NG(block) = block else { return NgStep::More };
+        let PcapBlockOwned::NG(block) = block else { return NgStep::OtherBlock };
         let (interfaces, earlier) = (&mut self.interfaces, &mut self.earlier);
         match block {
             Block::SectionHeader(header) => {
@@ -253,7 +253,7 @@ impl NgPosition {
                     wire_len: p.origlen,
                     data,
                 });
-                return NgStep::Told;
+                return NgStep::Frame;
             }
             Block::SimplePacket(p) => {
                 let Some(i) = interfaces.first() else {
@@ -272,11 +272,11 @@ impl NgPosition {
                     wire_len: p.origlen,
                     data,
                 });
-                return NgStep::Told;
+                return NgStep::Frame;
             }
             _ => {}
         }
-        NgStep::More
+        NgStep::OtherBlock
     }
 }
 

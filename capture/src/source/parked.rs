@@ -21,9 +21,9 @@ use crate::frame::Frame;
 use crate::observation::Nanos;
 
 /// Bytes of one temporary file, about: it goes when all captures in it have been read.
-const TEMPORARY: u64 = 64 * 1024 * 1024;
+const TEMPORARY_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of all temporary files at a time, at most: a small file may unpack to any size.
-const MAX_TEMPORARY: u64 = 8 * 1024 * 1024 * 1024;
+const MAX_TEMPORARY_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 
 /// Where a capture's bytes are.
 enum CaptureBytes {
@@ -45,7 +45,7 @@ pub(super) struct ParkedInput {
     at: ReadPosition,
     format: String,
     /// Why what was unpacked of it ends early.
-    cut: Option<String>,
+    early_end: Option<String>,
 }
 
 /// What a look at the beginning of a capture shows.
@@ -57,7 +57,7 @@ pub(super) struct CaptureBeginning {
 
 /// Looks at the beginning of a regular file; `None` where it is nothing that is read here, or is
 /// damaged there: whoever opens it in full says why.
-pub(super) fn look(path: &Path) -> Option<CaptureBeginning> {
+pub(super) fn inspect(path: &Path) -> Option<CaptureBeginning> {
     let mut file = File::open(path).ok()?;
     let kind = sniff::kind(&sniff::head(&mut file).ok()?)?;
     file.rewind().ok()?;
@@ -132,7 +132,7 @@ impl ParkedInput {
         let head = sniff::head(&mut file).map_err(fail)?;
         let Some(kind) = sniff::kind(&head).filter(|_| meta.is_file()) else { return Ok(None) };
         file.rewind().map_err(fail)?;
-        let (place, cut, wrapped) = match kind {
+        let (place, early_end, wrapped) = match kind {
             FileKind::Pcap | FileKind::PcapNg => {
                 let (device, inode) = (meta.dev(), meta.ino());
                 (CaptureBytes::File { path: path.to_owned(), device, inode }, None, "")
@@ -140,8 +140,8 @@ impl ParkedInput {
             FileKind::Gzip | FileKind::Zstd => {
                 let wrapped = if kind == FileKind::Gzip { ", gzip" } else { ", zstd" };
                 let plain = unwrapped(file, kind).map_err(fail)?;
-                let (place, cut) = unpacked.unpack(plain).map_err(fail)?;
-                (place, cut, wrapped)
+                let (place, early_end) = unpacked.unpack(plain).map_err(fail)?;
+                (place, early_end, wrapped)
             }
         };
         let mut head = [0; classic::HEADER];
@@ -154,7 +154,7 @@ impl ParkedInput {
             ReadPosition::Classic(_) => format!("pcap{wrapped}"),
             ReadPosition::Ng(_) => format!("pcapng{wrapped}"),
         };
-        Ok(Some(Self { place, at, format, cut }))
+        Ok(Some(Self { place, at, format, early_end }))
     }
 
     pub(super) fn format(&self) -> String {
@@ -171,7 +171,7 @@ impl ParkedInput {
             Ok(from) => self.at.read(from, limit, take),
             Err(e) => ReadOutcome::Damaged(format!("it cannot be read further ({e})")),
         };
-        match (next, &self.cut) {
+        match (next, &self.early_end) {
             (ReadOutcome::More, _) => ReadOutcome::More,
             (_, Some(why)) => ReadOutcome::Damaged(why.clone()),
             (other, None) => other,
@@ -219,14 +219,14 @@ impl Read for FileSection<'_> {
 struct TemporaryFile {
     file: File,
     /// Bytes in it.
-    length: AtomicU64,
+    bytes: AtomicU64,
     /// Bytes of all.
-    all: Arc<AtomicU64>,
+    total_bytes: Arc<AtomicU64>,
 }
 
 impl Drop for TemporaryFile {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.length.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.total_bytes.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -235,33 +235,33 @@ impl Drop for TemporaryFile {
 pub(super) struct UnpackedFiles {
     /// The one that is being filled.
     last: Option<Arc<TemporaryFile>>,
-    all: Arc<AtomicU64>,
+    total_bytes: Arc<AtomicU64>,
 }
 
 impl UnpackedFiles {
     /// Unpacks a capture; also gives why it ends early, where it does.
     fn unpack(&mut self, mut plain: impl Read) -> io::Result<(CaptureBytes, Option<String>)> {
-        let last = self.last.take().filter(|t| t.length.load(Ordering::Relaxed) < TEMPORARY);
+        let last = self.last.take().filter(|t| t.bytes.load(Ordering::Relaxed) < TEMPORARY_BYTES);
         let file = match last {
             Some(file) => file,
             None => Arc::new(TemporaryFile {
                 file: temporary(&std::env::temp_dir())?,
-                length: AtomicU64::new(0),
-                all: Arc::clone(&self.all),
+                bytes: AtomicU64::new(0),
+                total_bytes: Arc::clone(&self.total_bytes),
             }),
         };
         self.last = Some(Arc::clone(&file));
-        let at = file.length.load(Ordering::Relaxed);
+        let at = file.bytes.load(Ordering::Relaxed);
         let mut end = at;
         let mut buffer = vec![0; 64 * 1024];
-        let cut = loop {
+        let early_end = loop {
             let n = match plain.read(&mut buffer) {
                 Ok(0) => break None,
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => break Some(format!("it cannot be decompressed further ({e})")),
             };
-            if self.all.load(Ordering::Relaxed) + n as u64 > MAX_TEMPORARY {
+            if self.total_bytes.load(Ordering::Relaxed) + n as u64 > MAX_TEMPORARY_BYTES {
                 break Some(
                     "so many compressed captures overlap in time that unpacked they have more \
                      than 8 GiB; unpack them, and they are read where they are"
@@ -275,10 +275,10 @@ impl UnpackedFiles {
                 ));
             }
             end += n as u64;
-            file.length.store(end, Ordering::Relaxed);
-            self.all.fetch_add(n as u64, Ordering::Relaxed);
+            file.bytes.store(end, Ordering::Relaxed);
+            self.total_bytes.fetch_add(n as u64, Ordering::Relaxed);
         };
-        Ok((CaptureBytes::Unpacked { file, at, end }, cut))
+        Ok((CaptureBytes::Unpacked { file, at, end }, early_end))
     }
 }
 

@@ -21,7 +21,7 @@ pub const SERVICE: Ip = [10, 96, 0, 11];
 /// A meter, and what it has told of connections.
 pub struct Wire {
     pub meter: Meter,
-    pub told: Vec<Connection>,
+    pub reported: Vec<Connection>,
 }
 
 /// What a packet is, besides where it goes.
@@ -59,11 +59,11 @@ impl Packet<'_> {
 impl Wire {
     /// Of a source that does not end.
     pub fn new() -> Self {
-        Self::knowing([])
+        Self::listening_on([])
     }
 
     /// The same, where these ports are known to listen.
-    pub fn knowing<const N: usize>(ports: [u16; N]) -> Self {
+    pub fn listening_on<const N: usize>(ports: [u16; N]) -> Self {
         let known = ListeningPorts { ports: ports.into(), ..ListeningPorts::default() };
         Self::with(FlowConfig { live: true, ..FlowConfig::default() }, known)
     }
@@ -74,7 +74,7 @@ impl Wire {
     }
 
     pub fn with(config: FlowConfig, known: ListeningPorts) -> Self {
-        Self { meter: Meter::new(config, known), told: Vec::new() }
+        Self { meter: Meter::new(config, known), reported: Vec::new() }
     }
 
     pub fn packet(&mut self, time: i64, from: (Ip, u16), to: (Ip, u16), p: Packet<'_>) {
@@ -101,8 +101,8 @@ impl Wire {
     ) {
         let interface = InterfaceId { source: 0, index: interface };
         let frame = Frame { time, interface, link, direction, wire_len: data.len() as u32, data };
-        let told = &mut self.told;
-        self.meter.frame(&frame, &mut |o| told.extend(connection(o)));
+        let reported = &mut self.reported;
+        self.meter.frame(&frame, &mut |o| reported.extend(connection(o)));
     }
 
     /// SYN, SYN-ACK, and a request.
@@ -129,22 +129,22 @@ impl Wire {
     }
 
     /// What is told at a tick.
-    pub fn fresh(&mut self, now: i64) -> Vec<Connection> {
-        let told = &mut self.told;
-        self.meter.fresh(now, PATIENCE, &mut |o| told.extend(connection(o)));
-        std::mem::take(told)
+    pub fn report_fresh(&mut self, now: i64) -> Vec<Connection> {
+        let reported = &mut self.reported;
+        self.meter.report_fresh(now, PATIENCE, &mut |o| reported.extend(connection(o)));
+        std::mem::take(reported)
     }
 
-    pub fn harvest(&mut self, now: i64) -> Vec<Connection> {
-        let told = &mut self.told;
-        self.meter.harvest(now, &mut |o| told.extend(connection(o)));
-        std::mem::take(told)
+    pub fn report_changed(&mut self, now: i64) -> Vec<Connection> {
+        let reported = &mut self.reported;
+        self.meter.report_changed(now, &mut |o| reported.extend(connection(o)));
+        std::mem::take(reported)
     }
 
     pub fn finish(&mut self) -> Vec<Connection> {
-        let told = &mut self.told;
-        self.meter.finish(&mut |o| told.extend(connection(o)));
-        std::mem::take(told)
+        let reported = &mut self.reported;
+        self.meter.finish(&mut |o| reported.extend(connection(o)));
+        std::mem::take(reported)
     }
 }
 
@@ -156,6 +156,6 @@ pub fn connection(o: Observation) -> Option<Connection> {
 }
 
 /// Ports of those told for the first time.
-pub fn new(told: &[Connection]) -> Vec<u16> {
-    told.iter().filter(|c| c.is_new).map(|c| c.initiator.port()).collect()
+pub fn new(reported: &[Connection]) -> Vec<u16> {
+    reported.iter().filter(|c| c.is_new).map(|c| c.initiator.port()).collect()
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use crate::observation::{InterfaceId, Observation};
 
-/// Observations held at most: some 3 MB, which come in a tenth of a second where nothing but new
+/// Observations buffer at most: some 3 MB, which come in a tenth of a second where nothing but new
 /// connections happens.
 pub(super) const MAX: usize = 8_192;
 /// Observations that are handed on at once, at most.
@@ -16,7 +16,7 @@ pub(super) const CHUNK: usize = 2_048;
 /// Addresses whose connections are counted apart.
 const MAX_COUNTED: usize = 1_024;
 
-/// Observations held.
+/// Observations buffer.
 #[derive(Debug, Default)]
 pub(super) struct ObservationBuffer {
     all: Vec<Observation>,
@@ -119,13 +119,13 @@ mod tests {
 
     #[test]
     fn a_loud_interface_pushes_out_its_own() {
-        let mut held = ObservationBuffer::default();
-        (0..100).for_each(|n| held.push(lookup(1, n)));
-        (0..100_000).for_each(|n| held.push(lookup(2, n)));
-        assert!(held.len() <= MAX);
+        let mut buffer = ObservationBuffer::default();
+        (0..100).for_each(|n| buffer.push(lookup(1, n)));
+        (0..100_000).for_each(|n| buffer.push(lookup(2, n)));
+        assert!(buffer.len() <= MAX);
         let (mut quiet, mut latest, mut seen) = (0, 0, 0);
-        while held.len() > 0 {
-            let (some, _) = held.take();
+        while buffer.len() > 0 {
+            let (some, _) = buffer.take();
             assert!(some.len() <= CHUNK);
             seen += some.len() as u64;
             for o in some {
@@ -135,16 +135,16 @@ mod tests {
             }
         }
         assert_eq!((quiet, latest), (100, 99_999));
-        assert_eq!(held.unheard + seen, 100_100, "what is not there is counted");
+        assert_eq!(buffer.unheard + seen, 100_100, "what is not there is counted");
     }
 
     #[test]
     fn what_nobody_took_comes_first_again() {
-        let mut held = ObservationBuffer::default();
-        (0..5_000).for_each(|n| held.push(lookup(1, n)));
-        let (some, over) = held.take();
-        held.put_back(some, over);
-        let (some, _) = held.take();
+        let mut buffer = ObservationBuffer::default();
+        (0..5_000).for_each(|n| buffer.push(lookup(1, n)));
+        let (some, over) = buffer.take();
+        buffer.put_back(some, over);
+        let (some, _) = buffer.take();
         let Some(Observation::Lookup(first)) = some.first() else { panic!() };
         assert_eq!(first.time, 0);
     }

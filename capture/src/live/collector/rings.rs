@@ -8,24 +8,26 @@ use std::panic::resume_unwind;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{CollectError, Collector, EndingHandle, LargerRing, TURN};
+use super::{CollectError, Collector, EndingHandle, LargerRing, READ_FRAMES};
 use crate::live::handle::{DroppedPackets, Handle, HandleConfig, HandleRead};
 
 /// Largest ring of an interface, in bytes: what short connections bring in 100 ms where nothing but
 /// they happens.
-const MAX_RING: u32 = 2 * 1024 * 1024;
+const MAX_RING_BYTES: u32 = 2 * 1024 * 1024;
 /// How much larger a ring gets at once.
-const LARGER: u32 = 4;
+const RING_GROWTH: u32 = 4;
 /// Bytes that all rings together may have more than was asked for.
-const MAX_ENLARGED: u32 = 16 * 1024 * 1024;
+const MAX_ENLARGED_BYTES: u32 = 16 * 1024 * 1024;
 
 impl Collector {
     pub(super) fn read_ending(&mut self) {
         let now = Instant::now();
-        let (meter, held, status) = (&mut self.meter, &mut self.held, &mut self.status);
+        let (meter, buffer, status) = (&mut self.meter, &mut self.buffer, &mut self.status);
         let mut over = Vec::new();
         for mut e in std::mem::take(&mut self.ending) {
-            while e.handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o)))
+            while e
+                .handle
+                .read(READ_FRAMES, &mut |frame| meter.frame(&frame, &mut |o| buffer.push(o)))
                 == HandleRead::More
             {}
             if now < e.until {
@@ -38,7 +40,7 @@ impl Collector {
             over.push((e.index, e.handle));
         }
         let (over, handles): (Vec<u32>, Vec<Handle>) = over.into_iter().unzip();
-        self.let_go(handles);
+        self.close_in_background(handles);
         for index in over {
             // It may have another handle, or have come up again meanwhile.
             if self.watched.get(&index).is_some_and(|w| w.handle.is_none()) {
@@ -49,11 +51,12 @@ impl Collector {
 
     /// The kernel hands over a block of packets when it is full or its time has come, even of a
     /// device that is gone.
-    pub(super) fn end(&mut self, index: u32, handle: Handle, dropped: DroppedPackets) {
-        let hold = Duration::from_millis(u64::from(self.config.handle.hold));
+    pub(super) fn end_handle(&mut self, index: u32, handle: Handle, dropped: DroppedPackets) {
+        let block_timeout_millis =
+            Duration::from_millis(u64::from(self.config.handle.block_timeout_millis));
         self.wait_no_more(&handle);
         self.ending.push(EndingHandle {
-            until: Instant::now() + hold * 2 + Duration::from_millis(50),
+            until: Instant::now() + block_timeout_millis * 2 + Duration::from_millis(50),
             index,
             handle,
             dropped,
@@ -62,7 +65,7 @@ impl Collector {
 
     /// Closes handles on a thread of its own: for each the kernel waits for all processors, for
     /// longer than a ring may hold. Where there is no thread to be had, on this one.
-    fn let_go(&mut self, handles: Vec<Handle>) {
+    fn close_in_background(&mut self, handles: Vec<Handle>) {
         self.closing.retain(|thread| !thread.is_finished());
         if !handles.is_empty() {
             self.closing
@@ -92,12 +95,13 @@ impl Collector {
         });
         let mut full: Vec<(u32, String, u32)> = full.collect();
         full.sort_unstable();
-        for (index, name, had) in full {
-            let ring = had.saturating_mul(LARGER);
-            if ring > MAX_RING || self.enlarged + (ring - had) > MAX_ENLARGED {
-                if let Some(w) = self.watched.get_mut(&index).filter(|w| !w.largest) {
-                    w.largest = true;
-                    tracing::warn!(interface = %name, kib = had / 1024, "its ring overflows, and may get no larger");
+        for (index, name, old_ring_bytes) in full {
+            let ring = old_ring_bytes.saturating_mul(RING_GROWTH);
+            if ring > MAX_RING_BYTES || self.enlarged + (ring - old_ring_bytes) > MAX_ENLARGED_BYTES
+            {
+                if let Some(w) = self.watched.get_mut(&index).filter(|w| !w.at_limit) {
+                    w.at_limit = true;
+                    tracing::warn!(interface = %name, kib = old_ring_bytes / 1024, "its ring overflows, and may get no larger");
                 }
                 continue;
             }
@@ -106,7 +110,7 @@ impl Collector {
                 handle: Handle::open(&name, index, &settings),
                 index,
                 name,
-                had,
+                old_ring_bytes,
                 ring,
             };
             match Builder::new().name("ring".to_owned()).spawn(work) {
@@ -124,7 +128,7 @@ impl Collector {
             std::mem::take(&mut self.opening).into_iter().partition(JoinHandle::is_finished);
         self.opening = not;
         for thread in done {
-            let LargerRing { index, name, had, ring, handle } =
+            let LargerRing { index, name, old_ring_bytes, ring, handle } =
                 thread.join().unwrap_or_else(|panic| resume_unwind(panic));
             let new = match handle {
                 Ok(new) => new,
@@ -139,7 +143,7 @@ impl Collector {
             let Some(w) = self
                 .watched
                 .get_mut(&index)
-                .filter(|w| same && w.ring == had && w.handle.is_some())
+                .filter(|w| same && w.ring == old_ring_bytes && w.handle.is_some())
             else {
                 continue;
             };
@@ -149,10 +153,10 @@ impl Collector {
             }
             tracing::info!(interface = %name, kib = ring / 1024, "its ring overflowed: it has a larger one");
             w.ring = ring;
-            self.enlarged += ring - had;
+            self.enlarged += ring - old_ring_bytes;
             let (old, dropped) = (w.handle.replace(new), std::mem::take(&mut w.dropped));
             if let Some(old) = old {
-                self.end(index, old, dropped);
+                self.end_handle(index, old, dropped);
             }
             self.wait_for(index)?;
         }

@@ -23,7 +23,7 @@ impl Collector {
         })?;
         for change in all {
             match change {
-                LinkChange::There(link) => {
+                LinkChange::Present(link) => {
                     self.listed.insert(link.index);
                     if link.leads_elsewhere && link.up {
                         self.watch(link)?;
@@ -35,7 +35,7 @@ impl Collector {
                         self.unwatch(link.index);
                     }
                 }
-                LinkChange::Gone(index) => self.unwatch(index),
+                LinkChange::Removed(index) => self.unwatch(index),
                 LinkChange::Listed => {
                     self.complete = true;
                     let gone: Vec<u32> =
@@ -59,7 +59,8 @@ impl Collector {
         if let Some(watched) = self.watched.get(&link.index) {
             // Down and up again while its last packets are awaited.
             if watched.handle.is_none() && self.any.is_none() {
-                self.again.insert(link.index, (Instant::now() + Duration::from_millis(100), link));
+                self.retries
+                    .insert(link.index, (Instant::now() + Duration::from_millis(100), link));
             }
             return Ok(());
         }
@@ -78,7 +79,7 @@ impl Collector {
                         Err(CollectError::Open(OpenError::Exhausted { source, .. })) => {
                             tracing::warn!(why = %source, "nor for all; trying again in 1 s");
                             let at = Instant::now() + Duration::from_secs(1);
-                            self.again.insert(link.index, (at, link));
+                            self.retries.insert(link.index, (at, link));
                             return Ok(());
                         }
                         Err(e) => return Err(e),
@@ -87,14 +88,15 @@ impl Collector {
                 Err(error) => {
                     tracing::warn!(%error, "trying again in 1 s");
                     self.status.not_opened += 1;
-                    self.again.insert(link.index, (Instant::now() + Duration::from_secs(1), link));
+                    self.retries
+                        .insert(link.index, (Instant::now() + Duration::from_secs(1), link));
                     return Ok(());
                 }
             }
         };
-        self.again.remove(&link.index);
+        self.retries.remove(&link.index);
         tracing::debug!(interface = %link.name, index = link.index, own = handle.is_some(), "watched");
-        let of_pod = !uplink::is(&link.name);
+        let of_pod = !uplink::has_default_route(&link.name);
         let since = clock();
         if of_pod {
             self.evidence.watch(link.index);
@@ -108,8 +110,8 @@ impl Collector {
             dropped: DroppedPackets::default(),
             ring: self.config.handle.ring,
             overflows: false,
-            largest: false,
-            told: since,
+            at_limit: false,
+            reported_until: since,
             packets: 0,
         };
         self.watched.insert(link.index, watched);
@@ -163,12 +165,12 @@ impl Collector {
         Ok(())
     }
 
-    pub(super) fn open_again(&mut self) -> Result<(), CollectError> {
+    pub(super) fn retry_open(&mut self) -> Result<(), CollectError> {
         let now = Instant::now();
         let due: Vec<u32> =
-            self.again.iter().filter(|(_, (at, _))| *at <= now).map(|(i, _)| *i).collect();
+            self.retries.iter().filter(|(_, (at, _))| *at <= now).map(|(i, _)| *i).collect();
         for index in due {
-            if let Some((_, link)) = self.again.remove(&index) {
+            if let Some((_, link)) = self.retries.remove(&index) {
                 self.watch(link)?;
             }
         }
@@ -176,7 +178,7 @@ impl Collector {
     }
 
     pub(super) fn unwatch(&mut self, index: u32) {
-        self.again.remove(&index);
+        self.retries.remove(&index);
         self.listed.remove(&index);
         let Some(watched) = self.watched.get_mut(&index) else { return };
         self.evidence.forget(index);
@@ -184,7 +186,7 @@ impl Collector {
         match watched.handle.take() {
             Some(handle) => {
                 let dropped = std::mem::take(&mut watched.dropped);
-                self.end(index, handle, dropped);
+                self.end_handle(index, handle, dropped);
             }
             None => self.forget(index),
         }
@@ -192,12 +194,12 @@ impl Collector {
 
     /// Tells the span of an interface a last time.
     pub(super) fn forget(&mut self, index: u32) {
-        let mut told = Vec::new();
-        self.meter.forget(InterfaceId { source: 0, index }, &mut |o| told.push(o));
+        let mut spans = Vec::new();
+        self.meter.forget(InterfaceId { source: 0, index }, &mut |o| spans.push(o));
         let now = clock();
-        for o in told {
+        for o in spans {
             if let Some(span) = self.span(o, now) {
-                self.held.push(span);
+                self.buffer.push(span);
             }
         }
         if let Some(watched) = self.watched.remove(&index) {

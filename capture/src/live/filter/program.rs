@@ -66,7 +66,7 @@ struct ProgramLabels {
     payload: Label,
     unread: Label,
     sample: Label,
-    keep: Label,
+    pass: Label,
     drop: Label,
 }
 
@@ -83,7 +83,7 @@ pub fn program(link: FilterLink, config: &FilterConfig) -> Vec<Instruction> {
         payload: a.label(),
         unread: a.label(),
         sample: a.label(),
-        keep: a.label(),
+        pass: a.label(),
         drop: a.label(),
     };
     if link == FilterLink::Ethernet {
@@ -119,23 +119,23 @@ fn plain(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
 
     a.op(LOAD_HALF, HEADER + DESTINATION);
     a.op(STORE, TO);
-    a.when(JumpTest::Is(DNS.into()), to.keep);
+    a.when(JumpTest::Is(DNS.into()), to.pass);
     a.op(LOAD_HALF, HEADER + SOURCE);
-    a.when(JumpTest::Is(DNS.into()), to.keep);
+    a.when(JumpTest::Is(DNS.into()), to.pass);
     a.op(LOAD_BYTE, IP + IPV4_PROTOCOL);
     a.unless(JumpTest::Is(TCP.into()), to.sample);
     a.op(LOAD_LENGTH, 0);
     a.unless(JumpTest::AtLeast(HEADER + TCP_HEADER), to.sample);
     a.op(LOAD_BYTE, HEADER + TCP_FLAGS);
     if config.callers_only {
-        a.when(JumpTest::AnyBit(RST.into()), to.keep);
+        a.when(JumpTest::AnyBit(RST.into()), to.pass);
         a.op(STORE, FLAGS);
         a.op(LOAD_WORD, AD_PACKET_TYPE);
         a.when(JumpTest::Is(OUTGOING), to.sent);
         a.op(LOAD, FLAGS);
         a.when(JumpTest::AnyBit((SYN | FIN).into()), other);
     } else {
-        a.when(JumpTest::AnyBit((SYN | FIN | RST).into()), to.keep);
+        a.when(JumpTest::AnyBit((SYN | FIN | RST).into()), to.pass);
     }
 
     payload(a, to, (LOAD_BYTE, HEADER + TCP_DATA_OFFSET), (ADD, HEADER));
@@ -239,14 +239,14 @@ fn network(a: &mut Assembler, to: &ProgramLabels) {
 /// Stores END from the length that an IP header has at `field`, which leaves out its first
 /// `without` bytes.
 fn end(a: &mut Assembler, field: u32, without: u32) {
-    let (known, done) = (a.label(), a.label());
+    let (has_length, done) = (a.label(), a.label());
     a.op(LOAD_HALF_X, field);
-    a.unless(JumpTest::Is(0), known);
+    a.unless(JumpTest::Is(0), has_length);
     // No length: a jumbogram (RFC 2675), or a packet beyond 65,535 bytes that is yet to be
     // segmented ("BIG TCP").
     a.op(LOAD_LENGTH, 0);
     a.go(done);
-    a.place(known);
+    a.place(has_length);
     a.op(ADD, without);
     a.op(ADD_X, 0);
     a.place(done);
@@ -307,9 +307,9 @@ fn transport(a: &mut Assembler, to: &ProgramLabels) {
     a.place(ports);
     a.op(LOAD_HALF_X, DESTINATION);
     a.op(STORE, TO);
-    a.when(JumpTest::Is(DNS.into()), to.keep);
+    a.when(JumpTest::Is(DNS.into()), to.pass);
     a.op(LOAD_HALF_X, SOURCE);
-    a.when(JumpTest::Is(DNS.into()), to.keep);
+    a.when(JumpTest::Is(DNS.into()), to.pass);
     a.op(LOAD, PROTOCOL);
     a.unless(JumpTest::Is(TCP.into()), to.sample);
 }
@@ -323,10 +323,10 @@ fn tcp(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
     a.unless(JumpTest::AtLeast(TCP_HEADER), to.sample);
     a.op(LOAD_BYTE_X, TCP_FLAGS);
     if config.callers_only {
-        a.when(JumpTest::AnyBit(RST.into()), to.keep);
+        a.when(JumpTest::AnyBit(RST.into()), to.pass);
         callers_only(a, to);
     } else {
-        a.when(JumpTest::AnyBit((SYN | FIN | RST).into()), to.keep);
+        a.when(JumpTest::AnyBit((SYN | FIN | RST).into()), to.pass);
     }
 
     payload(a, to, (LOAD_BYTE_X, TCP_DATA_OFFSET), (ADD_X, 0));
@@ -353,7 +353,7 @@ fn tcp(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
         a.op(LOAD, TO);
     }
     for port in ports {
-        a.when(JumpTest::Is(port.into()), to.keep);
+        a.when(JumpTest::Is(port.into()), to.pass);
     }
 
     if config.callers_only {
@@ -363,14 +363,14 @@ fn tcp(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
     a.unless(JumpTest::AtLeast(4), to.sample);
     a.op(LOAD_WORD_X, 0);
     for request in REQUESTS {
-        a.when(JumpTest::Is(u32::from_be_bytes(request)), to.keep);
+        a.when(JumpTest::Is(u32::from_be_bytes(request)), to.pass);
     }
     a.op(SHIFT_RIGHT, 16);
     a.unless(JumpTest::Is(u16::from_be_bytes(HANDSHAKE).into()), to.sample);
     a.op(LOAD, LENGTH);
     a.unless(JumpTest::AtLeast(HANDSHAKE_TYPE as u32 + 1), to.sample);
     a.op(LOAD_BYTE_X, HANDSHAKE_TYPE as u32);
-    a.when(JumpTest::Is(CLIENT_HELLO.into()), to.keep);
+    a.when(JumpTest::Is(CLIENT_HELLO.into()), to.pass);
 }
 
 /// From flags in A: goes on with what those behind the interface send that neither opens nor
@@ -384,20 +384,20 @@ fn callers_only(a: &mut Assembler, to: &ProgramLabels) {
     a.op(LOAD, FLAGS);
     a.unless(JumpTest::AnyBit(SYN.into()), opened);
     a.when(JumpTest::AnyBit(ACK.into()), to.sample);
-    a.go(to.keep);
+    a.go(to.pass);
 
     a.place(opened);
     a.unless(JumpTest::AnyBit(FIN.into()), payload);
     a.op(STORE_X, HEADER);
     a.op(LOAD_HALF_X, SOURCE);
     a.op(LOAD_X, TO);
-    a.when(JumpTest::AboveX, to.keep);
+    a.when(JumpTest::AboveX, to.pass);
     a.op(LOAD_X, HEADER);
     a.go(payload);
 
     a.place(to.sent);
     a.op(LOAD, FLAGS);
-    a.when(JumpTest::AnyBit(SYN.into()), to.keep);
+    a.when(JumpTest::AnyBit(SYN.into()), to.pass);
     a.go(to.sample);
     a.place(payload);
 }
@@ -420,7 +420,7 @@ fn ends_hello(a: &mut Assembler, to: &ProgramLabels) {
     for record in RECORDS {
         a.when(JumpTest::Is(u16::from_be_bytes(record).into()), other);
     }
-    a.go(to.keep);
+    a.go(to.pass);
     a.place(other);
 }
 
@@ -437,7 +437,7 @@ fn verdicts(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
         a.unless(JumpTest::Is(0), to.drop);
         a.op(RETURN, config.sampled_snap.max(1));
     }
-    a.place(to.keep);
+    a.place(to.pass);
     a.op(RETURN, config.snap.max(1));
     a.place(to.drop);
     a.op(RETURN, 0);
