@@ -106,8 +106,8 @@ where
         .for_each(|p| tracing::warn!(problem = %p, "a part of the spool cannot be read; the file is kept as spool.damaged"));
     let (collector, control) = Collector::open(config.collector.clone())?;
     let (told_in, told) = sync_channel(QUEUE);
-    control.known(listening(&view.current()));
-    control.pods(addresses(&view.current(), &config.node));
+    control.set_listening(listening(&view.current()));
+    control.set_pods(addresses(&view.current(), &config.node));
     let collecting =
         Part::start("collector", move || collector.run(&told_in).map_err(|e| e.to_string()))?;
     let waiting = Waiting::new(config.patience, config.own_pods_only.then(|| config.node.clone()));
@@ -241,8 +241,8 @@ impl Pipeline {
             let synced = self.view.status().synced;
             let cluster = self.view.current();
             if known.as_ref().is_none_or(|k| !Arc::ptr_eq(k, &cluster)) {
-                self.control.known(listening(&cluster));
-                self.control.pods(addresses(&cluster, &self.node));
+                self.control.set_listening(listening(&cluster));
+                self.control.set_pods(addresses(&cluster, &self.node));
                 known = Some(Arc::clone(&cluster));
             }
             let CollectorReport { now, observations, over, status, last } = told;

@@ -1,7 +1,7 @@
-//! DNS messages (RFC 1035): what was asked, and the addresses answered, as far as the packet holds
-//! them.
+//! DNS messages (RFC 1035): the question, and the addresses in the answer, as far as the packet
+//! contains them.
 //!
-//! Owns the reading of a message. Must never resolve anything itself.
+//! Owns the reading of a message. Must never resolve a name itself.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -15,29 +15,29 @@ use crate::bytes::be16;
 /// Port of DNS (RFC 1035 §4.2).
 pub const PORT: u16 = 53;
 
-/// Addresses taken from one answer. A message over UDP holds some thirty; a headless Service over
-/// TCP may have hundreds.
+/// Addresses read from one answer, at most. A message over UDP has room for some thirty. A headless
+/// Service over TCP may have hundreds.
 const MAX_ADDRESSES: usize = 512;
 
-/// A message, as far as it could be read.
+/// A DNS message, as far as it could be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsMessage {
     /// Identifier that question and answer share.
     pub id: u16,
-    /// True for an answer.
+    /// Whether it is an answer.
     pub response: bool,
     /// Response code of an answer.
     pub rcode: u8,
-    /// Type asked for.
+    /// Record type in the question (RFC 1035 §3.2.2).
     pub qtype: u16,
-    /// Name asked for, lower case, without the final dot; bytes that are not plain text are escaped
-    /// as in zone files.
+    /// Name in the question: lower case, without the final dot. Bytes that are not plain text are
+    /// escaped as in zone files.
     pub question: String,
-    /// Owner of the addresses, where it is not the name asked for.
+    /// Owner name of the address records, where it is not the name in the question.
     pub canonical: Option<String>,
-    /// Addresses answered.
+    /// Addresses in the answer (A and AAAA records).
     pub addresses: Vec<IpAddr>,
-    /// Smallest time to live of the addresses, in seconds.
+    /// Smallest time to live of the addresses, in seconds; `u32::MAX` where there are none.
     pub ttl: u32,
 }
 
@@ -45,7 +45,7 @@ pub struct DnsMessage {
 pub fn message(bytes: &[u8]) -> Option<DnsMessage> {
     let wire = Wire::from_octets(bytes).ok()?;
     let header = wire.header();
-    // Standard queries only: updates and notifies have the same layout and another meaning.
+    // Only standard queries. Updates and notifies have the same layout and another meaning.
     if header.opcode().to_int() != 0 {
         return None;
     }
@@ -65,7 +65,7 @@ pub fn message(bytes: &[u8]) -> Option<DnsMessage> {
     }
     let Ok(records) = wire.answer() else { return Some(message) };
     let mut owner = None;
-    // The first record that cannot be read ends it: the packet was cut there.
+    // Reading stops at the first record that cannot be read, since the packet was cut there.
     for record in records.map_while(Result::ok) {
         if record.class() != Class::IN || message.addresses.len() == MAX_ADDRESSES {
             continue;
@@ -89,8 +89,8 @@ pub fn message(bytes: &[u8]) -> Option<DnsMessage> {
     Some(message)
 }
 
-/// The messages in a segment of DNS over TCP (RFC 1035 §4.2.2: a length of two bytes before each).
-/// A message that goes on in the next segment is given as far as it goes.
+/// The messages in a segment of DNS over TCP. Each has its length in two bytes before it (RFC 1035
+/// §4.2.2). A message that continues in the next segment is returned as far as it goes.
 pub fn stream(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = payload;
     std::iter::from_fn(move || {
@@ -102,7 +102,7 @@ pub fn stream(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A name in text form: lower case, no final dot, and nothing but printable ASCII.
+/// A name as text: lower case, without the final dot, only printable ASCII.
 fn text(name: &impl ToName) -> String {
     let mut text = String::new();
     for label in name.iter_labels().filter(|l| !l.is_root()) {
@@ -173,12 +173,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn question_and_answer() {
+    fn a_question_is_read() {
         let asked = message(&wire(7, "Reviews.Bookinfo.", None, &[], false, 0)).expect("question");
         assert_eq!(
             (asked.id, asked.response, asked.question.as_str(), asked.qtype),
             (7, false, "reviews.bookinfo", 1)
         );
+    }
+
+    #[test]
+    fn an_answer_gives_the_canonical_name_the_addresses_and_the_smallest_time_to_live() {
         let bytes = wire(7, "alias", Some("Target.ns"), &[[10, 0, 0, 1], [10, 0, 0, 2]], true, 5);
         let answer = message(&bytes).expect("answer");
         assert_eq!(answer.canonical.as_deref(), Some("target.ns"));
@@ -187,7 +191,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_cut_gives_what_stands_before_it() {
+    fn a_cut_message_gives_what_is_before_the_cut() {
         let bytes = wire(7, "web.data", None, &[[10, 0, 0, 1], [10, 0, 0, 2]], true, 5);
         let mut count = 0;
         for length in 0..=bytes.len() {
@@ -203,7 +207,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn names_are_safe_text() {
+    fn bytes_that_are_not_plain_text_are_escaped() {
         let mut bytes = wire(7, "aXb", None, &[], false, 0);
         bytes[14] = b'.';
         assert_eq!(message(&bytes).map(|m| m.question).as_deref(), Some("a\\.b"));
@@ -218,7 +222,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn messages_in_a_stream() {
+    fn a_stream_is_split_into_messages_and_the_last_may_be_cut() {
         let one = wire(1, "a", None, &[], false, 0);
         let two = wire(2, "b", None, &[], false, 0);
         let mut bytes = (one.len() as u16).to_be_bytes().to_vec();

@@ -1,7 +1,7 @@
 //! Frames in, observations out: composes decoding, names and the flow table.
 //!
-//! Owns the counters and the totals of interfaces. Must never block, read a clock, or drop a frame
-//! without counting why.
+//! Owns the counters, and the path of a frame through the other modules. Must never block, read a
+//! clock, or drop a frame without counting why.
 
 mod questions;
 
@@ -24,19 +24,19 @@ use crate::owners::{InterfaceOwners, Judgement, PodGroups};
 use crate::skim::{Skim, skim};
 use questions::{DnsQuestions, QuestionOutcome};
 
-/// Frames whose flows are looked for before the first of them is taken in.
+/// Frames whose flows are found before the first of them is processed.
 const LOOKAHEAD_FRAMES: usize = 32;
 
-/// A plain packet.
+/// A plain packet that the fast path has read.
 struct SkimmedPacket {
     skim: Skim,
-    /// Of its key.
+    /// Hash of its key.
     hash: u64,
-    /// Where its flow probably is.
+    /// Slot in which its flow probably is.
     slot: Option<u32>,
 }
 
-/// Turns frames into observations. Memory is bounded by [`FlowConfig`], whatever the input.
+/// Converts frames to observations. [`FlowConfig`] bounds the memory, whatever the input.
 pub struct Meter {
     table: FlowTable,
     answers: DnsAnswers,
@@ -47,19 +47,19 @@ pub struct Meter {
     live: bool,
 }
 
-/// Counters of each source: what a frame changes is counted for the source that it came from. A
-/// source that does not end has interfaces without number, and one set of counters.
+/// Counters of each source. A frame is counted for its source. A source that does not end has any
+/// number of interfaces, and one set of counters.
 #[derive(Default)]
 struct SourceCounters {
-    /// Which source [`SourceCounters::current`] is of.
+    /// The source that [`SourceCounters::current`] counts for.
     source: u32,
     current: CaptureCounters,
-    /// Of the other sources, by source.
+    /// Counters of the other sources, indexed by source.
     others: Vec<CaptureCounters>,
 }
 
 impl SourceCounters {
-    /// Counts for this source from here on.
+    /// Makes `current` the counters of this source.
     #[inline(always)]
     fn select(&mut self, source: u32) {
         if source != self.source {
@@ -84,7 +84,7 @@ impl SourceCounters {
 }
 
 impl Meter {
-    /// A meter with nothing seen yet.
+    /// A meter that has seen no frame.
     pub fn new(config: FlowConfig, listening: ListeningPorts) -> Self {
         Self {
             answers: DnsAnswers::new(config.max_answers),
@@ -97,94 +97,91 @@ impl Meter {
         }
     }
 
-    /// Replaces what is known to listen; flows told already keep their orientation.
+    /// Replaces the listening ports. The orientation of flows that were reported stays as it is.
     pub fn set_listening(&mut self, listening: ListeningPorts) {
         self.table.set_listening(listening, &self.answers);
     }
 
-    /// From this time on, all that the pod behind a live interface sends is read on it, and which
-    /// way its frames pass is told.
+    /// Declares that from packet time `since` on, all frames of the pod behind a live interface are
+    /// read on it, with their direction. `index` is the kernel's index of the interface.
     pub fn watch(&mut self, index: u32, since: Nanos) {
         self.owners.watch(index, since);
     }
 
-    /// The other end of a live interface is gone; what is still read of it is its own.
+    /// Declares that the other end of a live interface is gone. Frames that are still read on it
+    /// are its pod's.
     pub fn release(&mut self, index: u32) {
         self.owners.release(index);
     }
 
-    /// What the node tells now of the addresses behind a live interface.
+    /// Replaces the node's evidence of the addresses behind a live interface.
     pub fn set_evidence(&mut self, index: u32, evidence: Vec<(IpAddr, OwnerEvidence)>) {
         self.owners.set_evidence(index, evidence);
     }
 
-    /// Which addresses are one pod's, of those that may be behind live interfaces.
+    /// Replaces the addresses of the pods that may be behind live interfaces, pod by pod.
     pub fn set_pods(&mut self, pods: &[Arc<[IpAddr]>]) {
-        let each = |pod: &Arc<[IpAddr]>| {
-            let pod = Arc::clone(pod);
-            (0..pod.len()).map(move |i| (pod[i], Arc::clone(&pod))).collect::<Vec<_>>()
-        };
-        self.owners.set_groups(pods.iter().flat_map(each).collect::<PodGroups>());
+        let mut groups = PodGroups::default();
+        for pod in pods {
+            groups.extend(pod.iter().map(|address| (*address, Arc::clone(pod))));
+        }
+        self.owners.set_groups(groups);
     }
 
-    /// What was seen and lost so far, of all sources.
+    /// Counters of all sources together.
     pub fn counters(&self) -> CaptureCounters {
         let mut all = self.counters.current.clone();
-        // That of the present source is empty there.
+        // The entry of the current source is empty there.
         self.counters.others.iter().for_each(|c| all.add(c));
         all
     }
 
-    /// What was seen and lost so far in the frames of one source. Without [`FlowConfig::live`] only:
-    /// with it all is counted for source 0.
+    /// Counters of one source. With [`FlowConfig::live`], all frames are counted for source 0.
     pub fn counters_of(&self, source: u32) -> CaptureCounters {
         self.counters.of(source).cloned().unwrap_or_default()
     }
 
-    /// Takes a frame in.
+    /// Processes one frame. Observations that it completes go to `sink`.
     pub fn frame(&mut self, frame: &Frame<'_>, sink: &mut impl FnMut(Observation)) {
-        let mut skimmed = self.skimmed(frame);
+        let mut skimmed = self.skim(frame);
         if let Some(skimmed) = &mut skimmed {
             skimmed.slot = self.table.likely_slot(skimmed.hash);
         }
-        self.take(frame, skimmed.as_ref(), sink);
+        self.process(frame, skimmed.as_ref(), sink);
     }
 
-    /// Takes all frames of a batch in. Faster than one by one where there are many flows: the
-    /// processor fetches those of several frames from memory at the same time.
+    /// Processes all frames of a batch. Where there are many flows, this is faster than one by one:
+    /// the processor fetches the flows of several frames from memory at the same time.
     pub fn batch(&mut self, batch: &FrameBatch, sink: &mut impl FnMut(Observation)) {
         let mut ahead: [Option<SkimmedPacket>; LOOKAHEAD_FRAMES] =
             [const { None }; LOOKAHEAD_FRAMES];
         for start in (0..batch.len()).step_by(LOOKAHEAD_FRAMES) {
             let frames = || (start..start + LOOKAHEAD_FRAMES).map_while(|i| batch.get(i));
-            for (place, frame) in ahead.iter_mut().zip(frames()) {
-                *place = self.skimmed(&frame);
+            for (skimmed, frame) in ahead.iter_mut().zip(frames()) {
+                *skimmed = self.skim(&frame);
             }
-            // Each of these loops does nothing but fetch, so that all of its fetches are under way
-            // at once.
+            // The next two loops only fetch, so that the processor makes their fetches at the same
+            // time.
             for skimmed in ahead.iter_mut().flatten() {
                 skimmed.slot = self.table.likely_slot(skimmed.hash);
             }
-            let near = ahead
-                .iter()
-                .flatten()
-                .filter_map(|g| g.slot)
-                .fold(0, |sum, slot| sum ^ self.table.prefetch(slot));
-            std::hint::black_box(near);
+            let slots = ahead.iter().flatten().filter_map(|skimmed| skimmed.slot);
+            let fetched = slots.fold(0, |sum, slot| sum ^ self.table.prefetch(slot));
+            std::hint::black_box(fetched);
             for (skimmed, frame) in ahead.iter().zip(frames()) {
-                self.take(&frame, skimmed.as_ref(), sink);
+                self.process(&frame, skimmed.as_ref(), sink);
             }
         }
     }
 
     #[inline(always)]
-    fn skimmed(&self, frame: &Frame<'_>) -> Option<SkimmedPacket> {
+    fn skim(&self, frame: &Frame<'_>) -> Option<SkimmedPacket> {
         let skim = skim(frame)?;
         Some(SkimmedPacket { hash: self.table.hash(&skim.key), skim, slot: None })
     }
 
     #[inline(always)]
-    fn take(
+    fn process(
         &mut self,
         frame: &Frame<'_>,
         skimmed: Option<&SkimmedPacket>,
@@ -195,7 +192,7 @@ impl Meter {
         }
         self.counters.current.packets += 1;
         self.counters.current.bytes += frame.data.len() as u64;
-        // Only live frames tell which way they pass, and only those are judged.
+        // Only live frames have a direction, and only they are judged.
         if frame.direction == Direction::Unknown
             && let Some(SkimmedPacket { skim, hash, slot: Some(slot) }) = skimmed
             && self.count_packet(frame, skim, *hash, *slot)
@@ -204,14 +201,14 @@ impl Meter {
         }
         if frame.direction != Direction::Unknown
             && let Some(skimmed) = skimmed
-            && self.take_live(frame, skimmed)
+            && self.count_live_packet(frame, skimmed)
         {
             return;
         }
         self.decode(frame, sink);
     }
 
-    /// Takes in a packet that can change no connection; false where it may.
+    /// Counts a packet that cannot change its connection. False where it may change it.
     #[inline(always)]
     fn count_packet(&mut self, frame: &Frame<'_>, skim: &Skim, hash: u64, slot: u32) -> bool {
         let (time, interface) = (frame.time, frame.interface);
@@ -225,8 +222,9 @@ impl Meter {
         true
     }
 
-    /// The same of a live packet, which may also be none of a connection's own, or forged.
-    fn take_live(&mut self, frame: &Frame<'_>, skimmed: &SkimmedPacket) -> bool {
+    /// Same as [`Meter::count_packet`], for a live packet, which may also be a repeated sighting or
+    /// forged.
+    fn count_live_packet(&mut self, frame: &Frame<'_>, skimmed: &SkimmedPacket) -> bool {
         let SkimmedPacket { skim, hash, slot } = skimmed;
         let from = skim.key.address(skim.from_low);
         match frame.direction {
@@ -238,7 +236,7 @@ impl Meter {
                 self.counters.current.evicted_interfaces += u64::from(lost);
                 true
             }
-            // In full: what it may be taken for where it arrives is to be known.
+            // Forged packets are decoded in full, so that they are recognised where they arrive.
             Direction::Received if !self.owners.may_send(frame.interface.index, from) => false,
             _ => slot.is_some_and(|slot| self.count_packet(frame, skim, *hash, slot)),
         }
@@ -309,8 +307,8 @@ impl Meter {
             addresses: message.addresses,
             rcode: response.then_some(message.rcode),
         };
-        // Captures may begin behind the question, or hold one side only; nothing else is asked of
-        // them. On a node, anybody can send an answer to whom they like.
+        // A capture may begin after the question, or contain one direction only. On a node, any pod
+        // can send an answer to any other, so that the question must have been seen.
         let must_be_asked = s.direction != Direction::Unknown;
         let (id, ttl) = (message.id, message.ttl);
         let outcome = self.questions.insert(client.port(), id, lookup, ttl, must_be_asked);
@@ -335,15 +333,14 @@ impl Meter {
             u64::from(self.answers.add(client, address, name, ttl));
     }
 
-    /// Tells the questions whose answers were not seen; those asked after `until` may still be
-    /// answered.
+    /// Reports the questions asked up to `until` whose answers were not seen.
     fn report_unanswered(&mut self, until: Nanos, sink: &mut impl FnMut(Observation)) {
-        let (open, unasked) = self.questions.take(until);
+        let (open, unasked) = self.questions.expire(until);
         self.counters.current.unasked_answers += unasked;
         open.into_iter().for_each(|l| sink(Observation::Lookup(l)));
     }
 
-    /// What is known of an interface besides its totals.
+    /// Adds the owner and the forged packets of an interface to its totals.
     fn complete(&mut self, mut span: InterfaceSpan) -> InterfaceSpan {
         let index = span.interface.index;
         span.owner = self.owners.owner(index);
@@ -359,9 +356,9 @@ impl Meter {
         }
     }
 
-    /// Tells connections that were never told, as soon as nothing more is to be learned of them
-    /// soon: their names are known, they are over, or they are `patience` old; and hosts that later
-    /// requests on told ones ask for, at once. Needs [`FlowConfig::live`]. `now`: packet time reached.
+    /// Reports each new connection once, as soon as its names are final, it is closed, or it is
+    /// `patience` nanoseconds old. Of connections reported before, reports new later hosts at once.
+    /// Needs [`FlowConfig::live`]. `now`: packet time reached.
     pub fn report_fresh(
         &mut self,
         now: Nanos,
@@ -371,7 +368,8 @@ impl Meter {
         self.report_fresh_some(now, patience, usize::MAX, sink);
     }
 
-    /// The same of about `limit` connections; the others are told the next time.
+    /// Same as [`Meter::report_fresh`], with about `limit` reports. The others come with the next
+    /// call.
     pub fn report_fresh_some(
         &mut self,
         now: Nanos,
@@ -383,7 +381,8 @@ impl Meter {
         self.table.report_fresh(now, (patience, limit), &self.answers, sink);
     }
 
-    /// The clock that stamps packets was set by `step` nanoseconds, and shows `now`.
+    /// Adapts all times, after the clock of the packet times was set by `step` nanoseconds to
+    /// `now`.
     pub fn rebase(&mut self, now: Nanos, step: Nanos) {
         self.table.rebase(now, step);
         self.answers.shift(step);
@@ -391,7 +390,7 @@ impl Meter {
         self.owners.rebase(now, step);
     }
 
-    /// An interface is gone: its totals are told a last time.
+    /// Removes an interface, and reports its totals a last time.
     pub fn forget(&mut self, id: InterfaceId, sink: &mut impl FnMut(Observation)) {
         if let Some(span) = self.interfaces.forget(id) {
             sink(Observation::Interface(self.complete(span)));
@@ -399,8 +398,8 @@ impl Meter {
         self.owners.forget(id.index);
     }
 
-    /// Tells all connections that changed since they were last told; for a source that does not
-    /// end. `now`: packet time reached.
+    /// Reports all connections that changed since their last report, unanswered questions, and the
+    /// totals of interfaces. For a source that does not end. `now`: packet time reached.
     pub fn report_changed(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
         self.table.expire_until(now, &mut self.counters.current, sink);
         self.table.report(Some(now), &self.answers, sink);
@@ -408,8 +407,8 @@ impl Meter {
         self.report_interfaces(sink);
     }
 
-    /// The same of about `limit` connections, beginning `from` 0; then from what it gave, until it
-    /// gives nothing, and all is told.
+    /// Same as [`Meter::report_changed`], for about `limit` connections at a time. The first call
+    /// has `from` 0. Each further call has what the last one returned, until one returns `None`.
     pub fn report_changed_some(
         &mut self,
         now: Nanos,
@@ -426,7 +425,7 @@ impl Meter {
         next
     }
 
-    /// The input has ended: tells everything.
+    /// Reports everything that was not reported, at the end of the input.
     pub fn finish(&mut self, sink: &mut impl FnMut(Observation)) {
         self.counters.current.incomplete_head += self.table.unfinished();
         self.table.report(None, &self.answers, sink);

@@ -1,17 +1,17 @@
-//! Offline sources: captures of every usual kind, merged by packet time into batches of frames.
+//! Capture files and streams, merged by packet time into batches of frames.
 //!
-//! Owns opening, decompressing, merging, and telling how each input ended. Must never look inside a
-//! frame, and never drop one silently: an input that is cut or damaged gives what it holds and says
-//! so.
+//! Owns opening, decompressing and merging of inputs, and the report how each ended. Must never
+//! read the bytes of a frame, nor drop a frame silently. An input that is cut or damaged gives the
+//! frames before the damage, and a report of it.
 //!
-//! Classic pcap is read by libpcap (crate `pcap`). pcapng is read by `pcap-parser`: libpcap refuses
-//! a file whose interfaces differ in link type or snap length, which cannot be known before the end
-//! of the file. Compressed input and pipes go through a thread that sniffs, decompresses and feeds
-//! a pipe.
+//! libpcap (crate `pcap`) reads classic pcap. `pcap-parser` reads pcapng, since libpcap refuses a
+//! file whose interfaces differ in link type or snap length, which only shows at the end of the
+//! file. For compressed input and pipes, a thread sniffs and decompresses the input, and feeds a
+//! pipe.
 //!
-//! So some captures are read that are open at a time. Where more overlap in time, for the others
-//! nothing is open between two reads (`parked`), so that neither descriptors nor memory limit how
-//! many captures there may be.
+//! At most `MAX_OPEN` inputs are open at a time. Where more inputs overlap in time, the others are
+//! parked (`parked`): nothing of them is open between two reads. So neither descriptors nor memory
+//! limit the number of captures.
 
 mod classic;
 mod digest;
@@ -41,68 +41,70 @@ use input::OpenInput;
 use outcome::{ReadLimit, ReadOutcome};
 use parked::{ParkedInput, UnpackedFiles};
 
-/// Frames per batch. A batch that was given back is written again by the reading core: it should
-/// have left the other core's own caches by then, for fetching lines from there costs more than
-/// from the cache that both share. Half of this made reading slower by a tenth, a quarter of it by
-/// a fourth; more gains nothing.
+/// Frames per batch. The reading core writes to a batch again when it was recycled. By then it
+/// should have left the other core's own caches: fetching lines from there costs more than from the
+/// cache that both share. Half as many frames made reading slower by a tenth, a quarter as many by
+/// a fourth. More gain nothing.
 const BATCH_FRAMES: usize = 4096;
 /// Bytes per batch, for captures of large frames.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Frames asked for at once: the limit of bytes is looked at in between.
+/// Frames requested at a time. The limit of bytes is checked in between.
 const STRIDE_FRAMES: usize = 32;
-/// Inputs that are kept open. Each takes up to three descriptors, a buffer of 1 MiB and the memory
-/// of a decompressor.
+/// Inputs that are open at a time. Each takes up to three descriptors, a buffer of 1 MiB and the
+/// memory of a decompressor.
 const MAX_OPEN: usize = 16;
-/// Frames read ahead of an input that is open, for merging: that copies twice, so little is gained
-/// by more.
+/// Frames read ahead of an open input, for merging. They are copied twice, so that more gain
+/// little.
 const AHEAD_FRAMES: usize = 64;
 /// Bytes read ahead of an input at a time, for merging.
 const AHEAD_BYTES: usize = 256 * 1024;
-/// Bytes read ahead of all inputs together, as far as each has [`MIN_AHEAD_BYTES`].
+/// Bytes read ahead of all inputs together. Each input may have [`MIN_AHEAD_BYTES`] in any case.
 const TOTAL_AHEAD_BYTES: usize = 32 * 1024 * 1024;
-/// Bytes read ahead of an input that is opened anew each time, at least: less would cost more to
-/// open than to read.
+/// Bytes read ahead of a parked input, at least. Opening the file for less would cost more than
+/// reading.
 const MIN_AHEAD_BYTES: usize = 4 * 1024;
 
-/// How an input ended.
+/// What was read of an input, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceReport {
-    /// Path, or `-`.
+    /// Path of the input; `-` for standard input.
     pub path: String,
-    /// Format in words: `pcap`, `pcapng`, with the compression.
+    /// Format: `pcap` or `pcapng`, with the compression after a comma. Empty before it is opened.
     pub format: String,
-    /// Frames delivered.
+    /// Number of frames delivered.
     pub packets: u64,
-    /// Bytes of frames delivered.
+    /// Bytes of the frames delivered.
     pub bytes: u64,
-    /// Time of the first frame.
+    /// Packet time of the first frame.
     pub first: Option<Nanos>,
-    /// What is wrong with it, where something is.
+    /// What is wrong with the input, where something is.
     pub damage: Option<Damage>,
 }
 
 /// What is wrong with an input.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
-    /// It is whole, and there is no packet in it. Not a loss.
+    /// It is whole and contains no packet. Not a loss.
     #[error("it holds no packet")]
     NoPacket,
-    /// It cannot be read to its end: the reason in words, and what of it is used.
+    /// It cannot be read to its end: the reason, and how much of it is used.
     #[error("{0}")]
     NotReadToEnd(String),
 }
 
-/// How far reading has come. Shared between threads.
+/// How much was read so far. Shared between threads.
 #[derive(Debug, Default)]
 pub struct ReadProgress {
-    /// Frames delivered.
+    /// Number of frames delivered.
     pub packets: AtomicU64,
-    /// Bytes of frames delivered, with 16 bytes of record header each: comparable with `total`.
+    /// Bytes of the frames delivered, plus 16 bytes of record header each. Comparable with `total`.
     pub bytes: AtomicU64,
-    /// Bytes of all plain files; 0 where an input is compressed or a pipe.
+    /// Bytes of all input files; of plain files only, up to the first input that is compressed or a
+    /// pipe.
     pub total: AtomicU64,
 }
 
+/// An input that was found and has not begun.
 struct PlannedInput {
     path: PathBuf,
     first: Nanos,
@@ -114,28 +116,29 @@ enum InputSource {
     Parked(Box<ParkedInput>),
 }
 
-/// An input that has begun.
+/// An input that has begun and has not ended.
 struct ActiveInput {
     source: InputSource,
     id: u32,
-    /// Read ahead.
+    /// Frames that were read ahead.
     pending: FrameBatch,
+    /// Index of the next frame in `pending`.
     next_index: usize,
     ended: bool,
 }
 
-/// Several inputs as one stream of batches in packet-time order; within an input its own order is
-/// kept.
+/// Reads several inputs as one stream of batches, in the order of packet time. Frames of one input
+/// stay in the order of the input.
 pub struct CaptureReader {
-    /// Not begun yet, latest first.
+    /// Inputs that have not begun, the latest first.
     planned: Vec<PlannedInput>,
-    /// By number of the input.
+    /// Inputs that have begun, indexed by source.
     active: Vec<Option<Box<ActiveInput>>>,
-    /// Time of the next frame of each input that has begun, and which it is.
+    /// Packet time of the next frame of each active input, and its source.
     next_times: BinaryHeap<Reverse<(Nanos, u32)>>,
-    /// Inputs that are open.
+    /// Number of inputs that are open.
     open: usize,
-    /// Bytes of memory of what was read ahead.
+    /// Bytes of memory for frames that were read ahead.
     ahead_bytes: usize,
     unpacked: UnpackedFiles,
     reports: Vec<SourceReport>,
@@ -145,11 +148,11 @@ pub struct CaptureReader {
 }
 
 impl CaptureReader {
-    /// Plans the inputs: files, directories (searched for captures) and `-`. What cannot be read is
-    /// kept in [`CaptureReader::errors`].
+    /// Finds the inputs: files, directories (searched for captures) and `-`. Inputs that cannot be
+    /// read are listed in [`CaptureReader::errors`].
     ///
-    /// Sources are numbered by first packet time, then path, so that the order of the arguments
-    /// does not show.
+    /// Sources are numbered by the packet time of their first frame, then by path, so that the
+    /// order of the arguments does not matter.
     pub fn open(paths: &[PathBuf]) -> Self {
         let mut reader = Self {
             planned: Vec::new(),
@@ -199,8 +202,8 @@ impl CaptureReader {
     ) {
         if path.as_os_str() == "-" {
             *plain = false;
-            // Standard input cannot be looked into first: it is opened at once, as if it began
-            // before all others.
+            // Standard input cannot be inspected first. It is opened at once, as if it began before
+            // all others.
             if seen.insert((u64::MAX, u64::MAX)) {
                 found.push((Nanos::MIN, path.to_owned()));
             }
@@ -220,7 +223,7 @@ impl CaptureReader {
                 .notes
                 .push(format!("{text} is the same file as one given before; it is read once"));
         }
-        // Looking into a pipe would take bytes away that the reader needs later.
+        // Inspecting a pipe would take bytes away that the reader needs later.
         if meta.file_type().is_fifo()
             || meta.file_type().is_char_device()
             || meta.file_type().is_socket()
@@ -236,7 +239,7 @@ impl CaptureReader {
             Ok(mut input) => {
                 *plain &= !input.is_piped();
                 let mut first = Nanos::MIN;
-                // How it ends is told when it is read.
+                // How it ends is reported when it is read.
                 let _ = input.read(1, &mut |frame| first = frame.time);
                 found.push((first, path.to_owned()));
             }
@@ -264,7 +267,7 @@ impl CaptureReader {
         let (mut taken, mut left) = (0, 0);
         for entry in entries {
             let path = entry.path();
-            // Links to directories are not followed: they may lead in circles.
+            // Links to directories are not followed, since they may lead in circles.
             if entry.file_type().is_ok_and(|t| t.is_dir()) {
                 self.plan_directory(&path, found, seen, plain);
             } else if sniff::is_capture(&path) {
@@ -282,27 +285,27 @@ impl CaptureReader {
         }
     }
 
-    /// Inputs that could not be read at all.
+    /// Inputs that cannot be read at all.
     pub fn errors(&self) -> &[SourceError] {
         &self.errors
     }
 
-    /// What was noticed and is no error.
+    /// Remarks on the inputs that are no errors.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// How the inputs ended so far; index = [`InterfaceId::source`].
+    /// Reports of all inputs, indexed by [`InterfaceId::source`].
     pub fn reports(&self) -> &[SourceReport] {
         &self.reports
     }
 
-    /// How far reading has come.
+    /// How much was read so far.
     pub fn progress(&self) -> Arc<ReadProgress> {
         Arc::clone(&self.progress)
     }
 
-    /// Fills a batch with the next frames. False: all inputs have ended.
+    /// Fills a batch with the next frames. False where all inputs have ended.
     pub fn next_batch(&mut self, batch: &mut FrameBatch) -> bool {
         batch.clear();
         while !is_full(batch) {
@@ -320,7 +323,7 @@ impl CaptureReader {
         !batch.is_empty()
     }
 
-    /// Begins every planned input whose time has come.
+    /// Begins each planned input whose first frame comes next.
     fn begin_due(&mut self) {
         while let Some(next) = self.planned.last() {
             if self.next_times.peek().is_some_and(|Reverse((head, _))| *head < next.first) {
@@ -360,7 +363,7 @@ impl CaptureReader {
         Ok(InputSource::Open(OpenInput::open(path)?))
     }
 
-    /// Reads ahead of an input whose frames have all been handed on, and lets go of it at its end.
+    /// Reads ahead of an input whose frames were all delivered. Closes it at its end.
     fn read_ahead(&mut self, mut active: Box<ActiveInput>) {
         self.ahead_bytes -= active.memory_bytes();
         let limit = match active.source {
@@ -382,7 +385,7 @@ impl CaptureReader {
         }
     }
 
-    /// The only input left: straight into the batch.
+    /// Reads the only input that is left, straight into the batch.
     fn fill_alone(&mut self, batch: &mut FrameBatch) {
         let first = self.next_times.pop();
         let Some(mut active) = first.and_then(|Reverse((_, id))| self.active[id as usize].take())
@@ -403,11 +406,12 @@ impl CaptureReader {
                 break;
             }
         }
-        // Leaves something to look at, so that an ended input is noticed as such.
+        // Reads ahead, so that an input that has ended is closed.
         self.read_ahead(active);
     }
 
-    /// The input with the earliest frame, as far as it is the earliest.
+    /// Delivers frames of the input with the earliest frame, until another input's frame is
+    /// earlier.
     fn merge(&mut self, batch: &mut FrameBatch) {
         let Some(Reverse((head, id))) = self.next_times.pop() else { return };
         let Some(mut active) = self.active[id as usize].take() else { return };
@@ -455,16 +459,16 @@ impl ActiveInput {
         self.pending.get(self.next_index).map(|f| f.time)
     }
 
-    /// Bytes of memory of what was read ahead.
+    /// Bytes of memory for frames that were read ahead.
     fn memory_bytes(&self) -> usize {
         self.pending.memory_bytes()
     }
 
-    /// Reads some frames ahead, for merging.
+    /// Reads frames ahead, for merging.
     fn refill(&mut self, report: &mut SourceReport, limit: ReadLimit) {
         self.next_index = 0;
         let mut pending = std::mem::take(&mut self.pending);
-        // What had more than its share once gives it back.
+        // Frees the memory of an input that once had more than its share.
         if pending.memory_bytes() > 2 * limit.bytes {
             pending = FrameBatch::default();
         }
@@ -482,8 +486,8 @@ impl ActiveInput {
         self.pending = pending;
     }
 
-    /// Reads some frames, not many more than the limit. False: the input has ended with them, and
-    /// the report says how.
+    /// Reads frames, not many more than the limit. False where the input has ended. Then the report
+    /// says how.
     fn read(
         &mut self,
         report: &mut SourceReport,

@@ -29,8 +29,8 @@ use frames::*;
 fn config(sample: u32) -> FilterConfig {
     FilterConfig {
         sample,
-        snap: u32::MAX,
-        sampled_snap: u32::MAX,
+        snap_bytes: u32::MAX,
+        sampled_snap_bytes: u32::MAX,
         always_ports: vec![TLS_PORT],
         callers_only: false,
     }
@@ -398,10 +398,10 @@ fn one_in_sixteen_is_kept() {
 #[test]
 fn frames_are_cut_to_the_snap_length() {
     let frame = ipv4(17, &udp((40_000, 53), &[7; 300]), |_| {});
-    for (snap, expected) in [(0, 1), (1, 1), (96, 96), (4096, frame.len())] {
+    for (snap_bytes, expected) in [(0, 1), (1, 1), (96, 96), (4096, frame.len())] {
         let filtered = Filtered::new(&program(
             FilterLink::RawIp,
-            &FilterConfig { snap, sampled_snap: 7, ..config(1) },
+            &FilterConfig { snap_bytes, sampled_snap_bytes: 7, ..config(1) },
         ));
         assert_eq!(filtered.pass(&frame), Some(expected));
     }
@@ -410,7 +410,7 @@ fn frames_are_cut_to_the_snap_length() {
     for (sample, expected) in [(1, sampled.len()), (2, 96), (3, 96)] {
         let filtered = Filtered::new(&program(
             FilterLink::RawIp,
-            &FilterConfig { sampled_snap: 96, ..config(sample) },
+            &FilterConfig { sampled_snap_bytes: 96, ..config(sample) },
         ));
         let kept: Vec<usize> = (0..200).filter_map(|_| filtered.pass(&sampled)).collect();
         assert!(kept.len() > 20 && kept.iter().all(|n| *n == expected), "{sample}: {kept:?}");

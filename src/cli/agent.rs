@@ -77,7 +77,7 @@ struct LiveOptions {
     sample: u32,
     /// Kernel ring of each interface, in KiB; what comes in bursts while the agent does other
     /// things is held there
-    #[arg(long, value_name = "KIB", default_value_t = HandleConfig::default().ring / 1024, value_parser = clap::value_parser!(u32).range(64..1_048_576))]
+    #[arg(long, value_name = "KIB", default_value_t = HandleConfig::default().ring_bytes / 1024, value_parser = clap::value_parser!(u32).range(64..1_048_576))]
     ring: u32,
     /// Tell what is known already again after this long
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
@@ -191,7 +191,7 @@ impl LiveOptions {
         );
         let handle = HandleConfig {
             sample: self.sample,
-            ring: self.ring * 1024,
+            ring_bytes: self.ring * 1024,
             pod_sends_only,
             ..HandleConfig::default()
         };

@@ -1,8 +1,7 @@
-//! HTTP/2 without TLS, from its preface on: the `:authority` of the first request (RFC 9113).
+//! HTTP/2 without TLS: the `:authority` of the first request (RFC 9113).
 //!
-//! Owns the frame layout as far as the first header block. Must never follow a connection further:
-//! the compression's state (RFC 7541) is only known at the beginning, so a later stream's
-//! `:authority` cannot be read without all that came before.
+//! Owns the frame layout up to the first header block. Must never read a later stream: its headers
+//! are compressed with a state (RFC 7541) that depends on all headers before it.
 
 use super::{RequestHead, authority_text};
 
@@ -15,14 +14,13 @@ const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 
-/// True when `bytes` are the preface, or the beginning of it. "PRI" alone could begin no HTTP/1
-/// request that anyone sends.
+/// Whether the bytes are the preface or the beginning of it. No HTTP/1 request begins with "PRI".
 pub fn begins(bytes: &[u8]) -> bool {
     let length = bytes.len().min(PREFACE.len());
     length >= 3 && bytes[..length] == PREFACE[..length]
 }
 
-/// Reads up to the first request's headers from bytes that begin with the preface.
+/// Reads the first request's headers, from bytes that begin with the preface.
 pub fn request(bytes: &[u8]) -> Option<RequestHead> {
     if !begins(bytes) {
         return None;
@@ -44,7 +42,7 @@ pub fn request(bytes: &[u8]) -> Option<RequestHead> {
                 open = Some(stream);
             }
             (CONTINUATION, Some(s)) if s == stream => block.extend_from_slice(content),
-            // Between HEADERS and the last CONTINUATION nothing else may come (§6.10).
+            // No other frame is allowed between HEADERS and the last CONTINUATION (§6.10).
             (_, Some(_)) => ended = true,
             _ => {}
         }
@@ -61,7 +59,7 @@ pub fn request(bytes: &[u8]) -> Option<RequestHead> {
     Some(RequestHead { complete: ended || authority.is_some(), authority })
 }
 
-/// The header block in a HEADERS frame: without padding and priority (§6.2).
+/// The header block in a HEADERS frame, without padding and priority (§6.2).
 fn fragment(content: &[u8], flags: u8, is_whole: bool) -> &[u8] {
     let (mut from, mut to) = (0, content.len());
     if flags & PADDED != 0 {
@@ -76,11 +74,11 @@ fn fragment(content: &[u8], flags: u8, is_whole: bool) -> &[u8] {
     content.get(from..to).unwrap_or(&[])
 }
 
-/// `:authority`, or failing that `host` (§8.3.1), of a header block (RFC 7541) that may be cut.
+/// The `:authority` of a header block (RFC 7541) that may be cut. Without one, its `host` (§8.3.1).
 fn authority(block: &[u8]) -> Option<String> {
     let (mut authority, mut host) = (None, None);
     let mut decoder = hpack_patched::Decoder::new();
-    // An error ends the block early: what was decoded before it is good.
+    // An error ends the block. What was decoded before it is valid.
     let _ = decoder.decode_with_cb(block, |name, value| match &*name {
         b":authority" if authority.is_none() => authority = authority_text(&value),
         b"host" if host.is_none() => host = authority_text(&value),
@@ -119,7 +117,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn authority_of_the_first_request() {
+    fn the_authority_of_the_first_request_is_read() {
         let bytes =
             [start(), frame(HEADERS, END_HEADERS, 1, &block("Ratings.bookinfo:9080"))].concat();
         assert_eq!(
@@ -130,7 +128,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn padding_priority_and_continuation() {
+    fn a_header_block_with_padding_priority_and_continuation_is_read() {
         let block = block("ratings:9080");
         let (one, two) = block.split_at(3);
         let headers = [&[4, 0, 0, 0, 0, 16], one, &[0; 4]].concat();
@@ -151,7 +149,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn headers_without_authority() {
+    fn headers_without_an_authority_give_none() {
         let bytes = [start(), frame(HEADERS, END_HEADERS, 1, &[0x82, 0x86])].concat();
         assert_eq!(request(&bytes), Some(RequestHead { authority: None, complete: true }));
         assert_eq!(request(b"PRINT"), None);

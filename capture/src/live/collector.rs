@@ -1,8 +1,8 @@
-//! The loop that reads a node's interfaces and turns their packets into observations.
+//! The loop that reads a node's interfaces and converts their packets to observations.
 //!
-//! Owns the handles and the meter. One thread, woken by packets, by changes of interfaces and by
-//! its clock. Must never wait for whoever takes the observations, and never end without telling
-//! what it has seen.
+//! Owns the handles and the meter. It is one thread, which packets, changes of interfaces and a
+//! clock wake. Must never wait for the receiver of observations while it collects, and never end
+//! without reporting what it has seen.
 
 mod buffer;
 mod rings;
@@ -33,63 +33,64 @@ use crate::layout::sll2;
 use crate::meter::Meter;
 use crate::observation::{InterfaceId, Nanos, Observation};
 
-/// Frames read from one interface before the others have their turn.
+/// Frames read from one interface before the next one is read.
 const READ_FRAMES: usize = 4_096;
-/// How far the system's clock may move against the steady one between two ticks before it counts as
-/// set. NTP slews by 500 ppm.
+/// Nanoseconds by which the system's clock may differ from the monotonic clock between two ticks.
+/// Beyond that, the clock was set. NTP slews by 500 ppm.
 const CLOCK_STEP_NANOS: i64 = 500_000_000;
-/// How long the first list of interfaces is waited for. It takes milliseconds; what is slower comes
-/// as changes.
+/// How long the first list of interfaces is awaited. It takes milliseconds. Interfaces that come
+/// later are changes.
 const FIRST_LIST: Duration = Duration::from_secs(5);
-/// The same for what the node knows of the addresses behind them.
+/// How long the node's first evidence of the addresses behind interfaces is awaited.
 const FIRST_EVIDENCE: Duration = Duration::from_secs(1);
-/// Rings are read no oftener than this: a wake-up interrupts whoever has the processor, and costs
-/// as much as reading some dozen packets. A ring of the default size holds some 800 segments that
-/// open a connection, which come in 8 ms at 100,000 a second.
+/// Shortest pause between two readings of the rings. A wake-up interrupts whatever runs on the
+/// processor, and costs as much as reading some dozen packets. A ring of the default size has room
+/// for some 800 segments that open a connection. At 100,000 a second they come in 8 ms.
 const READ_PAUSE: Duration = Duration::from_millis(3);
-/// How much longer rings are read at the end than the kernel may hold packets back.
+/// How much longer than the block timeout the rings are read at the end.
 const MAX_DRAIN: Duration = Duration::from_secs(2);
-/// How often the kernel is asked what it dropped, where what is read does not tell that it did.
+/// Interval in which the kernel is asked how many packets it dropped, where no block shows that it
+/// did.
 const DROPPED_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A larger ring, or why there is none.
+/// A larger ring for an interface, or why there is none.
 struct LargerRing {
     index: u32,
     name: String,
     old_ring_bytes: u32,
-    ring: u32,
+    ring_bytes: u32,
     handle: Result<Handle, OpenError>,
 }
 
-/// A handle that gets no more packets: what the kernel still holds of them is read.
+/// A handle that receives no more packets. Those that the kernel still has are read.
 struct EndingHandle {
     until: Instant,
     index: u32,
     handle: Handle,
-    /// What was counted of it.
+    /// Dropped packets that were counted before.
     dropped: DroppedPackets,
 }
 
 /// A watched interface.
 struct WatchedInterface {
     name: String,
-    /// Absent where one handle reads all.
+    /// Absent where one handle reads all interfaces.
     handle: Option<Handle>,
-    /// It leads to a pod, and which way a packet passes means something.
+    /// It leads to a pod, so that the direction of a packet identifies the sender.
     of_pod: bool,
     dropped: DroppedPackets,
     /// Bytes of its ring.
-    ring: u32,
-    /// Its ring overflowed since it was last asked.
+    ring_bytes: u32,
+    /// Its ring overflowed since it was last enlarged_bytes.
     overflows: bool,
-    /// It was said that its ring may get no larger.
+    /// It was logged that its ring cannot grow further.
     at_limit: bool,
-    /// Until when it was told as watched; at first, since when it is.
+    /// End of the last span that was reported; at first, the time since when it is watched.
     reported_until: Nanos,
     packets: u64,
 }
 
-/// Reads a node's interfaces.
+/// Reads a node's interfaces, and sends reports.
 pub struct Collector {
     config: CollectorConfig,
     links: Links,
@@ -101,26 +102,26 @@ pub struct Collector {
     any_dropped: DroppedPackets,
     watched: HashMap<u32, WatchedInterface>,
     listed: HashSet<u32>,
-    /// A list of all interfaces has come in.
+    /// A list of all interfaces was received.
     complete: bool,
-    /// Handles of interfaces that are gone, or that have another handle now: what the kernel still
-    /// holds of them is read until then.
+    /// Handles of interfaces that are gone, or that have another handle now. They are read until
+    /// the kernel has no more packets for them.
     ending: Vec<EndingHandle>,
     /// Larger rings that are being opened.
     opening: Vec<JoinHandle<LargerRing>>,
     /// Handles that are being closed.
     closing: Vec<JoinHandle<()>>,
-    /// Bytes of rings beyond what was asked for.
-    enlarged: u32,
+    /// Bytes of all rings beyond their configured size.
+    enlarged_bytes: u32,
     /// Interfaces that could not be opened, and when to try again.
     retries: BTreeMap<u32, (Instant, Link)>,
     buffer: ObservationBuffer,
-    /// Where telling all that goes on has come to, while it is not through.
+    /// Slot of the flow table at which the report of all changed connections continues.
     round: Option<u32>,
     status: CollectorStatus,
 }
 
-/// Tokens of epoll: an interface has its index.
+// Tokens of epoll. The token of an interface is its index.
 const LINKS: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
 const ALL: u64 = u64::MAX - 2;
@@ -130,7 +131,7 @@ fn system(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> CollectError 
     move |e| CollectError::System { what, error: e.into() }
 }
 
-/// The system's clock, in nanoseconds since the Unix epoch: what the kernel stamps packets with.
+/// The system's clock, in nanoseconds since the Unix epoch. The kernel takes packet times from it.
 fn clock() -> Nanos {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -141,7 +142,7 @@ fn nanos(d: Duration) -> Nanos {
     i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Totals of interfaces apart from the rest.
+/// Puts totals of interfaces into `spans`, and other observations into the buffer.
 fn separate_spans(
     observation: Observation,
     buffer: &mut ObservationBuffer,
@@ -154,10 +155,10 @@ fn separate_spans(
 }
 
 impl Collector {
-    /// Opens what has to be there before any interface.
+    /// Opens all that is needed before any interface is.
     ///
     /// # Errors
-    /// When the kernel gives no netlink socket, or, with [`CollectorConfig::any`], no handle.
+    /// When the kernel refuses a netlink socket or, with [`CollectorConfig::any`], a handle.
     pub fn open(config: CollectorConfig) -> Result<(Self, CollectorControl), CollectError> {
         let io = |what| move |error| CollectError::System { what, error };
         let mut links = Links::open().map_err(io("follow the network interfaces"))?;
@@ -195,7 +196,7 @@ impl Collector {
             ending: Vec::new(),
             opening: Vec::new(),
             closing: Vec::new(),
-            enlarged: 0,
+            enlarged_bytes: 0,
             retries: BTreeMap::new(),
             buffer: ObservationBuffer::default(),
             round: None,
@@ -208,8 +209,7 @@ impl Collector {
         Ok((this, CollectorControl(shared)))
     }
 
-    /// Opens what is there already, so that whoever is told that collecting has begun can rely on
-    /// it.
+    /// Opens the interfaces that are there already, so that they are watched when this returns.
     fn first_list(&mut self) -> Result<(), CollectError> {
         let until = Instant::now() + FIRST_LIST;
         while !self.complete && Instant::now() < until {
@@ -221,7 +221,7 @@ impl Collector {
             }
             self.changes()?;
         }
-        // And whose it is.
+        // Then the node's evidence of their owners.
         let until = Instant::now() + FIRST_EVIDENCE;
         while !self.evidence.is_complete() && Instant::now() < until {
             let mut fds = [PollFd::new(&self.evidence, PollFlags::IN)];
@@ -238,10 +238,10 @@ impl Collector {
     /// Collects until it is stopped.
     ///
     /// # Errors
-    /// See [`CollectError`]. What was seen until then is told before.
+    /// See [`CollectError`]. What was seen until then is reported first.
     pub fn run(mut self, out: &SyncSender<CollectorReport>) -> Result<(), CollectError> {
         let result = self.work(out);
-        // Nothing is in them that is not in those that they were to replace.
+        // The larger rings have no packets that the smaller ones lack.
         for thread in std::mem::take(&mut self.opening) {
             let _ = thread.join();
         }
@@ -251,7 +251,7 @@ impl Collector {
         let (buffer, status, mut spans) = (&mut self.buffer, &self.status, Vec::new());
         self.meter.finish(&mut |o| {
             separate_spans(o, buffer, &mut spans);
-            // What it tells may wait: nothing is read any more.
+            // Sending may block here, since nothing is read any more.
             if buffer.len() >= CHUNK && !unheard {
                 let (observations, over) = buffer.take();
                 let (last, status) = (false, status.clone());
@@ -279,7 +279,7 @@ impl Collector {
         let mut clocks = (clock(), Instant::now());
         while !self.shared.stop.load(Ordering::SeqCst) {
             let mut until = tick + self.config.tick;
-            // What is ending has no descriptor to wait on.
+            // Ending handles are polled, since the loop does not wait on their descriptors.
             if !self.ending.is_empty() {
                 until = until.min(
                     Instant::now()
@@ -310,7 +310,7 @@ impl Collector {
             {
                 self.meter.set_pods(&pods);
             }
-            // What the node knows comes before the packets that it is buffer against.
+            // The node's evidence comes before the packets that are checked against it.
             if events.iter().any(|e| e.data.u64() == EVIDENCE) {
                 self.read_evidence()?;
             }
@@ -362,8 +362,8 @@ impl Collector {
         Ok(())
     }
 
-    /// Tells what is to be told now, a part at a time, as far as it is taken. The rest is told at
-    /// the next tick.
+    /// Reports what is due, in parts, as far as the receiver takes it. The rest is reported at the
+    /// next tick.
     fn report_due(
         &mut self,
         now: Nanos,
@@ -387,7 +387,7 @@ impl Collector {
         }
     }
 
-    /// Hands on what is buffer, as far as it is taken.
+    /// Sends buffered observations, as far as the receiver takes them.
     fn send_buffered(
         &mut self,
         now: Nanos,
@@ -398,7 +398,7 @@ impl Collector {
             match out.try_send(report) {
                 Ok(()) if self.buffer.len() < CHUNK => return Ok(()),
                 Ok(()) => {}
-                // It is told with what comes next.
+                // It is sent with the next report.
                 Err(TrySendError::Full(CollectorReport { observations, over, .. })) => {
                     self.buffer.put_back(observations, over);
                     return Ok(());
@@ -417,7 +417,7 @@ impl Collector {
         CollectorReport { now, observations, over, status: self.status.clone(), last }
     }
 
-    /// Takes in what the node has come to know of the addresses behind its interfaces.
+    /// Reads the node's new evidence of the addresses behind its interfaces.
     fn read_evidence(&mut self) -> Result<(), CollectError> {
         let changed = self
             .evidence
@@ -466,8 +466,8 @@ impl Collector {
         let (meter, buffer, watched) = (&mut self.meter, &mut self.buffer, &self.watched);
         let Some(handle) = &mut self.any else { return Ok(()) };
         let mut take = |frame: Frame<'_>| {
-            // A packet passes a veth, a bridge and a device of the node: only the veths count, and
-            // of those the ones that have no handle of their own.
+            // A packet passes a veth, a bridge and a device of the node. Only veths count that have
+            // no handle of their own.
             let index = sll2::interface(frame.data);
             let of = index.and_then(|i| watched.get(&i)).filter(|w| w.handle.is_none());
             if let (Some(index), Some(of)) = (index, of) {
@@ -491,8 +491,7 @@ impl Collector {
         }
     }
 
-    /// The totals that were just told become what is new in them, and watching what it was: also
-    /// where no packet came.
+    /// Converts the totals that were just reported to spans, and buffers them.
     fn spans(&mut self, spans: Vec<Observation>, now: Nanos) {
         for span in spans {
             if let Some(span) = self.span(span, now) {
@@ -501,9 +500,11 @@ impl Collector {
         }
     }
 
+    /// The difference of an interface's totals to its last report. The time span is the time in
+    /// which it was watched, even where no packet came.
     fn span(&mut self, observation: Observation, now: Nanos) -> Option<Observation> {
         let Observation::Interface(mut span) = observation else { return Some(observation) };
-        // An interface that has shown nothing tells nothing of whose it is.
+        // An interface without packets shows no owner.
         let watched = self.watched.get_mut(&span.interface.index).filter(|_| span.packets > 0)?;
         span.first = watched.reported_until.min(now);
         span.last = now;
@@ -514,8 +515,8 @@ impl Collector {
         Some(Observation::Interface(span))
     }
 
-    /// Reads what the kernel holds, for as long as it may hold it, and what was in the rings by
-    /// then, but not what follows without end.
+    /// Reads the last packets: those that the kernel holds back for the block timeout, and those in
+    /// the rings by then. Does not read on without end where packets continue to come.
     fn drain(&mut self) {
         let block_timeout_millis =
             Duration::from_millis(u64::from(self.config.handle.block_timeout_millis));

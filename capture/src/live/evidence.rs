@@ -1,10 +1,10 @@
-//! What the node knows of the addresses behind its interfaces (rtnetlink(7)): host routes, and
+//! The node's evidence of the addresses behind its interfaces (rtnetlink(7)): host routes, and
 //! neighbours with the port of the bridge that leads to them.
 //!
-//! Owns the reading of both. A neighbour answers for itself, so that the first interface of an
-//! address stays its interface while it is there. Routes are followed, neighbours are asked for:
-//! whoever sends with ever new addresses of the link layer makes the kernel tell of each. Must
-//! never look at a packet of a pod.
+//! Owns the reading of both. A neighbour answers for itself and may lie. So the first interface of
+//! an address stays its interface while it is there. Changes of routes are received. Neighbours are
+//! requested, since a pod that sends with many link-layer addresses would make the kernel send a
+//! change for each. Must never read a packet of a pod.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -21,15 +21,15 @@ use crate::observation::OwnerEvidence;
 /// Multicast groups of changes: routes of IPv4 and of IPv6 (`RTNLGRP_…`,
 /// include/uapi/linux/rtnetlink.h).
 const GROUPS: [u32; 2] = [7, 11];
-/// Longest message read at once. The kernel fills dumps up to 32 KiB.
+/// Longest message that is read, in bytes. The kernel fills dumps up to 32 KiB.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// The kernel's buffer for changes not read yet.
+/// The kernel's buffer for changes that were not read yet, in bytes.
 const KERNEL_BUFFER_BYTES: i32 = 1024 * 1024;
-/// Neighbours that wait for the bridge to tell their port. The kernel keeps 1,024 neighbours
+/// Neighbours whose port a bridge was asked for, at a time. The kernel stores 1,024 neighbours
 /// (`gc_thresh3`).
 const MAX_BRIDGE_REQUESTS: usize = 4_096;
-/// How often neighbours are asked for while an interface has none, at first and later: a pod that
-/// nobody on the node has spoken to is no neighbour.
+/// Interval in which neighbours are requested while an interface has none, at first and later. A
+/// pod becomes a neighbour only when the node sends to it.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 const LATER_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -49,38 +49,38 @@ const AF_BRIDGE: u8 = 7;
 /// Attributes of a route.
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
-/// Type of a route that leads somewhere.
+/// Type of a route to an interface.
 const RTN_UNICAST: u8 = 1;
 /// Attributes of a neighbour (include/uapi/linux/neighbour.h).
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NDA_MASTER: u16 = 9;
-/// States in which a neighbour has no address of the link layer that counts: none, incomplete,
-/// failed, and those that need none.
+/// States in which a neighbour has no valid link-layer address: incomplete, failed, and those that
+/// need none.
 const NUD_UNKNOWN: u16 = 0x01 | 0x20 | 0x40;
 /// Bytes of `struct nlmsghdr`, `struct rtmsg` and `struct ndmsg`.
 const HEADER_BYTES: usize = 16;
 const ROUTE_BYTES: usize = 12;
 const NEIGHBOUR_BYTES: usize = 12;
 
-/// A subscription to what the node knows.
+/// A subscription to the node's routes, and requests for its neighbours.
 pub(super) struct NodeEvidence {
     socket: Socket,
     buffer: Vec<u8>,
     sequence: u32,
-    /// Dumps to come: one at a time is allowed.
+    /// Dumps that were not requested yet. The kernel allows one at a time.
     pending_dumps: Vec<(u16, u8)>,
-    /// The one under way.
+    /// Sequence number of the current dump.
     current_dump: Option<u32>,
-    /// Since when the neighbours are asked for as often as they are, and when they are next.
+    /// Since when neighbours are requested, and the time of the next request.
     asking_since: Instant,
     next_request: Instant,
     routes: BTreeMap<u32, BTreeSet<IpAddr>>,
-    /// The interface of a neighbour: the first that was known.
+    /// The first interface on which each neighbour was seen.
     neighbours: HashMap<IpAddr, u32>,
-    /// Neighbours whose port a bridge was asked for, by the request.
+    /// Neighbours whose port a bridge was asked for, by the sequence number of the request.
     bridge_requests: HashMap<u32, IpAddr>,
-    /// Ports that lead to another network namespace.
+    /// Interfaces that lead to another network namespace.
     watched: BTreeSet<u32>,
 }
 
@@ -88,7 +88,7 @@ impl NodeEvidence {
     /// Subscribes. Needs no privilege.
     ///
     /// # Errors
-    /// When the kernel gives no netlink socket.
+    /// When the kernel refuses a netlink socket.
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -96,7 +96,7 @@ impl NodeEvidence {
             socket.add_membership(group)?;
         }
         socket.set_non_blocking(true)?;
-        // A smaller buffer still works: what overflows is listed again.
+        // A smaller buffer still works. After an overflow, all is listed again.
         let _ = socket.set_rx_buf_sz(KERNEL_BUFFER_BYTES);
         let mut this = Self {
             socket,
@@ -115,7 +115,7 @@ impl NodeEvidence {
         Ok(this)
     }
 
-    /// Asks for all that is there.
+    /// Requests all routes and neighbours.
     fn list(&mut self) -> io::Result<()> {
         self.routes.clear();
         self.pending_dumps = vec![
@@ -151,17 +151,17 @@ impl NodeEvidence {
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map(|_| self.sequence)
     }
 
-    /// An interface that leads to a pod is there.
+    /// Adds an interface that leads to a pod.
     pub(super) fn watch(&mut self, index: u32) {
         if self.watched.insert(index) {
             (self.asking_since, self.next_request) = (Instant::now(), Instant::now());
         }
     }
 
-    /// Asks for neighbours where it is time to and an interface has none.
+    /// Requests neighbours, where it is time to and an interface has none.
     ///
     /// # Errors
-    /// When the kernel does not take the request.
+    /// When the kernel refuses the request.
     pub(super) fn request_neighbours(&mut self) -> io::Result<()> {
         let now = Instant::now();
         let resolved: BTreeSet<u32> =
@@ -179,21 +179,21 @@ impl NodeEvidence {
         self.next_dump()
     }
 
-    /// An interface is gone.
+    /// Removes an interface.
     pub(super) fn forget(&mut self, index: u32) {
         self.watched.remove(&index);
         self.routes.remove(&index);
         self.neighbours.retain(|_, i| *i != index);
     }
 
-    /// Whether all that was asked for has been told.
+    /// Whether all requests were answered.
     pub(super) fn is_complete(&self) -> bool {
         self.current_dump.is_none()
             && self.pending_dumps.is_empty()
             && self.bridge_requests.is_empty()
     }
 
-    /// The addresses behind an interface, as far as the node knows, sorted.
+    /// The addresses behind an interface, as far as the node has evidence: routes, then neighbours.
     pub(super) fn of(&self, index: u32) -> Vec<(IpAddr, OwnerEvidence)> {
         let routes = self.routes.get(&index).into_iter().flatten();
         let mut all: Vec<(IpAddr, OwnerEvidence)> =
@@ -208,10 +208,10 @@ impl NodeEvidence {
         all
     }
 
-    /// Reads what has happened, without waiting; true where anything has.
+    /// Reads all messages so far, without waiting. True where something changed.
     ///
     /// # Errors
-    /// When the socket fails. What the kernel dropped is no error: all is listed again.
+    /// When the socket fails. Dropped messages are no error: all is listed again.
     pub(super) fn read(&mut self) -> io::Result<bool> {
         let mut changed = false;
         loop {
@@ -247,8 +247,8 @@ impl NodeEvidence {
             RTM_NEWROUTE | RTM_DELROUTE => Ok(self.route(kind == RTM_NEWROUTE, body)),
             RTM_NEWNEIGH => self.neighbour(sequence, body),
             NLMSG_DONE | NLMSG_ERROR => {
-                // A dump that is over, or that the kernel refuses (a family that it does not have);
-                // or a bridge that knows no port.
+                // The end of a dump, or its refusal (a family that the kernel does not have), or a
+                // bridge without a port for the neighbour.
                 self.bridge_requests.remove(&sequence);
                 if self.current_dump == Some(sequence) {
                     self.current_dump = None;
@@ -259,7 +259,7 @@ impl NodeEvidence {
         }
     }
 
-    /// A route to a single address through an interface.
+    /// Applies a route. Only routes to a single address through an interface count.
     fn route(&mut self, is_present: bool, body: &[u8]) -> bool {
         let (Some(&family), Some(&prefix), Some(&kind)) = (body.first(), body.get(1), body.get(7))
         else {
@@ -282,7 +282,8 @@ impl NodeEvidence {
         if is_present { routes.insert(to) } else { routes.remove(&to) }
     }
 
-    /// An entry of the neighbour table, or of a bridge's forwarding table as it was asked for.
+    /// Applies an entry of the neighbour table, or of a bridge's forwarding table where it was
+    /// requested.
     fn neighbour(&mut self, sequence: u32, body: &[u8]) -> io::Result<bool> {
         let (Some(&family), Some(index), Some(state)) =
             (body.first(), body.get(4..8).and_then(word), half(body, 8))
@@ -309,7 +310,7 @@ impl NodeEvidence {
             return Ok(self.assign(to, index));
         }
         if !self.neighbours.contains_key(&to) && self.bridge_requests.len() < MAX_BRIDGE_REQUESTS {
-            // Which port of the bridge leads to it. What is no bridge refuses.
+            // Asks the bridge which port leads to it. A device that is no bridge refuses.
             let mut body = [0; NEIGHBOUR_BYTES].to_vec();
             body[0] = AF_BRIDGE;
             push(&mut body, NDA_LLADDR, mac);

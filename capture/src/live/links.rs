@@ -1,6 +1,7 @@
-//! Network interfaces, followed by netlink (rtnetlink(7)).
+//! Network interfaces, as netlink lists and changes them (rtnetlink(7)).
 //!
-//! Owns the list of interfaces and what makes one that of a pod. Must never open an interface.
+//! Owns the list of interfaces, and the rule which of them lead to a pod. Must never open an
+//! interface.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,10 +17,10 @@ use netlink_sys::{Socket, SocketAddr};
 
 /// Multicast group of link changes (`RTNLGRP_LINK`, include/uapi/linux/rtnetlink.h).
 const GROUP_LINK: u32 = 1;
-/// Longest message read at once. The kernel fills dumps up to 32 KiB.
+/// Longest message that is read, in bytes. The kernel fills dumps up to 32 KiB.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// The kernel's buffer for changes not read yet: a node that starts a hundred pods at once sends
-/// some thousand messages.
+/// The kernel's buffer for changes that were not read yet, in bytes. A node that starts a hundred
+/// pods at a time sends some thousand messages.
 const KERNEL_BUFFER_BYTES: i32 = 1024 * 1024;
 
 // Messages (include/uapi/linux/rtnetlink.h) and attributes (include/uapi/linux/if_link.h).
@@ -37,25 +38,25 @@ const HEADER_BYTES: usize = 16;
 pub(super) struct Link {
     /// Kernel interface index.
     pub index: u32,
-    /// Name.
+    /// Name of the interface.
     pub name: String,
-    /// It leads to another network namespace: a veth or netkit device whose peer is elsewhere. The
-    /// peer of a pod's is.
+    /// It is a veth or netkit device whose peer is in another network namespace. That is so for the
+    /// interfaces of pods.
     pub leads_elsewhere: bool,
-    /// It is up (`IFF_UP`): before that it cannot be opened.
+    /// It is up (`IFF_UP`). Before that it cannot be opened.
     pub up: bool,
 }
 
-/// What happened to the interfaces.
+/// A change of the interfaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LinkChange {
-    /// It is there, new or changed.
+    /// This interface is there, new or changed.
     Present(Link),
-    /// It is gone.
+    /// The interface with this index is gone.
     Removed(u32),
-    /// All that are there have been told since [`Links::list`]: what was not is gone.
+    /// All interfaces were listed since [`Links::list`]. Others are gone.
     Listed,
-    /// The kernel dropped messages: list again.
+    /// The kernel dropped messages. They must be listed again.
     Lost,
 }
 
@@ -70,21 +71,22 @@ impl Links {
     /// Subscribes. Needs no privilege.
     ///
     /// # Errors
-    /// When the kernel gives no netlink socket.
+    /// When the kernel refuses a netlink socket.
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.add_membership(GROUP_LINK)?;
         socket.set_non_blocking(true)?;
-        // A smaller buffer still works: what overflows is told, and listed again.
+        // A smaller buffer still works. After an overflow, all interfaces are listed again.
         let _ = socket.set_rx_buf_sz(KERNEL_BUFFER_BYTES);
         Ok(Self { socket, buffer: Vec::with_capacity(BUFFER_BYTES), sequence: 0 })
     }
 
-    /// Asks for all interfaces. They come as changes, among those that happen meanwhile.
+    /// Requests a list of all interfaces. They come as changes, between those that happen
+    /// meanwhile.
     ///
     /// # Errors
-    /// When the kernel does not take the request.
+    /// When the kernel refuses the request.
     pub(super) fn list(&mut self) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let payload = NetlinkPayload::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
@@ -97,10 +99,10 @@ impl Links {
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map(drop)
     }
 
-    /// Reads what has happened, without waiting.
+    /// Reads all changes so far, without waiting.
     ///
     /// # Errors
-    /// When the socket fails; what the kernel dropped is no error but [`LinkChange::Lost`].
+    /// When the socket fails. Dropped messages are no error but [`LinkChange::Lost`].
     pub(super) fn read(&mut self, sink: &mut impl FnMut(LinkChange)) -> io::Result<()> {
         loop {
             self.buffer.clear();
@@ -149,7 +151,7 @@ impl AsFd for Links {
     }
 }
 
-/// Length of the first message, and what follows it at the next multiple of four.
+/// Length of the first message, and the bytes after it, from the next multiple of four on.
 pub(super) fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     if length < 16 || length > bytes.len() {
@@ -158,9 +160,9 @@ pub(super) fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
     Some((length, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-/// What is heard of links. Of a link's attributes only those are read that tell whose it is: a
-/// parser that reads all of them gives up the whole message where a newer kernel says one thing
-/// differently, and the interface would be missed without a word.
+/// A message about links. Only the attributes are read that show where a link leads. A parser of
+/// all attributes would fail where a newer kernel has changed one, and the interface would be
+/// missed silently.
 enum LinkMessageKind {
     New(Link),
     Gone(u32),
@@ -220,8 +222,8 @@ mod tests {
         bytes
     }
 
-    /// What the kernel tells of a link: `struct ifinfomsg`, its name, where its peer is, and its
-    /// kind with what that has to say.
+    /// A message of the kernel about a link: `struct ifinfomsg`, its name, where its peer is, and
+    /// its kind with the attributes of that kind.
     fn deserialized(elsewhere: bool, kind: &[u8], data: &[u8]) -> Option<Link> {
         let info = attribute(18, &[attribute(1, kind), attribute(2, data)].concat());
         let peer = if elsewhere { attribute(37, &0i32.to_ne_bytes()) } else { Vec::new() };
@@ -239,9 +241,9 @@ mod tests {
         }
     }
 
-    /// As `netkit_fill_info` (drivers/net/netkit.c) tells of a primary device in L3 mode, with
-    /// attributes of the newest kernels: primary, policy, mode, scrub, headroom, tailroom, the
-    /// peer's policy and scrub, and one that no parser knows.
+    /// The attributes that `netkit_fill_info` (drivers/net/netkit.c) writes for a primary device in
+    /// L3 mode, with those of the newest kernels: primary, policy, mode, scrub, headroom, tailroom,
+    /// the peer's policy and scrub. The last one is unknown to every parser.
     fn netkit() -> Vec<u8> {
         let number = |kind, n: u32| attribute(kind, &n.to_ne_bytes());
         let all = [
@@ -258,15 +260,19 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_whose_other_end_is_elsewhere_leads_to_a_pod() {
+    fn a_pair_with_its_other_end_in_another_namespace_leads_to_a_pod() {
         let link = Link { index: 7, name: "lxc1".to_owned(), leads_elsewhere: true, up: true };
         assert_eq!(deserialized(true, b"veth\0", b"").unwrap(), link);
         assert_eq!(deserialized(true, b"netkit\0", &netkit()).unwrap(), link);
         assert_eq!(
             deserialized(true, b"netkit\0", b"\x03\0").unwrap(),
             link,
-            "whatever a kernel has to say of its kind"
+            "with any attributes of its kind"
         );
+    }
+
+    #[test]
+    fn other_devices_lead_to_no_pod() {
         for (elsewhere, kind) in
             [(false, &b"veth\0"[..]), (false, b"netkit\0"), (true, b"vlan\0"), (true, b"macvlan\0")]
         {

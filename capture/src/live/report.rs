@@ -1,6 +1,6 @@
-//! What goes into a collector and what comes out of it.
+//! Configuration, control and reports of a collector.
 //!
-//! Owns plain values, and the means to stop a collector. Must never read a packet.
+//! Owns plain values, and the way to stop a collector. Must never read a packet.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,18 +14,18 @@ use crate::flow::{FlowConfig, ListeningPorts};
 use crate::loss::CaptureCounters;
 use crate::observation::{Nanos, Observation};
 
-/// How to collect.
+/// Configuration of a collector.
 #[derive(Clone, Debug)]
 pub struct CollectorConfig {
-    /// Of each interface.
+    /// How each interface is opened.
     pub handle: HandleConfig,
-    /// One handle for all interfaces in place of one each.
+    /// One handle for all interfaces, in place of one for each.
     pub any: bool,
-    /// How often new connections are handed on.
+    /// Interval in which new connections are reported.
     pub tick: Duration,
-    /// How often all connections that go on are.
+    /// Interval in which all connections that go on are reported.
     pub round: Duration,
-    /// How long the name of a connection is waited for before it is told without.
+    /// How long the name of a connection is awaited, before it is reported without one.
     pub patience: Duration,
     /// Limits of the flow table.
     pub flows: FlowConfig,
@@ -44,68 +44,68 @@ impl Default for CollectorConfig {
     }
 }
 
-/// What was lost and what is watched.
+/// Losses, and the interfaces that are watched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CollectorStatus {
-    /// Of the packets that were read.
+    /// Counters of the packets that were read.
     pub counters: CaptureCounters,
-    /// Packets that the kernel dropped for want of room in a ring, or a device did.
+    /// Packets that the kernel dropped because a ring was full, or that a device dropped.
     pub dropped: DroppedPackets,
-    /// Observations dropped because nobody took them.
+    /// Observations dropped because the receiver was too slow.
     pub unheard: u64,
-    /// Attempts to open an interface that failed, though it was there.
+    /// Failed attempts to open an interface that was there.
     pub not_opened: u64,
-    /// Interfaces that failed while they were read.
+    /// Number of times that reading an interface failed.
     pub failed: u64,
-    /// Times that the kernel dropped messages on interfaces; all were listed anew.
+    /// Number of times that the kernel dropped messages about interfaces. All interfaces were
+    /// listed anew.
     pub links_lost: u64,
-    /// Times that the system's clock was set.
+    /// Number of times that the system's clock was set.
     pub clock_steps: u64,
-    /// Interfaces watched now, by index.
+    /// Names of the interfaces watched now, by the kernel's index.
     pub watched: BTreeMap<u32, String>,
-    /// One handle is used for all.
+    /// Whether one handle reads all interfaces.
     pub any: bool,
 }
 
-/// What is handed on at a tick.
+/// What a collector reports at a tick.
 #[derive(Debug)]
 pub struct CollectorReport {
-    /// The clock at the tick.
+    /// The system's clock at the tick, in nanoseconds since the Unix epoch.
     pub now: Nanos,
-    /// In the order in which they were made.
+    /// Observations, in the order in which they were made.
     pub observations: Vec<Observation>,
-    /// Connections by the address of who opened them, where they were too many to be handed on one
-    /// by one.
+    /// Number of connections by initiator, where there were too many to report each.
     pub over: BTreeMap<IpAddr, u64>,
-    /// As of the last tick.
+    /// Status at the last tick.
     pub status: CollectorStatus,
-    /// There will be no more.
+    /// Whether this is the last report.
     pub last: bool,
 }
 
-/// Why collecting cannot begin or go on.
+/// Why collecting cannot begin or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
-    /// The kernel refuses something without which nothing works.
+    /// The kernel refuses something that collecting needs.
     #[error("cannot {what}: {error}")]
     System {
-        /// What was tried.
+        /// Attempted operation, as a verb phrase.
         what: &'static str,
-        /// Why not.
+        /// Error of the system.
         error: std::io::Error,
     },
-    /// An interface cannot be opened for a reason that holds for all.
+    /// An interface cannot be opened, for a reason that applies to all.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Whoever takes the observations has gone.
+    /// The receiver of observations was dropped.
     #[error("nobody takes the observations any more")]
     Unheard,
 }
 
-/// The addresses of pods, of each apart.
+/// Addresses of pods, pod by pod.
 pub type PodAddresses = Vec<Arc<[IpAddr]>>;
 
-/// Steers a collector from other threads.
+/// Controls a collector from other threads.
 #[derive(Clone, Debug)]
 pub struct CollectorControl(pub(super) Arc<ControlState>);
 
@@ -118,26 +118,26 @@ pub(super) struct ControlState {
 }
 
 impl CollectorControl {
-    /// Ends collecting: what is in the rings is read, everything is told.
+    /// Ends collecting. The rings are read, and everything is reported first.
     pub fn stop(&self) {
         self.0.stop.store(true, Ordering::SeqCst);
         self.wake();
     }
 
-    /// Replaces what is known to listen, at once.
-    pub fn listening(&self, listening: ListeningPorts) {
+    /// Replaces the listening ports, at once.
+    pub fn set_listening(&self, listening: ListeningPorts) {
         *self.0.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(listening);
         self.wake();
     }
 
-    /// Replaces what is known of which addresses are one pod's, at once.
-    pub fn pods(&self, pods: PodAddresses) {
+    /// Replaces the addresses of the pods, at once.
+    pub fn set_pods(&self, pods: PodAddresses) {
         *self.0.pods.lock().unwrap_or_else(PoisonError::into_inner) = Some(pods);
         self.wake();
     }
 
     fn wake(&self) {
-        // A full counter wakes as well.
+        // The collector wakes even where the counter is full and the write fails.
         let _ = rustix::io::write(&self.0.wake, &1u64.to_ne_bytes());
     }
 }

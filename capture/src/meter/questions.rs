@@ -1,8 +1,8 @@
-//! DNS questions until they are answered.
+//! DNS questions, until they are answered.
 //!
 //! Owns which answer belongs to which question, and how many questions of one client are
-//! remembered. Must never let the questions of one client push out those of another, while there
-//! is room for a handful of each.
+//! remembered. Must never let the questions of one client push out those of another, while there is
+//! room for a handful of each.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,16 +10,16 @@ use foldhash::HashMap;
 
 use crate::observation::{Lookup, Nanos};
 
-/// Questions remembered of one client: it asks a handful at a time.
+/// Questions remembered per client. A client asks a handful at a time.
 const MAX_OF_CLIENT: usize = 512;
 /// Questions remembered of all clients.
 const MAX_QUESTIONS: usize = 8_192;
-/// Answers that wait for their questions at once.
+/// Answers that wait for their questions at a time.
 const MAX_EARLY: usize = 256;
-/// A question may be answered for this long, in nanoseconds: resolvers give up after 5 s.
+/// Nanoseconds for which the answer to a question is awaited. Resolvers give up after 5 s.
 pub(super) const PATIENCE_NANOS: i64 = 5_000_000_000;
 
-/// Port of the client, server, identifier, name.
+/// Port of the client, server, identifier of the message, name.
 type QuestionKey = (u16, SocketAddr, u16, String);
 
 #[derive(Debug)]
@@ -28,30 +28,31 @@ struct OpenQuestion {
     answered: bool,
 }
 
-/// Questions of each client.
+/// Open questions of all clients.
 #[derive(Debug, Default)]
 pub(super) struct DnsQuestions {
     clients: HashMap<IpAddr, HashMap<QuestionKey, OpenQuestion>>,
     count: usize,
-    /// Answers whose questions were not seen yet, with their times to live. Apart from the
-    /// questions: anybody can send them to anybody.
+    /// Answers whose questions were not seen yet, with their times to live in seconds. They have
+    /// room of their own, since any pod can send an answer to any other.
     early: HashMap<(IpAddr, QuestionKey), (Lookup, u32)>,
 }
 
-/// What a message means.
+/// What a message means for the questions.
 #[derive(Debug, Default)]
 pub(super) struct QuestionOutcome {
-    /// An answer to what was asked, with its time to live in seconds; once.
+    /// The first answer to a question, with its time to live in seconds.
     pub answered: Option<(Lookup, u32)>,
-    /// Questions whose answers are not waited for any longer.
+    /// Questions whose answers are no longer awaited.
     pub expired: Vec<Lookup>,
-    /// Answers that were dropped, as nobody was seen to ask.
+    /// Number of answers that were dropped because their question was not seen.
     pub unasked: u64,
 }
 
 impl DnsQuestions {
-    /// Takes in a question or an answer. `must_be_asked`: an answer counts only if its client was
-    /// seen to ask; the question may be read a moment later, from another interface.
+    /// Adds a question or an answer. `must_be_asked`: an answer is valid only if its client was
+    /// seen to ask. The question may be read after the answer, since it comes from another
+    /// interface.
     pub(super) fn insert(
         &mut self,
         port: u16,
@@ -67,7 +68,7 @@ impl DnsQuestions {
         let key = (port, server, id, lookup.question.clone());
         let client = lookup.client;
         if let Some(question) = self.clients.get_mut(&client).and_then(|c| c.get_mut(&key)) {
-            // Else it is the same on another interface.
+            // Otherwise it is a repeated sighting, on another interface.
             if is_answer && !question.answered {
                 question.answered = true;
                 question.lookup = lookup.clone();
@@ -115,9 +116,9 @@ impl DnsQuestions {
         outcome.expired.extend(open(all.into_values()));
     }
 
-    /// Forgets the questions up to this time. Gives those without an answer, sorted, and how many
-    /// answers had no question.
-    pub(super) fn take(&mut self, until: Nanos) -> (Vec<Lookup>, u64) {
+    /// Removes the questions asked up to packet time `until`. Returns those without an answer,
+    /// sorted, and the number of answers without a question.
+    pub(super) fn expire(&mut self, until: Nanos) -> (Vec<Lookup>, u64) {
         let mut gone = Vec::new();
         for client in self.clients.values_mut() {
             gone.extend(client.extract_if(|_, q| q.lookup.time <= until).map(|(_, q)| q));
@@ -129,7 +130,7 @@ impl DnsQuestions {
         (open(gone), (before - self.early.len()) as u64)
     }
 
-    /// The clock was set.
+    /// Shifts all times by `step`, after the clock was set.
     pub(super) fn shift(&mut self, step: Nanos) {
         for question in self.clients.values_mut().flat_map(HashMap::values_mut) {
             question.lookup.time = question.lookup.time.saturating_add(step);
@@ -140,7 +141,7 @@ impl DnsQuestions {
     }
 }
 
-/// Those without an answer, sorted.
+/// The lookups without an answer, sorted.
 fn open(all: impl IntoIterator<Item = OpenQuestion>) -> Vec<Lookup> {
     let open = all.into_iter().filter(|q| !q.answered);
     let mut open: Vec<Lookup> = open.map(|q| q.lookup).collect();
@@ -188,7 +189,7 @@ mod tests {
             !insert(&mut q, 4000, 7, lookup(1, "a", true, 53)),
             "the same on another interface"
         );
-        assert_eq!(q.take(Nanos::MAX), (Vec::new(), 5));
+        assert_eq!(q.expire(Nanos::MAX), (Vec::new(), 5));
     }
 
     #[test]
@@ -197,11 +198,11 @@ mod tests {
         assert!(!insert(&mut q, 4000, 7, lookup(1, "a", true, 53)));
         assert!(insert(&mut q, 4000, 7, lookup(1, "a", false, 53)));
         assert!(!insert(&mut q, 4000, 7, lookup(1, "a", false, 53)));
-        assert_eq!(q.take(Nanos::MAX), (Vec::new(), 0));
+        assert_eq!(q.expire(Nanos::MAX), (Vec::new(), 0));
     }
 
     #[test]
-    fn answers_that_nobody_asked_for_push_out_no_question() {
+    fn unasked_answers_push_out_no_question() {
         let mut q = DnsQuestions::default();
         assert!(!insert(&mut q, 4000, 7, lookup(1, "a", false, 53)));
         for n in 0..20_000u16 {
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_without_end_loses_nobody_elses_answer() {
+    fn a_client_that_asks_without_end_pushes_out_only_its_own_questions() {
         let mut q = DnsQuestions::default();
         assert!(!insert(&mut q, 4000, 7, lookup(1, "a", false, 53)));
         let mut expired = 0;
@@ -222,6 +223,6 @@ mod tests {
         }
         assert!(q.count <= MAX_OF_CLIENT + 1);
         assert!(insert(&mut q, 4000, 7, lookup(1, "a", true, 53)));
-        assert_eq!(expired + q.take(Nanos::MAX).0.len(), 20_000, "all of them are told");
+        assert_eq!(expired + q.expire(Nanos::MAX).0.len(), 20_000, "all questions are reported");
     }
 }

@@ -1,8 +1,8 @@
-//! Classic pcap, read in pieces from wherever the last piece ended.
+//! Classic pcap, read in pieces, each from where the last one ended.
 //!
-//! Owns what a position in such a file means. libpcap reads a file from its beginning to its end
-//! and keeps it open; here nothing is kept but a few numbers. Must agree with libpcap
-//! (sf-pcap.c) wherever it reads at all: variants that hardly exist are left to libpcap.
+//! Owns what a position in such a file means, which is a few numbers. libpcap, in contrast, reads
+//! an open file from its beginning to its end. Must agree with libpcap (sf-pcap.c) wherever it
+//! reads at all. Rare variants are left to libpcap.
 
 use std::io::Read;
 
@@ -16,10 +16,10 @@ use crate::observation::InterfaceId;
 pub(super) const HEADER: usize = 24;
 /// Length of a packet's header, bytes.
 const RECORD: usize = 16;
-/// Longest packet that libpcap takes for one (`MAXIMUM_SNAPLEN`, pcap-int.h).
+/// Longest packet that libpcap accepts, in bytes (`MAXIMUM_SNAPLEN`, pcap-int.h).
 const MAX_PACKET: usize = 262_144;
 
-/// A position in a file, and what its header says.
+/// A position in a file, and the values of the file's header.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClassicPosition {
     /// Bytes from the beginning of the file to the next packet's header.
@@ -27,22 +27,21 @@ pub(super) struct ClassicPosition {
     link: LinkType,
     snap: usize,
     big_endian: bool,
-    /// Nanoseconds of the smaller part of a time.
+    /// Nanoseconds in a unit of the fraction of a packet time.
     unit: i64,
 }
 
 impl ClassicPosition {
-    /// The first position of a file that begins with this header; `None` where it is another
-    /// variant than those of version 2.4 with packet headers of 16 bytes, or of a link type that
-    /// nobody here reads.
+    /// The first position of a file that begins with this header. `None` where it is not version
+    /// 2.4 with packet headers of 16 bytes, or where its link type is not supported.
     pub(super) fn new(header: &[u8; HEADER]) -> Option<Self> {
         let (_, h) = parse_pcap_header(header).ok()?;
         if (h.version_major, h.version_minor) != (2, 4) || h.is_modified_format() {
             return None;
         }
         let link = LinkType(u16::try_from(h.network.0).ok()?);
-        // In a file the number of the link type is the same on all systems; libpcap hands out the
-        // one of this system (pcap-common.c).
+        // In a file the number of the link type is the same on all systems. libpcap delivers the
+        // number of this system (pcap-common.c).
         let link = match link {
             LinkType::RAW => LinkType::RAW_DLT,
             LinkType::NULL
@@ -101,7 +100,7 @@ impl ClassicPosition {
         }
     }
 
-    /// Bytes kept of the packet whose header stands here.
+    /// Captured bytes of the packet whose header begins here.
     fn length(&self, bytes: &[u8]) -> Option<usize> {
         let field = bytes.get(8..)?.first_chunk().copied()?;
         Some(match self.big_endian {
@@ -110,7 +109,7 @@ impl ClassicPosition {
         } as usize)
     }
 
-    /// Hands on whole frames; how many, and their bytes.
+    /// Passes whole frames to `take`. Returns their number and their bytes.
     fn frames(
         &self,
         bytes: &[u8],
@@ -118,7 +117,7 @@ impl ClassicPosition {
         take: &mut impl FnMut(Frame<'_>),
     ) -> (usize, usize) {
         let parse = if self.big_endian { parse_pcap_frame_be } else { parse_pcap_frame };
-        // In the byte order of the machine libpcap takes both parts for signed numbers.
+        // In the byte order of the machine, libpcap reads both parts as signed numbers.
         let part = |n: u32| if self.big_endian { i64::from(n) } else { i64::from(n as i32) };
         let (mut frames, mut rest) = (0, bytes);
         while frames < most

@@ -1,4 +1,6 @@
-//! One input: opened, unwrapped, read frame by frame.
+//! One open input: decompressed, and read frame by frame.
+//!
+//! Owns its descriptors and the thread that decompresses it. Must never seek in a stream.
 
 use std::fs::File;
 use std::io::{self, Cursor, IsTerminal, Read, Seek, Write};
@@ -17,7 +19,7 @@ use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::InterfaceId;
 
 enum PacketReader {
-    // The field order matters: the capture closes its end of the pipe before the pump is joined.
+    // The field order matters: the capture closes its end of the pipe before the thread is joined.
     Classic { capture: BufferedCapture, link: LinkType },
     Ng(Box<NgReader<File>>),
 }
@@ -29,7 +31,7 @@ pub(super) struct OpenInput {
     format: String,
 }
 
-/// A thread that decompresses into a pipe.
+/// A thread that decompresses an input into a pipe.
 struct Unpacker {
     thread: Option<JoinHandle<()>>,
     failure: Arc<Mutex<Option<String>>>,
@@ -69,7 +71,7 @@ impl OpenInput {
         }
     }
 
-    /// From a stream that cannot be rewound: what was sniffed is put in front again.
+    /// Opens a stream that cannot be rewound. The bytes that were sniffed are put in front again.
     fn piped(mut raw: Box<dyn Read + Send>, name: &str) -> Result<Self, SourceError> {
         let fail = |error| SourceError::Open { path: name.to_owned(), error };
         let head = sniff::head(&mut raw).map_err(fail)?;
@@ -134,11 +136,11 @@ impl OpenInput {
             let packets = Some(PacketReader::Ng(Box::new(reader)));
             return Ok(Self { packets, pump, format: format!("pcapng{wrapped}") });
         }
-        // SAFETY: the descriptor is open and owned by nobody else; libpcap owns it from here on.
+        // SAFETY: the descriptor is open and has no other owner. libpcap owns it from here on.
         let capture =
             unsafe { Capture::from_raw_fd_with_precision(fd.into_raw_fd(), Precision::Nano) };
         let capture = capture.map_err(|e| refused(e.to_string()))?;
-        // Without a pump, it is a regular file.
+        // Without a decompressing thread, it is a regular file.
         let capture = if pump.is_none() {
             BufferedCapture::large(capture)
         } else {
@@ -160,7 +162,7 @@ impl OpenInput {
         self.pump.is_some()
     }
 
-    /// Reads up to `count` frames and hands them on. `InterfaceId::source` is left 0.
+    /// Reads up to `count` frames, and passes them to `take`. `InterfaceId::source` stays 0.
     pub(super) fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> ReadOutcome {
         let next = match &mut self.packets {
             None => return ReadOutcome::End,
@@ -169,7 +171,7 @@ impl OpenInput {
         };
         match (next, self.pump.as_mut().and_then(Unpacker::failed)) {
             (ReadOutcome::More, _) => ReadOutcome::More,
-            // The reader only saw its pipe end: the pump knows why.
+            // The reader only sees the end of its pipe. The thread has the reason.
             (_, Some(why)) => {
                 ReadOutcome::Damaged(format!("it cannot be decompressed further ({why})"))
             }
@@ -178,7 +180,7 @@ impl OpenInput {
     }
 }
 
-/// By `pcap_dispatch`: one call of libpcap for many packets.
+/// Reads with `pcap_dispatch`, one call of libpcap for many packets.
 fn classic(
     capture: &mut Capture<Offline>,
     link: LinkType,
@@ -199,7 +201,7 @@ fn classic(
         });
     });
     match result {
-        // At the end of the file libpcap says 0, whatever it handed on before.
+        // At the end of the file libpcap returns 0, whatever it delivered before.
         Ok(_) if read > 0 => ReadOutcome::More,
         Ok(_) => ReadOutcome::End,
         Err(e) => ReadOutcome::Damaged(format!("it is cut or damaged ({e})")),
@@ -207,8 +209,8 @@ fn classic(
 }
 
 impl Unpacker {
-    /// Why decompression ended early. Only called when the pipe has ended, so the thread is at its
-    /// end too.
+    /// Why decompression ended early. Only called when the pipe has ended, so that the thread is at
+    /// its end too.
     fn failed(&mut self) -> Option<String> {
         if let Some(thread) = self.thread.take_if(|t| t.is_finished()) {
             let _ = thread.join();
@@ -219,12 +221,11 @@ impl Unpacker {
 
 impl Drop for OpenInput {
     fn drop(&mut self) {
-        // Closing the reading end first makes a pump that still writes fail at once instead of
+        // Closing the reading end first makes a thread that still writes fail at once, instead of
         // blocking for ever.
         self.packets = None;
         if let Some(thread) = self.pump.as_mut().and_then(|p| p.thread.take()) {
-            // A pump that waits for its own input (an idle pipe) cannot be woken: it ends with that
-            // input.
+            // A thread that waits for an idle pipe cannot be woken. It ends with that pipe.
             if thread.is_finished() {
                 let _ = thread.join();
             }
@@ -232,7 +233,7 @@ impl Drop for OpenInput {
     }
 }
 
-/// Copies until the end. A reader that went away is no failure.
+/// Copies until the end. A reader that has closed its end is no failure.
 fn copy(from: &mut impl Read, to: &mut impl Write) -> Result<(), String> {
     let mut buffer = vec![0; 64 * 1024];
     loop {

@@ -1,7 +1,7 @@
 //! pcapng: sections, interfaces with their own link types and clocks, packets.
 //!
 //! Owns what a position in such a file means: the byte order and the interfaces of its section.
-//! Must never keep more than a bounded number of interfaces, whatever the file describes.
+//! Must never store more than a bounded number of interfaces, whatever the file describes.
 
 use std::io::{Chain, Cursor, Read};
 
@@ -12,19 +12,18 @@ use super::outcome::{ReadLimit, ReadOutcome};
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::{InterfaceId, Nanos};
 
-/// First size of the buffer: a block must fit whole, and most are small.
+/// First size of the buffer, in bytes. A block must fit whole, and most are small.
 const BUFFER: usize = 128 * 1024;
-/// Bytes within which the section header must end: writers put a few hundred bytes of options
+/// Bytes within which the section header must end. Writers put a few hundred bytes of options
 /// there.
 const HEAD: u64 = 4096;
-/// A larger block than this is no packet (the largest snap length is 256 KiB): the file is damaged
-/// or hostile.
+/// Largest block, in bytes. The largest snap length is 256 KiB, so that a file with a larger block
+/// is damaged or hostile.
 const MAX_BLOCK: usize = 1024 * 1024;
 /// Interfaces of one section, at most. Interface numbers have 32 bits in packet blocks, but 16 bits
 /// in the older packet block (draft-ietf-opsawg-pcapng, appendix A), and no host has so many.
 const MAX_INTERFACES: usize = 65_536;
-/// Interfaces of all sections of a file, at most: sections number them anew, and each interface is
-/// one for whoever follows it.
+/// Interfaces of all sections of a file, at most. Each section numbers its interfaces anew.
 const MAX_ALL_INTERFACES: u32 = 1 << 20;
 
 /// An interface, as its section describes it.
@@ -34,18 +33,19 @@ struct NgInterface {
     snap_len: u32,
     /// Ticks of its clock per second.
     resolution: u64,
-    /// Seconds to add.
+    /// Seconds to add to its times.
     offset: i64,
 }
 
-/// A position in a file: all that reading needs to know of what stands before it.
+/// A position in a file, with everything before it that reading needs.
 #[derive(Debug, Default)]
 pub(super) struct NgPosition {
     /// Bytes from the beginning of the file to the next block.
     pub offset: u64,
     big_endian: bool,
     interfaces: Vec<NgInterface>,
-    /// Interfaces of earlier sections, which number anew: numbers stay unique within the file.
+    /// Number of interfaces in earlier sections. It is added to an interface's number, so that
+    /// numbers are unique within the file.
     earlier: u32,
 }
 
@@ -56,6 +56,7 @@ pub(super) struct NgReader<R: Read> {
     size: usize,
 }
 
+/// Result of reading one block.
 enum NgStep {
     Frame,
     OtherBlock,
@@ -68,27 +69,33 @@ enum NgStep {
 impl<R: Read> NgReader<R> {
     /// From the beginning of a file.
     pub(super) fn new(mut file: R) -> Result<Self, String> {
-        // The parser wants the whole section header in its first read; a pipe gives whatever has
+        // The parser needs the whole section header in its first read. A pipe returns whatever has
         // arrived.
         let mut head = Vec::new();
         file.by_ref()
             .take(HEAD)
             .read_to_end(&mut head)
             .map_err(|e| format!("it cannot be read: {e}"))?;
-        Self::behind(head, file, BUFFER, NgPosition::default())
+        Self::after_header(head, file, BUFFER, NgPosition::default())
     }
 
-    /// From the bytes at a position behind the beginning.
+    /// From the bytes at a position after the beginning.
     fn resume(file: R, size: usize, position: NgPosition) -> Result<Self, String> {
         let head = section_header(position.big_endian);
-        let mut this = Self::behind(head, file, size, position)?;
-        // Known already.
+        let mut this = Self::after_header(head, file, size, position)?;
+        // The section header itself was read before.
         let consumed = this.reader.next().map(|(n, _)| n).unwrap_or(0);
         this.reader.consume(consumed);
         Ok(this)
     }
 
-    fn behind(head: Vec<u8>, file: R, size: usize, position: NgPosition) -> Result<Self, String> {
+    /// A reader of a section header in `head` and the blocks after it in `file`.
+    fn after_header(
+        head: Vec<u8>,
+        file: R,
+        size: usize,
+        position: NgPosition,
+    ) -> Result<Self, String> {
         let reader = PcapNGReader::new(size, Cursor::new(head).chain(file)).map_err(|e| {
             format!(
                 "its pcapng section header cannot be read ({e}); it may be cut within the first \
@@ -98,7 +105,7 @@ impl<R: Read> NgReader<R> {
         Ok(Self { reader, position, size })
     }
 
-    /// Reads up to `count` frames and hands them on.
+    /// Reads up to `count` frames, and passes them to `take`.
     pub(super) fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> ReadOutcome {
         let mut read = 0;
         while read < count {
@@ -106,7 +113,7 @@ impl<R: Read> NgReader<R> {
                 NgStep::Frame => read += 1,
                 NgStep::OtherBlock => {}
                 NgStep::Refill => {
-                    // At the end of the file with half a block left, refilling gives nothing new.
+                    // At the end of the file, with a part of a block left, refilling adds nothing.
                     let before = self.reader.data().len();
                     if self.reader.refill().is_err() {
                         return ReadOutcome::Damaged("it cannot be read further".to_owned());
@@ -263,7 +270,7 @@ impl NgPosition {
                 let cut = if i.snap_len == 0 { p.origlen } else { p.origlen.min(i.snap_len) };
                 let data = &data[..data.len().min(cut as usize)];
                 let interface = InterfaceId { source: 0, index: *earlier };
-                // A simple packet has no time; 0 keeps it before all that is known.
+                // A simple packet has no time. With 0 it comes before all others.
                 take(Frame {
                     time: 0,
                     interface,
@@ -289,10 +296,10 @@ impl NgInterface {
     }
 }
 
-/// The shortest header of a section (draft-ietf-opsawg-pcapng §4.1): what a reader must see first.
+/// The shortest section header (draft-ietf-opsawg-pcapng §4.1), which a reader needs first.
 fn section_header(big_endian: bool) -> Vec<u8> {
     let number = |n: u32| if big_endian { n.to_be_bytes() } else { n.to_le_bytes() };
-    // Version 1.0; a length of -1 is one that is not told.
+    // Version 1.0. A length of -1 means that it is not specified.
     let version = if big_endian { 0x0001_0000 } else { 0x0000_0001 };
     let fields = [0x0a0d_0d0a, 28, 0x1a2b_3c4d, version, u32::MAX, u32::MAX, 28];
     fields.into_iter().flat_map(number).collect()

@@ -1,10 +1,10 @@
-//! Inputs of which nothing is open between two reads: where thousands of captures overlap in time,
-//! neither descriptors nor memory suffice to keep all of them open.
+//! Parked inputs: nothing of them is open between two reads. Where thousands of captures overlap in
+//! time, neither descriptors nor memory suffice to have all of them open.
 //!
-//! Owns where their bytes are. A plain file is opened anew for each piece that is read of it, and
-//! goes on where the last piece ended. A compressed one cannot be entered in its middle, so it is
-//! unpacked into a temporary file when its time comes; many share one. Must give the same frames as
-//! [`super::input`].
+//! Owns where their bytes are. A plain file is opened for each piece that is read, which begins
+//! where the last piece ended. A compressed file cannot be entered in the middle, so it is unpacked
+//! into a temporary file when its time comes. Several captures share a temporary file. Must give
+//! the same frames as [`super::input`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
@@ -20,12 +20,12 @@ use super::sniff::{self, FileKind};
 use crate::frame::Frame;
 use crate::observation::Nanos;
 
-/// Bytes of one temporary file, about: it goes when all captures in it have been read.
+/// Bytes of one temporary file, approximately. It is deleted when all captures in it were read.
 const TEMPORARY_BYTES: u64 = 64 * 1024 * 1024;
-/// Bytes of all temporary files at a time, at most: a small file may unpack to any size.
+/// Bytes of all temporary files at a time, at most. A small file may unpack to any size.
 const MAX_TEMPORARY_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 
-/// Where a capture's bytes are.
+/// Where the bytes of a capture are.
 enum CaptureBytes {
     /// In a file of its own, which must still be the same one.
     File { path: PathBuf, device: u64, inode: u64 },
@@ -33,30 +33,30 @@ enum CaptureBytes {
     Unpacked { file: Arc<TemporaryFile>, at: u64, end: u64 },
 }
 
-/// How far it was read.
+/// Up to where a capture was read.
 enum ReadPosition {
     Classic(ClassicPosition),
     Ng(NgPosition),
 }
 
-/// An input that holds nothing open.
+/// An input of which nothing is open.
 pub(super) struct ParkedInput {
     place: CaptureBytes,
     at: ReadPosition,
     format: String,
-    /// Why what was unpacked of it ends early.
+    /// Why its unpacked bytes end early, where they do.
     early_end: Option<String>,
 }
 
-/// What a look at the beginning of a capture shows.
+/// What the beginning of a capture shows.
 pub(super) struct CaptureBeginning {
-    /// Time of the first frame, where there is one.
+    /// Packet time of the first frame, where there is one.
     pub first: Option<Nanos>,
     pub compressed: bool,
 }
 
-/// Looks at the beginning of a regular file; `None` where it is nothing that is read here, or is
-/// damaged there: whoever opens it in full says why.
+/// Inspects the beginning of a regular file. `None` where it is not supported here, or damaged
+/// there. Opening it in full shows why.
 pub(super) fn inspect(path: &Path) -> Option<CaptureBeginning> {
     let mut file = File::open(path).ok()?;
     let kind = sniff::kind(&sniff::head(&mut file).ok()?)?;
@@ -84,7 +84,8 @@ fn unwrapped(file: File, kind: FileKind) -> io::Result<Box<dyn Read>> {
     })
 }
 
-/// The first position of a capture that begins so, and how many of these bytes are before it.
+/// The first position of a capture that begins with these bytes, and how many of them are before
+/// it.
 fn beginning(head: &[u8; classic::HEADER]) -> Option<(ReadPosition, usize)> {
     match sniff::kind(head)? {
         FileKind::Pcap => {
@@ -117,7 +118,7 @@ impl ReadPosition {
 }
 
 impl ParkedInput {
-    /// Opens a regular file; `None` where it is nothing that is read here.
+    /// Opens a regular file. `None` where it is not supported here.
     ///
     /// # Errors
     /// When it cannot be read or unpacked.
@@ -161,7 +162,7 @@ impl ParkedInput {
         self.format.clone()
     }
 
-    /// Reads frames and hands them on. `InterfaceId::source` is left 0.
+    /// Reads frames, and passes them to `take`. `InterfaceId::source` stays 0.
     pub(super) fn read(
         &mut self,
         limit: ReadLimit,
@@ -215,7 +216,8 @@ impl Read for FileSection<'_> {
     }
 }
 
-/// A temporary file without a name: it is gone when it is closed, however the process ends.
+/// A temporary file without a name. The system deletes it when it is closed, however the process
+/// ends.
 struct TemporaryFile {
     file: File,
     /// Bytes in it.
@@ -233,13 +235,13 @@ impl Drop for TemporaryFile {
 /// The temporary files with unpacked captures.
 #[derive(Default)]
 pub(super) struct UnpackedFiles {
-    /// The one that is being filled.
+    /// The file that is being filled.
     last: Option<Arc<TemporaryFile>>,
     total_bytes: Arc<AtomicU64>,
 }
 
 impl UnpackedFiles {
-    /// Unpacks a capture; also gives why it ends early, where it does.
+    /// Unpacks a capture. Also returns why it ends early, where it does.
     fn unpack(&mut self, mut plain: impl Read) -> io::Result<(CaptureBytes, Option<String>)> {
         let last = self.last.take().filter(|t| t.bytes.load(Ordering::Relaxed) < TEMPORARY_BYTES);
         let file = match last {
@@ -282,9 +284,9 @@ impl UnpackedFiles {
     }
 }
 
-/// A new file without a name in this directory.
+/// Creates a file without a name in a directory.
 fn temporary(directory: &Path) -> io::Result<File> {
-    /// Names that may be taken, by what a process with the same number left.
+    /// Names that are tried. A process with the same number may have left files behind.
     const TRIES: u64 = 1_000;
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let mut options = OpenOptions::new();

@@ -1,4 +1,7 @@
-//! Reads on a thread of its own, so that decoding has the other core.
+//! Reading on a thread of its own, so that decoding has another core.
+//!
+//! Owns the thread and the batches on their way. Must never read frames in another order than the
+//! reader.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -8,11 +11,11 @@ use std::time::Duration;
 use super::{CaptureReader, Digests};
 use crate::frame::FrameBatch;
 
-/// Batches on their way: enough to smooth out a slow moment of either side, few enough to stay in
+/// Batches on their way. Enough to smooth out a slow moment of either side, few enough to stay in
 /// the cache that cores share.
 const DEPTH: usize = 4;
 
-/// A reader at work on its own thread.
+/// A reader on a thread of its own.
 pub struct Prefetch {
     full: Receiver<FrameBatch>,
     empty: SyncSender<FrameBatch>,
@@ -20,7 +23,7 @@ pub struct Prefetch {
     digests: Digests,
 }
 
-/// Starts reading.
+/// Starts a thread that reads.
 ///
 /// # Errors
 /// When the system gives no thread.
@@ -30,7 +33,7 @@ pub fn spawn(mut reader: CaptureReader) -> std::io::Result<Prefetch> {
     let thread = std::thread::Builder::new().name("read".to_owned()).spawn(move || {
         loop {
             let mut batch = empty_out.try_recv().unwrap_or_default();
-            // A receiver that went away wants no more: the reader is given back as it is.
+            // The receiver was dropped and needs no more. The reader is returned as it is.
             if !reader.next_batch(&mut batch) || full_in.send(batch).is_err() {
                 return reader;
             }
@@ -40,13 +43,13 @@ pub fn spawn(mut reader: CaptureReader) -> std::io::Result<Prefetch> {
 }
 
 impl Prefetch {
-    /// The next batch; `None` at the end, or soon after `in_vain` is set, also while an idle pipe
-    /// is waited for: the thread that waits for it is better left alone then than waited for by
-    /// [`Prefetch::finish`].
+    /// The next batch. `None` at the end, or soon after `in_vain` is set, even where the reader
+    /// waits for an idle pipe. Do not call [`Prefetch::finish`] in that case, as it would wait for
+    /// the pipe too.
     pub fn next_batch(&mut self, in_vain: &AtomicBool) -> Option<FrameBatch> {
-        const PATIENCE: Duration = Duration::from_millis(50);
+        const POLL_INTERVAL: Duration = Duration::from_millis(50);
         while !in_vain.load(Ordering::Relaxed) {
-            match self.full.recv_timeout(PATIENCE) {
+            match self.full.recv_timeout(POLL_INTERVAL) {
                 Ok(batch) => {
                     self.digests.add(&batch);
                     return Some(batch);
@@ -58,13 +61,13 @@ impl Prefetch {
         None
     }
 
-    /// Gives a batch back for reuse.
+    /// Returns a batch for reuse.
     pub fn recycle(&mut self, batch: FrameBatch) {
-        // A full queue means that enough are in use.
+        // Where the queue is full, there are enough batches.
         let _ = self.empty.try_send(batch);
     }
 
-    /// Waits for the thread and returns the reader with its reports, and the digests of what was
+    /// Waits for the thread. Returns the reader with its reports, and the digests of the frames
     /// delivered.
     ///
     /// # Errors

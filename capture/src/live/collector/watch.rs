@@ -1,7 +1,7 @@
-//! Which interfaces are watched: opened when they come, let go when they are gone.
+//! Watched interfaces: opened when they appear, closed when they are gone.
 //!
-//! Owns the handles' comings and goings. Must never let go of one that the kernel still holds
-//! packets for.
+//! Owns which interfaces are watched. Must never close a handle while the kernel may still have
+//! packets for it.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ impl Collector {
 
     fn watch(&mut self, link: Link) -> Result<(), CollectError> {
         if let Some(watched) = self.watched.get(&link.index) {
-            // Down and up again while its last packets are awaited.
+            // It was down and is up again, while its last packets are awaited.
             if watched.handle.is_none() && self.any.is_none() {
                 self.retries
                     .insert(link.index, (Instant::now() + Duration::from_millis(100), link));
@@ -108,7 +108,7 @@ impl Collector {
             handle,
             of_pod,
             dropped: DroppedPackets::default(),
-            ring: self.config.handle.ring,
+            ring_bytes: self.config.handle.ring_bytes,
             overflows: false,
             at_limit: false,
             reported_until: since,
@@ -118,7 +118,7 @@ impl Collector {
         self.wait_for(link.index)
     }
 
-    /// Opens the interface of this index, and no other one that has taken its name meanwhile.
+    /// Opens the interface with this index. Fails where another interface has its name meanwhile.
     fn open_link(
         &self,
         index: u32,
@@ -129,19 +129,20 @@ impl Collector {
         if self.is_named(index, name) { Ok(handle) } else { Err(OpenError::Gone(name.to_owned())) }
     }
 
-    /// Whether the interface of this name is still the one of this index.
+    /// Whether the interface with this name still has this index.
     pub(super) fn is_named(&self, index: u32, name: &str) -> bool {
         rustix::net::netdevice::name_to_index(&self.links, name) == Ok(index)
     }
 
-    /// Waits on the handle of an interface, where it has one.
+    /// Adds the handle of an interface, where it has one, to those that the loop waits on.
     pub(super) fn wait_for(&self, index: u32) -> Result<(), CollectError> {
         let handle = self.watched.get(&index).and_then(|w| w.handle.as_ref());
         handle.map_or(Ok(()), |handle| self.wait_on(handle, u64::from(index)))
     }
 
+    /// Removes a handle from those that the loop waits on.
     pub(super) fn wait_no_more(&self, handle: &Handle) {
-        // SAFETY: as in `wait_on`.
+        // SAFETY: the descriptor is that of a handle that is open.
         let _ = epoll::delete(&self.epoll, unsafe { BorrowedFd::borrow_raw(handle.raw_fd()) });
     }
 
@@ -153,9 +154,9 @@ impl Collector {
     }
 
     pub(super) fn open_any(&mut self) -> Result<(), CollectError> {
-        // It stands for all of them.
+        // One ring for all interfaces needs more room.
         let settings = HandleConfig {
-            ring: self.config.handle.ring.max(4 * 1024 * 1024),
+            ring_bytes: self.config.handle.ring_bytes.max(4 * 1024 * 1024),
             ..self.config.handle.clone()
         };
         let handle = Handle::open(ANY, 0, &settings)?;
@@ -192,7 +193,7 @@ impl Collector {
         }
     }
 
-    /// Tells the span of an interface a last time.
+    /// Removes an interface, after its last span was reported.
     pub(super) fn forget(&mut self, index: u32) {
         let mut spans = Vec::new();
         self.meter.forget(InterfaceId { source: 0, index }, &mut |o| spans.push(o));
@@ -203,7 +204,9 @@ impl Collector {
             }
         }
         if let Some(watched) = self.watched.remove(&index) {
-            self.enlarged = self.enlarged.saturating_sub(watched.ring - self.config.handle.ring);
+            self.enlarged_bytes = self
+                .enlarged_bytes
+                .saturating_sub(watched.ring_bytes - self.config.handle.ring_bytes);
             tracing::debug!(interface = %watched.name, index, "gone");
         }
     }

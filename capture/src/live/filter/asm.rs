@@ -1,19 +1,19 @@
-//! A small assembler for classic BPF: instructions by name, forward jumps to labels, long jumps
+//! A small assembler for classic BPF: instructions by name, forward jumps to labels, and long jumps
 //! where a label is far.
 //!
-//! Owns encoding only (include/uapi/linux/bpf_common.h, Documentation/networking/filter.rst). Must
-//! never know what a packet is.
+//! Owns the encoding (include/uapi/linux/bpf_common.h, Documentation/networking/filter.rst). Must
+//! never contain anything about packets.
 
 /// An instruction of classic BPF (`struct sock_filter`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
-    /// Operation.
+    /// Operation (`BPF_LD` and others).
     pub code: u16,
-    /// Instructions to jump over where the test holds.
+    /// Instructions to skip where the test is true.
     pub jt: u8,
-    /// Instructions to jump over where it does not.
+    /// Instructions to skip where the test is false.
     pub jf: u8,
-    /// Operand.
+    /// Operand of the operation.
     pub k: u32,
 }
 
@@ -61,12 +61,12 @@ pub(super) const MODULO: u16 = 0x94;
 pub(super) const A_TO_X: u16 = 0x07;
 /// A ← X.
 pub(super) const X_TO_A: u16 = 0x87;
-/// Ends the program: `k` bytes are kept.
+/// Ends the program: `k` bytes of the frame are passed.
 pub(super) const RETURN: u16 = 0x06;
-/// Jumps over `k` instructions.
+/// Skips `k` instructions.
 const JUMP: u16 = 0x05;
 
-/// What a conditional jump asks of A.
+/// Test of A in a conditional jump.
 #[derive(Clone, Copy)]
 pub(super) enum JumpTest {
     /// A = k.
@@ -90,16 +90,17 @@ impl JumpTest {
     }
 }
 
-/// A place in the program that jumps go to; behind all of them, as a classic filter has no loops.
+/// A target of jumps. It is after all jumps to it, since a classic filter has no loops.
 #[derive(Clone, Copy)]
 pub(super) struct Label(usize);
 
+/// An instruction before its encoding.
 enum AsmPiece {
-    /// Anything but a jump.
+    /// An instruction that does not jump: operation and operand.
     Plain(u16, u32),
-    /// Jumps where the test gives `on`.
+    /// Jumps where the result of the test is `on`.
     Branch { test: JumpTest, on: bool, to: Label, long: bool },
-    /// Jumps always.
+    /// Jumps to a label in any case.
     Jump(Label),
 }
 
@@ -109,7 +110,7 @@ impl AsmPiece {
     }
 }
 
-/// A program being written.
+/// A program that is being written.
 #[derive(Default)]
 pub(super) struct Assembler {
     pieces: Vec<AsmPiece>,
@@ -118,7 +119,7 @@ pub(super) struct Assembler {
 }
 
 impl Assembler {
-    /// A label, to be placed later.
+    /// A new label. It must be placed later.
     pub(super) fn label(&mut self) -> Label {
         self.labels.push(0);
         Label(self.labels.len() - 1)
@@ -129,30 +130,30 @@ impl Assembler {
         self.labels[label.0] = self.pieces.len();
     }
 
-    /// An instruction that does not jump.
+    /// Adds an instruction that does not jump.
     pub(super) fn op(&mut self, code: u16, k: u32) {
         self.pieces.push(AsmPiece::Plain(code, k));
     }
 
-    /// Goes to a label if the test holds.
+    /// Adds a jump to a label where the test is true.
     pub(super) fn when(&mut self, test: JumpTest, to: Label) {
         self.pieces.push(AsmPiece::Branch { test, on: true, to, long: false });
     }
 
-    /// Goes to a label if the test does not hold.
+    /// Adds a jump to a label where the test is false.
     pub(super) fn unless(&mut self, test: JumpTest, to: Label) {
         self.pieces.push(AsmPiece::Branch { test, on: false, to, long: false });
     }
 
-    /// Goes to a label.
+    /// Adds a jump to a label in any case.
     pub(super) fn go(&mut self, to: Label) {
         self.pieces.push(AsmPiece::Jump(to));
     }
 
-    /// The program.
+    /// Encodes the program.
     pub(super) fn finish(mut self) -> Vec<Instruction> {
-        // Lengthening one branch may put the label of another out of reach, so until nothing
-        // changes.
+        // A longer branch may move the label of another one out of reach. So this is repeated until
+        // nothing changes.
         let positions = loop {
             let positions = self.positions();
             if !self.lengthen(&positions) {
@@ -161,7 +162,8 @@ impl Assembler {
         };
         let mut program = Vec::with_capacity(self.pieces.len());
         for (index, piece) in self.pieces.iter().enumerate() {
-            // From the piece's last instruction: jumps count from the instruction behind them.
+            // Counted from the last instruction of the piece: jumps count from the instruction
+            // after them.
             let distance = |to: Label| self.distance(&positions, index, to);
             match *piece {
                 AsmPiece::Plain(code, k) => program.push(Instruction { code, jt: 0, jf: 0, k }),
@@ -170,7 +172,7 @@ impl Assembler {
                 }
                 AsmPiece::Branch { test, on, to, long } => {
                     let (code, k) = test.encode();
-                    // A long branch steps over the long jump in the opposite case.
+                    // In the opposite case, a long branch skips the long jump.
                     let (taken, not) = if long { (0, 1) } else { (distance(to) as u8, 0) };
                     let (jt, jf) = if on { (taken, not) } else { (not, taken) };
                     program.push(Instruction { code, jt, jf, k });
@@ -206,7 +208,7 @@ impl Assembler {
         positions[target].saturating_sub(positions[from + 1])
     }
 
-    /// Makes branches long whose label is out of reach of eight bits; whether there were any.
+    /// Makes branches long whose label is out of reach of eight bits. True where there were any.
     fn lengthen(&mut self, positions: &[usize]) -> bool {
         let far: Vec<usize> = (0..self.pieces.len())
             .filter(|&i| match self.pieces[i] {

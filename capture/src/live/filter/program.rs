@@ -1,10 +1,10 @@
 //! The text of the filter's program.
 //!
-//! Owns it: the rule of [`super::super::rule`], instruction by instruction. Offsets beyond the
-//! packet: include/uapi/linux/filter.h (`SKF_AD_OFF`). A load behind the end of the frame ends the
-//! program with "drop", so loads of what may be missing are guarded. Must never be longer on the
-//! way of a packet that is dropped than it needs to be: the kernel takes it with each packet of
-//! each pod.
+//! Owns the rule of [`super::super::rule`], instruction by instruction. Offsets beyond the packet:
+//! include/uapi/linux/filter.h (`SKF_AD_OFF`). A load past the end of the frame ends the program
+//! with "drop", so loads of bytes that may be missing are guarded. Must never be longer than
+//! necessary on the path of a packet that is dropped: the kernel runs it on each packet of each
+//! pod.
 
 use super::super::rule::{
     HANDSHAKE, HANDSHAKE_TYPE, MAX_EXTENSIONS, MAX_TAGS, RECORDS, SEGMENT, TLS_PORTS,
@@ -18,7 +18,7 @@ use crate::layout::tcp::{ACK, FIN, PSH, RST, SYN};
 use crate::layout::tls::CLIENT_HELLO;
 use crate::layout::{ethernet, ipv4, ipv6, ports, tcp as layout};
 
-/// Offsets as instructions have them.
+// Offsets, with the type of operands.
 const TCP_HEADER: u32 = layout::HEADER as u32;
 const TCP_FLAGS: u32 = layout::FLAGS as u32;
 const TCP_DATA_OFFSET: u32 = layout::DATA_OFFSET as u32;
@@ -31,38 +31,38 @@ const IPV4_PROTOCOL: u32 = ipv4::PROTOCOL as u32;
 const IPV4_OFFSET: u32 = ipv4::FRAGMENT_OFFSET as u32;
 const IPV6_HEADER: u32 = ipv6::HEADER as u32;
 
-/// The frame's EtherType as the kernel knows it (SKF_AD_OFF + SKF_AD_PROTOCOL).
+/// The frame's EtherType from the kernel (SKF_AD_OFF + SKF_AD_PROTOCOL).
 const AD_PROTOCOL: u32 = 0xffff_f000;
-/// Which way the frame passes (SKF_AD_OFF + SKF_AD_PKTTYPE).
+/// Direction of the frame (SKF_AD_OFF + SKF_AD_PKTTYPE).
 const AD_PACKET_TYPE: u32 = 0xffff_f000 + 4;
-/// Packet type of what the interface sends (PACKET_OUTGOING, include/uapi/linux/if_packet.h).
+/// Packet type of a frame that the interface sends (PACKET_OUTGOING, include/uapi/linux/if_packet.h).
 const OUTGOING: u32 = 4;
 /// A random number of 32 bits (SKF_AD_OFF + SKF_AD_RANDOM).
 const AD_RANDOM: u32 = 0xffff_f000 + 56;
 
-/// Scratch: protocol of what the IP packet carries.
+/// Scratch: protocol of the payload of the IP packet.
 const PROTOCOL: u32 = 0;
-/// Scratch: where the IP packet ends by its own header, bytes from the beginning of the frame. May
-/// be behind the frame's end.
+/// Scratch: end of the IP packet by its own header, in bytes from the beginning of the frame. May
+/// be past the frame's end.
 const END: u32 = 1;
 /// Scratch: destination port.
 const TO: u32 = 2;
-/// Scratch: where TCP payload begins, bytes from the beginning of the frame.
+/// Scratch: beginning of the TCP payload, in bytes from the beginning of the frame.
 const PAYLOAD: u32 = 3;
-/// Scratch: length of TCP payload, bytes.
+/// Scratch: length of the TCP payload, in bytes.
 const LENGTH: u32 = 4;
 /// Scratch: TCP flags.
 const FLAGS: u32 = 5;
-/// Scratch: where the TCP header begins, bytes from the beginning of the frame.
+/// Scratch: beginning of the TCP header, in bytes from the beginning of the frame.
 const HEADER: u32 = 6;
 
-/// Where blocks of the program continue.
+/// Labels of the program's blocks.
 struct ProgramLabels {
     network: Label,
     transport: Label,
-    /// Of TCP that the interface sends, with FLAGS stored.
+    /// TCP that the interface sends, with FLAGS stored.
     sent: Label,
-    /// Of TCP that neither opens nor closes, with X at its payload, and END, TO and FLAGS stored.
+    /// TCP that neither opens nor closes, with X at its payload, and END, TO and FLAGS stored.
     payload: Label,
     unread: Label,
     sample: Label,
@@ -72,7 +72,7 @@ struct ProgramLabels {
 
 /// The program for a link type.
 ///
-/// It stays below 250 instructions and one or two for each of [`FilterConfig::always_ports`].
+/// It has fewer than 250 instructions, plus one or two for each of [`FilterConfig::always_ports`].
 pub fn program(link: FilterLink, config: &FilterConfig) -> Vec<Instruction> {
     let mut asm = Assembler::default();
     let a = &mut asm;
@@ -97,10 +97,10 @@ pub fn program(link: FilterLink, config: &FilterConfig) -> Vec<Instruction> {
     asm.finish()
 }
 
-/// What nearly all frames are: TCP and UDP of IPv4 without options, behind an Ethernet header
-/// without a tag. All is at known places there, so that it takes a quarter to nearly half of the
-/// instructions less; the kernel runs them on each packet of each pod. Says the same as the rest of
-/// the program, to which it leaves all others, and those that open or close.
+/// Handles nearly all frames: TCP and UDP of IPv4 without options, after an Ethernet header without
+/// a tag. All fields are at fixed offsets there, which saves a quarter to nearly half of the
+/// instructions. Gives the same verdicts as the rest of the program. Leaves all other frames to it,
+/// and those that open or close.
 fn plain(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
     const IP: u32 = ethernet::HEADER as u32;
     const HEADER: u32 = IP + IPV4_HEADER;
@@ -143,14 +143,14 @@ fn plain(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
     a.when(JumpTest::Is(0), other);
     a.op(ADD, IP);
     a.op(STORE, END);
-    // Most have none.
+    // Most frames have no payload.
     a.when(JumpTest::AboveX, to.payload);
     a.go(to.sample);
     a.place(other);
 }
 
-/// X to the payload: `load` brings the byte whose upper half is the header's length in units of
-/// four bytes, `add` where it begins.
+/// Sets X to the payload. `load` loads the byte whose upper half is the header's length in units of
+/// four bytes. `add` adds the offset of the header.
 fn payload(a: &mut Assembler, to: &ProgramLabels, load: (u16, u32), add: (u16, u32)) {
     a.op(load.0, load.1);
     a.op(AND, 0xf0);
@@ -160,8 +160,8 @@ fn payload(a: &mut Assembler, to: &ProgramLabels, load: (u16, u32), add: (u16, u
     a.op(A_TO_X, 0);
 }
 
-/// Leaves X at the IP header. VLAN tags are rarely here: the kernel keeps the outer one beside the
-/// frame (`skb->vlan_tci`).
+/// Sets X to the IP header. Frames rarely have VLAN tags here: the kernel stores the outer one
+/// outside the frame (`skb->vlan_tci`).
 fn link_layer(a: &mut Assembler, link: FilterLink, to: &ProgramLabels) {
     let mut at = match link {
         FilterLink::Ethernet => {
@@ -195,7 +195,7 @@ fn link_layer(a: &mut Assembler, link: FilterLink, to: &ProgramLabels) {
     a.unless(JumpTest::Is(ethernet::IPV6.into()), to.drop);
 }
 
-/// From X at the IP header to X at the transport header, with PROTOCOL and END stored.
+/// Moves X from the IP header to the transport header. Stores PROTOCOL and END.
 fn network(a: &mut Assembler, to: &ProgramLabels) {
     a.place(to.network);
     let v6 = a.label();
@@ -229,14 +229,14 @@ fn network(a: &mut Assembler, to: &ProgramLabels) {
     for _ in 0..MAX_EXTENSIONS {
         extension(a, to);
     }
-    // Still not at the transport header.
+    // There are more extension headers before the transport header.
     a.op(LOAD, PROTOCOL);
     for header in ipv6::OPTIONS.into_iter().chain([ipv6::FRAGMENT]) {
         a.when(JumpTest::Is(header.into()), to.unread);
     }
 }
 
-/// Stores END from the length that an IP header has at `field`, which leaves out its first
+/// Stores END, from the length at `field` of an IP header. The length does not include the first
 /// `without` bytes.
 fn end(a: &mut Assembler, field: u32, without: u32) {
     let (has_length, done) = (a.label(), a.label());
@@ -253,7 +253,7 @@ fn end(a: &mut Assembler, field: u32, without: u32) {
     a.op(STORE, END);
 }
 
-/// Walks over one IPv6 extension header at X, if there is one.
+/// Skips one IPv6 extension header at X, if there is one.
 fn extension(a: &mut Assembler, to: &ProgramLabels) {
     let (fragment, options, next) = (a.label(), a.label(), a.label());
     a.op(LOAD, PROTOCOL);
@@ -286,8 +286,8 @@ fn extension(a: &mut Assembler, to: &ProgramLabels) {
     a.place(next);
 }
 
-/// Ports, which are the first four bytes in all three protocols. Ends with TCP that is not DNS; all
-/// else is decided.
+/// Reads the ports, which are the first four bytes in all three protocols. Ends with TCP that is
+/// not DNS. All other frames have a verdict.
 fn transport(a: &mut Assembler, to: &ProgramLabels) {
     a.place(to.transport);
     let ports = a.label();
@@ -298,12 +298,12 @@ fn transport(a: &mut Assembler, to: &ProgramLabels) {
     a.when(JumpTest::Is(AUTHENTICATION.into()), to.unread);
     a.go(to.drop);
 
-    // Sampled, if there are the bytes where ports would be.
+    // Sampled, if the bytes are there in which ports would be.
     a.place(to.unread);
     a.op(LOAD_WORD_X, 0);
     a.go(to.sample);
 
-    // The destination first, so that both are known to be there.
+    // The destination first: if it is there, the source is there too.
     a.place(ports);
     a.op(LOAD_HALF_X, DESTINATION);
     a.op(STORE, TO);
@@ -314,10 +314,10 @@ fn transport(a: &mut Assembler, to: &ProgramLabels) {
     a.unless(JumpTest::Is(TCP.into()), to.sample);
 }
 
-/// Flags, then how the payload begins. Falls through to sampling.
+/// Tests the flags, then the first bytes of the payload. Falls through to sampling.
 fn tcp(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
-    // A first fragment may have the ports only. X is before the frame's end, as ports were loaded
-    // there.
+    // A first fragment may contain the ports only. X is before the frame's end, since the ports
+    // were loaded there.
     a.op(LOAD_LENGTH, 0);
     a.op(SUBTRACT_X, 0);
     a.unless(JumpTest::AtLeast(TCP_HEADER), to.sample);
@@ -332,8 +332,8 @@ fn tcp(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
     payload(a, to, (LOAD_BYTE_X, TCP_DATA_OFFSET), (ADD_X, 0));
 
     a.place(to.payload);
-    // LENGTH: to where the IP packet ends, as Ethernet pads short frames, but not behind the end of
-    // the frame.
+    // LENGTH ends with the IP packet, since Ethernet pads short frames, and not past the end of the
+    // frame.
     let inside = a.label();
     a.op(STORE_X, PAYLOAD);
     a.op(LOAD_LENGTH_X, 0);
@@ -373,8 +373,7 @@ fn tcp(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
     a.when(JumpTest::Is(CLIENT_HELLO.into()), to.pass);
 }
 
-/// From flags in A: goes on with what those behind the interface send that neither opens nor
-/// closes.
+/// Tests the flags in A. Continues with frames that the pod sends and that neither open nor close.
 fn callers_only(a: &mut Assembler, to: &ProgramLabels) {
     let (opened, payload) = (a.label(), a.label());
     a.op(STORE, FLAGS);
@@ -402,7 +401,8 @@ fn callers_only(a: &mut Assembler, to: &ProgramLabels) {
     a.place(payload);
 }
 
-/// Keeps what may be the rest of a ClientHello, and goes on with all else. X is at the payload.
+/// Passes what may be the rest of a ClientHello, and continues with all others. X is at the
+/// payload.
 fn ends_hello(a: &mut Assembler, to: &ProgramLabels) {
     let (port, other) = (a.label(), a.label());
     a.op(LOAD, FLAGS);
@@ -428,17 +428,17 @@ fn verdicts(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
     a.place(to.sample);
     if config.sample > 1 {
         a.op(LOAD_WORD, AD_RANDOM);
-        // Dividing takes the kernel as long as some twenty other instructions.
+        // A division takes the kernel as long as some twenty other instructions.
         if config.sample.is_power_of_two() {
             a.op(AND, config.sample - 1);
         } else {
             a.op(MODULO, config.sample);
         }
         a.unless(JumpTest::Is(0), to.drop);
-        a.op(RETURN, config.sampled_snap.max(1));
+        a.op(RETURN, config.sampled_snap_bytes.max(1));
     }
     a.place(to.pass);
-    a.op(RETURN, config.snap.max(1));
+    a.op(RETURN, config.snap_bytes.max(1));
     a.place(to.drop);
     a.op(RETURN, 0);
 }
