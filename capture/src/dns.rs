@@ -139,17 +139,24 @@ pub(crate) mod tests {
         out
     }
 
-    /// A message; with answers it is a response.
+    /// Kind of a message.
+    #[derive(Clone, Copy, PartialEq)]
+    pub(crate) enum MessageKind {
+        Question,
+        Answer,
+    }
+
+    /// A message in wire format.
     pub(crate) fn wire(
         id: u16,
         name: &str,
         canonical: Option<&str>,
         addresses: &[[u8; 4]],
-        response: bool,
+        kind: MessageKind,
         ttl: u32,
     ) -> Vec<u8> {
         let mut out = id.to_be_bytes().to_vec();
-        out.extend(if response { [0x81, 0x80] } else { [1, 0] });
+        out.extend(if kind == MessageKind::Answer { [0x81, 0x80] } else { [1, 0] });
         let answers = addresses.len() as u16 + u16::from(canonical.is_some());
         for count in [1, answers, 0, 0] {
             out.extend(count.to_be_bytes());
@@ -174,7 +181,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_question_is_read() {
-        let asked = message(&wire(7, "Reviews.Bookinfo.", None, &[], false, 0)).expect("question");
+        let asked = message(&wire(7, "Reviews.Bookinfo.", None, &[], MessageKind::Question, 0))
+            .expect("question");
         assert_eq!(
             (asked.id, asked.response, asked.question.as_str(), asked.qtype),
             (7, false, "reviews.bookinfo", 1)
@@ -183,7 +191,14 @@ pub(crate) mod tests {
 
     #[test]
     fn an_answer_gives_the_canonical_name_the_addresses_and_the_smallest_time_to_live() {
-        let bytes = wire(7, "alias", Some("Target.ns"), &[[10, 0, 0, 1], [10, 0, 0, 2]], true, 5);
+        let bytes = wire(
+            7,
+            "alias",
+            Some("Target.ns"),
+            &[[10, 0, 0, 1], [10, 0, 0, 2]],
+            MessageKind::Answer,
+            5,
+        );
         let answer = message(&bytes).expect("answer");
         assert_eq!(answer.canonical.as_deref(), Some("target.ns"));
         assert_eq!(answer.addresses, [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])]);
@@ -192,7 +207,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_cut_message_gives_what_is_before_the_cut() {
-        let bytes = wire(7, "web.data", None, &[[10, 0, 0, 1], [10, 0, 0, 2]], true, 5);
+        let bytes =
+            wire(7, "web.data", None, &[[10, 0, 0, 1], [10, 0, 0, 2]], MessageKind::Answer, 5);
         let mut count = 0;
         for length in 0..=bytes.len() {
             let Some(read) = message(&bytes[..length]) else {
@@ -208,13 +224,15 @@ pub(crate) mod tests {
 
     #[test]
     fn bytes_that_are_not_plain_text_are_escaped() {
-        let mut bytes = wire(7, "aXb", None, &[], false, 0);
+        let mut bytes = wire(7, "aXb", None, &[], MessageKind::Question, 0);
         bytes[14] = b'.';
         assert_eq!(message(&bytes).map(|m| m.question).as_deref(), Some("a\\.b"));
         bytes[14] = b'\n';
         assert_eq!(message(&bytes).map(|m| m.question).as_deref(), Some("a\\010b"));
         assert_eq!(
-            message(&wire(7, "", None, &[], false, 0)).map(|m| m.question).as_deref(),
+            message(&wire(7, "", None, &[], MessageKind::Question, 0))
+                .map(|m| m.question)
+                .as_deref(),
             Some(".")
         );
         bytes[13] = 0xc0;
@@ -223,8 +241,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_stream_is_split_into_messages_and_the_last_may_be_cut() {
-        let one = wire(1, "a", None, &[], false, 0);
-        let two = wire(2, "b", None, &[], false, 0);
+        let one = wire(1, "a", None, &[], MessageKind::Question, 0);
+        let two = wire(2, "b", None, &[], MessageKind::Question, 0);
         let mut bytes = (one.len() as u16).to_be_bytes().to_vec();
         bytes.extend(&one);
         bytes.extend((two.len() as u16).to_be_bytes());
@@ -240,7 +258,7 @@ pub(crate) mod tests {
         fn arbitrary_bytes_do_not_panic(data in proptest::collection::vec(any::<u8>(), 0..300), at in 0usize..200, value: u8) {
             let _ = message(&data);
             prop_assert!(stream(&data).count() <= data.len());
-            let mut bytes = wire(7, "alias", Some("target.ns"), &[[10, 0, 0, 1]], true, 5);
+            let mut bytes = wire(7, "alias", Some("target.ns"), &[[10, 0, 0, 1]], MessageKind::Answer, 5);
             let at = at % bytes.len();
             bytes[at] = value;
             if let Some(read) = message(&bytes) {

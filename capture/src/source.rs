@@ -85,7 +85,7 @@ pub struct SourceReport {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
     /// It is whole and contains no packet. Not a loss.
-    #[error("it holds no packet")]
+    #[error("it contains no packet")]
     NoPacket,
     /// It cannot be read to its end: the reason, and how much of it is used.
     #[error("{0}")]

@@ -1,5 +1,4 @@
-//! Later requests on a connection: each host that is asked for is told once, and none is lost
-//! uncounted.
+//! Later requests on a connection: each later host is reported once, and no loss is uncounted.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -17,7 +16,7 @@ use common::{CART, Ip, Packet, SECOND, SERVICE, WEB, Wire, new};
 const PORT: u16 = 40_000;
 const CALLER: (Ip, u16) = (WEB, PORT);
 const CALLED: (Ip, u16) = (CART, 8080);
-/// Far behind the first request, in numbers of TCP.
+/// A sequence number far after the first request.
 const LATER: u32 = 5_000;
 
 impl Wire {
@@ -56,13 +55,13 @@ fn hosts(reported: &[Connection]) -> Vec<&str> {
     reported.iter().map(|c| c.names.authority.as_deref().unwrap_or("-")).collect()
 }
 
-/// The connection was told, and then hosts that later requests asked for.
+/// The later hosts, which are reported after the connection.
 fn later_hosts(reported: &[Connection]) -> Vec<&str> {
     hosts(reported.get(1..).unwrap())
 }
 
 #[test]
-fn another_host_is_told_once_more() {
+fn each_later_host_is_reported_once_more() {
     let mut wire = Wire::replay();
     let mut message = b"\0\x01\x81\x80\0\x01\0\x01\0\0\0\0\x04cart\0\0\x01\0\x01".to_vec();
     message.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04");
@@ -101,13 +100,16 @@ fn another_host_is_told_once_more() {
     assert_eq!(wire.incomplete(), 0);
 }
 
-/// A connection joined midway, and one whose first request names nothing.
 #[test]
-fn the_first_host_may_be_unknown() {
+fn a_connection_joined_midway_may_name_later_hosts() {
     let mut wire = Wire::replay();
     wire.asks(0, "cart");
     wire.asks(1, "reviews");
     assert_eq!(hosts(&wire.finish()), ["cart", "reviews"]);
+}
+
+#[test]
+fn a_later_request_may_be_the_first_that_names_a_host() {
     let mut wire = Wire::replay();
     wire.says(0, b"GET / HTTP/1.0\r\n\r\n");
     wire.asks(1, "reviews");
@@ -116,9 +118,9 @@ fn the_first_host_may_be_unknown() {
     assert_eq!(wire.incomplete(), 0);
 }
 
-/// An upload of any length, and the requests behind it: the first of them in two segments.
+/// An upload of any length, and requests after it, the first in two segments.
 #[test]
-fn a_connection_joined_in_a_long_body_is_named_by_what_follows() {
+fn a_connection_joined_in_a_long_body_is_named_by_the_next_request() {
     for segments in [1, 31, 32, 33, 100] {
         let mut wire = Wire::replay();
         for i in 0..segments {
@@ -171,7 +173,7 @@ fn a_head_that_is_cut_before_its_authority_is_counted() {
             CALLED,
             Packet { seq: LATER, ack: Some(71), payload, cut, ..Packet::default() },
         );
-        // It goes on, and comes once more on another interface.
+        // The head continues, and its first segment is seen again on another interface.
         wire.packet(
             11,
             CALLER,
@@ -184,9 +186,8 @@ fn a_head_that_is_cut_before_its_authority_is_counted() {
     }
 }
 
-/// Only a first head is joined, and it is not a later one when it is sent again.
 #[test]
-fn a_joined_head_that_comes_again_loses_nothing() {
+fn a_retransmitted_first_head_is_no_later_request() {
     let mut wire = Wire::replay();
     wire.packet(0, CALLER, CALLED, Packet { seq: 7, syn: true, ..Packet::default() });
     let first =
@@ -200,12 +201,12 @@ fn a_joined_head_that_comes_again_loses_nothing() {
 }
 
 #[test]
-fn a_connection_has_room_for_so_many_hosts() {
+fn a_connection_has_room_for_16_later_hosts() {
     let mut wire = Wire::replay();
     wire.call(0, PORT);
     for i in 0..20 {
         wire.asks(10 + i, &format!("h{i}"));
-        // What is known needs no room.
+        // A host that is there already needs no room.
         wire.asks(10 + i, "h0");
     }
     assert_eq!(later_hosts(&wire.finish()), (0..16).map(|i| format!("h{i}")).collect::<Vec<_>>());
@@ -213,12 +214,12 @@ fn a_connection_has_room_for_so_many_hosts() {
 }
 
 #[test]
-fn all_connections_have_room_for_so_many_hosts() {
+fn later_hosts_of_all_connections_are_limited() {
     let mut wire = Wire::with(
         FlowConfig { max_later_hosts: 2, ..FlowConfig::default() },
         ListeningPorts::default(),
     );
-    // When the last one comes, the others are forgotten and make room.
+    // Before the last connection, the others are forgotten and make room.
     for (time, port) in [(0, PORT), (0, PORT + 1), (0, PORT + 2), (2_000 * SECOND, PORT + 3)] {
         wire.call(time, port);
         let again =
@@ -232,7 +233,7 @@ fn all_connections_have_room_for_so_many_hosts() {
 }
 
 #[test]
-fn a_tunnel_is_not_read() {
+fn bytes_in_a_tunnel_are_not_read() {
     let connect = b"CONNECT cart:443 HTTP/1.1\r\nHost: cart:443\r\n\r\n".as_slice();
     for split in [None, Some(4), Some(20)] {
         let mut wire = Wire::replay();
@@ -252,7 +253,7 @@ fn a_tunnel_is_not_read() {
 }
 
 #[test]
-fn what_is_told_already_is_followed_by_another_host_promptly_and_once() {
+fn a_later_host_of_a_reported_connection_is_reported_promptly_and_once() {
     let mut wire = Wire::new();
     wire.call(0, PORT);
     assert_eq!(hosts(&wire.report_fresh(SECOND)), ["cart"]);
@@ -270,7 +271,7 @@ fn what_is_told_already_is_followed_by_another_host_promptly_and_once() {
     wire.asks(4 * SECOND, "reviews");
     wire.asks(4 * SECOND, "cart");
     assert!(wire.report_fresh(5 * SECOND).is_empty());
-    // Each round tells what goes on, so that it does not look forgotten.
+    // Each round reports connections that go on.
     let reported = wire.report_changed(30 * SECOND);
     assert_eq!(hosts(&reported), ["cart", "reviews"]);
     assert!(
@@ -279,7 +280,7 @@ fn what_is_told_already_is_followed_by_another_host_promptly_and_once() {
     );
     wire.asks(31 * SECOND, "cart");
     assert_eq!(hosts(&wire.report_changed(60 * SECOND)), ["cart"]);
-    // Also where a round comes first, and where a connection is forgotten first.
+    // A round may come before the tick, and so may the end of the connection.
     wire.asks(61 * SECOND, "ratings");
     let reported = wire.report_changed(62 * SECOND);
     assert_eq!((hosts(&reported), reported[1].is_new), (vec!["cart", "ratings"], true));
@@ -291,7 +292,7 @@ fn what_is_told_already_is_followed_by_another_host_promptly_and_once() {
 }
 
 #[test]
-fn what_was_not_told_is_told_with_all_its_hosts() {
+fn a_new_connection_is_reported_with_all_its_hosts() {
     let mut wire = Wire::new();
     wire.call(0, PORT);
     wire.asks(10, "reviews");
@@ -302,7 +303,7 @@ fn what_was_not_told_is_told_with_all_its_hosts() {
 }
 
 #[test]
-fn a_clock_that_is_set_moves_the_times_of_all_hosts() {
+fn setting_the_clock_shifts_the_times_of_all_hosts() {
     for step in [-3_600 * SECOND, 3_600 * SECOND] {
         let mut wire = Wire::new();
         let start = 7_200 * SECOND;
@@ -316,9 +317,9 @@ fn a_clock_that_is_set_moves_the_times_of_all_hosts() {
     }
 }
 
-/// The caller's interface shows the address of the Service, the called one's its own.
+/// The caller's interface shows the address of the Service. That of the called pod shows the pod's.
 #[test]
-fn a_translated_twin_tells_no_host() {
+fn a_translated_duplicate_reports_no_host() {
     for swapped in [false, true] {
         let mut wire = Wire::new();
         let mut sightings = [(0, (SERVICE, 80), 1), (5_000, CALLED, 2)];
@@ -362,9 +363,9 @@ fn a_translated_twin_tells_no_host() {
     }
 }
 
-/// Joined midway: only the caller's interface tells.
+/// The connection is joined midway. Only the caller's interface counts.
 #[test]
-fn where_a_call_arrives_no_host_is_told() {
+fn no_host_is_reported_where_a_call_arrives() {
     let mut wire = Wire::listening_on([80, 8080]);
     for (to, interface, direction) in
         [((SERVICE, 80), 1, Direction::Received), (CALLED, 2, Direction::Sent)]
@@ -412,11 +413,14 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
         })
 }
 
-fn observed(
-    frames: &[Vec<u8>],
-    link: LinkType,
-    batched: bool,
-) -> (Vec<Observation>, CaptureCounters) {
+/// How frames are passed to the meter.
+#[derive(Clone, Copy, PartialEq)]
+enum Feed {
+    OneByOne,
+    Batch,
+}
+
+fn observed(frames: &[Vec<u8>], link: LinkType, feed: Feed) -> (Vec<Observation>, CaptureCounters) {
     let mut meter = Meter::new(FlowConfig::default(), ListeningPorts::default());
     let (mut batch, mut out) = (FrameBatch::default(), Vec::new());
     for (time, data) in (0..).zip(frames) {
@@ -430,7 +434,11 @@ fn observed(
             wire_len: data.len() as u32,
             data,
         };
-        if batched { batch.push(frame) } else { meter.frame(&frame, &mut |o| out.push(o)) }
+        if feed == Feed::Batch {
+            batch.push(frame)
+        } else {
+            meter.frame(&frame, &mut |o| out.push(o))
+        }
     }
     meter.batch(&batch, &mut |o| out.push(o));
     meter.finish(&mut |o| out.push(o));
@@ -438,12 +446,12 @@ fn observed(
 }
 
 proptest! {
-    /// Frames without a link layer are all decoded in full.
+    /// Frames without a link layer are always decoded in full.
     #[test]
     fn the_fast_path_misses_nothing(frames in prop::collection::vec(any_frame(), 0..80)) {
-        let slow = observed(&frames, LinkType::RAW, false);
-        prop_assert_eq!(&observed(&frames, LinkType::ETHERNET, false), &slow);
-        prop_assert_eq!(&observed(&frames, LinkType::ETHERNET, true), &slow);
+        let slow = observed(&frames, LinkType::RAW, Feed::OneByOne);
+        prop_assert_eq!(&observed(&frames, LinkType::ETHERNET, Feed::OneByOne), &slow);
+        prop_assert_eq!(&observed(&frames, LinkType::ETHERNET, Feed::Batch), &slow);
     }
 
     #[test]

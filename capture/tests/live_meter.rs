@@ -1,5 +1,5 @@
-//! What the meter tells of a source that does not end: once, whatever the clock does and however
-//! little of a connection is seen.
+//! Reports of a source that does not end: each connection is new once, whatever the clock does, and
+//! however little of a connection is seen.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -15,13 +15,13 @@ use common::{CART, Ip, Packet, SECOND, SERVICE, WEB, Wire, new};
 const HOUR: i64 = 3_600 * SECOND;
 
 #[test]
-fn a_clock_that_is_set_tells_nothing_twice_and_nothing_too_late() {
+fn setting_the_clock_reports_nothing_twice_and_nothing_too_late() {
     for step in [-HOUR, HOUR] {
         let mut live = Wire::new();
         let start = 10 * HOUR;
         live.call(start, 40_000);
         assert_eq!(new(&live.report_fresh(start + SECOND)), [40_000]);
-        // Begun, and not told yet.
+        // Begun, and not reported yet.
         live.call(start + SECOND, 40_001);
         let now = start + SECOND + 10 + step;
         live.meter.rebase(now, step);
@@ -33,7 +33,7 @@ fn a_clock_that_is_set_tells_nothing_twice_and_nothing_too_late() {
             reported.iter().all(|c| c.first <= c.last && (c.first - now).abs() < SECOND),
             "{reported:?}"
         );
-        // Nothing of the old clock is due at once, or for ever.
+        // Deadlines of the old clock are not due at once, and not in the far future.
         let reported = live.report_changed(now + 30 * SECOND);
         assert!(
             new(&reported).is_empty() && reported.iter().any(|c| c.initiator.port() == 40_000),
@@ -50,7 +50,7 @@ fn a_clock_that_is_set_tells_nothing_twice_and_nothing_too_late() {
 }
 
 #[test]
-fn half_of_a_connection_is_enough() {
+fn one_direction_of_a_connection_is_enough() {
     let mut live = Wire::new();
     let (web, cart) = ((WEB, 40_000), (CART, 8080));
     live.packet(0, web, cart, Packet { seq: 7, syn: true, ..Packet::default() });
@@ -68,7 +68,7 @@ fn half_of_a_connection_is_enough() {
 }
 
 #[test]
-fn nobody_answers_a_syn_alone() {
+fn a_syn_alone_is_reported_as_unanswered() {
     let mut live = Wire::new();
     live.packet(0, (WEB, 40_000), (CART, 8080), Packet { seq: 7, syn: true, ..Packet::default() });
     assert!(live.report_fresh(SECOND).is_empty(), "more may be learned of it");
@@ -76,10 +76,10 @@ fn nobody_answers_a_syn_alone() {
     assert!(reported.len() == 1 && !reported[0].answered, "{reported:?}");
 }
 
-/// The client's interface shows the address of the Service, the server's its own. Either may be
-/// read first.
+/// The client's interface shows the address of the Service. The server's shows the server's own.
+/// Either may be read first.
 #[test]
-fn a_translated_connection_is_told_as_it_was_made() {
+fn a_translated_connection_is_reported_with_the_address_that_was_called() {
     for swapped in [false, true] {
         let mut live = Wire::new();
         let (web, service, cart) = ((WEB, 40_000), (SERVICE, 80), (CART, 8080));
@@ -106,7 +106,7 @@ fn a_translated_connection_is_told_as_it_was_made() {
             );
             assert!(
                 live.report_fresh(200_000_000).is_empty(),
-                "another interface may show it as it was made"
+                "another interface may show the address that was called"
             );
             assert!(live.report_changed(200_000_000).is_empty());
         }
@@ -121,10 +121,10 @@ fn a_translated_connection_is_told_as_it_was_made() {
     }
 }
 
-/// On interfaces that lead to one pod each, only the caller's counts, in whatever order they are
-/// read: the other one shows where a Service's address was translated to, and only some packets.
+/// On interfaces that lead to one pod each, only the caller's counts, in any order of reading. The
+/// other one shows the translated address, and only some packets.
 #[test]
-fn a_call_is_told_by_the_interface_that_it_comes_from() {
+fn a_call_is_reported_from_the_interface_of_its_caller() {
     let records = [0x17, 3, 3, 0, 90, 1, 0];
     let (web, service, cart) = ((WEB, 40_000), (SERVICE, 80), (CART, 8080));
     for (to, swapped) in [(service, false), (service, true), (cart, false), (cart, true)] {
@@ -166,7 +166,7 @@ fn a_call_is_told_by_the_interface_that_it_comes_from() {
 }
 
 #[test]
-fn datagrams_to_a_translated_address_are_told_once() {
+fn datagrams_to_a_translated_address_are_reported_once() {
     for swapped in [false, true] {
         let mut live = Wire::listening_on([8125, 9125]);
         let datagram = |to: (Ip, u16)| {
@@ -194,9 +194,9 @@ fn datagrams_to_a_translated_address_are_told_once() {
     }
 }
 
-/// Whoever called is on another node, or its interface is not watched.
+/// The caller is on another node, or its interface is not watched.
 #[test]
-fn what_only_arrives_is_counted_and_soon_forgotten() {
+fn a_connection_that_only_arrives_is_counted_and_soon_forgotten() {
     let mut live = Wire::listening_on([8080]);
     let arrives = Packet {
         seq: 8,
@@ -211,8 +211,19 @@ fn what_only_arrives_is_counted_and_soon_forgotten() {
     assert!(live.report_fresh(3 * SECOND).is_empty() && live.report_changed(4 * SECOND).is_empty());
     assert!(live.report_changed(30 * SECOND).is_empty());
     assert_eq!(live.meter.counters().arriving, 10);
-    // A guess of who called may be wrong; and the caller may be so new that its interface is not
-    // watched yet.
+}
+
+/// A guessed initiator may be wrong. A caller may be so new that its interface is not watched yet.
+#[test]
+fn guesses_and_syns_are_reported_where_they_arrive() {
+    let mut live = Wire::listening_on([8080]);
+    let arrives = Packet {
+        seq: 8,
+        ack: Some(9),
+        interface: 2,
+        direction: Direction::Sent,
+        ..Packet::default()
+    };
     live.packet(31 * SECOND, (WEB, 41_000), (CART, 9000), arrives);
     live.packet(
         31 * SECOND,
@@ -223,7 +234,7 @@ fn what_only_arrives_is_counted_and_soon_forgotten() {
     assert_eq!(new(&live.report_fresh(34 * SECOND)), [41_000, 41_001]);
 }
 
-/// The interface of a new pod was opened after its SYN, which the other end's has.
+/// The interface of a new pod was opened after its SYN, which the other end's interface shows.
 #[test]
 fn a_syn_that_is_read_late_begins_no_other_connection() {
     let mut live = Wire::new();
@@ -239,7 +250,7 @@ fn a_syn_that_is_read_late_begins_no_other_connection() {
     assert!(
         reported[0].from_start && reported[0].first == 8 && reported[0].names.authority.is_some()
     );
-    // But one that comes after it ends it.
+    // A SYN that comes after the connection begins another one.
     live.packet(
         2 * SECOND,
         (WEB, 40_000),
@@ -249,9 +260,9 @@ fn a_syn_that_is_read_late_begins_no_other_connection() {
     assert_eq!(new(&live.report_fresh(5 * SECOND)), [40_000]);
 }
 
-/// Ports are used anew at once, and the interface of the called is read when all is over.
+/// A port is reused at once, and the interface of the called pod is read later.
 #[test]
-fn syns_that_are_read_late_tell_no_connection_twice() {
+fn syns_that_are_read_late_report_no_connection_twice() {
     let mut live = Wire::new();
     let syns = |interface, late: i64, direction| {
         [(0i64, 7), (50_000_000, 900)].map(move |(time, seq)| {
@@ -268,7 +279,7 @@ fn syns_that_are_read_late_tell_no_connection_twice() {
     assert_eq!(reported.iter().map(|c| c.first).collect::<Vec<_>>(), [0, 50_000_000]);
 }
 
-/// The server's interface is read before the client's, where the answer of the DNS is.
+/// The server's interface is read before the client's, which shows the DNS answer.
 #[test]
 fn an_answer_that_is_read_late_names_a_connection() {
     let mut live = Wire::new();
@@ -288,10 +299,10 @@ fn an_answer_that_is_read_late_names_a_connection() {
 }
 
 #[test]
-fn who_listens_may_become_known_before_it_is_told() {
+fn listening_ports_that_come_late_orient_a_connection_before_its_report() {
     let mut live = Wire::new();
     let payload = b"pong";
-    // Joined midway, and the port of whoever listens is the higher one.
+    // Joined midway, and the listening port is the higher one.
     let (cart, web) = ((CART, 61_000), (WEB, 40_000));
     live.packet(0, cart, web, Packet { seq: 700, ack: Some(80), payload, ..Packet::default() });
     live.meter.set_listening(ListeningPorts {

@@ -14,10 +14,11 @@ use sidecarta_capture::loss::CaptureCounters;
 use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{InterfaceId, OwnerEvidence};
 
-/// An interface of which the node tells whose it is: of none that the frames are of.
+/// An interface whose owner the node has evidence of. The owner has none of the addresses in the
+/// frames.
 const OWNED: u32 = 77;
 
-/// A frame, with what it was on the wire and where it was seen.
+/// A frame, with its length on the wire and its interface.
 struct Seen {
     time: i64,
     link: LinkType,
@@ -63,7 +64,7 @@ fn tcp(port: u16, packet: &Packet<'_>) -> Vec<u8> {
     packet.bytes((WEB, port), (CART, 8080))
 }
 
-/// The beginning of a request whose head goes on.
+/// The first segment of a request whose head continues.
 fn begun(port: u16) -> Seen {
     let payload = b"GET / HTTP/1.1\r\nAccept: */*\r\n";
     seen(tcp(port, &Packet { seq: 8, ack: Some(71), payload, ..Packet::default() }))
@@ -188,7 +189,7 @@ fn each_counter_is_raised_by_what_it_is_for() {
     }
     let all: BTreeSet<_> =
         CaptureCounters::default().named().into_iter().map(|(name, _)| name).collect();
-    assert_eq!(raised, all, "a counter without an input that raises it");
+    assert_eq!(raised, all, "a counter has no input that raises it");
 }
 
 #[test]
@@ -200,8 +201,8 @@ fn no_loss_is_counted_under_two_causes() {
             .into_iter()
             .filter(|(other, n)| *n > 0 && *other != name && !NEVER_A_LOSS.contains(other))
             .collect();
-        // Of the heads that too many others left no room for, one is joined, and never whole; and
-        // a message of the DNS that is cut cannot be read.
+        // With room for one head, that one is joined and never whole. A DNS message that is cut
+        // cannot be read.
         let also: &[(&str, u64)] = match name {
             "evicted-heads" => &[("incomplete-head", 1)],
             "cut-payload" => &[("bad-dns", 1)],

@@ -1,4 +1,4 @@
-//! Whatever the bytes, nothing panics, every packet is counted once, and what is readable is read.
+//! No bytes cause a panic, every packet is counted once, and all that is readable is read.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -150,7 +150,7 @@ proptest! {
         std::fs::write(&path, [magic[kind], &tail].concat()).unwrap();
         let (frames, reports, errors) = drain(&[path]);
         prop_assert_eq!(reports.iter().map(|r| r.packets).sum::<u64>(), frames.len() as u64);
-        // Nothing is passed over in silence: either packets to the end, or a word about it.
+        // Nothing is skipped silently: there are packets, an error, or damage in a report.
         prop_assert!(!frames.is_empty() || !errors.is_empty() || reports.iter().any(|r| r.damage.is_some()));
     }
 }
@@ -161,8 +161,7 @@ fn every_frame_of_every_sample_cut_at_every_length_is_accounted_for() {
     for path in sample_captures() {
         let (frames, _, errors) = drain(std::slice::from_ref(&path));
         assert!(errors.is_empty() && !frames.is_empty(), "{}", path.display());
-        // Headers and names stand in front: beyond 600 bytes a cut changes nothing but its own
-        // length.
+        // Headers and names are in front: a cut after 600 bytes changes nothing.
         let mut meter = Meter::new(FlowConfig::default(), ListeningPorts::default());
         for (time, link, wire_len, data) in frames.iter().step_by(3) {
             for n in 0..data.len().min(600) {
@@ -191,7 +190,7 @@ fn a_file_cut_at_any_length_gives_the_packets_before_the_cut() {
             let reported = !errors.is_empty() || reports[0].damage.is_some();
             // At the boundary of two packets a cut cannot be seen.
             let boundary = frames.iter().map(|f| 16 + f.3.len()).sum::<usize>() + 24 == n;
-            assert!(reported || boundary, "{name} cut at {n} without a word");
+            assert!(reported || boundary, "{name} cut at {n} is not reported");
         }
     }
     let ng = std::fs::read(samples().join("q-formats/veth.pcapng")).unwrap();
@@ -205,11 +204,11 @@ fn a_file_cut_at_any_length_gives_the_packets_before_the_cut() {
 }
 
 #[test]
-fn reading_in_vain_ends_while_a_pipe_is_idle() {
+fn reading_ends_on_request_while_a_pipe_is_idle() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("idle");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-    // Held open, so that whoever reads waits for what never comes.
+    // The writing end stays open, so that the reader waits without end.
     let _writer = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let mut prefetch = source::spawn(CaptureReader::open(&[path])).unwrap();
     let in_vain = AtomicBool::new(false);
@@ -230,9 +229,9 @@ fn digest(path: &Path) -> u64 {
     prefetch.finish().unwrap().1.of(0)
 }
 
-/// Stores hold digests: another one for the same capture would let it count twice.
+/// Stores contain digests. With another digest, the same capture would be counted twice.
 #[test]
-fn the_digest_of_a_capture_is_the_same_for_ever() {
+fn the_digest_of_a_capture_never_changes() {
     assert_eq!(
         format!("{:016x}", digest(&samples().join("f1-external-se/veth5f577e0f.pcap"))),
         "aa13168d072f8f32"
@@ -240,7 +239,7 @@ fn the_digest_of_a_capture_is_the_same_for_ever() {
 }
 
 #[test]
-fn compression_and_standard_formats_change_nothing() {
+fn compressed_captures_give_the_same_frames() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();
     for name in ["micro.pcap", "nano.pcap", "veth.pcapng", "any.sll2.pcap"] {
@@ -278,7 +277,7 @@ fn captures_are_merged_by_time_whatever_the_order_of_arguments() {
     paths.push(paths[0].clone());
     let (backward, reports, _) = drain(&paths);
     assert_eq!(forward, backward);
-    assert!(forward.windows(2).all(|w| w[0].0 <= w[1].0), "not in the order of time");
+    assert!(forward.windows(2).all(|w| w[0].0 <= w[1].0), "not in the order of packet time");
     assert_eq!(reports.len(), 9);
 }
 

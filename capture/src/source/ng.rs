@@ -170,7 +170,7 @@ impl<R: Read> NgReader<R> {
             Err(PcapError::ReadError) => {
                 return NgStep::Damaged("it cannot be read further".to_owned());
             }
-            Err(_) => return NgStep::Damaged("it holds a malformed block".to_owned()),
+            Err(_) => return NgStep::Damaged("it contains a malformed block".to_owned()),
         };
         self.reader.consume(consumed);
         step

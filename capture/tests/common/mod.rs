@@ -9,22 +9,22 @@ use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{Connection, InterfaceId, Observation};
 
 pub const SECOND: i64 = 1_000_000_000;
-/// How long a name is waited for.
+/// Nanoseconds for which a name is awaited.
 const PATIENCE: i64 = 2 * SECOND;
 
 pub type Ip = [u8; 4];
 pub const WEB: Ip = [10, 244, 1, 10];
 pub const CART: Ip = [10, 244, 1, 11];
-/// The address of the Service in front of it.
+/// Address of the Service in front of [`CART`].
 pub const SERVICE: Ip = [10, 96, 0, 11];
 
-/// A meter, and what it has told of connections.
+/// A meter, and the connections that it has reported.
 pub struct Wire {
     pub meter: Meter,
     pub reported: Vec<Connection>,
 }
 
-/// What a packet is, besides where it goes.
+/// A TCP segment without its addresses.
 #[derive(Clone, Copy, Default)]
 pub struct Packet<'a> {
     pub seq: u32,
@@ -57,18 +57,18 @@ impl Packet<'_> {
 }
 
 impl Wire {
-    /// Of a source that does not end.
+    /// A meter of a source that does not end.
     pub fn new() -> Self {
         Self::listening_on([])
     }
 
-    /// The same, where these ports are known to listen.
+    /// A meter of a source that does not end, with these listening ports.
     pub fn listening_on<const N: usize>(ports: [u16; N]) -> Self {
         let known = ListeningPorts { ports: ports.into(), ..ListeningPorts::default() };
         Self::with(FlowConfig { live: true, ..FlowConfig::default() }, known)
     }
 
-    /// Of captures.
+    /// A meter of captures.
     pub fn replay() -> Self {
         Self::with(FlowConfig::default(), ListeningPorts::default())
     }
@@ -128,7 +128,7 @@ impl Wire {
         );
     }
 
-    /// What is told at a tick.
+    /// Reports of a tick.
     pub fn report_fresh(&mut self, now: i64) -> Vec<Connection> {
         let reported = &mut self.reported;
         self.meter.report_fresh(now, PATIENCE, &mut |o| reported.extend(connection(o)));
@@ -155,7 +155,7 @@ pub fn connection(o: Observation) -> Option<Connection> {
     }
 }
 
-/// Ports of those told for the first time.
+/// Initiator ports of the connections that were reported for the first time.
 pub fn new(reported: &[Connection]) -> Vec<u16> {
     reported.iter().filter(|c| c.is_new).map(|c| c.initiator.port()).collect()
 }

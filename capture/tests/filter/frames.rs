@@ -9,10 +9,10 @@ pub const IPV6: u16 = 0x86dd;
 pub const VLAN: u16 = 0x8100;
 pub const QINQ: u16 = 0x88a8;
 pub const ARP: u16 = 0x0806;
-/// In the list of ports whose payload is always kept.
+/// A port in [`FilterConfig::always_ports`](sidecarta_capture::live::filter::FilterConfig).
 pub const TLS_PORT: u16 = 8443;
 
-/// Transport header and payload, their protocol, and what becomes of them.
+/// Name, protocol, transport header with payload, and the right verdict.
 type Carried = (&'static str, u8, Vec<u8>, FilterVerdict);
 
 pub fn tcp(ports: (u16, u16), set: impl FnOnce(&mut TcpHeader), payload: &[u8]) -> Vec<u8> {
