@@ -4,6 +4,8 @@
 //! $ cargo run -p sidecarta-capture --example read -- samples/q-formats/micro.pcap
 //! ```
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // it prints for people
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

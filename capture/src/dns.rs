@@ -255,7 +255,11 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_do_not_panic(data in proptest::collection::vec(any::<u8>(), 0..300), at in 0usize..200, value: u8) {
+        fn arbitrary_bytes_do_not_panic(
+            data in proptest::collection::vec(any::<u8>(), 0..300),
+            at in 0usize..200,
+            value: u8,
+        ) {
             let _ = message(&data);
             prop_assert!(stream(&data).count() <= data.len());
             let mut bytes = wire(7, "alias", Some("target.ns"), &[[10, 0, 0, 1]], MessageKind::Answer, 5);

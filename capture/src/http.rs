@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn every_cut_gives_nothing_or_the_whole_authority() {
-        let head = b"GET /reviews/1 HTTP/1.1\r\nAccept: */*\r\nHost: reviews.bookinfo:9080\r\nUser-Agent: x\r\n\r\n";
+        let head = b"GET /reviews/1 HTTP/1.1\r\nAccept: */*\r\nHost: reviews.bookinfo:9080\r\n\
+            User-Agent: x\r\n\r\n";
         let mut found = false;
         for length in 1..=head.len() {
             let read = request(&head[..length]).expect("begins a request");

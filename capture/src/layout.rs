@@ -23,7 +23,8 @@ pub(crate) mod ethernet {
     pub(crate) const VLAN_ETHER_TYPE: usize = 2;
 }
 
-/// Linux "cooked" capture (LINKTYPE_LINUX_SLL, <https://www.tcpdump.org/linktypes/LINKTYPE_LINUX_SLL.html>).
+/// Linux "cooked" capture (LINKTYPE_LINUX_SLL,
+/// <https://www.tcpdump.org/linktypes/LINKTYPE_LINUX_SLL.html>).
 pub(crate) mod sll {
     /// Length of the header.
     pub(crate) const HEADER: usize = 16;

@@ -47,8 +47,8 @@ pub struct CaptureCounters {
     /// Connections forgotten while active, because the flow table was full. Their next packet adds
     /// them again.
     pub evicted_flows: u64,
-    /// Connections whose ClientHello or request head continues in a later segment, and was not joined
-    /// because too many others were being joined ([`crate::meter::FlowConfig::max_heads`]).
+    /// Connections whose ClientHello or request head continues in a later segment, and was not
+    /// joined because too many others were being joined ([`crate::meter::FlowConfig::max_heads`]).
     pub evicted_heads: u64,
     /// DNS answers dropped because too many were remembered.
     pub evicted_answers: u64,

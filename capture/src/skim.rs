@@ -154,7 +154,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_decoding_on_mutated_frames(at in any::<prop::sample::Index>(), changes in prop::collection::vec((0..70usize, any::<u8>()), 0..4)) {
+        fn agrees_with_decoding_on_mutated_frames(
+            at in any::<prop::sample::Index>(),
+            changes in prop::collection::vec((0..70usize, any::<u8>()), 0..4),
+        ) {
             let all = frames();
             let mut frame = at.get(&all).clone();
             for (i, value) in changes {

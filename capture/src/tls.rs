@@ -270,7 +270,10 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_do_not_panic(mut data in proptest::collection::vec(any::<u8>(), 0..300), force: bool) {
+        fn arbitrary_bytes_do_not_panic(
+            mut data in proptest::collection::vec(any::<u8>(), 0..300),
+            force: bool,
+        ) {
             if force && data.len() > 9 {
                 data[..9].copy_from_slice(&[0x16, 3, 1, 1, 0, 1, 0, 0, 200]);
             }

@@ -455,7 +455,10 @@ proptest! {
     }
 
     #[test]
-    fn every_cut_gives_the_whole_host_or_none(method in prop::sample::select(vec!["GET", "POST", "OPTIONS"]), length in 0..60usize) {
+    fn every_cut_gives_the_whole_host_or_none(
+        method in prop::sample::select(vec!["GET", "POST", "OPTIONS"]),
+        length in 0..60usize,
+    ) {
         let head = format!("{method} /reviews HTTP/1.1\r\nAccept: */*\r\nHost: reviews\r\n\r\n");
         let length = length.min(head.len());
         let mut wire = Wire::replay();

@@ -96,7 +96,11 @@ fn observe(frames: &[Owned]) -> Vec<Observation> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 512,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn arbitrary_bytes_never_panic(data in prop::collection::vec(any::<u8>(), 0..200)) {
@@ -112,7 +116,9 @@ proptest! {
     #[test]
     fn recognisable_beginnings_never_panic(
         head in prop::sample::select(vec![
-            &b"GET / HTTP/1.1\r\nHost: "[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            &b"GET / HTTP/1.1\r\nHost: "[..],
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
             b"\x12\x34\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00",
         ]),
         tail in prop::collection::vec(any::<u8>(), 0..300),
@@ -125,7 +131,12 @@ proptest! {
     }
 
     #[test]
-    fn mutated_real_frames_are_accounted_for(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..60)) {
+    fn mutated_real_frames_are_accounted_for(
+        changes in prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()),
+            1..60,
+        ),
+    ) {
         let (mut frames, _, _) = drain(&[samples().join("b-after/veth5f577e0f.pcap")]);
         for (at, byte, value) in changes {
             let data = &mut at.get_mut(&mut frames).3;
@@ -138,10 +149,14 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_files_give_an_error_or_packets(kind in 0..4usize, tail in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn arbitrary_files_give_an_error_or_packets(
+        kind in 0..4usize,
+        tail in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
         let magic: [&[u8]; 4] = [
             b"\xd4\xc3\xb2\xa1\x02\x00\x04\x00\0\0\0\0\0\0\0\0\xff\xff\0\0\x01\0\0\0",
-            b"\x0a\x0d\x0d\x0a\x1c\0\0\0\x4d\x3c\x2b\x1a\x01\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff\x1c\0\0\0",
+            b"\x0a\x0d\x0d\x0a\x1c\0\0\0\x4d\x3c\x2b\x1a\x01\0\0\0\
+              \xff\xff\xff\xff\xff\xff\xff\xff\x1c\0\0\0",
             b"\x1f\x8b\x08\0\0\0\0\0\0\x03",
             b"\x28\xb5\x2f\xfd",
         ];
@@ -151,7 +166,8 @@ proptest! {
         let (frames, reports, errors) = drain(&[path]);
         prop_assert_eq!(reports.iter().map(|r| r.packets).sum::<u64>(), frames.len() as u64);
         // Nothing is skipped silently: there are packets, an error, or damage in a report.
-        prop_assert!(!frames.is_empty() || !errors.is_empty() || reports.iter().any(|r| r.damage.is_some()));
+        let is_damaged = reports.iter().any(|r| r.damage.is_some());
+        prop_assert!(!frames.is_empty() || !errors.is_empty() || is_damaged);
     }
 }
 

@@ -322,29 +322,12 @@ impl FlowEntry {
         }
         match head::begins(s.payload) {
             PayloadStart::Head(content) => {
-                // The initiator is the end that sends a request or a ClientHello.
                 if !is_oriented {
+                    // The initiator is the end that sends a request or a ClientHello.
                     self.initiator = s.from;
                     self.orientation = Orientation::Request;
                 }
-                self.content = content;
-                hot.requests = content == Content::Http1 && !head::opens_tunnel(s.payload);
-                let whole = head::read(content, s.payload, self.names.get_or_insert_default());
-                if whole {
-                    self.names_final = true;
-                } else if s.cut {
-                    change.head_incomplete = true;
-                    self.names_final = true;
-                } else if !may_join {
-                    change.head_dropped = true;
-                    self.names_final = true;
-                } else {
-                    change.head_began = true;
-                    let bytes = s.payload[..s.payload.len().min(MAX_HEAD)].to_vec();
-                    let next = s.tcp.seq.wrapping_add(s.payload.len() as u32);
-                    self.extra =
-                        Some(Box::new(FlowExtra::Pending(PendingHead { content, bytes, next })));
-                }
+                self.begin_head(content, hot, s, may_join, change);
             }
             PayloadStart::TlsRecords => {
                 self.content = Content::Tls;
@@ -361,6 +344,34 @@ impl FlowEntry {
                     hot.requests = true;
                 }
             }
+        }
+    }
+
+    /// Reads the first segment of a head, and begins to join the head where it is not whole.
+    fn begin_head(
+        &mut self,
+        content: Content,
+        hot: &mut HotFlow,
+        s: &Segment<'_>,
+        may_join: bool,
+        change: &mut FlowChange,
+    ) {
+        self.content = content;
+        hot.requests = content == Content::Http1 && !head::opens_tunnel(s.payload);
+        let whole = head::read(content, s.payload, self.names.get_or_insert_default());
+        self.names_final = whole || s.cut || !may_join;
+        if whole {
+            return;
+        }
+        if s.cut {
+            change.head_incomplete = true;
+        } else if !may_join {
+            change.head_dropped = true;
+        } else {
+            change.head_began = true;
+            let bytes = s.payload[..s.payload.len().min(MAX_HEAD)].to_vec();
+            let next = s.tcp.seq.wrapping_add(s.payload.len() as u32);
+            self.extra = Some(Box::new(FlowExtra::Pending(PendingHead { content, bytes, next })));
         }
     }
 

@@ -123,11 +123,11 @@ mod tests {
         #[test]
         fn both_directions_have_one_key_that_gives_the_ends_back(
             (a, b) in prop_oneof![
-                (any::<[u8; 4]>(), any::<[u8; 4]>()).prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
-                (any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
+                any::<([u8; 4], [u8; 4])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
+                any::<([u8; 16], [u8; 16])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
             ],
             ports in any::<(u16, u16)>(),
-            transport in prop_oneof![Just(Transport::Tcp), Just(Transport::Udp), Just(Transport::Sctp)],
+            transport in prop::sample::select(vec![Transport::Tcp, Transport::Udp, Transport::Sctp]),
         ) {
             let (from, to) = (SocketAddr::new(a, ports.0), SocketAddr::new(b, ports.1));
             let (there, from_low) = FlowKey::of(from, to, transport);

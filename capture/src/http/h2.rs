@@ -157,7 +157,10 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_do_not_panic(data in proptest::collection::vec(any::<u8>(), 0..300), flags: u8) {
+        fn arbitrary_bytes_do_not_panic(
+            data in proptest::collection::vec(any::<u8>(), 0..300),
+            flags: u8,
+        ) {
             let _ = request(&data);
             let _ = request(&[PREFACE, &data].concat());
             let _ = request(&[start(), frame(HEADERS, flags, 1, &data)].concat());

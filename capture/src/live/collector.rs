@@ -5,13 +5,15 @@
 //! without reporting what it has seen.
 
 mod buffer;
+mod read;
 mod rings;
+mod send;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -23,15 +25,14 @@ pub use super::report::{
 };
 
 use self::buffer::{CHUNK, ObservationBuffer};
+use self::send::ReportKind;
 use super::evidence::NodeEvidence;
-use super::handle::{DroppedPackets, Handle, HandleRead, OpenError};
+use super::handle::{DroppedPackets, Handle, OpenError};
 use super::links::{Link, Links};
 use super::report::ControlState;
 use crate::flow::ListeningPorts;
-use crate::frame::{Direction, Frame};
-use crate::layout::sll2;
 use crate::meter::Meter;
-use crate::observation::{InterfaceId, Nanos, Observation};
+use crate::observation::Nanos;
 
 /// Frames read from one interface before the next one is read.
 const READ_FRAMES: usize = 4_096;
@@ -142,18 +143,6 @@ fn nanos(d: Duration) -> Nanos {
     i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Puts totals of interfaces into `spans`, and other observations into the buffer.
-fn separate_spans(
-    observation: Observation,
-    buffer: &mut ObservationBuffer,
-    spans: &mut Vec<Observation>,
-) {
-    match observation {
-        Observation::Interface(_) => spans.push(observation),
-        _ => buffer.push(observation),
-    }
-}
-
 impl Collector {
     /// Opens all that is needed before any interface is.
     ///
@@ -250,7 +239,7 @@ impl Collector {
         let mut unheard = false;
         let (buffer, status, mut spans) = (&mut self.buffer, &self.status, Vec::new());
         self.meter.finish(&mut |o| {
-            separate_spans(o, buffer, &mut spans);
+            send::separate_spans(o, buffer, &mut spans);
             // Sending may block here, since nothing is read any more.
             if buffer.len() >= CHUNK && !unheard {
                 let (observations, over) = buffer.take();
@@ -261,10 +250,10 @@ impl Collector {
         });
         self.spans(spans, now);
         while self.buffer.len() > CHUNK && !unheard {
-            let report = self.report(now, false);
+            let report = self.report(now, ReportKind::Tick);
             unheard = out.send(report).is_err();
         }
-        let report = self.report(now, true);
+        let report = self.report(now, ReportKind::Last);
         unheard = unheard || out.send(report).is_err();
         let sent = if unheard { Err(CollectError::Unheard) } else { Ok(()) };
         for thread in std::mem::take(&mut self.closing) {
@@ -278,52 +267,9 @@ impl Collector {
         let (mut tick, mut round, mut ask) = (Instant::now(), Instant::now(), Instant::now());
         let mut clocks = (clock(), Instant::now());
         while !self.shared.stop.load(Ordering::SeqCst) {
-            let mut until = tick + self.config.tick;
-            // Ending handles are polled, since the loop does not wait on their descriptors.
-            if !self.ending.is_empty() {
-                until = until.min(
-                    Instant::now()
-                        + Duration::from_millis(
-                            u64::from(self.config.handle.block_timeout_millis) / 2,
-                        ),
-                );
-            }
-            let wait = until.saturating_duration_since(Instant::now());
-            let wait = rustix::time::Timespec {
-                tv_sec: wait.as_secs() as i64,
-                tv_nsec: wait.subsec_nanos().into(),
-            };
-            events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait))
-            {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(system("wait for packets")(e)),
-            }
-            let mut read = false;
-            if let Some(listening) =
-                self.shared.listening.lock().unwrap_or_else(PoisonError::into_inner).take()
-            {
-                self.meter.set_listening(listening);
-            }
-            if let Some(pods) =
-                self.shared.pods.lock().unwrap_or_else(PoisonError::into_inner).take()
-            {
-                self.meter.set_pods(&pods);
-            }
-            // The node's evidence comes before the packets that are checked against it.
-            if events.iter().any(|e| e.data.u64() == EVIDENCE) {
-                self.read_evidence()?;
-            }
-            for event in &events {
-                read |= !matches!(event.data.u64(), LINKS | WAKE | EVIDENCE);
-                match event.data.u64() {
-                    LINKS => self.changes()?,
-                    EVIDENCE => {}
-                    WAKE => drop(rustix::io::read(&self.shared.wake, &mut [0u8; 8])),
-                    ALL => self.read_any()?,
-                    index => self.read(index as u32),
-                }
-            }
+            self.wait(tick + self.config.tick, &mut events)?;
+            self.take_settings();
+            let read = self.read_events(&events)?;
             self.read_ending();
             if !self.opening.is_empty() {
                 self.take_opened()?;
@@ -362,180 +308,54 @@ impl Collector {
         Ok(())
     }
 
-    /// Reports what is due, in parts, as far as the receiver takes it. The rest is reported at the
-    /// next tick.
-    fn report_due(
-        &mut self,
-        now: Nanos,
-        out: &SyncSender<CollectorReport>,
-    ) -> Result<(), CollectError> {
-        loop {
-            let (limit, before) = (self.buffer.room(), self.buffer.len());
-            let (buffer, mut spans) = (&mut self.buffer, Vec::new());
-            let mut take = |o| separate_spans(o, buffer, &mut spans);
-            if let Some(from) = self.round {
-                self.round = self.meter.report_changed_some(now, from, limit, &mut take);
-            } else {
-                self.meter.report_fresh_some(now, nanos(self.config.patience), limit, &mut take);
-            }
-            self.spans(spans, now);
-            let report = self.buffer.len().saturating_sub(before);
-            self.send_buffered(now, out)?;
-            if report < limit || report == 0 {
-                return Ok(());
-            }
+    /// Waits until there is something to read, or `until`.
+    fn wait(&self, mut until: Instant, events: &mut Vec<epoll::Event>) -> Result<(), CollectError> {
+        // Ending handles are polled, since the loop does not wait on their descriptors.
+        if !self.ending.is_empty() {
+            let half = u64::from(self.config.handle.block_timeout_millis) / 2;
+            until = until.min(Instant::now() + Duration::from_millis(half));
         }
-    }
-
-    /// Sends buffered observations, as far as the receiver takes them.
-    fn send_buffered(
-        &mut self,
-        now: Nanos,
-        out: &SyncSender<CollectorReport>,
-    ) -> Result<(), CollectError> {
-        loop {
-            let report = self.report(now, false);
-            match out.try_send(report) {
-                Ok(()) if self.buffer.len() < CHUNK => return Ok(()),
-                Ok(()) => {}
-                // It is sent with the next report.
-                Err(TrySendError::Full(CollectorReport { observations, over, .. })) => {
-                    self.buffer.put_back(observations, over);
-                    return Ok(());
-                }
-                Err(TrySendError::Disconnected(_)) => return Err(CollectError::Unheard),
-            }
-        }
-    }
-
-    fn report(&mut self, now: Nanos, last: bool) -> CollectorReport {
-        self.status.counters = self.meter.counters();
-        self.status.any = self.any.is_some();
-        self.status.watched = self.watched.iter().map(|(i, w)| (*i, w.name.clone())).collect();
-        self.status.unheard = self.buffer.unheard;
-        let (observations, over) = self.buffer.take();
-        CollectorReport { now, observations, over, status: self.status.clone(), last }
-    }
-
-    /// Reads the node's new evidence of the addresses behind its interfaces.
-    fn read_evidence(&mut self) -> Result<(), CollectError> {
-        let changed = self
-            .evidence
-            .read()
-            .map_err(|error| CollectError::System { what: "follow the node's routes", error })?;
-        if changed {
-            for index in self.watched.keys() {
-                self.meter.set_evidence(*index, self.evidence.of(*index));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_clock(&mut self, (wall, steady): (Nanos, Instant)) -> (Nanos, Instant) {
-        let (now, then) = (clock(), Instant::now());
-        let step = now.saturating_sub(wall).saturating_sub(nanos(then - steady));
-        if step.abs() > CLOCK_STEP_NANOS {
-            self.status.clock_steps += 1;
-            self.meter.rebase(now, step);
-            for w in self.watched.values_mut() {
-                w.reported_until = now.min(w.reported_until.saturating_add(step));
-            }
-        }
-        (now, then)
-    }
-
-    fn read(&mut self, index: u32) {
-        let (meter, buffer) = (&mut self.meter, &mut self.buffer);
-        let Some(watched) = self.watched.get_mut(&index) else { return };
-        let Some(handle) = &mut watched.handle else { return };
-        match handle.read(READ_FRAMES, &mut |frame| meter.frame(&frame, &mut |o| buffer.push(o))) {
-            HandleRead::Empty | HandleRead::More => {}
-            HandleRead::Gone => self.unwatch(index),
-            HandleRead::Failed(why) => {
-                self.status.failed += 1;
-                let name = watched.name.clone();
-                tracing::warn!(interface = %name, %why, "reading failed; opening it again in 1 s");
-                self.unwatch(index);
-                let link = Link { index, name, leads_elsewhere: true, up: true };
-                self.retries.insert(index, (Instant::now() + Duration::from_secs(1), link));
-            }
-        }
-    }
-
-    fn read_any(&mut self) -> Result<(), CollectError> {
-        let (meter, buffer, watched) = (&mut self.meter, &mut self.buffer, &self.watched);
-        let Some(handle) = &mut self.any else { return Ok(()) };
-        let mut take = |frame: Frame<'_>| {
-            // A packet passes a veth, a bridge and a device of the node. Only veths count that have
-            // no handle of their own.
-            let index = sll2::interface(frame.data);
-            let of = index.and_then(|i| watched.get(&i)).filter(|w| w.handle.is_none());
-            if let (Some(index), Some(of)) = (index, of) {
-                let direction = match sll2::is_sent(frame.data) {
-                    _ if !of.of_pod => Direction::Unknown,
-                    true => Direction::Sent,
-                    false => Direction::Received,
-                };
-                let interface = InterfaceId { index, ..frame.interface };
-                meter.frame(&Frame { direction, interface, ..frame }, &mut |o| buffer.push(o));
-            }
+        let wait = until.saturating_duration_since(Instant::now());
+        let wait = rustix::time::Timespec {
+            tv_sec: wait.as_secs() as i64,
+            tv_nsec: wait.subsec_nanos().into(),
         };
-        match handle.read(READ_FRAMES, &mut take) {
-            HandleRead::Empty | HandleRead::More | HandleRead::Gone => Ok(()),
-            HandleRead::Failed(why) => {
-                tracing::warn!(%why, "reading all interfaces failed; opening them again");
-                self.status.failed += 1;
-                self.ask_dropped();
-                self.open_any()
-            }
+        events.clear();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&wait)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(e) => Err(system("wait for packets")(e)),
         }
     }
 
-    /// Converts the totals that were just reported to spans, and buffers them.
-    fn spans(&mut self, spans: Vec<Observation>, now: Nanos) {
-        for span in spans {
-            if let Some(span) = self.span(span, now) {
-                self.buffer.push(span);
-            }
+    /// Applies the listening ports and pods that other threads have set.
+    fn take_settings(&mut self) {
+        let listening = self.shared.listening.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(listening) = listening {
+            self.meter.set_listening(listening);
+        }
+        let pods = self.shared.pods.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(pods) = pods {
+            self.meter.set_pods(&pods);
         }
     }
 
-    /// The difference of an interface's totals to its last report. The time span is the time in
-    /// which it was watched, even where no packet came.
-    fn span(&mut self, observation: Observation, now: Nanos) -> Option<Observation> {
-        let Observation::Interface(mut span) = observation else { return Some(observation) };
-        // An interface without packets shows no owner.
-        let watched = self.watched.get_mut(&span.interface.index).filter(|_| span.packets > 0)?;
-        span.first = watched.reported_until.min(now);
-        span.last = now;
-        let total = span.packets;
-        span.packets = total.saturating_sub(watched.packets);
-        watched.reported_until = now;
-        watched.packets = total;
-        Some(Observation::Interface(span))
-    }
-
-    /// Reads the last packets: those that the kernel holds back for the block timeout, and those in
-    /// the rings by then. Does not read on without end where packets continue to come.
-    fn drain(&mut self) {
-        let block_timeout_millis =
-            Duration::from_millis(u64::from(self.config.handle.block_timeout_millis));
-        let until = Instant::now() + block_timeout_millis + Duration::from_millis(50);
-        loop {
-            let before = self.meter.counters().packets;
-            let all: Vec<u32> = self.watched.keys().copied().collect();
-            all.into_iter().for_each(|i| self.read(i));
-            let _ = self.read_any();
-            self.read_ending();
-            let more = self.meter.counters().packets - before >= READ_FRAMES as u64;
-            let now = Instant::now();
-            if now >= until && (!more || now >= until + MAX_DRAIN) {
-                break;
-            }
-            if !more {
-                std::thread::sleep(Duration::from_millis(10));
+    /// Reads everything that has an event. True where a handle was read.
+    fn read_events(&mut self, events: &[epoll::Event]) -> Result<bool, CollectError> {
+        let mut read = false;
+        // The node's evidence comes before the packets that are checked against it.
+        if events.iter().any(|e| e.data.u64() == EVIDENCE) {
+            self.read_evidence()?;
+        }
+        for event in events {
+            read |= !matches!(event.data.u64(), LINKS | WAKE | EVIDENCE);
+            match event.data.u64() {
+                LINKS => self.changes()?,
+                EVIDENCE => {}
+                WAKE => drop(rustix::io::read(&self.shared.wake, &mut [0u8; 8])),
+                ALL => self.read_any()?,
+                index => self.read(index as u32),
             }
         }
-        self.ask_dropped();
+        Ok(read)
     }
 }

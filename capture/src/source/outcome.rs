@@ -21,7 +21,8 @@ pub enum SourceError {
     },
     /// It is no capture.
     #[error(
-        "{path} is not a capture: {found}; captures are made by `tcpdump -w FILE` and end in .pcap or .pcapng"
+        "{path} is not a capture: {found}; captures are made by \
+         `tcpdump -w FILE` and end in .pcap or .pcapng"
     )]
     NotACapture {
         /// Path of the input.

@@ -102,7 +102,11 @@ impl Collector {
             {
                 if let Some(w) = self.watched.get_mut(&index).filter(|w| !w.at_limit) {
                     w.at_limit = true;
-                    tracing::warn!(interface = %name, kib = old_ring_bytes / 1024, "its ring overflows, and may get no larger");
+                    tracing::warn!(
+                        interface = %name,
+                        kib = old_ring_bytes / 1024,
+                        "its ring overflows and cannot grow further"
+                    );
                 }
                 continue;
             }
@@ -117,7 +121,10 @@ impl Collector {
             match Builder::new().name("ring".to_owned()).spawn(work) {
                 Ok(thread) => self.opening.push(thread),
                 Err(error) => {
-                    tracing::warn!(%error, "a ring overflows, and no thread can be had to open a larger one")
+                    tracing::warn!(
+                        %error,
+                        "a ring overflows, and the system gives no thread to open a larger one"
+                    )
                 }
             }
         }
@@ -134,7 +141,11 @@ impl Collector {
             let new = match handle {
                 Ok(new) => new,
                 Err(error) => {
-                    tracing::warn!(interface = %name, %error, "its ring overflows, and it gets no larger one");
+                    tracing::warn!(
+                        interface = %name,
+                        %error,
+                        "its ring overflows, and a larger one cannot be opened"
+                    );
                     continue;
                 }
             };
@@ -150,9 +161,17 @@ impl Collector {
             };
             // From here on the old ring receives no packets.
             if let Some(Err(error)) = w.handle.as_ref().map(Handle::close_to_packets) {
-                tracing::warn!(interface = %name, %error, "packets of its old ring count twice for a moment");
+                tracing::warn!(
+                    interface = %name,
+                    %error,
+                    "packets of its old ring count twice for a moment"
+                );
             }
-            tracing::info!(interface = %name, kib = ring_bytes / 1024, "its ring overflowed: it has a larger one");
+            tracing::info!(
+                interface = %name,
+                kib = ring_bytes / 1024,
+                "its ring overflowed and was replaced by a larger one"
+            );
             w.ring_bytes = ring_bytes;
             self.enlarged_bytes += ring_bytes - old_ring_bytes;
             let (old, dropped) = (w.handle.replace(new), std::mem::take(&mut w.dropped));

@@ -72,12 +72,16 @@ impl Collector {
                 Err(OpenError::Gone(_)) => return Ok(()),
                 Err(e @ OpenError::Rights(_)) => return Err(e.into()),
                 Err(OpenError::Exhausted { source, .. }) => {
-                    tracing::warn!(interface = %link.name, why = %source, "no handle for one more interface: one for all is used besides");
+                    tracing::warn!(
+                        interface = %link.name,
+                        why = %source,
+                        "no handle for another interface: one handle for all is used in addition"
+                    );
                     self.status.not_opened += 1;
                     match self.open_any() {
                         Ok(()) => None,
                         Err(CollectError::Open(OpenError::Exhausted { source, .. })) => {
-                            tracing::warn!(why = %source, "nor for all; trying again in 1 s");
+                            tracing::warn!(why = %source, "no handle for all interfaces either; trying again in 1 s");
                             let at = Instant::now() + Duration::from_secs(1);
                             self.retries.insert(link.index, (at, link));
                             return Ok(());
@@ -95,7 +99,12 @@ impl Collector {
             }
         };
         self.retries.remove(&link.index);
-        tracing::debug!(interface = %link.name, index = link.index, own = handle.is_some(), "watched");
+        tracing::debug!(
+            interface = %link.name,
+            index = link.index,
+            own = handle.is_some(),
+            "watched"
+        );
         let of_pod = !uplink::has_default_route(&link.name);
         let since = clock();
         if of_pod {

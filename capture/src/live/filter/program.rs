@@ -35,7 +35,8 @@ const IPV6_HEADER: u32 = ipv6::HEADER as u32;
 const AD_PROTOCOL: u32 = 0xffff_f000;
 /// Direction of the frame (SKF_AD_OFF + SKF_AD_PKTTYPE).
 const AD_PACKET_TYPE: u32 = 0xffff_f000 + 4;
-/// Packet type of a frame that the interface sends (PACKET_OUTGOING, include/uapi/linux/if_packet.h).
+/// Packet type of a frame that the interface sends (PACKET_OUTGOING,
+/// include/uapi/linux/if_packet.h).
 const OUTGOING: u32 = 4;
 /// A random number of 32 bits (SKF_AD_OFF + SKF_AD_RANDOM).
 const AD_RANDOM: u32 = 0xffff_f000 + 56;
