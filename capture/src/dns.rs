@@ -262,7 +262,9 @@ pub(crate) mod tests {
         ) {
             let _ = message(&data);
             prop_assert!(stream(&data).count() <= data.len());
-            let mut bytes = wire(7, "alias", Some("target.ns"), &[[10, 0, 0, 1]], MessageKind::Answer, 5);
+            let address = [10, 0, 0, 1];
+            let mut bytes =
+                wire(7, "alias", Some("target.ns"), &[address], MessageKind::Answer, 5);
             let at = at % bytes.len();
             bytes[at] = value;
             if let Some(read) = message(&bytes) {

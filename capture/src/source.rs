@@ -19,12 +19,13 @@ mod input;
 mod ng;
 mod outcome;
 mod parked;
+mod plan;
 mod prefetch;
 mod sniff;
 mod stdio;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::BinaryHeap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use crate::observation::{InterfaceId, Nanos};
 use input::OpenInput;
 use outcome::{ReadLimit, ReadOutcome};
 use parked::{ParkedInput, UnpackedFiles};
+use plan::InputPlan;
 
 /// Frames per batch. The reading core writes to a batch again when it was recycled. By then it
 /// should have left the other core's own caches: fetching lines from there costs more than from the
@@ -154,6 +156,11 @@ impl CaptureReader {
     /// Sources are numbered by the packet time of their first frame, then by path, so that the
     /// order of the arguments does not matter.
     pub fn open(paths: &[PathBuf]) -> Self {
+        let mut plan = InputPlan::new();
+        for path in paths {
+            plan.add(path);
+        }
+        plan.found.sort();
         let mut reader = Self {
             planned: Vec::new(),
             active: Vec::new(),
@@ -162,18 +169,11 @@ impl CaptureReader {
             ahead_bytes: 0,
             unpacked: UnpackedFiles::default(),
             reports: Vec::new(),
-            errors: Vec::new(),
-            notes: Vec::new(),
+            errors: plan.errors,
+            notes: plan.notes,
             progress: Arc::default(),
         };
-        let mut found = Vec::new();
-        let mut seen = HashSet::new();
-        let mut plain = true;
-        for path in paths {
-            reader.plan(path, &mut found, &mut seen, &mut plain);
-        }
-        found.sort();
-        for (i, (first, path)) in found.iter().enumerate() {
+        for (i, (first, path)) in plan.found.iter().enumerate() {
             reader.planned.push(PlannedInput { path: path.clone(), first: *first, id: i as u32 });
             reader.reports.push(SourceReport {
                 path: path.display().to_string(),
@@ -183,7 +183,7 @@ impl CaptureReader {
                 first: None,
                 damage: None,
             });
-            if plain {
+            if plan.is_plain {
                 let size = fs::metadata(path).map_or(0, |m| m.len());
                 reader.progress.total.fetch_add(size, Ordering::Relaxed);
             }
@@ -191,98 +191,6 @@ impl CaptureReader {
         reader.planned.reverse();
         reader.active.resize_with(reader.reports.len(), || None);
         reader
-    }
-
-    fn plan(
-        &mut self,
-        path: &Path,
-        found: &mut Vec<(Nanos, PathBuf)>,
-        seen: &mut HashSet<(u64, u64)>,
-        plain: &mut bool,
-    ) {
-        if path.as_os_str() == "-" {
-            *plain = false;
-            // Standard input cannot be inspected first. It is opened at once, as if it began before
-            // all others.
-            if seen.insert((u64::MAX, u64::MAX)) {
-                found.push((Nanos::MIN, path.to_owned()));
-            }
-            return;
-        }
-        let text = path.display().to_string();
-        let meta = match fs::metadata(path) {
-            Ok(meta) => meta,
-            Err(error) => return self.errors.push(SourceError::Open { path: text, error }),
-        };
-        if meta.is_dir() {
-            return self.plan_directory(path, found, seen, plain);
-        }
-        use std::os::unix::fs::{FileTypeExt, MetadataExt};
-        if !seen.insert((meta.dev(), meta.ino())) {
-            return self
-                .notes
-                .push(format!("{text} is the same file as one given before; it is read once"));
-        }
-        // Inspecting a pipe would take bytes away that the reader needs later.
-        if meta.file_type().is_fifo()
-            || meta.file_type().is_char_device()
-            || meta.file_type().is_socket()
-        {
-            *plain = false;
-            return found.push((Nanos::MIN, path.to_owned()));
-        }
-        if let Some(beginning) = parked::inspect(path) {
-            *plain &= !beginning.compressed;
-            return found.push((beginning.first.unwrap_or(Nanos::MIN), path.to_owned()));
-        }
-        match OpenInput::open(path) {
-            Ok(mut input) => {
-                *plain &= !input.is_piped();
-                let mut first = Nanos::MIN;
-                // How it ends is reported when it is read.
-                let _ = input.read(1, &mut |frame| first = frame.time);
-                found.push((first, path.to_owned()));
-            }
-            Err(error) => self.errors.push(error),
-        }
-    }
-
-    fn plan_directory(
-        &mut self,
-        path: &Path,
-        found: &mut Vec<(Nanos, PathBuf)>,
-        seen: &mut HashSet<(u64, u64)>,
-        plain: &mut bool,
-    ) {
-        let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let mut entries = match entries {
-            Ok(entries) => entries,
-            Err(error) => {
-                return self
-                    .errors
-                    .push(SourceError::Open { path: path.display().to_string(), error });
-            }
-        };
-        entries.sort_by_key(fs::DirEntry::path);
-        let (mut taken, mut left) = (0, 0);
-        for entry in entries {
-            let path = entry.path();
-            // Links to directories are not followed, since they may lead in circles.
-            if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                self.plan_directory(&path, found, seen, plain);
-            } else if sniff::is_capture(&path) {
-                taken += 1;
-                self.plan(&path, found, seen, plain);
-            } else {
-                left += 1;
-            }
-        }
-        if left > 0 {
-            self.notes.push(format!(
-                "{}: {taken} captures are read, {left} other files are left alone",
-                path.display()
-            ));
-        }
     }
 
     /// Inputs that cannot be read at all.

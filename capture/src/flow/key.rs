@@ -127,7 +127,9 @@ mod tests {
                 any::<([u8; 16], [u8; 16])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
             ],
             ports in any::<(u16, u16)>(),
-            transport in prop::sample::select(vec![Transport::Tcp, Transport::Udp, Transport::Sctp]),
+            transport in prop::sample::select(
+                vec![Transport::Tcp, Transport::Udp, Transport::Sctp],
+            ),
         ) {
             let (from, to) = (SocketAddr::new(a, ports.0), SocketAddr::new(b, ports.1));
             let (there, from_low) = FlowKey::of(from, to, transport);

@@ -143,6 +143,16 @@ fn nanos(d: Duration) -> Nanos {
     i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// Waits for a descriptor, at most 100 ms.
+fn poll_briefly(fd: &impl AsFd, what: &'static str) -> Result<(), CollectError> {
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    match poll(&mut fds, Some(&wait)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(e) => Err(system(what)(e)),
+    }
+}
+
 impl Collector {
     /// Opens all that is needed before any interface is.
     ///
@@ -202,23 +212,13 @@ impl Collector {
     fn first_list(&mut self) -> Result<(), CollectError> {
         let until = Instant::now() + FIRST_LIST;
         while !self.complete && Instant::now() < until {
-            let mut fds = [PollFd::new(&self.links, PollFlags::IN)];
-            let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-            match poll(&mut fds, Some(&wait)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(system("wait for the list of interfaces")(e)),
-            }
+            poll_briefly(&self.links, "wait for the list of interfaces")?;
             self.changes()?;
         }
         // Then the node's evidence of their owners.
         let until = Instant::now() + FIRST_EVIDENCE;
         while !self.evidence.is_complete() && Instant::now() < until {
-            let mut fds = [PollFd::new(&self.evidence, PollFlags::IN)];
-            let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-            match poll(&mut fds, Some(&wait)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(system("wait for the node's routes")(e)),
-            }
+            poll_briefly(&self.evidence, "wait for the node's routes")?;
             self.read_evidence()?;
         }
         Ok(())
@@ -236,26 +236,26 @@ impl Collector {
         }
         self.drain();
         let now = clock();
-        let mut unheard = false;
+        let mut receiver_gone = false;
         let (buffer, status, mut spans) = (&mut self.buffer, &self.status, Vec::new());
         self.meter.finish(&mut |o| {
             send::separate_spans(o, buffer, &mut spans);
             // Sending may block here, since nothing is read any more.
-            if buffer.len() >= CHUNK && !unheard {
+            if buffer.len() >= CHUNK && !receiver_gone {
                 let (observations, over) = buffer.take();
                 let (last, status) = (false, status.clone());
-                unheard =
+                receiver_gone =
                     out.send(CollectorReport { now, observations, over, status, last }).is_err();
             }
         });
         self.spans(spans, now);
-        while self.buffer.len() > CHUNK && !unheard {
+        while self.buffer.len() > CHUNK && !receiver_gone {
             let report = self.report(now, ReportKind::Tick);
-            unheard = out.send(report).is_err();
+            receiver_gone = out.send(report).is_err();
         }
         let report = self.report(now, ReportKind::Last);
-        unheard = unheard || out.send(report).is_err();
-        let sent = if unheard { Err(CollectError::Unheard) } else { Ok(()) };
+        receiver_gone = receiver_gone || out.send(report).is_err();
+        let sent = if receiver_gone { Err(CollectError::ReceiverGone) } else { Ok(()) };
         for thread in std::mem::take(&mut self.closing) {
             let _ = thread.join();
         }

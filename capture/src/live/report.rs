@@ -98,8 +98,8 @@ pub enum CollectError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The receiver of observations was dropped.
-    #[error("nobody takes the observations any more")]
-    Unheard,
+    #[error("the receiver of the observations is gone")]
+    ReceiverGone,
 }
 
 /// Addresses of pods, pod by pod.

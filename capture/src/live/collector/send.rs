@@ -70,7 +70,7 @@ impl Collector {
                     self.buffer.put_back(observations, over);
                     return Ok(());
                 }
-                Err(TrySendError::Disconnected(_)) => return Err(CollectError::Unheard),
+                Err(TrySendError::Disconnected(_)) => return Err(CollectError::ReceiverGone),
             }
         }
     }

@@ -81,7 +81,10 @@ impl Collector {
                     match self.open_any() {
                         Ok(()) => None,
                         Err(CollectError::Open(OpenError::Exhausted { source, .. })) => {
-                            tracing::warn!(why = %source, "no handle for all interfaces either; trying again in 1 s");
+                            tracing::warn!(
+                                why = %source,
+                                "no handle for all interfaces either; trying again in 1 s"
+                            );
                             let at = Instant::now() + Duration::from_secs(1);
                             self.retries.insert(link.index, (at, link));
                             return Ok(());
