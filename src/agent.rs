@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use sidecarta_capture::flow::KnownPorts;
+use sidecarta_capture::flow::ListeningPorts;
 use sidecarta_capture::live::collector::{
-    Collector, Config as CollectorConfig, Control, Pods, Status as Collected, Told,
+    Collector, CollectorConfig, CollectorControl, CollectorReport, CollectorStatus, PodAddresses,
 };
 use sidecarta_capture::observation::Observation;
 use tokio::sync::watch;
@@ -106,8 +106,8 @@ where
         .for_each(|p| tracing::warn!(problem = %p, "a part of the spool cannot be read; the file is kept as spool.damaged"));
     let (collector, control) = Collector::open(config.collector.clone())?;
     let (told_in, told) = sync_channel(QUEUE);
-    control.known(listening(&view.current()));
-    control.pods(addresses(&view.current(), &config.node));
+    control.set_listening(listening(&view.current()));
+    control.set_pods(addresses(&view.current(), &config.node));
     let collecting =
         Part::start("collector", move || collector.run(&told_in).map_err(|e| e.to_string()))?;
     let waiting = Waiting::new(config.patience, config.own_pods_only.then(|| config.node.clone()));
@@ -120,7 +120,7 @@ where
         waiting,
         state: Arc::clone(&state),
         control: control.clone(),
-        counted: Collected::default(),
+        counted: CollectorStatus::default(),
     };
     let (limit, settle) = (config.drain, config.pace.settle);
     let piping = Part::start("pipeline", move || pipeline.run(&told, settle))?;
@@ -203,13 +203,13 @@ fn boot() -> String {
 }
 
 /// What the cluster says that listens.
-fn listening(cluster: &Cluster) -> KnownPorts {
+fn listening(cluster: &Cluster) -> ListeningPorts {
     let (sockets, ports) = cluster.listening();
-    KnownPorts { sockets, ports }
+    ListeningPorts { sockets, ports }
 }
 
 /// The addresses of each pod of the node that runs; of all pods where none is known to be on it.
-fn addresses(cluster: &Cluster, node: &str) -> Pods {
+fn addresses(cluster: &Cluster, node: &str) -> PodAddresses {
     let running = || {
         let all = cluster.pods().iter().filter(|p| p.end == Time::MAX && !p.addresses.is_empty());
         all.filter(|p| p.data_plane != DataPlane::HostNetwork)
@@ -227,12 +227,12 @@ struct Pipeline {
     outbox: Outbox,
     waiting: Waiting,
     state: Shared,
-    control: Control,
-    counted: Collected,
+    control: CollectorControl,
+    counted: CollectorStatus,
 }
 
 impl Pipeline {
-    fn run(mut self, told: &Receiver<Told>, settle: Duration) -> Result<(), String> {
+    fn run(mut self, told: &Receiver<CollectorReport>, settle: Duration) -> Result<(), String> {
         let mut known: Option<Arc<Cluster>> = None;
         // Without a last word the collector has died, and says why.
         while let Ok(told) = told.recv() {
@@ -241,11 +241,11 @@ impl Pipeline {
             let synced = self.view.status().synced;
             let cluster = self.view.current();
             if known.as_ref().is_none_or(|k| !Arc::ptr_eq(k, &cluster)) {
-                self.control.known(listening(&cluster));
-                self.control.pods(addresses(&cluster, &self.node));
+                self.control.set_listening(listening(&cluster));
+                self.control.set_pods(addresses(&cluster, &self.node));
                 known = Some(Arc::clone(&cluster));
             }
-            let Told { now, observations, over, status, last } = told;
+            let CollectorReport { now, observations, over, status, last } = told;
             self.count(&status, &observations);
             self.gatherer.count(counter::CONNECTIONS, over.values().sum());
             self.waiting.overflow(now, &over, &cluster, &mut self.gatherer);
@@ -280,7 +280,7 @@ impl Pipeline {
     }
 
     /// What the capture layer has counted since the last tick.
-    fn count(&mut self, status: &Collected, observations: &[Observation]) {
+    fn count(&mut self, status: &CollectorStatus, observations: &[Observation]) {
         let (mut connections, mut lookups) = (0, 0);
         for observation in observations {
             match observation {
@@ -298,7 +298,7 @@ impl Pipeline {
         self.counted = status.clone();
     }
 
-    fn tell(&mut self, status: Collected) {
+    fn tell(&mut self, status: CollectorStatus) {
         let view = self.view.status();
         let mut state = lock(&self.state);
         state.collected = status;
@@ -314,7 +314,7 @@ impl Pipeline {
 }
 
 /// All counters of collecting with their names.
-pub(crate) fn named(status: &Collected) -> Vec<(&'static str, u64)> {
+pub(crate) fn named(status: &CollectorStatus) -> Vec<(&'static str, u64)> {
     let mut all = status.counters.named().to_vec();
     all.extend([
         ("ring-dropped", status.dropped.ring),

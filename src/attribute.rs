@@ -133,11 +133,11 @@ pub fn watched<'a>(cluster: &'a Cluster, span: &InterfaceSpan) -> Watched<'a> {
 }
 
 /// How it is known whose an interface is, in the words of records.
-pub(crate) fn owned_by(by: observation::OwnedBy) -> OwnedBy {
+pub(crate) fn owned_by(by: observation::OwnerEvidence) -> OwnedBy {
     match by {
-        observation::OwnedBy::Packets => OwnedBy::Packets,
-        observation::OwnedBy::Neighbour => OwnedBy::Neighbour,
-        observation::OwnedBy::Route => OwnedBy::Route,
+        observation::OwnerEvidence::Packets => OwnedBy::Packets,
+        observation::OwnerEvidence::Neighbour => OwnedBy::Neighbour,
+        observation::OwnerEvidence::Route => OwnedBy::Route,
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sidecarta::model::counter::{self, Counter, Counts};
-use sidecarta_capture::loss::Counters;
+use sidecarta_capture::loss::CaptureCounters;
 
 /// Rows of the tables of events: unit and whether it is a loss, by name.
 fn documented() -> BTreeMap<&'static str, (&'static str, &'static str)> {
@@ -42,7 +42,8 @@ fn the_alerting_rule_passes_over_what_is_no_loss_and_nothing_else() {
 
 #[test]
 fn every_counter_of_the_capture_layer_is_defined() {
-    let told: BTreeSet<&str> = Counters::default().named().iter().map(|(name, _)| *name).collect();
+    let told: BTreeSet<&str> =
+        CaptureCounters::default().named().iter().map(|(name, _)| *name).collect();
     let defined = counter::ALL.iter().filter(|c| c.by == Counts::Capture).map(|c| c.name);
     assert_eq!(told, defined.collect());
 }

@@ -1,4 +1,6 @@
-//! Big-endian integers at an offset, `None` past the end.
+//! Big-endian integers at an offset; `None` past the end.
+//!
+//! Owns the bounds checks of these reads. Must never panic.
 
 /// Big-endian 16 bits at `at`.
 #[inline]

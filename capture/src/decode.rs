@@ -1,7 +1,7 @@
-//! From a frame to a segment: link layer, network, transport. Lax about frames that the snap length
-//! cut, without allocation.
+//! From a frame to a segment: link layer, network layer, transport layer. Frames that the snap
+//! length cut are decoded as far as they go. Nothing is allocated.
 //!
-//! Owns what a frame must have to give a segment. Must never panic, keep state, or read payload.
+//! Owns the decision which frames give a segment. Must never panic, contain state, or read payload.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -16,28 +16,28 @@ use crate::layout::{ethernet, loopback, ports, sll, sll2, tcp, udp};
 use crate::observation::{InterfaceId, Nanos, Transport};
 use crate::tunnel::{Within, within};
 
-/// What a transport segment is, borrowed from its frame.
+/// The decoded headers of one frame, and its payload, borrowed from the frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
-    /// Packet time.
+    /// Packet time, in nanoseconds since the Unix epoch.
     pub time: Nanos,
-    /// Where it was seen; with the kernel's index where the link type has it.
+    /// Interface it was seen on, with the kernel's index where the link type has it.
     pub interface: InterfaceId,
-    /// Which way it passed there.
+    /// Direction in which it passed the interface.
     pub direction: Direction,
-    /// Sender.
+    /// Address and port of the sender.
     pub from: SocketAddr,
-    /// Receiver.
+    /// Address and port of the receiver.
     pub to: SocketAddr,
-    /// Transport protocol.
+    /// Transport protocol of the segment.
     pub transport: Transport,
-    /// TTL or hop limit.
+    /// TTL (IPv4) or hop limit (IPv6).
     pub hops: u8,
-    /// TCP header fields; default for other protocols.
+    /// TCP header fields; all zero for other protocols.
     pub tcp: Tcp,
-    /// Payload as far as it was captured.
+    /// Payload, as far as it was captured.
     pub payload: &'a [u8],
-    /// The snap length cut some of the payload.
+    /// Whether the snap length cut some of the payload.
     pub cut: bool,
     /// The ends of the tunnel that it was found in, of the outermost of several.
     pub tunnel: Option<(IpAddr, IpAddr)>,
@@ -53,24 +53,24 @@ impl Segment<'_> {
 /// TCP header fields that orientation needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tcp {
-    /// Sequence number.
+    /// Sequence number (RFC 9293 §3.1).
     pub seq: u32,
-    /// Acknowledgment number.
+    /// Acknowledgment number; meaningful where `ack` is set.
     pub ack_number: u32,
-    /// SYN.
+    /// SYN flag: opens a connection.
     pub syn: bool,
-    /// ACK.
+    /// ACK flag: the acknowledgment number is valid.
     pub ack: bool,
-    /// FIN.
+    /// FIN flag: the sender has no more data.
     pub fin: bool,
-    /// RST.
+    /// RST flag: resets the connection.
     pub rst: bool,
 }
 
 /// Why a frame gave no segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skip {
-    /// Not IP.
+    /// Neither IPv4 nor IPv6.
     NotIp,
     /// IP, but neither TCP, UDP nor SCTP.
     OtherTransport,
@@ -82,7 +82,7 @@ pub enum Skip {
     BadNetwork,
     /// Transport header cut or malformed.
     BadTransport,
-    /// A link type that is not read.
+    /// A link type that is not supported.
     UnknownLinkType,
     /// Not between two unicast addresses.
     NotUnicast,
@@ -96,7 +96,7 @@ const MAX_TUNNELS: u8 = 2;
 /// Decodes a frame.
 ///
 /// # Errors
-/// Why it gives no segment.
+/// The reason why the frame gives no segment.
 pub fn decode<'a>(frame: &Frame<'a>) -> Result<Segment<'a>, Skip> {
     let data = frame.data;
     let mut interface = frame.interface;
@@ -108,8 +108,8 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Result<Segment<'a>, Skip> {
             linked(data, sll2::ETHER_TYPE, sll2::HEADER)?
         }
         LinkType::RAW | LinkType::RAW_DLT | LinkType::IPV4 | LinkType::IPV6 => by_version(data)?,
-        // The address family is in the capturing host's byte order: whatever it is, the version
-        // nibble follows.
+        // The address family is in the byte order of the capturing host. The version nibble follows
+        // it in any case.
         LinkType::NULL | LinkType::LOOP => {
             by_version(data.get(loopback::HEADER..).ok_or(Skip::BadLink)?)?
         }
@@ -118,7 +118,7 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Result<Segment<'a>, Skip> {
     segment(frame, interface, &packet, MAX_TUNNELS)
 }
 
-/// What is behind a link layer's header, by the EtherType in it.
+/// The IP packet after a link-layer header, by the EtherType in that header.
 fn linked(data: &[u8], ether_type: usize, header: usize) -> Result<Packet<'_>, Skip> {
     let (header, rest) = data.split_at_checked(header).ok_or(Skip::BadLink)?;
     let ether = be16(header, ether_type).ok_or(Skip::BadLink)?;
@@ -133,8 +133,8 @@ struct Packet<'a> {
 }
 
 fn by_ether_type(ether: EtherType, data: &[u8]) -> Result<Packet<'_>, Skip> {
-    // Nearly all there is. Parsing all layers into one value costs several times as much: that
-    // value is large, and moved often.
+    // Nearly all frames. Parsing all layers into one value would cost several times as much: that
+    // value is large and moved often.
     if matches!(ether, EtherType::IPV4 | EtherType::IPV6) {
         return ip(data);
     }
@@ -217,7 +217,7 @@ fn segment<'a>(
         {
             ((u.source_port(), u.destination_port()), Tcp::default(), u.payload())
         }
-        // A first fragment, a cut header, or SCTP: the ports are its first four bytes in all three
+        // A first fragment, a cut header, or SCTP. The ports are the first four bytes of all three
         // protocols.
         _ => bare(transport, whole)?,
     };
@@ -277,7 +277,7 @@ fn bare(transport: Transport, data: &[u8]) -> Result<Bare<'_>, Skip> {
             }
             rest = data.get(header..).unwrap_or(&[]);
         }
-        // The ports are there, the flags are not: enough for a midway sighting.
+        // The ports are there and the flags are not. That is enough for a connection joined midway.
         (Transport::Tcp, None) => {}
         (Transport::Udp, _) => rest = data.get(udp::HEADER..).unwrap_or(&[]),
         (Transport::Sctp, _) => {}
@@ -285,8 +285,8 @@ fn bare(transport: Transport, data: &[u8]) -> Result<Bare<'_>, Skip> {
     Ok((ports, flags, rest))
 }
 
-/// Offset of a fragment (RFC 8200 §4.5), in units of eight bytes; 0 where no fragment header is
-/// found.
+/// Offset of a fragment (RFC 8200 §4.5), in units of eight bytes; 0 where there is no fragment
+/// header.
 fn ipv6_fragment_offset(extensions: &[u8], first: IpNumber) -> u16 {
     let (mut next, mut rest) = (first, extensions);
     loop {
@@ -301,7 +301,7 @@ fn ipv6_fragment_offset(extensions: &[u8], first: IpNumber) -> u16 {
     }
 }
 
-/// Whether an address can be a pod's, a Service's or an external host's.
+/// Whether an address can belong to a pod, a Service or an external host.
 fn unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => {

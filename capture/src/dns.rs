@@ -1,7 +1,7 @@
-//! DNS messages (RFC 1035): what was asked, and the addresses answered, as far as the packet holds
-//! them.
+//! DNS messages (RFC 1035): the question, and the addresses in the answer, as far as the packet
+//! contains them.
 //!
-//! Owns the reading of a message. Must never resolve anything itself.
+//! Owns the reading of a message. Must never resolve a name itself.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -15,42 +15,42 @@ use crate::bytes::be16;
 /// Port of DNS (RFC 1035 §4.2).
 pub const PORT: u16 = 53;
 
-/// Addresses taken from one answer. A message over UDP holds some thirty; a headless Service over
-/// TCP may have hundreds.
+/// Addresses read from one answer, at most. A message over UDP has room for some thirty. A headless
+/// Service over TCP may have hundreds.
 const MAX_ADDRESSES: usize = 512;
 
-/// A message, as far as it could be read.
+/// A DNS message, as far as it could be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub struct DnsMessage {
     /// Identifier that question and answer share.
     pub id: u16,
-    /// True for an answer.
+    /// Whether it is an answer.
     pub response: bool,
     /// Response code of an answer.
     pub rcode: u8,
-    /// Type asked for.
+    /// Record type in the question (RFC 1035 §3.2.2).
     pub qtype: u16,
-    /// Name asked for, lower case, without the final dot; bytes that are not plain text are escaped
-    /// as in zone files.
+    /// Name in the question: lower case, without the final dot. Bytes that are not plain text are
+    /// escaped as in zone files.
     pub question: String,
-    /// Owner of the addresses, where it is not the name asked for.
+    /// Owner name of the address records, where it is not the name in the question.
     pub canonical: Option<String>,
-    /// Addresses answered.
+    /// Addresses in the answer (A and AAAA records).
     pub addresses: Vec<IpAddr>,
-    /// Smallest time to live of the addresses, in seconds.
+    /// Smallest time to live of the addresses, in seconds; `u32::MAX` where there are none.
     pub ttl: u32,
 }
 
 /// Reads a message; `None` where not even its question can be read.
-pub fn message(bytes: &[u8]) -> Option<Message> {
+pub fn message(bytes: &[u8]) -> Option<DnsMessage> {
     let wire = Wire::from_octets(bytes).ok()?;
     let header = wire.header();
-    // Standard queries only: updates and notifies have the same layout and another meaning.
+    // Only standard queries. Updates and notifies have the same layout and another meaning.
     if header.opcode().to_int() != 0 {
         return None;
     }
     let question = wire.first_question()?;
-    let mut message = Message {
+    let mut message = DnsMessage {
         id: header.id(),
         response: header.qr(),
         rcode: header.rcode().to_int(),
@@ -65,7 +65,7 @@ pub fn message(bytes: &[u8]) -> Option<Message> {
     }
     let Ok(records) = wire.answer() else { return Some(message) };
     let mut owner = None;
-    // The first record that cannot be read ends it: the packet was cut there.
+    // Reading stops at the first record that cannot be read, since the packet was cut there.
     for record in records.map_while(Result::ok) {
         if record.class() != Class::IN || message.addresses.len() == MAX_ADDRESSES {
             continue;
@@ -89,8 +89,8 @@ pub fn message(bytes: &[u8]) -> Option<Message> {
     Some(message)
 }
 
-/// The messages in a segment of DNS over TCP (RFC 1035 §4.2.2: a length of two bytes before each).
-/// A message that goes on in the next segment is given as far as it goes.
+/// The messages in a segment of DNS over TCP. Each has its length in two bytes before it (RFC 1035
+/// §4.2.2). A message that continues in the next segment is returned as far as it goes.
 pub fn stream(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = payload;
     std::iter::from_fn(move || {
@@ -102,7 +102,7 @@ pub fn stream(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A name in text form: lower case, no final dot, and nothing but printable ASCII.
+/// A name as text: lower case, without the final dot, only printable ASCII.
 fn text(name: &impl ToName) -> String {
     let mut text = String::new();
     for label in name.iter_labels().filter(|l| !l.is_root()) {
@@ -139,17 +139,24 @@ pub(crate) mod tests {
         out
     }
 
-    /// A message; with answers it is a response.
+    /// Kind of a message.
+    #[derive(Clone, Copy, PartialEq)]
+    pub(crate) enum MessageKind {
+        Question,
+        Answer,
+    }
+
+    /// A message in wire format.
     pub(crate) fn wire(
         id: u16,
         name: &str,
         canonical: Option<&str>,
         addresses: &[[u8; 4]],
-        response: bool,
+        kind: MessageKind,
         ttl: u32,
     ) -> Vec<u8> {
         let mut out = id.to_be_bytes().to_vec();
-        out.extend(if response { [0x81, 0x80] } else { [1, 0] });
+        out.extend(if kind == MessageKind::Answer { [0x81, 0x80] } else { [1, 0] });
         let answers = addresses.len() as u16 + u16::from(canonical.is_some());
         for count in [1, answers, 0, 0] {
             out.extend(count.to_be_bytes());
@@ -173,13 +180,25 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn question_and_answer() {
-        let asked = message(&wire(7, "Reviews.Bookinfo.", None, &[], false, 0)).expect("question");
+    fn a_question_is_read() {
+        let asked = message(&wire(7, "Reviews.Bookinfo.", None, &[], MessageKind::Question, 0))
+            .expect("question");
         assert_eq!(
             (asked.id, asked.response, asked.question.as_str(), asked.qtype),
             (7, false, "reviews.bookinfo", 1)
         );
-        let bytes = wire(7, "alias", Some("Target.ns"), &[[10, 0, 0, 1], [10, 0, 0, 2]], true, 5);
+    }
+
+    #[test]
+    fn an_answer_gives_the_canonical_name_the_addresses_and_the_smallest_time_to_live() {
+        let bytes = wire(
+            7,
+            "alias",
+            Some("Target.ns"),
+            &[[10, 0, 0, 1], [10, 0, 0, 2]],
+            MessageKind::Answer,
+            5,
+        );
         let answer = message(&bytes).expect("answer");
         assert_eq!(answer.canonical.as_deref(), Some("target.ns"));
         assert_eq!(answer.addresses, [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])]);
@@ -187,8 +206,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_cut_gives_what_stands_before_it() {
-        let bytes = wire(7, "web.data", None, &[[10, 0, 0, 1], [10, 0, 0, 2]], true, 5);
+    fn a_cut_message_gives_what_is_before_the_cut() {
+        let bytes =
+            wire(7, "web.data", None, &[[10, 0, 0, 1], [10, 0, 0, 2]], MessageKind::Answer, 5);
         let mut count = 0;
         for length in 0..=bytes.len() {
             let Some(read) = message(&bytes[..length]) else {
@@ -203,14 +223,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn names_are_safe_text() {
-        let mut bytes = wire(7, "aXb", None, &[], false, 0);
+    fn bytes_that_are_not_plain_text_are_escaped() {
+        let mut bytes = wire(7, "aXb", None, &[], MessageKind::Question, 0);
         bytes[14] = b'.';
         assert_eq!(message(&bytes).map(|m| m.question).as_deref(), Some("a\\.b"));
         bytes[14] = b'\n';
         assert_eq!(message(&bytes).map(|m| m.question).as_deref(), Some("a\\010b"));
         assert_eq!(
-            message(&wire(7, "", None, &[], false, 0)).map(|m| m.question).as_deref(),
+            message(&wire(7, "", None, &[], MessageKind::Question, 0))
+                .map(|m| m.question)
+                .as_deref(),
             Some(".")
         );
         bytes[13] = 0xc0;
@@ -218,9 +240,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn messages_in_a_stream() {
-        let one = wire(1, "a", None, &[], false, 0);
-        let two = wire(2, "b", None, &[], false, 0);
+    fn a_stream_is_split_into_messages_and_the_last_may_be_cut() {
+        let one = wire(1, "a", None, &[], MessageKind::Question, 0);
+        let two = wire(2, "b", None, &[], MessageKind::Question, 0);
         let mut bytes = (one.len() as u16).to_be_bytes().to_vec();
         bytes.extend(&one);
         bytes.extend((two.len() as u16).to_be_bytes());
@@ -233,10 +255,16 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_do_not_panic(data in proptest::collection::vec(any::<u8>(), 0..300), at in 0usize..200, value: u8) {
+        fn arbitrary_bytes_do_not_panic(
+            data in proptest::collection::vec(any::<u8>(), 0..300),
+            at in 0usize..200,
+            value: u8,
+        ) {
             let _ = message(&data);
             prop_assert!(stream(&data).count() <= data.len());
-            let mut bytes = wire(7, "alias", Some("target.ns"), &[[10, 0, 0, 1]], true, 5);
+            let address = [10, 0, 0, 1];
+            let mut bytes =
+                wire(7, "alias", Some("target.ns"), &[address], MessageKind::Answer, 5);
             let at = at % bytes.len();
             bytes[at] = value;
             if let Some(read) = message(&bytes) {

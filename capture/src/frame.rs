@@ -1,65 +1,66 @@
-//! Frames as they come from a source, in batches: the unit in which the reader hands them on.
+//! Frames as a source delivers them, and batches of them.
 //!
-//! Owns the layout of a batch. Must never look inside a frame.
+//! Owns the layout of a batch. Must never read the bytes of a frame.
 
 use crate::observation::{InterfaceId, Nanos};
 
-/// Link type of a frame, by its number in the registry of tcpdump.org (`LINKTYPE_…`).
+/// Link type of a frame: its number in the registry of tcpdump.org (`LINKTYPE_…`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkType(pub u16);
 
 impl LinkType {
     /// BSD loopback: 4 bytes of address family in the byte order of the capturing host.
     pub const NULL: Self = Self(0);
-    /// Ethernet.
+    /// Ethernet II (IEEE 802.3).
     pub const ETHERNET: Self = Self(1);
-    /// Raw IP as some systems number it (`DLT_RAW` on most systems).
+    /// Raw IP, with the number of `DLT_RAW` on most systems.
     pub const RAW_DLT: Self = Self(12);
-    /// Raw IP.
+    /// Raw IP, of either version.
     pub const RAW: Self = Self(101);
     /// OpenBSD loopback: as [`Self::NULL`], big-endian.
     pub const LOOP: Self = Self(108);
     /// Linux "cooked" capture.
     pub const LINUX_SLL: Self = Self(113);
-    /// Raw IPv4.
+    /// Raw IP, version 4 only.
     pub const IPV4: Self = Self(228);
-    /// Raw IPv6.
+    /// Raw IP, version 6 only.
     pub const IPV6: Self = Self(229);
     /// Linux "cooked" capture, version 2: with the interface index.
     pub const LINUX_SLL2: Self = Self(276);
 }
 
-/// Which way a frame passed the interface on which it was seen.
+/// Direction in which a frame passed the interface on which it was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Direction {
-    /// Not known: captures do not tell, and where an interface leads anywhere it means nothing.
+    /// Unknown. Capture files do not record it, and on an uplink the direction does not identify a
+    /// pod.
     #[default]
     Unknown,
-    /// The interface received it: at the host side of a pod's veth, the pod sent it.
+    /// The interface received it. On the host side of a pod's veth, the pod sent it.
     Received,
-    /// The interface sent it: at the host side of a pod's veth, to the pod.
+    /// The interface sent it. On the host side of a pod's veth, the pod receives it.
     Sent,
 }
 
 /// A frame, borrowed from its batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
-    /// Packet time.
+    /// Packet time, in nanoseconds since the Unix epoch.
     pub time: Nanos,
     /// Capture and interface it came from. For SLL2 the decoder replaces `index` by the kernel's.
     pub interface: InterfaceId,
     /// How `data` begins.
     pub link: LinkType,
-    /// Which way it passed.
+    /// Direction in which it passed the interface.
     pub direction: Direction,
-    /// Length on the wire; more than `data.len()` when the snap length cut it.
+    /// Length on the wire, in bytes. More than `data.len()` where the snap length cut it.
     pub wire_len: u32,
     /// The captured bytes.
     pub data: &'a [u8],
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Record {
+struct FrameRecord {
     time: Nanos,
     interface: InterfaceId,
     link: LinkType,
@@ -69,15 +70,15 @@ struct Record {
     len: u32,
 }
 
-/// Some frames in the order of the source, stored in one allocation that is reused.
+/// Frames in the order of the source, in one allocation that is reused.
 #[derive(Debug, Default)]
-pub struct Batch {
-    records: Vec<Record>,
+pub struct FrameBatch {
+    records: Vec<FrameRecord>,
     bytes: Vec<u8>,
 }
 
-impl Batch {
-    /// Forgets the frames and keeps the memory.
+impl FrameBatch {
+    /// Removes all frames. The memory stays allocated.
     pub fn clear(&mut self) {
         self.records.clear();
         self.bytes.clear();
@@ -87,7 +88,7 @@ impl Batch {
     pub fn push(&mut self, frame: Frame<'_>) {
         let offset = self.bytes.len() as u32;
         self.bytes.extend_from_slice(frame.data);
-        self.records.push(Record {
+        self.records.push(FrameRecord {
             time: frame.time,
             interface: frame.interface,
             link: frame.link,
@@ -103,22 +104,22 @@ impl Batch {
         self.records.len()
     }
 
-    /// True when it holds no frame.
+    /// Whether it contains no frame.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
-    /// Bytes of frame data held.
+    /// Bytes of frame data in it.
     pub fn byte_len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Bytes of memory that it takes, used or not.
-    pub(crate) fn memory(&self) -> usize {
-        self.bytes.capacity() + self.records.capacity() * size_of::<Record>()
+    /// Bytes of memory allocated for it, used or not.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.bytes.capacity() + self.records.capacity() * size_of::<FrameRecord>()
     }
 
-    /// The frame at this place, where there is one.
+    /// The frame at an index; `None` past the end.
     pub fn get(&self, index: usize) -> Option<Frame<'_>> {
         self.records.get(index).map(|r| self.frame(r))
     }
@@ -128,7 +129,7 @@ impl Batch {
         self.records.iter().map(|r| self.frame(r))
     }
 
-    fn frame(&self, r: &Record) -> Frame<'_> {
+    fn frame(&self, r: &FrameRecord) -> Frame<'_> {
         Frame {
             time: r.time,
             interface: r.interface,

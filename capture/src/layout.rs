@@ -1,8 +1,8 @@
-//! Layouts of headers: lengths, offsets, and the numbers that stand in their fields.
+//! Layouts of headers: lengths, offsets, and the numbers in their fields.
 //!
-//! Owns each of them, once, with its source. Offsets count from the beginning of the header that
-//! the module is named after, in bytes; all fields are big-endian. Must never decide what a field
-//! means for a connection.
+//! Owns each number, once, with its source. Lengths and offsets are in bytes. Offsets count from
+//! the beginning of the header that the module is named after. All fields are big-endian. Must
+//! never decide what a field means for a connection.
 
 /// Ethernet II (IEEE 802.3 §3.2.6).
 pub(crate) mod ethernet {
@@ -14,18 +14,19 @@ pub(crate) mod ethernet {
     pub(crate) const IPV4: u16 = 0x0800;
     /// IPv6 (RFC 2464).
     pub(crate) const IPV6: u16 = 0x86dd;
-    /// Of a VLAN tag: IEEE 802.1Q, and 802.1ad outside of it.
+    /// EtherTypes of VLAN tags: IEEE 802.1Q, and 802.1ad for the outer tag.
     pub(crate) const VLAN: [u16; 2] = [0x8100, 0x88a8];
-    /// Length of a VLAN tag behind its EtherType: control information, then the EtherType of what
+    /// Length of a VLAN tag after its EtherType: control information, then the EtherType of what
     /// follows.
     pub(crate) const VLAN_TAG: usize = 4;
     /// Offset of the EtherType that follows within a VLAN tag.
     pub(crate) const VLAN_ETHER_TYPE: usize = 2;
 }
 
-/// Linux "cooked" capture (LINKTYPE_LINUX_SLL, <https://www.tcpdump.org/linktypes/LINKTYPE_LINUX_SLL.html>).
+/// Linux "cooked" capture (LINKTYPE_LINUX_SLL,
+/// <https://www.tcpdump.org/linktypes/LINKTYPE_LINUX_SLL.html>).
 pub(crate) mod sll {
-    /// Length.
+    /// Length of the header.
     pub(crate) const HEADER: usize = 16;
     /// Offset of the EtherType.
     pub(crate) const ETHER_TYPE: usize = 14;
@@ -34,7 +35,7 @@ pub(crate) mod sll {
 /// Linux "cooked" capture, version 2 (LINKTYPE_LINUX_SLL2,
 /// <https://www.tcpdump.org/linktypes/LINKTYPE_LINUX_SLL2.html>).
 pub(crate) mod sll2 {
-    /// Length.
+    /// Length of the header.
     pub(crate) const HEADER: usize = 20;
     /// Offset of the EtherType.
     pub(crate) const ETHER_TYPE: usize = 0;
@@ -42,7 +43,7 @@ pub(crate) mod sll2 {
     const INTERFACE: usize = 4;
     /// Offset of the packet's type, 8 bits.
     const TYPE: usize = 10;
-    /// Type of what the interface sent (`PACKET_OUTGOING`, packet(7)).
+    /// Type of a frame that the interface sent (`PACKET_OUTGOING`, packet(7)).
     const OUTGOING: u8 = 4;
 
     /// Whether the interface sent a frame.
@@ -50,7 +51,8 @@ pub(crate) mod sll2 {
         frame.get(TYPE) == Some(&OUTGOING)
     }
 
-    /// The kernel's index of the interface that a frame was seen on; `None` where it is cut before.
+    /// The kernel's index of the interface that a frame was seen on; `None` where the frame is too
+    /// short.
     pub(crate) fn interface(frame: &[u8]) -> Option<u32> {
         frame.get(INTERFACE..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
     }
@@ -58,7 +60,7 @@ pub(crate) mod sll2 {
 
 /// BSD loopback (LINKTYPE_NULL, LINKTYPE_LOOP).
 pub(crate) mod loopback {
-    /// Length: the address family.
+    /// Length of the header, which is the address family.
     pub(crate) const HEADER: usize = 4;
 }
 
@@ -74,8 +76,8 @@ pub(crate) mod ipv4 {
     pub(crate) const FRAGMENT: usize = 6;
     /// Fragment offset, in units of eight bytes, within the two bytes at [`FRAGMENT`].
     pub(crate) const FRAGMENT_OFFSET: u16 = 0x1fff;
-    /// Fragment offset and "more fragments" within the two bytes at [`FRAGMENT`]: 0 in a packet that
-    /// is whole.
+    /// Fragment offset and "more fragments" within the two bytes at [`FRAGMENT`]. 0 in a packet
+    /// that is no fragment.
     pub(crate) const FRAGMENTED: u16 = 0x3fff;
     /// Offset of the time to live.
     pub(crate) const TTL: usize = 8;
@@ -124,7 +126,7 @@ pub(crate) mod protocol {
     pub(crate) const AUTHENTICATION: u8 = 51;
 }
 
-/// Ports, at the same place in TCP, UDP and SCTP.
+/// Ports, at the same offsets in TCP, UDP and SCTP.
 pub(crate) mod ports {
     /// Offset of the source port.
     pub(crate) const SOURCE: usize = 0;
@@ -150,9 +152,9 @@ pub(crate) mod tcp {
     pub(crate) const SYN: u8 = 0x02;
     /// Resets a connection.
     pub(crate) const RST: u8 = 0x04;
-    /// The last segment of what was written at once.
+    /// Last segment of what the sender wrote.
     pub(crate) const PSH: u8 = 0x08;
-    /// The acknowledgment number counts.
+    /// The acknowledgment number is valid.
     pub(crate) const ACK: u8 = 0x10;
 
     /// The header's length in bytes, from the byte at [`DATA_OFFSET`].
@@ -163,7 +165,7 @@ pub(crate) mod tcp {
 
 /// UDP (RFC 768).
 pub(crate) mod udp {
-    /// Length.
+    /// Length of the header.
     pub(crate) const HEADER: usize = 8;
     /// Offset of the length of header and payload.
     pub(crate) const LENGTH: usize = 4;

@@ -1,16 +1,16 @@
-//! Counters of everything that was seen and could not be used, each cause apart.
+//! Counters of packets, and of everything that was seen and could not be used.
 //!
-//! A loss is counted where it happens, once, and is never folded into another cause. Must never be
-//! reset by a reader.
+//! Owns the counters of the capture layer and their names. A loss is counted where it happens,
+//! once, and under one cause only. Must never be reset by a reader.
 
-/// What was read, and what of it could not be used.
+/// How much was read, and how much of it could not be used.
 ///
-/// All values are packets unless the field says otherwise.
+/// The unit is packets, unless the field says otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct CaptureCounters {
     /// Packets read from the source.
     pub packets: u64,
-    /// Bytes of packet data read (captured length, not wire length).
+    /// Bytes of packet data read. The captured length counts, not the length on the wire.
     pub bytes: u64,
     /// TCP, UDP and SCTP packets that were used.
     pub used: u64,
@@ -18,8 +18,8 @@ pub struct Counters {
     pub not_ip: u64,
     /// IP, but no TCP, UDP or SCTP: ICMP, IGMP, ESP… Not a loss.
     pub other_transport: u64,
-    /// IP fragments after the first: they carry no ports. Not a loss by themselves, the first
-    /// fragment is used.
+    /// IP fragments after the first, which carry no ports. Not a loss, as the first fragment is
+    /// used.
     pub later_fragments: u64,
     /// Packets that were found in packets of a tunnel: VXLAN, Geneve, GRE, IP in IP. Used like any
     /// other. Not a loss.
@@ -33,49 +33,49 @@ pub struct Counters {
     pub bad_network: u64,
     /// Transport header cut by the snap length or malformed.
     pub bad_transport: u64,
-    /// Link type that Sidecarta does not read.
+    /// Link type that is not supported.
     pub unknown_link_type: u64,
-    /// Packets whose payload was cut by the snap length while a name might be in it: of DNS, and in
-    /// captures of connections whose names are not known yet. Used, but names in the missing part
-    /// are lost. A live filter cuts what has no name; heads that are cut all the same are in
-    /// `incomplete_head`.
+    /// Packets whose payload was cut by the snap length where it may contain a name: DNS, and in
+    /// captures connections whose names are not final. The packet is used, but names in the missing
+    /// part are lost. A live filter cuts only packets without names. Heads that it cuts all the
+    /// same are counted in `incomplete_head`.
     pub cut_payload: u64,
-    /// Multicast, broadcast, loopback and unspecified addresses: never a Service. Not a loss.
+    /// Packets from or to multicast, broadcast, loopback and unspecified addresses, which no
+    /// Service has. Not a loss.
     pub not_unicast: u64,
-    /// DNS messages that could not be read.
+    /// DNS messages that cannot be read.
     pub bad_dns: u64,
-    /// Connections whose ClientHello or request head began readable and never completed (cut, lost
-    /// or out of order), and later requests whose first segment does not hold the authority.
+    /// Connections whose ClientHello or request head has a beginning and no end: it was cut, lost
+    /// or out of order. Also later requests whose first segment does not contain the authority.
     pub incomplete_head: u64,
-    /// Later requests for hosts of which there was no room to remember them: those calls are not
-    /// told.
+    /// Later requests that name a host for which there was no room. These calls are not reported.
     pub dropped_authorities: u64,
-    /// Connections forgotten while active because the flow table was full; learned again with their
-    /// next packet.
+    /// Connections forgotten while active, because the flow table was full. Their next packet adds
+    /// them again.
     pub evicted_flows: u64,
-    /// Connections whose ClientHello or request head goes on in a later segment, and was not joined
-    /// because too many others were being joined ([`crate::meter::Config::max_heads`]).
+    /// Connections whose ClientHello or request head continues in a later segment, and was not
+    /// joined because too many others were being joined ([`crate::meter::FlowConfig::max_heads`]).
     pub evicted_heads: u64,
-    /// Remembered DNS answers dropped because there were too many.
+    /// DNS answers dropped because too many were remembered.
     pub evicted_answers: u64,
-    /// Interfaces whose totals were not kept because there were too many.
+    /// Packets on interfaces whose totals were not counted, because there were too many interfaces.
     pub evicted_interfaces: u64,
-    /// Connections seen only where they arrive: whoever opened them is behind none of the watched
-    /// interfaces, as a rule on another node, whose agent tells them. Only some are seen, as
-    /// packets of them are sampled. Not a loss.
+    /// Connections seen only where they arrive: the initiator is behind none of the watched
+    /// interfaces. As a rule it is on another node, whose agent reports the connection. Their
+    /// packets are sampled, so only some are seen. Not a loss.
     pub arriving: u64,
-    /// Packets that a pod sent with an address that is not its own. They teach nothing.
+    /// Packets that a pod sent with an address that is not its own. Nothing is learned from them.
     pub forged_source: u64,
-    /// DNS answers to questions that their receiver was not seen to ask. They teach nothing.
+    /// DNS answers whose receiver was not seen to ask the question. Nothing is learned from them.
     pub unasked_answers: u64,
     /// Sightings of a packet already seen on another interface. Not a loss.
     pub repeated_sightings: u64,
 }
 
-impl Counters {
-    /// Adds those of another source.
+impl CaptureCounters {
+    /// Adds the counters of another source.
     pub fn add(&mut self, other: &Self) {
-        // Taken apart, so that none can be forgotten.
+        // Destructured, so that the compiler finds a field that is missing below.
         let Self {
             packets,
             bytes,
@@ -130,7 +130,7 @@ impl Counters {
         self.repeated_sightings += repeated_sightings;
     }
 
-    /// All of them with their names, as they are stored and shown.
+    /// All counters with their names, as they are stored and printed.
     pub fn named(&self) -> [(&'static str, u64); 25] {
         [
             ("packets", self.packets),

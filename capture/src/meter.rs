@@ -1,7 +1,7 @@
 //! Frames in, observations out: composes decoding, names and the flow table.
 //!
-//! Owns the counters and the totals of interfaces. Must never block, read a clock, or drop a frame
-//! without counting why.
+//! Owns the counters, and the path of a frame through the other modules. Must never block, read a
+//! clock, or drop a frame without counting why.
 
 mod questions;
 
@@ -10,58 +10,58 @@ use std::sync::Arc;
 
 use crate::decode::{Segment, Skip, decode};
 use crate::dns;
-use crate::flow::answers::Answers;
+use crate::flow::answers::DnsAnswers;
 use crate::flow::key::FlowKey;
-use crate::flow::table::Table;
-pub use crate::flow::{Config, KnownPorts};
-use crate::frame::{Batch, Direction, Frame};
-use crate::interfaces::Interfaces;
-use crate::loss::Counters;
+use crate::flow::table::FlowTable;
+pub use crate::flow::{FlowConfig, ListeningPorts};
+use crate::frame::{Direction, Frame, FrameBatch};
+use crate::interfaces::InterfaceTable;
+use crate::loss::CaptureCounters;
 use crate::observation::{
-    DnsName, InterfaceId, InterfaceSpan, Lookup, Nanos, Observation, OwnedBy, Transport,
+    DnsName, InterfaceId, InterfaceSpan, Lookup, Nanos, Observation, OwnerEvidence, Transport,
 };
-use crate::owners::{Groups, Judgement, Owners};
+use crate::owners::{InterfaceOwners, Judgement, PodGroups};
 use crate::skim::{Skim, skim};
-use questions::{Heard, Questions};
+use questions::{DnsQuestions, QuestionOutcome};
 
-/// Frames whose flows are looked for before the first of them is taken in.
-const AHEAD: usize = 32;
+/// Frames whose flows are found before the first of them is processed.
+const LOOKAHEAD_FRAMES: usize = 32;
 
-/// A plain packet.
-struct Glance {
+/// A plain packet that the fast path has read.
+struct SkimmedPacket {
     skim: Skim,
-    /// Of its key.
+    /// Hash of its key.
     hash: u64,
-    /// Where its flow probably is.
+    /// Slot in which its flow probably is.
     slot: Option<u32>,
 }
 
-/// Turns frames into observations. Memory is bounded by [`Config`], whatever the input.
+/// Converts frames to observations. [`FlowConfig`] bounds the memory, whatever the input.
 pub struct Meter {
-    table: Table,
-    answers: Answers,
-    questions: Questions,
-    interfaces: Interfaces,
-    owners: Owners,
-    counters: PerSource,
+    table: FlowTable,
+    answers: DnsAnswers,
+    questions: DnsQuestions,
+    interfaces: InterfaceTable,
+    owners: InterfaceOwners,
+    counters: SourceCounters,
     live: bool,
 }
 
-/// Counters of each source: what a frame changes is counted for the source that it came from. A
-/// source that does not end has interfaces without number, and one set of counters.
+/// Counters of each source. A frame is counted for its source. A source that does not end has any
+/// number of interfaces, and one set of counters.
 #[derive(Default)]
-struct PerSource {
-    /// Which source [`PerSource::now`] is of.
+struct SourceCounters {
+    /// The source that [`SourceCounters::current`] counts for.
     source: u32,
-    now: Counters,
-    /// Of the other sources, by source.
-    others: Vec<Counters>,
+    current: CaptureCounters,
+    /// Counters of the other sources, indexed by source.
+    others: Vec<CaptureCounters>,
 }
 
-impl PerSource {
-    /// Counts for this source from here on.
+impl SourceCounters {
+    /// Makes `current` the counters of this source.
     #[inline(always)]
-    fn turn_to(&mut self, source: u32) {
+    fn select(&mut self, source: u32) {
         if source != self.source {
             self.swap(source);
         }
@@ -71,175 +71,174 @@ impl PerSource {
     fn swap(&mut self, source: u32) {
         let last = source.max(self.source) as usize;
         if self.others.len() <= last {
-            self.others.resize(last + 1, Counters::default());
+            self.others.resize(last + 1, CaptureCounters::default());
         }
-        std::mem::swap(&mut self.others[self.source as usize], &mut self.now);
-        std::mem::swap(&mut self.others[source as usize], &mut self.now);
+        std::mem::swap(&mut self.others[self.source as usize], &mut self.current);
+        std::mem::swap(&mut self.others[source as usize], &mut self.current);
         self.source = source;
     }
 
-    fn of(&self, source: u32) -> Option<&Counters> {
-        if source == self.source { Some(&self.now) } else { self.others.get(source as usize) }
+    fn of(&self, source: u32) -> Option<&CaptureCounters> {
+        if source == self.source { Some(&self.current) } else { self.others.get(source as usize) }
     }
 }
 
 impl Meter {
-    /// A meter with nothing seen yet.
-    pub fn new(config: Config, known: KnownPorts) -> Self {
+    /// A meter that has seen no frame.
+    pub fn new(config: FlowConfig, listening: ListeningPorts) -> Self {
         Self {
-            answers: Answers::new(config.max_answers),
-            interfaces: Interfaces::new(config.max_interfaces),
-            table: Table::new(config, known),
-            questions: Questions::default(),
-            owners: Owners::default(),
-            counters: PerSource::default(),
+            answers: DnsAnswers::new(config.max_answers),
+            interfaces: InterfaceTable::new(config.max_interfaces),
+            table: FlowTable::new(config, listening),
+            questions: DnsQuestions::default(),
+            owners: InterfaceOwners::default(),
+            counters: SourceCounters::default(),
             live: config.live,
         }
     }
 
-    /// Replaces what is known to listen; flows told already keep their orientation.
-    pub fn set_known(&mut self, known: KnownPorts) {
-        self.table.set_known(known, &self.answers);
+    /// Replaces the listening ports. The orientation of flows that were reported stays as it is.
+    pub fn set_listening(&mut self, listening: ListeningPorts) {
+        self.table.set_listening(listening, &self.answers);
     }
 
-    /// From this time on, all that the pod behind a live interface sends is read on it, and which
-    /// way its frames pass is told.
+    /// Declares that from packet time `since` on, all frames of the pod behind a live interface are
+    /// read on it, with their direction. `index` is the kernel's index of the interface.
     pub fn watch(&mut self, index: u32, since: Nanos) {
         self.owners.watch(index, since);
     }
 
-    /// The other end of a live interface is gone; what is still read of it is its own.
+    /// Declares that the other end of a live interface is gone. Frames that are still read on it
+    /// are its pod's.
     pub fn release(&mut self, index: u32) {
         self.owners.release(index);
     }
 
-    /// What the node tells now of the addresses behind a live interface.
-    pub fn set_evidence(&mut self, index: u32, evidence: Vec<(IpAddr, OwnedBy)>) {
+    /// Replaces the node's evidence of the addresses behind a live interface.
+    pub fn set_evidence(&mut self, index: u32, evidence: Vec<(IpAddr, OwnerEvidence)>) {
         self.owners.set_evidence(index, evidence);
     }
 
-    /// Which addresses are one pod's, of those that may be behind live interfaces.
+    /// Replaces the addresses of the pods that may be behind live interfaces, pod by pod.
     pub fn set_pods(&mut self, pods: &[Arc<[IpAddr]>]) {
-        let each = |pod: &Arc<[IpAddr]>| {
-            let pod = Arc::clone(pod);
-            (0..pod.len()).map(move |i| (pod[i], Arc::clone(&pod))).collect::<Vec<_>>()
-        };
-        self.owners.set_groups(pods.iter().flat_map(each).collect::<Groups>());
+        let mut groups = PodGroups::default();
+        for pod in pods {
+            groups.extend(pod.iter().map(|address| (*address, Arc::clone(pod))));
+        }
+        self.owners.set_groups(groups);
     }
 
-    /// What was seen and lost so far, of all sources.
-    pub fn counters(&self) -> Counters {
-        let mut all = self.counters.now.clone();
-        // That of the present source is empty there.
+    /// Counters of all sources together.
+    pub fn counters(&self) -> CaptureCounters {
+        let mut all = self.counters.current.clone();
+        // The entry of the current source is empty there.
         self.counters.others.iter().for_each(|c| all.add(c));
         all
     }
 
-    /// What was seen and lost so far in the frames of one source. Without [`Config::live`] only:
-    /// with it all is counted for source 0.
-    pub fn counters_of(&self, source: u32) -> Counters {
+    /// Counters of one source. With [`FlowConfig::live`], all frames are counted for source 0.
+    pub fn counters_of(&self, source: u32) -> CaptureCounters {
         self.counters.of(source).cloned().unwrap_or_default()
     }
 
-    /// Takes a frame in.
+    /// Processes one frame. Observations that it completes go to `sink`.
     pub fn frame(&mut self, frame: &Frame<'_>, sink: &mut impl FnMut(Observation)) {
-        let mut glance = self.glance(frame);
-        if let Some(glance) = &mut glance {
-            glance.slot = self.table.likely(glance.hash);
+        let mut skimmed = self.skim(frame);
+        if let Some(skimmed) = &mut skimmed {
+            skimmed.slot = self.table.likely_slot(skimmed.hash);
         }
-        self.take(frame, glance.as_ref(), sink);
+        self.process(frame, skimmed.as_ref(), sink);
     }
 
-    /// Takes all frames of a batch in. Faster than one by one where there are many flows: the
-    /// processor fetches those of several frames from memory at the same time.
-    pub fn batch(&mut self, batch: &Batch, sink: &mut impl FnMut(Observation)) {
-        let mut ahead: [Option<Glance>; AHEAD] = [const { None }; AHEAD];
-        for start in (0..batch.len()).step_by(AHEAD) {
-            let frames = || (start..start + AHEAD).map_while(|i| batch.get(i));
-            for (place, frame) in ahead.iter_mut().zip(frames()) {
-                *place = self.glance(&frame);
+    /// Processes all frames of a batch. Where there are many flows, this is faster than one by one:
+    /// the processor fetches the flows of several frames from memory at the same time.
+    pub fn batch(&mut self, batch: &FrameBatch, sink: &mut impl FnMut(Observation)) {
+        let mut ahead: [Option<SkimmedPacket>; LOOKAHEAD_FRAMES] =
+            [const { None }; LOOKAHEAD_FRAMES];
+        for start in (0..batch.len()).step_by(LOOKAHEAD_FRAMES) {
+            let frames = || (start..start + LOOKAHEAD_FRAMES).map_while(|i| batch.get(i));
+            for (skimmed, frame) in ahead.iter_mut().zip(frames()) {
+                *skimmed = self.skim(&frame);
             }
-            // Each of these loops does nothing but fetch, so that all of its fetches are under way
-            // at once.
-            for glance in ahead.iter_mut().flatten() {
-                glance.slot = self.table.likely(glance.hash);
+            // The next two loops only fetch, so that the processor makes their fetches at the same
+            // time.
+            for skimmed in ahead.iter_mut().flatten() {
+                skimmed.slot = self.table.likely_slot(skimmed.hash);
             }
-            let near = ahead
-                .iter()
-                .flatten()
-                .filter_map(|g| g.slot)
-                .fold(0, |sum, slot| sum ^ self.table.touch(slot));
-            std::hint::black_box(near);
-            for (glance, frame) in ahead.iter().zip(frames()) {
-                self.take(&frame, glance.as_ref(), sink);
+            let slots = ahead.iter().flatten().filter_map(|skimmed| skimmed.slot);
+            let fetched = slots.fold(0, |sum, slot| sum ^ self.table.prefetch(slot));
+            std::hint::black_box(fetched);
+            for (skimmed, frame) in ahead.iter().zip(frames()) {
+                self.process(&frame, skimmed.as_ref(), sink);
             }
         }
     }
 
     #[inline(always)]
-    fn glance(&self, frame: &Frame<'_>) -> Option<Glance> {
+    fn skim(&self, frame: &Frame<'_>) -> Option<SkimmedPacket> {
         let skim = skim(frame)?;
-        Some(Glance { hash: self.table.hash(&skim.key), skim, slot: None })
+        Some(SkimmedPacket { hash: self.table.hash(&skim.key), skim, slot: None })
     }
 
     #[inline(always)]
-    fn take(
+    fn process(
         &mut self,
         frame: &Frame<'_>,
-        glance: Option<&Glance>,
+        skimmed: Option<&SkimmedPacket>,
         sink: &mut impl FnMut(Observation),
     ) {
         if !self.live {
-            self.counters.turn_to(frame.interface.source);
+            self.counters.select(frame.interface.source);
         }
-        self.counters.now.packets += 1;
-        self.counters.now.bytes += frame.data.len() as u64;
-        // Only live frames tell which way they pass, and only those are judged.
+        self.counters.current.packets += 1;
+        self.counters.current.bytes += frame.data.len() as u64;
+        // Only live frames have a direction, and only they are judged.
         if frame.direction == Direction::Unknown
-            && let Some(Glance { skim, hash, slot: Some(slot) }) = glance
-            && self.bump(frame, skim, *hash, *slot)
+            && let Some(SkimmedPacket { skim, hash, slot: Some(slot) }) = skimmed
+            && self.count_packet(frame, skim, *hash, *slot)
         {
             return;
         }
         if frame.direction != Direction::Unknown
-            && let Some(glance) = glance
-            && self.judged(frame, glance)
+            && let Some(skimmed) = skimmed
+            && self.count_live_packet(frame, skimmed)
         {
             return;
         }
         self.decode(frame, sink);
     }
 
-    /// Takes in a packet that can change no connection; false where it may.
+    /// Counts a packet that cannot change its connection. False where it may change it.
     #[inline(always)]
-    fn bump(&mut self, frame: &Frame<'_>, skim: &Skim, hash: u64, slot: u32) -> bool {
+    fn count_packet(&mut self, frame: &Frame<'_>, skim: &Skim, hash: u64, slot: u32) -> bool {
         let (time, interface) = (frame.time, frame.interface);
-        let Some(repeated) = self.table.bump(skim, hash, slot, time, interface) else {
+        let Some(repeated) = self.table.count_packet(skim, hash, slot, time, interface) else {
             return false;
         };
-        self.counters.now.used += 1;
-        self.counters.now.repeated_sightings += u64::from(repeated);
+        self.counters.current.used += 1;
+        self.counters.current.repeated_sightings += u64::from(repeated);
         let lost = self.interfaces.count(interface, time, &skim.key, skim.from_low, skim.hops);
-        self.counters.now.evicted_interfaces += u64::from(lost);
+        self.counters.current.evicted_interfaces += u64::from(lost);
         true
     }
 
-    /// The same of a live packet, which may also be none of a connection's own, or forged.
-    fn judged(&mut self, frame: &Frame<'_>, glance: &Glance) -> bool {
-        let Glance { skim, hash, slot } = glance;
+    /// Same as [`Meter::count_packet`], for a live packet, which may also be a repeated sighting or
+    /// forged.
+    fn count_live_packet(&mut self, frame: &Frame<'_>, skimmed: &SkimmedPacket) -> bool {
+        let SkimmedPacket { skim, hash, slot } = skimmed;
         let from = skim.key.address(skim.from_low);
         match frame.direction {
-            Direction::Sent if self.owners.is_heard(from, frame.time) => {
-                self.counters.now.used += 1;
-                self.counters.now.repeated_sightings += 1;
+            Direction::Sent if self.owners.sees_sending(from, frame.time) => {
+                self.counters.current.used += 1;
+                self.counters.current.repeated_sightings += 1;
                 let (id, time) = (frame.interface, frame.time);
                 let lost = self.interfaces.count(id, time, &skim.key, skim.from_low, skim.hops);
-                self.counters.now.evicted_interfaces += u64::from(lost);
+                self.counters.current.evicted_interfaces += u64::from(lost);
                 true
             }
-            // In full: what it may be taken for where it arrives is to be known.
+            // Forged packets are decoded in full, so that they are recognised where they arrive.
             Direction::Received if !self.owners.may_send(frame.interface.index, from) => false,
-            _ => slot.is_some_and(|slot| self.bump(frame, skim, *hash, slot)),
+            _ => slot.is_some_and(|slot| self.count_packet(frame, skim, *hash, slot)),
         }
     }
 
@@ -247,7 +246,7 @@ impl Meter {
         match decode(frame) {
             Ok(segment) => self.segment(&segment, sink),
             Err(skip) => {
-                let c = &mut self.counters.now;
+                let c = &mut self.counters.current;
                 *match skip {
                     Skip::NotIp => &mut c.not_ip,
                     Skip::OtherTransport => &mut c.other_transport,
@@ -264,13 +263,13 @@ impl Meter {
     }
 
     fn segment(&mut self, s: &Segment<'_>, sink: &mut impl FnMut(Observation)) {
-        self.counters.now.used += 1;
+        self.counters.current.used += 1;
         let judgement = self.owners.judge(s.interface.index, s.direction, s.from.ip(), s.time);
         if judgement == Judgement::Forged {
-            self.counters.now.forged_source += 1;
+            self.counters.current.forged_source += 1;
             let lost = self.interfaces.count_forged(s.interface, s.time);
-            self.counters.now.evicted_interfaces += u64::from(lost);
-            return self.table.forged(s, &mut self.counters.now, sink);
+            self.counters.current.evicted_interfaces += u64::from(lost);
+            return self.table.forged(s, &mut self.counters.current, sink);
         }
         // A tunnel's interface is of the node, whoever's packets it carries.
         let (from, to) = match s.tunnel {
@@ -280,15 +279,15 @@ impl Meter {
         self.counters.now.unwrapped += u64::from(s.tunnel.is_some());
         let (key, from_low) = FlowKey::of(from, to, s.transport);
         let lost = self.interfaces.count(s.interface, s.time, &key, from_low, s.hops);
-        self.counters.now.evicted_interfaces += u64::from(lost);
+        self.counters.current.evicted_interfaces += u64::from(lost);
         if judgement == Judgement::Elsewhere {
-            self.counters.now.repeated_sightings += 1;
+            self.counters.current.repeated_sightings += 1;
             if s.tcp.syn && s.tcp.ack {
                 self.table.accepted(s);
             }
             return;
         }
-        self.table.segment(s, (&self.answers, &self.owners), &mut self.counters.now, sink);
+        self.table.segment(s, (&self.answers, &self.owners), &mut self.counters.current, sink);
         if s.is_dns() && !s.payload.is_empty() {
             match s.transport {
                 Transport::Udp => self.dns(s, s.payload, sink),
@@ -300,7 +299,7 @@ impl Meter {
 
     fn dns(&mut self, s: &Segment<'_>, bytes: &[u8], sink: &mut impl FnMut(Observation)) {
         let Some(message) = dns::message(bytes) else {
-            self.counters.now.bad_dns += 1;
+            self.counters.current.bad_dns += 1;
             return;
         };
         let response = message.response;
@@ -315,14 +314,14 @@ impl Meter {
             addresses: message.addresses,
             rcode: response.then_some(message.rcode),
         };
-        // Captures may begin behind the question, or hold one side only; nothing else is asked of
-        // them. On a node, anybody can send an answer to whom they like.
+        // A capture may begin after the question, or contain one direction only. On a node, any pod
+        // can send an answer to any other, so that the question must have been seen.
         let must_be_asked = s.direction != Direction::Unknown;
         let (id, ttl) = (message.id, message.ttl);
-        let heard = self.questions.hear(client.port(), id, lookup, ttl, must_be_asked);
-        let Heard { answered, told, unasked } = heard;
-        self.counters.now.unasked_answers += unasked;
-        told.into_iter().for_each(|l| sink(Observation::Lookup(l)));
+        let outcome = self.questions.insert(client.port(), id, lookup, ttl, must_be_asked);
+        let QuestionOutcome { answered, expired, unasked } = outcome;
+        self.counters.current.unasked_answers += unasked;
+        expired.into_iter().for_each(|l| sink(Observation::Lookup(l)));
         if let Some((lookup, ttl)) = answered {
             for &address in &lookup.addresses {
                 self.remember(lookup.client, address, &lookup, ttl);
@@ -337,19 +336,18 @@ impl Meter {
             canonical: lookup.canonical.clone(),
             answered: lookup.time,
         };
-        self.counters.now.evicted_answers +=
+        self.counters.current.evicted_answers +=
             u64::from(self.answers.add(client, address, name, ttl));
     }
 
-    /// Tells the questions whose answers were not seen; those asked after `until` may still be
-    /// answered.
-    fn tell_unanswered(&mut self, until: Nanos, sink: &mut impl FnMut(Observation)) {
-        let (open, unasked) = self.questions.take(until);
-        self.counters.now.unasked_answers += unasked;
+    /// Reports the questions asked up to `until` whose answers were not seen.
+    fn report_unanswered(&mut self, until: Nanos, sink: &mut impl FnMut(Observation)) {
+        let (open, unasked) = self.questions.expire(until);
+        self.counters.current.unasked_answers += unasked;
         open.into_iter().for_each(|l| sink(Observation::Lookup(l)));
     }
 
-    /// What is known of an interface besides its totals.
+    /// Adds the owner and the forged packets of an interface to its totals.
     fn complete(&mut self, mut span: InterfaceSpan) -> InterfaceSpan {
         let index = span.interface.index;
         span.owner = self.owners.owner(index);
@@ -359,32 +357,39 @@ impl Meter {
         span
     }
 
-    fn tell_interfaces(&mut self, sink: &mut impl FnMut(Observation)) {
+    fn report_interfaces(&mut self, sink: &mut impl FnMut(Observation)) {
         for span in self.interfaces.report() {
             sink(Observation::Interface(self.complete(span)));
         }
     }
 
-    /// Tells connections that were never told, as soon as nothing more is to be learned of them
-    /// soon: their names are known, they are over, or they are `patience` old; and hosts that later
-    /// requests on told ones ask for, at once. Needs [`Config::live`]. `now`: packet time reached.
-    pub fn fresh(&mut self, now: Nanos, patience: Nanos, sink: &mut impl FnMut(Observation)) {
-        self.fresh_some(now, patience, usize::MAX, sink);
+    /// Reports each new connection once, as soon as its names are final, it is closed, or it is
+    /// `patience` nanoseconds old. Of connections reported before, reports new later hosts at once.
+    /// Needs [`FlowConfig::live`]. `now`: packet time reached.
+    pub fn report_fresh(
+        &mut self,
+        now: Nanos,
+        patience: Nanos,
+        sink: &mut impl FnMut(Observation),
+    ) {
+        self.report_fresh_some(now, patience, usize::MAX, sink);
     }
 
-    /// The same of about `limit` connections; the others are told the next time.
-    pub fn fresh_some(
+    /// Same as [`Meter::report_fresh`], with about `limit` reports. The others come with the next
+    /// call.
+    pub fn report_fresh_some(
         &mut self,
         now: Nanos,
         patience: Nanos,
         limit: usize,
         sink: &mut impl FnMut(Observation),
     ) {
-        self.table.expire_until(now, &mut self.counters.now, sink);
+        self.table.expire_until(now, &mut self.counters.current, sink);
         self.table.report_fresh(now, (patience, limit), &self.answers, sink);
     }
 
-    /// The clock that stamps packets was set by `step` nanoseconds, and shows `now`.
+    /// Adapts all times, after the clock of the packet times was set by `step` nanoseconds to
+    /// `now`.
     pub fn rebase(&mut self, now: Nanos, step: Nanos) {
         self.table.rebase(now, step);
         self.answers.shift(step);
@@ -392,7 +397,7 @@ impl Meter {
         self.owners.rebase(now, step);
     }
 
-    /// An interface is gone: its totals are told a last time.
+    /// Removes an interface, and reports its totals a last time.
     pub fn forget(&mut self, id: InterfaceId, sink: &mut impl FnMut(Observation)) {
         if let Some(span) = self.interfaces.forget(id) {
             sink(Observation::Interface(self.complete(span)));
@@ -400,38 +405,38 @@ impl Meter {
         self.owners.forget(id.index);
     }
 
-    /// Tells all connections that changed since they were last told; for a source that does not
-    /// end. `now`: packet time reached.
-    pub fn harvest(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
-        self.table.expire_until(now, &mut self.counters.now, sink);
+    /// Reports all connections that changed since their last report, unanswered questions, and the
+    /// totals of interfaces. For a source that does not end. `now`: packet time reached.
+    pub fn report_changed(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
+        self.table.expire_until(now, &mut self.counters.current, sink);
         self.table.report(Some(now), &self.answers, sink);
-        self.tell_unanswered(now.saturating_sub(questions::PATIENCE), sink);
-        self.tell_interfaces(sink);
+        self.report_unanswered(now.saturating_sub(questions::PATIENCE_NANOS), sink);
+        self.report_interfaces(sink);
     }
 
-    /// The same of about `limit` connections, beginning `from` 0; then from what it gave, until it
-    /// gives nothing, and all is told.
-    pub fn harvest_some(
+    /// Same as [`Meter::report_changed`], for about `limit` connections at a time. The first call
+    /// has `from` 0. Each further call has what the last one returned, until one returns `None`.
+    pub fn report_changed_some(
         &mut self,
         now: Nanos,
         from: u32,
         limit: usize,
         sink: &mut impl FnMut(Observation),
     ) -> Option<u32> {
-        self.table.expire_until(now, &mut self.counters.now, sink);
+        self.table.expire_until(now, &mut self.counters.current, sink);
         let next = self.table.report_some(now, (from, limit), &self.answers, sink);
         if next.is_none() {
-            self.tell_unanswered(now.saturating_sub(questions::PATIENCE), sink);
-            self.tell_interfaces(sink);
+            self.report_unanswered(now.saturating_sub(questions::PATIENCE_NANOS), sink);
+            self.report_interfaces(sink);
         }
         next
     }
 
-    /// The input has ended: tells everything.
+    /// Reports everything that was not reported, at the end of the input.
     pub fn finish(&mut self, sink: &mut impl FnMut(Observation)) {
-        self.counters.now.incomplete_head += self.table.unfinished();
+        self.counters.current.incomplete_head += self.table.unfinished();
         self.table.report(None, &self.answers, sink);
-        self.tell_unanswered(Nanos::MAX, sink);
-        self.tell_interfaces(sink);
+        self.report_unanswered(Nanos::MAX, sink);
+        self.report_interfaces(sink);
     }
 }

@@ -1,23 +1,21 @@
-//! What the capture layer tells the rest: connections, name look-ups, and whose interface was
-//! watched.
+//! Observations: what the capture layer reports of connections, lookups and interfaces.
 //!
-//! Owns the output types and nothing else. Must never know of pods, Services or any other
-//! Kubernetes object: addresses, ports, names and packet times are all there is here.
+//! Owns the output types. Contains addresses, ports, names and packet times only. Must never
+//! contain pods, Services or another Kubernetes object.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// Packet time: nanoseconds since the Unix epoch, as the capture recorded it. Never "now".
+/// Packet time: nanoseconds since the Unix epoch, as the capture recorded it. Never the clock of
+/// the machine.
 pub type Nanos = i64;
 
-/// An interface within one run: `source` is the index of the opened capture (file, stream or live
-/// handle), `index` the kernel's interface index where the link type tells it (Linux SLL2) or the
-/// pcapng interface, else 0.
+/// An interface within one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InterfaceId {
-    /// Index of the opened capture, in the order in which the reader was given them.
+    /// Index of the capture (file, stream or live handle), in the order of the reader's sources.
     pub source: u32,
-    /// Kernel interface index (SLL2) or pcapng interface number; 0 where the capture has one
-    /// interface only.
+    /// Index of the interface: the kernel's where it is live or the link type has it (Linux SLL2),
+    /// else the number in the pcapng file, else 0.
     pub index: u32,
 }
 
@@ -32,25 +30,26 @@ pub enum Transport {
     Sctp,
 }
 
-/// How the initiator of a connection is known, strongest first.
+/// How the initiator of a connection was determined, strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Orientation {
     /// A SYN or SYN-ACK was seen.
     Handshake,
     /// One side sent a TLS ClientHello, an HTTP request head or a DNS question.
     Request,
-    /// Exactly one side is a socket, or failing that a port, known to listen (a Service or endpoint
-    /// port).
-    KnownPort,
-    /// Neither: the side with the lower port is taken for the responder (equal ports: the sender of
-    /// the first packet is taken for the initiator). A guess, and counted as one.
+    /// Something listens on exactly one side: on its address and port, or else on its port (a port
+    /// of a Service or an endpoint).
+    ListeningPort,
+    /// None of these. The side with the lower port is taken for the responder. With equal ports,
+    /// the sender of the first packet is taken for the initiator. A guess, and counted as one.
     Guessed,
 }
 
-/// What the first bytes of the initiator turned out to be.
+/// What the first bytes of the initiator are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Content {
-    /// No payload of the initiator was readable (midway, cut by the snap length, or none was sent).
+    /// No payload of the initiator was readable: joined midway, cut by the snap length, or nothing
+    /// was sent.
     Unknown,
     /// A TLS ClientHello, or TLS records of a connection joined midway.
     Tls,
@@ -62,174 +61,173 @@ pub enum Content {
     Other,
 }
 
-/// A name that an answer of the DNS gave for the responder's address, to this initiator, shortly
-/// before the connection.
+/// A name from a DNS answer that gave this initiator the responder's address, shortly before the
+/// connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DnsName {
-    /// The name asked for, lower case, without the final dot.
+    /// Name in the question: lower case, without the final dot.
     pub question: String,
-    /// The canonical name that owned the address record, where it differs from the question (a
-    /// CNAME was followed).
+    /// Canonical name of the address record, where it differs from the question because a CNAME was
+    /// followed.
     pub canonical: Option<String>,
-    /// When the answer was seen.
+    /// Packet time of the answer.
     pub answered: Nanos,
 }
 
 /// Names seen on a connection. Host names are lower case and without a final dot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Names {
-    /// Server name of the ClientHello (RFC 6066), Istio's `outbound_.PORT_.SUBSET_.HOST` included,
-    /// verbatim but for case.
+pub struct ConnectionNames {
+    /// Server name of the ClientHello (RFC 6066), in lower case. Istio's
+    /// `outbound_.PORT_.SUBSET_.HOST` is one.
     pub sni: Option<String>,
-    /// A whole ClientHello was read and it named no server: the client was given an address, not a
-    /// host name.
+    /// A whole ClientHello was read, and it names no server. The client was configured with an
+    /// address, not a host name.
     pub nameless_hello: bool,
     /// First ALPN protocols of the ClientHello (RFC 7301), at most four.
     pub alpn: Vec<String>,
-    /// HTTP/1 `Host`, absolute-form target or CONNECT target, or HTTP/2 `:authority`: host with the
-    /// port as it was sent.
+    /// Authority of the first request: HTTP/1 `Host`, absolute-form target or CONNECT target, or
+    /// HTTP/2 `:authority`. Host, with the port as the client sent it.
     pub authority: Option<String>,
-    /// DNS answers that gave the responder's address to the initiator shortly before, latest first,
-    /// at most four.
+    /// DNS answers that gave the initiator the responder's address shortly before, latest first, at
+    /// most four.
     pub dns: Vec<DnsName>,
 }
 
-/// One connection, or what was learned of it since it was last told.
+/// One connection, or what changed of it since its last report.
 ///
-/// Where later HTTP/1 requests on it ask for another host than the first one did, it is told once
-/// more with each such [`Names::authority`]: with the times of the requests for that host, and
-/// without packets.
+/// Where later HTTP/1 requests name other hosts than the first request, there is one more report
+/// with each such [`ConnectionNames::authority`]. Its times are those of the requests for that
+/// host, and it has no packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// Address and port of the side that opened it.
     pub initiator: SocketAddr,
     /// Address and port of the side that was called.
     pub responder: SocketAddr,
-    /// Transport protocol.
+    /// Transport protocol of the connection.
     pub transport: Transport,
-    /// How initiator and responder were told apart.
+    /// How initiator and responder were distinguished.
     pub orientation: Orientation,
-    /// False where the connection was older than the capture: its handshake was not seen.
+    /// True where its handshake was seen. False where it was joined midway.
     pub from_start: bool,
-    /// The responder was heard (any packet of it), or the initiator acknowledged something: the
-    /// call was answered. False for a SYN without an answer; see also [`Connection::refused`].
+    /// The responder sent a packet, or the initiator acknowledged one. False for a SYN without an
+    /// answer. See also [`Connection::refused`].
     pub answered: bool,
     /// The responder reset the connection before it sent any payload.
     pub refused: bool,
-    /// Time of the first packet of the connection.
+    /// Packet time of the first packet of the connection.
     pub first: Nanos,
-    /// Time of the last packet so far.
+    /// Packet time of the last packet so far.
     pub last: Nanos,
-    /// The initial sequence number of the initiator (RFC 9293 §3.4), where its SYN or the answer to
-    /// it was seen: with the initiator it names the connection on every interface, also where its
-    /// destination was translated.
+    /// Initial sequence number of the initiator (RFC 9293 §3.4), where its SYN or the answer to it
+    /// was seen. Together with the initiator it identifies the connection on every interface, even
+    /// where its destination was translated.
     pub isn: Option<u32>,
     /// A FIN or a RST was seen.
     pub closed: bool,
-    /// Packets of both directions since the last report (sightings of one packet on several
-    /// interfaces count once where the link type tells the interfaces apart).
+    /// Packets in both directions since the last report. Repeated sightings are not counted, where
+    /// the link type identifies the interface.
     pub packets: u64,
-    /// What the initiator's first bytes were.
+    /// What the first bytes of the initiator are.
     pub content: Content,
-    /// Names seen on it or leading to it.
-    pub names: Names,
+    /// Names seen on it, or in DNS answers before it.
+    pub names: ConnectionNames,
     /// Interface on which its first packet was seen.
     pub interface: InterfaceId,
-    /// False for a further report of a connection already told (a long-lived one), or of a host
-    /// already told of it: it must not be counted again.
+    /// False where this connection, or this later host of it, was reported before. Then it must not
+    /// be counted again.
     pub is_new: bool,
 }
 
-/// A DNS question, with what was answered where the answer was seen.
+/// A DNS question, with its answer where one was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lookup {
     /// Interface on which it was seen first.
     pub interface: InterfaceId,
-    /// Who asked.
+    /// Address of the pod that asked.
     pub client: IpAddr,
-    /// The DNS server asked.
+    /// Address and port of the DNS server.
     pub server: SocketAddr,
-    /// When the answer was seen (the question, where only that was).
+    /// Packet time of the answer, or of the question where no answer was seen.
     pub time: Nanos,
-    /// The name asked for, lower case, without the final dot.
+    /// Name in the question: lower case, without the final dot.
     pub question: String,
-    /// Owner of the address records where a CNAME was followed.
+    /// Canonical name of the address records, where a CNAME was followed.
     pub canonical: Option<String>,
-    /// Addresses answered (A and AAAA), as far as the packet holds them.
+    /// Addresses in the answer (A and AAAA), as far as the packet contains them.
     pub addresses: Vec<IpAddr>,
-    /// Whether an answer was seen, and its response code (RFC 1035 §4.1.1); `None`: only the
-    /// question.
+    /// Response code of the answer (RFC 1035 §4.1.1); `None` where no answer was seen.
     pub rcode: Option<u8>,
 }
 
-/// What was seen on one interface in total, so that coverage can tell whose interface it is: on the
-/// host side of a pod's veth every packet has that pod's address at one end.
+/// Totals of one interface. They show whose interface it is: on the host side of a pod's veth,
+/// every packet has that pod's address at one end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceSpan {
-    /// Which one.
+    /// The interface that was seen.
     pub interface: InterfaceId,
-    /// First packet time.
+    /// Packet time of the first packet, or of the beginning of the span on a live interface.
     pub first: Nanos,
-    /// Last packet time.
+    /// Packet time of the last packet, or of the end of the span on a live interface.
     pub last: Nanos,
     /// TCP, UDP and SCTP packets seen on it.
     pub packets: u64,
-    /// Addresses that stand at one end of the IPv4 packets of the interface, of all but one in 20:
-    /// none, one, or two while it has shown a single conversation. Where one stands at an end of
-    /// more packets than the other, that one alone.
+    /// Addresses at one end of the IPv4 packets of the interface, of all but one in 20. Two, while
+    /// the interface has shown a single conversation. If one of them is at an end of more packets,
+    /// that one alone. May be empty.
     pub common_v4: Vec<CommonAddress>,
-    /// The same for IPv6 (link-local and unspecified addresses aside).
+    /// Same as `common_v4`, for IPv6 without link-local and unspecified addresses.
     pub common_v6: Vec<CommonAddress>,
-    /// Whose it is, where more than its packets in common tells: on live interfaces.
-    pub owner: Option<Owner>,
+    /// Owner of a live interface. `None` for a capture file.
+    pub owner: Option<InterfaceOwner>,
     /// Packets that the pod behind it sent with an address that is not its own, since the last
-    /// report. Of a capture file: packets with none of the common addresses at either end.
+    /// report. For a capture file: packets with none of the common addresses at either end.
     pub forged: u64,
-    /// Some of the addresses that those claimed.
+    /// Some of the addresses that those packets claimed.
     pub claimed: Vec<IpAddr>,
 }
 
-/// How it is known whose a live interface is, weakest first.
+/// How the owner of a live interface was determined, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum OwnedBy {
-    /// By its packets alone: the node tells nothing.
+pub enum OwnerEvidence {
+    /// Its packets alone. The node has no evidence.
     Packets,
-    /// The node's neighbours (ARP, NDP) and the bridge's forwarding table: the first that was
-    /// known.
+    /// The node's neighbours (ARP, NDP) and the forwarding table of a bridge. The first entry
+    /// counts.
     Neighbour,
-    /// The node has a host route through it.
+    /// A host route of the node leads through it.
     Route,
 }
 
-/// Whose a live interface is.
+/// The owner of a live interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct InterfaceOwner {
     /// Addresses that its pod may send from, sorted.
     pub addresses: Vec<IpAddr>,
-    /// How it is known.
-    pub by: OwnedBy,
+    /// How the owner was determined.
+    pub by: OwnerEvidence,
 }
 
 /// An address at one end of the packets of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommonAddress {
-    /// The address.
+    /// Address at one end of the packets.
     pub address: IpAddr,
-    /// Packets that it sent whose TTL or hop limit is an operating system's initial value (64, 128
-    /// or 255): not yet routed.
+    /// Packets that it sent whose TTL or hop limit is the initial value of an operating system (64,
+    /// 128 or 255), so that no router forwarded them.
     pub unrouted: u64,
-    /// Packets that it sent with any other TTL or hop limit: they crossed a router before this
+    /// Packets that it sent with any other TTL or hop limit. A router forwarded them before this
     /// interface.
     pub routed: u64,
 }
 
-/// All that the capture layer tells.
+/// One report of the capture layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observation {
-    /// A connection ended, was forgotten, or was asked for while it lasts.
+    /// A connection that ended, was forgotten, or goes on.
     Connection(Connection),
-    /// A DNS look-up.
+    /// A DNS question, answered or not.
     Lookup(Lookup),
-    /// Totals of an interface, told when the input ends or when asked for.
+    /// Totals of an interface.
     Interface(InterfaceSpan),
 }

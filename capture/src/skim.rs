@@ -1,10 +1,9 @@
 //! The fast path: both ends of a plain TCP segment, read from fixed offsets in a few nanoseconds.
 //!
-//! Owns no decision: what it reads only finds a connection that is known and tells whether the
-//! packet can change it, so that what cannot is counted without full decoding. Must agree with
-//! `decode` wherever it answers (property-tested), and answer nothing that could matter otherwise:
-//! SYN, FIN and RST, options, fragments, VLANs, and everything but TCP over Ethernet go the long
-//! way.
+//! Owns what is enough to find a known flow, and to see that a packet cannot change it. Such
+//! packets are only counted; all others go to `decode`. Must agree with `decode` wherever it
+//! answers (property-tested). Must not answer for SYN, FIN and RST, IP options, fragments, VLANs,
+//! and anything but TCP over Ethernet.
 
 use crate::bytes::be16;
 use crate::flow::key::{self, FlowKey};
@@ -12,18 +11,18 @@ use crate::frame::{Frame, LinkType};
 use crate::layout::{ethernet, ipv4, ipv6, ports, protocol, tcp};
 use crate::observation::Transport;
 
-/// What the fast path reads.
+/// What the fast path reads of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Skim {
     pub key: FlowKey,
-    /// The low end sent it.
+    /// Whether the low end of the key sent it.
     pub from_low: bool,
     pub hops: u8,
-    /// First bytes of the payload; zeros where it has fewer.
+    /// First four bytes of the payload; zeros where it has fewer.
     pub begins: [u8; 4],
 }
 
-/// Reads a frame, `None` where it must be decoded in full.
+/// Reads a frame; `None` where it must be decoded in full.
 #[inline]
 pub(crate) fn skim(frame: &Frame<'_>) -> Option<Skim> {
     if frame.link != LinkType::ETHERNET {
@@ -49,7 +48,7 @@ fn v4(ip: &[u8]) -> Option<Skim> {
         return None;
     }
     let total = usize::from(half(ipv4::TOTAL_LENGTH));
-    // 0: segmentation offload; shorter than its headers: malformed.
+    // A length of 0 means segmentation offload. A length below that of the headers is malformed.
     if total < ipv4::HEADER + tcp::HEADER {
         return None;
     }
@@ -83,7 +82,7 @@ fn v6(ip: &[u8]) -> Option<Skim> {
 fn ports_and_beginning(segment: &[u8], length: usize) -> Option<(u16, u16, [u8; 4])> {
     let h = segment.first_chunk::<{ tcp::FLAGS + 1 }>()?;
     let header = tcp::header_length(h[tcp::DATA_OFFSET]);
-    // A header that lies about its length, or is not wholly there, is for the long way too.
+    // A header with a wrong length, or that is cut, is decoded in full.
     if h[tcp::FLAGS] & (tcp::SYN | tcp::FIN | tcp::RST) != 0
         || header < tcp::HEADER
         || header > length
@@ -91,7 +90,7 @@ fn ports_and_beginning(segment: &[u8], length: usize) -> Option<(u16, u16, [u8; 
     {
         return None;
     }
-    // Ethernet pads short frames.
+    // The IP length counts, since Ethernet pads short frames.
     let payload = segment.get(header..length.min(segment.len()))?;
     let begins = payload.first_chunk().copied().unwrap_or_default();
     let port = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
@@ -131,7 +130,7 @@ mod tests {
             data,
         };
         let Some(skim) = skim(&frame) else { return false };
-        // Addresses that no connection can have never match a known one: the long way refuses them.
+        // Where `decode` refuses the addresses, no flow has this key.
         if let Ok(s) = decode(&frame) {
             assert_eq!((skim.key, skim.from_low), FlowKey::of(s.from, s.to, s.transport));
             assert_eq!(skim.hops, s.hops);
@@ -155,7 +154,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_decoding_on_mutated_frames(at in any::<prop::sample::Index>(), changes in prop::collection::vec((0..70usize, any::<u8>()), 0..4)) {
+        fn agrees_with_decoding_on_mutated_frames(
+            at in any::<prop::sample::Index>(),
+            changes in prop::collection::vec((0..70usize, any::<u8>()), 0..4),
+        ) {
             let all = frames();
             let mut frame = at.get(&all).clone();
             for (i, value) in changes {

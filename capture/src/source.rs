@@ -1,17 +1,17 @@
-//! Offline sources: captures of every usual kind, merged by packet time into batches of frames.
+//! Capture files and streams, merged by packet time into batches of frames.
 //!
-//! Owns opening, decompressing, merging, and telling how each input ended. Must never look inside a
-//! frame, and never drop one silently: an input that is cut or damaged gives what it holds and says
-//! so.
+//! Owns opening, decompressing and merging of inputs, and the report how each ended. Must never
+//! read the bytes of a frame, nor drop a frame silently. An input that is cut or damaged gives the
+//! frames before the damage, and a report of it.
 //!
-//! Classic pcap is read by libpcap (crate `pcap`). pcapng is read by `pcap-parser`: libpcap refuses
-//! a file whose interfaces differ in link type or snap length, which cannot be known before the end
-//! of the file. Compressed input and pipes go through a thread that sniffs, decompresses and feeds
-//! a pipe.
+//! libpcap (crate `pcap`) reads classic pcap. `pcap-parser` reads pcapng, since libpcap refuses a
+//! file whose interfaces differ in link type or snap length, which only shows at the end of the
+//! file. For compressed input and pipes, a thread sniffs and decompresses the input, and feeds a
+//! pipe.
 //!
-//! So some captures are read that are open at a time. Where more overlap in time, for the others
-//! nothing is open between two reads (`parked`), so that neither descriptors nor memory limit how
-//! many captures there may be.
+//! At most `MAX_OPEN` inputs are open at a time. Where more inputs overlap in time, the others are
+//! parked (`parked`): nothing of them is open between two reads. So neither descriptors nor memory
+//! limit the number of captures.
 
 mod classic;
 mod digest;
@@ -19,12 +19,13 @@ mod input;
 mod ng;
 mod outcome;
 mod parked;
+mod plan;
 mod prefetch;
 mod sniff;
 mod stdio;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::BinaryHeap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,143 +36,145 @@ pub use outcome::SourceError;
 pub use prefetch::{Prefetch, spawn};
 pub use sniff::is_capture;
 
-use crate::frame::{Batch, Frame};
+use crate::frame::{Frame, FrameBatch};
 use crate::observation::{InterfaceId, Nanos};
-use input::Input;
-use outcome::{Limit, Next};
-use parked::{Parked, Unpacked};
+use input::OpenInput;
+use outcome::{ReadLimit, ReadOutcome};
+use parked::{ParkedInput, UnpackedFiles};
+use plan::InputPlan;
 
-/// Frames per batch. A batch that was given back is written again by the reading core: it should
-/// have left the other core's own caches by then, for fetching lines from there costs more than
-/// from the cache that both share. Half of this made reading slower by a tenth, a quarter of it by
-/// a fourth; more gains nothing.
+/// Frames per batch. The reading core writes to a batch again when it was recycled. By then it
+/// should have left the other core's own caches: fetching lines from there costs more than from the
+/// cache that both share. Half as many frames made reading slower by a tenth, a quarter as many by
+/// a fourth. More gain nothing.
 const BATCH_FRAMES: usize = 4096;
 /// Bytes per batch, for captures of large frames.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Frames asked for at once: the limit of bytes is looked at in between.
-const STRIDE: usize = 32;
-/// Inputs that are kept open. Each takes up to three descriptors, a buffer of 1 MiB and the memory
-/// of a decompressor.
+/// Frames requested at a time. The limit of bytes is checked in between.
+const STRIDE_FRAMES: usize = 32;
+/// Inputs that are open at a time. Each takes up to three descriptors, a buffer of 1 MiB and the
+/// memory of a decompressor.
 const MAX_OPEN: usize = 16;
-/// Frames read ahead of an input that is open, for merging: that copies twice, so little is gained
-/// by more.
-const AHEAD: usize = 64;
+/// Frames read ahead of an open input, for merging. They are copied twice, so that more gain
+/// little.
+const AHEAD_FRAMES: usize = 64;
 /// Bytes read ahead of an input at a time, for merging.
 const AHEAD_BYTES: usize = 256 * 1024;
-/// Bytes read ahead of all inputs together, as far as each has [`LEAST_AHEAD`].
-const ALL_AHEAD: usize = 32 * 1024 * 1024;
-/// Bytes read ahead of an input that is opened anew each time, at least: less would cost more to
-/// open than to read.
-const LEAST_AHEAD: usize = 4 * 1024;
+/// Bytes read ahead of all inputs together. Each input may have [`MIN_AHEAD_BYTES`] in any case.
+const TOTAL_AHEAD_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes read ahead of a parked input, at least. Opening the file for less would cost more than
+/// reading.
+const MIN_AHEAD_BYTES: usize = 4 * 1024;
 
-/// How an input ended.
+/// What was read of an input, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceReport {
-    /// Path, or `-`.
+    /// Path of the input; `-` for standard input.
     pub path: String,
-    /// Format in words: `pcap`, `pcapng`, with the compression.
+    /// Format: `pcap` or `pcapng`, with the compression after a comma. Empty before it is opened.
     pub format: String,
-    /// Frames delivered.
+    /// Number of frames delivered.
     pub packets: u64,
-    /// Bytes of frames delivered.
+    /// Bytes of the frames delivered.
     pub bytes: u64,
-    /// Time of the first frame.
+    /// Packet time of the first frame.
     pub first: Option<Nanos>,
-    /// What is wrong with it, where something is.
+    /// What is wrong with the input, where something is.
     pub damage: Option<Damage>,
 }
 
 /// What is wrong with an input.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
-    /// It is whole, and there is no packet in it. Not a loss.
-    #[error("it holds no packet")]
+    /// It is whole and contains no packet. Not a loss.
+    #[error("it contains no packet")]
     NoPacket,
-    /// It cannot be read to its end: the reason in words, and what of it is used.
+    /// It cannot be read to its end: the reason, and how much of it is used.
     #[error("{0}")]
     NotReadToEnd(String),
 }
 
-/// How far reading has come. Shared between threads.
+/// How much was read so far. Shared between threads.
 #[derive(Debug, Default)]
-pub struct Progress {
-    /// Frames delivered.
+pub struct ReadProgress {
+    /// Number of frames delivered.
     pub packets: AtomicU64,
-    /// Bytes of frames delivered, with 16 bytes of record header each: comparable with `total`.
+    /// Bytes of the frames delivered, plus 16 bytes of record header each. Comparable with `total`.
     pub bytes: AtomicU64,
-    /// Bytes of all plain files; 0 where an input is compressed or a pipe.
+    /// Bytes of all input files; of plain files only, up to the first input that is compressed or a
+    /// pipe.
     pub total: AtomicU64,
 }
 
-struct Planned {
+/// An input that was found and has not begun.
+struct PlannedInput {
     path: PathBuf,
     first: Nanos,
     id: u32,
 }
 
-enum Source {
-    Open(Input),
-    Parked(Box<Parked>),
+enum InputSource {
+    Open(OpenInput),
+    Parked(Box<ParkedInput>),
 }
 
-/// An input that has begun.
-struct Begun {
-    source: Source,
+/// An input that has begun and has not ended.
+struct ActiveInput {
+    source: InputSource,
     id: u32,
-    /// Read ahead.
-    pending: Batch,
-    at: usize,
+    /// Frames that were read ahead.
+    pending: FrameBatch,
+    /// Index of the next frame in `pending`.
+    next_index: usize,
     ended: bool,
 }
 
-/// Several inputs as one stream of batches in packet-time order; within an input its own order is
-/// kept.
-pub struct Reader {
-    /// Not begun yet, latest first.
-    planned: Vec<Planned>,
-    /// By number of the input.
-    begun: Vec<Option<Box<Begun>>>,
-    /// Time of the next frame of each input that has begun, and which it is.
-    heads: BinaryHeap<Reverse<(Nanos, u32)>>,
-    /// Inputs that are open.
+/// Reads several inputs as one stream of batches, in the order of packet time. Frames of one input
+/// stay in the order of the input.
+pub struct CaptureReader {
+    /// Inputs that have not begun, the latest first.
+    planned: Vec<PlannedInput>,
+    /// Inputs that have begun, indexed by source.
+    active: Vec<Option<Box<ActiveInput>>>,
+    /// Packet time of the next frame of each active input, and its source.
+    next_times: BinaryHeap<Reverse<(Nanos, u32)>>,
+    /// Number of inputs that are open.
     open: usize,
-    /// Bytes of memory of what was read ahead.
-    ahead: usize,
-    unpacked: Unpacked,
+    /// Bytes of memory for frames that were read ahead.
+    ahead_bytes: usize,
+    unpacked: UnpackedFiles,
     reports: Vec<SourceReport>,
     errors: Vec<SourceError>,
     notes: Vec<String>,
-    progress: Arc<Progress>,
+    progress: Arc<ReadProgress>,
 }
 
-impl Reader {
-    /// Plans the inputs: files, directories (searched for captures) and `-`. What cannot be read is
-    /// kept in [`Reader::errors`].
+impl CaptureReader {
+    /// Finds the inputs: files, directories (searched for captures) and `-`. Inputs that cannot be
+    /// read are listed in [`CaptureReader::errors`].
     ///
-    /// Sources are numbered by first packet time, then path, so that the order of the arguments
-    /// does not show.
+    /// Sources are numbered by the packet time of their first frame, then by path, so that the
+    /// order of the arguments does not matter.
     pub fn open(paths: &[PathBuf]) -> Self {
+        let mut plan = InputPlan::new();
+        for path in paths {
+            plan.add(path);
+        }
+        plan.found.sort();
         let mut reader = Self {
             planned: Vec::new(),
-            begun: Vec::new(),
-            heads: BinaryHeap::new(),
+            active: Vec::new(),
+            next_times: BinaryHeap::new(),
             open: 0,
-            ahead: 0,
-            unpacked: Unpacked::default(),
+            ahead_bytes: 0,
+            unpacked: UnpackedFiles::default(),
             reports: Vec::new(),
-            errors: Vec::new(),
-            notes: Vec::new(),
+            errors: plan.errors,
+            notes: plan.notes,
             progress: Arc::default(),
         };
-        let mut found = Vec::new();
-        let mut seen = HashSet::new();
-        let mut plain = true;
-        for path in paths {
-            reader.plan(path, &mut found, &mut seen, &mut plain);
-        }
-        found.sort();
-        for (i, (first, path)) in found.iter().enumerate() {
-            reader.planned.push(Planned { path: path.clone(), first: *first, id: i as u32 });
+        for (i, (first, path)) in plan.found.iter().enumerate() {
+            reader.planned.push(PlannedInput { path: path.clone(), first: *first, id: i as u32 });
             reader.reports.push(SourceReport {
                 path: path.display().to_string(),
                 format: String::new(),
@@ -180,134 +183,42 @@ impl Reader {
                 first: None,
                 damage: None,
             });
-            if plain {
+            if plan.is_plain {
                 let size = fs::metadata(path).map_or(0, |m| m.len());
                 reader.progress.total.fetch_add(size, Ordering::Relaxed);
             }
         }
         reader.planned.reverse();
-        reader.begun.resize_with(reader.reports.len(), || None);
+        reader.active.resize_with(reader.reports.len(), || None);
         reader
     }
 
-    fn plan(
-        &mut self,
-        path: &Path,
-        found: &mut Vec<(Nanos, PathBuf)>,
-        seen: &mut HashSet<(u64, u64)>,
-        plain: &mut bool,
-    ) {
-        if path.as_os_str() == "-" {
-            *plain = false;
-            // Standard input cannot be looked into first: it is opened at once, as if it began
-            // before all others.
-            if seen.insert((u64::MAX, u64::MAX)) {
-                found.push((Nanos::MIN, path.to_owned()));
-            }
-            return;
-        }
-        let text = path.display().to_string();
-        let meta = match fs::metadata(path) {
-            Ok(meta) => meta,
-            Err(error) => return self.errors.push(SourceError::Open { path: text, error }),
-        };
-        if meta.is_dir() {
-            return self.plan_directory(path, found, seen, plain);
-        }
-        use std::os::unix::fs::{FileTypeExt, MetadataExt};
-        if !seen.insert((meta.dev(), meta.ino())) {
-            return self
-                .notes
-                .push(format!("{text} is the same file as one given before; it is read once"));
-        }
-        // Looking into a pipe would take bytes away that the reader needs later.
-        if meta.file_type().is_fifo()
-            || meta.file_type().is_char_device()
-            || meta.file_type().is_socket()
-        {
-            *plain = false;
-            return found.push((Nanos::MIN, path.to_owned()));
-        }
-        if let Some(beginning) = parked::look(path) {
-            *plain &= !beginning.compressed;
-            return found.push((beginning.first.unwrap_or(Nanos::MIN), path.to_owned()));
-        }
-        match Input::open(path) {
-            Ok(mut input) => {
-                *plain &= !input.is_piped();
-                let mut first = Nanos::MIN;
-                // How it ends is told when it is read.
-                let _ = input.read(1, &mut |frame| first = frame.time);
-                found.push((first, path.to_owned()));
-            }
-            Err(error) => self.errors.push(error),
-        }
-    }
-
-    fn plan_directory(
-        &mut self,
-        path: &Path,
-        found: &mut Vec<(Nanos, PathBuf)>,
-        seen: &mut HashSet<(u64, u64)>,
-        plain: &mut bool,
-    ) {
-        let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let mut entries = match entries {
-            Ok(entries) => entries,
-            Err(error) => {
-                return self
-                    .errors
-                    .push(SourceError::Open { path: path.display().to_string(), error });
-            }
-        };
-        entries.sort_by_key(fs::DirEntry::path);
-        let (mut taken, mut left) = (0, 0);
-        for entry in entries {
-            let path = entry.path();
-            // Links to directories are not followed: they may lead in circles.
-            if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                self.plan_directory(&path, found, seen, plain);
-            } else if sniff::is_capture(&path) {
-                taken += 1;
-                self.plan(&path, found, seen, plain);
-            } else {
-                left += 1;
-            }
-        }
-        if left > 0 {
-            self.notes.push(format!(
-                "{}: {taken} captures are read, {left} other files are left alone",
-                path.display()
-            ));
-        }
-    }
-
-    /// Inputs that could not be read at all.
+    /// Inputs that cannot be read at all.
     pub fn errors(&self) -> &[SourceError] {
         &self.errors
     }
 
-    /// What was noticed and is no error.
+    /// Remarks on the inputs that are no errors.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// How the inputs ended so far; index = [`InterfaceId::source`].
+    /// Reports of all inputs, indexed by [`InterfaceId::source`].
     pub fn reports(&self) -> &[SourceReport] {
         &self.reports
     }
 
-    /// How far reading has come.
-    pub fn progress(&self) -> Arc<Progress> {
+    /// How much was read so far.
+    pub fn progress(&self) -> Arc<ReadProgress> {
         Arc::clone(&self.progress)
     }
 
-    /// Fills a batch with the next frames. False: all inputs have ended.
-    pub fn next_batch(&mut self, batch: &mut Batch) -> bool {
+    /// Fills a batch with the next frames. False where all inputs have ended.
+    pub fn next_batch(&mut self, batch: &mut FrameBatch) -> bool {
         batch.clear();
         while !is_full(batch) {
             self.begin_due();
-            match self.heads.len() {
+            match self.next_times.len() {
                 0 if self.planned.is_empty() => break,
                 0 => {}
                 1 if self.planned.is_empty() => self.fill_alone(batch),
@@ -320,19 +231,25 @@ impl Reader {
         !batch.is_empty()
     }
 
-    /// Begins every planned input whose time has come.
+    /// Begins each planned input whose first frame comes next.
     fn begin_due(&mut self) {
         while let Some(next) = self.planned.last() {
-            if self.heads.peek().is_some_and(|Reverse((head, _))| *head < next.first) {
+            if self.next_times.peek().is_some_and(|Reverse((head, _))| *head < next.first) {
                 return;
             }
-            let Some(Planned { path, id, .. }) = self.planned.pop() else { return };
+            let Some(PlannedInput { path, id, .. }) = self.planned.pop() else { return };
             match self.source(&path) {
                 Ok(source) => {
                     self.reports[id as usize].format = source.format();
                     self.open += usize::from(source.is_open());
-                    let pending = Batch::default();
-                    self.go_on(Box::new(Begun { source, id, pending, at: 0, ended: false }));
+                    let pending = FrameBatch::default();
+                    self.read_ahead(Box::new(ActiveInput {
+                        source,
+                        id,
+                        pending,
+                        next_index: 0,
+                        ended: false,
+                    }));
                 }
                 Err(error) => {
                     self.reports[id as usize].damage =
@@ -343,95 +260,96 @@ impl Reader {
         }
     }
 
-    fn source(&mut self, path: &Path) -> Result<Source, SourceError> {
+    fn source(&mut self, path: &Path) -> Result<InputSource, SourceError> {
         let regular = || fs::metadata(path).is_ok_and(|m| m.is_file());
         if self.open >= MAX_OPEN
             && regular()
-            && let Some(parked) = Parked::open(path, &mut self.unpacked)?
+            && let Some(parked) = ParkedInput::open(path, &mut self.unpacked)?
         {
-            return Ok(Source::Parked(Box::new(parked)));
+            return Ok(InputSource::Parked(Box::new(parked)));
         }
-        Ok(Source::Open(Input::open(path)?))
+        Ok(InputSource::Open(OpenInput::open(path)?))
     }
 
-    /// Reads ahead of an input whose frames have all been handed on, and lets go of it at its end.
-    fn go_on(&mut self, mut begun: Box<Begun>) {
-        self.ahead -= begun.memory();
-        let limit = match begun.source {
-            Source::Open(_) => Limit { frames: AHEAD, bytes: AHEAD_BYTES },
-            Source::Parked(_) => {
-                let share = ALL_AHEAD.saturating_sub(self.ahead) / MAX_OPEN;
-                Limit { frames: usize::MAX, bytes: share.clamp(LEAST_AHEAD, AHEAD_BYTES) }
+    /// Reads ahead of an input whose frames were all delivered. Closes it at its end.
+    fn read_ahead(&mut self, mut active: Box<ActiveInput>) {
+        self.ahead_bytes -= active.memory_bytes();
+        let limit = match active.source {
+            InputSource::Open(_) => ReadLimit { frames: AHEAD_FRAMES, bytes: AHEAD_BYTES },
+            InputSource::Parked(_) => {
+                let share = TOTAL_AHEAD_BYTES.saturating_sub(self.ahead_bytes) / MAX_OPEN;
+                ReadLimit { frames: usize::MAX, bytes: share.clamp(MIN_AHEAD_BYTES, AHEAD_BYTES) }
             }
         };
-        begun.refill(&mut self.reports[begun.id as usize], limit);
-        match begun.head() {
+        active.refill(&mut self.reports[active.id as usize], limit);
+        match active.head() {
             Some(head) => {
-                self.ahead += begun.memory();
-                self.heads.push(Reverse((head, begun.id)));
-                let place = begun.id as usize;
-                self.begun[place] = Some(begun);
+                self.ahead_bytes += active.memory_bytes();
+                self.next_times.push(Reverse((head, active.id)));
+                let index = active.id as usize;
+                self.active[index] = Some(active);
             }
-            None => self.open -= usize::from(begun.source.is_open()),
+            None => self.open -= usize::from(active.source.is_open()),
         }
     }
 
-    /// The only input left: straight into the batch.
-    fn fill_alone(&mut self, batch: &mut Batch) {
-        let first = self.heads.pop();
-        let Some(mut begun) = first.and_then(|Reverse((_, id))| self.begun[id as usize].take())
+    /// Reads the only input that is left, straight into the batch.
+    fn fill_alone(&mut self, batch: &mut FrameBatch) {
+        let first = self.next_times.pop();
+        let Some(mut active) = first.and_then(|Reverse((_, id))| self.active[id as usize].take())
         else {
             return;
         };
-        for frame in begun.pending.frames().skip(begun.at) {
+        for frame in active.pending.frames().skip(active.next_index) {
             batch.push(frame);
         }
-        begun.at = begun.pending.len();
-        let report = &mut self.reports[begun.id as usize];
+        active.next_index = active.pending.len();
+        let report = &mut self.reports[active.id as usize];
         while !is_full(batch) {
-            let limit = Limit {
+            let limit = ReadLimit {
                 frames: BATCH_FRAMES.saturating_sub(batch.len()),
                 bytes: BATCH_BYTES.saturating_sub(batch.byte_len()),
             };
-            if !begun.read(report, limit, |frame| batch.push(frame)) {
+            if !active.read(report, limit, |frame| batch.push(frame)) {
                 break;
             }
         }
-        // Leaves something to look at, so that an ended input is noticed as such.
-        self.go_on(begun);
+        // Reads ahead, so that an input that has ended is closed.
+        self.read_ahead(active);
     }
 
-    /// The input with the earliest frame, as far as it is the earliest.
-    fn merge(&mut self, batch: &mut Batch) {
-        let Some(Reverse((head, id))) = self.heads.pop() else { return };
-        let Some(mut begun) = self.begun[id as usize].take() else { return };
+    /// Delivers frames of the input with the earliest frame, until another input's frame is
+    /// earlier.
+    fn merge(&mut self, batch: &mut FrameBatch) {
+        let Some(Reverse((head, id))) = self.next_times.pop() else { return };
+        let Some(mut active) = self.active[id as usize].take() else { return };
         let mut next = Some(head);
         while let Some(head) = next
             && !is_full(batch)
-            && self.heads.peek().is_none_or(|Reverse(other)| (head, id) <= *other)
+            && self.next_times.peek().is_none_or(|Reverse(other)| (head, id) <= *other)
             && self.planned.last().is_none_or(|planned| head < planned.first)
         {
-            if let Some(frame) = begun.pending.get(begun.at) {
+            if let Some(frame) = active.pending.get(active.next_index) {
                 batch.push(frame);
             }
-            begun.at += 1;
-            next = begun.head();
+            active.next_index += 1;
+            next = active.head();
         }
         match next {
             Some(head) => {
-                self.heads.push(Reverse((head, id)));
-                self.begun[id as usize] = Some(begun);
+                self.next_times.push(Reverse((head, id)));
+                self.active[id as usize] = Some(active);
             }
-            None => self.go_on(begun),
+            None => self.read_ahead(active),
         }
     }
 }
 
-fn is_full(batch: &Batch) -> bool {
+fn is_full(batch: &FrameBatch) -> bool {
     batch.len() >= BATCH_FRAMES || batch.byte_len() >= BATCH_BYTES
 }
 
-impl Source {
+impl InputSource {
     fn is_open(&self) -> bool {
         matches!(self, Self::Open(_))
     }
@@ -444,27 +362,27 @@ impl Source {
     }
 }
 
-impl Begun {
+impl ActiveInput {
     fn head(&self) -> Option<Nanos> {
-        self.pending.get(self.at).map(|f| f.time)
+        self.pending.get(self.next_index).map(|f| f.time)
     }
 
-    /// Bytes of memory of what was read ahead.
-    fn memory(&self) -> usize {
-        self.pending.memory()
+    /// Bytes of memory for frames that were read ahead.
+    fn memory_bytes(&self) -> usize {
+        self.pending.memory_bytes()
     }
 
-    /// Reads some frames ahead, for merging.
-    fn refill(&mut self, report: &mut SourceReport, limit: Limit) {
-        self.at = 0;
+    /// Reads frames ahead, for merging.
+    fn refill(&mut self, report: &mut SourceReport, limit: ReadLimit) {
+        self.next_index = 0;
         let mut pending = std::mem::take(&mut self.pending);
-        // What had more than its share once gives it back.
-        if pending.memory() > 2 * limit.bytes {
-            pending = Batch::default();
+        // Frees the memory of an input that once had more than its share.
+        if pending.memory_bytes() > 2 * limit.bytes {
+            pending = FrameBatch::default();
         }
         pending.clear();
         while pending.len() < limit.frames && pending.byte_len() < limit.bytes {
-            let left = Limit {
+            let left = ReadLimit {
                 frames: limit.frames - pending.len(),
                 bytes: limit.bytes - pending.byte_len(),
             };
@@ -476,12 +394,12 @@ impl Begun {
         self.pending = pending;
     }
 
-    /// Reads some frames, not many more than the limit. False: the input has ended with them, and
-    /// the report says how.
+    /// Reads frames, not many more than the limit. False where the input has ended. Then the report
+    /// says how.
     fn read(
         &mut self,
         report: &mut SourceReport,
-        limit: Limit,
+        limit: ReadLimit,
         mut take: impl FnMut(Frame<'_>),
     ) -> bool {
         if self.ended {
@@ -496,19 +414,19 @@ impl Begun {
             take(Frame { interface, ..frame });
         };
         let next = match &mut self.source {
-            Source::Open(input) => input.read(limit.frames.min(STRIDE), &mut take),
-            Source::Parked(parked) => parked.read(limit, &mut take),
+            InputSource::Open(input) => input.read(limit.frames.min(STRIDE_FRAMES), &mut take),
+            InputSource::Parked(parked) => parked.read(limit, &mut take),
         };
         match next {
-            Next::More => true,
-            Next::End => {
+            ReadOutcome::More => true,
+            ReadOutcome::End => {
                 self.ended = true;
                 if report.packets == 0 {
                     report.damage = Some(Damage::NoPacket);
                 }
                 false
             }
-            Next::Damaged(why) => {
+            ReadOutcome::Damaged(why) => {
                 self.ended = true;
                 let used = report.packets;
                 report.damage = Some(Damage::NotReadToEnd(format!(

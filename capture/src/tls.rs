@@ -1,9 +1,8 @@
-//! TLS ClientHello: server name (RFC 6066) and application protocols (RFC 7301), from as many bytes
-//! as there are.
+//! TLS ClientHello: server name (RFC 6066) and application protocols (RFC 7301).
 //!
 //! Owns the record and handshake layout of a ClientHello (RFC 8446 §4.1.2, §5.1; the same since SSL
-//! 3). Lenient: a hello that was cut gives what stands before the cut. Must never read anything but
-//! a ClientHello, nor allocate for what it skips.
+//! 3). A hello that was cut gives what is before the cut. Must never read another message, nor
+//! allocate for what it skips.
 
 use std::borrow::Cow;
 
@@ -13,28 +12,28 @@ use crate::layout::tls::{
     CLIENT_HELLO, HANDSHAKE, MAJOR, RECORD_HEADER, RECORD_LENGTH, RECORD_TYPES,
 };
 
-/// Application protocols kept. Envoy's hello in a mesh has two or three.
+/// Application protocols that are read. Envoy's hello in a mesh has two or three.
 const MAX_ALPN: usize = 4;
 
-/// Longest application protocol name kept, in bytes. The registered ones have at most 12, Istio's
-/// 20.
+/// Longest name of an application protocol that is read, in bytes. Registered names have at most
+/// 12, Istio's have 20.
 const MAX_ALPN_LEN: usize = 32;
 
-/// What a ClientHello says.
+/// The names in a ClientHello.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientHello {
     /// Server name, lower case, without the final dot.
     pub sni: Option<String>,
-    /// First application protocols.
+    /// The first application protocols, at most four.
     pub alpn: Vec<String>,
-    /// All of it was there.
+    /// Whether all of the hello was read.
     pub complete: bool,
 }
 
-/// True when the bytes may be the beginning of a record that begins a ClientHello.
+/// Whether the bytes may begin a record with a ClientHello.
 pub(crate) fn begins_hello(bytes: &[u8]) -> bool {
-    // Handshake record, version 3.x, message type 1. Its length is below 2^14 (RFC 8446 §5.1), so
-    // at least four bytes.
+    // Handshake record, version 3.x, message type 1. Its length is at least four bytes and at most
+    // 2^14 (RFC 8446 §5.1).
     bytes.first() == Some(&HANDSHAKE)
         && bytes.get(1).is_none_or(|b| *b == MAJOR)
         && bytes.get(2).is_none_or(|b| *b <= 4)
@@ -42,7 +41,8 @@ pub(crate) fn begins_hello(bytes: &[u8]) -> bool {
         && bytes.get(RECORD_HEADER).is_none_or(|b| *b == CLIENT_HELLO)
 }
 
-/// True when a segment begins with some other TLS record: what a connection joined midway shows.
+/// Whether a segment begins with a TLS record. A connection joined midway shows records after the
+/// ClientHello.
 pub(crate) fn is_record(bytes: &[u8]) -> bool {
     // At most 2^14 + 2048 bytes (RFC 5246 §6.2.3).
     bytes.first().is_some_and(|kind| RECORD_TYPES.contains(kind))
@@ -51,14 +51,14 @@ pub(crate) fn is_record(bytes: &[u8]) -> bool {
         && be16(bytes, RECORD_LENGTH).is_some_and(|n| (1..=0x4800).contains(&n))
 }
 
-/// Reads a ClientHello that begins with `bytes`, or `None` where they begin something else.
+/// Reads a ClientHello from its first bytes; `None` where they begin something else.
 pub fn client_hello(bytes: &[u8]) -> Option<ClientHello> {
     if bytes.len() < 6 || !begins_hello(bytes) {
         return None;
     }
     let message = handshake(bytes);
     let mut hello = ClientHello::default();
-    let mut rest = Reader(&message);
+    let mut rest = ByteCursor(&message);
     if rest.number(1) != Some(CLIENT_HELLO.into()) {
         return None;
     }
@@ -71,7 +71,7 @@ pub fn client_hello(bytes: &[u8]) -> Option<ClientHello> {
     Some(hello)
 }
 
-/// The handshake bytes of consecutive records: nearly always one record, which is not copied.
+/// The handshake bytes of consecutive records. Nearly always it is one record, which is not copied.
 fn handshake(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut message: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     let mut rest = bytes;
@@ -86,7 +86,7 @@ fn handshake(bytes: &[u8]) -> Cow<'_, [u8]> {
         } else {
             message.to_mut().extend_from_slice(content);
         }
-        // All of the message is here: what follows is not part of the hello.
+        // The whole message is there. What follows does not belong to the hello.
         let wanted = message
             .get(1..4)
             .map(|b| 4 + (usize::from(b[0]) << 16 | usize::from(b[1]) << 8 | usize::from(b[2])));
@@ -98,8 +98,8 @@ fn handshake(bytes: &[u8]) -> Cow<'_, [u8]> {
     message
 }
 
-/// `None` where the bytes end before the hello does.
-fn body(rest: &mut Reader<'_>, hello: &mut ClientHello) -> Option<()> {
+/// Reads the body of a hello; `None` where the bytes end before the hello does.
+fn body(rest: &mut ByteCursor<'_>, hello: &mut ClientHello) -> Option<()> {
     rest.take(2 + 32)?;
     for length_bytes in [1, 2, 1] {
         // Session id, cipher suites, compression methods.
@@ -107,7 +107,7 @@ fn body(rest: &mut Reader<'_>, hello: &mut ClientHello) -> Option<()> {
         rest.take(length)?;
     }
     if rest.0.is_empty() {
-        return Some(()); // Before TLS 1.2 there need not be extensions.
+        return Some(()); // Extensions are optional before TLS 1.3.
     }
     let length = rest.number(2)?;
     let whole = rest.0.len() >= length;
@@ -115,8 +115,8 @@ fn body(rest: &mut Reader<'_>, hello: &mut ClientHello) -> Option<()> {
     while !rest.0.is_empty() {
         let kind = rest.number(2)?;
         let length = rest.number(2)?;
-        let held = rest.0.len() >= length;
-        let mut extension = Reader(&rest.0[..length.min(rest.0.len())]);
+        let is_whole = rest.0.len() >= length;
+        let mut extension = ByteCursor(&rest.0[..length.min(rest.0.len())]);
         match kind {
             0 => hello.sni = hello.sni.take().or_else(|| server_name(&mut extension)),
             16 => {
@@ -124,7 +124,7 @@ fn body(rest: &mut Reader<'_>, hello: &mut ClientHello) -> Option<()> {
             }
             _ => {}
         }
-        if !held {
+        if !is_whole {
             return None;
         }
         rest.take(length)?;
@@ -132,7 +132,7 @@ fn body(rest: &mut Reader<'_>, hello: &mut ClientHello) -> Option<()> {
     whole.then_some(())
 }
 
-fn server_name(rest: &mut Reader<'_>) -> Option<String> {
+fn server_name(rest: &mut ByteCursor<'_>) -> Option<String> {
     rest.number(2)?;
     while !rest.0.is_empty() {
         let kind = rest.number(1)?;
@@ -145,12 +145,12 @@ fn server_name(rest: &mut Reader<'_>) -> Option<String> {
     None
 }
 
-fn protocols(rest: &mut Reader<'_>, alpn: &mut Vec<String>) -> Option<()> {
+fn protocols(rest: &mut ByteCursor<'_>, alpn: &mut Vec<String>) -> Option<()> {
     rest.number(2)?;
     while !rest.0.is_empty() && alpn.len() < MAX_ALPN {
         let length = rest.number(1)?;
         let name = rest.take(length)?;
-        // GREASE values (RFC 8701) and other binary names are no use to anyone.
+        // GREASE values (RFC 8701) and other binary names name no protocol.
         if !name.is_empty() && name.len() <= MAX_ALPN_LEN && name.iter().all(u8::is_ascii_graphic) {
             alpn.push(String::from_utf8_lossy(name).into_owned());
         }
@@ -158,10 +158,10 @@ fn protocols(rest: &mut Reader<'_>, alpn: &mut Vec<String>) -> Option<()> {
     Some(())
 }
 
-/// Reads forward, or tells that the bytes end.
-struct Reader<'a>(&'a [u8]);
+/// Reads bytes from the front; `None` where too few are left.
+struct ByteCursor<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> ByteCursor<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
@@ -179,7 +179,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A ClientHello record; `padding` bytes of another extension stand before the names.
+    /// A ClientHello record, with `padding` bytes of another extension before the names.
     pub(crate) fn hello(name: &str, alpn: &[&str], padding: usize) -> Vec<u8> {
         fn sized(bytes: usize, content: &[u8]) -> Vec<u8> {
             let mut out = content.len().to_be_bytes()[8 - bytes..].to_vec();
@@ -209,7 +209,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn names_of_a_hello() {
+    fn a_hello_gives_its_server_name_and_its_protocols() {
         let bytes = hello(
             "Outbound_.9080_._.Reviews.bookinfo.svc.cluster.local.",
             &["istio-peer-exchange", "h2"],
@@ -225,7 +225,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_cut_gives_nothing_or_the_whole_name() {
+    fn a_cut_hello_gives_the_whole_name_or_none() {
         let bytes = hello("web.data", &["istio"], 100);
         let mut found = false;
         for length in 0..bytes.len() {
@@ -241,11 +241,11 @@ pub(crate) mod tests {
             assert!(found <= read.sni.is_some(), "a longer piece never shows less");
             found = read.sni.is_some();
         }
-        assert!(found, "the name stands before the last byte");
+        assert!(found, "the name is before the last byte");
     }
 
     #[test]
-    fn hello_over_two_records() {
+    fn a_hello_over_two_records_is_read_as_one() {
         let one = hello("web.data", &["istio"], 100);
         let (first, second) = one[5..].split_at(77);
         let mut two = Vec::new();
@@ -257,16 +257,23 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn other_records() {
+    fn application_data_is_a_record() {
         assert!(is_record(&[0x17, 3, 3, 0, 40, 1]));
         assert!(!is_record(&[0x17, 3, 3, 0, 0]));
         assert!(!is_record(b"GET / HTTP/1.1"));
-        assert_eq!(client_hello(&[0x16, 3, 3, 0, 40, 2, 0, 0, 36]), None, "ServerHello");
+    }
+
+    #[test]
+    fn a_server_hello_is_no_client_hello() {
+        assert_eq!(client_hello(&[0x16, 3, 3, 0, 40, 2, 0, 0, 36]), None);
     }
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_do_not_panic(mut data in proptest::collection::vec(any::<u8>(), 0..300), force: bool) {
+        fn arbitrary_bytes_do_not_panic(
+            mut data in proptest::collection::vec(any::<u8>(), 0..300),
+            force: bool,
+        ) {
             if force && data.len() > 9 {
                 data[..9].copy_from_slice(&[0x16, 3, 1, 1, 0, 1, 0, 0, 200]);
             }

@@ -1,5 +1,5 @@
-//! Whatever a capture holds, reading it takes a bounded amount of memory, and where it is not read
-//! to its end it says so.
+//! Reading a capture takes a bounded amount of memory, whatever it contains. A capture that is not
+//! read to its end is reported so.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -12,11 +12,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::{CART, Packet, WEB, Wire};
 use files::{block, interface, packet, section};
-use sidecarta_capture::frame::Batch;
-use sidecarta_capture::meter::{Config, KnownPorts};
-use sidecarta_capture::source::{Damage, Reader};
+use sidecarta_capture::frame::FrameBatch;
+use sidecarta_capture::meter::{FlowConfig, ListeningPorts};
+use sidecarta_capture::source::{CaptureReader, Damage};
 
-/// Measures of memory are of the whole process: each test has it alone.
+/// Memory is measured for the whole process, so that only one test may run at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -30,7 +30,7 @@ fn kib(field: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// What runs, and MiB of memory that it took at most.
+/// Result of `work`, and the MiB of memory that it took at most.
 fn measured<T>(work: impl FnOnce() -> T) -> (T, u64) {
     // Sets the peak back to what is used now (proc(5)).
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
@@ -43,8 +43,8 @@ fn measured<T>(work: impl FnOnce() -> T) -> (T, u64) {
 /// most.
 fn read(path: &Path) -> (u64, Option<Damage>, u64) {
     let ((frames, damage), used) = measured(|| {
-        let mut reader = Reader::open(&[path.to_owned()]);
-        let mut batch = Batch::default();
+        let mut reader = CaptureReader::open(&[path.to_owned()]);
+        let mut batch = FrameBatch::default();
         let mut frames = 0;
         while reader.next_batch(&mut batch) {
             frames += batch.len() as u64;
@@ -87,10 +87,21 @@ fn the_interfaces_of_a_pcapng_section_are_bounded() {
     let one = packet(0, 1, b"frame");
     let many = [(&*section(), 1), (&*interface(), 2_000_000), (&*one, 1)];
     assert_cut(read(&file(dir.path(), &many)), 0, "more than 65536 interfaces");
-    // What stands before is used.
+}
+
+#[test]
+fn packets_before_too_many_interfaces_are_used() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let one = packet(0, 1, b"frame");
     let behind = [(&*section(), 1), (&*interface(), 1), (&*one, 3), (&*interface(), 70_000)];
     assert_cut(read(&file(dir.path(), &behind)), 3, "the 3 packets before that are used");
-    // As many as there may be.
+}
+
+#[test]
+fn a_pcapng_section_may_have_65536_interfaces() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
     let most = [(&*section(), 1), (&*interface(), 65_536), (&*packet(65_535, 1, b"frame"), 1)];
     let (frames, damage, _) = read(&file(dir.path(), &most));
     assert_eq!((frames, damage), (1, None));
@@ -105,7 +116,7 @@ fn the_interfaces_of_all_sections_are_bounded() {
 }
 
 #[test]
-fn sections_options_and_names_take_no_memory_however_many_there_are() {
+fn any_number_of_sections_options_and_names_takes_little_memory() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     // An interface with 900 kB of comments (option 1).
@@ -128,7 +139,7 @@ fn sections_options_and_names_take_no_memory_however_many_there_are() {
 }
 
 #[test]
-fn a_block_that_claims_more_than_any_packet_is_not_waited_for() {
+fn a_block_longer_than_any_packet_ends_reading() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let huge = [6u32.to_le_bytes(), 0x7fff_fff0u32.to_le_bytes()].concat();
@@ -142,14 +153,14 @@ fn a_block_that_claims_more_than_any_packet_is_not_waited_for() {
     assert_cut(read(&file(dir.path(), &blocks)), 1, "larger than any packet");
 }
 
-/// Packet time stands still, and each connection is over at once: nothing is ever due.
+/// Packet time stands still, and each connection is closed at once. So nothing is ever due.
 #[test]
-fn connections_that_are_over_are_forgotten_while_time_stands_still() {
+fn closed_connections_are_forgotten_while_packet_time_stands_still() {
     let _alone = alone();
     const FLOWS: u32 = 600_000;
-    let config = Config { max_flows: 1_000, ..Config::default() };
+    let config = FlowConfig { max_flows: 1_000, ..FlowConfig::default() };
     let (evicted, used) = measured(|| {
-        let mut wire = Wire::with(config, KnownPorts::default());
+        let mut wire = Wire::with(config, ListeningPorts::default());
         let mut frame =
             Packet { seq: 7, syn: true, ..Packet::default() }.bytes((WEB, 1), (CART, 80));
         for n in 0..FLOWS {
@@ -160,11 +171,11 @@ fn connections_that_are_over_are_forgotten_while_time_stands_still() {
                 frame[47] = flags;
                 wire.ethernet(0, &frame);
             }
-            wire.told.clear();
+            wire.reported.clear();
         }
         wire.meter.counters().evicted_flows
     });
-    assert_eq!(evicted, 0, "one that is over is no loss");
+    assert_eq!(evicted, 0, "a closed connection is no loss");
     // SYNs that may be translated later are remembered, a bounded number of them.
     assert!(used < 12, "{used} MiB");
 }

@@ -1,9 +1,8 @@
-//! The filter as the kernel runs it decides on each frame as the rule does, and the rule keeps what
-//! calls are learned from.
+//! The kernel's filter gives each frame the same verdict as the rule, and the rule passes the
+//! frames that calls are learned from.
 //!
-//! Sockets of a pair accept a packet filter and run it on each datagram, without any privilege.
-//! What a frame's protocol is they do not know, so that programs for cooked sockets get it as a
-//! constant.
+//! A pair of datagram sockets accepts a packet filter without any privilege, and runs it on each
+//! datagram. These sockets have no EtherType, so programs for cooked sockets get it as a constant.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -19,31 +18,30 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
 use sidecarta_capture::decode::decode;
 use sidecarta_capture::frame::{Direction, Frame, LinkType};
-use sidecarta_capture::live::filter::{Config, Instruction, Link, attach, program};
-use sidecarta_capture::live::rule::Verdict::{Always, Drop, Sample};
-use sidecarta_capture::live::rule::{Verdict, verdict};
+use sidecarta_capture::live::filter::{FilterConfig, FilterLink, Instruction, attach, program};
+use sidecarta_capture::live::rule::FilterVerdict::{Always, Drop, Sample};
+use sidecarta_capture::live::rule::{FilterVerdict, verdict};
 use sidecarta_capture::observation::InterfaceId;
 
 use frames::*;
 
-fn config(sample: u32) -> Config {
-    Config {
+fn config(sample: u32) -> FilterConfig {
+    FilterConfig {
         sample,
-        snap: u32::MAX,
-        sampled_snap: u32::MAX,
+        snap_bytes: u32::MAX,
+        sampled_snap_bytes: u32::MAX,
         always_ports: vec![TLS_PORT],
         callers_only: false,
     }
 }
 
-/// All that the rule depends on besides the frame: which interface it is, and which way a frame
-/// passes.
-fn modes() -> [(Config, Direction); 3] {
-    let pods = Config { callers_only: true, ..config(1) };
+/// Configurations and directions, which are all that the rule depends on besides the frame.
+fn modes() -> [(FilterConfig, Direction); 3] {
+    let pods = FilterConfig { callers_only: true, ..config(1) };
     [(config(1), Direction::Received), (pods.clone(), Direction::Received), (pods, Direction::Sent)]
 }
 
-/// A pair of sockets with a filter at its end.
+/// A pair of sockets with a filter at one end.
 struct Filtered {
     near: UnixDatagram,
     far: UnixDatagram,
@@ -57,7 +55,7 @@ impl Filtered {
         Self { near, far }
     }
 
-    /// How many bytes come through.
+    /// Sends a frame. Returns how many bytes of it are passed.
     fn pass(&self, frame: &[u8]) -> Option<usize> {
         assert_eq!(self.near.send(frame).unwrap(), frame.len());
         match self.far.recv(&mut [0; 4096]) {
@@ -68,19 +66,19 @@ impl Filtered {
     }
 }
 
-/// What the kernel does with frames of all links.
-struct Kernel(Vec<(Link, u16, Filtered, Filtered)>);
+/// The kernel's filters for frames of all links.
+struct Kernel(Vec<(FilterLink, u16, Filtered, Filtered)>);
 
 impl Kernel {
-    fn new(config: &Config) -> Self {
+    fn new(config: &FilterConfig) -> Self {
         Self::of(config, Direction::Received)
     }
 
-    fn of(config: &Config, direction: Direction) -> Self {
-        let kinds = [(Link::Ethernet, 0), (Link::RawIp, 0)];
-        let cooked = [IPV4, IPV6, VLAN, QINQ, ARP].map(|ether| (Link::Cooked, ether));
+    fn of(config: &FilterConfig, direction: Direction) -> Self {
+        let kinds = [(FilterLink::Ethernet, 0), (FilterLink::RawIp, 0)];
+        let cooked = [IPV4, IPV6, VLAN, QINQ, ARP].map(|ether| (FilterLink::Cooked, ether));
         let filtered = |link, ether: u16, sample| {
-            let mut program = program(link, &Config { sample, ..config.clone() });
+            let mut program = program(link, &FilterConfig { sample, ..config.clone() });
             // `ld [SKF_AD_OFF + SKF_AD_PROTOCOL]` becomes `ld #ether`.
             for i in program.iter_mut().filter(|i| i.code == 0x20 && i.k == 0xffff_f000) {
                 (i.code, i.k) = (0x00, ether.into());
@@ -98,9 +96,9 @@ impl Kernel {
     }
 
     /// `None` where it cannot be asked: a cooked frame without a header, or of another protocol.
-    fn verdict(&self, link: Link, frame: &[u8]) -> Option<Verdict> {
+    fn verdict(&self, link: FilterLink, frame: &[u8]) -> Option<FilterVerdict> {
         let (ether, frame) = match link {
-            Link::Cooked => {
+            FilterLink::Cooked => {
                 (u16::from_be_bytes([*frame.first()?, *frame.get(1)?]), frame.get(20..)?)
             }
             _ => (0, frame),
@@ -115,7 +113,13 @@ impl Kernel {
     }
 }
 
-fn assert_verdict(kernel: &Kernel, name: &str, link: Link, frame: &[u8], expected: Verdict) {
+fn assert_verdict(
+    kernel: &Kernel,
+    name: &str,
+    link: FilterLink,
+    frame: &[u8],
+    expected: FilterVerdict,
+) {
     assert_eq!(
         verdict(link, Direction::Received, frame, &config(1)),
         expected,
@@ -139,7 +143,7 @@ fn each_kind_of_frame_gets_its_verdict() {
 }
 
 #[test]
-fn of_a_pods_interface_calls_of_the_pod_are_kept_and_calls_to_it_are_sampled() {
+fn on_a_pods_interface_calls_by_the_pod_are_passed_and_calls_to_it_are_sampled() {
     let (caller, called) = ((40_000, 8080), (8080, 40_000));
     let segment = |ports, flags: &str, payload: &[u8]| {
         let has = |f| flags.contains(f);
@@ -163,7 +167,7 @@ fn of_a_pods_interface_calls_of_the_pod_are_kept_and_calls_to_it_are_sampled() {
         ("syn and rst", segment(called, "sr", b""), Always, Always),
         ("request", segment(caller, "a", b"GET / HTTP/1.1"), Always, Sample),
         ("hello", segment(caller, "a", &[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]), Always, Sample),
-        ("port kept", segment((40_000, TLS_PORT), "a", b"x"), Always, Sample),
+        ("always port", segment((40_000, TLS_PORT), "a", b"x"), Always, Sample),
         ("data", segment(caller, "ap", b"abcdefgh"), Sample, Sample),
         ("rest of a hello", segment((40_000, 443), "ap", b"\0\x0a\0\0"), Always, Sample),
         ("as long as can be", segment((40_000, 443), "ap", &[7; 1460]), Always, Sample),
@@ -191,18 +195,23 @@ fn of_a_pods_interface_calls_of_the_pod_are_kept_and_calls_to_it_are_sampled() {
             }
         }
     }
-    // Names are learned at either end: where only what a pod sends is visible, at that of the DNS
-    // server.
+}
+
+/// Names are learned at either end. Where only frames that pods send are visible, they are learned
+/// at the interface of the DNS server.
+#[test]
+fn on_a_pods_interface_dns_is_passed_in_both_directions() {
+    let [_, received, sent] = modes().map(|(config, direction)| Kernel::of(&config, direction));
     for (link, frame) in packets(17, &udp((53, 40_000), &[7; 30])).iter().flat_map(|p| frames(p)) {
         assert_eq!(
-            [&received, &sent].map(|(kernel, ..)| kernel.verdict(link, &frame)),
+            [&received, &sent].map(|kernel| kernel.verdict(link, &frame)),
             [Some(Always); 2]
         );
     }
 }
 
 #[test]
-fn what_is_in_the_way_of_ports_decides() {
+fn headers_before_the_ports_decide() {
     let kernel = Kernel::new(&config(1));
     let syn = tcp((40_000, 8080), |h| h.syn = true, b"");
     let with = |at: usize, byte: u8| {
@@ -231,23 +240,29 @@ fn what_is_in_the_way_of_ports_decides() {
             assert_verdict(&kernel, name, link, &frame, expected);
         }
     }
-    assert_verdict(&kernel, "version 5", Link::RawIp, &with(0, 0x55), Drop);
+    assert_verdict(&kernel, "version 5", FilterLink::RawIp, &with(0, 0x55), Drop);
     let arp =
         [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2];
-    assert_verdict(&kernel, "arp", Link::Ethernet, &ethernet(&[], ARP, &arp), Drop);
-    assert_verdict(&kernel, "arp, tagged", Link::Ethernet, &ethernet(&[VLAN], ARP, &arp), Drop);
-    assert_verdict(&kernel, "arp", Link::Cooked, &cooked(&[], ARP, &arp), Drop);
+    assert_verdict(&kernel, "arp", FilterLink::Ethernet, &ethernet(&[], ARP, &arp), Drop);
+    assert_verdict(
+        &kernel,
+        "arp, tagged",
+        FilterLink::Ethernet,
+        &ethernet(&[VLAN], ARP, &arp),
+        Drop,
+    );
+    assert_verdict(&kernel, "arp", FilterLink::Cooked, &cooked(&[], ARP, &arp), Drop);
     assert_verdict(
         &kernel,
         "three tags",
-        Link::Ethernet,
+        FilterLink::Ethernet,
         &ethernet(&[QINQ, VLAN, VLAN], IPV4, &with(0, 0x45)),
         Drop,
     );
 }
 
 #[test]
-fn extension_headers_are_walked_in_any_order() {
+fn extension_headers_are_skipped_in_any_order() {
     let kernel = Kernel::new(&config(1));
     let syn = tcp((40_000, 8080), |h| h.syn = true, b"");
     let kinds = [HOP_BY_HOP, ROUTING, DESTINATION, FIRST_FRAGMENT, LATER_FRAGMENT];
@@ -273,7 +288,7 @@ fn assert_chain(kernel: &Kernel, chain: &[(u8, &[u8])], syn: &[u8]) {
 }
 
 #[test]
-fn padding_is_not_payload_and_a_missing_length_is_the_frames() {
+fn padding_is_not_payload_and_without_a_length_the_frames_length_counts() {
     let kernel = Kernel::new(&config(1));
     let ack = |payload: &[u8]| tcp((40_000, TLS_PORT), |h| h.ack = true, payload);
     let get = tcp((40_000, 8080), |h| h.ack = true, b"GET / HTTP/1.1");
@@ -314,7 +329,7 @@ fn frames_cut_anywhere_get_the_same_verdict_from_both() {
 }
 
 #[test]
-fn what_can_be_decoded_is_never_dropped() {
+fn no_frame_that_can_be_decoded_is_dropped() {
     let config = config(1);
     for (name, link, frame, _) in all_frames() {
         let kind = [LinkType::ETHERNET, LinkType::RAW, LinkType::LINUX_SLL2][link as usize];
@@ -376,8 +391,8 @@ fn mutated_frames_get_the_same_verdict_from_both() {
 }
 
 #[test]
-fn one_in_sixteen_is_kept() {
-    let filtered = Filtered::new(&program(Link::RawIp, &config(16)));
+fn one_sampled_frame_in_sixteen_is_passed() {
+    let filtered = Filtered::new(&program(FilterLink::RawIp, &config(16)));
     let frame = ipv4(17, &udp((40_000, 8125), b"x"), |_| {});
     let kept = (0..16_000).filter(|_| filtered.pass(&frame).is_some()).count();
     assert!((16_000 / 24..=16_000 / 12).contains(&kept), "{kept}");
@@ -386,16 +401,24 @@ fn one_in_sixteen_is_kept() {
 #[test]
 fn frames_are_cut_to_the_snap_length() {
     let frame = ipv4(17, &udp((40_000, 53), &[7; 300]), |_| {});
-    for (snap, expected) in [(0, 1), (1, 1), (96, 96), (4096, frame.len())] {
-        let filtered =
-            Filtered::new(&program(Link::RawIp, &Config { snap, sampled_snap: 7, ..config(1) }));
+    for (snap_bytes, expected) in [(0, 1), (1, 1), (96, 96), (4096, frame.len())] {
+        let filtered = Filtered::new(&program(
+            FilterLink::RawIp,
+            &FilterConfig { snap_bytes, sampled_snap_bytes: 7, ..config(1) },
+        ));
         assert_eq!(filtered.pass(&frame), Some(expected));
     }
-    // What is kept as a sample has a length of its own, unless all is kept.
+}
+
+#[test]
+fn sampled_frames_are_cut_to_a_length_of_their_own_unless_all_are_passed() {
+    let frame = ipv4(17, &udp((40_000, 53), &[7; 300]), |_| {});
     let sampled = ipv4(17, &udp((40_000, 8125), &[7; 300]), |_| {});
     for (sample, expected) in [(1, sampled.len()), (2, 96), (3, 96)] {
-        let filtered =
-            Filtered::new(&program(Link::RawIp, &Config { sampled_snap: 96, ..config(sample) }));
+        let filtered = Filtered::new(&program(
+            FilterLink::RawIp,
+            &FilterConfig { sampled_snap_bytes: 96, ..config(sample) },
+        ));
         let kept: Vec<usize> = (0..200).filter_map(|_| filtered.pass(&sampled)).collect();
         assert!(kept.len() > 20 && kept.iter().all(|n| *n == expected), "{sample}: {kept:?}");
         assert_eq!(filtered.pass(&frame), Some(frame.len()));
@@ -403,13 +426,17 @@ fn frames_are_cut_to_the_snap_length() {
 }
 
 #[test]
-fn many_ports_are_reached_by_long_jumps_and_too_many_are_refused() {
-    let pods = Config { always_ports: Vec::new(), callers_only: true, ..config(32) };
-    let length = program(Link::Ethernet, &pods).len();
+fn the_program_has_fewer_than_250_instructions() {
+    let pods = FilterConfig { always_ports: Vec::new(), callers_only: true, ..config(32) };
+    let length = program(FilterLink::Ethernet, &pods).len();
     assert!(length < 250, "{length}");
+}
+
+#[test]
+fn jumps_to_far_labels_reach_them() {
     for count in [0, 1, 100, 200, 250, 300, 1900] {
         let ports: Vec<u16> = (0..count).map(|i| 20_000 + 2 * i).collect();
-        let config = Config {
+        let config = FilterConfig {
             always_ports: ports.iter().rev().chain(&ports).copied().collect(),
             ..config(1)
         };
@@ -418,16 +445,23 @@ fn many_ports_are_reached_by_long_jumps_and_too_many_are_refused() {
             let frame =
                 ethernet(&[], IPV4, &ipv4(6, &tcp((40_000, port), |h| h.ack = true, b"x"), |_| {}));
             let expected = if ports.contains(&port) { Always } else { Sample };
-            assert_eq!(verdict(Link::Ethernet, Direction::Received, &frame, &config), expected);
             assert_eq!(
-                kernel.verdict(Link::Ethernet, &frame),
+                verdict(FilterLink::Ethernet, Direction::Received, &frame, &config),
+                expected
+            );
+            assert_eq!(
+                kernel.verdict(FilterLink::Ethernet, &frame),
                 Some(expected),
                 "{count} ports, {port}"
             );
         }
     }
+}
+
+#[test]
+fn a_program_that_is_too_long_is_refused() {
     let (near, _far) = UnixDatagram::pair().unwrap();
-    let config = Config { always_ports: (0..=u16::MAX).collect(), ..config(1) };
-    let error = attach(near.as_fd(), &program(Link::Ethernet, &config)).unwrap_err();
+    let config = FilterConfig { always_ports: (0..=u16::MAX).collect(), ..config(1) };
+    let error = attach(near.as_fd(), &program(FilterLink::Ethernet, &config)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }

@@ -1,5 +1,4 @@
-//! Later requests on a connection: each host that is asked for is told once, and none is lost
-//! uncounted.
+//! Later requests on a connection: each later host is reported once, and no loss is uncounted.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -7,9 +6,9 @@ mod common;
 
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
-use sidecarta_capture::frame::{Batch, Direction, Frame, LinkType};
-use sidecarta_capture::loss::Counters;
-use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::frame::{Direction, Frame, FrameBatch, LinkType};
+use sidecarta_capture::loss::CaptureCounters;
+use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{Connection, Content, InterfaceId, Observation};
 
 use common::{CART, Ip, Packet, SECOND, SERVICE, WEB, Wire, new};
@@ -17,7 +16,7 @@ use common::{CART, Ip, Packet, SECOND, SERVICE, WEB, Wire, new};
 const PORT: u16 = 40_000;
 const CALLER: (Ip, u16) = (WEB, PORT);
 const CALLED: (Ip, u16) = (CART, 8080);
-/// Far behind the first request, in numbers of TCP.
+/// A sequence number far after the first request.
 const LATER: u32 = 5_000;
 
 impl Wire {
@@ -52,17 +51,17 @@ fn get(host: &str) -> Vec<u8> {
     format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
 }
 
-fn hosts(told: &[Connection]) -> Vec<&str> {
-    told.iter().map(|c| c.names.authority.as_deref().unwrap_or("-")).collect()
+fn hosts(reported: &[Connection]) -> Vec<&str> {
+    reported.iter().map(|c| c.names.authority.as_deref().unwrap_or("-")).collect()
 }
 
-/// The connection was told, and then hosts that later requests asked for.
-fn further(told: &[Connection]) -> Vec<&str> {
-    hosts(told.get(1..).unwrap())
+/// The later hosts, which are reported after the connection.
+fn later_hosts(reported: &[Connection]) -> Vec<&str> {
+    hosts(reported.get(1..).unwrap())
 }
 
 #[test]
-fn another_host_is_told_once_more() {
+fn each_later_host_is_reported_once_more() {
     let mut wire = Wire::replay();
     let mut message = b"\0\x01\x81\x80\0\x01\0\x01\0\0\0\0\x04cart\0\0\x01\0\x01".to_vec();
     message.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04");
@@ -80,15 +79,15 @@ fn another_host_is_told_once_more() {
         wire.asks(time, host);
         wire.answers(time + 1, b"HTTP/1.1 200 OK\r\n\r\n");
     }
-    let told: Vec<Connection> =
+    let reported: Vec<Connection> =
         wire.finish().into_iter().filter(|c| c.responder.port() == 8080).collect();
-    assert_eq!(hosts(&told), ["cart", "reviews:9080", "ratings"]);
+    assert_eq!(hosts(&reported), ["cart", "reviews:9080", "ratings"]);
     assert_eq!(
-        told.iter().map(|c| (c.first, c.last, c.packets)).collect::<Vec<_>>(),
+        reported.iter().map(|c| (c.first, c.last, c.packets)).collect::<Vec<_>>(),
         [(10, 61, 13), (20, 40, 0), (50, 50, 0)]
     );
-    for c in &told {
-        assert_eq!((c.initiator, c.responder), (told[0].initiator, told[0].responder));
+    for c in &reported {
+        assert_eq!((c.initiator, c.responder), (reported[0].initiator, reported[0].responder));
         assert!(
             c.is_new
                 && c.from_start
@@ -101,13 +100,16 @@ fn another_host_is_told_once_more() {
     assert_eq!(wire.incomplete(), 0);
 }
 
-/// A connection joined midway, and one whose first request names nothing.
 #[test]
-fn the_first_host_may_be_unknown() {
+fn a_connection_joined_midway_may_name_later_hosts() {
     let mut wire = Wire::replay();
     wire.asks(0, "cart");
     wire.asks(1, "reviews");
     assert_eq!(hosts(&wire.finish()), ["cart", "reviews"]);
+}
+
+#[test]
+fn a_later_request_may_be_the_first_that_names_a_host() {
     let mut wire = Wire::replay();
     wire.says(0, b"GET / HTTP/1.0\r\n\r\n");
     wire.asks(1, "reviews");
@@ -116,9 +118,9 @@ fn the_first_host_may_be_unknown() {
     assert_eq!(wire.incomplete(), 0);
 }
 
-/// An upload of any length, and the requests behind it: the first of them in two segments.
+/// An upload of any length, and requests after it, the first in two segments.
 #[test]
-fn a_connection_joined_in_a_long_body_is_named_by_what_follows() {
+fn a_connection_joined_in_a_long_body_is_named_by_the_next_request() {
     for segments in [1, 31, 32, 33, 100] {
         let mut wire = Wire::replay();
         for i in 0..segments {
@@ -134,9 +136,9 @@ fn a_connection_joined_in_a_long_body_is_named_by_what_follows() {
         };
         wire.packet(segments, CALLER, CALLED, rest);
         wire.asks(segments + 1, "reviews");
-        let told = wire.finish();
-        assert_eq!(hosts(&told), ["cart", "reviews"], "{segments}");
-        assert_eq!((told[0].content, wire.incomplete()), (Content::Http1, 0));
+        let reported = wire.finish();
+        assert_eq!(hosts(&reported), ["cart", "reviews"], "{segments}");
+        assert_eq!((reported[0].content, wire.incomplete()), (Content::Http1, 0));
     }
 }
 
@@ -150,7 +152,7 @@ fn only_requests_of_the_initiator_are_read() {
     wire.says(13, b"GET up and go\r\n\r\n");
     wire.says(14, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     wire.says(15, b"HEAD");
-    assert!(further(&wire.finish()).is_empty());
+    assert!(later_hosts(&wire.finish()).is_empty());
     assert_eq!(wire.incomplete(), 0);
 }
 
@@ -171,7 +173,7 @@ fn a_head_that_is_cut_before_its_authority_is_counted() {
             CALLED,
             Packet { seq: LATER, ack: Some(71), payload, cut, ..Packet::default() },
         );
-        // It goes on, and comes once more on another interface.
+        // The head continues, and its first segment is seen again on another interface.
         wire.packet(
             11,
             CALLER,
@@ -179,14 +181,13 @@ fn a_head_that_is_cut_before_its_authority_is_counted() {
             Packet { seq: LATER, ack: Some(71), payload, cut, interface: 1, ..Packet::default() },
         );
         wire.says(12, b"ews\r\n\r\n");
-        assert!(further(&wire.finish()).is_empty());
+        assert!(later_hosts(&wire.finish()).is_empty());
         assert_eq!(wire.incomplete(), 1, "{}", payload.escape_ascii());
     }
 }
 
-/// Only a first head is joined, and it is not a later one when it is sent again.
 #[test]
-fn a_joined_head_that_comes_again_loses_nothing() {
+fn a_retransmitted_first_head_is_no_later_request() {
     let mut wire = Wire::replay();
     wire.packet(0, CALLER, CALLED, Packet { seq: 7, syn: true, ..Packet::default() });
     let first =
@@ -200,23 +201,25 @@ fn a_joined_head_that_comes_again_loses_nothing() {
 }
 
 #[test]
-fn a_connection_has_room_for_so_many_hosts() {
+fn a_connection_has_room_for_16_later_hosts() {
     let mut wire = Wire::replay();
     wire.call(0, PORT);
     for i in 0..20 {
         wire.asks(10 + i, &format!("h{i}"));
-        // What is known needs no room.
+        // A host that is there already needs no room.
         wire.asks(10 + i, "h0");
     }
-    assert_eq!(further(&wire.finish()), (0..16).map(|i| format!("h{i}")).collect::<Vec<_>>());
+    assert_eq!(later_hosts(&wire.finish()), (0..16).map(|i| format!("h{i}")).collect::<Vec<_>>());
     assert_eq!(wire.meter.counters().dropped_authorities, 4);
 }
 
 #[test]
-fn all_connections_have_room_for_so_many_hosts() {
-    let mut wire =
-        Wire::with(Config { max_further: 2, ..Config::default() }, KnownPorts::default());
-    // When the last one comes, the others are forgotten and make room.
+fn later_hosts_of_all_connections_are_limited() {
+    let mut wire = Wire::with(
+        FlowConfig { max_later_hosts: 2, ..FlowConfig::default() },
+        ListeningPorts::default(),
+    );
+    // Before the last connection, the others are forgotten and make room.
     for (time, port) in [(0, PORT), (0, PORT + 1), (0, PORT + 2), (2_000 * SECOND, PORT + 3)] {
         wire.call(time, port);
         let again =
@@ -224,13 +227,13 @@ fn all_connections_have_room_for_so_many_hosts() {
         wire.packet(time + 9, (WEB, port), CALLED, again);
         assert_eq!(wire.meter.counters().dropped_authorities, u64::from(port >= PORT + 2));
     }
-    let mut told = std::mem::take(&mut wire.told);
-    told.extend(wire.finish());
-    assert_eq!(hosts(&told).iter().filter(|h| **h == "reviews").count(), 3);
+    let mut reported = std::mem::take(&mut wire.reported);
+    reported.extend(wire.finish());
+    assert_eq!(hosts(&reported).iter().filter(|h| **h == "reviews").count(), 3);
 }
 
 #[test]
-fn a_tunnel_is_not_read() {
+fn bytes_in_a_tunnel_are_not_read() {
     let connect = b"CONNECT cart:443 HTTP/1.1\r\nHost: cart:443\r\n\r\n".as_slice();
     for split in [None, Some(4), Some(20)] {
         let mut wire = Wire::replay();
@@ -246,74 +249,77 @@ fn a_tunnel_is_not_read() {
     wire.call(0, PORT);
     wire.says(10, connect);
     wire.asks(20, "reviews");
-    assert_eq!(further(&wire.finish()), ["cart:443"]);
+    assert_eq!(later_hosts(&wire.finish()), ["cart:443"]);
 }
 
 #[test]
-fn what_is_told_already_is_followed_by_another_host_promptly_and_once() {
+fn a_later_host_of_a_reported_connection_is_reported_promptly_and_once() {
     let mut wire = Wire::new();
     wire.call(0, PORT);
-    assert_eq!(hosts(&wire.fresh(SECOND)), ["cart"]);
+    assert_eq!(hosts(&wire.report_fresh(SECOND)), ["cart"]);
     wire.asks(2 * SECOND, "reviews");
     wire.asks(2 * SECOND + 1, "cart");
-    let told = wire.fresh(2 * SECOND + 2);
-    assert_eq!(hosts(&told), ["reviews"]);
+    let reported = wire.report_fresh(2 * SECOND + 2);
+    assert_eq!(hosts(&reported), ["reviews"]);
     assert!(
-        told[0].is_new
-            && told[0].packets == 0
-            && told[0].first == 2 * SECOND
-            && told[0].names.dns.is_empty()
+        reported[0].is_new
+            && reported[0].packets == 0
+            && reported[0].first == 2 * SECOND
+            && reported[0].names.dns.is_empty()
     );
-    assert!(wire.fresh(3 * SECOND).is_empty());
+    assert!(wire.report_fresh(3 * SECOND).is_empty());
     wire.asks(4 * SECOND, "reviews");
     wire.asks(4 * SECOND, "cart");
-    assert!(wire.fresh(5 * SECOND).is_empty());
-    // Each round tells what goes on, so that it does not look forgotten.
-    let told = wire.harvest(30 * SECOND);
-    assert_eq!(hosts(&told), ["cart", "reviews"]);
-    assert!(new(&told).is_empty() && told.iter().all(|c| c.last == 4 * SECOND), "{told:?}");
+    assert!(wire.report_fresh(5 * SECOND).is_empty());
+    // Each round reports connections that go on.
+    let reported = wire.report_changed(30 * SECOND);
+    assert_eq!(hosts(&reported), ["cart", "reviews"]);
+    assert!(
+        new(&reported).is_empty() && reported.iter().all(|c| c.last == 4 * SECOND),
+        "{reported:?}"
+    );
     wire.asks(31 * SECOND, "cart");
-    assert_eq!(hosts(&wire.harvest(60 * SECOND)), ["cart"]);
-    // Also where a round comes first, and where a connection is forgotten first.
+    assert_eq!(hosts(&wire.report_changed(60 * SECOND)), ["cart"]);
+    // A round may come before the tick, and so may the end of the connection.
     wire.asks(61 * SECOND, "ratings");
-    let told = wire.harvest(62 * SECOND);
-    assert_eq!((hosts(&told), told[1].is_new), (vec!["cart", "ratings"], true));
-    assert!(wire.fresh(63 * SECOND).is_empty());
+    let reported = wire.report_changed(62 * SECOND);
+    assert_eq!((hosts(&reported), reported[1].is_new), (vec!["cart", "ratings"], true));
+    assert!(wire.report_fresh(63 * SECOND).is_empty());
     wire.asks(64 * SECOND, "details");
-    let told = wire.fresh(2_000 * SECOND);
-    assert_eq!((hosts(&told), new(&told).len()), (vec!["cart", "details"], 1));
-    assert!(wire.harvest(2_001 * SECOND).is_empty());
+    let reported = wire.report_fresh(2_000 * SECOND);
+    assert_eq!((hosts(&reported), new(&reported).len()), (vec!["cart", "details"], 1));
+    assert!(wire.report_changed(2_001 * SECOND).is_empty());
 }
 
 #[test]
-fn what_was_not_told_is_told_with_all_its_hosts() {
+fn a_new_connection_is_reported_with_all_its_hosts() {
     let mut wire = Wire::new();
     wire.call(0, PORT);
     wire.asks(10, "reviews");
-    assert!(wire.fresh(100).is_empty());
-    let told = wire.fresh(SECOND);
-    assert_eq!((hosts(&told), new(&told).len()), (vec!["cart", "reviews"], 2));
-    assert!(wire.fresh(2 * SECOND).is_empty() && wire.harvest(3 * SECOND).is_empty());
+    assert!(wire.report_fresh(100).is_empty());
+    let reported = wire.report_fresh(SECOND);
+    assert_eq!((hosts(&reported), new(&reported).len()), (vec!["cart", "reviews"], 2));
+    assert!(wire.report_fresh(2 * SECOND).is_empty() && wire.report_changed(3 * SECOND).is_empty());
 }
 
 #[test]
-fn a_clock_that_is_set_moves_the_times_of_all_hosts() {
+fn setting_the_clock_shifts_the_times_of_all_hosts() {
     for step in [-3_600 * SECOND, 3_600 * SECOND] {
         let mut wire = Wire::new();
         let start = 7_200 * SECOND;
         wire.call(start, PORT);
-        assert_eq!(hosts(&wire.fresh(start + SECOND)), ["cart"]);
+        assert_eq!(hosts(&wire.report_fresh(start + SECOND)), ["cart"]);
         wire.asks(start + SECOND, "reviews");
         let now = start + 2 * SECOND + step;
         wire.meter.rebase(now, step);
-        let told = wire.fresh(now);
-        assert_eq!((hosts(&told), told[0].first), (vec!["reviews"], start + SECOND + step));
+        let reported = wire.report_fresh(now);
+        assert_eq!((hosts(&reported), reported[0].first), (vec!["reviews"], start + SECOND + step));
     }
 }
 
-/// The caller's interface shows the address of the Service, the called one's its own.
+/// The caller's interface shows the address of the Service. That of the called pod shows the pod's.
 #[test]
-fn a_translated_twin_tells_no_host() {
+fn a_translated_duplicate_reports_no_host() {
     for swapped in [false, true] {
         let mut wire = Wire::new();
         let mut sightings = [(0, (SERVICE, 80), 1), (5_000, CALLED, 2)];
@@ -337,8 +343,8 @@ fn a_translated_twin_tells_no_host() {
                 Packet { seq: 99, payload: &get("reviews"), ..packet },
             );
         }
-        let told = wire.fresh(SECOND);
-        assert_eq!(hosts(&told), ["cart", "reviews"], "swapped: {swapped}");
+        let reported = wire.report_fresh(SECOND);
+        assert_eq!(hosts(&reported), ["cart", "reviews"], "swapped: {swapped}");
         for (_, to, interface) in sightings {
             let packet = Packet {
                 seq: 199,
@@ -349,18 +355,18 @@ fn a_translated_twin_tells_no_host() {
             };
             wire.packet(2 * SECOND, CALLER, to, packet);
         }
-        let mut told = told;
-        told.extend(wire.fresh(2 * SECOND + 1));
-        told.extend(wire.harvest(60 * SECOND).into_iter().filter(|c| c.is_new));
-        assert_eq!(hosts(&told), ["cart", "reviews", "ratings"], "swapped: {swapped}");
-        assert!(told.iter().all(|c| c.responder.port() == 80), "{told:?}");
+        let mut reported = reported;
+        reported.extend(wire.report_fresh(2 * SECOND + 1));
+        reported.extend(wire.report_changed(60 * SECOND).into_iter().filter(|c| c.is_new));
+        assert_eq!(hosts(&reported), ["cart", "reviews", "ratings"], "swapped: {swapped}");
+        assert!(reported.iter().all(|c| c.responder.port() == 80), "{reported:?}");
     }
 }
 
-/// Joined midway: only the caller's interface tells.
+/// The connection is joined midway. Only the caller's interface counts.
 #[test]
-fn where_a_call_arrives_no_host_is_told() {
-    let mut wire = Wire::knowing([80, 8080]);
+fn no_host_is_reported_where_a_call_arrives() {
+    let mut wire = Wire::listening_on([80, 8080]);
     for (to, interface, direction) in
         [((SERVICE, 80), 1, Direction::Received), (CALLED, 2, Direction::Sent)]
     {
@@ -368,10 +374,10 @@ fn where_a_call_arrives_no_host_is_told() {
         wire.packet(0, CALLER, to, Packet { payload: &get("cart"), ..packet });
         wire.packet(1, CALLER, to, Packet { seq: 99, payload: &get("reviews"), ..packet });
     }
-    let told = wire.fresh(SECOND);
-    assert_eq!(hosts(&told), ["cart", "reviews"]);
-    assert!(told.iter().all(|c| c.responder.port() == 80), "{told:?}");
-    assert!(wire.harvest(60 * SECOND).is_empty());
+    let reported = wire.report_fresh(SECOND);
+    assert_eq!(hosts(&reported), ["cart", "reviews"]);
+    assert!(reported.iter().all(|c| c.responder.port() == 80), "{reported:?}");
+    assert!(wire.report_changed(60 * SECOND).is_empty());
 }
 
 /// A frame of one of two connections.
@@ -407,9 +413,16 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
         })
 }
 
-fn observed(frames: &[Vec<u8>], link: LinkType, batched: bool) -> (Vec<Observation>, Counters) {
-    let mut meter = Meter::new(Config::default(), KnownPorts::default());
-    let (mut batch, mut out) = (Batch::default(), Vec::new());
+/// How frames are passed to the meter.
+#[derive(Clone, Copy, PartialEq)]
+enum Feed {
+    OneByOne,
+    Batch,
+}
+
+fn observed(frames: &[Vec<u8>], link: LinkType, feed: Feed) -> (Vec<Observation>, CaptureCounters) {
+    let mut meter = Meter::new(FlowConfig::default(), ListeningPorts::default());
+    let (mut batch, mut out) = (FrameBatch::default(), Vec::new());
     for (time, data) in (0..).zip(frames) {
         let data = if link == LinkType::RAW { &data[14..] } else { data };
         let interface = InterfaceId { source: 0, index: 0 };
@@ -421,31 +434,38 @@ fn observed(frames: &[Vec<u8>], link: LinkType, batched: bool) -> (Vec<Observati
             wire_len: data.len() as u32,
             data,
         };
-        if batched { batch.push(frame) } else { meter.frame(&frame, &mut |o| out.push(o)) }
+        if feed == Feed::Batch {
+            batch.push(frame)
+        } else {
+            meter.frame(&frame, &mut |o| out.push(o))
+        }
     }
     meter.batch(&batch, &mut |o| out.push(o));
     meter.finish(&mut |o| out.push(o));
-    (out, Counters { bytes: 0, ..meter.counters().clone() })
+    (out, CaptureCounters { bytes: 0, ..meter.counters().clone() })
 }
 
 proptest! {
-    /// Frames without a link layer are all decoded in full.
+    /// Frames without a link layer are always decoded in full.
     #[test]
     fn the_fast_path_misses_nothing(frames in prop::collection::vec(any_frame(), 0..80)) {
-        let slow = observed(&frames, LinkType::RAW, false);
-        prop_assert_eq!(&observed(&frames, LinkType::ETHERNET, false), &slow);
-        prop_assert_eq!(&observed(&frames, LinkType::ETHERNET, true), &slow);
+        let slow = observed(&frames, LinkType::RAW, Feed::OneByOne);
+        prop_assert_eq!(&observed(&frames, LinkType::ETHERNET, Feed::OneByOne), &slow);
+        prop_assert_eq!(&observed(&frames, LinkType::ETHERNET, Feed::Batch), &slow);
     }
 
     #[test]
-    fn every_cut_gives_the_whole_host_or_none(method in prop::sample::select(vec!["GET", "POST", "OPTIONS"]), length in 0..60usize) {
+    fn every_cut_gives_the_whole_host_or_none(
+        method in prop::sample::select(vec!["GET", "POST", "OPTIONS"]),
+        length in 0..60usize,
+    ) {
         let head = format!("{method} /reviews HTTP/1.1\r\nAccept: */*\r\nHost: reviews\r\n\r\n");
         let length = length.min(head.len());
         let mut wire = Wire::replay();
         wire.call(0, PORT);
         wire.says(10, &head.as_bytes()[..length]);
-        let told = wire.finish();
-        match further(&told)[..] {
+        let reported = wire.finish();
+        match later_hosts(&reported)[..] {
             [] => prop_assert_eq!(wire.incomplete(), u64::from(length > method.len())),
             ref hosts => prop_assert_eq!((hosts, wire.incomplete()), (&["reviews"][..], 0)),
         }

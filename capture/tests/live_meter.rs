@@ -1,5 +1,5 @@
-//! What the meter tells of a source that does not end: once, whatever the clock does and however
-//! little of a connection is seen.
+//! Reports of a source that does not end: each connection is new once, whatever the clock does, and
+//! however little of a connection is seen.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -7,7 +7,7 @@ mod common;
 
 use etherparse::PacketBuilder;
 use sidecarta_capture::frame::Direction;
-use sidecarta_capture::meter::KnownPorts;
+use sidecarta_capture::meter::ListeningPorts;
 use sidecarta_capture::observation::Orientation;
 
 use common::{CART, Ip, Packet, SECOND, SERVICE, WEB, Wire, new};
@@ -15,50 +15,50 @@ use common::{CART, Ip, Packet, SECOND, SERVICE, WEB, Wire, new};
 const HOUR: i64 = 3_600 * SECOND;
 
 #[test]
-fn a_clock_that_is_set_tells_nothing_twice_and_nothing_too_late() {
+fn setting_the_clock_reports_nothing_twice_and_nothing_too_late() {
     for step in [-HOUR, HOUR] {
         let mut live = Wire::new();
         let start = 10 * HOUR;
         live.call(start, 40_000);
-        assert_eq!(new(&live.fresh(start + SECOND)), [40_000]);
-        // Begun, and not told yet.
+        assert_eq!(new(&live.report_fresh(start + SECOND)), [40_000]);
+        // Begun, and not reported yet.
         live.call(start + SECOND, 40_001);
         let now = start + SECOND + 10 + step;
         live.meter.rebase(now, step);
         live.request(now + 10, 40_000);
         live.call(now + 20, 40_002);
-        let told = live.fresh(now + SECOND);
-        assert_eq!(new(&told), [40_001, 40_002], "{step}");
+        let reported = live.report_fresh(now + SECOND);
+        assert_eq!(new(&reported), [40_001, 40_002], "{step}");
         assert!(
-            told.iter().all(|c| c.first <= c.last && (c.first - now).abs() < SECOND),
-            "{told:?}"
+            reported.iter().all(|c| c.first <= c.last && (c.first - now).abs() < SECOND),
+            "{reported:?}"
         );
-        // Nothing of the old clock is due at once, or for ever.
-        let told = live.harvest(now + 30 * SECOND);
+        // Deadlines of the old clock are not due at once, and not in the far future.
+        let reported = live.report_changed(now + 30 * SECOND);
         assert!(
-            new(&told).is_empty() && told.iter().any(|c| c.initiator.port() == 40_000),
-            "{told:?}"
+            new(&reported).is_empty() && reported.iter().any(|c| c.initiator.port() == 40_000),
+            "{reported:?}"
         );
         live.request(now + 31 * SECOND, 40_000);
         live.request(now + 31 * SECOND, 40_001);
-        assert!(new(&live.harvest(now + 60 * SECOND)).is_empty());
+        assert!(new(&live.report_changed(now + 60 * SECOND)).is_empty());
         // An hour later they are forgotten.
-        assert!(live.harvest(now + HOUR).is_empty());
+        assert!(live.report_changed(now + HOUR).is_empty());
         live.request(now + HOUR + SECOND, 40_000);
-        assert_eq!(new(&live.fresh(now + HOUR + 3 * SECOND)), [40_000]);
+        assert_eq!(new(&live.report_fresh(now + HOUR + 3 * SECOND)), [40_000]);
     }
 }
 
 #[test]
-fn half_of_a_connection_is_enough() {
+fn one_direction_of_a_connection_is_enough() {
     let mut live = Wire::new();
     let (web, cart) = ((WEB, 40_000), (CART, 8080));
     live.packet(0, web, cart, Packet { seq: 7, syn: true, ..Packet::default() });
     live.packet(1, web, cart, Packet { seq: 8, ack: Some(71), ..Packet::default() });
     live.request(2, 40_000);
-    let told = live.fresh(SECOND);
-    assert_eq!(told.len(), 1);
-    let c = &told[0];
+    let reported = live.report_fresh(SECOND);
+    assert_eq!(reported.len(), 1);
+    let c = &reported[0];
     assert!(c.is_new && c.from_start && c.answered && !c.refused);
     assert_eq!(
         (c.orientation, c.names.authority.as_deref()),
@@ -68,18 +68,18 @@ fn half_of_a_connection_is_enough() {
 }
 
 #[test]
-fn nobody_answers_a_syn_alone() {
+fn a_syn_alone_is_reported_as_unanswered() {
     let mut live = Wire::new();
     live.packet(0, (WEB, 40_000), (CART, 8080), Packet { seq: 7, syn: true, ..Packet::default() });
-    assert!(live.fresh(SECOND).is_empty(), "more may be learned of it");
-    let told = live.fresh(3 * SECOND);
-    assert!(told.len() == 1 && !told[0].answered, "{told:?}");
+    assert!(live.report_fresh(SECOND).is_empty(), "more may be learned of it");
+    let reported = live.report_fresh(3 * SECOND);
+    assert!(reported.len() == 1 && !reported[0].answered, "{reported:?}");
 }
 
-/// The client's interface shows the address of the Service, the server's its own. Either may be
-/// read first.
+/// The client's interface shows the address of the Service. The server's shows the server's own.
+/// Either may be read first.
 #[test]
-fn a_translated_connection_is_told_as_it_was_made() {
+fn a_translated_connection_is_reported_with_the_address_that_was_called() {
     for swapped in [false, true] {
         let mut live = Wire::new();
         let (web, service, cart) = ((WEB, 40_000), (SERVICE, 80), (CART, 8080));
@@ -105,30 +105,30 @@ fn a_translated_connection_is_told_as_it_was_made() {
                 Packet { seq: 8, ack: Some(71), payload, interface, ..Packet::default() },
             );
             assert!(
-                live.fresh(200_000_000).is_empty(),
-                "another interface may show it as it was made"
+                live.report_fresh(200_000_000).is_empty(),
+                "another interface may show the address that was called"
             );
-            assert!(live.harvest(200_000_000).is_empty());
+            assert!(live.report_changed(200_000_000).is_empty());
         }
-        let told = live.fresh(SECOND);
-        assert_eq!(told.len(), 1, "{told:?}");
+        let reported = live.report_fresh(SECOND);
+        assert_eq!(reported.len(), 1, "{reported:?}");
         assert_eq!(
-            (told[0].responder.ip(), told[0].responder.port()),
+            (reported[0].responder.ip(), reported[0].responder.port()),
             (SERVICE.into(), 80),
             "swapped: {swapped}"
         );
-        assert!(live.harvest(60 * SECOND).is_empty());
+        assert!(live.report_changed(60 * SECOND).is_empty());
     }
 }
 
-/// On interfaces that lead to one pod each, only the caller's counts, in whatever order they are
-/// read: the other one shows where a Service's address was translated to, and only some packets.
+/// On interfaces that lead to one pod each, only the caller's counts, in any order of reading. The
+/// other one shows the translated address, and only some packets.
 #[test]
-fn a_call_is_told_by_the_interface_that_it_comes_from() {
+fn a_call_is_reported_from_the_interface_of_its_caller() {
     let records = [0x17, 3, 3, 0, 90, 1, 0];
     let (web, service, cart) = ((WEB, 40_000), (SERVICE, 80), (CART, 8080));
     for (to, swapped) in [(service, false), (service, true), (cart, false), (cart, true)] {
-        let mut live = Wire::knowing([80, 8080]);
+        let mut live = Wire::listening_on([80, 8080]);
         let caller = Packet {
             ack: Some(71),
             payload: &records,
@@ -157,18 +157,18 @@ fn a_call_is_told_by_the_interface_that_it_comes_from() {
                 );
             }
         }
-        let told = live.fresh(SECOND);
-        assert_eq!(told.len(), 1, "{swapped}: {told:?}");
-        assert_eq!((told[0].responder.ip(), told[0].responder.port()), (to.0.into(), to.1));
-        assert_eq!((told[0].interface.index, told[0].initiator.port()), (1, 40_000));
-        assert!(live.harvest(60 * SECOND).is_empty());
+        let reported = live.report_fresh(SECOND);
+        assert_eq!(reported.len(), 1, "{swapped}: {reported:?}");
+        assert_eq!((reported[0].responder.ip(), reported[0].responder.port()), (to.0.into(), to.1));
+        assert_eq!((reported[0].interface.index, reported[0].initiator.port()), (1, 40_000));
+        assert!(live.report_changed(60 * SECOND).is_empty());
     }
 }
 
 #[test]
-fn datagrams_to_a_translated_address_are_told_once() {
+fn datagrams_to_a_translated_address_are_reported_once() {
     for swapped in [false, true] {
-        let mut live = Wire::knowing([8125, 9125]);
+        let mut live = Wire::listening_on([8125, 9125]);
         let datagram = |to: (Ip, u16)| {
             let mut data = Vec::new();
             PacketBuilder::ipv4(WEB, to.0, 64)
@@ -185,16 +185,19 @@ fn datagrams_to_a_translated_address_are_told_once() {
         for (to, interface, direction) in sightings {
             live.frame(1, &datagram(to), interface, direction);
         }
-        let told: Vec<_> =
-            live.fresh(3 * SECOND).iter().map(|c| (c.responder.ip(), c.responder.port())).collect();
-        assert_eq!(told, [(SERVICE.into(), 8125)]);
+        let reported: Vec<_> = live
+            .report_fresh(3 * SECOND)
+            .iter()
+            .map(|c| (c.responder.ip(), c.responder.port()))
+            .collect();
+        assert_eq!(reported, [(SERVICE.into(), 8125)]);
     }
 }
 
-/// Whoever called is on another node, or its interface is not watched.
+/// The caller is on another node, or its interface is not watched.
 #[test]
-fn what_only_arrives_is_counted_and_soon_forgotten() {
-    let mut live = Wire::knowing([8080]);
+fn a_connection_that_only_arrives_is_counted_and_soon_forgotten() {
+    let mut live = Wire::listening_on([8080]);
     let arrives = Packet {
         seq: 8,
         ack: Some(9),
@@ -205,11 +208,22 @@ fn what_only_arrives_is_counted_and_soon_forgotten() {
     for port in 40_000..40_010 {
         live.packet(i64::from(port), (WEB, port), (CART, 8080), arrives);
     }
-    assert!(live.fresh(3 * SECOND).is_empty() && live.harvest(4 * SECOND).is_empty());
-    assert!(live.harvest(30 * SECOND).is_empty());
+    assert!(live.report_fresh(3 * SECOND).is_empty() && live.report_changed(4 * SECOND).is_empty());
+    assert!(live.report_changed(30 * SECOND).is_empty());
     assert_eq!(live.meter.counters().arriving, 10);
-    // A guess of who called may be wrong; and the caller may be so new that its interface is not
-    // watched yet.
+}
+
+/// A guessed initiator may be wrong. A caller may be so new that its interface is not watched yet.
+#[test]
+fn guesses_and_syns_are_reported_where_they_arrive() {
+    let mut live = Wire::listening_on([8080]);
+    let arrives = Packet {
+        seq: 8,
+        ack: Some(9),
+        interface: 2,
+        direction: Direction::Sent,
+        ..Packet::default()
+    };
     live.packet(31 * SECOND, (WEB, 41_000), (CART, 9000), arrives);
     live.packet(
         31 * SECOND,
@@ -217,10 +231,10 @@ fn what_only_arrives_is_counted_and_soon_forgotten() {
         (CART, 8080),
         Packet { syn: true, ack: None, ..arrives },
     );
-    assert_eq!(new(&live.fresh(34 * SECOND)), [41_000, 41_001]);
+    assert_eq!(new(&live.report_fresh(34 * SECOND)), [41_000, 41_001]);
 }
 
-/// The interface of a new pod was opened after its SYN, which the other end's has.
+/// The interface of a new pod was opened after its SYN, which the other end's interface shows.
 #[test]
 fn a_syn_that_is_read_late_begins_no_other_connection() {
     let mut live = Wire::new();
@@ -231,22 +245,24 @@ fn a_syn_that_is_read_late_begins_no_other_connection() {
         (CART, 8080),
         Packet { seq: 7, syn: true, interface: 2, ..Packet::default() },
     );
-    let told = live.fresh(SECOND);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].from_start && told[0].first == 8 && told[0].names.authority.is_some());
-    // But one that comes after it ends it.
+    let reported = live.report_fresh(SECOND);
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert!(
+        reported[0].from_start && reported[0].first == 8 && reported[0].names.authority.is_some()
+    );
+    // A SYN that comes after the connection begins another one.
     live.packet(
         2 * SECOND,
         (WEB, 40_000),
         (CART, 8080),
         Packet { seq: 900, syn: true, ..Packet::default() },
     );
-    assert_eq!(new(&live.fresh(5 * SECOND)), [40_000]);
+    assert_eq!(new(&live.report_fresh(5 * SECOND)), [40_000]);
 }
 
-/// Ports are used anew at once, and the interface of the called is read when all is over.
+/// A port is reused at once, and the interface of the called pod is read later.
 #[test]
-fn syns_that_are_read_late_tell_no_connection_twice() {
+fn syns_that_are_read_late_report_no_connection_twice() {
     let mut live = Wire::new();
     let syns = |interface, late: i64, direction| {
         [(0i64, 7), (50_000_000, 900)].map(move |(time, seq)| {
@@ -258,12 +274,12 @@ fn syns_that_are_read_late_tell_no_connection_twice() {
     {
         live.packet(time, (WEB, 40_000), (CART, 8080), syn);
     }
-    let told = live.fresh(5 * SECOND);
-    assert_eq!(new(&told), [40_000, 40_000], "{told:?}");
-    assert_eq!(told.iter().map(|c| c.first).collect::<Vec<_>>(), [0, 50_000_000]);
+    let reported = live.report_fresh(5 * SECOND);
+    assert_eq!(new(&reported), [40_000, 40_000], "{reported:?}");
+    assert_eq!(reported.iter().map(|c| c.first).collect::<Vec<_>>(), [0, 50_000_000]);
 }
 
-/// The server's interface is read before the client's, where the answer of the DNS is.
+/// The server's interface is read before the client's, which shows the DNS answer.
 #[test]
 fn an_answer_that_is_read_late_names_a_connection() {
     let mut live = Wire::new();
@@ -277,22 +293,27 @@ fn an_answer_that_is_read_late_names_a_connection() {
         .write(&mut data, &message)
         .unwrap();
     live.frame(0, &data, 1, Direction::Unknown);
-    let told = live.fresh(SECOND);
-    let named = told.iter().find(|c| c.responder.port() == 8080).unwrap();
+    let reported = live.report_fresh(SECOND);
+    let named = reported.iter().find(|c| c.responder.port() == 8080).unwrap();
     assert_eq!(named.names.dns.iter().map(|n| &n.question[..]).collect::<Vec<_>>(), ["cart"]);
 }
 
 #[test]
-fn who_listens_may_become_known_before_it_is_told() {
+fn listening_ports_that_come_late_orient_a_connection_before_its_report() {
     let mut live = Wire::new();
     let payload = b"pong";
-    // Joined midway, and the port of whoever listens is the higher one.
+    // Joined midway, and the listening port is the higher one.
     let (cart, web) = ((CART, 61_000), (WEB, 40_000));
     live.packet(0, cart, web, Packet { seq: 700, ack: Some(80), payload, ..Packet::default() });
-    live.meter
-        .set_known(KnownPorts { sockets: [(CART.into(), 61_000)].into(), ports: [61_000].into() });
-    let told = live.fresh(3 * SECOND);
-    assert_eq!(told.len(), 1);
-    assert_eq!((told[0].responder.port(), told[0].orientation), (61_000, Orientation::KnownPort));
-    assert!(told[0].answered && !told[0].from_start);
+    live.meter.set_listening(ListeningPorts {
+        sockets: [(CART.into(), 61_000)].into(),
+        ports: [61_000].into(),
+    });
+    let reported = live.report_fresh(3 * SECOND);
+    assert_eq!(reported.len(), 1);
+    assert_eq!(
+        (reported[0].responder.port(), reported[0].orientation),
+        (61_000, Orientation::ListeningPort)
+    );
+    assert!(reported[0].answered && !reported[0].from_start);
 }

@@ -10,11 +10,12 @@ use std::iter::once;
 use common::{CART, Ip, Packet, SECOND, WEB};
 use etherparse::PacketBuilder;
 use sidecarta_capture::frame::{Direction, Frame, LinkType};
-use sidecarta_capture::loss::Counters;
-use sidecarta_capture::meter::{Config, KnownPorts, Meter};
-use sidecarta_capture::observation::{InterfaceId, OwnedBy};
+use sidecarta_capture::loss::CaptureCounters;
+use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
+use sidecarta_capture::observation::{InterfaceId, OwnerEvidence};
 
-/// An interface of which the node tells whose it is: of none that the frames are of.
+/// An interface whose owner the node has evidence of. The owner has none of the addresses in the
+/// frames.
 const OWNED: u32 = 77;
 
 /// Two nodes, at the port of VXLAN.
@@ -23,7 +24,7 @@ const NODES: ((Ip, u16), (Ip, u16)) = (([10, 0, 0, 11], 49_152), ([10, 0, 0, 12]
 /// A header of VXLAN.
 const VXLAN: &[u8] = &[8, 0, 0, 0, 0, 0, 1, 0];
 
-/// A frame, with what it was on the wire and where it was seen.
+/// A frame, with its length on the wire and its interface.
 struct Seen {
     time: i64,
     link: LinkType,
@@ -44,11 +45,11 @@ fn seen(data: Vec<u8>) -> Seen {
     }
 }
 
-fn count(config: Config, frames: &[Seen]) -> Counters {
-    let known = KnownPorts { ports: [8080].into(), ..KnownPorts::default() };
+fn count(config: FlowConfig, frames: &[Seen]) -> CaptureCounters {
+    let known = ListeningPorts { ports: [8080].into(), ..ListeningPorts::default() };
     let mut meter = Meter::new(config, known);
     meter.watch(OWNED, 0);
-    meter.set_evidence(OWNED, vec![([10, 244, 9, 9].into(), OwnedBy::Route)]);
+    meter.set_evidence(OWNED, vec![([10, 244, 9, 9].into(), OwnerEvidence::Route)]);
     for f in frames {
         let frame = Frame {
             time: f.time,
@@ -69,7 +70,7 @@ fn tcp(port: u16, packet: &Packet<'_>) -> Vec<u8> {
     packet.bytes((WEB, port), (CART, 8080))
 }
 
-/// The beginning of a request whose head goes on.
+/// The first segment of a request whose head continues.
 fn begun(port: u16) -> Seen {
     let payload = b"GET / HTTP/1.1\r\nAccept: */*\r\n";
     seen(tcp(port, &Packet { seq: 8, ack: Some(71), payload, ..Packet::default() }))
@@ -110,10 +111,10 @@ fn changed(changes: &[(usize, u8)]) -> Seen {
 }
 
 /// A counter's name, limits, frames that raise it, and what they must raise it to.
-type Case = (&'static str, Config, Vec<Seen>, u64);
+type Case = (&'static str, FlowConfig, Vec<Seen>, u64);
 
 fn cases() -> Vec<Case> {
-    let usual = Config::default();
+    let usual = FlowConfig::default();
     let cut = |data: Vec<u8>, to: usize| {
         let mut f = seen(data);
         f.data.truncate(to);
@@ -151,26 +152,31 @@ fn cases() -> Vec<Case> {
         ("incomplete-head", usual, vec![begun(40_000), begun(40_001)], 2),
         (
             "evicted-heads",
-            Config { max_heads: 1, ..usual },
+            FlowConfig { max_heads: 1, ..usual },
             (40_000..40_005).map(begun).collect(),
             4,
         ),
         (
             "dropped-authorities",
-            Config { max_further: 1, ..usual },
+            FlowConfig { max_later_hosts: 1, ..usual },
             vec![request(0, "a"), request(1, "b"), request(2, "c"), request(3, "d")],
             2,
         ),
         (
             "evicted-flows",
-            Config { max_flows: 2, ..usual },
+            FlowConfig { max_flows: 2, ..usual },
             (40_000..40_005).map(|port| seen(syn(port))).collect(),
             3,
         ),
-        ("evicted-answers", Config { max_answers: 2, ..usual }, (1..=5).map(answer).collect(), 3),
+        (
+            "evicted-answers",
+            FlowConfig { max_answers: 2, ..usual },
+            (1..=5).map(answer).collect(),
+            3,
+        ),
         (
             "evicted-interfaces",
-            Config { max_interfaces: 1, ..usual },
+            FlowConfig { max_interfaces: 1, ..usual },
             vec![on(1, syn(40_000)), on(2, syn(40_001)), on(3, syn(40_002))],
             2,
         ),
@@ -189,8 +195,9 @@ fn each_counter_is_raised_by_what_it_is_for() {
         assert_eq!(counters[name], want, "{name}: {counters:?}");
         raised.insert(name);
     }
-    let all: BTreeSet<_> = Counters::default().named().into_iter().map(|(name, _)| name).collect();
-    assert_eq!(raised, all, "a counter without an input that raises it");
+    let all: BTreeSet<_> =
+        CaptureCounters::default().named().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(raised, all, "a counter has no input that raises it");
 }
 
 #[test]
@@ -202,8 +209,8 @@ fn no_loss_is_counted_under_two_causes() {
             .into_iter()
             .filter(|(other, n)| *n > 0 && *other != name && !NEVER_A_LOSS.contains(other))
             .collect();
-        // Of the heads that too many others left no room for, one is joined, and never whole; and
-        // a message of the DNS that is cut cannot be read.
+        // With room for one head, that one is joined and never whole. A DNS message that is cut
+        // cannot be read.
         let also: &[(&str, u64)] = match name {
             "evicted-heads" => &[("incomplete-head", 1)],
             "cut-payload" => &[("bad-dns", 1)],

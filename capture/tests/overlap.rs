@@ -1,5 +1,5 @@
-//! Many captures that overlap in time give what each gives alone, merged by packet time, whatever
-//! their format, and although most of them are not kept open.
+//! Captures that overlap in time give the frames that each gives alone, merged by packet time, in
+//! any format, although most of them are parked.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -10,20 +10,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use files::{block, interface, packet, section};
-use sidecarta_capture::frame::{Batch, LinkType};
-use sidecarta_capture::source::{self, Damage, Reader, SourceReport};
+use sidecarta_capture::frame::{FrameBatch, LinkType};
+use sidecarta_capture::source::{self, CaptureReader, Damage, SourceReport};
 
 /// Time, interface, link type, length on the wire, bytes.
 type Owned = (i64, u32, LinkType, u32, Vec<u8>);
 
-/// Captures that are kept open at a time (`MAX_OPEN`).
+/// Captures that are open at a time (`MAX_OPEN`).
 const OPEN: usize = 16;
 const SECOND: u64 = 1_000_000_000;
 
 /// What a reader gives of each source, in its order; and the order of sources.
 fn drain(paths: &[PathBuf]) -> (Vec<(u32, Owned)>, Vec<SourceReport>) {
-    let mut reader = Reader::open(paths);
-    let mut batch = Batch::default();
+    let mut reader = CaptureReader::open(paths);
+    let mut batch = FrameBatch::default();
     let mut all = Vec::new();
     while reader.next_batch(&mut batch) {
         all.extend(batch.frames().map(|f| {
@@ -60,11 +60,26 @@ fn frames(seed: u64, count: usize) -> Vec<(u64, Vec<u8>)> {
     all.collect()
 }
 
-fn classic(frames: &[(u64, Vec<u8>)], big_endian: bool, nanos: bool, link: u32) -> Vec<u8> {
+#[derive(Clone, Copy, PartialEq)]
+enum ByteOrder {
+    Little,
+    Big,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum TimeUnit {
+    Micros,
+    Nanos,
+}
+
+/// A classic pcap file.
+fn classic(frames: &[(u64, Vec<u8>)], order: ByteOrder, unit: TimeUnit, link: u32) -> Vec<u8> {
+    let big_endian = order == ByteOrder::Big;
+    let nanos = unit == TimeUnit::Nanos;
     let number = |n: u32| if big_endian { n.to_be_bytes() } else { n.to_le_bytes() };
     let mut out = number(if nanos { 0xa1b2_3c4d } else { 0xa1b2_c3d4 }).to_vec();
     out.extend(if big_endian { [0, 2, 0, 4] } else { [2, 0, 4, 0] });
-    // Of longer frames, libpcap hands out this much.
+    // Snap length: libpcap delivers so many bytes of longer frames.
     out.extend([0, 0, 50_000, link].into_iter().flat_map(number));
     for (time, data) in frames {
         let part = time % SECOND / if nanos { 1 } else { 1_000 };
@@ -120,11 +135,18 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     out.finish().unwrap()
 }
 
-/// Captures that begin before all others and end after them: they take the places of those that
-/// are kept open.
+/// Captures that begin before all others and end after them, so that the others are parked.
 fn first_ones(dir: &Path) -> Vec<PathBuf> {
     let ends = [(1, vec![1; 60]), (9_000 * SECOND, vec![2; 60])];
-    (0..OPEN).map(|i| write(dir, &format!("0{i}.pcap"), &classic(&ends, false, true, 1))).collect()
+    (0..OPEN)
+        .map(|i| {
+            write(
+                dir,
+                &format!("0{i}.pcap"),
+                &classic(&ends, ByteOrder::Little, TimeUnit::Nanos, 1),
+            )
+        })
+        .collect()
 }
 
 /// The frames of sources as they must be merged: always the earliest of those that come next, and
@@ -141,17 +163,17 @@ fn merged(sources: &[Vec<Owned>]) -> Vec<(u32, Owned)> {
 }
 
 #[test]
-fn captures_that_are_not_kept_open_give_the_same() {
+fn parked_captures_give_the_same_frames() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let mut paths = first_ones(dir);
     for i in 0..4_u64 {
         let some = |n| frames(10 * i + n, 700);
         let plain = [
-            ("le.pcap", classic(&some(0), false, false, 1)),
-            ("nano.pcap", classic(&some(1), false, true, 101)),
-            ("be.pcap", classic(&some(2), true, false, 113)),
-            ("benano.pcap", classic(&some(3), true, true, 276)),
+            ("le.pcap", classic(&some(0), ByteOrder::Little, TimeUnit::Micros, 1)),
+            ("nano.pcap", classic(&some(1), ByteOrder::Little, TimeUnit::Nanos, 101)),
+            ("be.pcap", classic(&some(2), ByteOrder::Big, TimeUnit::Micros, 113)),
+            ("benano.pcap", classic(&some(3), ByteOrder::Big, TimeUnit::Nanos, 276)),
             ("sections.pcapng", pcapng(&some(4))),
             ("be.pcapng", big_endian_pcapng(&some(5))),
         ];
@@ -182,13 +204,13 @@ fn captures_that_are_not_kept_open_give_the_same() {
 }
 
 #[test]
-fn digests_do_not_depend_on_what_is_read_beside() {
+fn a_digest_does_not_depend_on_other_captures() {
     let dir = tempfile::tempdir().unwrap();
     let mut paths = first_ones(dir.path());
-    let bytes = classic(&frames(1, 300), false, false, 101);
+    let bytes = classic(&frames(1, 300), ByteOrder::Little, TimeUnit::Micros, 101);
     paths.push(write(dir.path(), "x.pcap", &bytes));
     let digest = |paths: &[PathBuf], source| {
-        let mut prefetch = source::spawn(Reader::open(paths)).unwrap();
+        let mut prefetch = source::spawn(CaptureReader::open(paths)).unwrap();
         while let Some(batch) = prefetch.next_batch(&AtomicBool::new(false)) {
             prefetch.recycle(batch);
         }
@@ -198,11 +220,11 @@ fn digests_do_not_depend_on_what_is_read_beside() {
 }
 
 #[test]
-fn a_cut_capture_that_is_not_kept_open_gives_what_it_holds() {
+fn a_cut_parked_capture_gives_the_frames_before_the_cut() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let firsts = first_ones(dir);
-    let plain = classic(&frames(3, 300), false, false, 1);
+    let plain = classic(&frames(3, 300), ByteOrder::Little, TimeUnit::Micros, 1);
     let ng = pcapng(&frames(4, 300));
     let mut long = plain[..24 + 16].to_vec();
     long[32..36].copy_from_slice(&300_000u32.to_le_bytes());
@@ -226,16 +248,23 @@ fn a_cut_capture_that_is_not_kept_open_gives_what_it_holds() {
     }
 }
 
-/// What is opened anew must still be what it was.
 #[test]
-fn a_capture_that_is_replaced_while_it_is_read_is_a_loss() {
+fn a_parked_capture_that_is_replaced_while_it_is_read_is_a_loss() {
     let dir = tempfile::tempdir().unwrap();
     let mut paths = first_ones(dir.path());
-    paths.push(write(dir.path(), "x.pcap", &classic(&frames(5, 9_000), false, false, 1)));
-    let mut reader = Reader::open(&paths);
-    let mut batch = Batch::default();
+    paths.push(write(
+        dir.path(),
+        "x.pcap",
+        &classic(&frames(5, 9_000), ByteOrder::Little, TimeUnit::Micros, 1),
+    ));
+    let mut reader = CaptureReader::open(&paths);
+    let mut batch = FrameBatch::default();
     assert!(reader.next_batch(&mut batch));
-    let other = write(dir.path(), "other", &classic(&frames(6, 9_000), false, false, 1));
+    let other = write(
+        dir.path(),
+        "other",
+        &classic(&frames(6, 9_000), ByteOrder::Little, TimeUnit::Micros, 1),
+    );
     std::fs::rename(other, &paths[OPEN]).unwrap();
     while reader.next_batch(&mut batch) {}
     let damage = reader.reports()[OPEN].damage.clone().unwrap().to_string();

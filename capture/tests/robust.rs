@@ -1,4 +1,4 @@
-//! Whatever the bytes, nothing panics, every packet is counted once, and what is readable is read.
+//! No bytes cause a panic, every packet is counted once, and all that is readable is read.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -10,10 +10,10 @@ use std::sync::atomic::AtomicBool;
 use files::{block, interface, packet, section};
 use proptest::prelude::*;
 use sidecarta_capture::decode::decode;
-use sidecarta_capture::frame::{Batch, Direction, Frame, LinkType};
-use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::frame::{Direction, Frame, FrameBatch, LinkType};
+use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{InterfaceId, Observation};
-use sidecarta_capture::source::{self, Reader, SourceReport};
+use sidecarta_capture::source::{self, CaptureReader, SourceReport};
 use sidecarta_capture::{dns, http, tls};
 
 const LINKS: [LinkType; 8] = [
@@ -74,8 +74,8 @@ fn sample_captures() -> Vec<PathBuf> {
 type Owned = (i64, LinkType, u32, Vec<u8>);
 
 fn drain(paths: &[PathBuf]) -> (Vec<Owned>, Vec<SourceReport>, Vec<String>) {
-    let mut reader = Reader::open(paths);
-    let mut batch = Batch::default();
+    let mut reader = CaptureReader::open(paths);
+    let mut batch = FrameBatch::default();
     let mut frames = Vec::new();
     while reader.next_batch(&mut batch) {
         frames.extend(batch.frames().map(|f| (f.time, f.link, f.wire_len, f.data.to_vec())));
@@ -85,7 +85,7 @@ fn drain(paths: &[PathBuf]) -> (Vec<Owned>, Vec<SourceReport>, Vec<String>) {
 }
 
 fn observe(frames: &[Owned]) -> Vec<Observation> {
-    let mut meter = Meter::new(Config::default(), KnownPorts::default());
+    let mut meter = Meter::new(FlowConfig::default(), ListeningPorts::default());
     let mut out = Vec::new();
     for (time, link, wire_len, data) in frames {
         let f = Frame { wire_len: *wire_len, ..frame(data, *link, *time) };
@@ -97,7 +97,11 @@ fn observe(frames: &[Owned]) -> Vec<Observation> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 512,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn arbitrary_bytes_never_panic(data in prop::collection::vec(any::<u8>(), 0..200)) {
@@ -113,7 +117,9 @@ proptest! {
     #[test]
     fn recognisable_beginnings_never_panic(
         head in prop::sample::select(vec![
-            &b"GET / HTTP/1.1\r\nHost: "[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            &b"GET / HTTP/1.1\r\nHost: "[..],
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
             b"\x12\x34\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00",
         ]),
         tail in prop::collection::vec(any::<u8>(), 0..300),
@@ -126,7 +132,12 @@ proptest! {
     }
 
     #[test]
-    fn mutated_real_frames_are_accounted_for(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..60)) {
+    fn mutated_real_frames_are_accounted_for(
+        changes in prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()),
+            1..60,
+        ),
+    ) {
         let (mut frames, _, _) = drain(&[samples().join("b-after/veth5f577e0f.pcap")]);
         for (at, byte, value) in changes {
             let data = &mut at.get_mut(&mut frames).3;
@@ -139,10 +150,14 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_files_give_an_error_or_packets(kind in 0..4usize, tail in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn arbitrary_files_give_an_error_or_packets(
+        kind in 0..4usize,
+        tail in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
         let magic: [&[u8]; 4] = [
             b"\xd4\xc3\xb2\xa1\x02\x00\x04\x00\0\0\0\0\0\0\0\0\xff\xff\0\0\x01\0\0\0",
-            b"\x0a\x0d\x0d\x0a\x1c\0\0\0\x4d\x3c\x2b\x1a\x01\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff\x1c\0\0\0",
+            b"\x0a\x0d\x0d\x0a\x1c\0\0\0\x4d\x3c\x2b\x1a\x01\0\0\0\
+              \xff\xff\xff\xff\xff\xff\xff\xff\x1c\0\0\0",
             b"\x1f\x8b\x08\0\0\0\0\0\0\x03",
             b"\x28\xb5\x2f\xfd",
         ];
@@ -151,8 +166,9 @@ proptest! {
         std::fs::write(&path, [magic[kind], &tail].concat()).unwrap();
         let (frames, reports, errors) = drain(&[path]);
         prop_assert_eq!(reports.iter().map(|r| r.packets).sum::<u64>(), frames.len() as u64);
-        // Nothing is passed over in silence: either packets to the end, or a word about it.
-        prop_assert!(!frames.is_empty() || !errors.is_empty() || reports.iter().any(|r| r.damage.is_some()));
+        // Nothing is skipped silently: there are packets, an error, or damage in a report.
+        let is_damaged = reports.iter().any(|r| r.damage.is_some());
+        prop_assert!(!frames.is_empty() || !errors.is_empty() || is_damaged);
     }
 }
 
@@ -162,9 +178,8 @@ fn every_frame_of_every_sample_cut_at_every_length_is_accounted_for() {
     for path in sample_captures() {
         let (frames, _, errors) = drain(std::slice::from_ref(&path));
         assert!(errors.is_empty() && !frames.is_empty(), "{}", path.display());
-        // Headers and names stand in front: beyond 600 bytes a cut changes nothing but its own
-        // length.
-        let mut meter = Meter::new(Config::default(), KnownPorts::default());
+        // Headers and names are in front: a cut after 600 bytes changes nothing.
+        let mut meter = Meter::new(FlowConfig::default(), ListeningPorts::default());
         for (time, link, wire_len, data) in frames.iter().step_by(3) {
             for n in 0..data.len().min(600) {
                 let f = Frame { wire_len: *wire_len, ..frame(&data[..n], *link, *time) };
@@ -189,10 +204,10 @@ fn a_file_cut_at_any_length_gives_the_packets_before_the_cut() {
             std::fs::write(&path, &whole[..n]).unwrap();
             let (frames, reports, errors) = drain(&[path]);
             assert_eq!(frames, all[..frames.len()], "{name} cut at {n}");
-            let told = !errors.is_empty() || reports[0].damage.is_some();
+            let reported = !errors.is_empty() || reports[0].damage.is_some();
             // At the boundary of two packets a cut cannot be seen.
             let boundary = frames.iter().map(|f| 16 + f.3.len()).sum::<usize>() + 24 == n;
-            assert!(told || boundary, "{name} cut at {n} without a word");
+            assert!(reported || boundary, "{name} cut at {n} is not reported");
         }
     }
     let ng = std::fs::read(samples().join("q-formats/veth.pcapng")).unwrap();
@@ -206,13 +221,13 @@ fn a_file_cut_at_any_length_gives_the_packets_before_the_cut() {
 }
 
 #[test]
-fn reading_in_vain_ends_while_a_pipe_is_idle() {
+fn reading_ends_on_request_while_a_pipe_is_idle() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("idle");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-    // Held open, so that whoever reads waits for what never comes.
+    // The writing end stays open, so that the reader waits without end.
     let _writer = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    let mut prefetch = source::spawn(Reader::open(&[path])).unwrap();
+    let mut prefetch = source::spawn(CaptureReader::open(&[path])).unwrap();
     let in_vain = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let ended = scope.spawn(|| prefetch.next_batch(&in_vain).is_none());
@@ -224,16 +239,16 @@ fn reading_in_vain_ends_while_a_pipe_is_idle() {
 }
 
 fn digest(path: &Path) -> u64 {
-    let mut prefetch = source::spawn(Reader::open(&[path.to_owned()])).unwrap();
+    let mut prefetch = source::spawn(CaptureReader::open(&[path.to_owned()])).unwrap();
     while let Some(batch) = prefetch.next_batch(&AtomicBool::new(false)) {
         prefetch.recycle(batch);
     }
     prefetch.finish().unwrap().1.of(0)
 }
 
-/// Stores hold digests: another one for the same capture would let it count twice.
+/// Stores contain digests. With another digest, the same capture would be counted twice.
 #[test]
-fn the_digest_of_a_capture_is_the_same_for_ever() {
+fn the_digest_of_a_capture_never_changes() {
     assert_eq!(
         format!("{:016x}", digest(&samples().join("f1-external-se/veth5f577e0f.pcap"))),
         "aa13168d072f8f32"
@@ -241,7 +256,7 @@ fn the_digest_of_a_capture_is_the_same_for_ever() {
 }
 
 #[test]
-fn compression_and_standard_formats_change_nothing() {
+fn compressed_captures_give_the_same_frames() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();
     for name in ["micro.pcap", "nano.pcap", "veth.pcapng", "any.sll2.pcap"] {
@@ -279,7 +294,7 @@ fn captures_are_merged_by_time_whatever_the_order_of_arguments() {
     paths.push(paths[0].clone());
     let (backward, reports, _) = drain(&paths);
     assert_eq!(forward, backward);
-    assert!(forward.windows(2).all(|w| w[0].0 <= w[1].0), "not in the order of time");
+    assert!(forward.windows(2).all(|w| w[0].0 <= w[1].0), "not in the order of packet time");
     assert_eq!(reports.len(), 9);
 }
 
@@ -325,14 +340,14 @@ fn names_are_read_from_heads_over_several_segments() {
 #[test]
 fn a_full_table_forgets_the_oldest_and_counts_it() {
     let (frames, ..) = drain(&[samples().join("f1-external-se/veth5f577e0f.pcap")]);
-    let config = Config { max_flows: 4, ..Config::default() };
-    let mut meter = Meter::new(config, KnownPorts::default());
-    let mut told = 0;
+    let config = FlowConfig { max_flows: 4, ..FlowConfig::default() };
+    let mut meter = Meter::new(config, ListeningPorts::default());
+    let mut reported = 0;
     for (time, link, wire_len, data) in &frames {
         let f = Frame { wire_len: *wire_len, ..frame(data, *link, *time) };
-        meter.frame(&f, &mut |o| told += usize::from(matches!(o, Observation::Connection(_))));
+        meter.frame(&f, &mut |o| reported += usize::from(matches!(o, Observation::Connection(_))));
     }
     assert!(meter.counters().evicted_flows > 0);
-    assert!(told as u64 >= meter.counters().evicted_flows);
+    assert!(reported as u64 >= meter.counters().evicted_flows);
     assert_accounted(&meter);
 }

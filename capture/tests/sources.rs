@@ -6,18 +6,18 @@ mod common;
 
 use common::{CART, Ip, Packet, SERVICE, WEB};
 use sidecarta_capture::frame::{Direction, Frame, LinkType};
-use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{InterfaceId, Observation};
 
 struct Captures {
     meter: Meter,
-    told: Vec<Observation>,
+    reported: Vec<Observation>,
 }
 
 impl Captures {
     fn new() -> Self {
-        let meter = Meter::new(Config::default(), KnownPorts::default());
-        Self { meter, told: Vec::new() }
+        let meter = Meter::new(FlowConfig::default(), ListeningPorts::default());
+        Self { meter, reported: Vec::new() }
     }
 
     fn frame(&mut self, source: u32, time: i64, data: &[u8]) {
@@ -29,8 +29,8 @@ impl Captures {
             wire_len: data.len() as u32,
             data,
         };
-        let told = &mut self.told;
-        self.meter.frame(&frame, &mut |o| told.push(o));
+        let reported = &mut self.reported;
+        self.meter.frame(&frame, &mut |o| reported.push(o));
     }
 
     fn syn(&mut self, source: u32, time: i64, to: Ip, seq: u32) {
@@ -62,9 +62,9 @@ fn a_call_that_is_translated_between_two_captures_is_one_connection() {
     let mut captures = Captures::new();
     captures.syn(0, 1_000, SERVICE, 7);
     captures.syn(1, 2_000, CART, 7);
-    let told = &mut captures.told;
-    captures.meter.finish(&mut |o| told.push(o));
-    let connections: Vec<_> = told
+    let reported = &mut captures.reported;
+    captures.meter.finish(&mut |o| reported.push(o));
+    let connections: Vec<_> = reported
         .iter()
         .filter_map(|o| match o {
             Observation::Connection(c) => Some((c.responder.ip(), c.isn, c.closed)),

@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sidecarta_capture::live::collector::Status as Collected;
+use sidecarta_capture::live::collector::CollectorStatus;
 
 use super::outbox::Progress;
 
 /// What the agent does, for those who ask.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
-    pub collected: Collected,
+    pub collected: CollectorStatus,
     pub progress: Progress,
     /// All counters, by name.
     pub counted: std::collections::BTreeMap<String, u64>,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use sidecarta_capture::live::collector::Config as CollectorConfig;
-use sidecarta_capture::live::handle::Settings;
+use sidecarta_capture::live::collector::CollectorConfig;
+use sidecarta_capture::live::handle::HandleConfig;
 use tokio::runtime::Runtime;
 
 use super::duration::duration;
@@ -73,11 +73,11 @@ struct LiveOptions {
     direction: Direction,
     /// Keep one in N packets of those that begin nothing; 1 keeps all. A connection older than the
     /// agent that carries one packet a second is found after N seconds on average
-    #[arg(long, value_name = "N", default_value_t = Settings::default().sample, value_parser = clap::value_parser!(u32).range(1..), env = "SIDECARTA_SAMPLE")]
+    #[arg(long, value_name = "N", default_value_t = HandleConfig::default().sample, value_parser = clap::value_parser!(u32).range(1..), env = "SIDECARTA_SAMPLE")]
     sample: u32,
     /// Kernel ring of each interface, in KiB; what comes in bursts while the agent does other
     /// things is held there
-    #[arg(long, value_name = "KIB", default_value_t = Settings::default().ring / 1024, value_parser = clap::value_parser!(u32).range(64..1_048_576))]
+    #[arg(long, value_name = "KIB", default_value_t = HandleConfig::default().ring_bytes / 1024, value_parser = clap::value_parser!(u32).range(64..1_048_576))]
     ring: u32,
     /// Tell what is known already again after this long
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
@@ -189,11 +189,11 @@ impl LiveOptions {
             !(any && pod_sends_only),
             "`--direction in` needs a handle for each interface: leave `--capture any` out"
         );
-        let handle = Settings {
+        let handle = HandleConfig {
             sample: self.sample,
-            ring: self.ring * 1024,
+            ring_bytes: self.ring * 1024,
             pod_sends_only,
-            ..Settings::default()
+            ..HandleConfig::default()
         };
         Ok(Config {
             node: self.node()?,

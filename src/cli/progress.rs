@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use sidecarta_capture::source::Progress;
+use sidecarta_capture::source::ReadProgress;
 
 /// How often the line changes.
 const EVERY: Duration = Duration::from_millis(250);
@@ -27,7 +27,7 @@ impl Line {
         }
     }
 
-    pub fn show(&mut self, progress: &Progress) {
+    pub fn show(&mut self, progress: &ReadProgress) {
         if !self.enabled || Instant::now() < self.next {
             return;
         }

@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use sidecarta_capture::loss::Counters;
-use sidecarta_capture::meter::{Config, KnownPorts, Meter};
-use sidecarta_capture::source::{self, Damage, Digests, Reader};
+use sidecarta_capture::loss::CaptureCounters;
+use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
+use sidecarta_capture::source::{self, CaptureReader, Damage, Digests};
 
 use super::output::{self, Format};
 use super::progress::Line;
@@ -74,7 +74,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     );
     let (loaded, reader) = both(
         || snapshot::load(&snapshots, options.cluster.cluster_domain.as_deref()),
-        || Reader::open(&captures),
+        || CaptureReader::open(&captures),
     );
     let (cluster, snapshot) = loaded?;
     let mut partial = super::report_snapshot(&snapshot);
@@ -106,13 +106,13 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let before: Vec<PathBuf> = reading.paths(|source| held[source] == Held::Uncounted);
     if !before.is_empty() && held.contains(&Held::Not) && before.iter().all(|p| p.is_file()) {
         let noted = OnceLock::from(store.ledger()?);
-        let mut old = Reading::of(Reader::open(&before), &view, &noted)?;
+        let mut old = Reading::of(CaptureReader::open(&before), &view, &noted)?;
         for source in 0..old.len() {
             let taught = old.take(source, &view);
             store.apply_counted(&empty(taught.batch.id), &taught.counted)?;
         }
         let _ = again.set(store.ledger()?);
-        reading = Reading::of(Reader::open(&captures), &view, &again)?;
+        reading = Reading::of(CaptureReader::open(&captures), &view, &again)?;
         held = reading.held(&store, &view)?;
     }
 
@@ -229,19 +229,23 @@ enum Held {
 
 /// What one reading of the captures gave.
 struct Reading<'a> {
-    reader: Reader,
+    reader: CaptureReader,
     digests: Digests,
     /// Of the capture layer, by source.
-    counters: Vec<Counters>,
+    counters: Vec<CaptureCounters>,
     learned: Captures<'a>,
 }
 
 impl<'a> Reading<'a> {
     /// Reads captures to their end.
-    fn of(reader: Reader, view: &View<'a>, ledger: &'a OnceLock<Ledger>) -> anyhow::Result<Self> {
-        let limits = Config::default();
+    fn of(
+        reader: CaptureReader,
+        view: &View<'a>,
+        ledger: &'a OnceLock<Ledger>,
+    ) -> anyhow::Result<Self> {
+        let limits = FlowConfig::default();
         let (sockets, ports) = view.cluster.listening();
-        let mut meter = Meter::new(limits, KnownPorts { sockets, ports });
+        let mut meter = Meter::new(limits, ListeningPorts { sockets, ports });
         let earlier = Earlier { ledger, snapshot: view.snapshot, limits };
         let latest = verify::latest(clock::now());
         let mut learned = Captures::new(view.cluster, earlier, latest);
@@ -449,11 +453,11 @@ impl Together {
 
 /// Reads and learns until the end, or until it is in vain.
 fn read(
-    reader: Reader,
+    reader: CaptureReader,
     meter: &mut Meter,
     learned: &mut Captures<'_>,
     in_vain: &AtomicBool,
-) -> anyhow::Result<(Reader, Digests)> {
+) -> anyhow::Result<(CaptureReader, Digests)> {
     let progress = reader.progress();
     let mut line = Line::new();
     let mut prefetch = source::spawn(reader)?;

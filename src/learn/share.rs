@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 
-use sidecarta_capture::meter::Config;
+use sidecarta_capture::meter::FlowConfig;
 use sidecarta_capture::observation::{Connection, Lookup, Transport};
 
 use crate::model::{Counted, Grade, Ledger, Time, WorkloadId};
@@ -20,7 +20,7 @@ pub struct Earlier<'a> {
     /// Digest of the snapshot that calls are resolved by.
     pub snapshot: u64,
     /// How long the flow table remembers a connection.
-    pub limits: Config,
+    pub limits: FlowConfig,
 }
 
 /// What a counted connection or look-up is part of.
@@ -91,7 +91,7 @@ pub(super) fn for_call(seen: Counted, call: Option<(&WorkloadId, &Resolution)>) 
 }
 
 /// A connection in short.
-pub(super) fn of_call(c: &Connection, limits: &Config) -> Counted {
+pub(super) fn of_call(c: &Connection, limits: &FlowConfig) -> Counted {
     let kind = match c.transport {
         Transport::Tcp => 6,
         Transport::Udp => 17,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sidecarta_capture::observation::{Connection, Content, Names, Observation};
+use sidecarta_capture::observation::{Connection, ConnectionNames, Content, Observation};
 
 use super::*;
 use crate::agent::waiting::Waiting;
@@ -85,7 +85,7 @@ fn call(from: &str, to: &str, millis: i64) -> Observation {
         initiator: SocketAddr::new(from.parse().unwrap(), 40_000),
         responder: SocketAddr::new(to.parse().unwrap(), 8080),
         content: Content::Unknown,
-        names: Names::default(),
+        names: ConnectionNames::default(),
         ..connection(40_000, 8080, first)
     })
 }
@@ -152,7 +152,8 @@ fn each_host_of_a_connection_is_a_call_of_its_own() {
         let Observation::Connection(c) = call("10.0.1.1", "10.0.2.1", 0) else {
             unreachable!("it is one")
         };
-        let names = Names { authority: Some(authority.to_owned()), ..Names::default() };
+        let names =
+            ConnectionNames { authority: Some(authority.to_owned()), ..ConnectionNames::default() };
         Observation::Connection(Connection { names, packets, content: Content::Http1, ..c })
     };
     let mut out = Gatherer::new("n1", "boot");

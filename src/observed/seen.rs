@@ -3,7 +3,7 @@
 //! Owns the way from the words of the capture layer to those of a batch. Must never leave out what
 //! resolution reads.
 
-use sidecarta_capture::observation::{Connection, Names, Orientation, Transport};
+use sidecarta_capture::observation::{Connection, ConnectionNames, Orientation, Transport};
 
 use super::{Begun, CallRef, Opening};
 use crate::model::{Protocol, Time};
@@ -29,7 +29,7 @@ pub fn call(c: &Connection) -> CallRef<'_> {
 }
 
 /// The names of DNS answers that are evidence, latest first, each once.
-fn questions(names: &Names) -> impl Iterator<Item = &str> {
+fn questions(names: &ConnectionNames) -> impl Iterator<Item = &str> {
     // A client that was given a host name puts it into its ClientHello; one without was given the
     // address, and an earlier answer with that address is a coincidence.
     let all = if names.nameless_hello { &[][..] } else { &names.dns[..] };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use sidecarta_capture::observation::{
-    Connection, Content, DnsName, InterfaceId, InterfaceSpan, Lookup, Names, Orientation, Transport,
+    Connection, ConnectionNames, Content, DnsName, InterfaceId, InterfaceSpan, Lookup, Orientation,
+    Transport,
 };
 
 use super::*;
@@ -47,7 +48,7 @@ pub(crate) fn connection(port: u16, to: u16, first: i64) -> Connection {
         last: first + 5,
         packets: 3,
         content: Content::Http1,
-        names: Names { authority: Some(format!("s{to}")), ..Names::default() },
+        names: ConnectionNames { authority: Some(format!("s{to}")), ..ConnectionNames::default() },
         interface: InterfaceId { source: 0, index: 2 },
         isn: None,
         closed: false,
@@ -64,13 +65,13 @@ enum Taken {
 
 fn any_connection() -> impl Strategy<Value = Connection> {
     let names = prop_oneof![
-        Just(Names::default()),
-        Just(Names {
+        Just(ConnectionNames::default()),
+        Just(ConnectionNames {
             sni: Some("cart".to_owned()),
             alpn: vec!["h2".to_owned(), "{h\\\"".to_owned()],
-            ..Names::default()
+            ..ConnectionNames::default()
         }),
-        any::<i64>().prop_map(|answered| Names {
+        any::<i64>().prop_map(|answered| ConnectionNames {
             dns: ["b", "a"]
                 .map(|n| DnsName {
                     question: n.to_owned(),
@@ -78,7 +79,7 @@ fn any_connection() -> impl Strategy<Value = Connection> {
                     answered: answered.saturating_abs()
                 })
                 .into(),
-            ..Names::default()
+            ..ConnectionNames::default()
         }),
     ];
     (1..4u16, 80..83u16, 0..1_000i64, 0..50i64, any::<[bool; 2]>(), names).prop_map(
@@ -346,14 +347,14 @@ fn equal_calls_are_one_edge() {
                 answered: is(1),
                 refused: is(2),
                 content: if is(3) { Content::Http1 } else { Content::Unknown },
-                names: Names {
+                names: ConnectionNames {
                     alpn: if is(3) { vec!["h2".to_owned()] } else { Vec::new() },
                     dns: vec![DnsName {
                         question: "cart".to_owned(),
                         canonical: is(2).then(|| "cart.shop".to_owned()),
                         answered: i64::from(flags),
                     }],
-                    ..Names::default()
+                    ..ConnectionNames::default()
                 },
                 ..connection(40_000 + flags as u16, 80, 10 + i64::from(flags))
             };
@@ -483,9 +484,9 @@ fn memory_is_a_small_multiple_of_the_text_whatever_the_text_is() {
         let mut gatherer = Gatherer::new("n1", "boot");
         for port in 0..edges {
             let c = Connection {
-                names: Names {
+                names: ConnectionNames {
                     sni: Some(format!("cart-{port}.shop.svc.cluster.local")),
-                    ..Names::default()
+                    ..ConnectionNames::default()
                 },
                 ..connection(40_000, port, 5)
             };
@@ -529,7 +530,7 @@ fn the_text_of_a_compressed_batch_is_bounded() {
 }
 
 fn named(port: u16, host: &str) -> Connection {
-    let names = Names { sni: Some(host.to_owned()), ..Names::default() };
+    let names = ConnectionNames { sni: Some(host.to_owned()), ..ConnectionNames::default() };
     Connection { names, ..connection(40_000, port, 5) }
 }
 

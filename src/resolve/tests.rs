@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use sidecarta_capture::observation::{
-    Connection, Content, InterfaceId, Names, Orientation, Transport,
+    Connection, ConnectionNames, Content, InterfaceId, Orientation, Transport,
 };
 
 use super::*;
@@ -71,7 +71,7 @@ fn cluster() -> Cluster {
     snapshot.cluster
 }
 
-fn call(to: &str, names: Names) -> Connection {
+fn call(to: &str, names: ConnectionNames) -> Connection {
     Connection {
         initiator: SocketAddr::from(([10, 1, 0, 5], 40_000)),
         responder: to.parse().unwrap(),
@@ -100,8 +100,8 @@ fn resolved(connection: &Connection) -> Resolution {
     resolve(&cluster, pod, &crate::observed::call(connection).to_call(), Time(connection.first))
 }
 
-fn named(authority: &str) -> Names {
-    Names { authority: Some(authority.to_owned()), ..Names::default() }
+fn named(authority: &str) -> ConnectionNames {
+    ConnectionNames { authority: Some(authority.to_owned()), ..ConnectionNames::default() }
 }
 
 fn service(name: &str, port: u16) -> Destination {
@@ -115,7 +115,7 @@ fn service(name: &str, port: u16) -> Destination {
 
 #[test]
 fn two_services_behind_one_endpoint_stay_ambiguous_until_a_name_decides() {
-    let r = resolved(&call("10.1.0.6:5000", Names::default()));
+    let r = resolved(&call("10.1.0.6:5000", ConnectionNames::default()));
     let Destination::Ambiguous { candidates } = &r.destination else { panic!("{r:?}") };
     assert_eq!(
         candidates.iter().map(|c| (c.name.as_str(), c.port)).collect::<Vec<_>>(),
@@ -128,10 +128,10 @@ fn two_services_behind_one_endpoint_stay_ambiguous_until_a_name_decides() {
 
 #[test]
 fn the_services_own_address_is_a_scope_miss_of_an_injected_pod() {
-    let r = resolved(&call("10.96.0.7:5432", Names::default()));
+    let r = resolved(&call("10.96.0.7:5432", ConnectionNames::default()));
     assert_eq!((r.destination, r.port, r.scope_miss), (service("db", 5432), 5432, true));
     assert_eq!(r.grades.keys().collect::<Vec<_>>(), [&Grade::ServiceAddress]);
-    let r = resolved(&call("10.96.0.7:9999", Names::default()));
+    let r = resolved(&call("10.96.0.7:9999", ConnectionNames::default()));
     assert!(matches!(
         r.destination,
         Destination::Unresolved { why: Unresolved::NoServicePort, .. }
@@ -147,15 +147,15 @@ fn an_alias_leads_to_its_target_and_is_remembered() {
 
 #[test]
 fn unknown_addresses_say_why() {
-    let why = |to| match resolved(&call(to, Names::default())).destination {
+    let why = |to| match resolved(&call(to, ConnectionNames::default())).destination {
         Destination::Unresolved { why, .. } => why,
         other => panic!("{other:?}"),
     };
     assert_eq!(why("10.1.0.77:80"), Unresolved::NoPodThen);
     assert_eq!(why("10.96.0.99:80"), Unresolved::NoService);
-    let sni = Names {
+    let sni = ConnectionNames {
         sni: Some("outbound_.80_._.gone.shop.svc.cluster.local".into()),
-        ..Names::default()
+        ..ConnectionNames::default()
     };
     let r = resolved(&call("10.1.0.6:80", sni));
     assert!(matches!(
@@ -166,7 +166,8 @@ fn unknown_addresses_say_why() {
 
 #[test]
 fn wildcard_entries_keep_the_host_as_listed() {
-    let sni = Names { sni: Some("en.wikipedia.org".into()), ..Names::default() };
+    let sni =
+        ConnectionNames { sni: Some("en.wikipedia.org".into()), ..ConnectionNames::default() };
     for to in ["203.0.113.9:443", "240.240.0.9:443"] {
         let Destination::External { host, namespace, entry_host, .. } =
             resolved(&call(to, sni.clone())).destination

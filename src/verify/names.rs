@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn every_counter_of_an_agent_is_known_and_no_other() {
-        let collected = sidecarta_capture::live::collector::Status::default();
+        let collected = sidecarta_capture::live::collector::CollectorStatus::default();
         for (name, _) in crate::agent::named(&collected) {
             assert!(counter::is_told(name), "an agent counts {name}: add it");
         }

@@ -306,7 +306,7 @@ fn what_the_kernel_drops_is_said_and_what_goes_on_is_learned() {
     eventually("what was dropped", || {
         metric(&world.node, "sidecarta_agent_events_total{event=\"ring-dropped\"}") > 0
     });
-    eventually("a larger ring", || agent.log().contains("it has a larger one"));
+    eventually("a larger ring", || agent.log().contains("replaced by a larger one"));
     world.wait_for_batch("10.244.1.60:9000");
     storm(&pods, 30, &Arc::default());
     assert_eq!(agent.end(), Some(0));

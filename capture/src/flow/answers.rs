@@ -1,92 +1,97 @@
-//! Names that the DNS gave for an address, per client, shortly before a connection.
+//! DNS answers: the names that a client got for an address shortly before a connection.
+//!
+//! Owns how many answers are remembered, and for how long. Must never let one client push out the
+//! answers of another while it has more of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
 use crate::observation::{DnsName, Nanos};
 
-/// Names kept per client and address: one address may serve several hosts.
+/// Names remembered per client and address. One address may serve several hosts.
 const MAX_NAMES: usize = 4;
-/// An answer counts for its time to live, but at least this long: resolvers and applications cache
-/// a little longer.
-const MIN_LIFE: i64 = 60_000_000_000;
-/// And at most this long: an address changes hands.
-const MAX_LIFE: i64 = 600_000_000_000;
+/// An answer is valid for its time to live, but at least this long: resolvers and applications
+/// cache a little longer.
+const MIN_LIFE_NANOS: i64 = 60_000_000_000;
+/// An answer is valid at most this long: an address may pass to another pod.
+const MAX_LIFE_NANOS: i64 = 600_000_000_000;
 
-/// Bytes of names that are remembered of one client, about. A client that asks for ever more names
-/// pushes out its own.
-const SHARE: usize = 256 * 1024;
-/// Bytes of names of all clients, about.
-const TOTAL: usize = 8 * 1024 * 1024;
+/// Bytes of names remembered per client, estimated. A client that asks for more names pushes out
+/// its own.
+const CLIENT_BYTES: usize = 256 * 1024;
+/// Bytes of names remembered of all clients, estimated.
+const TOTAL_BYTES: usize = 8 * 1024 * 1024;
 
 #[derive(Debug)]
-struct Remembered {
+struct RememberedName {
     name: DnsName,
     until: Nanos,
 }
 
-/// Bytes that a name takes, about: two allocations, and its part of a table.
+/// Bytes of memory that a name takes, estimated: two allocations, and its part of a table.
 fn size(name: &DnsName) -> usize {
     160 + name.question.len() + name.canonical.as_ref().map_or(0, String::len)
 }
 
 #[derive(Debug, Default)]
-struct Client {
-    known: HashMap<IpAddr, Vec<Remembered>>,
-    /// Addresses, the oldest first.
+struct ClientAnswers {
+    by_address: HashMap<IpAddr, Vec<RememberedName>>,
+    /// Addresses in the order in which they were added.
     order: VecDeque<IpAddr>,
     bytes: usize,
 }
 
-impl Client {
-    /// Forgets the oldest address; gives the bytes that this frees.
+impl ClientAnswers {
+    /// Forgets the oldest address. Returns the bytes that this frees.
     fn forget_oldest(&mut self) -> Option<usize> {
-        let names = self.known.remove(&self.order.pop_front()?)?;
+        let names = self.by_address.remove(&self.order.pop_front()?)?;
         let bytes = names.iter().map(|n| size(&n.name)).sum();
         self.bytes -= bytes;
         Some(bytes)
     }
 }
 
-/// Remembers answers, of each client apart. The oldest of a client that has too many goes.
+/// Answers of all clients. Where there are too many, the oldest one of the client with the most
+/// bytes is dropped.
 #[derive(Debug)]
-pub(crate) struct Answers {
-    clients: HashMap<IpAddr, Client>,
+pub(crate) struct DnsAnswers {
+    clients: HashMap<IpAddr, ClientAnswers>,
     pairs: usize,
     bytes: usize,
     limit: usize,
 }
 
-impl Answers {
-    /// For so many pairs of client and address.
+impl DnsAnswers {
+    /// Room for `limit` pairs of client and address.
     pub(crate) fn new(limit: usize) -> Self {
         Self { clients: HashMap::new(), pairs: 0, bytes: 0, limit: limit.max(1) }
     }
 
-    /// Remembers a name; true when another pair had to go.
+    /// Adds a name with its time to live in seconds. True where another pair was dropped.
     pub(crate) fn add(&mut self, client: IpAddr, address: IpAddr, name: DnsName, ttl: u32) -> bool {
-        let life = (i64::from(ttl) * 1_000_000_000).clamp(MIN_LIFE, MAX_LIFE);
+        let life = (i64::from(ttl) * 1_000_000_000).clamp(MIN_LIFE_NANOS, MAX_LIFE_NANOS);
         let until = name.answered.saturating_add(life);
-        let of = self.clients.entry(client).or_default();
-        let before = of.bytes;
-        let names = of.known.entry(address).or_insert_with(|| {
-            of.order.push_back(address);
+        let entry = self.clients.entry(client).or_default();
+        let before = entry.bytes;
+        let names = entry.by_address.entry(address).or_insert_with(|| {
+            entry.order.push_back(address);
             self.pairs += 1;
             Vec::new()
         });
-        of.bytes -= names.iter().map(|n| size(&n.name)).sum::<usize>();
+        entry.bytes -= names.iter().map(|n| size(&n.name)).sum::<usize>();
         names.retain(|n| n.name.question != name.question);
-        names.insert(0, Remembered { name, until });
+        names.insert(0, RememberedName { name, until });
         names.truncate(MAX_NAMES);
-        of.bytes += names.iter().map(|n| size(&n.name)).sum::<usize>();
-        self.bytes = self.bytes + of.bytes - before;
-        // A pair whose names have all expired is no loss, but telling would cost more than counting
-        // it.
+        entry.bytes += names.iter().map(|n| size(&n.name)).sum::<usize>();
+        self.bytes = self.bytes + entry.bytes - before;
+        // A pair whose names have all expired is no loss. Finding that out would cost more than
+        // counting it.
         let mut evicted = false;
-        while self.clients.get(&client).is_some_and(|c| c.bytes > SHARE && c.order.len() > 1) {
+        while self.clients.get(&client).is_some_and(|c| c.bytes > CLIENT_BYTES && c.order.len() > 1)
+        {
             evicted |= self.evict(client);
         }
-        while (self.bytes > TOTAL || self.pairs > self.limit) && self.pairs > 1 {
+        while (self.bytes > TOTAL_BYTES || self.pairs > self.limit) && self.pairs > 1 {
             let most = self.clients.iter().max_by_key(|(a, c)| (c.bytes, **a)).map(|(a, _)| *a);
             evicted |= most.is_some_and(|most| self.evict(most));
         }
@@ -94,28 +99,28 @@ impl Answers {
     }
 
     fn evict(&mut self, client: IpAddr) -> bool {
-        let Some(of) = self.clients.get_mut(&client) else { return false };
-        let Some(bytes) = of.forget_oldest() else { return false };
+        let Some(entry) = self.clients.get_mut(&client) else { return false };
+        let Some(bytes) = entry.forget_oldest() else { return false };
         self.bytes -= bytes;
         self.pairs -= 1;
-        if of.order.is_empty() {
+        if entry.order.is_empty() {
             self.clients.remove(&client);
         }
         true
     }
 
-    /// The clock was set: answers keep their age.
+    /// Shifts all times by `step`, after the clock was set.
     pub(crate) fn shift(&mut self, step: Nanos) {
         let clients = self.clients.values_mut();
-        for remembered in clients.flat_map(|c| c.known.values_mut()).flatten() {
+        for remembered in clients.flat_map(|c| c.by_address.values_mut()).flatten() {
             remembered.name.answered = remembered.name.answered.saturating_add(step);
             remembered.until = remembered.until.saturating_add(step);
         }
     }
 
-    /// Names that were good at this time, latest first.
+    /// Names that were valid at this packet time, the latest first.
     pub(crate) fn names(&self, client: IpAddr, address: IpAddr, time: Nanos) -> Vec<DnsName> {
-        let names = self.clients.get(&client).and_then(|c| c.known.get(&address));
+        let names = self.clients.get(&client).and_then(|c| c.by_address.get(&address));
         names
             .map_or(&[][..], Vec::as_slice)
             .iter()
@@ -133,24 +138,28 @@ mod tests {
         IpAddr::from(n.to_be_bytes())
     }
 
-    fn add(answers: &mut Answers, client: u32, n: u32) -> bool {
+    fn add(answers: &mut DnsAnswers, client: u32, n: u32) -> bool {
         let question = format!("{n}.{}", "x".repeat(200));
         answers.add(ip(client), ip(n), DnsName { question, canonical: None, answered: 5 }, 60)
     }
 
     #[test]
-    fn a_client_with_ever_more_names_pushes_out_its_own() {
-        let mut answers = Answers::new(65_536);
+    fn a_client_with_too_many_names_pushes_out_its_own() {
+        let mut answers = DnsAnswers::new(65_536);
         assert!(!add(&mut answers, 1, 7));
         let evicted = (0..100_000).filter(|n| add(&mut answers, 2, *n)).count();
-        assert!(evicted > 90_000 && answers.bytes < SHARE + 2_000, "{evicted} {}", answers.bytes);
-        assert_eq!(answers.names(ip(1), ip(7), 6).len(), 1, "another client keeps what it has");
-        assert_eq!(answers.names(ip(2), ip(99_999), 6).len(), 1, "the latest is kept");
+        assert!(
+            evicted > 90_000 && answers.bytes < CLIENT_BYTES + 2_000,
+            "{evicted} {}",
+            answers.bytes
+        );
+        assert_eq!(answers.names(ip(1), ip(7), 6).len(), 1, "another client loses nothing");
+        assert_eq!(answers.names(ip(2), ip(99_999), 6).len(), 1, "the latest is remembered");
     }
 
     #[test]
-    fn all_clients_together_have_a_limit_and_the_largest_goes_first() {
-        let mut answers = Answers::new(65_536);
+    fn beyond_the_limit_of_all_clients_the_largest_client_loses_names() {
+        let mut answers = DnsAnswers::new(65_536);
         for client in 0..200 {
             for n in 0..500 {
                 add(&mut answers, client, n);
@@ -162,15 +171,15 @@ mod tests {
                 add(&mut answers, client, n);
             }
         }
-        assert!(answers.bytes <= TOTAL);
+        assert!(answers.bytes <= TOTAL_BYTES);
         assert_eq!(answers.names(ip(1_000), ip(1), 6).len(), 1);
         let counted: usize = answers.clients.values().map(|c| c.order.len()).sum();
         assert_eq!(counted, answers.pairs);
     }
 
     #[test]
-    fn the_oldest_pair_goes_where_there_are_too_many() {
-        let mut answers = Answers::new(2);
+    fn beyond_the_limit_of_pairs_the_oldest_pair_is_dropped() {
+        let mut answers = DnsAnswers::new(2);
         assert!(!add(&mut answers, 1, 1) && !add(&mut answers, 1, 2) && add(&mut answers, 1, 3));
         assert!(answers.names(ip(1), ip(1), 6).is_empty());
         assert_eq!(answers.names(ip(1), ip(3), 6).len(), 1);

@@ -1,69 +1,91 @@
 //! One connection while it is followed.
+//!
+//! Owns what a segment changes in a flow: orientation, answer, names and end. Must never search the
+//! flow table or decide when a flow expires.
+
+mod report;
 
 use std::net::SocketAddr;
 
-use super::further::{Further, Noted};
-use super::head::{self, Begins, MAX_HEAD};
-use super::hot::Hot;
+use super::head::{self, MAX_HEAD, PayloadStart};
+use super::hot::HotFlow;
 use super::key::FlowKey;
+use super::later_hosts::{Added, LaterHosts};
 use crate::decode::Segment;
 use crate::frame::Direction;
-use crate::observation::{
-    Connection, Content, DnsName, Names, Nanos, Observation, Orientation, Transport,
-};
+use crate::observation::{ConnectionNames, Content, DnsName, Nanos, Orientation, Transport};
 
-/// Segments of an initiator that are searched for a name of any kind before the connection counts
-/// as nameless, and only requests are looked for: a connection joined midway may begin with the
-/// rest of a body.
+/// Segments of an initiator in which a head of any kind is searched. After them the connection
+/// counts as nameless, and only requests are searched. A connection joined midway may begin with
+/// the rest of a body.
 const MAX_TRIES: u8 = 32;
 
-/// A head being joined.
+/// A head whose segments are being joined.
 #[derive(Debug)]
-struct Pending {
+struct PendingHead {
     content: Content,
     bytes: Vec<u8>,
+    /// Sequence number of the byte that comes next.
     next: u32,
+}
+
+/// State of joining a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum JoinState {
+    /// More segments may belong to it.
+    Open,
+    /// It was read to its end.
+    Whole,
+    /// It ends before its end was read.
+    Incomplete,
 }
 
 /// What only some connections have, and never both at a time.
 #[derive(Debug)]
-enum Extra {
-    Pending(Pending),
-    Further(Further),
+enum FlowExtra {
+    Pending(PendingHead),
+    LaterHosts(LaterHosts),
 }
 
-/// What there is room for in the table.
+/// What the flow table has room for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct TableRoom {
     /// Another head may be joined.
     pub head: bool,
-    /// Another host of later requests may be remembered.
+    /// Another later host may be remembered.
     pub host: bool,
 }
 
+/// A fact about the low end and the high end of a [`FlowKey`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PerEnd {
+    pub low: bool,
+    pub high: bool,
+}
+
+/// The fields of a flow that only some packets need. The others are in [`HotFlow`].
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct FlowEntry {
     pub initiator: SocketAddr,
     pub orientation: Orientation,
     pub from_start: bool,
     pub answered: bool,
     pub refused: bool,
     pub closed: bool,
-    /// Its own names can change no more: the fast path may count its packets, but for later
-    /// requests.
-    pub settled: bool,
-    /// A translated twin of another connection, on a capture of all interfaces: never told.
-    pub twin: bool,
-    pub told: bool,
-    /// Ends of the connection (low, high) that are behind an interface it was seen on, where
-    /// directions are known.
-    behind: (bool, bool),
+    /// Its own names cannot change any more. Later requests may still name later hosts.
+    pub names_final: bool,
+    /// It is a translated duplicate of another connection, and is never reported.
+    pub translated_duplicate: bool,
+    pub reported: bool,
+    /// Ends that are behind an interface that the connection was seen on, where directions are
+    /// recorded.
+    behind: PerEnd,
     /// Ends that were seen to send on an interface that they are behind.
-    heard: (bool, bool),
-    /// Ends behind interfaces that show all that they send. What such an end was not heard to send,
-    /// others have sent in its name, or it reaches where it goes under another address.
-    hearable: (bool, bool),
-    /// A segment of it was forged, and its initiator was not heard: not to be told.
+    seen_sending: PerEnd,
+    /// Ends behind interfaces that show all that they send. If such an end was not seen to send,
+    /// then another pod sent with its address, or it sends under another address.
+    watched_sending: PerEnd,
+    /// A segment of it was forged, and its initiator was not seen to send. It is not reported.
     pub forged: bool,
     /// It began with a forged segment.
     pub began_forged: bool,
@@ -72,35 +94,35 @@ pub(crate) struct Entry {
     /// Initial sequence number of the initiator.
     pub isn: Option<u32>,
     pub first: Nanos,
-    /// Packets since it was last told, beyond those that [`Hot::packets`] has room for.
+    /// Packets since the last report, beyond those in [`HotFlow::packets`].
     earlier: u64,
     content: Content,
-    names: Option<Box<Names>>,
-    extra: Option<Box<Extra>>,
-    /// Which entry of the expiry queues is the valid one.
+    names: Option<Box<ConnectionNames>>,
+    extra: Option<Box<FlowExtra>>,
+    /// Stamp of its valid entry in the expiry queues.
     pub stamp: u32,
 }
 
-/// What a segment changed that the table must know of.
+/// What a segment changed, as far as the flow table counts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Change {
-    /// A head began to be joined.
+pub(crate) struct FlowChange {
+    /// Joining a head began.
     pub head_began: bool,
-    /// A joined head is done with.
+    /// Joining a head ended.
     pub head_ended: bool,
-    /// It ended without being whole.
+    /// A head ended before it was whole.
     pub head_incomplete: bool,
-    /// A head began that is not joined, for want of room.
+    /// A head began that is not joined, because there is no room.
     pub head_dropped: bool,
     /// The packet was seen before on another interface.
     pub repeated: bool,
-    /// A host was asked for that was not before.
-    pub further: bool,
-    /// The same, and there is no room for it.
-    pub further_dropped: bool,
+    /// A request named a new later host.
+    pub new_host: bool,
+    /// A request named a new later host, and there is no room for it.
+    pub host_dropped: bool,
 }
 
-impl Entry {
+impl FlowEntry {
     pub(super) fn new(initiator: SocketAddr, orientation: Orientation, first: Nanos) -> Self {
         Self {
             initiator,
@@ -109,12 +131,12 @@ impl Entry {
             answered: false,
             refused: false,
             closed: false,
-            settled: false,
-            twin: false,
-            told: false,
-            behind: (false, false),
-            heard: (false, false),
-            hearable: (false, false),
+            names_final: false,
+            translated_duplicate: false,
+            reported: false,
+            behind: PerEnd::default(),
+            seen_sending: PerEnd::default(),
+            watched_sending: PerEnd::default(),
             forged: false,
             began_forged: false,
             responder_spoke: false,
@@ -129,8 +151,8 @@ impl Entry {
         }
     }
 
-    pub(super) fn set_names(&mut self, names: Names) {
-        if names != Names::default() {
+    pub(super) fn set_names(&mut self, names: ConnectionNames) {
+        if names != ConnectionNames::default() {
             self.names = Some(Box::new(names));
         }
     }
@@ -139,83 +161,92 @@ impl Entry {
         self.names.get_or_insert_default().dns = dns;
     }
 
-    /// Who listens has become known.
-    pub(super) fn orient(&mut self, initiator: SocketAddr, names: Names) {
-        // What was seen of it so far came from the other end then.
+    /// Sets the initiator, after listening ports were learned.
+    pub(super) fn orient(&mut self, initiator: SocketAddr, names: ConnectionNames) {
+        // Then all packets so far came from the end that is now the responder.
         self.answered |= self.initiator != initiator;
         self.initiator = initiator;
-        self.orientation = Orientation::KnownPort;
+        self.orientation = Orientation::ListeningPort;
         self.names = None;
         self.set_names(names);
     }
 
-    /// Notes which end is behind the interface that a segment was seen on.
-    pub(super) fn place(&mut self, hot: &mut Hot, s: &Segment<'_>) {
+    /// Records which end is behind the interface that a segment was seen on.
+    pub(super) fn record_interface(&mut self, hot: &mut HotFlow, s: &Segment<'_>) {
         let behind = match s.direction {
             Direction::Unknown => return,
             Direction::Received => s.from,
             Direction::Sent => s.to,
         };
-        // A reset may only refuse what others have forged.
+        // A reset shows nothing: an end sends it also to refuse segments that another pod forged.
         let sent = s.direction == Direction::Received && !s.tcp.rst;
-        if behind == hot.key.end(true) {
-            self.behind.0 = true;
-            self.heard.0 |= sent;
+        if behind == hot.key.low_end() {
+            self.behind.low = true;
+            self.seen_sending.low |= sent;
         } else {
-            self.behind.1 = true;
-            self.heard.1 |= sent;
+            self.behind.high = true;
+            self.seen_sending.high |= sent;
         }
-        // Whoever is behind the interface that showed it sent it itself.
+        // The initiator is behind the interface that received it, so it sent it itself.
         self.forged &= !(sent && behind == self.initiator);
         if behind == self.initiator {
-            // The interface of whoever calls is the one that counts.
+            // Packets are counted on the interface of the initiator.
             hot.interface = s.interface;
         }
     }
 
-    /// Says of the ends (low, high) whether they are behind interfaces that show all they send.
-    pub(super) fn set_hearable(&mut self, hearable: (bool, bool)) {
-        self.hearable = hearable;
+    /// Sets which ends are behind interfaces that show all that they send.
+    pub(super) fn set_watched_sending(&mut self, watched_sending: PerEnd) {
+        self.watched_sending = watched_sending;
     }
 
-    /// Whether whoever opened it was not heard to send any of it, and would have been.
-    pub(super) fn is_unheard(&self, key: &FlowKey) -> bool {
-        let of = |(low, high)| if self.initiator == key.end(true) { low } else { high };
-        (of(self.behind) || of(self.hearable)) && !of(self.heard)
+    /// Whether the initiator would have been seen to send, and was not.
+    pub(super) fn is_initiator_unseen(&self, key: &FlowKey) -> bool {
+        let visible =
+            self.of_initiator(self.behind, key) || self.of_initiator(self.watched_sending, key);
+        visible && !self.of_initiator(self.seen_sending, key)
     }
 
-    /// Whether whoever opened it was heard to send some of it.
-    pub(super) fn is_heard(&self, key: &FlowKey) -> bool {
-        if self.initiator == key.end(true) { self.heard.0 } else { self.heard.1 }
+    fn of_initiator(&self, ends: PerEnd, key: &FlowKey) -> bool {
+        if self.initiator == key.low_end() { ends.low } else { ends.high }
     }
 
-    /// The responder accepted the connection, as its answer to the initiator's SYN shows.
+    /// Whether the initiator was seen to send.
+    pub(super) fn is_initiator_seen(&self, key: &FlowKey) -> bool {
+        self.of_initiator(self.seen_sending, key)
+    }
+
+    /// Marks it as answered, where this segment accepts the initiator's SYN.
     pub(super) fn accepted(&mut self, s: &Segment<'_>) {
         let answers = self.isn == Some(s.tcp.ack_number.wrapping_sub(1));
         self.answered |= s.to == self.initiator && answers;
     }
 
-    /// Whether it was seen only where it arrives: whoever opened it is behind none of the
-    /// interfaces.
-    pub(super) fn arrives(&self, key: &FlowKey) -> bool {
-        let (low, high) = self.behind;
-        (low || high) && !(if self.initiator == key.end(true) { low } else { high })
+    /// Whether it was seen only where it arrives: the initiator is behind none of the interfaces.
+    pub(super) fn only_arrives(&self, key: &FlowKey) -> bool {
+        (self.behind.low || self.behind.high) && !self.of_initiator(self.behind, key)
     }
 
-    /// Whether it is the other end's to tell. Where a call arrives its destination may have been
-    /// translated, of which only the SYN tells; and a guess of who called is no reason to keep
-    /// anything back.
-    pub(super) fn is_others(&self, key: &FlowKey) -> bool {
-        !self.from_start && self.orientation != Orientation::Guessed && self.arrives(key)
+    /// Whether the agent at the initiator's end reports it. Where it arrives, its destination may
+    /// have been translated, and only the SYN shows that. A guessed initiator is no reason not to
+    /// report.
+    pub(super) fn is_left_to_caller(&self, key: &FlowKey) -> bool {
+        !self.from_start && self.orientation != Orientation::Guessed && self.only_arrives(key)
     }
 
-    /// Takes a segment in.
-    pub(super) fn take(&mut self, hot: &mut Hot, s: &Segment<'_>, room: Room) -> Change {
+    /// Applies a segment.
+    pub(super) fn apply(
+        &mut self,
+        hot: &mut HotFlow,
+        s: &Segment<'_>,
+        room: TableRoom,
+    ) -> FlowChange {
         if hot.packets == u32::MAX {
             self.earlier += u64::from(std::mem::take(&mut hot.packets));
         }
-        self.place(hot, s);
-        let mut change = Change { repeated: hot.count(s.time, s.interface), ..Change::default() };
+        self.record_interface(hot, s);
+        let mut change =
+            FlowChange { repeated: hot.count(s.time, s.interface), ..FlowChange::default() };
         self.first = self.first.min(s.time);
         let tcp = s.transport == Transport::Tcp;
         if tcp && s.tcp.syn {
@@ -237,118 +268,138 @@ impl Entry {
             }
             self.responder_spoke |= !s.payload.is_empty();
         } else if tcp && s.tcp.ack && !s.tcp.rst {
-            // Where only this half is visible, what it acknowledges shows that the other half
-            // exists.
+            // Where only this direction is visible, an acknowledgment shows that the responder
+            // answered.
             self.answered = true;
         }
         if tcp && (s.tcp.fin || s.tcp.rst) {
             self.closed = true;
         }
-        // Joined in the middle of a long body, it may have counted as nameless.
-        self.settled &=
-            !(hot.requests && self.content == Content::Unknown && head::later(s.payload).is_some());
-        if !s.payload.is_empty() && !self.settled {
-            self.payload(hot, s, by_initiator, room.head, &mut change);
-        } else if hot.requests && by_initiator && !self.twin {
-            self.later(hot, s, room.host, &mut change);
+        // A connection joined in the middle of a long body may have counted as nameless before.
+        if hot.requests && self.content == Content::Unknown && head::later(s.payload).is_some() {
+            self.names_final = false;
         }
-        hot.settled =
-            self.settled && self.answered && !self.arrives(&hot.key) && !self.is_unheard(&hot.key);
+        if !s.payload.is_empty() && !self.names_final {
+            self.read_payload(hot, s, by_initiator, room.head, &mut change);
+        } else if hot.requests && by_initiator && !self.translated_duplicate {
+            self.take_later_request(hot, s, room.host, &mut change);
+        }
+        hot.counts_only = self.names_final
+            && self.answered
+            && !self.only_arrives(&hot.key)
+            && !self.is_initiator_unseen(&hot.key);
         change
     }
 
-    fn payload(
+    fn read_payload(
         &mut self,
-        hot: &mut Hot,
+        hot: &mut HotFlow,
         s: &Segment<'_>,
         by_initiator: bool,
         may_join: bool,
-        change: &mut Change,
+        change: &mut FlowChange,
     ) {
         if s.transport != Transport::Tcp {
-            self.settled = true;
+            self.names_final = true;
             return;
         }
-        let sure = self.orientation <= Orientation::Request;
-        if sure && !by_initiator {
+        let is_oriented = self.orientation <= Orientation::Request;
+        if is_oriented && !by_initiator {
             return;
         }
-        if let Some(Extra::Pending(pending)) = self.extra.as_deref_mut() {
+        if let Some(FlowExtra::Pending(pending)) = self.extra.as_deref_mut() {
             if s.from == self.initiator {
-                let done = pending.join(s, self.names.get_or_insert_default());
-                if done.is_some() {
-                    *change = Change {
-                        head_ended: true,
-                        head_incomplete: done == Some(false),
-                        ..*change
-                    };
+                let state = pending.join(s, self.names.get_or_insert_default());
+                if state != JoinState::Open {
+                    change.head_ended = true;
+                    change.head_incomplete = state == JoinState::Incomplete;
                     hot.requests &= !head::opens_tunnel(&pending.bytes);
                     self.extra = None;
-                    self.settled = true;
+                    self.names_final = true;
                 }
             }
             return;
         }
         match head::begins(s.payload) {
-            Begins::Head(content) => {
-                // Whoever sends a request or a ClientHello is the initiator.
-                if !sure {
+            PayloadStart::Head(content) => {
+                if !is_oriented {
+                    // The initiator is the end that sends a request or a ClientHello.
                     self.initiator = s.from;
                     self.orientation = Orientation::Request;
                 }
-                self.content = content;
-                hot.requests = content == Content::Http1 && !head::opens_tunnel(s.payload);
-                let whole = head::read(content, s.payload, self.names.get_or_insert_default());
-                if whole {
-                    self.settled = true;
-                } else if s.cut {
-                    change.head_incomplete = true;
-                    self.settled = true;
-                } else if !may_join {
-                    change.head_dropped = true;
-                    self.settled = true;
-                } else {
-                    change.head_began = true;
-                    let bytes = s.payload[..s.payload.len().min(MAX_HEAD)].to_vec();
-                    let next = s.tcp.seq.wrapping_add(s.payload.len() as u32);
-                    self.extra = Some(Box::new(Extra::Pending(Pending { content, bytes, next })));
-                }
+                self.begin_head(content, hot, s, may_join, change);
             }
-            Begins::TlsRecords => {
+            PayloadStart::TlsRecords => {
                 self.content = Content::Tls;
-                self.settled = true;
+                self.names_final = true;
             }
-            Begins::Nothing => {
+            PayloadStart::Nothing => {
                 self.tries += 1;
                 if by_initiator && self.is_begun_by(s) {
                     self.content = Content::Other;
-                    self.settled = true;
+                    self.names_final = true;
                 }
                 if self.tries >= MAX_TRIES {
-                    self.settled = true;
+                    self.names_final = true;
                     hot.requests = true;
                 }
             }
         }
     }
 
-    /// Takes in what may be a request after the first.
-    fn later(&mut self, hot: &mut Hot, s: &Segment<'_>, may_note: bool, change: &mut Change) {
+    /// Reads the first segment of a head, and begins to join the head where it is not whole.
+    fn begin_head(
+        &mut self,
+        content: Content,
+        hot: &mut HotFlow,
+        s: &Segment<'_>,
+        may_join: bool,
+        change: &mut FlowChange,
+    ) {
+        self.content = content;
+        hot.requests = content == Content::Http1 && !head::opens_tunnel(s.payload);
+        let whole = head::read(content, s.payload, self.names.get_or_insert_default());
+        self.names_final = whole || s.cut || !may_join;
+        if whole {
+            return;
+        }
+        if s.cut {
+            change.head_incomplete = true;
+        } else if !may_join {
+            change.head_dropped = true;
+        } else {
+            change.head_began = true;
+            let bytes = s.payload[..s.payload.len().min(MAX_HEAD)].to_vec();
+            let next = s.tcp.seq.wrapping_add(s.payload.len() as u32);
+            self.extra = Some(Box::new(FlowExtra::Pending(PendingHead { content, bytes, next })));
+        }
+    }
+
+    /// Reads a segment that may begin with a later request.
+    fn take_later_request(
+        &mut self,
+        hot: &mut HotFlow,
+        s: &Segment<'_>,
+        may_add: bool,
+        change: &mut FlowChange,
+    ) {
         let Some(head) = head::later(s.payload) else { return };
         hot.requests = !head::opens_tunnel(s.payload);
         let Some(authority) = head.authority else {
-            // The first segment of a joined head, sent once more, loses nothing.
+            // A retransmission of a joined head's first segment loses nothing.
             change.head_incomplete = !head.complete && !change.repeated && !self.is_begun_by(s);
             return;
         };
         if self.names.as_ref().is_some_and(|n| n.authority.as_ref() == Some(&authority)) {
             return;
         }
-        let extra = self.extra.get_or_insert_with(|| Box::new(Extra::Further(Further::default())));
-        if let Extra::Further(further) = extra.as_mut() {
-            let noted = further.note(authority, s.time, may_note);
-            change.further = noted == Noted::New;
-            change.further_dropped = noted == Noted::Dropped && !change.repeated;
+        let extra = self
+            .extra
+            .get_or_insert_with(|| Box::new(FlowExtra::LaterHosts(LaterHosts::default())));
+        if let FlowExtra::LaterHosts(later_hosts) = extra.as_mut() {
+            let added = later_hosts.add(authority, s.time, may_add);
+            change.new_host = added == Added::New;
+            change.host_dropped = added == Added::Dropped && !change.repeated;
         }
     }
 
@@ -357,114 +408,50 @@ impl Entry {
         self.isn.is_some_and(|isn| s.tcp.seq == isn.wrapping_add(1))
     }
 
-    /// Initiator and responder.
+    /// Initiator and responder, in this order.
     pub(super) fn ends(&self, key: &FlowKey) -> (SocketAddr, SocketAddr) {
-        let (low, high) = (key.end(true), key.end(false));
+        let (low, high) = (key.low_end(), key.high_end());
         if self.initiator == low { (low, high) } else { (high, low) }
     }
 
-    /// Tells what is new of it: the connection, and once more with each further host that was asked
-    /// for on it.
-    pub(super) fn report(&mut self, hot: &mut Hot, sink: &mut impl FnMut(Observation)) {
-        if !hot.changed || self.is_withheld(&hot.key) {
-            return;
-        }
-        let connection = self.connection(hot);
-        self.told = true;
-        self.earlier = 0;
-        hot.changed = false;
-        hot.packets = 0;
-        sink(Observation::Connection(connection));
-        self.report_further(hot, false, sink);
+    pub(super) fn is_joining(&self) -> bool {
+        matches!(self.extra.as_deref(), Some(FlowExtra::Pending(_)))
     }
 
-    /// Tells the further hosts alone; `only_new`: those that were never told.
-    pub(super) fn report_further(
-        &mut self,
-        hot: &Hot,
-        only_new: bool,
-        sink: &mut impl FnMut(Observation),
-    ) {
-        if self.is_withheld(&hot.key) {
-            return;
-        }
-        let Some(mut extra) = self.extra.take() else { return };
-        if let Extra::Further(further) = extra.as_mut() {
-            further.tell(only_new, |host| {
-                let dns = self.names.as_ref().map(|n| n.dns.clone()).unwrap_or_default();
-                let names =
-                    Names { authority: Some(host.authority.to_string()), dns, ..Names::default() };
-                let (first, last, is_new) = (host.first, host.last, !host.told);
-                // Its packets are told with the connection.
-                let connection =
-                    Connection { first, last, packets: 0, names, is_new, ..self.connection(hot) };
-                sink(Observation::Connection(connection));
-            });
-        }
-        self.extra = Some(extra);
-    }
-
-    /// Whether it is not to be told at all.
-    fn is_withheld(&self, key: &FlowKey) -> bool {
-        self.twin || self.forged || self.is_others(key) || self.is_unheard(key)
-    }
-
-    fn connection(&self, hot: &Hot) -> Connection {
-        let (initiator, responder) = self.ends(&hot.key);
-        Connection {
-            initiator,
-            responder,
-            transport: hot.key.transport(),
-            orientation: self.orientation,
-            from_start: self.from_start,
-            answered: self.answered,
-            refused: self.refused,
-            first: self.first,
-            last: hot.last,
-            isn: self.isn,
-            closed: self.closed,
-            packets: self.earlier + u64::from(hot.packets),
-            content: self.content,
-            names: self.names.as_deref().cloned().unwrap_or_default(),
-            interface: hot.interface,
-            is_new: !self.told,
+    /// Later hosts that it remembers.
+    pub(super) fn later_host_count(&self) -> usize {
+        if let Some(FlowExtra::LaterHosts(later_hosts)) = self.extra.as_deref() {
+            later_hosts.len()
+        } else {
+            0
         }
     }
 
-    pub(super) fn joining(&self) -> bool {
-        matches!(self.extra.as_deref(), Some(Extra::Pending(_)))
-    }
-
-    /// Further hosts remembered.
-    pub(super) fn further(&self) -> usize {
-        if let Some(Extra::Further(further)) = self.extra.as_deref() { further.len() } else { 0 }
-    }
-
-    /// See [`super::table::Table::rebase`].
+    /// Shifts all times by `step`, but not beyond `now`. See [`super::table::FlowTable::rebase`].
     pub(super) fn rebase(&mut self, now: Nanos, step: Nanos) {
         self.first = self.first.saturating_add(step).min(now);
-        if let Some(Extra::Further(further)) = self.extra.as_deref_mut() {
-            further.rebase(now, step);
+        if let Some(FlowExtra::LaterHosts(later_hosts)) = self.extra.as_deref_mut() {
+            later_hosts.rebase(now, step);
         }
     }
 }
 
-impl Pending {
-    /// Adds a segment. `Some(whole)` when it is done with.
-    fn join(&mut self, s: &Segment<'_>, names: &mut Names) -> Option<bool> {
-        // How far this segment begins behind what is expected: retransmissions overlap.
-        let behind = self.next.wrapping_sub(s.tcp.seq);
-        let Some(new) = s.payload.get(behind as usize..).filter(|n| !n.is_empty()) else {
-            // An old segment again, or a gap: a lost segment cannot be waited for without end.
-            let gap = (behind as i32) < 0;
-            return gap.then_some(false);
+impl PendingHead {
+    /// Appends a segment, and reads the head again.
+    fn join(&mut self, s: &Segment<'_>, names: &mut ConnectionNames) -> JoinState {
+        // Bytes of this segment that are there already: retransmissions overlap.
+        let overlap = self.next.wrapping_sub(s.tcp.seq);
+        let Some(new) = s.payload.get(overlap as usize..).filter(|n| !n.is_empty()) else {
+            // A retransmission, or a gap. A gap ends the head, as the lost segment may never come.
+            let is_gap = (overlap as i32) < 0;
+            return if is_gap { JoinState::Incomplete } else { JoinState::Open };
         };
         let room = MAX_HEAD - self.bytes.len();
         self.bytes.extend_from_slice(&new[..new.len().min(room)]);
         self.next = s.tcp.seq.wrapping_add(s.payload.len() as u32);
         if head::read(self.content, &self.bytes, names) {
-            return Some(true);
+            return JoinState::Whole;
         }
-        (s.cut || self.bytes.len() >= MAX_HEAD).then_some(false)
+        if s.cut || self.bytes.len() >= MAX_HEAD { JoinState::Incomplete } else { JoinState::Open }
     }
 }

@@ -1,59 +1,61 @@
-//! The first bytes of an initiator: a ClientHello or a request head, joined over segments; and the
-//! heads of later requests.
+//! Heads: the first bytes of an initiator, which are a ClientHello or a request head, and the heads
+//! of later requests.
+//!
+//! Owns the decision what a payload begins with. Must never join segments.
 
-use crate::observation::{Content, Names};
+use crate::observation::{ConnectionNames, Content};
 use crate::{http, tls};
 
-/// Most bytes of a head: a ClientHello with a session ticket that carries certificates has 3.4 kB,
-/// request heads are limited to 8 to 16 KiB by every server.
+/// Longest head that is joined, in bytes. A ClientHello whose session ticket carries certificates
+/// has 3.4 kB. Servers limit request heads to 8 to 16 KiB.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 
 /// What a payload begins with.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Begins {
-    /// A head, to be read as this.
+pub(super) enum PayloadStart {
+    /// A head of this kind.
     Head(Content),
-    /// Records of a TLS connection whose hello is past.
+    /// TLS records after the ClientHello.
     TlsRecords,
-    /// Nothing that names anything.
+    /// None of these.
     Nothing,
 }
 
-pub(super) fn begins(payload: &[u8]) -> Begins {
+pub(super) fn begins(payload: &[u8]) -> PayloadStart {
     if tls::begins_hello(payload) {
-        Begins::Head(Content::Tls)
+        PayloadStart::Head(Content::Tls)
     } else if http::h2::begins(payload) {
-        Begins::Head(Content::Http2)
+        PayloadStart::Head(Content::Http2)
     } else if http::request(payload).is_some() {
-        Begins::Head(Content::Http1)
+        PayloadStart::Head(Content::Http1)
     } else if tls::is_record(payload) {
-        Begins::TlsRecords
+        PayloadStart::TlsRecords
     } else {
-        Begins::Nothing
+        PayloadStart::Nothing
     }
 }
 
-/// Reads the head of a request that follows others on its connection, where a segment begins with
-/// one: whoever sends it has waited for an answer before, so its head begins a segment.
-pub(super) fn later(payload: &[u8]) -> Option<http::Head> {
-    // Some segment of a body begins with letters in upper case, as Base64 does; hardly any begins
-    // with a method and holds a space.
+/// Reads the head of a later request, where a segment begins with one. A client waits for the
+/// answer before it sends the next request, so that its head begins a segment.
+pub(super) fn later(payload: &[u8]) -> Option<http::RequestHead> {
+    // Segments of a body may begin with upper-case letters, as Base64 does. Hardly any of them
+    // begins with a method and contains a space.
     let method = payload.first_chunk().is_some_and(|first| http::REQUESTS.contains(first))
         && payload.contains(&b' ');
-    if method && begins(payload) == Begins::Head(Content::Http1) {
+    if method && begins(payload) == PayloadStart::Head(Content::Http1) {
         http::request(payload)
     } else {
         None
     }
 }
 
-/// Whether a request asks for a tunnel (RFC 9110 §9.3.6): what follows is another protocol's.
+/// Whether a request asks for a tunnel (RFC 9110 §9.3.6). Another protocol follows it.
 pub(super) fn opens_tunnel(bytes: &[u8]) -> bool {
     bytes.starts_with(b"CONNECT ")
 }
 
-/// Reads what there is of a head into `names`. True: nothing more is to come.
-pub(super) fn read(content: Content, bytes: &[u8], names: &mut Names) -> bool {
+/// Reads a head, as far as it is there, into `names`. True where more bytes would add nothing.
+pub(super) fn read(content: Content, bytes: &[u8], names: &mut ConnectionNames) -> bool {
     match content {
         Content::Tls => match tls::client_hello(bytes) {
             Some(hello) => {

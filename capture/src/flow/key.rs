@@ -1,4 +1,7 @@
-//! What identifies a flow, in a form that is quick to make, to hash and to compare.
+//! The key of a flow: both ends and the transport protocol.
+//!
+//! Owns a form of it that is quick to build, hash and compare. Must never depend on the direction
+//! of a packet.
 
 use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,24 +13,25 @@ use crate::observation::Transport;
 /// Set in [`FlowKey::rest`] for IPv6.
 const V6: u64 = 1 << 8;
 
-/// Both ends and the protocol, the lower end first: the same for both directions. IPv4 addresses
-/// stand in the second word.
+/// Both ends and the protocol, the lower end first, so that both directions have the same key. An
+/// IPv4 address is in the second word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlowKey {
     low: [u64; 2],
     high: [u64; 2],
-    /// Port of the low end, port of the high end, address family, protocol.
+    /// Port of the low end, port of the high end, address family and protocol, from the highest
+    /// bits down.
     rest: u64,
 }
 
-/// An end as it enters a key: the address in two words, the port.
-pub(crate) type End = ([u64; 2], u16);
+/// One end in a key: the address in two words, and the port.
+pub(crate) type KeyEnd = ([u64; 2], u16);
 
-pub(crate) fn v4(address: u32, port: u16) -> End {
+pub(crate) fn v4(address: u32, port: u16) -> KeyEnd {
     ([0, u64::from(address)], port)
 }
 
-pub(crate) fn v6(address: u128, port: u16) -> End {
+pub(crate) fn v6(address: u128, port: u16) -> KeyEnd {
     ([(address >> 64) as u64, address as u64], port)
 }
 
@@ -42,9 +46,14 @@ impl FlowKey {
         Self::between(end(from), end(to), from.is_ipv6(), transport)
     }
 
-    /// As [`FlowKey::of`], from the bytes of a header.
+    /// Same as [`FlowKey::of`], for ends that were read from the bytes of a header.
     #[inline]
-    pub(crate) fn between(from: End, to: End, is_v6: bool, transport: Transport) -> (Self, bool) {
+    pub(crate) fn between(
+        from: KeyEnd,
+        to: KeyEnd,
+        is_v6: bool,
+        transport: Transport,
+    ) -> (Self, bool) {
         let from_low = from <= to;
         let (low, high) = if from_low { (from, to) } else { (to, from) };
         let family = if is_v6 { V6 } else { 0 };
@@ -75,8 +84,17 @@ impl FlowKey {
         }
     }
 
-    /// The low or the high end.
-    pub(crate) fn end(&self, low: bool) -> SocketAddr {
+    /// The end that is first in the key.
+    pub(crate) fn low_end(&self) -> SocketAddr {
+        self.end(true)
+    }
+
+    /// The end that is second in the key.
+    pub(crate) fn high_end(&self) -> SocketAddr {
+        self.end(false)
+    }
+
+    fn end(&self, low: bool) -> SocketAddr {
         SocketAddr::new(self.address(low), (self.rest >> if low { 32 } else { 16 }) as u16)
     }
 
@@ -105,11 +123,13 @@ mod tests {
         #[test]
         fn both_directions_have_one_key_that_gives_the_ends_back(
             (a, b) in prop_oneof![
-                (any::<[u8; 4]>(), any::<[u8; 4]>()).prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
-                (any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
+                any::<([u8; 4], [u8; 4])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
+                any::<([u8; 16], [u8; 16])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
             ],
             ports in any::<(u16, u16)>(),
-            transport in prop_oneof![Just(Transport::Tcp), Just(Transport::Udp), Just(Transport::Sctp)],
+            transport in prop::sample::select(
+                vec![Transport::Tcp, Transport::Udp, Transport::Sctp],
+            ),
         ) {
             let (from, to) = (SocketAddr::new(a, ports.0), SocketAddr::new(b, ports.1));
             let (there, from_low) = FlowKey::of(from, to, transport);

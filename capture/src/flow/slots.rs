@@ -1,31 +1,32 @@
-//! Where flows are kept: slots that keep their number, and an index by key.
+//! The memory of the flow table: flows in numbered slots, and an index from keys to slots.
 //!
-//! Owns the memory of flows. What every packet needs of one is a cache line of its own: with more
-//! flows than fit the cache, fetching that line *is* the cost of a packet. Must never decide what a
-//! flow means, nor give out anything in hash order.
+//! Owns that memory. The fields that every packet needs are a cache line of their own
+//! ([`HotFlow`]): where there are more flows than the cache has room for, fetching that line is
+//! most of the cost of a packet. Must never decide what a flow means, nor return anything in hash
+//! order.
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use super::entry::Entry;
-use super::hot::Hot;
+use super::entry::FlowEntry;
+use super::hot::HotFlow;
 use super::key::FlowKey;
 
 /// Flows by key and by slot.
-pub(crate) struct Slots {
-    // Keys come from the network, so the hash is seeded at random; chosen collisions could at most
-    // slow a table whose size is bounded. A keyed cryptographic hash costs more than all other work
-    // on a packet.
+pub(crate) struct FlowSlots {
+    // Keys come from the network, so the hash has a random seed. An attacker who finds collisions
+    // could only slow down a table of bounded size. A keyed cryptographic hash would cost more than
+    // all other work on a packet.
     hasher: RandomState,
     index: HashTable<u32>,
-    hot: Vec<Hot>,
-    cold: Vec<Option<Entry>>,
+    hot: Vec<HotFlow>,
+    cold: Vec<Option<FlowEntry>>,
     free: Vec<u32>,
 }
 
-impl Slots {
-    /// Room for `expected` flows is reserved, and only used as they come: growing would copy, and
-    /// hold both copies. The index grows: it is quick while it is small.
+impl FlowSlots {
+    /// Reserves address space for `expected` flows. Memory is used only as flows come. Growing
+    /// would copy, and need both copies at a time. The index grows, since a small index is faster.
     pub(super) fn new(expected: usize) -> Self {
         Self {
             hasher: RandomState::default(),
@@ -50,35 +51,36 @@ impl Slots {
         self.index.find(hash, |slot| self.hot[*slot as usize].key == *key).copied()
     }
 
-    /// Slot of what is probably the flow of this hash, without a look at the flow: the index is
-    /// small and stays in the cache, the flows do not.
+    /// Slot of a flow whose hash is probably this one. Does not read the flow: the index is small
+    /// and stays in the cache, the flows do not.
     #[inline]
-    pub(super) fn likely(&self, hash: u64) -> Option<u32> {
+    pub(super) fn likely_slot(&self, hash: u64) -> Option<u32> {
         self.index.find(hash, |_| true).copied()
     }
 
-    /// Reads from a flow what nobody needs yet, so that it is near when it is needed.
+    /// Reads a field of a flow, so that its cache line is fetched before it is needed.
     #[inline]
-    pub(super) fn touch(&self, slot: u32) -> u32 {
+    pub(super) fn prefetch(&self, slot: u32) -> u32 {
         self.hot[slot as usize].packets
     }
 
-    /// What every packet needs of the flow in a slot. A slot that was given up is not settled.
+    /// The fields that every packet needs, of the flow in a slot. In a free slot, `counts_only` is
+    /// false.
     #[inline]
-    pub(super) fn hot(&mut self, slot: u32) -> &mut Hot {
+    pub(super) fn hot(&mut self, slot: u32) -> &mut HotFlow {
         &mut self.hot[slot as usize]
     }
 
-    pub(super) fn get(&self, slot: u32) -> Option<(&Hot, &Entry)> {
+    pub(super) fn get(&self, slot: u32) -> Option<(&HotFlow, &FlowEntry)> {
         Some((&self.hot[slot as usize], self.cold[slot as usize].as_ref()?))
     }
 
-    pub(super) fn get_mut(&mut self, slot: u32) -> Option<(&mut Hot, &mut Entry)> {
+    pub(super) fn get_mut(&mut self, slot: u32) -> Option<(&mut HotFlow, &mut FlowEntry)> {
         Some((&mut self.hot[slot as usize], self.cold[slot as usize].as_mut()?))
     }
 
-    /// Adds a flow that is not there. Its slot may have been another's.
-    pub(super) fn insert(&mut self, hash: u64, hot: Hot, entry: Entry) -> u32 {
+    /// Adds a flow whose key is not in the table. Its slot may have been another flow's.
+    pub(super) fn insert(&mut self, hash: u64, hot: HotFlow, entry: FlowEntry) -> u32 {
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.hot[slot as usize] = hot;
@@ -96,24 +98,24 @@ impl Slots {
         slot
     }
 
-    pub(super) fn remove(&mut self, slot: u32) -> Option<(Hot, Entry)> {
+    pub(super) fn remove(&mut self, slot: u32) -> Option<(HotFlow, FlowEntry)> {
         let entry = self.cold[slot as usize].take()?;
         let hot = self.hot[slot as usize];
         if let Ok(found) = self.index.find_entry(self.hash(&hot.key), |s| *s == slot) {
             found.remove();
         }
-        self.hot[slot as usize].settled = false;
+        self.hot[slot as usize].counts_only = false;
         self.free.push(slot);
         Some((hot, entry))
     }
 
-    /// One more than the highest slot.
+    /// The highest slot, plus one.
     pub(super) fn end(&self) -> u32 {
         self.cold.len() as u32
     }
 
     /// All flows, by slot.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &FlowEntry)> {
         (0..).zip(&self.cold).filter_map(|(slot, cold)| Some((slot, cold.as_ref()?)))
     }
 }

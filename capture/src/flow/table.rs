@@ -1,98 +1,102 @@
-//! The bounded table of flows, with expiry on packet time.
+//! The flow table: all connections that are followed.
+//!
+//! Owns their number, and what a segment means for the table. Must never grow beyond its limits, or
+//! read a clock.
 
-use std::collections::{HashSet, VecDeque};
+mod expiry;
+mod report;
+
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use super::answers::Answers;
-use super::entry::{Entry, Room};
-use super::hot::Hot;
+use super::answers::DnsAnswers;
+use super::entry::{FlowEntry, PerEnd, TableRoom};
+use super::hot::HotFlow;
 use super::key::FlowKey;
-use super::slots::Slots;
-use super::syns::{self, Syns};
-use super::{Config, KnownPorts};
+use super::slots::FlowSlots;
+use super::syns::{self, RecentSyns};
+use super::{FlowConfig, ListeningPorts};
 use crate::decode::Segment;
 use crate::dns;
 use crate::frame::Direction;
 use crate::http::REQUESTS;
-use crate::loss::Counters;
-use crate::observation::{InterfaceId, Names, Nanos, Observation, Orientation, Transport};
-use crate::owners::Owners;
+use crate::loss::CaptureCounters;
+use crate::observation::{
+    ConnectionNames, InterfaceId, Nanos, Observation, Orientation, Transport,
+};
+use crate::owners::InterfaceOwners;
 use crate::skim::Skim;
+use expiry::ExpiryQueue;
 
-/// Interfaces are read one after the other, each of them late by as much as the kernel holds
-/// packets back. So long it is open which of two sightings came first.
-const LATE: i64 = 300_000_000;
-
-/// Flows that begin with a forged segment and are remembered at once, so that they are not told
-/// where they arrive.
+/// Flows that begin with a forged segment and are remembered at a time, so that they are not
+/// reported where they arrive.
 const MAX_FORGED: usize = 8_192;
 
-/// Flows that room is reserved for at once, at most.
-const EXPECTED: usize = 1 << 17;
+/// Flows for which address space is reserved at the beginning, at most.
+const MAX_RESERVED: usize = 1 << 17;
 
-/// Slot and stamp of an entry that is due at a time, in three classes so that each queue is nearly
-/// sorted by time.
-type Queue = VecDeque<(Nanos, u32, u32)>;
-
-pub(crate) struct Table {
-    config: Config,
-    known: KnownPorts,
-    slots: Slots,
-    closed: Queue,
-    short: Queue,
-    long: Queue,
-    syns: Syns,
+/// All connections that are followed.
+pub(crate) struct FlowTable {
+    config: FlowConfig,
+    listening: ListeningPorts,
+    slots: FlowSlots,
+    closed: ExpiryQueue,
+    short: ExpiryQueue,
+    long: ExpiryQueue,
+    syns: RecentSyns,
+    /// Heads that are being joined.
     heads: usize,
     /// Flows that began with a forged segment.
     forged: usize,
-    /// Hosts of later requests that are remembered.
-    further: usize,
-    /// Flows not told yet, with the time of their first packet as it was noted, and told ones with
-    /// a further host that is not; only where they are asked for.
+    /// Later hosts that are remembered, over all flows.
+    later_hosts: usize,
+    /// Slots of new flows, with the packet time of their first packet, and of reported flows with a
+    /// new later host. Only for a source that does not end.
     fresh: VecDeque<(u32, Nanos)>,
-    /// Latest packet time: time that steps back expires nothing.
+    /// Latest packet time. Packet time that goes back expires nothing.
     high_water: Nanos,
-    /// The last one given to an entry of a queue. None is given twice: a slot may be another flow's
-    /// by the time that an entry comes to the front.
+    /// The last stamp of an entry of the expiry queues. None is used twice: when an entry comes to
+    /// the front, its slot may be another flow's.
     stamp: u32,
 }
 
-impl Table {
-    pub(crate) fn new(config: Config, known: KnownPorts) -> Self {
+impl FlowTable {
+    pub(crate) fn new(config: FlowConfig, listening: ListeningPorts) -> Self {
         Self {
-            slots: Slots::new(config.max_flows.min(EXPECTED)),
+            slots: FlowSlots::new(config.max_flows.min(MAX_RESERVED)),
             config,
-            known,
-            closed: Queue::new(),
-            short: Queue::new(),
-            long: Queue::new(),
-            syns: Syns::default(),
+            listening,
+            closed: ExpiryQueue::new(),
+            short: ExpiryQueue::new(),
+            long: ExpiryQueue::new(),
+            syns: RecentSyns::default(),
             heads: 0,
             forged: 0,
-            further: 0,
+            later_hosts: 0,
             fresh: VecDeque::new(),
             high_water: Nanos::MIN,
             stamp: 0,
         }
     }
 
-    /// Also for flows that were not told yet, and for which nothing better was known.
-    pub(crate) fn set_known(&mut self, known: KnownPorts, answers: &Answers) {
-        self.known = known;
+    /// Replaces the listening ports. Also re-orients flows that were not reported yet and whose
+    /// initiator was only a guess.
+    pub(crate) fn set_listening(&mut self, listening: ListeningPorts, answers: &DnsAnswers) {
+        self.listening = listening;
         for &(slot, _) in &self.fresh {
             let Some((hot, entry)) = self
                 .slots
                 .get(slot)
-                .filter(|(_, e)| !e.told && e.orientation == Orientation::Guessed)
+                .filter(|(_, e)| !e.reported && e.orientation == Orientation::Guessed)
             else {
                 continue;
             };
             let (from, to) = entry.ends(&hot.key);
-            let Some(initiator) = self.listened(from, to) else { continue };
+            let Some(initiator) = self.listening_initiator(from, to) else { continue };
             let responder = if initiator == from { to } else { from };
             let dns = answers.names(initiator.ip(), responder.ip(), entry.first);
             if let Some((_, entry)) = self.slots.get_mut(slot) {
-                entry.orient(initiator, Names { dns, ..Names::default() });
+                entry.orient(initiator, ConnectionNames { dns, ..ConnectionNames::default() });
             }
         }
     }
@@ -103,37 +107,37 @@ impl Table {
         self.slots.hash(key)
     }
 
-    /// The slot that is probably that of the flow of this hash.
+    /// Slot of a flow whose hash is probably this one.
     #[inline]
-    pub(crate) fn likely(&self, hash: u64) -> Option<u32> {
-        self.slots.likely(hash)
+    pub(crate) fn likely_slot(&self, hash: u64) -> Option<u32> {
+        self.slots.likely_slot(hash)
     }
 
-    /// Brings a flow near.
+    /// Fetches the cache line of a flow before it is needed.
     #[inline]
-    pub(crate) fn touch(&self, slot: u32) -> u32 {
-        self.slots.touch(slot)
+    pub(crate) fn prefetch(&self, slot: u32) -> u32 {
+        self.slots.prefetch(slot)
     }
 
-    /// Counts a packet of a settled flow; `None` where the flow is unknown or may still change, or
-    /// a further request may begin: the caller decodes in full. Else whether it was seen before on
-    /// another interface.
+    /// Counts a packet that can change only counts. `None` where the flow is not found or may
+    /// change, or where a later request may begin: then the caller decodes in full. Otherwise,
+    /// whether it is a repeated sighting.
     #[inline]
-    pub(crate) fn bump(
+    pub(crate) fn count_packet(
         &mut self,
         skim: &Skim,
         hash: u64,
-        likely: u32,
+        likely_slot: u32,
         time: Nanos,
         interface: InterfaceId,
     ) -> Option<bool> {
-        let slot = if self.slots.hot(likely).key == skim.key {
-            likely
+        let slot = if self.slots.hot(likely_slot).key == skim.key {
+            likely_slot
         } else {
             self.slots.find(hash, &skim.key)?
         };
         let hot = self.slots.hot(slot);
-        if !hot.settled
+        if !hot.counts_only
             || hot.packets == u32::MAX
             || hot.requests && REQUESTS.contains(&skim.begins)
         {
@@ -143,11 +147,12 @@ impl Table {
         Some(hot.count(time, interface))
     }
 
+    /// Applies a segment to its flow, which it may begin.
     pub(crate) fn segment(
         &mut self,
         s: &Segment<'_>,
-        (answers, owners): (&Answers, &Owners),
-        counters: &mut Counters,
+        (answers, owners): (&DnsAnswers, &InterfaceOwners),
+        counters: &mut CaptureCounters,
         sink: &mut impl FnMut(Observation),
     ) {
         self.high_water = self.high_water.max(s.time);
@@ -163,8 +168,8 @@ impl Table {
                 counters.repeated_sightings += 1;
                 return;
             }
-            // Where a forged SYN arrives it is none of another connection.
-            if reused(entry, s) && !(entry.forged && s.direction != Direction::Received) {
+            // A forged SYN opens no other connection where it arrives.
+            if is_reused(entry, s) && !(entry.forged && s.direction != Direction::Received) {
                 self.remove(old, counters, sink);
                 slot = None;
             }
@@ -173,32 +178,33 @@ impl Table {
             Some(slot) => slot,
             None => self.insert(hash, key, s, opens, (answers, owners), counters, sink),
         };
-        let room = Room {
+        let room = TableRoom {
             head: self.heads < self.config.max_heads,
-            host: self.further < self.config.max_further,
+            host: self.later_hosts < self.config.max_later_hosts,
         };
         let Some((hot, entry)) = self.slots.get_mut(slot) else { return };
-        let (was_closed, was_joining) = (entry.closed, entry.joining());
-        let kept_back = |hot: &Hot, entry: &Entry| entry.forged || entry.is_unheard(&hot.key);
-        let was_kept_back = kept_back(hot, entry);
-        let nameable = s.is_dns() || !self.config.live && !entry.settled;
+        let (was_closed, was_joining) = (entry.closed, entry.is_joining());
+        let withheld =
+            |hot: &HotFlow, entry: &FlowEntry| entry.forged || entry.is_initiator_unseen(&hot.key);
+        let was_withheld = withheld(hot, entry);
+        let nameable = s.is_dns() || !self.config.live && !entry.names_final;
         counters.cut_payload += u64::from(s.cut && nameable);
-        let change = entry.take(hot, s, room);
-        let (twin, told) = (entry.twin, entry.told);
-        if self.config.live && !told && was_kept_back && !kept_back(hot, entry) {
+        let change = entry.apply(hot, s, room);
+        let (translated_duplicate, reported) = (entry.translated_duplicate, entry.reported);
+        if self.config.live && !reported && was_withheld && !withheld(hot, entry) {
             self.fresh.push_back((slot, s.time));
         }
         let closed_now = entry.closed && !was_closed;
-        counters.repeated_sightings += u64::from(change.repeated || twin);
-        counters.incomplete_head += u64::from(change.head_incomplete && !twin);
-        counters.evicted_heads += u64::from(change.head_dropped && !twin);
-        counters.dropped_authorities += u64::from(change.further_dropped);
+        counters.repeated_sightings += u64::from(change.repeated || translated_duplicate);
+        counters.incomplete_head += u64::from(change.head_incomplete && !translated_duplicate);
+        counters.evicted_heads += u64::from(change.head_dropped && !translated_duplicate);
+        counters.dropped_authorities += u64::from(change.host_dropped);
         if change.head_began {
             self.heads += 1;
         }
-        if change.further {
-            self.further += 1;
-            if self.config.live && told {
+        if change.new_host {
+            self.later_hosts += 1;
+            if self.config.live && reported {
                 self.fresh.push_back((slot, s.time));
             }
         }
@@ -210,16 +216,16 @@ impl Table {
         }
     }
 
-    fn entry(&self, slot: u32) -> Option<&Entry> {
+    fn entry(&self, slot: u32) -> Option<&FlowEntry> {
         self.slots.get(slot).map(|(_, entry)| entry)
     }
 
-    /// Takes in a segment that a pod sent with the address of another. The same segment may be seen
-    /// where it arrives, which looks genuine: what is only seen so is never told.
+    /// Records a segment that a pod sent with an address that is not its own. Where the same
+    /// segment arrives, it looks genuine. A connection that was seen only so is never reported.
     pub(crate) fn forged(
         &mut self,
         s: &Segment<'_>,
-        counters: &mut Counters,
+        counters: &mut CaptureCounters,
         sink: &mut impl FnMut(Observation),
     ) {
         self.high_water = self.high_water.max(s.time);
@@ -228,7 +234,7 @@ impl Table {
         let hash = self.slots.hash(&key);
         if let Some(slot) = self.slots.find(hash, &key) {
             if let Some((hot, entry)) = self.slots.get_mut(slot)
-                && !entry.is_heard(&hot.key)
+                && !entry.is_initiator_seen(&hot.key)
             {
                 entry.forged = true;
             }
@@ -241,17 +247,17 @@ impl Table {
             self.evict(counters, sink);
         }
         if s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack {
-            self.is_twin(s);
+            self.is_translated_duplicate(s);
         }
-        let mut entry = Entry::new(s.from, Orientation::Guessed, s.time);
+        let mut entry = FlowEntry::new(s.from, Orientation::Guessed, s.time);
         (entry.forged, entry.began_forged) = (true, true);
         entry.isn = (s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack).then_some(s.tcp.seq);
         self.forged += 1;
-        let slot = self.slots.insert(hash, Hot::new(key, s.time, s.interface), entry);
+        let slot = self.slots.insert(hash, HotFlow::new(key, s.time, s.interface), entry);
         self.schedule(slot);
     }
 
-    /// The answer to a SYN, seen where it arrives.
+    /// Marks a connection as answered. The segment is the answer to its SYN, seen where it arrives.
     pub(crate) fn accepted(&mut self, s: &Segment<'_>) {
         let (key, _) = FlowKey::of(s.from, s.to, s.transport);
         if let Some(slot) = self.slots.find(self.slots.hash(&key), &key)
@@ -268,25 +274,26 @@ impl Table {
         key: FlowKey,
         s: &Segment<'_>,
         opens: bool,
-        (answers, owners): (&Answers, &Owners),
-        counters: &mut Counters,
+        (answers, owners): (&DnsAnswers, &InterfaceOwners),
+        counters: &mut CaptureCounters,
         sink: &mut impl FnMut(Observation),
     ) -> u32 {
         if self.slots.len() >= self.config.max_flows.max(1) {
             self.evict(counters, sink);
         }
         let (initiator, orientation) = self.orient(s);
-        let mut entry = Entry::new(initiator, orientation, s.time);
-        entry.twin = opens && self.is_twin(s);
+        let mut entry = FlowEntry::new(initiator, orientation, s.time);
+        entry.translated_duplicate = opens && self.is_translated_duplicate(s);
         let responder = if initiator == s.from { s.to } else { s.from };
         let dns = answers.names(initiator.ip(), responder.ip(), s.time);
-        entry.set_names(Names { dns, ..Names::default() });
-        let mut hot = Hot::new(key, s.time, s.interface);
+        entry.set_names(ConnectionNames { dns, ..ConnectionNames::default() });
+        let mut hot = HotFlow::new(key, s.time, s.interface);
         if s.direction != Direction::Unknown {
-            let hearable = |low| owners.is_heard(key.address(low), s.time);
-            entry.set_hearable((hearable(true), hearable(false)));
+            let watched = |end: SocketAddr| owners.sees_sending(end.ip(), s.time);
+            let (low, high) = (watched(key.low_end()), watched(key.high_end()));
+            entry.set_watched_sending(PerEnd { low, high });
         }
-        entry.place(&mut hot, s);
+        entry.record_interface(&mut hot, s);
         let slot = self.slots.insert(hash, hot, entry);
         self.schedule(slot);
         if self.config.live {
@@ -306,8 +313,8 @@ impl Table {
             let initiator = if s.to.port() == dns::PORT { s.from } else { s.to };
             return (initiator, Orientation::Request);
         }
-        if let Some(initiator) = self.listened(s.from, s.to) {
-            return (initiator, Orientation::KnownPort);
+        if let Some(initiator) = self.listening_initiator(s.from, s.to) {
+            return (initiator, Orientation::ListeningPort);
         }
         let initiator = if s.from.port() < s.to.port() && s.transport != Transport::Udp {
             s.to
@@ -317,265 +324,56 @@ impl Table {
         (initiator, Orientation::Guessed)
     }
 
-    /// The initiator, where exactly one side is known to listen.
-    fn listened(&self, from: SocketAddr, to: SocketAddr) -> Option<SocketAddr> {
-        let sides = |listens: &dyn Fn(SocketAddr) -> bool| match (listens(from), listens(to)) {
+    /// The initiator, where something listens on exactly one side.
+    fn listening_initiator(&self, from: SocketAddr, to: SocketAddr) -> Option<SocketAddr> {
+        let caller = |from_listens: bool, to_listens: bool| match (from_listens, to_listens) {
             (false, true) => Some(from),
             (true, false) => Some(to),
             _ => None,
         };
-        let sockets: &HashSet<_> = &self.known.sockets;
-        sides(&|a| sockets.contains(&(a.ip(), a.port())))
-            .or_else(|| sides(&|a| self.known.ports.contains(&a.port())))
+        let is_socket = |a: SocketAddr| self.listening.sockets.contains(&(a.ip(), a.port()));
+        let is_port = |a: SocketAddr| self.listening.ports.contains(&a.port());
+        caller(is_socket(from), is_socket(to)).or_else(|| caller(is_port(from), is_port(to)))
     }
 
-    /// Whether this SYN is one that was seen just before, now on its way to where kube-proxy
-    /// translated its destination. Where that way was seen first, what was taken for the original
-    /// becomes the twin.
-    fn is_twin(&mut self, s: &Segment<'_>) -> bool {
-        let known = self.syns.note(s.from, s.tcp.seq, (s.to, s.time));
-        if s.time.saturating_sub(known.1).abs() > syns::WINDOW {
-            *known = (s.to, s.time);
+    /// Whether this SYN was seen shortly before, and kube-proxy has translated its destination
+    /// since. If the translated sighting was read first, the flow that it began becomes the
+    /// translated duplicate.
+    fn is_translated_duplicate(&mut self, s: &Segment<'_>) -> bool {
+        let sighting = self.syns.insert(s.from, s.tcp.seq, (s.to, s.time));
+        let (destination, time) = *sighting;
+        if s.time.saturating_sub(time).abs() > syns::WINDOW_NANOS {
+            *sighting = (s.to, s.time);
             return false;
         }
-        if known.0 == s.to {
-            known.1 = known.1.min(s.time);
+        if destination == s.to {
+            sighting.1 = time.min(s.time);
             return false;
         }
-        if known.1 <= s.time {
+        if time <= s.time {
             return true;
         }
-        let (translated, _) = std::mem::replace(known, (s.to, s.time));
+        *sighting = (s.to, s.time);
+        let translated = destination;
         let (key, _) = FlowKey::of(s.from, translated, s.transport);
         if let Some(slot) = self.slots.find(self.slots.hash(&key), &key)
             && let Some((_, entry)) = self.slots.get_mut(slot)
-            && !entry.told
+            && !entry.reported
         {
-            entry.twin = true;
+            entry.translated_duplicate = true;
         }
         false
     }
 
-    fn deadline(&self, slot: u32) -> Option<(Nanos, Class)> {
-        let (hot, entry) = self.slots.get(slot)?;
-        // Where a call arrives, its end is not kept.
-        let (idle, class) = if entry.closed
-            || entry.forged
-            || entry.arrives(&hot.key)
-            || self.config.live && entry.twin
-        {
-            (self.config.linger, Class::Closed)
-        } else if !entry.answered || hot.key.transport() != Transport::Tcp {
-            (self.config.idle_short, Class::Short)
-        } else {
-            (self.config.idle_established, Class::Long)
-        };
-        Some((hot.last.saturating_add(idle), class))
-    }
-
-    fn schedule(&mut self, slot: u32) {
-        let Some((due, class)) = self.deadline(slot) else { return };
-        self.stamp = self.stamp.wrapping_add(1);
-        let stamp = self.stamp;
-        let Some((_, entry)) = self.slots.get_mut(slot) else { return };
-        entry.stamp = stamp;
-        self.queue(class).push_back((due, slot, stamp));
-        self.tidy(class);
-    }
-
-    /// Takes entries out of a queue whose flows are gone or have another entry. Those in front go
-    /// by themselves, but behind one that is not due yet there may be any number.
-    fn tidy(&mut self, class: Class) {
-        /// Entries beyond those that flows need before it is worth looking.
-        const SPARE: usize = 1_024;
-        if self.queue(class).len() <= 2 * self.config.max_flows + SPARE {
-            return;
-        }
-        let mut queue = std::mem::take(self.queue(class));
-        queue.retain(|(_, slot, stamp)| self.entry(*slot).is_some_and(|e| e.stamp == *stamp));
-        *self.queue(class) = queue;
-    }
-
-    fn queue(&mut self, class: Class) -> &mut Queue {
-        match class {
-            Class::Closed => &mut self.closed,
-            Class::Short => &mut self.short,
-            Class::Long => &mut self.long,
-        }
-    }
-
-    fn expire(&mut self, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
-        for class in [Class::Closed, Class::Short, Class::Long] {
-            while let Some(&(due, slot, stamp)) = self.queue(class).front() {
-                let valid = self.entry(slot).is_some_and(|e| e.stamp == stamp);
-                if valid && due > self.high_water {
-                    break;
-                }
-                self.queue(class).pop_front();
-                if !valid {
-                    continue;
-                }
-                // Packets since it was queued may have moved its deadline.
-                if self.deadline(slot).is_some_and(|(due, _)| due > self.high_water) {
-                    self.schedule(slot);
-                } else {
-                    self.remove(slot, counters, sink);
-                }
-            }
-        }
-    }
-
-    /// Makes room: the flow that is due first goes, closed ones before others.
-    fn evict(&mut self, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
-        /// An active flow may stand at the head of its queue: it is queued anew this often before
-        /// one goes all the same.
-        const PATIENCE: usize = 16;
-        let mut tried = 0;
-        for class in [Class::Closed, Class::Short, Class::Long] {
-            while let Some((due, slot, stamp)) = self.queue(class).pop_front() {
-                if self.entry(slot).is_none_or(|e| e.stamp != stamp) {
-                    continue;
-                }
-                tried += 1;
-                let over = class == Class::Closed;
-                if self.deadline(slot).is_some_and(|(now, _)| now > due) && tried < PATIENCE {
-                    self.schedule(slot);
-                    continue;
-                }
-                counters.evicted_flows += u64::from(!over);
-                return self.remove(slot, counters, sink);
-            }
-        }
-    }
-
-    fn remove(&mut self, slot: u32, counters: &mut Counters, sink: &mut impl FnMut(Observation)) {
-        let Some((mut hot, mut entry)) = self.slots.remove(slot) else { return };
-        if entry.joining() {
-            self.heads -= 1;
-            counters.incomplete_head += 1;
-        }
-        self.further -= entry.further();
-        self.forged -= usize::from(entry.began_forged);
-        let arrives = entry.is_others(&hot.key) || entry.is_unheard(&hot.key);
-        counters.arriving += u64::from(arrives && !entry.told && !entry.twin && !entry.forged);
-        entry.report(&mut hot, sink);
-    }
-
-    /// Tells all that changed, in an order that does not depend on hashes. `until`: the packet time
-    /// reached, where more is to come.
-    pub(crate) fn report(
-        &mut self,
-        until: Option<Nanos>,
-        answers: &Answers,
-        sink: &mut impl FnMut(Observation),
-    ) {
-        let mut order: Vec<(Nanos, u32)> =
-            self.slots.iter().map(|(slot, entry)| (entry.first, slot)).collect();
-        let ends = |slot| {
-            self.slots.get(slot).map(|(hot, entry)| (entry.ends(&hot.key), hot.key.transport()))
-        };
-        order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| ends(a.1).cmp(&ends(b.1))));
-        for (_, slot) in order {
-            self.report_one(slot, until, answers, sink);
-        }
-    }
-
-    /// The same of about so many flows, from this slot on, in no order that means anything. The
-    /// slot to go on from, where there are more.
-    pub(crate) fn report_some(
-        &mut self,
-        now: Nanos,
-        (from, limit): (u32, usize),
-        answers: &Answers,
-        sink: &mut impl FnMut(Observation),
-    ) -> Option<u32> {
-        let mut told = 0;
-        for slot in from..self.slots.end() {
-            if told >= limit {
-                return Some(slot);
-            }
-            self.report_one(slot, Some(now), answers, &mut |o| {
-                told += 1;
-                sink(o);
-            });
-        }
-        None
-    }
-
-    fn report_one(
-        &mut self,
-        slot: u32,
-        until: Option<Nanos>,
-        answers: &Answers,
-        sink: &mut impl FnMut(Observation),
-    ) {
-        let live = self.config.live;
-        self.name(slot, answers);
-        if let Some((hot, entry)) = self.slots.get_mut(slot)
-            && !(live
-                && until.is_some_and(|now| !entry.told && now.saturating_sub(entry.first) < LATE))
-        {
-            entry.report(hot, sink);
-        }
-    }
-
-    /// Tells the flows that were never told and can be told in full: whose names can change no
-    /// more, or which are `patience` old. Of those told before, the further hosts. About `limit` of
-    /// them at once.
-    pub(crate) fn report_fresh(
-        &mut self,
-        now: Nanos,
-        (patience, limit): (Nanos, usize),
-        answers: &Answers,
-        sink: &mut impl FnMut(Observation),
-    ) {
-        let mut told = 0;
-        for _ in 0..self.fresh.len() {
-            if told >= limit {
-                return;
-            }
-            let mut sink = |o| {
-                told += 1;
-                sink(o);
-            };
-            let Some((slot, noted)) = self.fresh.pop_front() else { return };
-            self.name(slot, answers);
-            let Some((hot, entry)) = self.slots.get_mut(slot) else { continue };
-            // The slot may have become another's, which is noted by itself.
-            if entry.told || entry.twin || entry.forged {
-                entry.report_further(hot, true, &mut sink);
-                continue;
-            }
-            let age = now.saturating_sub(noted);
-            if age < LATE || !(entry.settled || entry.closed || age >= patience) {
-                self.fresh.push_back((slot, noted));
-                continue;
-            }
-            entry.report(hot, &mut sink);
-        }
-    }
-
-    /// The answer that named the responder may have been read after the connection that followed
-    /// it: on another interface.
-    fn name(&mut self, slot: u32, answers: &Answers) {
-        let Some((hot, entry)) =
-            self.slots.get(slot).filter(|(_, entry)| self.config.live && !entry.told)
-        else {
-            return;
-        };
-        let (initiator, responder) = entry.ends(&hot.key);
-        let dns = answers.names(initiator.ip(), responder.ip(), entry.first);
-        if let Some((_, entry)) = self.slots.get_mut(slot).filter(|_| !dns.is_empty()) {
-            entry.set_dns(dns);
-        }
-    }
-
-    /// The clock was set by `step`: packet times go on from here, and what was due by the old clock
-    /// is due anew. What was not told yet is told by the new clock.
+    /// Adapts all times, after the clock was set by `step` nanoseconds. Packet time continues from
+    /// `now`, and all deadlines are computed anew. Flows that were not reported yet are reported
+    /// with times of the new clock.
     pub(crate) fn rebase(&mut self, now: Nanos, step: Nanos) {
         self.high_water = now;
         let all: Vec<u32> = self.slots.iter().map(|(slot, _)| slot).collect();
-        [&mut self.closed, &mut self.short, &mut self.long].into_iter().for_each(Queue::clear);
+        [&mut self.closed, &mut self.short, &mut self.long]
+            .into_iter()
+            .for_each(ExpiryQueue::clear);
         for slot in all {
             if let Some((hot, entry)) = self.slots.get_mut(slot) {
                 hot.last = now;
@@ -583,45 +381,28 @@ impl Table {
             }
             self.schedule(slot);
         }
-        self.fresh.iter_mut().for_each(|(_, noted)| *noted = noted.saturating_add(step).min(now));
+        self.fresh.iter_mut().for_each(|(_, since)| *since = since.saturating_add(step).min(now));
         self.syns.rebase(now, step);
     }
 
-    pub(crate) fn expire_until(
-        &mut self,
-        now: Nanos,
-        counters: &mut Counters,
-        sink: &mut impl FnMut(Observation),
-    ) {
-        self.high_water = self.high_water.max(now);
-        self.expire(counters, sink);
-    }
-
-    /// Heads that were never completed.
+    /// Heads that are still being joined.
     pub(crate) fn unfinished(&self) -> u64 {
         self.heads as u64
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    Closed,
-    Short,
-    Long,
-}
-
-/// Whether this SYN is of an earlier connection on the same ports, from an interface that is read
+/// Whether this SYN belongs to an earlier connection on the same ports, and its interface was read
 /// later.
-fn is_past(entry: &Entry, s: &Segment<'_>) -> bool {
+fn is_past(entry: &FlowEntry, s: &Segment<'_>) -> bool {
     entry.isn.is_some_and(|isn| isn != s.tcp.seq) && s.time < entry.first
 }
 
 /// Whether this SYN opens another connection on the same ports.
-fn reused(entry: &Entry, s: &Segment<'_>) -> bool {
+fn is_reused(entry: &FlowEntry, s: &Segment<'_>) -> bool {
     match entry.isn {
         Some(isn) => isn != s.tcp.seq,
-        // Joined midway: a SYN ends it for certain, unless it is its own, from an interface that is
-        // read later.
+        // A SYN ends a connection joined midway, unless it is its own SYN from an interface that
+        // was read later.
         None => s.time > entry.first,
     }
 }

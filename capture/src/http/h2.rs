@@ -1,10 +1,9 @@
-//! HTTP/2 without TLS, from its preface on: the `:authority` of the first request (RFC 9113).
+//! HTTP/2 without TLS: the `:authority` of the first request (RFC 9113).
 //!
-//! Owns the frame layout as far as the first header block. Must never follow a connection further:
-//! the compression's state (RFC 7541) is only known at the beginning, so a later stream's
-//! `:authority` cannot be read without all that came before.
+//! Owns the frame layout up to the first header block. Must never read a later stream: its headers
+//! are compressed with a state (RFC 7541) that depends on all headers before it.
 
-use super::{Head, authority_text};
+use super::{RequestHead, authority_text};
 
 /// Connection preface (RFC 9113 §3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -15,15 +14,14 @@ const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 
-/// True when `bytes` are the preface, or the beginning of it. "PRI" alone could begin no HTTP/1
-/// request that anyone sends.
+/// Whether the bytes are the preface or the beginning of it. No HTTP/1 request begins with "PRI".
 pub fn begins(bytes: &[u8]) -> bool {
     let length = bytes.len().min(PREFACE.len());
     length >= 3 && bytes[..length] == PREFACE[..length]
 }
 
-/// Reads up to the first request's headers from bytes that begin with the preface.
-pub fn request(bytes: &[u8]) -> Option<Head> {
+/// Reads the first request's headers, from bytes that begin with the preface.
+pub fn request(bytes: &[u8]) -> Option<RequestHead> {
     if !begins(bytes) {
         return None;
     }
@@ -36,19 +34,19 @@ pub fn request(bytes: &[u8]) -> Option<Head> {
             usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
         let (kind, flags) = (header[3], header[4]);
         let stream = u32::from_be_bytes([header[5], header[6], header[7], header[8]]) & 0x7fff_ffff;
-        let held = after.len() >= length;
+        let is_whole = after.len() >= length;
         let content = &after[..length.min(after.len())];
         match (kind, open) {
             (HEADERS, None) => {
-                block.extend_from_slice(fragment(content, flags, held));
+                block.extend_from_slice(fragment(content, flags, is_whole));
                 open = Some(stream);
             }
             (CONTINUATION, Some(s)) if s == stream => block.extend_from_slice(content),
-            // Between HEADERS and the last CONTINUATION nothing else may come (§6.10).
+            // No other frame is allowed between HEADERS and the last CONTINUATION (§6.10).
             (_, Some(_)) => ended = true,
             _ => {}
         }
-        if !held {
+        if !is_whole {
             break;
         }
         if ended || (open.is_some() && flags & END_HEADERS != 0) {
@@ -58,15 +56,15 @@ pub fn request(bytes: &[u8]) -> Option<Head> {
         rest = &after[length..];
     }
     let authority = authority(&block);
-    Some(Head { complete: ended || authority.is_some(), authority })
+    Some(RequestHead { complete: ended || authority.is_some(), authority })
 }
 
-/// The header block in a HEADERS frame: without padding and priority (§6.2).
-fn fragment(content: &[u8], flags: u8, held: bool) -> &[u8] {
+/// The header block in a HEADERS frame, without padding and priority (§6.2).
+fn fragment(content: &[u8], flags: u8, is_whole: bool) -> &[u8] {
     let (mut from, mut to) = (0, content.len());
     if flags & PADDED != 0 {
         from += 1;
-        if held {
+        if is_whole {
             to = to.saturating_sub(usize::from(content.first().copied().unwrap_or(0)));
         }
     }
@@ -76,11 +74,11 @@ fn fragment(content: &[u8], flags: u8, held: bool) -> &[u8] {
     content.get(from..to).unwrap_or(&[])
 }
 
-/// `:authority`, or failing that `host` (§8.3.1), of a header block (RFC 7541) that may be cut.
+/// The `:authority` of a header block (RFC 7541) that may be cut. Without one, its `host` (§8.3.1).
 fn authority(block: &[u8]) -> Option<String> {
     let (mut authority, mut host) = (None, None);
     let mut decoder = hpack_patched::Decoder::new();
-    // An error ends the block early: what was decoded before it is good.
+    // An error ends the block. What was decoded before it is valid.
     let _ = decoder.decode_with_cb(block, |name, value| match &*name {
         b":authority" if authority.is_none() => authority = authority_text(&value),
         b"host" if host.is_none() => host = authority_text(&value),
@@ -119,18 +117,18 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn authority_of_the_first_request() {
+    fn the_authority_of_the_first_request_is_read() {
         let bytes =
             [start(), frame(HEADERS, END_HEADERS, 1, &block("Ratings.bookinfo:9080"))].concat();
         assert_eq!(
             request(&bytes),
-            Some(Head { authority: Some("ratings.bookinfo:9080".into()), complete: true })
+            Some(RequestHead { authority: Some("ratings.bookinfo:9080".into()), complete: true })
         );
-        assert_eq!(request(&start()), Some(Head { authority: None, complete: false }));
+        assert_eq!(request(&start()), Some(RequestHead { authority: None, complete: false }));
     }
 
     #[test]
-    fn padding_priority_and_continuation() {
+    fn a_header_block_with_padding_priority_and_continuation_is_read() {
         let block = block("ratings:9080");
         let (one, two) = block.split_at(3);
         let headers = [&[4, 0, 0, 0, 0, 16], one, &[0; 4]].concat();
@@ -151,15 +149,18 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn headers_without_authority() {
+    fn headers_without_an_authority_give_none() {
         let bytes = [start(), frame(HEADERS, END_HEADERS, 1, &[0x82, 0x86])].concat();
-        assert_eq!(request(&bytes), Some(Head { authority: None, complete: true }));
+        assert_eq!(request(&bytes), Some(RequestHead { authority: None, complete: true }));
         assert_eq!(request(b"PRINT"), None);
     }
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_do_not_panic(data in proptest::collection::vec(any::<u8>(), 0..300), flags: u8) {
+        fn arbitrary_bytes_do_not_panic(
+            data in proptest::collection::vec(any::<u8>(), 0..300),
+            flags: u8,
+        ) {
             let _ = request(&data);
             let _ = request(&[PREFACE, &data].concat());
             let _ = request(&[start(), frame(HEADERS, flags, 1, &data)].concat());

@@ -1,124 +1,128 @@
-//! The loop that reads a node's interfaces and turns their packets into observations.
+//! The loop that reads a node's interfaces and converts their packets to observations.
 //!
-//! Owns the handles and the meter. One thread, woken by packets, by changes of interfaces and by
-//! its clock. Must never wait for whoever takes the observations, and never end without telling
-//! what it has seen.
+//! Owns the handles and the meter. It is one thread, which packets, changes of interfaces and a
+//! clock wake. Must never wait for the receiver of observations while it collects, and never end
+//! without reporting what it has seen.
 
-mod held;
+mod buffer;
+mod read;
 mod rings;
-mod watching;
+mod send;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 
-pub use super::told::{CollectError, Config, Control, Pods, Status, Told};
+pub use super::report::{
+    CollectError, CollectorConfig, CollectorControl, CollectorReport, CollectorStatus, PodAddresses,
+};
 
-use self::held::{CHUNK, Held};
-use super::evidence::Evidence;
-use super::handle::{Dropped, Handle, OpenError, Read};
+use self::buffer::{CHUNK, ObservationBuffer};
+use self::send::ReportKind;
+use super::evidence::NodeEvidence;
+use super::handle::{DroppedPackets, Handle, OpenError};
 use super::links::{Link, Links};
-use super::told::Shared;
-use crate::flow::KnownPorts;
-use crate::frame::{Direction, Frame};
-use crate::layout::sll2;
+use super::report::ControlState;
+use crate::flow::ListeningPorts;
 use crate::meter::Meter;
-use crate::observation::{InterfaceId, Nanos, Observation};
+use crate::observation::Nanos;
 
-/// Frames read from one interface before the others have their turn.
-const TURN: usize = 4_096;
-/// How far the system's clock may move against the steady one between two ticks before it counts as
-/// set. NTP slews by 500 ppm.
-const STEP: i64 = 500_000_000;
-/// How long the first list of interfaces is waited for. It takes milliseconds; what is slower comes
-/// as changes.
+/// Frames read from one interface before the next one is read.
+const READ_FRAMES: usize = 4_096;
+/// Nanoseconds by which the system's clock may differ from the monotonic clock between two ticks.
+/// Beyond that, the clock was set. NTP slews by 500 ppm.
+const CLOCK_STEP_NANOS: i64 = 500_000_000;
+/// How long the first list of interfaces is awaited. It takes milliseconds. Interfaces that come
+/// later are changes.
 const FIRST_LIST: Duration = Duration::from_secs(5);
-/// The same for what the node knows of the addresses behind them.
+/// How long the node's first evidence of the addresses behind interfaces is awaited.
 const FIRST_EVIDENCE: Duration = Duration::from_secs(1);
-/// Rings are read no oftener than this: a wake-up interrupts whoever has the processor, and costs
-/// as much as reading some dozen packets. A ring of the default size holds some 800 segments that
-/// open a connection, which come in 8 ms at 100,000 a second.
-const PAUSE: Duration = Duration::from_millis(3);
-/// How much longer rings are read at the end than the kernel may hold packets back.
-const DRAIN: Duration = Duration::from_secs(2);
-/// How often the kernel is asked what it dropped, where what is read does not tell that it did.
-const ASK: Duration = Duration::from_secs(5);
+/// Shortest pause between two readings of the rings. A wake-up interrupts whatever runs on the
+/// processor, and costs as much as reading some dozen packets. A ring of the default size has room
+/// for some 800 segments that open a connection. At 100,000 a second they come in 8 ms.
+const READ_PAUSE: Duration = Duration::from_millis(3);
+/// How much longer than the block timeout the rings are read at the end.
+const MAX_DRAIN: Duration = Duration::from_secs(2);
+/// Interval in which the kernel is asked how many packets it dropped, where no block shows that it
+/// did.
+const DROPPED_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A larger ring, or why there is none.
-struct Opened {
+/// A larger ring for an interface, or why there is none.
+struct LargerRing {
     index: u32,
     name: String,
-    had: u32,
-    ring: u32,
+    old_ring_bytes: u32,
+    ring_bytes: u32,
     handle: Result<Handle, OpenError>,
 }
 
-/// A handle that gets no more packets: what the kernel still holds of them is read.
-struct Ending {
+/// A handle that receives no more packets. Those that the kernel still has are read.
+struct EndingHandle {
     until: Instant,
     index: u32,
     handle: Handle,
-    /// What was counted of it.
-    dropped: Dropped,
+    /// Dropped packets that were counted before.
+    dropped: DroppedPackets,
 }
 
 /// A watched interface.
-struct Watched {
+struct WatchedInterface {
     name: String,
-    /// Absent where one handle reads all.
+    /// Absent where one handle reads all interfaces.
     handle: Option<Handle>,
-    /// It leads to a pod, and which way a packet passes means something.
+    /// It leads to a pod, so that the direction of a packet identifies the sender.
     of_pod: bool,
-    dropped: Dropped,
+    dropped: DroppedPackets,
     /// Bytes of its ring.
-    ring: u32,
-    /// Its ring overflowed since it was last asked.
+    ring_bytes: u32,
+    /// Its ring overflowed since it was last enlarged_bytes.
     overflows: bool,
-    /// It was said that its ring may get no larger.
-    largest: bool,
-    /// Until when it was told as watched; at first, since when it is.
-    told: Nanos,
+    /// It was logged that its ring cannot grow further.
+    at_limit: bool,
+    /// End of the last span that was reported; at first, the time since when it is watched.
+    reported_until: Nanos,
     packets: u64,
 }
 
-/// Reads a node's interfaces.
+/// Reads a node's interfaces, and sends reports.
 pub struct Collector {
-    config: Config,
+    config: CollectorConfig,
     links: Links,
-    evidence: Evidence,
+    evidence: NodeEvidence,
     epoll: OwnedFd,
-    shared: Arc<Shared>,
+    shared: Arc<ControlState>,
     meter: Meter,
     any: Option<Handle>,
-    any_dropped: Dropped,
-    watched: HashMap<u32, Watched>,
+    any_dropped: DroppedPackets,
+    watched: HashMap<u32, WatchedInterface>,
     listed: HashSet<u32>,
-    /// A list of all interfaces has come in.
+    /// A list of all interfaces was received.
     complete: bool,
-    /// Handles of interfaces that are gone, or that have another handle now: what the kernel still
-    /// holds of them is read until then.
-    ending: Vec<Ending>,
+    /// Handles of interfaces that are gone, or that have another handle now. They are read until
+    /// the kernel has no more packets for them.
+    ending: Vec<EndingHandle>,
     /// Larger rings that are being opened.
-    opening: Vec<JoinHandle<Opened>>,
+    opening: Vec<JoinHandle<LargerRing>>,
     /// Handles that are being closed.
     closing: Vec<JoinHandle<()>>,
-    /// Bytes of rings beyond what was asked for.
-    enlarged: u32,
+    /// Bytes of all rings beyond their configured size.
+    enlarged_bytes: u32,
     /// Interfaces that could not be opened, and when to try again.
-    again: BTreeMap<u32, (Instant, Link)>,
-    held: Held,
-    /// Where telling all that goes on has come to, while it is not through.
+    retries: BTreeMap<u32, (Instant, Link)>,
+    buffer: ObservationBuffer,
+    /// Slot of the flow table at which the report of all changed connections continues.
     round: Option<u32>,
-    status: Status,
+    status: CollectorStatus,
 }
 
-/// Tokens of epoll: an interface has its index.
+// Tokens of epoll. The token of an interface is its index.
 const LINKS: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
 const ALL: u64 = u64::MAX - 2;
@@ -128,7 +132,7 @@ fn system(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> CollectError 
     move |e| CollectError::System { what, error: e.into() }
 }
 
-/// The system's clock, in nanoseconds since the Unix epoch: what the kernel stamps packets with.
+/// The system's clock, in nanoseconds since the Unix epoch. The kernel takes packet times from it.
 fn clock() -> Nanos {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -139,24 +143,26 @@ fn nanos(d: Duration) -> Nanos {
     i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Totals of interfaces apart from the rest.
-fn sort(observation: Observation, held: &mut Held, spans: &mut Vec<Observation>) {
-    match observation {
-        Observation::Interface(_) => spans.push(observation),
-        _ => held.push(observation),
+/// Waits for a descriptor, at most 100 ms.
+fn poll_briefly(fd: &impl AsFd, what: &'static str) -> Result<(), CollectError> {
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    match poll(&mut fds, Some(&wait)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(e) => Err(system(what)(e)),
     }
 }
 
 impl Collector {
-    /// Opens what has to be there before any interface.
+    /// Opens all that is needed before any interface is.
     ///
     /// # Errors
-    /// When the kernel gives no netlink socket, or, with [`Config::any`], no handle.
-    pub fn open(config: Config) -> Result<(Self, Control), CollectError> {
+    /// When the kernel refuses a netlink socket or, with [`CollectorConfig::any`], a handle.
+    pub fn open(config: CollectorConfig) -> Result<(Self, CollectorControl), CollectError> {
         let io = |what| move |error| CollectError::System { what, error };
         let mut links = Links::open().map_err(io("follow the network interfaces"))?;
         links.list().map_err(io("list the network interfaces"))?;
-        let evidence = Evidence::open().map_err(io("follow the node's routes"))?;
+        let evidence = NodeEvidence::open().map_err(io("follow the node's routes"))?;
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll instance"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -168,62 +174,51 @@ impl Collector {
         add(links.as_fd(), LINKS)?;
         add(wake.as_fd(), WAKE)?;
         add(evidence.as_fd(), EVIDENCE)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ControlState {
             stop: AtomicBool::new(false),
-            known: Mutex::new(None),
+            listening: Mutex::new(None),
             pods: Mutex::new(None),
             wake,
         });
         let mut this = Self {
-            meter: Meter::new(config.flows, KnownPorts::default()),
+            meter: Meter::new(config.flows, ListeningPorts::default()),
             config,
             links,
             evidence,
             epoll,
             shared: Arc::clone(&shared),
             any: None,
-            any_dropped: Dropped::default(),
+            any_dropped: DroppedPackets::default(),
             watched: HashMap::new(),
             listed: HashSet::new(),
             complete: false,
             ending: Vec::new(),
             opening: Vec::new(),
             closing: Vec::new(),
-            enlarged: 0,
-            again: BTreeMap::new(),
-            held: Held::default(),
+            enlarged_bytes: 0,
+            retries: BTreeMap::new(),
+            buffer: ObservationBuffer::default(),
             round: None,
-            status: Status::default(),
+            status: CollectorStatus::default(),
         };
         if this.config.any {
             this.open_any()?;
         }
         this.first_list()?;
-        Ok((this, Control(shared)))
+        Ok((this, CollectorControl(shared)))
     }
 
-    /// Opens what is there already, so that whoever is told that collecting has begun can rely on
-    /// it.
+    /// Opens the interfaces that are there already, so that they are watched when this returns.
     fn first_list(&mut self) -> Result<(), CollectError> {
         let until = Instant::now() + FIRST_LIST;
         while !self.complete && Instant::now() < until {
-            let mut fds = [PollFd::new(&self.links, PollFlags::IN)];
-            let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-            match poll(&mut fds, Some(&wait)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(system("wait for the list of interfaces")(e)),
-            }
+            poll_briefly(&self.links, "wait for the list of interfaces")?;
             self.changes()?;
         }
-        // And whose it is.
+        // Then the node's evidence of their owners.
         let until = Instant::now() + FIRST_EVIDENCE;
         while !self.evidence.is_complete() && Instant::now() < until {
-            let mut fds = [PollFd::new(&self.evidence, PollFlags::IN)];
-            let wait = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-            match poll(&mut fds, Some(&wait)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(system("wait for the node's routes")(e)),
-            }
+            poll_briefly(&self.evidence, "wait for the node's routes")?;
             self.read_evidence()?;
         }
         Ok(())
@@ -232,111 +227,72 @@ impl Collector {
     /// Collects until it is stopped.
     ///
     /// # Errors
-    /// See [`CollectError`]. What was seen until then is told before.
-    pub fn run(mut self, out: &SyncSender<Told>) -> Result<(), CollectError> {
+    /// See [`CollectError`]. What was seen until then is reported first.
+    pub fn run(mut self, out: &SyncSender<CollectorReport>) -> Result<(), CollectError> {
         let result = self.work(out);
-        // Nothing is in them that is not in those that they were to replace.
+        // The larger rings have no packets that the smaller ones lack.
         for thread in std::mem::take(&mut self.opening) {
             let _ = thread.join();
         }
         self.drain();
         let now = clock();
-        let mut unheard = false;
-        let (held, status, mut spans) = (&mut self.held, &self.status, Vec::new());
+        let mut receiver_gone = false;
+        let (buffer, status, mut spans) = (&mut self.buffer, &self.status, Vec::new());
         self.meter.finish(&mut |o| {
-            sort(o, held, &mut spans);
-            // What it tells may wait: nothing is read any more.
-            if held.len() >= CHUNK && !unheard {
-                let (observations, over) = held.take();
+            send::separate_spans(o, buffer, &mut spans);
+            // Sending may block here, since nothing is read any more.
+            if buffer.len() >= CHUNK && !receiver_gone {
+                let (observations, over) = buffer.take();
                 let (last, status) = (false, status.clone());
-                unheard = out.send(Told { now, observations, over, status, last }).is_err();
+                receiver_gone =
+                    out.send(CollectorReport { now, observations, over, status, last }).is_err();
             }
         });
         self.spans(spans, now);
-        while self.held.len() > CHUNK && !unheard {
-            let told = self.told(now, false);
-            unheard = out.send(told).is_err();
+        while self.buffer.len() > CHUNK && !receiver_gone {
+            let report = self.report(now, ReportKind::Tick);
+            receiver_gone = out.send(report).is_err();
         }
-        let told = self.told(now, true);
-        unheard = unheard || out.send(told).is_err();
-        let sent = if unheard { Err(CollectError::Unheard) } else { Ok(()) };
+        let report = self.report(now, ReportKind::Last);
+        receiver_gone = receiver_gone || out.send(report).is_err();
+        let sent = if receiver_gone { Err(CollectError::ReceiverGone) } else { Ok(()) };
         for thread in std::mem::take(&mut self.closing) {
             let _ = thread.join();
         }
         result.and(sent)
     }
 
-    fn work(&mut self, out: &SyncSender<Told>) -> Result<(), CollectError> {
+    fn work(&mut self, out: &SyncSender<CollectorReport>) -> Result<(), CollectError> {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(256);
         let (mut tick, mut round, mut ask) = (Instant::now(), Instant::now(), Instant::now());
         let mut clocks = (clock(), Instant::now());
         while !self.shared.stop.load(Ordering::SeqCst) {
-            let mut until = tick + self.config.tick;
-            // What is ending has no descriptor to wait on.
-            if !self.ending.is_empty() {
-                until = until.min(
-                    Instant::now() + Duration::from_millis(u64::from(self.config.handle.hold) / 2),
-                );
-            }
-            let wait = until.saturating_duration_since(Instant::now());
-            let wait = rustix::time::Timespec {
-                tv_sec: wait.as_secs() as i64,
-                tv_nsec: wait.subsec_nanos().into(),
-            };
-            events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait))
-            {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(system("wait for packets")(e)),
-            }
-            let mut read = false;
-            if let Some(known) =
-                self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).take()
-            {
-                self.meter.set_known(known);
-            }
-            if let Some(pods) =
-                self.shared.pods.lock().unwrap_or_else(PoisonError::into_inner).take()
-            {
-                self.meter.set_pods(&pods);
-            }
-            // What the node knows comes before the packets that it is held against.
-            if events.iter().any(|e| e.data.u64() == EVIDENCE) {
-                self.read_evidence()?;
-            }
-            for event in &events {
-                read |= !matches!(event.data.u64(), LINKS | WAKE | EVIDENCE);
-                match event.data.u64() {
-                    LINKS => self.changes()?,
-                    EVIDENCE => {}
-                    WAKE => drop(rustix::io::read(&self.shared.wake, &mut [0u8; 8])),
-                    ALL => self.read_any()?,
-                    index => self.read(index as u32),
-                }
-            }
+            self.wait(tick + self.config.tick, &mut events)?;
+            self.take_settings();
+            let read = self.read_events(&events)?;
             self.read_ending();
             if !self.opening.is_empty() {
                 self.take_opened()?;
             }
             let now = Instant::now();
             if now < tick + self.config.tick {
-                if self.held.len() >= CHUNK {
-                    self.hand_on(clock(), out)?;
+                if self.buffer.len() >= CHUNK {
+                    self.send_buffered(clock(), out)?;
                 }
                 if read {
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(READ_PAUSE);
                 }
                 continue;
             }
             tick = now;
             clocks = self.check_clock(clocks);
             let wall = clocks.0;
-            self.open_again()?;
-            self.evidence.ask().map_err(|error| CollectError::System {
+            self.retry_open()?;
+            self.evidence.request_neighbours().map_err(|error| CollectError::System {
                 what: "ask for the node's neighbours",
                 error,
             })?;
-            if now >= ask + ASK
+            if now >= ask + DROPPED_INTERVAL
                 || self.watched.values().any(|w| w.handle.as_ref().is_some_and(Handle::is_losing))
             {
                 ask = now;
@@ -347,175 +303,59 @@ impl Collector {
                 round = now;
                 self.round.get_or_insert(0);
             }
-            self.tell(wall, out)?;
+            self.report_due(wall, out)?;
         }
         Ok(())
     }
 
-    /// Tells what is to be told now, a part at a time, as far as it is taken. The rest is told at
-    /// the next tick.
-    fn tell(&mut self, now: Nanos, out: &SyncSender<Told>) -> Result<(), CollectError> {
-        loop {
-            let (limit, before) = (self.held.room(), self.held.len());
-            let (held, mut spans) = (&mut self.held, Vec::new());
-            let mut take = |o| sort(o, held, &mut spans);
-            if let Some(from) = self.round {
-                self.round = self.meter.harvest_some(now, from, limit, &mut take);
-            } else {
-                self.meter.fresh_some(now, nanos(self.config.patience), limit, &mut take);
-            }
-            self.spans(spans, now);
-            let told = self.held.len().saturating_sub(before);
-            self.hand_on(now, out)?;
-            if told < limit || told == 0 {
-                return Ok(());
-            }
+    /// Waits until there is something to read, or `until`.
+    fn wait(&self, mut until: Instant, events: &mut Vec<epoll::Event>) -> Result<(), CollectError> {
+        // Ending handles are polled, since the loop does not wait on their descriptors.
+        if !self.ending.is_empty() {
+            let half = u64::from(self.config.handle.block_timeout_millis) / 2;
+            until = until.min(Instant::now() + Duration::from_millis(half));
         }
-    }
-
-    /// Hands on what is held, as far as it is taken.
-    fn hand_on(&mut self, now: Nanos, out: &SyncSender<Told>) -> Result<(), CollectError> {
-        loop {
-            let told = self.told(now, false);
-            match out.try_send(told) {
-                Ok(()) if self.held.len() < CHUNK => return Ok(()),
-                Ok(()) => {}
-                // It is told with what comes next.
-                Err(TrySendError::Full(Told { observations, over, .. })) => {
-                    self.held.put_back(observations, over);
-                    return Ok(());
-                }
-                Err(TrySendError::Disconnected(_)) => return Err(CollectError::Unheard),
-            }
-        }
-    }
-
-    fn told(&mut self, now: Nanos, last: bool) -> Told {
-        self.status.counters = self.meter.counters();
-        self.status.any = self.any.is_some();
-        self.status.watched = self.watched.iter().map(|(i, w)| (*i, w.name.clone())).collect();
-        self.status.unheard = self.held.unheard;
-        let (observations, over) = self.held.take();
-        Told { now, observations, over, status: self.status.clone(), last }
-    }
-
-    /// Takes in what the node has come to know of the addresses behind its interfaces.
-    fn read_evidence(&mut self) -> Result<(), CollectError> {
-        let changed = self
-            .evidence
-            .read()
-            .map_err(|error| CollectError::System { what: "follow the node's routes", error })?;
-        if changed {
-            for index in self.watched.keys() {
-                self.meter.set_evidence(*index, self.evidence.of(*index));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_clock(&mut self, (wall, steady): (Nanos, Instant)) -> (Nanos, Instant) {
-        let (now, then) = (clock(), Instant::now());
-        let step = now.saturating_sub(wall).saturating_sub(nanos(then - steady));
-        if step.abs() > STEP {
-            self.status.clock_steps += 1;
-            self.meter.rebase(now, step);
-            for w in self.watched.values_mut() {
-                w.told = now.min(w.told.saturating_add(step));
-            }
-        }
-        (now, then)
-    }
-
-    fn read(&mut self, index: u32) {
-        let (meter, held) = (&mut self.meter, &mut self.held);
-        let Some(watched) = self.watched.get_mut(&index) else { return };
-        let Some(handle) = &mut watched.handle else { return };
-        match handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o))) {
-            Read::Empty | Read::More => {}
-            Read::Gone => self.unwatch(index),
-            Read::Failed(why) => {
-                self.status.failed += 1;
-                let name = watched.name.clone();
-                tracing::warn!(interface = %name, %why, "reading failed; opening it again in 1 s");
-                self.unwatch(index);
-                let link = Link { index, name, leads_elsewhere: true, up: true };
-                self.again.insert(index, (Instant::now() + Duration::from_secs(1), link));
-            }
-        }
-    }
-
-    fn read_any(&mut self) -> Result<(), CollectError> {
-        let (meter, held, watched) = (&mut self.meter, &mut self.held, &self.watched);
-        let Some(handle) = &mut self.any else { return Ok(()) };
-        let mut take = |frame: Frame<'_>| {
-            // A packet passes a veth, a bridge and a device of the node: only the veths count, and
-            // of those the ones that have no handle of their own.
-            let index = sll2::interface(frame.data);
-            let of = index.and_then(|i| watched.get(&i)).filter(|w| w.handle.is_none());
-            if let (Some(index), Some(of)) = (index, of) {
-                let direction = match sll2::is_sent(frame.data) {
-                    _ if !of.of_pod => Direction::Unknown,
-                    true => Direction::Sent,
-                    false => Direction::Received,
-                };
-                let interface = InterfaceId { index, ..frame.interface };
-                meter.frame(&Frame { direction, interface, ..frame }, &mut |o| held.push(o));
-            }
+        let wait = until.saturating_duration_since(Instant::now());
+        let wait = rustix::time::Timespec {
+            tv_sec: wait.as_secs() as i64,
+            tv_nsec: wait.subsec_nanos().into(),
         };
-        match handle.read(TURN, &mut take) {
-            Read::Empty | Read::More | Read::Gone => Ok(()),
-            Read::Failed(why) => {
-                tracing::warn!(%why, "reading all interfaces failed; opening them again");
-                self.status.failed += 1;
-                self.ask_dropped();
-                self.open_any()
-            }
+        events.clear();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&wait)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(e) => Err(system("wait for packets")(e)),
         }
     }
 
-    /// The totals that were just told become what is new in them, and watching what it was: also
-    /// where no packet came.
-    fn spans(&mut self, spans: Vec<Observation>, now: Nanos) {
-        for span in spans {
-            if let Some(span) = self.span(span, now) {
-                self.held.push(span);
-            }
+    /// Applies the listening ports and pods that other threads have set.
+    fn take_settings(&mut self) {
+        let listening = self.shared.listening.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(listening) = listening {
+            self.meter.set_listening(listening);
+        }
+        let pods = self.shared.pods.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(pods) = pods {
+            self.meter.set_pods(&pods);
         }
     }
 
-    fn span(&mut self, observation: Observation, now: Nanos) -> Option<Observation> {
-        let Observation::Interface(mut span) = observation else { return Some(observation) };
-        // An interface that has shown nothing tells nothing of whose it is.
-        let watched = self.watched.get_mut(&span.interface.index).filter(|_| span.packets > 0)?;
-        span.first = watched.told.min(now);
-        span.last = now;
-        let total = span.packets;
-        span.packets = total.saturating_sub(watched.packets);
-        watched.told = now;
-        watched.packets = total;
-        Some(Observation::Interface(span))
-    }
-
-    /// Reads what the kernel holds, for as long as it may hold it, and what was in the rings by
-    /// then, but not what follows without end.
-    fn drain(&mut self) {
-        let hold = Duration::from_millis(u64::from(self.config.handle.hold));
-        let until = Instant::now() + hold + Duration::from_millis(50);
-        loop {
-            let before = self.meter.counters().packets;
-            let all: Vec<u32> = self.watched.keys().copied().collect();
-            all.into_iter().for_each(|i| self.read(i));
-            let _ = self.read_any();
-            self.read_ending();
-            let more = self.meter.counters().packets - before >= TURN as u64;
-            let now = Instant::now();
-            if now >= until && (!more || now >= until + DRAIN) {
-                break;
-            }
-            if !more {
-                std::thread::sleep(Duration::from_millis(10));
+    /// Reads everything that has an event. True where a handle was read.
+    fn read_events(&mut self, events: &[epoll::Event]) -> Result<bool, CollectError> {
+        let mut read = false;
+        // The node's evidence comes before the packets that are checked against it.
+        if events.iter().any(|e| e.data.u64() == EVIDENCE) {
+            self.read_evidence()?;
+        }
+        for event in events {
+            read |= !matches!(event.data.u64(), LINKS | WAKE | EVIDENCE);
+            match event.data.u64() {
+                LINKS => self.changes()?,
+                EVIDENCE => {}
+                WAKE => drop(rustix::io::read(&self.shared.wake, &mut [0u8; 8])),
+                ALL => self.read_any()?,
+                index => self.read(index as u32),
             }
         }
-        self.ask_dropped();
+        Ok(read)
     }
 }

@@ -1,10 +1,10 @@
-//! What the node knows of the addresses behind its interfaces (rtnetlink(7)): host routes, and
+//! The node's evidence of the addresses behind its interfaces (rtnetlink(7)): host routes, and
 //! neighbours with the port of the bridge that leads to them.
 //!
-//! Owns the reading of both. A neighbour answers for itself, so that the first interface of an
-//! address stays its interface while it is there. Routes are followed, neighbours are asked for:
-//! whoever sends with ever new addresses of the link layer makes the kernel tell of each. Must
-//! never look at a packet of a pod.
+//! Owns the reading of both. A neighbour answers for itself and may lie. So the first interface of
+//! an address stays its interface while it is there. Changes of routes are received. Neighbours are
+//! requested, since a pod that sends with many link-layer addresses would make the kernel send a
+//! change for each. Must never read a packet of a pod.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -16,22 +16,22 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::links::split;
-use crate::observation::OwnedBy;
+use crate::observation::OwnerEvidence;
 
 /// Multicast groups of changes: routes of IPv4 and of IPv6 (`RTNLGRP_…`,
 /// include/uapi/linux/rtnetlink.h).
 const GROUPS: [u32; 2] = [7, 11];
-/// Longest message read at once. The kernel fills dumps up to 32 KiB.
-const BUFFER: usize = 64 * 1024;
-/// The kernel's buffer for changes not read yet.
-const KERNEL_BUFFER: i32 = 1024 * 1024;
-/// Neighbours that wait for the bridge to tell their port. The kernel keeps 1,024 neighbours
+/// Longest message that is read, in bytes. The kernel fills dumps up to 32 KiB.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// The kernel's buffer for changes that were not read yet, in bytes.
+const KERNEL_BUFFER_BYTES: i32 = 1024 * 1024;
+/// Neighbours whose port a bridge was asked for, at a time. The kernel stores 1,024 neighbours
 /// (`gc_thresh3`).
-const MAX_ASKED: usize = 4_096;
-/// How often neighbours are asked for while an interface has none, at first and later: a pod that
-/// nobody on the node has spoken to is no neighbour.
-const SOON: Duration = Duration::from_secs(1);
-const LATER: Duration = Duration::from_secs(10);
+const MAX_BRIDGE_REQUESTS: usize = 4_096;
+/// Interval in which neighbours are requested while an interface has none, at first and later. A
+/// pod becomes a neighbour only when the node sends to it.
+const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+const LATER_INTERVAL: Duration = Duration::from_secs(10);
 
 // Messages and flags (include/uapi/linux/rtnetlink.h, netlink.h).
 const NLMSG_ERROR: u16 = 2;
@@ -49,46 +49,46 @@ const AF_BRIDGE: u8 = 7;
 /// Attributes of a route.
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
-/// Type of a route that leads somewhere.
+/// Type of a route to an interface.
 const RTN_UNICAST: u8 = 1;
 /// Attributes of a neighbour (include/uapi/linux/neighbour.h).
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NDA_MASTER: u16 = 9;
-/// States in which a neighbour has no address of the link layer that counts: none, incomplete,
-/// failed, and those that need none.
+/// States in which a neighbour has no valid link-layer address: incomplete, failed, and those that
+/// need none.
 const NUD_UNKNOWN: u16 = 0x01 | 0x20 | 0x40;
 /// Bytes of `struct nlmsghdr`, `struct rtmsg` and `struct ndmsg`.
-const HEADER: usize = 16;
-const ROUTE: usize = 12;
-const NEIGHBOUR: usize = 12;
+const HEADER_BYTES: usize = 16;
+const ROUTE_BYTES: usize = 12;
+const NEIGHBOUR_BYTES: usize = 12;
 
-/// A subscription to what the node knows.
-pub(super) struct Evidence {
+/// A subscription to the node's routes, and requests for its neighbours.
+pub(super) struct NodeEvidence {
     socket: Socket,
     buffer: Vec<u8>,
     sequence: u32,
-    /// Dumps to come: one at a time is allowed.
-    dumps: Vec<(u16, u8)>,
-    /// The one under way.
-    dump: Option<u32>,
-    /// Since when the neighbours are asked for as often as they are, and when they are next.
-    hurry: Instant,
-    next: Instant,
+    /// Dumps that were not requested yet. The kernel allows one at a time.
+    pending_dumps: Vec<(u16, u8)>,
+    /// Sequence number of the current dump.
+    current_dump: Option<u32>,
+    /// Since when neighbours are requested, and the time of the next request.
+    asking_since: Instant,
+    next_request: Instant,
     routes: BTreeMap<u32, BTreeSet<IpAddr>>,
-    /// The interface of a neighbour: the first that was known.
+    /// The first interface on which each neighbour was seen.
     neighbours: HashMap<IpAddr, u32>,
-    /// Neighbours whose port a bridge was asked for, by the request.
-    asked: HashMap<u32, IpAddr>,
-    /// Ports that lead to another network namespace.
+    /// Neighbours whose port a bridge was asked for, by the sequence number of the request.
+    bridge_requests: HashMap<u32, IpAddr>,
+    /// Interfaces that lead to another network namespace.
     watched: BTreeSet<u32>,
 }
 
-impl Evidence {
+impl NodeEvidence {
     /// Subscribes. Needs no privilege.
     ///
     /// # Errors
-    /// When the kernel gives no netlink socket.
+    /// When the kernel refuses a netlink socket.
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -96,29 +96,29 @@ impl Evidence {
             socket.add_membership(group)?;
         }
         socket.set_non_blocking(true)?;
-        // A smaller buffer still works: what overflows is listed again.
-        let _ = socket.set_rx_buf_sz(KERNEL_BUFFER);
+        // A smaller buffer still works. After an overflow, all is listed again.
+        let _ = socket.set_rx_buf_sz(KERNEL_BUFFER_BYTES);
         let mut this = Self {
             socket,
-            buffer: Vec::with_capacity(BUFFER),
+            buffer: Vec::with_capacity(BUFFER_BYTES),
             sequence: 0,
-            dumps: Vec::new(),
-            dump: None,
-            hurry: Instant::now(),
-            next: Instant::now(),
+            pending_dumps: Vec::new(),
+            current_dump: None,
+            asking_since: Instant::now(),
+            next_request: Instant::now(),
             routes: BTreeMap::new(),
             neighbours: HashMap::new(),
-            asked: HashMap::new(),
+            bridge_requests: HashMap::new(),
             watched: BTreeSet::new(),
         };
         this.list()?;
         Ok(this)
     }
 
-    /// Asks for all that is there.
+    /// Requests all routes and neighbours.
     fn list(&mut self) -> io::Result<()> {
         self.routes.clear();
-        self.dumps = vec![
+        self.pending_dumps = vec![
             (RTM_GETNEIGH, AF_INET6),
             (RTM_GETNEIGH, AF_INET),
             (RTM_GETROUTE, AF_INET6),
@@ -128,20 +128,20 @@ impl Evidence {
     }
 
     fn next_dump(&mut self) -> io::Result<()> {
-        if self.dump.is_some() {
+        if self.current_dump.is_some() {
             return Ok(());
         }
-        let Some((kind, family)) = self.dumps.pop() else { return Ok(()) };
+        let Some((kind, family)) = self.pending_dumps.pop() else { return Ok(()) };
         // `struct rtmsg` and `struct ndmsg` both begin with the family and have 12 bytes.
-        let mut body = [0; ROUTE];
+        let mut body = [0; ROUTE_BYTES];
         body[0] = family;
-        self.dump = Some(self.request(kind, NLM_F_REQUEST | NLM_F_DUMP, &body)?);
+        self.current_dump = Some(self.request(kind, NLM_F_REQUEST | NLM_F_DUMP, &body)?);
         Ok(())
     }
 
     fn request(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<u32> {
         self.sequence = self.sequence.wrapping_add(1);
-        let length = (HEADER + body.len()) as u32;
+        let length = (HEADER_BYTES + body.len()) as u32;
         let mut bytes = length.to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(flags.to_ne_bytes());
@@ -151,58 +151,67 @@ impl Evidence {
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map(|_| self.sequence)
     }
 
-    /// An interface that leads to a pod is there.
+    /// Adds an interface that leads to a pod.
     pub(super) fn watch(&mut self, index: u32) {
         if self.watched.insert(index) {
-            (self.hurry, self.next) = (Instant::now(), Instant::now());
+            (self.asking_since, self.next_request) = (Instant::now(), Instant::now());
         }
     }
 
-    /// Asks for neighbours where it is time to and an interface has none.
+    /// Requests neighbours, where it is time to and an interface has none.
     ///
     /// # Errors
-    /// When the kernel does not take the request.
-    pub(super) fn ask(&mut self) -> io::Result<()> {
+    /// When the kernel refuses the request.
+    pub(super) fn request_neighbours(&mut self) -> io::Result<()> {
         let now = Instant::now();
-        let known: BTreeSet<u32> =
+        let resolved: BTreeSet<u32> =
             self.neighbours.values().chain(self.routes.keys()).copied().collect();
-        if now < self.next || !self.dumps.is_empty() || self.watched.is_subset(&known) {
+        if now < self.next_request
+            || !self.pending_dumps.is_empty()
+            || self.watched.is_subset(&resolved)
+        {
             return Ok(());
         }
-        let wait = if now - self.hurry < LATER { SOON } else { LATER };
-        self.next = now + wait;
-        self.dumps = vec![(RTM_GETNEIGH, AF_INET6), (RTM_GETNEIGH, AF_INET)];
+        let wait =
+            if now - self.asking_since < LATER_INTERVAL { FIRST_INTERVAL } else { LATER_INTERVAL };
+        self.next_request = now + wait;
+        self.pending_dumps = vec![(RTM_GETNEIGH, AF_INET6), (RTM_GETNEIGH, AF_INET)];
         self.next_dump()
     }
 
-    /// An interface is gone.
+    /// Removes an interface.
     pub(super) fn forget(&mut self, index: u32) {
         self.watched.remove(&index);
         self.routes.remove(&index);
         self.neighbours.retain(|_, i| *i != index);
     }
 
-    /// Whether all that was asked for has been told.
+    /// Whether all requests were answered.
     pub(super) fn is_complete(&self) -> bool {
-        self.dump.is_none() && self.dumps.is_empty() && self.asked.is_empty()
+        self.current_dump.is_none()
+            && self.pending_dumps.is_empty()
+            && self.bridge_requests.is_empty()
     }
 
-    /// The addresses behind an interface, as far as the node knows, sorted.
-    pub(super) fn of(&self, index: u32) -> Vec<(IpAddr, OwnedBy)> {
+    /// The addresses behind an interface, as far as the node has evidence: routes, then neighbours.
+    pub(super) fn of(&self, index: u32) -> Vec<(IpAddr, OwnerEvidence)> {
         let routes = self.routes.get(&index).into_iter().flatten();
-        let mut all: Vec<(IpAddr, OwnedBy)> = routes.map(|a| (*a, OwnedBy::Route)).collect();
+        let mut all: Vec<(IpAddr, OwnerEvidence)> =
+            routes.map(|a| (*a, OwnerEvidence::Route)).collect();
         let routed = |a: &IpAddr| self.routes.values().any(|r| r.contains(a));
         let neighbours = self.neighbours.iter().filter(|(_, i)| **i == index);
         let mut neighbours: Vec<IpAddr> = neighbours.map(|(a, _)| *a).collect();
         neighbours.sort_unstable();
-        all.extend(neighbours.into_iter().filter(|a| !routed(a)).map(|a| (a, OwnedBy::Neighbour)));
+        all.extend(
+            neighbours.into_iter().filter(|a| !routed(a)).map(|a| (a, OwnerEvidence::Neighbour)),
+        );
         all
     }
 
-    /// Reads what has happened, without waiting; true where anything has.
+    /// Reads all messages so far, without waiting. True where something changed.
     ///
     /// # Errors
-    /// When the socket fails. What the kernel dropped is no error: all is listed again.
+    /// When the socket fails. Dropped messages are no error: all is listed again.
     pub(super) fn read(&mut self) -> io::Result<bool> {
         let mut changed = false;
         loop {
@@ -212,7 +221,7 @@ impl Evidence {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(changed),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
-                    (self.dump, self.asked) = (None, HashMap::new());
+                    (self.current_dump, self.bridge_requests) = (None, HashMap::new());
                     self.list()?;
                     continue;
                 }
@@ -233,16 +242,16 @@ impl Evidence {
         else {
             return Ok(false);
         };
-        let body = message.get(HEADER..).unwrap_or_default();
+        let body = message.get(HEADER_BYTES..).unwrap_or_default();
         match kind {
             RTM_NEWROUTE | RTM_DELROUTE => Ok(self.route(kind == RTM_NEWROUTE, body)),
             RTM_NEWNEIGH => self.neighbour(sequence, body),
             NLMSG_DONE | NLMSG_ERROR => {
-                // A dump that is over, or that the kernel refuses (a family that it does not have);
-                // or a bridge that knows no port.
-                self.asked.remove(&sequence);
-                if self.dump == Some(sequence) {
-                    self.dump = None;
+                // The end of a dump, or its refusal (a family that the kernel does not have), or a
+                // bridge without a port for the neighbour.
+                self.bridge_requests.remove(&sequence);
+                if self.current_dump == Some(sequence) {
+                    self.current_dump = None;
                 }
                 self.next_dump().map(|()| false)
             }
@@ -250,8 +259,8 @@ impl Evidence {
         }
     }
 
-    /// A route to a single address through an interface.
-    fn route(&mut self, there: bool, body: &[u8]) -> bool {
+    /// Applies a route. Only routes to a single address through an interface count.
+    fn route(&mut self, is_present: bool, body: &[u8]) -> bool {
         let (Some(&family), Some(&prefix), Some(&kind)) = (body.first(), body.get(1), body.get(7))
         else {
             return false;
@@ -261,7 +270,7 @@ impl Evidence {
             return false;
         }
         let (mut to, mut through) = (None, None);
-        for (kind, value) in attributes(body.get(ROUTE..).unwrap_or_default()) {
+        for (kind, value) in attributes(body.get(ROUTE_BYTES..).unwrap_or_default()) {
             match kind {
                 RTA_DST => to = address(value),
                 RTA_OIF => through = word(value),
@@ -270,10 +279,11 @@ impl Evidence {
         }
         let (Some(to), Some(through)) = (to, through) else { return false };
         let routes = self.routes.entry(through).or_default();
-        if there { routes.insert(to) } else { routes.remove(&to) }
+        if is_present { routes.insert(to) } else { routes.remove(&to) }
     }
 
-    /// An entry of the neighbour table, or of a bridge's forwarding table as it was asked for.
+    /// Applies an entry of the neighbour table, or of a bridge's forwarding table where it was
+    /// requested.
     fn neighbour(&mut self, sequence: u32, body: &[u8]) -> io::Result<bool> {
         let (Some(&family), Some(index), Some(state)) =
             (body.first(), body.get(4..8).and_then(word), half(body, 8))
@@ -281,34 +291,37 @@ impl Evidence {
             return Ok(false);
         };
         if family == AF_BRIDGE {
-            return Ok(self.asked.remove(&sequence).is_some_and(|a| self.tie(a, index)));
+            return Ok(self
+                .bridge_requests
+                .remove(&sequence)
+                .is_some_and(|a| self.assign(a, index)));
         }
         let (mut to, mut mac) = (None, None);
-        for (kind, value) in attributes(body.get(NEIGHBOUR..).unwrap_or_default()) {
+        for (kind, value) in attributes(body.get(NEIGHBOUR_BYTES..).unwrap_or_default()) {
             match kind {
                 NDA_DST => to = address(value),
                 NDA_LLADDR => mac = Some(value),
                 _ => {}
             }
         }
-        let known = state != 0 && state & NUD_UNKNOWN == 0;
-        let (Some(to), Some(mac), true) = (to, mac, known) else { return Ok(false) };
+        let resolved = state != 0 && state & NUD_UNKNOWN == 0;
+        let (Some(to), Some(mac), true) = (to, mac, resolved) else { return Ok(false) };
         if self.watched.contains(&index) {
-            return Ok(self.tie(to, index));
+            return Ok(self.assign(to, index));
         }
-        if !self.neighbours.contains_key(&to) && self.asked.len() < MAX_ASKED {
-            // Which port of the bridge leads to it. What is no bridge refuses.
-            let mut body = [0; NEIGHBOUR].to_vec();
+        if !self.neighbours.contains_key(&to) && self.bridge_requests.len() < MAX_BRIDGE_REQUESTS {
+            // Asks the bridge which port leads to it. A device that is no bridge refuses.
+            let mut body = [0; NEIGHBOUR_BYTES].to_vec();
             body[0] = AF_BRIDGE;
             push(&mut body, NDA_LLADDR, mac);
             push(&mut body, NDA_MASTER, &index.to_ne_bytes());
             let request = self.request(RTM_GETNEIGH, NLM_F_REQUEST, &body)?;
-            self.asked.insert(request, to);
+            self.bridge_requests.insert(request, to);
         }
         Ok(false)
     }
 
-    fn tie(&mut self, address: IpAddr, index: u32) -> bool {
+    fn assign(&mut self, address: IpAddr, index: u32) -> bool {
         let family = |a: &IpAddr| a.is_ipv6();
         let other = |(a, i): (&IpAddr, &u32)| *i == index && family(a) == family(&address);
         // The first address of an interface stays its own, and the first interface of an address.
@@ -324,7 +337,7 @@ impl Evidence {
     }
 }
 
-impl AsFd for Evidence {
+impl AsFd for NodeEvidence {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

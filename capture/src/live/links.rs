@@ -1,6 +1,7 @@
-//! Network interfaces, followed by netlink (rtnetlink(7)).
+//! Network interfaces, as netlink lists and changes them (rtnetlink(7)).
 //!
-//! Owns the list of interfaces and what makes one that of a pod. Must never open an interface.
+//! Owns the list of interfaces, and the rule which of them lead to a pod. Must never open an
+//! interface.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,11 +17,11 @@ use netlink_sys::{Socket, SocketAddr};
 
 /// Multicast group of link changes (`RTNLGRP_LINK`, include/uapi/linux/rtnetlink.h).
 const GROUP_LINK: u32 = 1;
-/// Longest message read at once. The kernel fills dumps up to 32 KiB.
-const BUFFER: usize = 64 * 1024;
-/// The kernel's buffer for changes not read yet: a node that starts a hundred pods at once sends
-/// some thousand messages.
-const KERNEL_BUFFER: i32 = 1024 * 1024;
+/// Longest message that is read, in bytes. The kernel fills dumps up to 32 KiB.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// The kernel's buffer for changes that were not read yet, in bytes. A node that starts a hundred
+/// pods at a time sends some thousand messages.
+const KERNEL_BUFFER_BYTES: i32 = 1024 * 1024;
 
 // Messages (include/uapi/linux/rtnetlink.h) and attributes (include/uapi/linux/if_link.h).
 const RTM_NEWLINK: u16 = 16;
@@ -30,32 +31,32 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 /// Bytes of `struct ifinfomsg`, which attributes follow.
-const HEADER: usize = 16;
+const HEADER_BYTES: usize = 16;
 
 /// An interface of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Link {
     /// Kernel interface index.
     pub index: u32,
-    /// Name.
+    /// Name of the interface.
     pub name: String,
-    /// It leads to another network namespace: a veth or netkit device whose peer is elsewhere. The
-    /// peer of a pod's is.
+    /// It is a veth or netkit device whose peer is in another network namespace. That is so for the
+    /// interfaces of pods.
     pub leads_elsewhere: bool,
-    /// It is up (`IFF_UP`): before that it cannot be opened.
+    /// It is up (`IFF_UP`). Before that it cannot be opened.
     pub up: bool,
 }
 
-/// What happened to the interfaces.
+/// A change of the interfaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// It is there, new or changed.
-    There(Link),
-    /// It is gone.
-    Gone(u32),
-    /// All that are there have been told since [`Links::list`]: what was not is gone.
+pub(super) enum LinkChange {
+    /// This interface is there, new or changed.
+    Present(Link),
+    /// The interface with this index is gone.
+    Removed(u32),
+    /// All interfaces were listed since [`Links::list`]. Others are gone.
     Listed,
-    /// The kernel dropped messages: list again.
+    /// The kernel dropped messages. They must be listed again.
     Lost,
 }
 
@@ -70,21 +71,22 @@ impl Links {
     /// Subscribes. Needs no privilege.
     ///
     /// # Errors
-    /// When the kernel gives no netlink socket.
+    /// When the kernel refuses a netlink socket.
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.add_membership(GROUP_LINK)?;
         socket.set_non_blocking(true)?;
-        // A smaller buffer still works: what overflows is told, and listed again.
-        let _ = socket.set_rx_buf_sz(KERNEL_BUFFER);
-        Ok(Self { socket, buffer: Vec::with_capacity(BUFFER), sequence: 0 })
+        // A smaller buffer still works. After an overflow, all interfaces are listed again.
+        let _ = socket.set_rx_buf_sz(KERNEL_BUFFER_BYTES);
+        Ok(Self { socket, buffer: Vec::with_capacity(BUFFER_BYTES), sequence: 0 })
     }
 
-    /// Asks for all interfaces. They come as changes, among those that happen meanwhile.
+    /// Requests a list of all interfaces. They come as changes, between those that happen
+    /// meanwhile.
     ///
     /// # Errors
-    /// When the kernel does not take the request.
+    /// When the kernel refuses the request.
     pub(super) fn list(&mut self) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let payload = NetlinkPayload::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
@@ -97,11 +99,11 @@ impl Links {
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map(drop)
     }
 
-    /// Reads what has happened, without waiting.
+    /// Reads all changes so far, without waiting.
     ///
     /// # Errors
-    /// When the socket fails; what the kernel dropped is no error but [`Change::Lost`].
-    pub(super) fn read(&mut self, sink: &mut impl FnMut(Change)) -> io::Result<()> {
+    /// When the socket fails. Dropped messages are no error but [`LinkChange::Lost`].
+    pub(super) fn read(&mut self, sink: &mut impl FnMut(LinkChange)) -> io::Result<()> {
         loop {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer, 0) {
@@ -109,14 +111,15 @@ impl Links {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
-                    sink(Change::Lost);
+                    sink(LinkChange::Lost);
                     continue;
                 }
                 Err(e) => return Err(e),
             }
             let mut rest = &self.buffer[..];
             while let Some((length, next)) = split(rest) {
-                if let Ok(message) = NetlinkMessage::<Heard>::deserialize(&rest[..length]) {
+                if let Ok(message) = NetlinkMessage::<LinkMessageKind>::deserialize(&rest[..length])
+                {
                     self.message(message, sink);
                 }
                 rest = next;
@@ -124,15 +127,19 @@ impl Links {
         }
     }
 
-    fn message(&self, message: NetlinkMessage<Heard>, sink: &mut impl FnMut(Change)) {
+    fn message(&self, message: NetlinkMessage<LinkMessageKind>, sink: &mut impl FnMut(LinkChange)) {
         match message.payload {
-            NetlinkPayload::InnerMessage(Heard::New(link)) => sink(Change::There(link)),
-            NetlinkPayload::InnerMessage(Heard::Gone(index)) => sink(Change::Gone(index)),
+            NetlinkPayload::InnerMessage(LinkMessageKind::New(link)) => {
+                sink(LinkChange::Present(link))
+            }
+            NetlinkPayload::InnerMessage(LinkMessageKind::Gone(index)) => {
+                sink(LinkChange::Removed(index))
+            }
             NetlinkPayload::Done(_) if message.header.sequence_number == self.sequence => {
-                sink(Change::Listed)
+                sink(LinkChange::Listed)
             }
             // The list was interrupted by changes (NLM_F_DUMP_INTR) or refused.
-            NetlinkPayload::Error(e) if e.code.is_some() => sink(Change::Lost),
+            NetlinkPayload::Error(e) if e.code.is_some() => sink(LinkChange::Lost),
             _ => {}
         }
     }
@@ -144,7 +151,7 @@ impl AsFd for Links {
     }
 }
 
-/// Length of the first message, and what follows it at the next multiple of four.
+/// Length of the first message, and the bytes after it, from the next multiple of four on.
 pub(super) fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     if length < 16 || length > bytes.len() {
@@ -153,16 +160,16 @@ pub(super) fn split(bytes: &[u8]) -> Option<(usize, &[u8])> {
     Some((length, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-/// What is heard of links. Of a link's attributes only those are read that tell whose it is: a
-/// parser that reads all of them gives up the whole message where a newer kernel says one thing
-/// differently, and the interface would be missed without a word.
-enum Heard {
+/// A message about links. Only the attributes are read that show where a link leads. A parser of
+/// all attributes would fail where a newer kernel has changed one, and the interface would be
+/// missed silently.
+enum LinkMessageKind {
     New(Link),
     Gone(u32),
     Other,
 }
 
-impl NetlinkDeserializable for Heard {
+impl NetlinkDeserializable for LinkMessageKind {
     type Error = DecodeError;
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
@@ -177,7 +184,7 @@ impl NetlinkDeserializable for Heard {
 fn link(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
     let header = LinkHeader::parse(payload)?;
     let (mut name, mut elsewhere, mut pair) = (None, false, false);
-    for attribute in NlasIterator::new(payload.get(HEADER..).unwrap_or_default()) {
+    for attribute in NlasIterator::new(payload.get(HEADER_BYTES..).unwrap_or_default()) {
         let attribute = attribute?;
         match attribute.kind() {
             IFLA_IFNAME => {
@@ -215,9 +222,9 @@ mod tests {
         bytes
     }
 
-    /// What the kernel tells of a link: `struct ifinfomsg`, its name, where its peer is, and its
-    /// kind with what that has to say.
-    fn told(elsewhere: bool, kind: &[u8], data: &[u8]) -> Option<Link> {
+    /// A message of the kernel about a link: `struct ifinfomsg`, its name, where its peer is, and
+    /// its kind with the attributes of that kind.
+    fn deserialized(elsewhere: bool, kind: &[u8], data: &[u8]) -> Option<Link> {
         let info = attribute(18, &[attribute(1, kind), attribute(2, data)].concat());
         let peer = if elsewhere { attribute(37, &0i32.to_ne_bytes()) } else { Vec::new() };
         let mut body = [0u8, 0, 1, 0].to_vec();
@@ -228,15 +235,15 @@ mod tests {
         bytes.extend([16u16.to_ne_bytes(), [0; 2]].concat());
         bytes.extend([0; 8]);
         bytes.extend(body);
-        match NetlinkMessage::<Heard>::deserialize(&bytes).unwrap().payload {
-            NetlinkPayload::InnerMessage(Heard::New(link)) => Some(link),
+        match NetlinkMessage::<LinkMessageKind>::deserialize(&bytes).unwrap().payload {
+            NetlinkPayload::InnerMessage(LinkMessageKind::New(link)) => Some(link),
             _ => None,
         }
     }
 
-    /// As `netkit_fill_info` (drivers/net/netkit.c) tells of a primary device in L3 mode, with
-    /// attributes of the newest kernels: primary, policy, mode, scrub, headroom, tailroom, the
-    /// peer's policy and scrub, and one that no parser knows.
+    /// The attributes that `netkit_fill_info` (drivers/net/netkit.c) writes for a primary device in
+    /// L3 mode, with those of the newest kernels: primary, policy, mode, scrub, headroom, tailroom,
+    /// the peer's policy and scrub. The last one is unknown to every parser.
     fn netkit() -> Vec<u8> {
         let number = |kind, n: u32| attribute(kind, &n.to_ne_bytes());
         let all = [
@@ -253,19 +260,23 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_whose_other_end_is_elsewhere_leads_to_a_pod() {
+    fn a_pair_with_its_other_end_in_another_namespace_leads_to_a_pod() {
         let link = Link { index: 7, name: "lxc1".to_owned(), leads_elsewhere: true, up: true };
-        assert_eq!(told(true, b"veth\0", b"").unwrap(), link);
-        assert_eq!(told(true, b"netkit\0", &netkit()).unwrap(), link);
+        assert_eq!(deserialized(true, b"veth\0", b"").unwrap(), link);
+        assert_eq!(deserialized(true, b"netkit\0", &netkit()).unwrap(), link);
         assert_eq!(
-            told(true, b"netkit\0", b"\x03\0").unwrap(),
+            deserialized(true, b"netkit\0", b"\x03\0").unwrap(),
             link,
-            "whatever a kernel has to say of its kind"
+            "with any attributes of its kind"
         );
+    }
+
+    #[test]
+    fn other_devices_lead_to_no_pod() {
         for (elsewhere, kind) in
             [(false, &b"veth\0"[..]), (false, b"netkit\0"), (true, b"vlan\0"), (true, b"macvlan\0")]
         {
-            let link = told(elsewhere, kind, b"").unwrap();
+            let link = deserialized(elsewhere, kind, b"").unwrap();
             assert!(!link.leads_elsewhere, "{kind:?}");
         }
     }

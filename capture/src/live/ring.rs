@@ -1,9 +1,10 @@
 //! A packet socket on one interface, with a ring that the kernel fills and this process reads
 //! (packet(7), TPACKET_V3).
 //!
-//! Owns the socket and the mapping. libpcap makes rings of blocks of 256 KiB, and at least two are
-//! needed, as the kernel drops what comes while the only one is read: too much for each of some
-//! hundred interfaces. Here blocks are small. Must never read a block that the kernel owns.
+//! Owns the socket and the mapping. libpcap makes rings of blocks of 256 KiB, and needs at least
+//! two, since the kernel drops packets while the only block is read. That is too much memory for
+//! each of some hundred interfaces. Here blocks are small. Must never read a block that the kernel
+//! owns.
 
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -19,27 +20,27 @@ use libc::{
 use super::filter::{self, Instruction};
 use crate::frame::Direction;
 
-/// Bytes of a block: an order of pages that the kernel finds also where memory is fragmented. Holds
-/// some 100 opening segments.
+/// Bytes of a block. The kernel finds so many pages in a row also where memory is fragmented. A
+/// block has room for some 100 segments that open a connection.
 const BLOCK: u32 = 16 * 1024;
-/// The kernel checks that blocks are a multiple of this, and has no other use for it in this
-/// version (packet_set_ring).
+/// Bytes of which a block must be a multiple. The kernel does not use it otherwise in this version
+/// (packet_set_ring).
 const FRAME: u32 = 4096;
-/// Parts of a packet in the ring begin at multiples of this (TPACKET_ALIGNMENT,
+/// Parts of a packet in the ring begin at multiples of so many bytes (TPACKET_ALIGNMENT,
 /// include/uapi/linux/if_packet.h).
 const ALIGNMENT: usize = 16;
 /// Type of an Ethernet device (ARPHRD_ETHER), which veth and netkit devices are.
 const ETHERNET: u16 = 1;
 
-/// A packet as it lies in the ring.
-pub(super) struct Packet<'a> {
-    /// Nanoseconds since the Unix epoch.
+/// A packet in the ring.
+pub(super) struct RingPacket<'a> {
+    /// Packet time, in nanoseconds since the Unix epoch.
     pub time: i64,
-    /// Bytes on the wire.
+    /// Length on the wire, in bytes.
     pub wire_len: u32,
-    /// Which way it passed.
+    /// Direction in which it passed the interface.
     pub direction: Direction,
-    /// Those kept, from the Ethernet header on, without a VLAN tag.
+    /// Captured bytes, from the Ethernet header on, without a VLAN tag.
     pub data: &'a [u8],
 }
 
@@ -49,24 +50,24 @@ pub(super) struct Ring {
     socket: OwnedFd,
     map: NonNull<u8>,
     blocks: u32,
-    /// The block that the kernel fills next, or has filled.
+    /// Index of the block that is read next.
     at: u32,
     dropped: u64,
-    /// A block said that packets were dropped that nobody has asked about.
+    /// A block shows that packets were dropped since the last call of [`Ring::dropped`].
     losing: bool,
 }
 
-// SAFETY: the mapping belongs to this value alone, and nothing of it is bound to a thread.
+// SAFETY: only this value uses the mapping, and nothing in it is bound to a thread.
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Opens an interface by its index; `None` where it is no Ethernet device. The filter is there
-    /// before it is bound, so that it has seen every frame. `received_only`: the kernel spares what
-    /// the interface sends (from Linux 4.20 on).
+    /// Opens an interface by its index. `None` where it is no Ethernet device. The filter is
+    /// attached before the socket is bound, so that every frame passes it. `received_only`: the
+    /// kernel omits frames that the interface sends (from Linux 4.20 on).
     pub(super) fn open(
         index: u32,
         bytes: u32,
-        hold: u32,
+        block_timeout_millis: u32,
         received_only: bool,
         program: &[Instruction],
     ) -> io::Result<Option<Self>> {
@@ -82,7 +83,7 @@ impl Ring {
             tp_block_nr: blocks,
             tp_frame_size: FRAME,
             tp_frame_nr: blocks * (BLOCK / FRAME),
-            tp_retire_blk_tov: hold,
+            tp_retire_blk_tov: block_timeout_millis,
             tp_sizeof_priv: 0,
             tp_feature_req_word: 0,
         };
@@ -103,19 +104,20 @@ impl Ring {
         Ok(ethernet.then_some(ring))
     }
 
-    /// What to wait on.
+    /// The descriptor to wait on.
     pub(super) fn raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 
-    /// Hands on what is there, by whole blocks, until `limit` packets are reached; how many it was.
+    /// Passes packets to `sink`, in whole blocks, until `limit` is reached. Returns their number.
     ///
     /// # Errors
-    /// When nothing is there and the socket says why, once: the interface went down, as a rule.
+    /// When there are no packets and the socket has an error. As a rule the interface went down.
+    /// The socket returns it once.
     pub(super) fn read(
         &mut self,
         limit: usize,
-        sink: &mut impl FnMut(Packet<'_>),
+        sink: &mut impl FnMut(RingPacket<'_>),
     ) -> io::Result<usize> {
         let mut seen = 0;
         let mut any = false;
@@ -124,20 +126,20 @@ impl Ring {
             let block = unsafe { self.map.add(self.at as usize * BLOCK as usize) };
             let status =
                 offset_of!(tpacket_block_desc, hdr) + offset_of!(tpacket_hdr_v1, block_status);
-            // SAFETY: the field is aligned, as blocks are at pages, and both sides only ever access
-            // it whole.
+            // SAFETY: the field is aligned, since blocks begin at pages, and both sides access it
+            // as a whole only.
             let status = unsafe { AtomicU32::from_ptr(block.add(status).as_ptr().cast()) };
-            // Acquire: the packets are read after the kernel has given the block away.
+            // Acquire: the packets are read after the kernel has released the block.
             let flags = status.load(Ordering::Acquire);
             if flags & libc::TP_STATUS_USER == 0 {
                 break;
             }
             self.losing |= flags & libc::TP_STATUS_LOSING != 0;
             any = true;
-            // SAFETY: it is this side's until its status is set back.
+            // SAFETY: the kernel does not write to the block before its status is set back.
             let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), BLOCK as usize) };
             seen += packets(bytes, sink);
-            // Release: the block is given back after its packets were read.
+            // Release: the block is returned after its packets were read.
             status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
             self.at = (self.at + 1) % self.blocks;
         }
@@ -147,22 +149,22 @@ impl Ring {
         Ok(seen)
     }
 
-    /// Whether packets were dropped since it was asked how many.
+    /// Whether packets were dropped since the last call of [`Ring::dropped`].
     pub(super) fn is_losing(&self) -> bool {
         self.losing
     }
 
-    /// The error that waits at the socket.
+    /// Takes the error of the socket, where it has one.
     fn error(&self) -> io::Result<()> {
         Ok(rustix::net::sockopt::socket_error(&self.socket)??)
     }
 
-    /// Packets dropped for want of room since it was opened.
+    /// Number of packets dropped since it was opened, because the ring was full.
     pub(super) fn dropped(&mut self) -> io::Result<u64> {
         let mut stats = tpacket_stats_v3 { tp_packets: 0, tp_drops: 0, tp_freeze_q_cnt: 0 };
         let mut length = size_of::<tpacket_stats_v3>() as libc::socklen_t;
         let pointer: *mut tpacket_stats_v3 = &mut stats;
-        // SAFETY: the kernel writes at most this length behind the pointer.
+        // SAFETY: the kernel writes at most `length` bytes to the pointer.
         let result = unsafe {
             libc::getsockopt(
                 self.raw_fd(),
@@ -175,7 +177,7 @@ impl Ring {
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
-        // Asking sets the kernel's count back.
+        // Reading the kernel's count sets it to 0.
         self.losing = false;
         self.dropped += u64::from(stats.tp_drops);
         Ok(self.dropped)
@@ -190,7 +192,7 @@ impl AsFd for Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made with this length, and no packet of it is borrowed any more.
+        // SAFETY: the mapping was made with this length, and no packet in it is borrowed any more.
         unsafe { libc::munmap(self.map.as_ptr().cast(), self.blocks as usize * BLOCK as usize) };
     }
 }
@@ -199,8 +201,8 @@ impl Drop for Ring {
 /// is up. Nothing is received.
 ///
 /// # Errors
-/// Why not, with its errno: EPERM without the right to capture, ENODEV where the interface is gone,
-/// ENETDOWN where it is down, EMFILE and others where the system has no more of something.
+/// The reason, with its errno: EPERM without the right to capture, ENODEV where the interface is
+/// gone, ENETDOWN where it is down, EMFILE and others where a resource of the system is used up.
 pub(super) fn probe(index: u32) -> io::Result<()> {
     let socket = packet_socket()?;
     filter::attach(socket.as_fd(), &filter::nothing())?;
@@ -217,24 +219,24 @@ fn packet_socket() -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it was just opened, and nobody else has it.
+    // SAFETY: it was just opened and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Binds to an interface, and gives the type of its device.
+/// Binds to an interface. Returns the type of its device.
 fn bind(socket: &OwnedFd, index: u32) -> io::Result<u16> {
-    // SAFETY: all of its fields are numbers, for which zero is a value.
+    // SAFETY: all fields are integers, for which zero is valid.
     let mut address: sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
     address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
     address.sll_ifindex = c_int::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut length = size_of::<sockaddr_ll>() as libc::socklen_t;
     let pointer: *mut sockaddr_ll = &mut address;
-    // SAFETY: the pointer is that of an address of this length.
+    // SAFETY: the pointer is valid for `length` bytes.
     if unsafe { libc::bind(socket.as_raw_fd(), pointer.cast(), length) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: as before; the kernel writes at most this length.
+    // SAFETY: the kernel writes at most `length` bytes to the pointer.
     if unsafe { libc::getsockname(socket.as_raw_fd(), pointer.cast(), &mut length) } < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -243,7 +245,7 @@ fn bind(socket: &OwnedFd, index: u32) -> io::Result<u16> {
 
 fn set<T>(socket: &OwnedFd, name: c_int, value: &T) -> io::Result<()> {
     let pointer: *const T = value;
-    // SAFETY: the kernel reads at most this length behind the pointer.
+    // SAFETY: the kernel reads at most the size of the value.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -256,8 +258,9 @@ fn set<T>(socket: &OwnedFd, name: c_int, value: &T) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Hands on the packets of a block; how many it holds. What would lie behind its end is left out.
-fn packets(block: &[u8], sink: &mut impl FnMut(Packet<'_>)) -> usize {
+/// Passes the packets of a block to `sink`. Returns their number. Packets past the end of the block
+/// are omitted.
+fn packets(block: &[u8], sink: &mut impl FnMut(RingPacket<'_>)) -> usize {
     let header = offset_of!(tpacket_block_desc, hdr);
     let number = word(block, header + offset_of!(tpacket_hdr_v1, num_pkts)).unwrap_or(0);
     let mut at =
@@ -270,14 +273,14 @@ fn packets(block: &[u8], sink: &mut impl FnMut(Packet<'_>)) -> usize {
     number as usize
 }
 
-/// The packet at an offset, and how far behind it the next one is.
-fn packet(block: &[u8], at: usize) -> Option<(Packet<'_>, usize)> {
+/// The packet at an offset, and the distance to the next one, in bytes.
+fn packet(block: &[u8], at: usize) -> Option<(RingPacket<'_>, usize)> {
     let field = |offset| word(block, at + offset);
     let (seconds, nanos) =
         (field(offset_of!(tpacket3_hdr, tp_sec))?, field(offset_of!(tpacket3_hdr, tp_nsec))?);
-    let kept = field(offset_of!(tpacket3_hdr, tp_snaplen))? as usize;
-    // Behind the header, at the next multiple of TPACKET_ALIGNMENT, is the address that it came
-    // with.
+    let captured_bytes = field(offset_of!(tpacket3_hdr, tp_snaplen))? as usize;
+    // The link-layer address (`sockaddr_ll`) is after the header, at the next multiple of
+    // TPACKET_ALIGNMENT.
     let kind = *block.get(
         at + size_of::<tpacket3_hdr>().next_multiple_of(ALIGNMENT)
             + offset_of!(sockaddr_ll, sll_pkttype),
@@ -286,7 +289,7 @@ fn packet(block: &[u8], at: usize) -> Option<(Packet<'_>, usize)> {
         .get(at + offset_of!(tpacket3_hdr, tp_mac)..)?
         .first_chunk()
         .map(|b| u16::from_ne_bytes(*b))?;
-    let packet = Packet {
+    let packet = RingPacket {
         time: i64::from(seconds) * 1_000_000_000 + i64::from(nanos),
         wire_len: field(offset_of!(tpacket3_hdr, tp_len))?,
         direction: if kind == libc::PACKET_OUTGOING {
@@ -294,7 +297,7 @@ fn packet(block: &[u8], at: usize) -> Option<(Packet<'_>, usize)> {
         } else {
             Direction::Received
         },
-        data: block.get(at + usize::from(data)..)?.get(..kept)?,
+        data: block.get(at + usize::from(data)..)?.get(..captured_bytes)?,
     };
     Some((packet, field(offset_of!(tpacket3_hdr, tp_next_offset))? as usize))
 }

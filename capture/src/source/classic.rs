@@ -1,14 +1,14 @@
-//! Classic pcap, read in pieces from wherever the last piece ended.
+//! Classic pcap, read in pieces, each from where the last one ended.
 //!
-//! Owns what a position in such a file means. libpcap reads a file from its beginning to its end
-//! and keeps it open; here nothing is kept but a few numbers. Must agree with libpcap
-//! (sf-pcap.c) wherever it reads at all: variants that hardly exist are left to libpcap.
+//! Owns what a position in such a file means, which is a few numbers. libpcap, in contrast, reads
+//! an open file from its beginning to its end. Must agree with libpcap (sf-pcap.c) wherever it
+//! reads at all. Rare variants are left to libpcap.
 
 use std::io::Read;
 
 use pcap_parser::pcap::{parse_pcap_frame, parse_pcap_frame_be, parse_pcap_header};
 
-use super::outcome::{Limit, Next};
+use super::outcome::{ReadLimit, ReadOutcome};
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::InterfaceId;
 
@@ -16,33 +16,32 @@ use crate::observation::InterfaceId;
 pub(super) const HEADER: usize = 24;
 /// Length of a packet's header, bytes.
 const RECORD: usize = 16;
-/// Longest packet that libpcap takes for one (`MAXIMUM_SNAPLEN`, pcap-int.h).
+/// Longest packet that libpcap accepts, in bytes (`MAXIMUM_SNAPLEN`, pcap-int.h).
 const MAX_PACKET: usize = 262_144;
 
-/// A position in a file, and what its header says.
+/// A position in a file, and the values of the file's header.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Classic {
+pub(super) struct ClassicPosition {
     /// Bytes from the beginning of the file to the next packet's header.
     pub offset: u64,
     link: LinkType,
     snap: usize,
     big_endian: bool,
-    /// Nanoseconds of the smaller part of a time.
+    /// Nanoseconds in a unit of the fraction of a packet time.
     unit: i64,
 }
 
-impl Classic {
-    /// The first position of a file that begins with this header; `None` where it is another
-    /// variant than those of version 2.4 with packet headers of 16 bytes, or of a link type that
-    /// nobody here reads.
+impl ClassicPosition {
+    /// The first position of a file that begins with this header. `None` where it is not version
+    /// 2.4 with packet headers of 16 bytes, or where its link type is not supported.
     pub(super) fn new(header: &[u8; HEADER]) -> Option<Self> {
         let (_, h) = parse_pcap_header(header).ok()?;
         if (h.version_major, h.version_minor) != (2, 4) || h.is_modified_format() {
             return None;
         }
         let link = LinkType(u16::try_from(h.network.0).ok()?);
-        // In a file the number of the link type is the same on all systems; libpcap hands out the
-        // one of this system (pcap-common.c).
+        // In a file the number of the link type is the same on all systems. libpcap delivers the
+        // number of this system (pcap-common.c).
         let link = match link {
             LinkType::RAW => LinkType::RAW_DLT,
             LinkType::NULL
@@ -67,31 +66,31 @@ impl Classic {
     pub(super) fn read(
         &mut self,
         mut from: impl Read,
-        limit: Limit,
+        limit: ReadLimit,
         take: &mut impl FnMut(Frame<'_>),
-    ) -> Next {
+    ) -> ReadOutcome {
         let (mut bytes, mut wanted) = (Vec::new(), limit.bytes.max(RECORD));
         loop {
             let missing = (wanted - bytes.len()) as u64;
             if let Err(e) = from.by_ref().take(missing).read_to_end(&mut bytes) {
-                return Next::Damaged(format!("it cannot be read further ({e})"));
+                return ReadOutcome::Damaged(format!("it cannot be read further ({e})"));
             }
             let at_end = bytes.len() < wanted;
             let (frames, used) = self.frames(&bytes, limit.frames, take);
             self.offset += used as u64;
             if frames > 0 {
-                return Next::More;
+                return ReadOutcome::More;
             }
             let rest = &bytes[used..];
             match self.length(rest) {
-                _ if at_end && rest.is_empty() => return Next::End,
+                _ if at_end && rest.is_empty() => return ReadOutcome::End,
                 Some(length) if length > MAX_PACKET => {
-                    return Next::Damaged(format!(
+                    return ReadOutcome::Damaged(format!(
                         "it is cut or damaged (a packet of it has {length} bytes)"
                     ));
                 }
                 _ if at_end => {
-                    return Next::Damaged(
+                    return ReadOutcome::Damaged(
                         "it is cut or damaged (it ends within a packet)".to_owned(),
                     );
                 }
@@ -101,7 +100,7 @@ impl Classic {
         }
     }
 
-    /// Bytes kept of the packet whose header stands here.
+    /// Captured bytes of the packet whose header begins here.
     fn length(&self, bytes: &[u8]) -> Option<usize> {
         let field = bytes.get(8..)?.first_chunk().copied()?;
         Some(match self.big_endian {
@@ -110,7 +109,7 @@ impl Classic {
         } as usize)
     }
 
-    /// Hands on whole frames; how many, and their bytes.
+    /// Passes whole frames to `take`. Returns their number and their bytes.
     fn frames(
         &self,
         bytes: &[u8],
@@ -118,7 +117,7 @@ impl Classic {
         take: &mut impl FnMut(Frame<'_>),
     ) -> (usize, usize) {
         let parse = if self.big_endian { parse_pcap_frame_be } else { parse_pcap_frame };
-        // In the byte order of the machine libpcap takes both parts for signed numbers.
+        // In the byte order of the machine, libpcap reads both parts as signed numbers.
         let part = |n: u32| if self.big_endian { i64::from(n) } else { i64::from(n as i32) };
         let (mut frames, mut rest) = (0, bytes);
         while frames < most

@@ -1,18 +1,18 @@
-//! Digests of captures: they recognise that one is replayed.
+//! Digests of captures. They show that a capture was replayed before.
 //!
-//! Owns what identifies a capture. No security function: who forges a capture deceives only
-//! himself. Must never change for the same frames, for digests are stored.
+//! Owns what identifies a capture. It is no security function: who forges a capture deceives only
+//! themselves. Must never change for the same frames, since digests are stored.
 
-use crate::frame::{Batch, Frame};
+use crate::frame::{Frame, FrameBatch};
 
-/// A digest for each source. Whoever takes batches in makes it, not whoever reads: reading is the
-/// slower half, and reading the heads of all frames beforehand brings them near.
+/// A digest for each source. It is computed where batches are processed, not where they are read:
+/// reading is the slower half, and reading the heads of all frames fetches them for processing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Digests(Vec<u64>);
 
 impl Digests {
     /// Adds the frames of a batch.
-    pub fn add(&mut self, batch: &Batch) {
+    pub fn add(&mut self, batch: &FrameBatch) {
         for frame in batch.frames() {
             let source = frame.interface.source as usize;
             if source >= self.0.len() {
@@ -28,20 +28,21 @@ impl Digests {
     }
 }
 
-/// Start of a digest: the fractional part of the golden ratio, so that an empty capture has no zero
-/// digest.
+/// Initial value of a digest: the fractional part of the golden ratio, so that the digest of an
+/// empty capture is not 0.
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Bytes of a frame that enter the digest: link, network and transport headers.
+/// Bytes of a frame that are digested: link, network and transport headers.
 const DIGESTED: usize = 64;
 
-/// Adds a frame to a digest. Folded multiplication, fixed for ever: digests are stored.
+/// Adds a frame to a digest, by folded multiplication. Must stay as it is, since digests are
+/// stored.
 fn digest(so_far: u64, frame: &Frame<'_>) -> u64 {
-    // What does not depend on the digest so far stands apart: the rest is a chain of
+    // Operations that do not depend on the digest so far are grouped. The others are a chain of
     // multiplications, each of which waits for the last.
-    let mix = |a: u64, known_a: u64, known_b: u64| {
-        let wide = u128::from(a ^ (known_a ^ 0xa076_1d64_78bd_642f))
-            * u128::from(known_b ^ 0xe703_7ed1_a0b4_28db);
+    let mix = |a: u64, data_a: u64, data_b: u64| {
+        let wide = u128::from(a ^ (data_a ^ 0xa076_1d64_78bd_642f))
+            * u128::from(data_b ^ 0xe703_7ed1_a0b4_28db);
         (wide as u64) ^ ((wide >> 64) as u64)
     };
     let lengths = u64::from(frame.wire_len) << 32 | frame.data.len() as u64;

@@ -1,4 +1,6 @@
-//! One input: opened, unwrapped, read frame by frame.
+//! One open input: decompressed, and read frame by frame.
+//!
+//! Owns its descriptors and the thread that decompresses it. Must never seek in a stream.
 
 use std::fs::File;
 use std::io::{self, Cursor, IsTerminal, Read, Seek, Write};
@@ -10,32 +12,32 @@ use std::thread::JoinHandle;
 use pcap::{Capture, Offline, Precision};
 
 use super::ng::NgReader;
-use super::outcome::{Next, SourceError};
-use super::sniff::{self, Kind};
-use super::stdio::Buffered;
+use super::outcome::{ReadOutcome, SourceError};
+use super::sniff::{self, FileKind};
+use super::stdio::BufferedCapture;
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::InterfaceId;
 
-enum Packets {
-    // The field order matters: the capture closes its end of the pipe before the pump is joined.
-    Classic { capture: Buffered, link: LinkType },
+enum PacketReader {
+    // The field order matters: the capture closes its end of the pipe before the thread is joined.
+    Classic { capture: BufferedCapture, link: LinkType },
     Ng(Box<NgReader<File>>),
 }
 
 /// An opened input.
-pub(super) struct Input {
-    packets: Option<Packets>,
-    pump: Option<Pump>,
+pub(super) struct OpenInput {
+    packets: Option<PacketReader>,
+    pump: Option<Unpacker>,
     format: String,
 }
 
-/// A thread that decompresses into a pipe.
-struct Pump {
+/// A thread that decompresses an input into a pipe.
+struct Unpacker {
     thread: Option<JoinHandle<()>>,
     failure: Arc<Mutex<Option<String>>>,
 }
 
-impl Input {
+impl OpenInput {
     pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
         let name = path.display().to_string();
         let fail = |error| SourceError::Open { path: name.clone(), error };
@@ -55,7 +57,7 @@ impl Input {
         }
         let head = sniff::head(&mut file).map_err(fail)?;
         match sniff::kind(&head) {
-            Some(Kind::Pcap | Kind::PcapNg) => {
+            Some(FileKind::Pcap | FileKind::PcapNg) => {
                 file.rewind().map_err(fail)?;
                 let kind = sniff::kind(&head);
                 Self::packets(file.into(), kind, None, &name, String::new())
@@ -69,7 +71,7 @@ impl Input {
         }
     }
 
-    /// From a stream that cannot be rewound: what was sniffed is put in front again.
+    /// Opens a stream that cannot be rewound. The bytes that were sniffed are put in front again.
     fn piped(mut raw: Box<dyn Read + Send>, name: &str) -> Result<Self, SourceError> {
         let fail = |error| SourceError::Open { path: name.to_owned(), error };
         let head = sniff::head(&mut raw).map_err(fail)?;
@@ -79,8 +81,8 @@ impl Input {
         let kind = sniff::kind(&head);
         let whole = Cursor::new(head.clone()).chain(raw);
         let (mut plain, wrapped): (Box<dyn Read + Send>, &str) = match kind {
-            Some(Kind::Gzip) => (Box::new(flate2::read::MultiGzDecoder::new(whole)), ", gzip"),
-            Some(Kind::Zstd) => (Box::new(zstd::Decoder::new(whole).map_err(fail)?), ", zstd"),
+            Some(FileKind::Gzip) => (Box::new(flate2::read::MultiGzDecoder::new(whole)), ", gzip"),
+            Some(FileKind::Zstd) => (Box::new(zstd::Decoder::new(whole).map_err(fail)?), ", zstd"),
             Some(_) => (Box::new(whole), ""),
             None => {
                 return Err(SourceError::NotACapture {
@@ -93,7 +95,7 @@ impl Input {
             path: name.to_owned(),
             reason: format!("it cannot be decompressed: {e}"),
         })?;
-        let kind = sniff::kind(&inner).filter(|k| matches!(k, Kind::Pcap | Kind::PcapNg));
+        let kind = sniff::kind(&inner).filter(|k| matches!(k, FileKind::Pcap | FileKind::PcapNg));
         if kind.is_none() {
             let found = if inner.is_empty() {
                 "there is nothing in it".to_owned()
@@ -107,43 +109,46 @@ impl Input {
         }
         let (reader, mut writer) = io::pipe().map_err(fail)?;
         let failure = Arc::new(Mutex::new(None));
-        let told = Arc::clone(&failure);
+        let thread_failure = Arc::clone(&failure);
         let thread = std::thread::Builder::new()
             .name("unpack".to_owned())
             .spawn(move || {
                 let mut whole = Cursor::new(inner).chain(plain);
                 if let Err(why) = copy(&mut whole, &mut writer) {
-                    *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                    *thread_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
                 }
             })
             .map_err(fail)?;
-        let pump = Pump { thread: Some(thread), failure };
+        let pump = Unpacker { thread: Some(thread), failure };
         Self::packets(reader.into(), kind, Some(pump), name, wrapped.to_owned())
     }
 
     fn packets(
         fd: OwnedFd,
-        kind: Option<Kind>,
-        pump: Option<Pump>,
+        kind: Option<FileKind>,
+        pump: Option<Unpacker>,
         name: &str,
         wrapped: String,
     ) -> Result<Self, SourceError> {
         let refused = |reason: String| SourceError::Refused { path: name.to_owned(), reason };
-        if kind == Some(Kind::PcapNg) {
+        if kind == Some(FileKind::PcapNg) {
             let reader = NgReader::new(File::from(fd)).map_err(refused)?;
-            let packets = Some(Packets::Ng(Box::new(reader)));
+            let packets = Some(PacketReader::Ng(Box::new(reader)));
             return Ok(Self { packets, pump, format: format!("pcapng{wrapped}") });
         }
-        // SAFETY: the descriptor is open and owned by nobody else; libpcap owns it from here on.
+        // SAFETY: the descriptor is open and has no other owner. libpcap owns it from here on.
         let capture =
             unsafe { Capture::from_raw_fd_with_precision(fd.into_raw_fd(), Precision::Nano) };
         let capture = capture.map_err(|e| refused(e.to_string()))?;
-        // Without a pump, it is a regular file.
-        let capture =
-            if pump.is_none() { Buffered::large(capture) } else { Buffered::small(capture) };
+        // Without a decompressing thread, it is a regular file.
+        let capture = if pump.is_none() {
+            BufferedCapture::large(capture)
+        } else {
+            BufferedCapture::small(capture)
+        };
         let link = LinkType(u16::try_from(capture.get_datalink().0).unwrap_or(u16::MAX));
         Ok(Self {
-            packets: Some(Packets::Classic { capture, link }),
+            packets: Some(PacketReader::Classic { capture, link }),
             pump,
             format: format!("pcap{wrapped}"),
         })
@@ -157,29 +162,31 @@ impl Input {
         self.pump.is_some()
     }
 
-    /// Reads up to `count` frames and hands them on. `InterfaceId::source` is left 0.
-    pub(super) fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> Next {
+    /// Reads up to `count` frames, and passes them to `take`. `InterfaceId::source` stays 0.
+    pub(super) fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> ReadOutcome {
         let next = match &mut self.packets {
-            None => return Next::End,
-            Some(Packets::Ng(reader)) => reader.read(count, take),
-            Some(Packets::Classic { capture, link }) => classic(capture, *link, count, take),
+            None => return ReadOutcome::End,
+            Some(PacketReader::Ng(reader)) => reader.read(count, take),
+            Some(PacketReader::Classic { capture, link }) => classic(capture, *link, count, take),
         };
-        match (next, self.pump.as_mut().and_then(Pump::failed)) {
-            (Next::More, _) => Next::More,
-            // The reader only saw its pipe end: the pump knows why.
-            (_, Some(why)) => Next::Damaged(format!("it cannot be decompressed further ({why})")),
+        match (next, self.pump.as_mut().and_then(Unpacker::failed)) {
+            (ReadOutcome::More, _) => ReadOutcome::More,
+            // The reader only sees the end of its pipe. The thread has the reason.
+            (_, Some(why)) => {
+                ReadOutcome::Damaged(format!("it cannot be decompressed further ({why})"))
+            }
             (other, None) => other,
         }
     }
 }
 
-/// By `pcap_dispatch`: one call of libpcap for many packets.
+/// Reads with `pcap_dispatch`, one call of libpcap for many packets.
 fn classic(
     capture: &mut Capture<Offline>,
     link: LinkType,
     count: usize,
     take: &mut impl FnMut(Frame<'_>),
-) -> Next {
+) -> ReadOutcome {
     let mut read = 0;
     let result = capture.dispatch(Some(count), |packet| {
         read += 1;
@@ -194,16 +201,16 @@ fn classic(
         });
     });
     match result {
-        // At the end of the file libpcap says 0, whatever it handed on before.
-        Ok(_) if read > 0 => Next::More,
-        Ok(_) => Next::End,
-        Err(e) => Next::Damaged(format!("it is cut or damaged ({e})")),
+        // At the end of the file libpcap returns 0, whatever it delivered before.
+        Ok(_) if read > 0 => ReadOutcome::More,
+        Ok(_) => ReadOutcome::End,
+        Err(e) => ReadOutcome::Damaged(format!("it is cut or damaged ({e})")),
     }
 }
 
-impl Pump {
-    /// Why decompression ended early. Only called when the pipe has ended, so the thread is at its
-    /// end too.
+impl Unpacker {
+    /// Why decompression ended early. Only called when the pipe has ended, so that the thread is at
+    /// its end too.
     fn failed(&mut self) -> Option<String> {
         if let Some(thread) = self.thread.take_if(|t| t.is_finished()) {
             let _ = thread.join();
@@ -212,14 +219,13 @@ impl Pump {
     }
 }
 
-impl Drop for Input {
+impl Drop for OpenInput {
     fn drop(&mut self) {
-        // Closing the reading end first makes a pump that still writes fail at once instead of
+        // Closing the reading end first makes a thread that still writes fail at once, instead of
         // blocking for ever.
         self.packets = None;
         if let Some(thread) = self.pump.as_mut().and_then(|p| p.thread.take()) {
-            // A pump that waits for its own input (an idle pipe) cannot be woken: it ends with that
-            // input.
+            // A thread that waits for an idle pipe cannot be woken. It ends with that pipe.
             if thread.is_finished() {
                 let _ = thread.join();
             }
@@ -227,7 +233,7 @@ impl Drop for Input {
     }
 }
 
-/// Copies until the end. A reader that went away is no failure.
+/// Copies until the end. A reader that has closed its end is no failure.
 fn copy(from: &mut impl Read, to: &mut impl Write) -> Result<(), String> {
     let mut buffer = vec![0; 64 * 1024];
     loop {

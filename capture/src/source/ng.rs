@@ -1,64 +1,65 @@
 //! pcapng: sections, interfaces with their own link types and clocks, packets.
 //!
 //! Owns what a position in such a file means: the byte order and the interfaces of its section.
-//! Must never keep more than a bounded number of interfaces, whatever the file describes.
+//! Must never store more than a bounded number of interfaces, whatever the file describes.
 
 use std::io::{Chain, Cursor, Read};
 
 use pcap_parser::traits::{PcapNGPacketBlock, PcapReaderIterator};
 use pcap_parser::{Block, PcapBlockOwned, PcapError, PcapNGReader};
 
-use super::outcome::{Limit, Next};
+use super::outcome::{ReadLimit, ReadOutcome};
 use crate::frame::{Direction, Frame, LinkType};
 use crate::observation::{InterfaceId, Nanos};
 
-/// First size of the buffer: a block must fit whole, and most are small.
+/// First size of the buffer, in bytes. A block must fit whole, and most are small.
 const BUFFER: usize = 128 * 1024;
-/// Bytes within which the section header must end: writers put a few hundred bytes of options
+/// Bytes within which the section header must end. Writers put a few hundred bytes of options
 /// there.
 const HEAD: u64 = 4096;
-/// A larger block than this is no packet (the largest snap length is 256 KiB): the file is damaged
-/// or hostile.
+/// Largest block, in bytes. The largest snap length is 256 KiB, so that a file with a larger block
+/// is damaged or hostile.
 const MAX_BLOCK: usize = 1024 * 1024;
 /// Interfaces of one section, at most. Interface numbers have 32 bits in packet blocks, but 16 bits
 /// in the older packet block (draft-ietf-opsawg-pcapng, appendix A), and no host has so many.
 const MAX_INTERFACES: usize = 65_536;
-/// Interfaces of all sections of a file, at most: sections number them anew, and each interface is
-/// one for whoever follows it.
+/// Interfaces of all sections of a file, at most. Each section numbers its interfaces anew.
 const MAX_ALL_INTERFACES: u32 = 1 << 20;
 
 /// An interface, as its section describes it.
 #[derive(Debug)]
-struct Interface {
+struct NgInterface {
     link: LinkType,
     snap_len: u32,
     /// Ticks of its clock per second.
     resolution: u64,
-    /// Seconds to add.
+    /// Seconds to add to its times.
     offset: i64,
 }
 
-/// A position in a file: all that reading needs to know of what stands before it.
+/// A position in a file, with everything before it that reading needs.
 #[derive(Debug, Default)]
-pub(super) struct Position {
+pub(super) struct NgPosition {
     /// Bytes from the beginning of the file to the next block.
     pub offset: u64,
     big_endian: bool,
-    interfaces: Vec<Interface>,
-    /// Interfaces of earlier sections, which number anew: numbers stay unique within the file.
+    interfaces: Vec<NgInterface>,
+    /// Number of interfaces in earlier sections. It is added to an interface's number, so that
+    /// numbers are unique within the file.
     earlier: u32,
 }
 
 /// Reads pcapng as a stream.
 pub(super) struct NgReader<R: Read> {
     reader: PcapNGReader<Chain<Cursor<Vec<u8>>, R>>,
-    position: Position,
+    position: NgPosition,
     size: usize,
 }
 
-enum Step {
-    Told,
-    More,
+/// Result of reading one block.
+enum NgStep {
+    Frame,
+    OtherBlock,
     Refill,
     Grow,
     End,
@@ -68,27 +69,33 @@ enum Step {
 impl<R: Read> NgReader<R> {
     /// From the beginning of a file.
     pub(super) fn new(mut file: R) -> Result<Self, String> {
-        // The parser wants the whole section header in its first read; a pipe gives whatever has
+        // The parser needs the whole section header in its first read. A pipe returns whatever has
         // arrived.
         let mut head = Vec::new();
         file.by_ref()
             .take(HEAD)
             .read_to_end(&mut head)
             .map_err(|e| format!("it cannot be read: {e}"))?;
-        Self::behind(head, file, BUFFER, Position::default())
+        Self::after_header(head, file, BUFFER, NgPosition::default())
     }
 
-    /// From the bytes at a position behind the beginning.
-    fn resume(file: R, size: usize, position: Position) -> Result<Self, String> {
+    /// From the bytes at a position after the beginning.
+    fn resume(file: R, size: usize, position: NgPosition) -> Result<Self, String> {
         let head = section_header(position.big_endian);
-        let mut this = Self::behind(head, file, size, position)?;
-        // Known already.
+        let mut this = Self::after_header(head, file, size, position)?;
+        // The section header itself was read before.
         let consumed = this.reader.next().map(|(n, _)| n).unwrap_or(0);
         this.reader.consume(consumed);
         Ok(this)
     }
 
-    fn behind(head: Vec<u8>, file: R, size: usize, position: Position) -> Result<Self, String> {
+    /// A reader of a section header in `head` and the blocks after it in `file`.
+    fn after_header(
+        head: Vec<u8>,
+        file: R,
+        size: usize,
+        position: NgPosition,
+    ) -> Result<Self, String> {
         let reader = PcapNGReader::new(size, Cursor::new(head).chain(file)).map_err(|e| {
             format!(
                 "its pcapng section header cannot be read ({e}); it may be cut within the first \
@@ -98,84 +105,86 @@ impl<R: Read> NgReader<R> {
         Ok(Self { reader, position, size })
     }
 
-    /// Reads up to `count` frames and hands them on.
-    pub(super) fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> Next {
+    /// Reads up to `count` frames, and passes them to `take`.
+    pub(super) fn read(&mut self, count: usize, take: &mut impl FnMut(Frame<'_>)) -> ReadOutcome {
         let mut read = 0;
         while read < count {
             match self.step(take) {
-                Step::Told => read += 1,
-                Step::More => {}
-                Step::Refill => {
-                    // At the end of the file with half a block left, refilling gives nothing new.
+                NgStep::Frame => read += 1,
+                NgStep::OtherBlock => {}
+                NgStep::Refill => {
+                    // At the end of the file, with a part of a block left, refilling adds nothing.
                     let before = self.reader.data().len();
                     if self.reader.refill().is_err() {
-                        return Next::Damaged("it cannot be read further".to_owned());
+                        return ReadOutcome::Damaged("it cannot be read further".to_owned());
                     }
                     if self.reader.data().len() == before {
                         if self.reader.data().is_empty() {
-                            return Next::End;
+                            return ReadOutcome::End;
                         }
                         if self.reader.reader_exhausted() {
-                            return Next::Damaged("it is cut in the middle of a block".to_owned());
+                            return ReadOutcome::Damaged(
+                                "it is cut in the middle of a block".to_owned(),
+                            );
                         }
                         if let Some(end) = self.grow() {
                             return end;
                         }
                     }
                 }
-                Step::Grow => {
+                NgStep::Grow => {
                     if let Some(end) = self.grow() {
                         return end;
                     }
                 }
-                Step::End => return Next::End,
-                Step::Damaged(why) => return Next::Damaged(why),
+                NgStep::End => return ReadOutcome::End,
+                NgStep::Damaged(why) => return ReadOutcome::Damaged(why),
             }
         }
-        Next::More
+        ReadOutcome::More
     }
 
-    fn grow(&mut self) -> Option<Next> {
+    fn grow(&mut self) -> Option<ReadOutcome> {
         self.size *= 2;
         if self.size > MAX_BLOCK || !self.reader.grow(self.size) {
-            return Some(Next::Damaged(
+            return Some(ReadOutcome::Damaged(
                 "a block of it claims to be larger than any packet".to_owned(),
             ));
         }
         None
     }
 
-    fn step(&mut self, take: &mut impl FnMut(Frame<'_>)) -> Step {
+    fn step(&mut self, take: &mut impl FnMut(Frame<'_>)) -> NgStep {
         let (consumed, step) = match self.reader.next() {
             Ok((consumed, block)) => {
                 let step = self.position.block(&block, take);
                 self.position.offset += consumed as u64;
                 (consumed, step)
             }
-            Err(PcapError::Eof) => return Step::End,
-            Err(PcapError::Incomplete(_)) => return Step::Refill,
-            Err(PcapError::BufferTooSmall) => return Step::Grow,
+            Err(PcapError::Eof) => return NgStep::End,
+            Err(PcapError::Incomplete(_)) => return NgStep::Refill,
+            Err(PcapError::BufferTooSmall) => return NgStep::Grow,
             Err(PcapError::UnexpectedEof) => {
-                return Step::Damaged("it is cut in the middle of a block".to_owned());
+                return NgStep::Damaged("it is cut in the middle of a block".to_owned());
             }
             Err(PcapError::ReadError) => {
-                return Step::Damaged("it cannot be read further".to_owned());
+                return NgStep::Damaged("it cannot be read further".to_owned());
             }
-            Err(_) => return Step::Damaged("it holds a malformed block".to_owned()),
+            Err(_) => return NgStep::Damaged("it contains a malformed block".to_owned()),
         };
         self.reader.consume(consumed);
         step
     }
 }
 
-impl Position {
+impl NgPosition {
     /// Reads frames from the bytes at this position, until a limit is reached.
     pub(super) fn read(
         &mut self,
         from: impl Read,
-        limit: Limit,
+        limit: ReadLimit,
         take: &mut impl FnMut(Frame<'_>),
-    ) -> Next {
+    ) -> ReadOutcome {
         let position = std::mem::take(self);
         let size = limit.bytes.clamp(HEAD as usize, BUFFER);
         let reader = if position.offset == 0 {
@@ -185,19 +194,19 @@ impl Position {
         };
         let mut reader = match reader {
             Ok(reader) => reader,
-            Err(why) => return Next::Damaged(why),
+            Err(why) => return ReadOutcome::Damaged(why),
         };
         let (mut frames, mut bytes) = (0, 0);
         let next = loop {
             if frames >= limit.frames || frames > 0 && bytes >= limit.bytes {
-                break Next::More;
+                break ReadOutcome::More;
             }
             let mut length = 0;
             match reader.read(1, &mut |frame| {
                 length = frame.data.len();
                 take(frame);
             }) {
-                Next::More => (frames, bytes) = (frames + 1, bytes + length),
+                ReadOutcome::More => (frames, bytes) = (frames + 1, bytes + length),
                 end => break end,
             }
         };
@@ -205,8 +214,8 @@ impl Position {
         next
     }
 
-    fn block(&mut self, block: &PcapBlockOwned<'_>, take: &mut impl FnMut(Frame<'_>)) -> Step {
-        let PcapBlockOwned::NG(block) = block else { return Step::More };
+    fn block(&mut self, block: &PcapBlockOwned<'_>, take: &mut impl FnMut(Frame<'_>)) -> NgStep {
+        let PcapBlockOwned::NG(block) = block else { return NgStep::OtherBlock };
         let (interfaces, earlier) = (&mut self.interfaces, &mut self.earlier);
         match block {
             Block::SectionHeader(header) => {
@@ -217,16 +226,16 @@ impl Position {
             }
             Block::InterfaceDescription(i) => {
                 if interfaces.len() >= MAX_INTERFACES {
-                    return Step::Damaged(format!(
+                    return NgStep::Damaged(format!(
                         "a section of it describes more than {MAX_INTERFACES} interfaces"
                     ));
                 }
                 if *earlier + interfaces.len() as u32 >= MAX_ALL_INTERFACES {
-                    return Step::Damaged(format!(
+                    return NgStep::Damaged(format!(
                         "its sections describe more than {MAX_ALL_INTERFACES} interfaces"
                     ));
                 }
-                interfaces.push(Interface {
+                interfaces.push(NgInterface {
                     link: LinkType(u16::try_from(i.linktype.0).unwrap_or(u16::MAX)),
                     snap_len: i.snaplen,
                     resolution: i.ts_resolution().filter(|r| *r > 0).unwrap_or(1_000_000),
@@ -235,7 +244,7 @@ impl Position {
             }
             Block::EnhancedPacket(p) => {
                 let Some(i) = interfaces.get(p.if_id as usize) else {
-                    return Step::Damaged(format!(
+                    return NgStep::Damaged(format!(
                         "a packet names interface {}, which is not described",
                         p.if_id
                     ));
@@ -251,17 +260,17 @@ impl Position {
                     wire_len: p.origlen,
                     data,
                 });
-                return Step::Told;
+                return NgStep::Frame;
             }
             Block::SimplePacket(p) => {
                 let Some(i) = interfaces.first() else {
-                    return Step::Damaged("a packet stands before any interface".to_owned());
+                    return NgStep::Damaged("a packet stands before any interface".to_owned());
                 };
                 let data = p.raw_packet_data();
                 let cut = if i.snap_len == 0 { p.origlen } else { p.origlen.min(i.snap_len) };
                 let data = &data[..data.len().min(cut as usize)];
                 let interface = InterfaceId { source: 0, index: *earlier };
-                // A simple packet has no time; 0 keeps it before all that is known.
+                // A simple packet has no time. With 0 it comes before all others.
                 take(Frame {
                     time: 0,
                     interface,
@@ -270,15 +279,15 @@ impl Position {
                     wire_len: p.origlen,
                     data,
                 });
-                return Step::Told;
+                return NgStep::Frame;
             }
             _ => {}
         }
-        Step::More
+        NgStep::OtherBlock
     }
 }
 
-impl Interface {
+impl NgInterface {
     fn time(&self, ticks: u64) -> Nanos {
         let nanos = u128::from(ticks) * 1_000_000_000 / u128::from(self.resolution);
         let nanos = i128::try_from(nanos).unwrap_or(i128::MAX);
@@ -287,10 +296,10 @@ impl Interface {
     }
 }
 
-/// The shortest header of a section (draft-ietf-opsawg-pcapng §4.1): what a reader must see first.
+/// The shortest section header (draft-ietf-opsawg-pcapng §4.1), which a reader needs first.
 fn section_header(big_endian: bool) -> Vec<u8> {
     let number = |n: u32| if big_endian { n.to_be_bytes() } else { n.to_le_bytes() };
-    // Version 1.0; a length of -1 is one that is not told.
+    // Version 1.0. A length of -1 means that it is not specified.
     let version = if big_endian { 0x0001_0000 } else { 0x0000_0001 };
     let fields = [0x0a0d_0d0a, 28, 0x1a2b_3c4d, version, u32::MAX, u32::MAX, 28];
     fields.into_iter().flat_map(number).collect()

@@ -1,30 +1,31 @@
-//! What all ways of reading have in common: how much is asked for, and what became of it.
+//! Requests and results that all readers of inputs have in common.
 //!
-//! Owns the words. Must never read.
+//! Owns the messages about inputs that cannot be read. Must never read an input.
 
-/// Why an input could not be read at all. Each says what to do.
+/// Why an input cannot be read at all.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// It cannot be opened or read.
     #[error("cannot read {path}: {error}")]
     Open {
-        /// The input.
+        /// Path of the input.
         path: String,
-        /// The reason.
+        /// Error of the system.
         error: std::io::Error,
     },
-    /// It holds nothing.
+    /// It is empty.
     #[error("{path} is empty (0 bytes): the capture was not written, or not yet")]
     Empty {
-        /// The input.
+        /// Path of the input.
         path: String,
     },
     /// It is no capture.
     #[error(
-        "{path} is not a capture: {found}; captures are made by `tcpdump -w FILE` and end in .pcap or .pcapng"
+        "{path} is not a capture: {found}; captures are made by \
+         `tcpdump -w FILE` and end in .pcap or .pcapng"
     )]
     NotACapture {
-        /// The input.
+        /// Path of the input.
         path: String,
         /// What it seems to be.
         found: String,
@@ -32,28 +33,28 @@ pub enum SourceError {
     /// Its header is refused.
     #[error("{path} cannot be opened as a capture: {reason}")]
     Refused {
-        /// The input.
+        /// Path of the input.
         path: String,
-        /// What the reader says.
+        /// Message of the reader.
         reason: String,
     },
 }
 
-/// What became of an attempt to read frames.
-pub(super) enum Next {
-    /// Some were handed on, and there may be more.
+/// Result of reading frames.
+pub(super) enum ReadOutcome {
+    /// Frames were delivered, and there may be more.
     More,
-    /// There is no further one.
+    /// There are no more frames.
     End,
-    /// After those that were handed on, it can be read no further.
+    /// After the frames delivered, it cannot be read further. Contains the reason.
     Damaged(String),
 }
 
-/// How much is read at once. At least one frame is, where there is one.
+/// How much is read at a time. At least one frame is read, where there is one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limit {
-    /// Frames.
+pub(super) struct ReadLimit {
+    /// Number of frames, at most.
     pub frames: usize,
-    /// Bytes of frames, about.
+    /// Bytes of frames, approximately.
     pub bytes: usize,
 }

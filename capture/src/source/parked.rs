@@ -1,10 +1,10 @@
-//! Inputs of which nothing is open between two reads: where thousands of captures overlap in time,
-//! neither descriptors nor memory suffice to keep all of them open.
+//! Parked inputs: nothing of them is open between two reads. Where thousands of captures overlap in
+//! time, neither descriptors nor memory suffice to have all of them open.
 //!
-//! Owns where their bytes are. A plain file is opened anew for each piece that is read of it, and
-//! goes on where the last piece ended. A compressed one cannot be entered in its middle, so it is
-//! unpacked into a temporary file when its time comes; many share one. Must give the same frames as
-//! [`super::input`].
+//! Owns where their bytes are. A plain file is opened for each piece that is read, which begins
+//! where the last piece ended. A compressed file cannot be entered in the middle, so it is unpacked
+//! into a temporary file when its time comes. Several captures share a temporary file. Must give
+//! the same frames as [`super::input`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
@@ -13,87 +13,90 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::classic::{self, Classic};
-use super::ng::Position;
-use super::outcome::{Limit, Next, SourceError};
-use super::sniff::{self, Kind};
+use super::classic::{self, ClassicPosition};
+use super::ng::NgPosition;
+use super::outcome::{ReadLimit, ReadOutcome, SourceError};
+use super::sniff::{self, FileKind};
 use crate::frame::Frame;
 use crate::observation::Nanos;
 
-/// Bytes of one temporary file, about: it goes when all captures in it have been read.
-const TEMPORARY: u64 = 64 * 1024 * 1024;
-/// Bytes of all temporary files at a time, at most: a small file may unpack to any size.
-const MAX_TEMPORARY: u64 = 8 * 1024 * 1024 * 1024;
+/// Bytes of one temporary file, approximately. It is deleted when all captures in it were read.
+const TEMPORARY_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of all temporary files at a time, at most. A small file may unpack to any size.
+const MAX_TEMPORARY_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 
-/// Where a capture's bytes are.
-enum Place {
+/// Where the bytes of a capture are.
+enum CaptureBytes {
     /// In a file of its own, which must still be the same one.
     File { path: PathBuf, device: u64, inode: u64 },
     /// Unpacked, from `at` to `end` in a temporary file.
-    Unpacked { file: Arc<Temporary>, at: u64, end: u64 },
+    Unpacked { file: Arc<TemporaryFile>, at: u64, end: u64 },
 }
 
-/// How far it was read.
-enum At {
-    Classic(Classic),
-    Ng(Position),
+/// Up to where a capture was read.
+enum ReadPosition {
+    Classic(ClassicPosition),
+    Ng(NgPosition),
 }
 
-/// An input that holds nothing open.
-pub(super) struct Parked {
-    place: Place,
-    at: At,
+/// An input of which nothing is open.
+pub(super) struct ParkedInput {
+    place: CaptureBytes,
+    at: ReadPosition,
     format: String,
-    /// Why what was unpacked of it ends early.
-    cut: Option<String>,
+    /// Why its unpacked bytes end early, where they do.
+    early_end: Option<String>,
 }
 
-/// What a look at the beginning of a capture shows.
-pub(super) struct Beginning {
-    /// Time of the first frame, where there is one.
+/// What the beginning of a capture shows.
+pub(super) struct CaptureBeginning {
+    /// Packet time of the first frame, where there is one.
     pub first: Option<Nanos>,
     pub compressed: bool,
 }
 
-/// Looks at the beginning of a regular file; `None` where it is nothing that is read here, or is
-/// damaged there: whoever opens it in full says why.
-pub(super) fn look(path: &Path) -> Option<Beginning> {
+/// Inspects the beginning of a regular file. `None` where it is not supported here, or damaged
+/// there. Opening it in full shows why.
+pub(super) fn inspect(path: &Path) -> Option<CaptureBeginning> {
     let mut file = File::open(path).ok()?;
     let kind = sniff::kind(&sniff::head(&mut file).ok()?)?;
     file.rewind().ok()?;
-    let compressed = matches!(kind, Kind::Gzip | Kind::Zstd);
+    let compressed = matches!(kind, FileKind::Gzip | FileKind::Zstd);
     let mut plain = unwrapped(file, kind).ok()?;
     let mut head = [0; classic::HEADER];
     plain.read_exact(&mut head).ok()?;
     let (mut at, used) = beginning(&head)?;
     let rest = Cursor::new(&head[used..]).chain(plain);
     let mut first = None;
-    let one = Limit { frames: 1, bytes: 1 };
+    let one = ReadLimit { frames: 1, bytes: 1 };
     match at.read(rest, one, &mut |frame| first = Some(frame.time)) {
-        Next::Damaged(_) if first.is_none() => None,
-        _ => Some(Beginning { first, compressed }),
+        ReadOutcome::Damaged(_) if first.is_none() => None,
+        _ => Some(CaptureBeginning { first, compressed }),
     }
 }
 
 /// The plain bytes of a file of this kind.
-fn unwrapped(file: File, kind: Kind) -> io::Result<Box<dyn Read>> {
+fn unwrapped(file: File, kind: FileKind) -> io::Result<Box<dyn Read>> {
     Ok(match kind {
-        Kind::Gzip => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
-        Kind::Zstd => Box::new(zstd::Decoder::new(file)?),
-        Kind::Pcap | Kind::PcapNg => Box::new(file),
+        FileKind::Gzip => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
+        FileKind::Zstd => Box::new(zstd::Decoder::new(file)?),
+        FileKind::Pcap | FileKind::PcapNg => Box::new(file),
     })
 }
 
-/// The first position of a capture that begins so, and how many of these bytes are before it.
-fn beginning(head: &[u8; classic::HEADER]) -> Option<(At, usize)> {
+/// The first position of a capture that begins with these bytes, and how many of them are before
+/// it.
+fn beginning(head: &[u8; classic::HEADER]) -> Option<(ReadPosition, usize)> {
     match sniff::kind(head)? {
-        Kind::Pcap => Some((At::Classic(Classic::new(head)?), classic::HEADER)),
-        Kind::PcapNg => Some((At::Ng(Position::default()), 0)),
-        Kind::Gzip | Kind::Zstd => None,
+        FileKind::Pcap => {
+            Some((ReadPosition::Classic(ClassicPosition::new(head)?), classic::HEADER))
+        }
+        FileKind::PcapNg => Some((ReadPosition::Ng(NgPosition::default()), 0)),
+        FileKind::Gzip | FileKind::Zstd => None,
     }
 }
 
-impl At {
+impl ReadPosition {
     fn offset(&self) -> u64 {
         match self {
             Self::Classic(classic) => classic.offset,
@@ -101,7 +104,12 @@ impl At {
         }
     }
 
-    fn read(&mut self, from: impl Read, limit: Limit, take: &mut impl FnMut(Frame<'_>)) -> Next {
+    fn read(
+        &mut self,
+        from: impl Read,
+        limit: ReadLimit,
+        take: &mut impl FnMut(Frame<'_>),
+    ) -> ReadOutcome {
         match self {
             Self::Classic(classic) => classic.read(from, limit, take),
             Self::Ng(position) => position.read(from, limit, take),
@@ -109,12 +117,15 @@ impl At {
     }
 }
 
-impl Parked {
-    /// Opens a regular file; `None` where it is nothing that is read here.
+impl ParkedInput {
+    /// Opens a regular file. `None` where it is not supported here.
     ///
     /// # Errors
     /// When it cannot be read or unpacked.
-    pub(super) fn open(path: &Path, unpacked: &mut Unpacked) -> Result<Option<Self>, SourceError> {
+    pub(super) fn open(
+        path: &Path,
+        unpacked: &mut UnpackedFiles,
+    ) -> Result<Option<Self>, SourceError> {
         let name = path.display().to_string();
         let fail = |error| SourceError::Open { path: name.clone(), error };
         let mut file = File::open(path).map_err(fail)?;
@@ -122,16 +133,16 @@ impl Parked {
         let head = sniff::head(&mut file).map_err(fail)?;
         let Some(kind) = sniff::kind(&head).filter(|_| meta.is_file()) else { return Ok(None) };
         file.rewind().map_err(fail)?;
-        let (place, cut, wrapped) = match kind {
-            Kind::Pcap | Kind::PcapNg => {
+        let (place, early_end, wrapped) = match kind {
+            FileKind::Pcap | FileKind::PcapNg => {
                 let (device, inode) = (meta.dev(), meta.ino());
-                (Place::File { path: path.to_owned(), device, inode }, None, "")
+                (CaptureBytes::File { path: path.to_owned(), device, inode }, None, "")
             }
-            Kind::Gzip | Kind::Zstd => {
-                let wrapped = if kind == Kind::Gzip { ", gzip" } else { ", zstd" };
+            FileKind::Gzip | FileKind::Zstd => {
+                let wrapped = if kind == FileKind::Gzip { ", gzip" } else { ", zstd" };
                 let plain = unwrapped(file, kind).map_err(fail)?;
-                let (place, cut) = unpacked.unpack(plain).map_err(fail)?;
-                (place, cut, wrapped)
+                let (place, early_end) = unpacked.unpack(plain).map_err(fail)?;
+                (place, early_end, wrapped)
             }
         };
         let mut head = [0; classic::HEADER];
@@ -141,31 +152,35 @@ impl Parked {
         }
         let Some((at, _)) = beginning(&head) else { return Ok(None) };
         let format = match at {
-            At::Classic(_) => format!("pcap{wrapped}"),
-            At::Ng(_) => format!("pcapng{wrapped}"),
+            ReadPosition::Classic(_) => format!("pcap{wrapped}"),
+            ReadPosition::Ng(_) => format!("pcapng{wrapped}"),
         };
-        Ok(Some(Self { place, at, format, cut }))
+        Ok(Some(Self { place, at, format, early_end }))
     }
 
     pub(super) fn format(&self) -> String {
         self.format.clone()
     }
 
-    /// Reads frames and hands them on. `InterfaceId::source` is left 0.
-    pub(super) fn read(&mut self, limit: Limit, take: &mut impl FnMut(Frame<'_>)) -> Next {
+    /// Reads frames, and passes them to `take`. `InterfaceId::source` stays 0.
+    pub(super) fn read(
+        &mut self,
+        limit: ReadLimit,
+        take: &mut impl FnMut(Frame<'_>),
+    ) -> ReadOutcome {
         let next = match self.place.read_from(self.at.offset()) {
             Ok(from) => self.at.read(from, limit, take),
-            Err(e) => Next::Damaged(format!("it cannot be read further ({e})")),
+            Err(e) => ReadOutcome::Damaged(format!("it cannot be read further ({e})")),
         };
-        match (next, &self.cut) {
-            (Next::More, _) => Next::More,
-            (_, Some(why)) => Next::Damaged(why.clone()),
+        match (next, &self.early_end) {
+            (ReadOutcome::More, _) => ReadOutcome::More,
+            (_, Some(why)) => ReadOutcome::Damaged(why.clone()),
             (other, None) => other,
         }
     }
 }
 
-impl Place {
+impl CaptureBytes {
     fn read_from(&self, offset: u64) -> io::Result<Box<dyn Read + '_>> {
         match self {
             Self::File { path, device, inode } => {
@@ -179,20 +194,20 @@ impl Place {
             }
             Self::Unpacked { file, at, end } => {
                 let at = at.saturating_add(offset).min(*end);
-                Ok(Box::new(Section { file: &file.file, at, end: *end }))
+                Ok(Box::new(FileSection { file: &file.file, at, end: *end }))
             }
         }
     }
 }
 
 /// A part of a file.
-struct Section<'a> {
+struct FileSection<'a> {
     file: &'a File,
     at: u64,
     end: u64,
 }
 
-impl Read for Section<'_> {
+impl Read for FileSection<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.end - self.at).unwrap_or(usize::MAX).min(buffer.len());
         let read = self.file.read_at(&mut buffer[..most], self.at)?;
@@ -201,53 +216,54 @@ impl Read for Section<'_> {
     }
 }
 
-/// A temporary file without a name: it is gone when it is closed, however the process ends.
-struct Temporary {
+/// A temporary file without a name. The system deletes it when it is closed, however the process
+/// ends.
+struct TemporaryFile {
     file: File,
     /// Bytes in it.
-    length: AtomicU64,
+    bytes: AtomicU64,
     /// Bytes of all.
-    all: Arc<AtomicU64>,
+    total_bytes: Arc<AtomicU64>,
 }
 
-impl Drop for Temporary {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.length.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.total_bytes.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
 /// The temporary files with unpacked captures.
 #[derive(Default)]
-pub(super) struct Unpacked {
-    /// The one that is being filled.
-    last: Option<Arc<Temporary>>,
-    all: Arc<AtomicU64>,
+pub(super) struct UnpackedFiles {
+    /// The file that is being filled.
+    last: Option<Arc<TemporaryFile>>,
+    total_bytes: Arc<AtomicU64>,
 }
 
-impl Unpacked {
-    /// Unpacks a capture; also gives why it ends early, where it does.
-    fn unpack(&mut self, mut plain: impl Read) -> io::Result<(Place, Option<String>)> {
-        let last = self.last.take().filter(|t| t.length.load(Ordering::Relaxed) < TEMPORARY);
+impl UnpackedFiles {
+    /// Unpacks a capture. Also returns why it ends early, where it does.
+    fn unpack(&mut self, mut plain: impl Read) -> io::Result<(CaptureBytes, Option<String>)> {
+        let last = self.last.take().filter(|t| t.bytes.load(Ordering::Relaxed) < TEMPORARY_BYTES);
         let file = match last {
             Some(file) => file,
-            None => Arc::new(Temporary {
+            None => Arc::new(TemporaryFile {
                 file: temporary(&std::env::temp_dir())?,
-                length: AtomicU64::new(0),
-                all: Arc::clone(&self.all),
+                bytes: AtomicU64::new(0),
+                total_bytes: Arc::clone(&self.total_bytes),
             }),
         };
         self.last = Some(Arc::clone(&file));
-        let at = file.length.load(Ordering::Relaxed);
+        let at = file.bytes.load(Ordering::Relaxed);
         let mut end = at;
         let mut buffer = vec![0; 64 * 1024];
-        let cut = loop {
+        let early_end = loop {
             let n = match plain.read(&mut buffer) {
                 Ok(0) => break None,
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => break Some(format!("it cannot be decompressed further ({e})")),
             };
-            if self.all.load(Ordering::Relaxed) + n as u64 > MAX_TEMPORARY {
+            if self.total_bytes.load(Ordering::Relaxed) + n as u64 > MAX_TEMPORARY_BYTES {
                 break Some(
                     "so many compressed captures overlap in time that unpacked they have more \
                      than 8 GiB; unpack them, and they are read where they are"
@@ -261,16 +277,16 @@ impl Unpacked {
                 ));
             }
             end += n as u64;
-            file.length.store(end, Ordering::Relaxed);
-            self.all.fetch_add(n as u64, Ordering::Relaxed);
+            file.bytes.store(end, Ordering::Relaxed);
+            self.total_bytes.fetch_add(n as u64, Ordering::Relaxed);
         };
-        Ok((Place::Unpacked { file, at, end }, cut))
+        Ok((CaptureBytes::Unpacked { file, at, end }, early_end))
     }
 }
 
-/// A new file without a name in this directory.
+/// Creates a file without a name in a directory.
 fn temporary(directory: &Path) -> io::Result<File> {
-    /// Names that may be taken, by what a process with the same number left.
+    /// Names that are tried. A process with the same number may have left files behind.
     const TRIES: u64 = 1_000;
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let mut options = OpenOptions::new();

@@ -1,36 +1,39 @@
-//! Reads on a thread of its own, so that decoding has the other core.
+//! Reading on a thread of its own, so that decoding has another core.
+//!
+//! Owns the thread and the batches on their way. Must never read frames in another order than the
+//! reader.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Digests, Reader};
-use crate::frame::Batch;
+use super::{CaptureReader, Digests};
+use crate::frame::FrameBatch;
 
-/// Batches on their way: enough to smooth out a slow moment of either side, few enough to stay in
+/// Batches on their way. Enough to smooth out a slow moment of either side, few enough to stay in
 /// the cache that cores share.
 const DEPTH: usize = 4;
 
-/// A reader at work on its own thread.
+/// A reader on a thread of its own.
 pub struct Prefetch {
-    full: Receiver<Batch>,
-    empty: SyncSender<Batch>,
-    thread: JoinHandle<Reader>,
+    full: Receiver<FrameBatch>,
+    empty: SyncSender<FrameBatch>,
+    thread: JoinHandle<CaptureReader>,
     digests: Digests,
 }
 
-/// Starts reading.
+/// Starts a thread that reads.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn spawn(mut reader: Reader) -> std::io::Result<Prefetch> {
-    let (full_in, full) = sync_channel::<Batch>(DEPTH);
-    let (empty, empty_out) = sync_channel::<Batch>(DEPTH + 2);
+pub fn spawn(mut reader: CaptureReader) -> std::io::Result<Prefetch> {
+    let (full_in, full) = sync_channel::<FrameBatch>(DEPTH);
+    let (empty, empty_out) = sync_channel::<FrameBatch>(DEPTH + 2);
     let thread = std::thread::Builder::new().name("read".to_owned()).spawn(move || {
         loop {
             let mut batch = empty_out.try_recv().unwrap_or_default();
-            // A receiver that went away wants no more: the reader is given back as it is.
+            // The receiver was dropped and needs no more. The reader is returned as it is.
             if !reader.next_batch(&mut batch) || full_in.send(batch).is_err() {
                 return reader;
             }
@@ -40,13 +43,13 @@ pub fn spawn(mut reader: Reader) -> std::io::Result<Prefetch> {
 }
 
 impl Prefetch {
-    /// The next batch; `None` at the end, or soon after `in_vain` is set, also while an idle pipe
-    /// is waited for: the thread that waits for it is better left alone then than waited for by
-    /// [`Prefetch::finish`].
-    pub fn next_batch(&mut self, in_vain: &AtomicBool) -> Option<Batch> {
-        const PATIENCE: Duration = Duration::from_millis(50);
+    /// The next batch. `None` at the end, or soon after `in_vain` is set, even where the reader
+    /// waits for an idle pipe. Do not call [`Prefetch::finish`] in that case, as it would wait for
+    /// the pipe too.
+    pub fn next_batch(&mut self, in_vain: &AtomicBool) -> Option<FrameBatch> {
+        const POLL_INTERVAL: Duration = Duration::from_millis(50);
         while !in_vain.load(Ordering::Relaxed) {
-            match self.full.recv_timeout(PATIENCE) {
+            match self.full.recv_timeout(POLL_INTERVAL) {
                 Ok(batch) => {
                     self.digests.add(&batch);
                     return Some(batch);
@@ -58,18 +61,18 @@ impl Prefetch {
         None
     }
 
-    /// Gives a batch back for reuse.
-    pub fn recycle(&mut self, batch: Batch) {
-        // A full queue means that enough are in use.
+    /// Returns a batch for reuse.
+    pub fn recycle(&mut self, batch: FrameBatch) {
+        // Where the queue is full, there are enough batches.
         let _ = self.empty.try_send(batch);
     }
 
-    /// Waits for the thread and returns the reader with its reports, and the digests of what was
+    /// Waits for the thread. Returns the reader with its reports, and the digests of the frames
     /// delivered.
     ///
     /// # Errors
     /// When the thread panicked.
-    pub fn finish(self) -> Result<(Reader, Digests), String> {
+    pub fn finish(self) -> Result<(CaptureReader, Digests), String> {
         drop(self.full);
         drop(self.empty);
         let reader = self

@@ -1,40 +1,42 @@
-//! What a file is, by its first bytes.
+//! Kinds of files, by their first bytes.
+//!
+//! Owns the magic numbers. Must never read more than [`ENOUGH`] bytes.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Container of packets, or what is wrapped around one.
+/// Format of a capture, or its compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FileKind {
     Pcap,
     PcapNg,
     Gzip,
     Zstd,
 }
 
-/// Bytes that [`kind`] needs.
+/// Number of bytes that [`kind`] needs.
 pub(super) const ENOUGH: usize = 12;
 
-/// Recognises by magic number: pcap in both byte orders and precisions (and Kuznetzov's variant,
+/// Recognises magic numbers: pcap in both byte orders and precisions (and Kuznetzov's variant,
 /// which libpcap reads too), pcapng (draft-ietf-opsawg-pcapng §4.1), gzip (RFC 1952), zstd (RFC
 /// 8878).
-pub(super) fn kind(head: &[u8]) -> Option<Kind> {
+pub(super) fn kind(head: &[u8]) -> Option<FileKind> {
     match head {
         [0xd4, 0xc3, 0xb2, 0xa1, ..]
         | [0xa1, 0xb2, 0xc3, 0xd4, ..]
         | [0x4d, 0x3c, 0xb2, 0xa1, ..]
         | [0xa1, 0xb2, 0x3c, 0x4d, ..]
         | [0x34, 0xcd, 0xb2, 0xa1, ..]
-        | [0xa1, 0xb2, 0xcd, 0x34, ..] => Some(Kind::Pcap),
-        [0x0a, 0x0d, 0x0d, 0x0a, ..] => Some(Kind::PcapNg),
-        [0x1f, 0x8b, ..] => Some(Kind::Gzip),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Kind::Zstd),
+        | [0xa1, 0xb2, 0xcd, 0x34, ..] => Some(FileKind::Pcap),
+        [0x0a, 0x0d, 0x0d, 0x0a, ..] => Some(FileKind::PcapNg),
+        [0x1f, 0x8b, ..] => Some(FileKind::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(FileKind::Zstd),
         _ => None,
     }
 }
 
-/// In words, what a file that is no capture begins with.
+/// Describes the first bytes of a file that is no capture.
 pub(super) fn describe(head: &[u8]) -> String {
     if head.iter().all(|b| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e)) {
         let text: String =
@@ -53,14 +55,15 @@ pub(super) fn head(input: &mut impl Read) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Whether a file is taken for a capture by its first bytes (a compressed one also by its name).
+/// Whether a file is a capture, by its first bytes. A compressed file also needs "pcap" in its
+/// name.
 pub fn is_capture(path: &Path) -> bool {
     let regular = std::fs::metadata(path).is_ok_and(|m| m.is_file());
     let head = || File::open(path).and_then(|mut f| head(&mut f)).unwrap_or_default();
     regular
         && match kind(&head()) {
-            Some(Kind::Pcap | Kind::PcapNg) => true,
-            // Anything may be compressed: in a directory only what is named as a capture is taken.
+            Some(FileKind::Pcap | FileKind::PcapNg) => true,
+            // A compressed file could be anything, so its name must contain "pcap" too.
             Some(_) => path.file_name().is_some_and(|n| n.to_string_lossy().contains("pcap")),
             None => false,
         }

@@ -1,33 +1,33 @@
 //! The buffer through which libpcap reads a file.
 //!
-//! Owns nothing but its size. libpcap reads through C's standard I/O, with two reads a packet: each
-//! takes a lock, and each 4 KiB are a system call. Together these are a third of the time of
-//! reading. Must never be used on what cannot seek.
+//! Owns its size. libpcap reads through C's standard I/O, with two reads for each packet. Each read
+//! takes a lock, and each 4 KiB are a system call. Together they are a third of the time of
+//! reading. Must never be used on a file that cannot seek.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ops::{Deref, DerefMut};
 
 use pcap::{Capture, Offline};
 
-/// Large enough that the kernel copies in long strides, small enough to stay in the cache that
-/// cores share: with 64 KiB, reading took a tenth longer; with 4 MiB as long.
+/// Size of the buffer, in bytes. Large enough for long copies in the kernel, small enough to stay
+/// in the cache that cores share. With 64 KiB reading took a tenth longer, with 4 MiB as long.
 const SIZE: usize = 1024 * 1024;
 
-/// A capture with a buffer of its own. The buffer stands second, for it is dropped second: closing
-/// still uses it.
-pub(super) struct Buffered {
+/// A capture with a buffer of its own. The buffer is the second field, so that it is dropped
+/// second: closing the capture still uses it.
+pub(super) struct BufferedCapture {
     capture: Capture<Offline>,
     buffer: Vec<c_char>,
 }
 
-impl Buffered {
-    /// libpcap's own buffering, for what cannot seek.
+impl BufferedCapture {
+    /// Uses libpcap's own buffering, for a file that cannot seek.
     pub(super) fn small(capture: Capture<Offline>) -> Self {
         Self { capture, buffer: Vec::new() }
     }
 
-    /// For a regular file. Only with glibc: changing the buffer of a stream that was read from
-    /// (libpcap has read the header) is defined there, not by POSIX.
+    /// Uses a large buffer, for a regular file. Only with glibc: libpcap has already read the
+    /// header, and POSIX does not define changing the buffer of a stream after a read. glibc does.
     pub(super) fn large(capture: Capture<Offline>) -> Self {
         let mut this = Self::small(capture);
         this.enlarge();
@@ -50,10 +50,9 @@ impl Buffered {
         }
         let mut buffer = vec![0; SIZE];
         // SAFETY: the handle is open, and its stream is that of a file that can seek, so that glibc
-        // steps back over what it has buffered before it takes the new buffer; the buffer lives
-        // until after the stream is closed (field order) and does not move (it is on the heap, and
-        // never resized). Nobody but `capture` knows the stream, and that is used through `&mut`
-        // only.
+        // steps back over the bytes in the old buffer before it uses the new one. The new buffer
+        // lives until the stream is closed (field order), and does not move, since it is on the
+        // heap and never resized. Only `capture` uses the stream, through `&mut`.
         unsafe {
             let file = pcap_file(self.capture.as_ptr().cast());
             if !file.is_null() && setvbuf(file, buffer.as_mut_ptr(), FULL, SIZE) == 0 {
@@ -64,7 +63,7 @@ impl Buffered {
     }
 }
 
-impl Deref for Buffered {
+impl Deref for BufferedCapture {
     type Target = Capture<Offline>;
 
     fn deref(&self) -> &Self::Target {
@@ -72,7 +71,7 @@ impl Deref for Buffered {
     }
 }
 
-impl DerefMut for Buffered {
+impl DerefMut for BufferedCapture {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.capture
     }

@@ -5,26 +5,26 @@
 
 use etherparse::PacketBuilder;
 use sidecarta_capture::frame::{Direction, Frame, LinkType};
-use sidecarta_capture::meter::{Config, KnownPorts, Meter};
+use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{Connection, InterfaceId, Observation};
 
 pub const SECOND: i64 = 1_000_000_000;
-/// How long a name is waited for.
+/// Nanoseconds for which a name is awaited.
 const PATIENCE: i64 = 2 * SECOND;
 
 pub type Ip = [u8; 4];
 pub const WEB: Ip = [10, 244, 1, 10];
 pub const CART: Ip = [10, 244, 1, 11];
-/// The address of the Service in front of it.
+/// Address of the Service in front of [`CART`].
 pub const SERVICE: Ip = [10, 96, 0, 11];
 
-/// A meter, and what it has told of connections.
+/// A meter, and the connections that it has reported.
 pub struct Wire {
     pub meter: Meter,
-    pub told: Vec<Connection>,
+    pub reported: Vec<Connection>,
 }
 
-/// What a packet is, besides where it goes.
+/// A TCP segment without its addresses.
 #[derive(Clone, Copy, Default)]
 pub struct Packet<'a> {
     pub seq: u32,
@@ -57,24 +57,24 @@ impl Packet<'_> {
 }
 
 impl Wire {
-    /// Of a source that does not end.
+    /// A meter of a source that does not end.
     pub fn new() -> Self {
-        Self::knowing([])
+        Self::listening_on([])
     }
 
-    /// The same, where these ports are known to listen.
-    pub fn knowing<const N: usize>(ports: [u16; N]) -> Self {
-        let known = KnownPorts { ports: ports.into(), ..KnownPorts::default() };
-        Self::with(Config { live: true, ..Config::default() }, known)
+    /// A meter of a source that does not end, with these listening ports.
+    pub fn listening_on<const N: usize>(ports: [u16; N]) -> Self {
+        let known = ListeningPorts { ports: ports.into(), ..ListeningPorts::default() };
+        Self::with(FlowConfig { live: true, ..FlowConfig::default() }, known)
     }
 
-    /// Of captures.
+    /// A meter of captures.
     pub fn replay() -> Self {
-        Self::with(Config::default(), KnownPorts::default())
+        Self::with(FlowConfig::default(), ListeningPorts::default())
     }
 
-    pub fn with(config: Config, known: KnownPorts) -> Self {
-        Self { meter: Meter::new(config, known), told: Vec::new() }
+    pub fn with(config: FlowConfig, known: ListeningPorts) -> Self {
+        Self { meter: Meter::new(config, known), reported: Vec::new() }
     }
 
     pub fn packet(&mut self, time: i64, from: (Ip, u16), to: (Ip, u16), p: Packet<'_>) {
@@ -101,8 +101,8 @@ impl Wire {
     ) {
         let interface = InterfaceId { source: 0, index: interface };
         let frame = Frame { time, interface, link, direction, wire_len: data.len() as u32, data };
-        let told = &mut self.told;
-        self.meter.frame(&frame, &mut |o| told.extend(connection(o)));
+        let reported = &mut self.reported;
+        self.meter.frame(&frame, &mut |o| reported.extend(connection(o)));
     }
 
     /// SYN, SYN-ACK, and a request.
@@ -128,23 +128,23 @@ impl Wire {
         );
     }
 
-    /// What is told at a tick.
-    pub fn fresh(&mut self, now: i64) -> Vec<Connection> {
-        let told = &mut self.told;
-        self.meter.fresh(now, PATIENCE, &mut |o| told.extend(connection(o)));
-        std::mem::take(told)
+    /// Reports of a tick.
+    pub fn report_fresh(&mut self, now: i64) -> Vec<Connection> {
+        let reported = &mut self.reported;
+        self.meter.report_fresh(now, PATIENCE, &mut |o| reported.extend(connection(o)));
+        std::mem::take(reported)
     }
 
-    pub fn harvest(&mut self, now: i64) -> Vec<Connection> {
-        let told = &mut self.told;
-        self.meter.harvest(now, &mut |o| told.extend(connection(o)));
-        std::mem::take(told)
+    pub fn report_changed(&mut self, now: i64) -> Vec<Connection> {
+        let reported = &mut self.reported;
+        self.meter.report_changed(now, &mut |o| reported.extend(connection(o)));
+        std::mem::take(reported)
     }
 
     pub fn finish(&mut self) -> Vec<Connection> {
-        let told = &mut self.told;
-        self.meter.finish(&mut |o| told.extend(connection(o)));
-        std::mem::take(told)
+        let reported = &mut self.reported;
+        self.meter.finish(&mut |o| reported.extend(connection(o)));
+        std::mem::take(reported)
     }
 }
 
@@ -155,7 +155,7 @@ pub fn connection(o: Observation) -> Option<Connection> {
     }
 }
 
-/// Ports of those told for the first time.
-pub fn new(told: &[Connection]) -> Vec<u16> {
-    told.iter().filter(|c| c.is_new).map(|c| c.initiator.port()).collect()
+/// Initiator ports of the connections that were reported for the first time.
+pub fn new(reported: &[Connection]) -> Vec<u16> {
+    reported.iter().filter(|c| c.is_new).map(|c| c.initiator.port()).collect()
 }

@@ -1,19 +1,19 @@
 //! Frames of each kind, with the verdict that is right for them.
 
 use etherparse::{IpNumber, Ipv4Header, Ipv4Options, TcpHeader, TcpOptions, UdpHeader};
-use sidecarta_capture::live::filter::Link;
-use sidecarta_capture::live::rule::Verdict::{self, Always, Drop, Sample};
+use sidecarta_capture::live::filter::FilterLink;
+use sidecarta_capture::live::rule::FilterVerdict::{self, Always, Drop, Sample};
 
 pub const IPV4: u16 = 0x0800;
 pub const IPV6: u16 = 0x86dd;
 pub const VLAN: u16 = 0x8100;
 pub const QINQ: u16 = 0x88a8;
 pub const ARP: u16 = 0x0806;
-/// In the list of ports whose payload is always kept.
+/// A port in [`FilterConfig::always_ports`](sidecarta_capture::live::filter::FilterConfig).
 pub const TLS_PORT: u16 = 8443;
 
-/// Transport header and payload, their protocol, and what becomes of them.
-type Carried = (&'static str, u8, Vec<u8>, Verdict);
+/// Name, protocol, transport header with payload, and the right verdict.
+type Carried = (&'static str, u8, Vec<u8>, FilterVerdict);
 
 pub fn tcp(ports: (u16, u16), set: impl FnOnce(&mut TcpHeader), payload: &[u8]) -> Vec<u8> {
     let mut header = TcpHeader::new(ports.0, ports.1, 7, 64_000);
@@ -171,16 +171,16 @@ pub fn packets(protocol: u8, transport: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// A packet on each link, with up to two VLAN tags.
-pub fn frames(packet: &[u8]) -> Vec<(Link, Vec<u8>)> {
+pub fn frames(packet: &[u8]) -> Vec<(FilterLink, Vec<u8>)> {
     let ether = if packet[0] >> 4 == 4 { IPV4 } else { IPV6 };
     vec![
-        (Link::RawIp, packet.to_vec()),
-        (Link::Ethernet, ethernet(&[], ether, packet)),
-        (Link::Ethernet, ethernet(&[VLAN], ether, packet)),
-        (Link::Ethernet, ethernet(&[QINQ, VLAN], ether, packet)),
-        (Link::Cooked, cooked(&[], ether, packet)),
-        (Link::Cooked, cooked(&[VLAN], ether, packet)),
-        (Link::Cooked, cooked(&[QINQ, VLAN], ether, packet)),
+        (FilterLink::RawIp, packet.to_vec()),
+        (FilterLink::Ethernet, ethernet(&[], ether, packet)),
+        (FilterLink::Ethernet, ethernet(&[VLAN], ether, packet)),
+        (FilterLink::Ethernet, ethernet(&[QINQ, VLAN], ether, packet)),
+        (FilterLink::Cooked, cooked(&[], ether, packet)),
+        (FilterLink::Cooked, cooked(&[VLAN], ether, packet)),
+        (FilterLink::Cooked, cooked(&[QINQ, VLAN], ether, packet)),
     ]
 }
 
@@ -201,7 +201,7 @@ pub fn cooked(tags: &[u16], ether: u16, packet: &[u8]) -> Vec<u8> {
         .concat()
 }
 
-pub fn all_frames() -> Vec<(&'static str, Link, Vec<u8>, Verdict)> {
+pub fn all_frames() -> Vec<(&'static str, FilterLink, Vec<u8>, FilterVerdict)> {
     let mut all = Vec::new();
     for (name, protocol, transport, expected) in carried() {
         for packet in packets(protocol, &transport) {

@@ -1,32 +1,34 @@
 //! Rings that overflow, and handles that are read to their end.
 //!
-//! Owns what the kernel dropped and what is done about it. Must never wait for the kernel while
-//! packets come, nor let rings grow without a limit. While one ring takes the place of another,
-//! packets of some milliseconds are in both: connections are the same, packets count twice.
+//! Owns the counts of packets that the kernel dropped, and the enlarging of rings. Must never wait
+//! for the kernel while packets come, nor let rings grow without a limit. While a ring is replaced,
+//! a few milliseconds of packets are in both. Connections are still counted once; packet counters
+//! may count these packets twice.
 
 use std::panic::resume_unwind;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{CollectError, Collector, Ending, Opened, TURN};
-use crate::live::handle::{Dropped, Handle, Read, Settings};
+use super::{CollectError, Collector, EndingHandle, LargerRing, READ_FRAMES};
+use crate::live::handle::{DroppedPackets, Handle, HandleConfig, HandleRead};
 
-/// Largest ring of an interface, in bytes: what short connections bring in 100 ms where nothing but
-/// they happens.
-const MAX_RING: u32 = 2 * 1024 * 1024;
-/// How much larger a ring gets at once.
-const LARGER: u32 = 4;
-/// Bytes that all rings together may have more than was asked for.
-const MAX_ENLARGED: u32 = 16 * 1024 * 1024;
+/// Largest ring of an interface, in bytes. Short connections alone fill it in 100 ms.
+const MAX_RING_BYTES: u32 = 2 * 1024 * 1024;
+/// Factor by which a ring grows at a time.
+const RING_GROWTH: u32 = 4;
+/// Bytes that all rings together may have beyond their configured size.
+const MAX_ENLARGED_BYTES: u32 = 16 * 1024 * 1024;
 
 impl Collector {
     pub(super) fn read_ending(&mut self) {
         let now = Instant::now();
-        let (meter, held, status) = (&mut self.meter, &mut self.held, &mut self.status);
+        let (meter, buffer, status) = (&mut self.meter, &mut self.buffer, &mut self.status);
         let mut over = Vec::new();
         for mut e in std::mem::take(&mut self.ending) {
-            while e.handle.read(TURN, &mut |frame| meter.frame(&frame, &mut |o| held.push(o)))
-                == Read::More
+            while e
+                .handle
+                .read(READ_FRAMES, &mut |frame| meter.frame(&frame, &mut |o| buffer.push(o)))
+                == HandleRead::More
             {}
             if now < e.until {
                 self.ending.push(e);
@@ -38,31 +40,32 @@ impl Collector {
             over.push((e.index, e.handle));
         }
         let (over, handles): (Vec<u32>, Vec<Handle>) = over.into_iter().unzip();
-        self.let_go(handles);
+        self.close_in_background(handles);
         for index in over {
-            // It may have another handle, or have come up again meanwhile.
+            // Meanwhile the interface may have another handle, or be up again.
             if self.watched.get(&index).is_some_and(|w| w.handle.is_none()) {
                 self.forget(index);
             }
         }
     }
 
-    /// The kernel hands over a block of packets when it is full or its time has come, even of a
-    /// device that is gone.
-    pub(super) fn end(&mut self, index: u32, handle: Handle, dropped: Dropped) {
-        let hold = Duration::from_millis(u64::from(self.config.handle.hold));
+    /// Reads a handle for a while longer, then closes it. The kernel delivers a block when it is
+    /// full or its timeout has passed, even of a device that is gone.
+    pub(super) fn end_handle(&mut self, index: u32, handle: Handle, dropped: DroppedPackets) {
+        let block_timeout_millis =
+            Duration::from_millis(u64::from(self.config.handle.block_timeout_millis));
         self.wait_no_more(&handle);
-        self.ending.push(Ending {
-            until: Instant::now() + hold * 2 + Duration::from_millis(50),
+        self.ending.push(EndingHandle {
+            until: Instant::now() + block_timeout_millis * 2 + Duration::from_millis(50),
             index,
             handle,
             dropped,
         });
     }
 
-    /// Closes handles on a thread of its own: for each the kernel waits for all processors, for
-    /// longer than a ring may hold. Where there is no thread to be had, on this one.
-    fn let_go(&mut self, handles: Vec<Handle>) {
+    /// Closes handles on a thread of its own. For each, the kernel waits for all processors, and
+    /// the other rings would overflow meanwhile. Without a thread, handles are closed here.
+    fn close_in_background(&mut self, handles: Vec<Handle>) {
         self.closing.retain(|thread| !thread.is_finished());
         if !handles.is_empty() {
             self.closing
@@ -83,76 +86,97 @@ impl Collector {
         }
     }
 
-    /// Opens larger rings for interfaces whose rings have overflown: most pods need a small one
-    /// only. On threads of their own: the kernel waits for all processors when a ring is made, and
-    /// the other rings would overflow meanwhile.
+    /// Opens larger rings for interfaces whose rings have overflowed. Most pods only need a small
+    /// one. Each ring is opened on a thread of its own: the kernel waits for all processors when a
+    /// ring is made, and the other rings would overflow meanwhile.
     pub(super) fn enlarge(&mut self) {
         let full = self.watched.iter_mut().filter_map(|(index, w)| {
-            std::mem::take(&mut w.overflows).then(|| (*index, w.name.clone(), w.ring))
+            std::mem::take(&mut w.overflows).then(|| (*index, w.name.clone(), w.ring_bytes))
         });
         let mut full: Vec<(u32, String, u32)> = full.collect();
         full.sort_unstable();
-        for (index, name, had) in full {
-            let ring = had.saturating_mul(LARGER);
-            if ring > MAX_RING || self.enlarged + (ring - had) > MAX_ENLARGED {
-                if let Some(w) = self.watched.get_mut(&index).filter(|w| !w.largest) {
-                    w.largest = true;
-                    tracing::warn!(interface = %name, kib = had / 1024, "its ring overflows, and may get no larger");
+        for (index, name, old_ring_bytes) in full {
+            let ring_bytes = old_ring_bytes.saturating_mul(RING_GROWTH);
+            if ring_bytes > MAX_RING_BYTES
+                || self.enlarged_bytes + (ring_bytes - old_ring_bytes) > MAX_ENLARGED_BYTES
+            {
+                if let Some(w) = self.watched.get_mut(&index).filter(|w| !w.at_limit) {
+                    w.at_limit = true;
+                    tracing::warn!(
+                        interface = %name,
+                        kib = old_ring_bytes / 1024,
+                        "its ring overflows and cannot grow further"
+                    );
                 }
                 continue;
             }
-            let settings = Settings { ring, ..self.config.handle.clone() };
-            let work = move || Opened {
+            let settings = HandleConfig { ring_bytes, ..self.config.handle.clone() };
+            let work = move || LargerRing {
                 handle: Handle::open(&name, index, &settings),
                 index,
                 name,
-                had,
-                ring,
+                old_ring_bytes,
+                ring_bytes,
             };
             match Builder::new().name("ring".to_owned()).spawn(work) {
                 Ok(thread) => self.opening.push(thread),
                 Err(error) => {
-                    tracing::warn!(%error, "a ring overflows, and no thread can be had to open a larger one")
+                    tracing::warn!(
+                        %error,
+                        "a ring overflows, and the system gives no thread to open a larger one"
+                    )
                 }
             }
         }
     }
 
-    /// Takes the larger rings that have been opened in place of those that overflowed.
+    /// Replaces the rings that overflowed by the larger rings that were opened.
     pub(super) fn take_opened(&mut self) -> Result<(), CollectError> {
         let (done, not): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.opening).into_iter().partition(JoinHandle::is_finished);
         self.opening = not;
         for thread in done {
-            let Opened { index, name, had, ring, handle } =
+            let LargerRing { index, name, old_ring_bytes, ring_bytes, handle } =
                 thread.join().unwrap_or_else(|panic| resume_unwind(panic));
             let new = match handle {
                 Ok(new) => new,
                 Err(error) => {
-                    tracing::warn!(interface = %name, %error, "its ring overflows, and it gets no larger one");
+                    tracing::warn!(
+                        interface = %name,
+                        %error,
+                        "its ring overflows, and a larger one cannot be opened"
+                    );
                     continue;
                 }
             };
-            // It may be gone meanwhile, another interface may have taken its name, or it overflowed
-            // twice before this one was there.
+            // Meanwhile the interface may be gone, another one may have its name, or its ring may
+            // have overflowed twice.
             let same = self.is_named(index, &name);
             let Some(w) = self
                 .watched
                 .get_mut(&index)
-                .filter(|w| same && w.ring == had && w.handle.is_some())
+                .filter(|w| same && w.ring_bytes == old_ring_bytes && w.handle.is_some())
             else {
                 continue;
             };
-            // From here on the old one gets nothing more.
+            // From here on the old ring receives no packets.
             if let Some(Err(error)) = w.handle.as_ref().map(Handle::close_to_packets) {
-                tracing::warn!(interface = %name, %error, "packets of its old ring count twice for a moment");
+                tracing::warn!(
+                    interface = %name,
+                    %error,
+                    "packets of its old ring count twice for a moment"
+                );
             }
-            tracing::info!(interface = %name, kib = ring / 1024, "its ring overflowed: it has a larger one");
-            w.ring = ring;
-            self.enlarged += ring - had;
+            tracing::info!(
+                interface = %name,
+                kib = ring_bytes / 1024,
+                "its ring overflowed and was replaced by a larger one"
+            );
+            w.ring_bytes = ring_bytes;
+            self.enlarged_bytes += ring_bytes - old_ring_bytes;
             let (old, dropped) = (w.handle.replace(new), std::mem::take(&mut w.dropped));
             if let Some(old) = old {
-                self.end(index, old, dropped);
+                self.end_handle(index, old, dropped);
             }
             self.wait_for(index)?;
         }

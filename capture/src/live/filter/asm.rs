@@ -1,19 +1,19 @@
-//! A small assembler for classic BPF: instructions by name, forward jumps to labels, long jumps
+//! A small assembler for classic BPF: instructions by name, forward jumps to labels, and long jumps
 //! where a label is far.
 //!
-//! Owns encoding only (include/uapi/linux/bpf_common.h, Documentation/networking/filter.rst). Must
-//! never know what a packet is.
+//! Owns the encoding (include/uapi/linux/bpf_common.h, Documentation/networking/filter.rst). Must
+//! never contain anything about packets.
 
 /// An instruction of classic BPF (`struct sock_filter`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
-    /// Operation.
+    /// Operation (`BPF_LD` and others).
     pub code: u16,
-    /// Instructions to jump over where the test holds.
+    /// Instructions to skip where the test is true.
     pub jt: u8,
-    /// Instructions to jump over where it does not.
+    /// Instructions to skip where the test is false.
     pub jf: u8,
-    /// Operand.
+    /// Operand of the operation.
     pub k: u32,
 }
 
@@ -61,14 +61,14 @@ pub(super) const MODULO: u16 = 0x94;
 pub(super) const A_TO_X: u16 = 0x07;
 /// A ← X.
 pub(super) const X_TO_A: u16 = 0x87;
-/// Ends the program: `k` bytes are kept.
+/// Ends the program: `k` bytes of the frame are passed.
 pub(super) const RETURN: u16 = 0x06;
-/// Jumps over `k` instructions.
+/// Skips `k` instructions.
 const JUMP: u16 = 0x05;
 
-/// What a conditional jump asks of A.
+/// Test of A in a conditional jump.
 #[derive(Clone, Copy)]
-pub(super) enum Test {
+pub(super) enum JumpTest {
     /// A = k.
     Is(u32),
     /// A ≥ k, unsigned.
@@ -79,46 +79,47 @@ pub(super) enum Test {
     AboveX,
 }
 
-impl Test {
+impl JumpTest {
     fn encode(self) -> (u16, u32) {
         match self {
-            Test::Is(k) => (0x15, k),
-            Test::AtLeast(k) => (0x35, k),
-            Test::AnyBit(k) => (0x45, k),
-            Test::AboveX => (0x2d, 0),
+            JumpTest::Is(k) => (0x15, k),
+            JumpTest::AtLeast(k) => (0x35, k),
+            JumpTest::AnyBit(k) => (0x45, k),
+            JumpTest::AboveX => (0x2d, 0),
         }
     }
 }
 
-/// A place in the program that jumps go to; behind all of them, as a classic filter has no loops.
+/// A target of jumps. It is after all jumps to it, since a classic filter has no loops.
 #[derive(Clone, Copy)]
 pub(super) struct Label(usize);
 
-enum Piece {
-    /// Anything but a jump.
+/// An instruction before its encoding.
+enum AsmPiece {
+    /// An instruction that does not jump: operation and operand.
     Plain(u16, u32),
-    /// Jumps where the test gives `on`.
-    Branch { test: Test, on: bool, to: Label, long: bool },
-    /// Jumps always.
+    /// Jumps where the result of the test is `on`.
+    Branch { test: JumpTest, on: bool, to: Label, long: bool },
+    /// Jumps to a label in any case.
     Jump(Label),
 }
 
-impl Piece {
+impl AsmPiece {
     fn size(&self) -> usize {
-        if let Piece::Branch { long: true, .. } = self { 2 } else { 1 }
+        if let AsmPiece::Branch { long: true, .. } = self { 2 } else { 1 }
     }
 }
 
-/// A program being written.
+/// A program that is being written.
 #[derive(Default)]
-pub(super) struct Asm {
-    pieces: Vec<Piece>,
+pub(super) struct Assembler {
+    pieces: Vec<AsmPiece>,
     /// Index of the piece each label is in front of.
     labels: Vec<usize>,
 }
 
-impl Asm {
-    /// A label, to be placed later.
+impl Assembler {
+    /// A new label. It must be placed later.
     pub(super) fn label(&mut self) -> Label {
         self.labels.push(0);
         Label(self.labels.len() - 1)
@@ -129,30 +130,30 @@ impl Asm {
         self.labels[label.0] = self.pieces.len();
     }
 
-    /// An instruction that does not jump.
+    /// Adds an instruction that does not jump.
     pub(super) fn op(&mut self, code: u16, k: u32) {
-        self.pieces.push(Piece::Plain(code, k));
+        self.pieces.push(AsmPiece::Plain(code, k));
     }
 
-    /// Goes to a label if the test holds.
-    pub(super) fn when(&mut self, test: Test, to: Label) {
-        self.pieces.push(Piece::Branch { test, on: true, to, long: false });
+    /// Adds a jump to a label where the test is true.
+    pub(super) fn when(&mut self, test: JumpTest, to: Label) {
+        self.pieces.push(AsmPiece::Branch { test, on: true, to, long: false });
     }
 
-    /// Goes to a label if the test does not hold.
-    pub(super) fn unless(&mut self, test: Test, to: Label) {
-        self.pieces.push(Piece::Branch { test, on: false, to, long: false });
+    /// Adds a jump to a label where the test is false.
+    pub(super) fn unless(&mut self, test: JumpTest, to: Label) {
+        self.pieces.push(AsmPiece::Branch { test, on: false, to, long: false });
     }
 
-    /// Goes to a label.
+    /// Adds a jump to a label in any case.
     pub(super) fn go(&mut self, to: Label) {
-        self.pieces.push(Piece::Jump(to));
+        self.pieces.push(AsmPiece::Jump(to));
     }
 
-    /// The program.
+    /// Encodes the program.
     pub(super) fn finish(mut self) -> Vec<Instruction> {
-        // Lengthening one branch may put the label of another out of reach, so until nothing
-        // changes.
+        // A longer branch may move the label of another one out of reach. So this is repeated until
+        // nothing changes.
         let positions = loop {
             let positions = self.positions();
             if !self.lengthen(&positions) {
@@ -161,16 +162,17 @@ impl Asm {
         };
         let mut program = Vec::with_capacity(self.pieces.len());
         for (index, piece) in self.pieces.iter().enumerate() {
-            // From the piece's last instruction: jumps count from the instruction behind them.
+            // Counted from the last instruction of the piece: jumps count from the instruction
+            // after them.
             let distance = |to: Label| self.distance(&positions, index, to);
             match *piece {
-                Piece::Plain(code, k) => program.push(Instruction { code, jt: 0, jf: 0, k }),
-                Piece::Jump(to) => {
+                AsmPiece::Plain(code, k) => program.push(Instruction { code, jt: 0, jf: 0, k }),
+                AsmPiece::Jump(to) => {
                     program.push(Instruction { code: JUMP, jt: 0, jf: 0, k: distance(to) as u32 })
                 }
-                Piece::Branch { test, on, to, long } => {
+                AsmPiece::Branch { test, on, to, long } => {
                     let (code, k) = test.encode();
-                    // A long branch steps over the long jump in the opposite case.
+                    // In the opposite case, a long branch skips the long jump.
                     let (taken, not) = if long { (0, 1) } else { (distance(to) as u8, 0) };
                     let (jt, jf) = if on { (taken, not) } else { (not, taken) };
                     program.push(Instruction { code, jt, jf, k });
@@ -206,18 +208,18 @@ impl Asm {
         positions[target].saturating_sub(positions[from + 1])
     }
 
-    /// Makes branches long whose label is out of reach of eight bits; whether there were any.
+    /// Makes branches long whose label is out of reach of eight bits. True where there were any.
     fn lengthen(&mut self, positions: &[usize]) -> bool {
         let far: Vec<usize> = (0..self.pieces.len())
             .filter(|&i| match self.pieces[i] {
-                Piece::Branch { to, long: false, .. } => {
+                AsmPiece::Branch { to, long: false, .. } => {
                     self.distance(positions, i, to) > usize::from(u8::MAX)
                 }
                 _ => false,
             })
             .collect();
         for &i in &far {
-            if let Piece::Branch { long, .. } = &mut self.pieces[i] {
+            if let AsmPiece::Branch { long, .. } = &mut self.pieces[i] {
                 *long = true;
             }
         }

@@ -1,16 +1,16 @@
 //! The text of the filter's program.
 //!
-//! Owns it: the rule of [`super::super::rule`], instruction by instruction. Offsets beyond the
-//! packet: include/uapi/linux/filter.h (`SKF_AD_OFF`). A load behind the end of the frame ends the
-//! program with "drop", so loads of what may be missing are guarded. Must never be longer on the
-//! way of a packet that is dropped than it needs to be: the kernel takes it with each packet of
-//! each pod.
+//! Owns the rule of [`super::super::rule`], instruction by instruction. Offsets beyond the packet:
+//! include/uapi/linux/filter.h (`SKF_AD_OFF`). A load past the end of the frame ends the program
+//! with "drop", so loads of bytes that may be missing are guarded. Must never be longer than
+//! necessary on the path of a packet that is dropped: the kernel runs it on each packet of each
+//! pod.
 
 use super::super::rule::{
     HANDSHAKE, HANDSHAKE_TYPE, MAX_EXTENSIONS, MAX_TAGS, RECORDS, SEGMENT, TLS_PORTS,
 };
 use super::asm::*; // the instructions, by name
-use super::{Config, Instruction, Link};
+use super::{FilterConfig, FilterLink, Instruction};
 use crate::dns::PORT as DNS;
 use crate::http::REQUESTS;
 use crate::layout::protocol::{AUTHENTICATION, SCTP, TCP, UDP};
@@ -18,7 +18,7 @@ use crate::layout::tcp::{ACK, FIN, PSH, RST, SYN};
 use crate::layout::tls::CLIENT_HELLO;
 use crate::layout::{ethernet, ipv4, ipv6, ports, tcp as layout};
 
-/// Offsets as instructions have them.
+// Offsets, with the type of operands.
 const TCP_HEADER: u32 = layout::HEADER as u32;
 const TCP_FLAGS: u32 = layout::FLAGS as u32;
 const TCP_DATA_OFFSET: u32 = layout::DATA_OFFSET as u32;
@@ -31,62 +31,63 @@ const IPV4_PROTOCOL: u32 = ipv4::PROTOCOL as u32;
 const IPV4_OFFSET: u32 = ipv4::FRAGMENT_OFFSET as u32;
 const IPV6_HEADER: u32 = ipv6::HEADER as u32;
 
-/// The frame's EtherType as the kernel knows it (SKF_AD_OFF + SKF_AD_PROTOCOL).
+/// The frame's EtherType from the kernel (SKF_AD_OFF + SKF_AD_PROTOCOL).
 const AD_PROTOCOL: u32 = 0xffff_f000;
-/// Which way the frame passes (SKF_AD_OFF + SKF_AD_PKTTYPE).
+/// Direction of the frame (SKF_AD_OFF + SKF_AD_PKTTYPE).
 const AD_PACKET_TYPE: u32 = 0xffff_f000 + 4;
-/// Packet type of what the interface sends (PACKET_OUTGOING, include/uapi/linux/if_packet.h).
+/// Packet type of a frame that the interface sends (PACKET_OUTGOING,
+/// include/uapi/linux/if_packet.h).
 const OUTGOING: u32 = 4;
 /// A random number of 32 bits (SKF_AD_OFF + SKF_AD_RANDOM).
 const AD_RANDOM: u32 = 0xffff_f000 + 56;
 
-/// Scratch: protocol of what the IP packet carries.
+/// Scratch: protocol of the payload of the IP packet.
 const PROTOCOL: u32 = 0;
-/// Scratch: where the IP packet ends by its own header, bytes from the beginning of the frame. May
-/// be behind the frame's end.
+/// Scratch: end of the IP packet by its own header, in bytes from the beginning of the frame. May
+/// be past the frame's end.
 const END: u32 = 1;
 /// Scratch: destination port.
 const TO: u32 = 2;
-/// Scratch: where TCP payload begins, bytes from the beginning of the frame.
+/// Scratch: beginning of the TCP payload, in bytes from the beginning of the frame.
 const PAYLOAD: u32 = 3;
-/// Scratch: length of TCP payload, bytes.
+/// Scratch: length of the TCP payload, in bytes.
 const LENGTH: u32 = 4;
 /// Scratch: TCP flags.
 const FLAGS: u32 = 5;
-/// Scratch: where the TCP header begins, bytes from the beginning of the frame.
+/// Scratch: beginning of the TCP header, in bytes from the beginning of the frame.
 const HEADER: u32 = 6;
 
-/// Where blocks of the program continue.
-struct Labels {
+/// Labels of the program's blocks.
+struct ProgramLabels {
     network: Label,
     transport: Label,
-    /// Of TCP that the interface sends, with FLAGS stored.
+    /// TCP that the interface sends, with FLAGS stored.
     sent: Label,
-    /// Of TCP that neither opens nor closes, with X at its payload, and END, TO and FLAGS stored.
+    /// TCP that neither opens nor closes, with X at its payload, and END, TO and FLAGS stored.
     payload: Label,
     unread: Label,
     sample: Label,
-    keep: Label,
+    pass: Label,
     drop: Label,
 }
 
 /// The program for a link type.
 ///
-/// It stays below 250 instructions and one or two for each of [`Config::always_ports`].
-pub fn program(link: Link, config: &Config) -> Vec<Instruction> {
-    let mut asm = Asm::default();
+/// It has fewer than 250 instructions, plus one or two for each of [`FilterConfig::always_ports`].
+pub fn program(link: FilterLink, config: &FilterConfig) -> Vec<Instruction> {
+    let mut asm = Assembler::default();
     let a = &mut asm;
-    let to = Labels {
+    let to = ProgramLabels {
         network: a.label(),
         transport: a.label(),
         sent: a.label(),
         payload: a.label(),
         unread: a.label(),
         sample: a.label(),
-        keep: a.label(),
+        pass: a.label(),
         drop: a.label(),
     };
-    if link == Link::Ethernet {
+    if link == FilterLink::Ethernet {
         plain(a, config, &to);
     }
     link_layer(a, link, &to);
@@ -97,82 +98,82 @@ pub fn program(link: Link, config: &Config) -> Vec<Instruction> {
     asm.finish()
 }
 
-/// What nearly all frames are: TCP and UDP of IPv4 without options, behind an Ethernet header
-/// without a tag. All is at known places there, so that it takes a quarter to nearly half of the
-/// instructions less; the kernel runs them on each packet of each pod. Says the same as the rest of
-/// the program, to which it leaves all others, and those that open or close.
-fn plain(a: &mut Asm, config: &Config, to: &Labels) {
+/// Handles nearly all frames: TCP and UDP of IPv4 without options, after an Ethernet header without
+/// a tag. All fields are at fixed offsets there, which saves a quarter to nearly half of the
+/// instructions. Gives the same verdicts as the rest of the program. Leaves all other frames to it,
+/// and those that open or close.
+fn plain(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
     const IP: u32 = ethernet::HEADER as u32;
     const HEADER: u32 = IP + IPV4_HEADER;
     let other = a.label();
     a.op(LOAD_HALF, ethernet::ETHER_TYPE as u32);
-    a.unless(Test::Is(ethernet::IPV4.into()), other);
+    a.unless(JumpTest::Is(ethernet::IPV4.into()), other);
     a.op(LOAD_BYTE, IP);
-    a.unless(Test::Is(ipv4::PLAIN.into()), other);
+    a.unless(JumpTest::Is(ipv4::PLAIN.into()), other);
     let ports = a.label();
     a.op(LOAD_BYTE, IP + IPV4_PROTOCOL);
-    a.when(Test::Is(TCP.into()), ports);
-    a.unless(Test::Is(UDP.into()), other);
+    a.when(JumpTest::Is(TCP.into()), ports);
+    a.unless(JumpTest::Is(UDP.into()), other);
     a.place(ports);
     a.op(LOAD_HALF, IP + IPV4_FRAGMENT);
-    a.when(Test::AnyBit(IPV4_OFFSET), to.drop);
+    a.when(JumpTest::AnyBit(IPV4_OFFSET), to.drop);
 
     a.op(LOAD_HALF, HEADER + DESTINATION);
     a.op(STORE, TO);
-    a.when(Test::Is(DNS.into()), to.keep);
+    a.when(JumpTest::Is(DNS.into()), to.pass);
     a.op(LOAD_HALF, HEADER + SOURCE);
-    a.when(Test::Is(DNS.into()), to.keep);
+    a.when(JumpTest::Is(DNS.into()), to.pass);
     a.op(LOAD_BYTE, IP + IPV4_PROTOCOL);
-    a.unless(Test::Is(TCP.into()), to.sample);
+    a.unless(JumpTest::Is(TCP.into()), to.sample);
     a.op(LOAD_LENGTH, 0);
-    a.unless(Test::AtLeast(HEADER + TCP_HEADER), to.sample);
+    a.unless(JumpTest::AtLeast(HEADER + TCP_HEADER), to.sample);
     a.op(LOAD_BYTE, HEADER + TCP_FLAGS);
     if config.callers_only {
-        a.when(Test::AnyBit(RST.into()), to.keep);
+        a.when(JumpTest::AnyBit(RST.into()), to.pass);
         a.op(STORE, FLAGS);
         a.op(LOAD_WORD, AD_PACKET_TYPE);
-        a.when(Test::Is(OUTGOING), to.sent);
+        a.when(JumpTest::Is(OUTGOING), to.sent);
         a.op(LOAD, FLAGS);
-        a.when(Test::AnyBit((SYN | FIN).into()), other);
+        a.when(JumpTest::AnyBit((SYN | FIN).into()), other);
     } else {
-        a.when(Test::AnyBit((SYN | FIN | RST).into()), to.keep);
+        a.when(JumpTest::AnyBit((SYN | FIN | RST).into()), to.pass);
     }
 
     payload(a, to, (LOAD_BYTE, HEADER + TCP_DATA_OFFSET), (ADD, HEADER));
     a.op(LOAD_HALF, IP + IPV4_LENGTH);
-    a.when(Test::Is(0), other);
+    a.when(JumpTest::Is(0), other);
     a.op(ADD, IP);
     a.op(STORE, END);
-    // Most have none.
-    a.when(Test::AboveX, to.payload);
+    // Most frames have no payload.
+    a.when(JumpTest::AboveX, to.payload);
     a.go(to.sample);
     a.place(other);
 }
 
-/// X to the payload: `load` brings the byte whose upper half is the header's length in units of
-/// four bytes, `add` where it begins.
-fn payload(a: &mut Asm, to: &Labels, load: (u16, u32), add: (u16, u32)) {
+/// Sets X to the payload. `load` loads the byte whose upper half is the header's length in units of
+/// four bytes. `add` adds the offset of the header.
+fn payload(a: &mut Assembler, to: &ProgramLabels, load: (u16, u32), add: (u16, u32)) {
     a.op(load.0, load.1);
     a.op(AND, 0xf0);
     a.op(SHIFT_RIGHT, 2);
-    a.unless(Test::AtLeast(TCP_HEADER), to.sample);
+    a.unless(JumpTest::AtLeast(TCP_HEADER), to.sample);
     a.op(add.0, add.1);
     a.op(A_TO_X, 0);
 }
 
-/// Leaves X at the IP header. VLAN tags are rarely here: the kernel keeps the outer one beside the
-/// frame (`skb->vlan_tci`).
-fn link_layer(a: &mut Asm, link: Link, to: &Labels) {
+/// Sets X to the IP header. Frames rarely have VLAN tags here: the kernel stores the outer one
+/// outside the frame (`skb->vlan_tci`).
+fn link_layer(a: &mut Assembler, link: FilterLink, to: &ProgramLabels) {
     let mut at = match link {
-        Link::Ethernet => {
+        FilterLink::Ethernet => {
             a.op(LOAD_HALF, ethernet::ETHER_TYPE as u32);
             ethernet::HEADER as u32
         }
-        Link::Cooked => {
+        FilterLink::Cooked => {
             a.op(LOAD_WORD, AD_PROTOCOL);
             0
         }
-        Link::RawIp => {
+        FilterLink::RawIp => {
             a.op(SET_X, 0);
             return;
         }
@@ -182,8 +183,8 @@ fn link_layer(a: &mut Asm, link: Link, to: &Labels) {
     let typed = a.label();
     for _ in 0..MAX_TAGS {
         let tagged = a.label();
-        a.when(Test::Is(ethernet::VLAN[0].into()), tagged);
-        a.unless(Test::Is(ethernet::VLAN[1].into()), typed);
+        a.when(JumpTest::Is(ethernet::VLAN[0].into()), tagged);
+        a.unless(JumpTest::Is(ethernet::VLAN[1].into()), typed);
         a.place(tagged);
         // A tag is its control information, then the EtherType of what follows it.
         a.op(LOAD_HALF, at + ethernet::VLAN_ETHER_TYPE as u32);
@@ -191,29 +192,29 @@ fn link_layer(a: &mut Asm, link: Link, to: &Labels) {
         a.op(SET_X, at);
     }
     a.place(typed);
-    a.when(Test::Is(ethernet::IPV4.into()), to.network);
-    a.unless(Test::Is(ethernet::IPV6.into()), to.drop);
+    a.when(JumpTest::Is(ethernet::IPV4.into()), to.network);
+    a.unless(JumpTest::Is(ethernet::IPV6.into()), to.drop);
 }
 
-/// From X at the IP header to X at the transport header, with PROTOCOL and END stored.
-fn network(a: &mut Asm, to: &Labels) {
+/// Moves X from the IP header to the transport header. Stores PROTOCOL and END.
+fn network(a: &mut Assembler, to: &ProgramLabels) {
     a.place(to.network);
     let v6 = a.label();
     a.op(LOAD_BYTE_X, 0);
     a.op(SHIFT_RIGHT, 4);
-    a.when(Test::Is(6), v6);
-    a.unless(Test::Is(4), to.drop);
+    a.when(JumpTest::Is(6), v6);
+    a.unless(JumpTest::Is(4), to.drop);
 
     // IPv4 (RFC 791 §3.1). Fragments after the first have no ports.
     a.op(LOAD_HALF_X, IPV4_FRAGMENT);
-    a.when(Test::AnyBit(IPV4_OFFSET), to.drop);
+    a.when(JumpTest::AnyBit(IPV4_OFFSET), to.drop);
     a.op(LOAD_BYTE_X, IPV4_PROTOCOL);
     a.op(STORE, PROTOCOL);
     end(a, IPV4_LENGTH, 0);
     a.op(LOAD_BYTE_X, 0);
     a.op(AND, 0x0f);
     a.op(SHIFT_LEFT, 2);
-    a.unless(Test::AtLeast(IPV4_HEADER), to.drop);
+    a.unless(JumpTest::AtLeast(IPV4_HEADER), to.drop);
     a.op(ADD_X, 0);
     a.op(A_TO_X, 0);
     a.go(to.transport);
@@ -229,44 +230,44 @@ fn network(a: &mut Asm, to: &Labels) {
     for _ in 0..MAX_EXTENSIONS {
         extension(a, to);
     }
-    // Still not at the transport header.
+    // There are more extension headers before the transport header.
     a.op(LOAD, PROTOCOL);
     for header in ipv6::OPTIONS.into_iter().chain([ipv6::FRAGMENT]) {
-        a.when(Test::Is(header.into()), to.unread);
+        a.when(JumpTest::Is(header.into()), to.unread);
     }
 }
 
-/// Stores END from the length that an IP header has at `field`, which leaves out its first
+/// Stores END, from the length at `field` of an IP header. The length does not include the first
 /// `without` bytes.
-fn end(a: &mut Asm, field: u32, without: u32) {
-    let (known, done) = (a.label(), a.label());
+fn end(a: &mut Assembler, field: u32, without: u32) {
+    let (has_length, done) = (a.label(), a.label());
     a.op(LOAD_HALF_X, field);
-    a.unless(Test::Is(0), known);
+    a.unless(JumpTest::Is(0), has_length);
     // No length: a jumbogram (RFC 2675), or a packet beyond 65,535 bytes that is yet to be
     // segmented ("BIG TCP").
     a.op(LOAD_LENGTH, 0);
     a.go(done);
-    a.place(known);
+    a.place(has_length);
     a.op(ADD, without);
     a.op(ADD_X, 0);
     a.place(done);
     a.op(STORE, END);
 }
 
-/// Walks over one IPv6 extension header at X, if there is one.
-fn extension(a: &mut Asm, to: &Labels) {
+/// Skips one IPv6 extension header at X, if there is one.
+fn extension(a: &mut Assembler, to: &ProgramLabels) {
     let (fragment, options, next) = (a.label(), a.label(), a.label());
     a.op(LOAD, PROTOCOL);
-    a.when(Test::Is(ipv6::FRAGMENT.into()), fragment);
+    a.when(JumpTest::Is(ipv6::FRAGMENT.into()), fragment);
     for header in ipv6::OPTIONS {
-        a.when(Test::Is(header.into()), options);
+        a.when(JumpTest::Is(header.into()), options);
     }
     a.go(to.transport);
 
     // The offset is above three bits of flags (RFC 8200 §4.5).
     a.place(fragment);
     a.op(LOAD_HALF_X, 2);
-    a.when(Test::AnyBit(ipv6::FRAGMENT_OFFSET.into()), to.drop);
+    a.when(JumpTest::AnyBit(ipv6::FRAGMENT_OFFSET.into()), to.drop);
     a.op(LOAD_BYTE_X, 0);
     a.op(STORE, PROTOCOL);
     a.op(X_TO_A, 0);
@@ -286,63 +287,63 @@ fn extension(a: &mut Asm, to: &Labels) {
     a.place(next);
 }
 
-/// Ports, which are the first four bytes in all three protocols. Ends with TCP that is not DNS; all
-/// else is decided.
-fn transport(a: &mut Asm, to: &Labels) {
+/// Reads the ports, which are the first four bytes in all three protocols. Ends with TCP that is
+/// not DNS. All other frames have a verdict.
+fn transport(a: &mut Assembler, to: &ProgramLabels) {
     a.place(to.transport);
     let ports = a.label();
     a.op(LOAD, PROTOCOL);
-    a.when(Test::Is(TCP.into()), ports);
-    a.when(Test::Is(UDP.into()), ports);
-    a.when(Test::Is(SCTP.into()), to.unread);
-    a.when(Test::Is(AUTHENTICATION.into()), to.unread);
+    a.when(JumpTest::Is(TCP.into()), ports);
+    a.when(JumpTest::Is(UDP.into()), ports);
+    a.when(JumpTest::Is(SCTP.into()), to.unread);
+    a.when(JumpTest::Is(AUTHENTICATION.into()), to.unread);
     a.go(to.drop);
 
-    // Sampled, if there are the bytes where ports would be.
+    // Sampled, if the bytes are there in which ports would be.
     a.place(to.unread);
     a.op(LOAD_WORD_X, 0);
     a.go(to.sample);
 
-    // The destination first, so that both are known to be there.
+    // The destination first: if it is there, the source is there too.
     a.place(ports);
     a.op(LOAD_HALF_X, DESTINATION);
     a.op(STORE, TO);
-    a.when(Test::Is(DNS.into()), to.keep);
+    a.when(JumpTest::Is(DNS.into()), to.pass);
     a.op(LOAD_HALF_X, SOURCE);
-    a.when(Test::Is(DNS.into()), to.keep);
+    a.when(JumpTest::Is(DNS.into()), to.pass);
     a.op(LOAD, PROTOCOL);
-    a.unless(Test::Is(TCP.into()), to.sample);
+    a.unless(JumpTest::Is(TCP.into()), to.sample);
 }
 
-/// Flags, then how the payload begins. Falls through to sampling.
-fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
-    // A first fragment may have the ports only. X is before the frame's end, as ports were loaded
-    // there.
+/// Tests the flags, then the first bytes of the payload. Falls through to sampling.
+fn tcp(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
+    // A first fragment may contain the ports only. X is before the frame's end, since the ports
+    // were loaded there.
     a.op(LOAD_LENGTH, 0);
     a.op(SUBTRACT_X, 0);
-    a.unless(Test::AtLeast(TCP_HEADER), to.sample);
+    a.unless(JumpTest::AtLeast(TCP_HEADER), to.sample);
     a.op(LOAD_BYTE_X, TCP_FLAGS);
     if config.callers_only {
-        a.when(Test::AnyBit(RST.into()), to.keep);
+        a.when(JumpTest::AnyBit(RST.into()), to.pass);
         callers_only(a, to);
     } else {
-        a.when(Test::AnyBit((SYN | FIN | RST).into()), to.keep);
+        a.when(JumpTest::AnyBit((SYN | FIN | RST).into()), to.pass);
     }
 
     payload(a, to, (LOAD_BYTE_X, TCP_DATA_OFFSET), (ADD_X, 0));
 
     a.place(to.payload);
-    // LENGTH: to where the IP packet ends, as Ethernet pads short frames, but not behind the end of
-    // the frame.
+    // LENGTH ends with the IP packet, since Ethernet pads short frames, and not past the end of the
+    // frame.
     let inside = a.label();
     a.op(STORE_X, PAYLOAD);
     a.op(LOAD_LENGTH_X, 0);
     a.op(LOAD, END);
-    a.unless(Test::AboveX, inside);
+    a.unless(JumpTest::AboveX, inside);
     a.op(X_TO_A, 0);
     a.place(inside);
     a.op(LOAD_X, PAYLOAD);
-    a.unless(Test::AboveX, to.sample);
+    a.unless(JumpTest::AboveX, to.sample);
     a.op(SUBTRACT_X, 0);
     a.op(STORE, LENGTH);
 
@@ -353,92 +354,92 @@ fn tcp(a: &mut Asm, config: &Config, to: &Labels) {
         a.op(LOAD, TO);
     }
     for port in ports {
-        a.when(Test::Is(port.into()), to.keep);
+        a.when(JumpTest::Is(port.into()), to.pass);
     }
 
     if config.callers_only {
         ends_hello(a, to);
     }
     a.op(LOAD, LENGTH);
-    a.unless(Test::AtLeast(4), to.sample);
+    a.unless(JumpTest::AtLeast(4), to.sample);
     a.op(LOAD_WORD_X, 0);
     for request in REQUESTS {
-        a.when(Test::Is(u32::from_be_bytes(request)), to.keep);
+        a.when(JumpTest::Is(u32::from_be_bytes(request)), to.pass);
     }
     a.op(SHIFT_RIGHT, 16);
-    a.unless(Test::Is(u16::from_be_bytes(HANDSHAKE).into()), to.sample);
+    a.unless(JumpTest::Is(u16::from_be_bytes(HANDSHAKE).into()), to.sample);
     a.op(LOAD, LENGTH);
-    a.unless(Test::AtLeast(HANDSHAKE_TYPE as u32 + 1), to.sample);
+    a.unless(JumpTest::AtLeast(HANDSHAKE_TYPE as u32 + 1), to.sample);
     a.op(LOAD_BYTE_X, HANDSHAKE_TYPE as u32);
-    a.when(Test::Is(CLIENT_HELLO.into()), to.keep);
+    a.when(JumpTest::Is(CLIENT_HELLO.into()), to.pass);
 }
 
-/// From flags in A: goes on with what those behind the interface send that neither opens nor
-/// closes.
-fn callers_only(a: &mut Asm, to: &Labels) {
+/// Tests the flags in A. Continues with frames that the pod sends and that neither open nor close.
+fn callers_only(a: &mut Assembler, to: &ProgramLabels) {
     let (opened, payload) = (a.label(), a.label());
     a.op(STORE, FLAGS);
     a.op(LOAD_WORD, AD_PACKET_TYPE);
-    a.when(Test::Is(OUTGOING), to.sent);
+    a.when(JumpTest::Is(OUTGOING), to.sent);
 
     a.op(LOAD, FLAGS);
-    a.unless(Test::AnyBit(SYN.into()), opened);
-    a.when(Test::AnyBit(ACK.into()), to.sample);
-    a.go(to.keep);
+    a.unless(JumpTest::AnyBit(SYN.into()), opened);
+    a.when(JumpTest::AnyBit(ACK.into()), to.sample);
+    a.go(to.pass);
 
     a.place(opened);
-    a.unless(Test::AnyBit(FIN.into()), payload);
+    a.unless(JumpTest::AnyBit(FIN.into()), payload);
     a.op(STORE_X, HEADER);
     a.op(LOAD_HALF_X, SOURCE);
     a.op(LOAD_X, TO);
-    a.when(Test::AboveX, to.keep);
+    a.when(JumpTest::AboveX, to.pass);
     a.op(LOAD_X, HEADER);
     a.go(payload);
 
     a.place(to.sent);
     a.op(LOAD, FLAGS);
-    a.when(Test::AnyBit(SYN.into()), to.keep);
+    a.when(JumpTest::AnyBit(SYN.into()), to.pass);
     a.go(to.sample);
     a.place(payload);
 }
 
-/// Keeps what may be the rest of a ClientHello, and goes on with all else. X is at the payload.
-fn ends_hello(a: &mut Asm, to: &Labels) {
+/// Passes what may be the rest of a ClientHello, and continues with all others. X is at the
+/// payload.
+fn ends_hello(a: &mut Assembler, to: &ProgramLabels) {
     let (port, other) = (a.label(), a.label());
     a.op(LOAD, FLAGS);
-    a.unless(Test::AnyBit(PSH.into()), other);
+    a.unless(JumpTest::AnyBit(PSH.into()), other);
     a.op(LOAD, TO);
     for tls in TLS_PORTS {
-        a.when(Test::Is(tls.into()), port);
+        a.when(JumpTest::Is(tls.into()), port);
     }
     a.go(other);
     a.place(port);
     a.op(LOAD, LENGTH);
-    a.when(Test::AtLeast(SEGMENT as u32 + 1), other);
-    a.unless(Test::AtLeast(2), other);
+    a.when(JumpTest::AtLeast(SEGMENT as u32 + 1), other);
+    a.unless(JumpTest::AtLeast(2), other);
     a.op(LOAD_HALF_X, 0);
     for record in RECORDS {
-        a.when(Test::Is(u16::from_be_bytes(record).into()), other);
+        a.when(JumpTest::Is(u16::from_be_bytes(record).into()), other);
     }
-    a.go(to.keep);
+    a.go(to.pass);
     a.place(other);
 }
 
-fn verdicts(a: &mut Asm, config: &Config, to: &Labels) {
+fn verdicts(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
     a.place(to.sample);
     if config.sample > 1 {
         a.op(LOAD_WORD, AD_RANDOM);
-        // Dividing takes the kernel as long as some twenty other instructions.
+        // A division takes the kernel as long as some twenty other instructions.
         if config.sample.is_power_of_two() {
             a.op(AND, config.sample - 1);
         } else {
             a.op(MODULO, config.sample);
         }
-        a.unless(Test::Is(0), to.drop);
-        a.op(RETURN, config.sampled_snap.max(1));
+        a.unless(JumpTest::Is(0), to.drop);
+        a.op(RETURN, config.sampled_snap_bytes.max(1));
     }
-    a.place(to.keep);
-    a.op(RETURN, config.snap.max(1));
+    a.place(to.pass);
+    a.op(RETURN, config.snap_bytes.max(1));
     a.place(to.drop);
     a.op(RETURN, 0);
 }

@@ -1,16 +1,16 @@
-//! Which interfaces are watched: opened when they come, let go when they are gone.
+//! Watched interfaces: opened when they appear, closed when they are gone.
 //!
-//! Owns the handles' comings and goings. Must never let go of one that the kernel still holds
-//! packets for.
+//! Owns which interfaces are watched. Must never close a handle while the kernel may still have
+//! packets for it.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 
-use super::{ALL, CollectError, Collector, Watched, clock, system};
-use crate::live::handle::{ANY, Dropped, Handle, OpenError, Settings};
-use crate::live::links::{Change, Link};
+use super::{ALL, CollectError, Collector, WatchedInterface, clock, system};
+use crate::live::handle::{ANY, DroppedPackets, Handle, HandleConfig, OpenError};
+use crate::live::links::{Link, LinkChange};
 use crate::live::uplink;
 use crate::observation::InterfaceId;
 
@@ -23,7 +23,7 @@ impl Collector {
         })?;
         for change in all {
             match change {
-                Change::There(link) => {
+                LinkChange::Present(link) => {
                     self.listed.insert(link.index);
                     if link.leads_elsewhere && link.up {
                         self.watch(link)?;
@@ -35,14 +35,14 @@ impl Collector {
                         self.unwatch(link.index);
                     }
                 }
-                Change::Gone(index) => self.unwatch(index),
-                Change::Listed => {
+                LinkChange::Removed(index) => self.unwatch(index),
+                LinkChange::Listed => {
                     self.complete = true;
                     let gone: Vec<u32> =
                         self.watched.keys().filter(|i| !self.listed.contains(i)).copied().collect();
                     gone.into_iter().for_each(|i| self.unwatch(i));
                 }
-                Change::Lost => {
+                LinkChange::Lost => {
                     self.status.links_lost += 1;
                     self.listed.clear();
                     self.links.list().map_err(|error| CollectError::System {
@@ -57,9 +57,10 @@ impl Collector {
 
     fn watch(&mut self, link: Link) -> Result<(), CollectError> {
         if let Some(watched) = self.watched.get(&link.index) {
-            // Down and up again while its last packets are awaited.
+            // It was down and is up again, while its last packets are awaited.
             if watched.handle.is_none() && self.any.is_none() {
-                self.again.insert(link.index, (Instant::now() + Duration::from_millis(100), link));
+                self.retries
+                    .insert(link.index, (Instant::now() + Duration::from_millis(100), link));
             }
             return Ok(());
         }
@@ -71,14 +72,21 @@ impl Collector {
                 Err(OpenError::Gone(_)) => return Ok(()),
                 Err(e @ OpenError::Rights(_)) => return Err(e.into()),
                 Err(OpenError::Exhausted { source, .. }) => {
-                    tracing::warn!(interface = %link.name, why = %source, "no handle for one more interface: one for all is used besides");
+                    tracing::warn!(
+                        interface = %link.name,
+                        why = %source,
+                        "no handle for another interface: one handle for all is used in addition"
+                    );
                     self.status.not_opened += 1;
                     match self.open_any() {
                         Ok(()) => None,
                         Err(CollectError::Open(OpenError::Exhausted { source, .. })) => {
-                            tracing::warn!(why = %source, "nor for all; trying again in 1 s");
+                            tracing::warn!(
+                                why = %source,
+                                "no handle for all interfaces either; trying again in 1 s"
+                            );
                             let at = Instant::now() + Duration::from_secs(1);
-                            self.again.insert(link.index, (at, link));
+                            self.retries.insert(link.index, (at, link));
                             return Ok(());
                         }
                         Err(e) => return Err(e),
@@ -87,54 +95,66 @@ impl Collector {
                 Err(error) => {
                     tracing::warn!(%error, "trying again in 1 s");
                     self.status.not_opened += 1;
-                    self.again.insert(link.index, (Instant::now() + Duration::from_secs(1), link));
+                    self.retries
+                        .insert(link.index, (Instant::now() + Duration::from_secs(1), link));
                     return Ok(());
                 }
             }
         };
-        self.again.remove(&link.index);
-        tracing::debug!(interface = %link.name, index = link.index, own = handle.is_some(), "watched");
-        let of_pod = !uplink::is(&link.name);
+        self.retries.remove(&link.index);
+        tracing::debug!(
+            interface = %link.name,
+            index = link.index,
+            own = handle.is_some(),
+            "watched"
+        );
+        let of_pod = !uplink::has_default_route(&link.name);
         let since = clock();
         if of_pod {
             self.evidence.watch(link.index);
             self.meter.watch(link.index, since);
             self.meter.set_evidence(link.index, self.evidence.of(link.index));
         }
-        let watched = Watched {
+        let watched = WatchedInterface {
             name: link.name,
             handle,
             of_pod,
-            dropped: Dropped::default(),
-            ring: self.config.handle.ring,
+            dropped: DroppedPackets::default(),
+            ring_bytes: self.config.handle.ring_bytes,
             overflows: false,
-            largest: false,
-            told: since,
+            at_limit: false,
+            reported_until: since,
             packets: 0,
         };
         self.watched.insert(link.index, watched);
         self.wait_for(link.index)
     }
 
-    /// Opens the interface of this index, and no other one that has taken its name meanwhile.
-    fn open_link(&self, index: u32, name: &str, settings: &Settings) -> Result<Handle, OpenError> {
+    /// Opens the interface with this index. Fails where another interface has its name meanwhile.
+    fn open_link(
+        &self,
+        index: u32,
+        name: &str,
+        settings: &HandleConfig,
+    ) -> Result<Handle, OpenError> {
         let handle = Handle::open(name, index, settings)?;
         if self.is_named(index, name) { Ok(handle) } else { Err(OpenError::Gone(name.to_owned())) }
     }
 
-    /// Whether the interface of this name is still the one of this index.
+    /// Whether the interface with this name still has this index.
     pub(super) fn is_named(&self, index: u32, name: &str) -> bool {
         rustix::net::netdevice::name_to_index(&self.links, name) == Ok(index)
     }
 
-    /// Waits on the handle of an interface, where it has one.
+    /// Adds the handle of an interface, where it has one, to those that the loop waits on.
     pub(super) fn wait_for(&self, index: u32) -> Result<(), CollectError> {
         let handle = self.watched.get(&index).and_then(|w| w.handle.as_ref());
         handle.map_or(Ok(()), |handle| self.wait_on(handle, u64::from(index)))
     }
 
+    /// Removes a handle from those that the loop waits on.
     pub(super) fn wait_no_more(&self, handle: &Handle) {
-        // SAFETY: as in `wait_on`.
+        // SAFETY: the descriptor is that of a handle that is open.
         let _ = epoll::delete(&self.epoll, unsafe { BorrowedFd::borrow_raw(handle.raw_fd()) });
     }
 
@@ -146,24 +166,24 @@ impl Collector {
     }
 
     pub(super) fn open_any(&mut self) -> Result<(), CollectError> {
-        // It stands for all of them.
-        let settings = Settings {
-            ring: self.config.handle.ring.max(4 * 1024 * 1024),
+        // One ring for all interfaces needs more room.
+        let settings = HandleConfig {
+            ring_bytes: self.config.handle.ring_bytes.max(4 * 1024 * 1024),
             ..self.config.handle.clone()
         };
         let handle = Handle::open(ANY, 0, &settings)?;
         self.wait_on(&handle, ALL)?;
         self.any = Some(handle);
-        self.any_dropped = Dropped::default();
+        self.any_dropped = DroppedPackets::default();
         Ok(())
     }
 
-    pub(super) fn open_again(&mut self) -> Result<(), CollectError> {
+    pub(super) fn retry_open(&mut self) -> Result<(), CollectError> {
         let now = Instant::now();
         let due: Vec<u32> =
-            self.again.iter().filter(|(_, (at, _))| *at <= now).map(|(i, _)| *i).collect();
+            self.retries.iter().filter(|(_, (at, _))| *at <= now).map(|(i, _)| *i).collect();
         for index in due {
-            if let Some((_, link)) = self.again.remove(&index) {
+            if let Some((_, link)) = self.retries.remove(&index) {
                 self.watch(link)?;
             }
         }
@@ -171,7 +191,7 @@ impl Collector {
     }
 
     pub(super) fn unwatch(&mut self, index: u32) {
-        self.again.remove(&index);
+        self.retries.remove(&index);
         self.listed.remove(&index);
         let Some(watched) = self.watched.get_mut(&index) else { return };
         self.evidence.forget(index);
@@ -179,24 +199,26 @@ impl Collector {
         match watched.handle.take() {
             Some(handle) => {
                 let dropped = std::mem::take(&mut watched.dropped);
-                self.end(index, handle, dropped);
+                self.end_handle(index, handle, dropped);
             }
             None => self.forget(index),
         }
     }
 
-    /// Tells the span of an interface a last time.
+    /// Removes an interface, after its last span was reported.
     pub(super) fn forget(&mut self, index: u32) {
-        let mut told = Vec::new();
-        self.meter.forget(InterfaceId { source: 0, index }, &mut |o| told.push(o));
+        let mut spans = Vec::new();
+        self.meter.forget(InterfaceId { source: 0, index }, &mut |o| spans.push(o));
         let now = clock();
-        for o in told {
+        for o in spans {
             if let Some(span) = self.span(o, now) {
-                self.held.push(span);
+                self.buffer.push(span);
             }
         }
         if let Some(watched) = self.watched.remove(&index) {
-            self.enlarged = self.enlarged.saturating_sub(watched.ring - self.config.handle.ring);
+            self.enlarged_bytes = self
+                .enlarged_bytes
+                .saturating_sub(watched.ring_bytes - self.config.handle.ring_bytes);
             tracing::debug!(interface = %watched.name, index, "gone");
         }
     }

@@ -1,37 +1,38 @@
-//! Observations until somebody takes them.
+//! Buffered observations, until the receiver takes them.
 //!
-//! Owns their number. What is too much is taken from the interface that shows most, and counted by
-//! whose it was. Must never let one interface push out what another one has shown.
+//! Owns their number. Where there are too many, observations of the interface with the most are
+//! dropped, and counted by initiator. Must never let one interface push out the observations of
+//! another.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use crate::observation::{InterfaceId, Observation};
 
-/// Observations held at most: some 3 MB, which come in a tenth of a second where nothing but new
-/// connections happens.
+/// Observations buffered, at most. They take some 3 MB. New connections alone fill that in a tenth
+/// of a second.
 pub(super) const MAX: usize = 8_192;
-/// Observations that are handed on at once, at most.
+/// Observations sent at a time, at most.
 pub(super) const CHUNK: usize = 2_048;
-/// Addresses whose connections are counted apart.
+/// Initiators whose dropped connections are counted one by one.
 const MAX_COUNTED: usize = 1_024;
 
-/// Observations held.
+/// Observations that wait for the receiver.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct ObservationBuffer {
     all: Vec<Observation>,
-    /// Connections that were too many, by who opened them.
+    /// Number of connections that were dropped, by initiator.
     over: BTreeMap<IpAddr, u64>,
-    /// What else was too much.
+    /// Number of other observations that were dropped.
     pub unheard: u64,
 }
 
-impl Held {
+impl ObservationBuffer {
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// How many more may be told of what can wait, so that there is room for what cannot.
+    /// How many observations that can wait may be added, so that there is room for others.
     pub(super) fn room(&self) -> usize {
         (MAX / 2).saturating_sub(self.all.len())
     }
@@ -43,13 +44,13 @@ impl Held {
         self.all.push(observation);
     }
 
-    /// What is handed on next, the oldest first.
+    /// Takes the observations to send next, the oldest first.
     pub(super) fn take(&mut self) -> (Vec<Observation>, BTreeMap<IpAddr, u64>) {
         let rest = self.all.split_off(self.all.len().min(CHUNK));
         (std::mem::replace(&mut self.all, rest), std::mem::take(&mut self.over))
     }
 
-    /// Takes back what nobody took.
+    /// Puts back observations that could not be sent.
     pub(super) fn put_back(
         &mut self,
         mut observations: Vec<Observation>,
@@ -62,7 +63,7 @@ impl Held {
         }
     }
 
-    /// Drops the older half of what the interface with the most has shown.
+    /// Drops the older half of the observations of the interface with the most.
     fn make_room(&mut self) {
         let mut counts: HashMap<InterfaceId, usize> = HashMap::new();
         for id in self.all.iter().filter_map(interface) {
@@ -90,7 +91,8 @@ impl Held {
     }
 }
 
-/// Where it was seen; `None` of what is never dropped, of which there is one an interface.
+/// Interface of an observation. `None` for totals, which are never dropped, and of which there is
+/// one for each interface.
 fn interface(observation: &Observation) -> Option<InterfaceId> {
     match observation {
         Observation::Connection(c) => Some(c.interface),
@@ -118,14 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn a_loud_interface_pushes_out_its_own() {
-        let mut held = Held::default();
-        (0..100).for_each(|n| held.push(lookup(1, n)));
-        (0..100_000).for_each(|n| held.push(lookup(2, n)));
-        assert!(held.len() <= MAX);
+    fn a_busy_interface_pushes_out_only_its_own_observations() {
+        let mut buffer = ObservationBuffer::default();
+        (0..100).for_each(|n| buffer.push(lookup(1, n)));
+        (0..100_000).for_each(|n| buffer.push(lookup(2, n)));
+        assert!(buffer.len() <= MAX);
         let (mut quiet, mut latest, mut seen) = (0, 0, 0);
-        while held.len() > 0 {
-            let (some, _) = held.take();
+        while buffer.len() > 0 {
+            let (some, _) = buffer.take();
             assert!(some.len() <= CHUNK);
             seen += some.len() as u64;
             for o in some {
@@ -135,16 +137,16 @@ mod tests {
             }
         }
         assert_eq!((quiet, latest), (100, 99_999));
-        assert_eq!(held.unheard + seen, 100_100, "what is not there is counted");
+        assert_eq!(buffer.unheard + seen, 100_100, "dropped observations are counted");
     }
 
     #[test]
-    fn what_nobody_took_comes_first_again() {
-        let mut held = Held::default();
-        (0..5_000).for_each(|n| held.push(lookup(1, n)));
-        let (some, over) = held.take();
-        held.put_back(some, over);
-        let (some, _) = held.take();
+    fn observations_that_were_put_back_are_taken_first() {
+        let mut buffer = ObservationBuffer::default();
+        (0..5_000).for_each(|n| buffer.push(lookup(1, n)));
+        let (some, over) = buffer.take();
+        buffer.put_back(some, over);
+        let (some, _) = buffer.take();
         let Some(Observation::Lookup(first)) = some.first() else { panic!() };
         assert_eq!(first.time, 0);
     }
