@@ -313,9 +313,9 @@ fn hand_over(
         }
         Known::WorkloadEntry(o) => cluster.workload_entry(o),
         Known::VirtualService(o) => cluster.virtual_service(&o),
+        Known::DestinationRule(o) => cluster.destination_rule(&o),
         // What these say decides nothing about addresses.
         Known::ConfigMap(_)
-        | Known::DestinationRule(_)
         | Known::Sidecar(_)
         | Known::Telemetry(_)
         | Known::AuthorizationPolicy(_) => {}
