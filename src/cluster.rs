@@ -109,7 +109,9 @@ pub struct Cluster {
     ambient_ports: HashMap<IpAddr, BTreeSet<u16>>,
     entries: entries::Entries,
     /// Hosts that VirtualServices route.
-    routed: entries::Routed,
+    routed: entries::Hosts,
+    /// Hosts that DestinationRules balance with `PASSTHROUGH`.
+    passed: entries::Hosts,
     pod_ranges: Vec<IpNet>,
     service_ranges: Vec<IpNet>,
     domain: String,

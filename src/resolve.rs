@@ -231,7 +231,7 @@ impl<'a> Seen<'a> {
         let found = collapse(found, &self.pod.workload.namespace);
         let mut resolution = among(found, Grade::ServiceAddress, true, clues);
         let by_envoy = match &resolution.destination {
-            Destination::Service(_) => false,
+            Destination::Service(s) => self.cluster.is_passed_through(&s.host),
             Destination::Ambiguous { .. } => !self.entries.is_empty(),
             _ => true,
         };

@@ -276,7 +276,7 @@ impl Meter {
             None => (s.from, s.to),
             Some((from, to)) => (SocketAddr::new(from, 0), SocketAddr::new(to, 0)),
         };
-        self.counters.now.unwrapped += u64::from(s.tunnel.is_some());
+        self.counters.current.unwrapped += u64::from(s.tunnel.is_some());
         let (key, from_low) = FlowKey::of(from, to, s.transport);
         let lost = self.interfaces.count(s.interface, s.time, &key, from_low, s.hops);
         self.counters.current.evicted_interfaces += u64::from(lost);

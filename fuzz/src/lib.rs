@@ -7,10 +7,10 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use sidecarta_capture::frame::{Batch, Direction, Frame, LinkType};
+use sidecarta_capture::frame::{Direction, Frame, FrameBatch, LinkType};
 use sidecarta_capture::meter::Meter;
 use sidecarta_capture::observation::InterfaceId;
-use sidecarta_capture::source::Reader;
+use sidecarta_capture::source::CaptureReader;
 use sidecarta_capture::{dns, http, tls};
 use sidecarta_istio::mesh::{Builder, sidecar_from_text};
 use sidecarta_istio::objects::read_yaml;
@@ -52,7 +52,7 @@ const LINKS: [LinkType; 7] = [
 fn packets(bytes: &[u8]) {
     let Some((link, mut rest)) = bytes.split_first() else { return };
     let link = LINKS[usize::from(*link) % LINKS.len()];
-    let mut batch = Batch::default();
+    let mut batch = FrameBatch::default();
     let mut time = 1_700_000_000_000_000_000;
     while let [a, b, following @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*a, *b])).min(following.len());
@@ -70,7 +70,7 @@ fn packets(bytes: &[u8]) {
     }
     let mut meter = Meter::new(Default::default(), Default::default());
     meter.batch(&batch, &mut drop);
-    meter.harvest(time, &mut drop);
+    meter.report_changed(time, &mut drop);
     meter.finish(&mut drop);
 }
 
@@ -80,9 +80,9 @@ fn captures(bytes: &[u8]) {
     if file.write_all(bytes).is_err() {
         return;
     }
-    let mut reader = Reader::open(&[file.path().to_owned()]);
+    let mut reader = CaptureReader::open(&[file.path().to_owned()]);
     let mut meter = Meter::new(Default::default(), Default::default());
-    let mut batch = Batch::default();
+    let mut batch = FrameBatch::default();
     while reader.next_batch(&mut batch) {
         meter.batch(&batch, &mut drop);
     }

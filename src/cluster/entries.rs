@@ -88,15 +88,15 @@ pub(super) struct Entries {
     resolved: HashSet<String>,
 }
 
-/// Hosts that VirtualServices route, in full.
+/// Hosts that rules name, in full.
 #[derive(Debug, Default)]
-pub(super) struct Routed {
+pub(super) struct Hosts {
     exact: HashSet<String>,
     /// Without the star.
     wild: BTreeSet<String>,
 }
 
-impl Routed {
+impl Hosts {
     pub(super) fn add(&mut self, host: &str, namespace: &str, domain: &str) {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         match host.strip_prefix('*') {
@@ -126,6 +126,11 @@ impl Cluster {
     pub fn routed(&self, name: &str, namespace: &str) -> Option<String> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         self.spellings(&name, namespace).into_iter().find(|host| self.routed.contains(host))
+    }
+
+    /// Whether proxies may dial the address of this host as it was called.
+    pub fn is_passed_through(&self, host: &str) -> bool {
+        self.passed.contains(host)
     }
 
     /// Hosts that a name may stand for, in the order of the search path: as it is, then completed.

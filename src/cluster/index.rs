@@ -39,6 +39,8 @@ pub struct Builder {
     routed: Vec<(String, String)>,
     config_maps: Vec<objects::ConfigMap>,
     namespaces: Vec<objects::Namespace>,
+    /// Hosts that proxies dial as they were called, each with the namespace that it is spelled in.
+    passed: Vec<(String, String)>,
     domain: Option<String>,
 }
 
@@ -119,6 +121,13 @@ impl Builder {
         self.workload_entries.extend(Workload::of(entry));
     }
 
+    /// A DestinationRule may let a proxy dial the very address that was called.
+    pub(crate) fn destination_rule(&mut self, rule: &objects::DestinationRule) {
+        if let Some(host) = rule.passed_through() {
+            self.passed.push((host.to_owned(), rule.metadata.namespace.clone()));
+        }
+    }
+
     /// Hosts that a VirtualService routes: a look-up of one is a look-up of the mesh, whether it is
     /// a Service's or not.
     pub(crate) fn virtual_service(&mut self, rule: &objects::VirtualService) {
@@ -150,6 +159,9 @@ impl Builder {
         };
         for (host, namespace) in self.routed.drain(..) {
             cluster.routed.add(&host, &namespace, &cluster.domain);
+        }
+        for (host, namespace) in self.passed.drain(..) {
+            cluster.passed.add(&host, &namespace, &cluster.domain);
         }
         self.pods.sort_by(|(a, _), (b, _)| key(a).cmp(&key(b)));
         let derived = !self.services.is_empty() && self.slices.is_empty();

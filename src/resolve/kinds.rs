@@ -51,6 +51,15 @@ metadata: {namespace: pay, name: billing-admin}
 spec: {clusterIP: 10.96.0.4, ports: [{port: 81, targetPort: 8081}], selector: {app: billing}}
 ---
 kind: Service
+metadata: {namespace: shop, name: passed}
+spec: {clusterIP: 10.96.0.6, ports: [{port: 80}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {namespace: shop, name: passed}
+spec: {host: passed, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}}}
+---
+kind: Service
 metadata: {namespace: vms, name: old}
 spec: {clusterIP: 10.96.0.5, ports: [{name: http, port: 80, targetPort: 8080}], selector: {app: old}}
 ---
@@ -153,6 +162,8 @@ fn a_miss_is_where_the_proxy_would_have_handled_the_address() {
         is("ratings.example", 80, true)
     );
     assert_eq!(seen("10.1.0.6", "240.240.0.9:9000", ("", &[])), is("240.240.0.9", 9000, true));
+    // The proxy dials the address that was called.
+    assert_eq!(seen(WEB, "10.96.0.6:80", ("", &[])), is("shop/passed", 80, false));
     // The proxy may have found that address by the DNS.
     assert_eq!(seen(WEB, "192.0.2.77:5432", ("", &[])), is("db-a.example", 5432, false));
 }

@@ -315,9 +315,9 @@ fn hand_over(
         Known::VirtualService(o) => cluster.virtual_service(&o),
         Known::ConfigMap(o) => cluster.config_map(o),
         Known::Namespace(o) => cluster.namespace(o),
+        Known::DestinationRule(o) => cluster.destination_rule(&o),
         // What these say decides nothing about addresses.
-        Known::DestinationRule(_)
-        | Known::Sidecar(_)
+        Known::Sidecar(_)
         | Known::Telemetry(_)
         | Known::AuthorizationPolicy(_)
         | Known::EnvoyFilter(_)

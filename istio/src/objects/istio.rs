@@ -34,6 +34,21 @@ pub type Telemetry = Object<TelemetrySpec>;
 /// An AuthorizationPolicy (`security.istio.io`).
 pub type AuthorizationPolicy = Object<AuthorizationPolicySpec>;
 
+impl DestinationRule {
+    /// The host of which the proxy dials the address that was called, as the rule spells it: it
+    /// balances some of it with `PASSTHROUGH` (`applyLoadBalancer`,
+    /// `pilot/pkg/networking/core/cluster_traffic_policy.go`: ORIGINAL_DST).
+    pub fn passed_through(&self) -> Option<&str> {
+        let spec = self.spec.as_ref()?;
+        let policy = spec.traffic_policy.as_ref()?;
+        let passes = |p: &Value| {
+            p.pointer("/loadBalancer/simple").is_some_and(|s| s == "PASSTHROUGH" || s == 4)
+        };
+        let ports = policy.get("portLevelSettings").and_then(Value::as_array);
+        (passes(policy) || ports.into_iter().flatten().any(passes)).then_some(spec.host.as_str())
+    }
+}
+
 /// What a VirtualService says, as far as the mesh's own proxies read it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
