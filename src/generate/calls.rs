@@ -265,7 +265,8 @@ impl<'a, 'm> Planner<'a, 'm> {
             let host = full_name(self.mesh(), &l.host, self.client.namespace);
             let explained = self.found.keys().any(|c| c.host == host)
                 || self.plan.rejected.contains_key(&host)
-                || self.looked_up_by_proxy(&host);
+                // A look-up that any proxy makes says nothing of the application.
+                || self.mesh().looked_up_by_proxies(&host);
             if explained {
                 continue;
             }
@@ -294,12 +295,6 @@ impl<'a, 'm> Planner<'a, 'm> {
                 }
             }
         }
-    }
-
-    /// Whether proxies look a host up by themselves: endpoints of DNS clusters
-    /// (`networking/core/cluster.go`), so that a look-up says nothing of the application.
-    fn looked_up_by_proxy(&self, host: &str) -> bool {
-        self.mesh().services_of(host).any(|s| s.resolution == Resolution::Dns)
     }
 
     /// A host that was seen called, and hosts that lead there.
