@@ -17,14 +17,13 @@ mod notes;
 mod past;
 mod place;
 pub mod readiness;
+mod withheld;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
-
 use crate::cluster::{Cluster, lasting};
 use crate::mesh::{Egress, Mesh, MeshPod, Meshes, Sidecar, TrafficMode};
-use crate::model::{DataPlane, Time, Workload, WorkloadId, valid};
+use crate::model::{DataPlane, Time, Workload, WorkloadId};
 use crate::scope::clusters::Size;
 use crate::scope::{Call, Client, Scope, Treatment, everything, listeners, policy};
 use calls::{Plan, Planned, Planner};
@@ -41,6 +40,7 @@ pub use known::{Gap, Known, Subject};
 pub use manifest::Manifest;
 pub use minimal::SILENT;
 pub use past::set_apart;
+pub use withheld::{Cause, Withheld};
 
 /// How to generate.
 #[derive(Clone, Debug, Default)]
@@ -60,67 +60,6 @@ pub struct Options {
     /// Also compute what only explanations and forecasts show, of workloads that are not ready as
     /// well.
     pub detail: bool,
-}
-
-/// Why no Sidecar is written, as programs tell the reasons apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Cause {
-    /// Its pods have no proxy that a Sidecar could configure.
-    NoProxy,
-    /// Nothing is known of it.
-    NotWatched,
-    /// More watching would help.
-    Unready,
-    /// A call is known that the Sidecar would not keep for sure.
-    Incomplete,
-    /// No labels select its pods for good.
-    NoSelector,
-    /// A Sidecar that Sidecarta did not write is in its place.
-    NotAdopted,
-    /// Its pods belong to several revisions of istiod.
-    SeveralRevisions,
-    /// istiod does not look at its namespace.
-    Undiscovered,
-    /// Another Sidecar would win, or Kubernetes would refuse it.
-    Conflict,
-}
-
-impl Cause {
-    /// As JSON spells it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NoProxy => "no-proxy",
-            Self::NotWatched => "not-watched",
-            Self::Unready => "unready",
-            Self::Incomplete => "incomplete",
-            Self::NoSelector => "no-selector",
-            Self::NotAdopted => "not-adopted",
-            Self::SeveralRevisions => "several-revisions",
-            Self::Undiscovered => "undiscovered",
-            Self::Conflict => "conflict",
-        }
-    }
-}
-
-/// Why no Sidecar is written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Withheld {
-    /// For programs.
-    pub code: Cause,
-    /// For people.
-    pub reason: String,
-    /// More watching would help.
-    pub unready: bool,
-    /// Something is known of the workload, and would have been written.
-    pub known: bool,
-}
-
-impl Withheld {
-    fn new(code: Cause, reason: impl Into<String>) -> Self {
-        let known = !matches!(code, Cause::NoProxy | Cause::NotWatched | Cause::Undiscovered);
-        Self { code, reason: reason.into(), unready: code == Cause::Unready, known }
-    }
 }
 
 /// A call and what became of it.
@@ -259,7 +198,7 @@ pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
     let mut ready: Vec<&Subject> = Vec::new();
     let mut unready: BTreeMap<&WorkloadId, Withheld> = BTreeMap::new();
     for s in subjects {
-        match withheld(s, input) {
+        match not_yet(s, input) {
             // What would be written can be explained before it is ready to be.
             Some(why) if input.options.detail && why.code == Cause::Unready => {
                 unready.insert(&s.id, why);
@@ -334,7 +273,7 @@ fn in_parallel<'j, J: Sync, R: Send>(jobs: &'j [J], run: impl Fn(&'j J) -> R + S
     })
 }
 
-fn withheld(subject: &Subject, input: &Input<'_>) -> Option<Withheld> {
+fn not_yet(subject: &Subject, input: &Input<'_>) -> Option<Withheld> {
     let (known, options) = (input.known(&subject.id), input.options);
     if let Some(why) = subject.data_plane.why_no_sidecar() {
         return Some(Withheld::new(Cause::NoProxy, why));
@@ -438,7 +377,7 @@ impl<'a> Work<'a> {
 
     fn one<'s>(&self, g: &Group, shape: &'s Shape<'a>, full: &'s Scope<'s>) -> Outcome {
         let unready = || g.members.iter().find_map(|m| self.unready.get(m)).cloned();
-        let mut outcome = Outcome::new(g.members.clone(), refused(g).or_else(unready));
+        let mut outcome = Outcome::new(g.members.clone(), withheld::refused(g).or_else(unready));
         outcome.notes.clone_from(&g.notes);
         let mut all: BTreeMap<Call, (WorkloadId, Planned)> = BTreeMap::new();
         let mut assumed: BTreeSet<String> = BTreeSet::new();
@@ -501,7 +440,7 @@ impl<'a> Work<'a> {
                 let all = outcome.gaps.iter();
                 outcome.notes.extend(all.map(|gap| format!("not kept for sure: {gap}")));
             } else {
-                outcome.withheld = Some(incomplete(&outcome.gaps));
+                outcome.withheld = Some(withheld::incomplete(&outcome.gaps));
             }
         }
         outcome.implied = implied.into_iter().collect();
@@ -635,40 +574,6 @@ fn mesh_of<'a>(g: &mut Group, input: &Input<'a>, running: &Running<'_>) -> &'a M
         ));
     }
     mesh
-}
-
-/// Withheld for calls that are known and that no list is sure to keep.
-fn incomplete(gaps: &[Gap]) -> Withheld {
-    /// Gaps that are named; `explain` shows the others.
-    const NAMED: usize = 5;
-    let mut all: Vec<String> = gaps.iter().take(NAMED).map(ToString::to_string).collect();
-    if gaps.len() > NAMED {
-        all.push(format!("and {} more", gaps.len() - NAMED));
-    }
-    let reason = format!(
-        "a call is known that the Sidecar would not keep for sure (--include-incomplete writes it all the same): {}",
-        all.join("; ")
-    );
-    Withheld::new(Cause::Incomplete, reason)
-}
-
-/// Why nothing is written for a group, whatever its calls are.
-fn refused(g: &Group) -> Option<Withheld> {
-    let why = |code, reason: &Option<String>| reason.as_ref().map(|r| Withheld::new(code, r));
-    why(Cause::Undiscovered, &g.undiscovered)
-        .or_else(|| why(Cause::SeveralRevisions, &g.several_revisions))
-        .or_else(|| why(Cause::NotAdopted, &g.not_adopted))
-        .or_else(|| why(Cause::Conflict, &g.refused))
-        .or_else(|| nameless(g).map(|r| Withheld::new(Cause::Conflict, r)))
-}
-
-/// Why a group's Sidecar cannot have its name, namespace or labels: an application's label need be
-/// no name, and what a store learned before names were checked may hold anything.
-fn nameless(g: &Group) -> Option<String> {
-    let space = if g.namespace.is_empty() { Ok(()) } else { valid::namespace(&g.namespace) };
-    let checked = space.and_then(|()| valid::object_name(&g.name));
-    let checked = checked.and_then(|()| g.selector.as_ref().map_or(Ok(()), valid::labels));
-    checked.err().map(|e| format!("its Sidecar would have a name that Kubernetes refuses: {e}"))
 }
 
 impl Outcome {

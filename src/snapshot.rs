@@ -114,7 +114,8 @@ impl Report {
             out.push(
                 "the snapshot holds no VirtualService, DestinationRule, ServiceEntry or Sidecar: where the cluster has any, hosts that \
                  they ask for are missing; add `kubectl get virtualservices,destinationrules,serviceentries,sidecars,telemetries,\
-                 authorizationpolicies -A -o yaml`"
+                 authorizationpolicies,envoyfilters,wasmplugins -A -o yaml`, and httproutes,grpcroutes where the cluster has the \
+                 Gateway API"
                     .to_owned(),
             );
         }

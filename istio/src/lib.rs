@@ -33,13 +33,15 @@
 //!   match on the path or on headers can decide is kept as a step of the route, for it is the
 //!   request's to say;
 //! - DestinationRules: merging, selectors, subsets; settings are carried, not applied;
-//! - the settings of MeshConfig that these depend on, and providers that Telemetries and
-//!   AuthorizationPolicies name.
+//! - HTTPRoutes, GRPCRoutes, TCPRoutes and TLSRoutes whose parent is a Service or a ServiceEntry;
+//! - the settings of MeshConfig that these depend on, and what makes the proxy itself call: providers
+//!   that Telemetries and AuthorizationPolicies name, clusters that EnvoyFilters and WasmPlugins name;
+//! - one mesh for each revision of istiod, without the namespaces that `discoverySelectors` leave out.
 //!
 //! # What is not
 //!
-//! Gateways, waypoints and ambient mode, the Gateway API, WorkloadEntry objects, several clusters,
-//! locality and traffic policies of endpoints, mutual TLS, EnvoyFilters, WebAssembly plugins, and
+//! Gateways, waypoints and ambient mode, WorkloadEntry objects, several clusters, locality and traffic
+//! policies of endpoints, mutual TLS, what EnvoyFilters and WebAssembly plugins do beside calling, and
 //! feature flags other than the default ones.
 //!
 //! # Example

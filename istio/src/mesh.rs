@@ -137,6 +137,8 @@ pub struct Mesh {
     pub revision: String,
     pub(crate) discovery: Discovery,
     pub(crate) unread: Vec<Unread>,
+    /// Names that DNS clusters resolve.
+    pub(crate) dns_names: foldhash::HashSet<String>,
     pub(crate) services: Vec<Service>,
     pub(crate) by_host: HashMap<String, BTreeMap<String, Indexed>>,
     pub(crate) by_namespace: HashMap<String, Vec<u32>>,
@@ -211,6 +213,17 @@ impl Mesh {
     /// Whether istiod looks away from a namespace (`discoverySelectors`): nothing in it exists.
     pub fn hides(&self, namespace: &str) -> bool {
         self.discovery.hides(namespace)
+    }
+
+    /// Whether proxies look a name up by themselves: it is an endpoint of a DNS cluster
+    /// (`networking/core/cluster.go`).
+    pub fn looked_up_by_proxies(&self, name: &str) -> bool {
+        self.dns_names.contains(name)
+    }
+
+    /// Whether a Kubernetes Service of any namespace has this name.
+    pub fn names_service(&self, name: &str) -> bool {
+        self.services.iter().any(|s| s.registry == Registry::Kubernetes && s.object == name)
     }
 
     /// Whether a namespace is one of the cluster, as far as the objects tell.

@@ -35,18 +35,38 @@ fn unstable(label: &str) -> bool {
             | "serving.knative.dev/revisionUID"
             | "serving.knative.dev/configurationGeneration"
             | "strimzi.io/pod-name"
+            | "spark-app-selector"
+            | "workflows.argoproj.io/workflow"
             | "openshift.io/deployment-config.latest-version"
     )
+}
+
+/// The words of a label's name, in lower case: `revisionUID` and `instance-role` have two each.
+fn words(label: &str) -> Vec<String> {
+    let name = label.rsplit('/').next().unwrap_or(label);
+    let mut words: Vec<String> = vec![String::new()];
+    let mut lower = false;
+    for c in name.chars() {
+        if !c.is_ascii_alphanumeric() || (lower && c.is_ascii_uppercase()) {
+            words.push(String::new());
+        }
+        lower = c.is_ascii_lowercase();
+        if let Some(word) = words.last_mut().filter(|_| c.is_ascii_alphanumeric()) {
+            word.push(c.to_ascii_lowercase());
+        }
+    }
+    words
 }
 
 /// Whether the words of a label say that it is of one revision, run, role or version: what a
 /// controller selects by cannot change, but any other label of a pod can.
 fn changing(label: &str) -> bool {
-    const WORDS: [&str; 24] = [
+    const WORDS: [&str; 25] = [
         "hash",
         "revision",
         "generation",
         "uid",
+        "id",
         "chart",
         "version",
         "role",
@@ -68,44 +88,26 @@ fn changing(label: &str) -> bool {
         "commit",
         "heritage",
     ];
-    let name = label.rsplit('/').next().unwrap_or(label);
-    let mut words: Vec<String> = vec![String::new()];
-    let mut lower = false;
-    for c in name.chars() {
-        // `revisionUID`, `instanceRole`: a word begins where the case rises.
-        if !c.is_ascii_alphanumeric() || (lower && c.is_ascii_uppercase()) {
-            words.push(String::new());
-        }
-        lower = c.is_ascii_lowercase();
-        if let Some(word) = words.last_mut().filter(|_| c.is_ascii_alphanumeric()) {
-            word.push(c.to_ascii_lowercase());
-        }
-    }
-    words.iter().any(|w| WORDS.contains(&w.as_str()))
+    words(label).iter().any(|w| WORDS.contains(&w.as_str()))
 }
 
 /// Whether a label can name what a pod belongs to.
 fn identifying(label: &str) -> bool {
-    matches!(
-        label.rsplit('/').next().unwrap_or(label),
-        "app"
-            | "name"
-            | "instance"
-            | "k8s-app"
-            | "service"
-            | "cluster"
-            | "cluster-name"
-            | "application"
-            | "app-name"
-            | "workload"
-            | "component"
-            | "release"
-            | "deploymentconfig"
-            | "deployment-config.name"
-            | "cron-workflow"
-            | "workflow-template"
-            | "cluster-workflow-template"
-    )
+    const LAST: [&str; 12] = [
+        "app",
+        "name",
+        "instance",
+        "service",
+        "cluster",
+        "application",
+        "workload",
+        "component",
+        "release",
+        "deploymentconfig",
+        "workflow",
+        "template",
+    ];
+    words(label).last().is_some_and(|w| LAST.contains(&w.as_str()))
 }
 
 /// Kinds of which each object is one run or one revision: its name is of no other pod.

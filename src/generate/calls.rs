@@ -265,7 +265,8 @@ impl<'a, 'm> Planner<'a, 'm> {
             let host = full_name(self.mesh(), &l.host, self.client.namespace);
             let explained = self.found.keys().any(|c| c.host == host)
                 || self.plan.rejected.contains_key(&host)
-                || self.looked_up_by_proxy(&host);
+                // A look-up that any proxy makes says nothing of the application.
+                || self.mesh().looked_up_by_proxies(&host);
             if explained {
                 continue;
             }
@@ -294,16 +295,6 @@ impl<'a, 'm> Planner<'a, 'm> {
                 }
             }
         }
-    }
-
-    /// Whether proxies look a host up by themselves: the host or an endpoint of a DNS cluster
-    /// (`networking/core/cluster.go`), so that a look-up says nothing of the application.
-    fn looked_up_by_proxy(&self, host: &str) -> bool {
-        let mesh = self.mesh();
-        let by_dns = |s: &&Service| s.resolution == Resolution::Dns;
-        let named = |s: &Service| mesh.endpoints(s).iter().any(|e| e.address == host);
-        mesh.services_of(host).any(|s| by_dns(&s))
-            || mesh.services().iter().filter(by_dns).any(named)
     }
 
     /// A host that was seen called, and hosts that lead there.

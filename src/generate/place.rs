@@ -82,6 +82,14 @@ pub(super) fn cluster_name(mesh: &Mesh, host: &str, client: &str) -> Option<(Str
             Some(of(name, namespace))
         }
         None => Some(of(short.unwrap_or(host), client)),
-        Some(_) => None,
+        // `cart.shpo`: the name of a Service in a namespace that is none.
+        Some((name, namespace)) if !name.contains('.') && mesh.names_service(name) => {
+            Some(of(name, namespace))
+        }
+        // `cart.shop.svc.cluster.lcoal`: nothing outside is called so.
+        Some(_) => host.split_once(".svc.").and_then(|(name, _)| {
+            let (name, namespace) = name.rsplit_once('.')?;
+            Some(of(name.rsplit('.').next().unwrap_or(name), namespace))
+        }),
     }
 }

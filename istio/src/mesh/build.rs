@@ -225,6 +225,10 @@ impl Builder {
         self.services_into(&mut mesh);
         self.endpoints_into(&mut mesh);
         self.targets_into(&mut mesh);
+        for s in mesh.services.iter().filter(|s| s.resolution == Resolution::Dns) {
+            let names = mesh.endpoints(s).iter().map(|e| e.address.to_ascii_lowercase());
+            mesh.dns_names.extend(names.collect::<Vec<_>>());
+        }
         for (i, v) in mesh.virtual_services.iter().enumerate().filter(|(_, v)| v.mesh) {
             let index = mesh.virtual_by_namespace.entry(v.namespace.clone()).or_default();
             index.all.push(i as u32);
@@ -252,7 +256,7 @@ impl Builder {
         let found = mesh_configs(&self.config_maps, revision);
         let Some(map) = found.first() else { return MeshConfig::default() };
         let (own, m) = (config_map_name(revision), &map.metadata);
-        if m.name != own && (m.name != "istio" || found.len() > 1) {
+        if m.name != own {
             problems.push(format!(
                 "the MeshConfig of revision {revision} (ConfigMap {own}) is not in the snapshot: {}/{} is used",
                 m.namespace, m.name
