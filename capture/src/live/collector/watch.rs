@@ -75,7 +75,7 @@ impl Collector {
                     tracing::warn!(
                         interface = %link.name,
                         why = %source,
-                        "no handle for another interface: one handle for all is used in addition"
+                        "no handle for one more interface: one handle for all is used in addition"
                     );
                     self.status.not_opened += 1;
                     match self.open_any() {
