@@ -9,7 +9,7 @@ export CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidecarta
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 BIN := $(CARGO_TARGET_DIR)/release/sidecarta
 
-.PHONY: demo test torture bench mesh test-fresh test-upgrade build setup setup-test setup-bench lint \
+.PHONY: demo test torture bench mesh test-fresh test-upgrade fuzz build setup setup-test setup-bench lint \
 	lint-workflows supply-chain dist clean
 # What is missing comes before what needs it.
 .NOTPARALLEL:
@@ -74,6 +74,11 @@ BEFORE ?= HEAD~1
 test-upgrade: setup
 	@./tests/before $(BEFORE)
 
+# Parsers of foreign bytes under libFuzzer, so many seconds each. `make test` has a short run.
+SECONDS_EACH ?= 600
+fuzz: setup-fuzz
+	@./fuzz/run $(SECONDS_EACH) $(TARGETS)
+
 # For those who change `setup`: the commands above on bare Debian roots of their own. Needs root.
 test-fresh:
 	@./tests/fresh $(PARTS)
@@ -97,7 +102,7 @@ dist: build
 setup:
 	@./setup
 
-setup-test setup-bench:
+setup-test setup-bench setup-fuzz:
 	@./setup $(@:setup-%=%)
 
 clean:

@@ -77,8 +77,7 @@ fn known() -> BTreeMap<WorkloadId, Known> {
             workload: String::new(),
             host: host((i * 7 + k * 131 + 1) % total),
             port: Some(if k % 5 == 0 { 5432 } else { 80 }),
-            protocol: None,
-            address: None,
+            ..Declared::default()
         });
         (id, Known { declared: declared.collect(), ..Known::default() })
     };
@@ -123,8 +122,14 @@ fn main() {
         let egress = [egress];
         let rounds = 200;
         let (n, time) = timed(|| {
-            let scope =
-                || Scope::new(&snapshot.mesh, client.namespace, &egress, TrafficMode::AllowAny);
+            let scope = || {
+                Scope::new(
+                    snapshot.meshes.first(),
+                    client.namespace,
+                    &egress,
+                    TrafficMode::AllowAny,
+                )
+            };
             (0..rounds).map(|_| black_box(scope()).services.len()).max()
         });
         println!("{name:22} {:.3?} each, {} Services", time / rounds, n.unwrap_or_default());
@@ -132,10 +137,10 @@ fn main() {
 
     let known = known();
     let subjects = subjects(&snapshot.cluster, &[]);
-    let options = Options::default();
+    let options = Options { include_unready: true, ..Options::default() };
     let input = Input {
         cluster: &snapshot.cluster,
-        mesh: &snapshot.mesh,
+        meshes: &snapshot.meshes,
         known: &known,
         options: &options,
     };

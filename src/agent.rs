@@ -7,12 +7,13 @@ pub mod outbox;
 pub mod outlet;
 mod rights;
 mod serve;
+mod state;
 pub mod waiting;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sidecarta_capture::flow::KnownPorts;
@@ -27,8 +28,9 @@ use crate::life::{Part, Signals, reason};
 use crate::model::{DataPlane, Time, counter};
 use crate::observed::Gatherer;
 use crate::view::View;
-use outbox::{Outbox, Pace, Progress};
+use outbox::{Outbox, Pace};
 use outlet::Outlet;
+use state::{Shared, lock};
 use waiting::Waiting;
 
 pub use rights::{Missing, keep_only_capture};
@@ -57,24 +59,6 @@ pub struct Config {
     /// The cluster that is asked whether the node is one of its own.
     pub check: Option<kube::Client>,
 }
-
-/// What the agent does, for those who ask.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct State {
-    pub collected: Collected,
-    pub progress: Progress,
-    /// All counters, by name.
-    pub counted: std::collections::BTreeMap<String, u64>,
-    pub waiting: usize,
-    pub edges: usize,
-    pub kinds: Vec<(String, String)>,
-    pub synced: bool,
-    /// Why pods will not be told of.
-    pub blind: Option<String>,
-    pub draining: bool,
-}
-
-type Shared = Arc<Mutex<State>>;
 
 /// Runs until a signal comes or a part of it ends. `begin` gives the view, within the runtime that
 /// its watches live in.
@@ -205,10 +189,6 @@ async fn absent(client: Option<kube::Client>, mut view: View, node: String) -> S
         }
         tokio::time::sleep(AGAIN).await;
     }
-}
-
-fn lock(state: &Shared) -> std::sync::MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tells this run from all others.

@@ -18,113 +18,23 @@ mod unreadable;
 
 use std::collections::{self, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 
-use serde::{Deserialize, Serialize};
+use crate::mesh::Discovery;
+use crate::model::{Protocol, ServicePort, Span, Time};
 
-use crate::model::{DataPlane, Protocol, ServicePort, Span, Time, WorkloadId};
-
+pub(crate) use crate::model::CaptureScope;
+pub use crate::model::{Labels, Pod};
 pub(crate) use brief::{ControllerBrief, PodBrief};
 pub use entries::{Entry, EntryHost, EntryPort};
 pub use index::Builder;
 pub use names::Named;
-pub use objects::Labels;
+pub(crate) use owner::lasting;
 pub(crate) use pool::Pool;
 pub(crate) use proxy::dns_domain;
 pub(crate) use turns::Ended;
-
-/// A pod, with the interval in which it held its addresses. What it has in common with others is
-/// shared.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Pod {
-    /// Name of the pod.
-    pub name: Arc<str>,
-    /// What tells it from another pod of its name, at another time; empty where the snapshot does
-    /// not say, and in batches of old agents.
-    #[serde(default = "untold")]
-    pub uid: Arc<str>,
-    /// Its top controller.
-    pub workload: WorkloadId,
-    /// Labels of the pod.
-    pub labels: Labels,
-    /// Labels that select its workload's pods and survive a rollout.
-    pub selector: Labels,
-    /// How it takes part in the mesh.
-    pub data_plane: DataPlane,
-    /// When it began to hold its addresses; [`Time::MIN`] where the snapshot does not say.
-    pub start: Time,
-    /// When it ceased to; [`Time::MAX`] while it runs.
-    pub end: Time,
-    /// Its addresses.
-    pub addresses: Arc<[IpAddr]>,
-    /// The node that it runs on; empty where that is not known.
-    pub node: Arc<str>,
-    /// When its proxy began to run, if that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) proxy_since: Option<Time>,
-    /// Whether its outbound traffic on this port and to this address goes through its proxy.
-    pub(crate) capture: Arc<CaptureScope>,
-}
-
-fn untold() -> Arc<str> {
-    Arc::from("")
-}
-
-impl Pod {
-    /// Whether its proxy captured connections to this address and port then: it is redirected to
-    /// the proxy, and the proxy ran. What init containers send before that goes past it.
-    pub fn captures(&self, address: IpAddr, port: u16, at: Time) -> bool {
-        self.redirects(address, port) && self.proxy_since.is_none_or(|since| since <= at)
-    }
-
-    /// Whether connections to this address and port are redirected to its proxy, as far as its
-    /// settings say.
-    pub fn redirects(&self, address: IpAddr, port: u16) -> bool {
-        self.data_plane == DataPlane::Sidecar && self.capture.includes(address, port)
-    }
-
-    /// Whether it takes Istio's mutual TLS (label `security.istio.io/tlsMode`, set by the
-    /// injector).
-    pub fn takes_mutual_tls(&self) -> bool {
-        self.labels.get("security.istio.io/tlsMode").is_some_and(|m| m == "istio")
-    }
-}
-
-/// Which outbound connections of a pod are redirected to its proxy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct CaptureScope {
-    /// `None`: all ranges.
-    pub include_ranges: Option<Vec<IpNet>>,
-    pub exclude_ranges: Vec<IpNet>,
-    pub exclude_ports: BTreeSet<u16>,
-    /// Ports captured whatever the range.
-    pub include_ports: BTreeSet<u16>,
-}
-
-impl CaptureScope {
-    /// How many bytes of memory it takes.
-    pub(crate) fn footprint(&self) -> usize {
-        let ranges = self.exclude_ranges.len() + self.include_ranges.as_ref().map_or(0, Vec::len);
-        let ports = self.exclude_ports.len() + self.include_ports.len();
-        // Of a set of ports: half-empty leaves with room for 11, and what the allocator adds.
-        size_of::<Self>() + 2 * ranges * size_of::<IpNet>() + ports.next_multiple_of(11) * 12 + 192
-    }
-
-    fn includes(&self, address: IpAddr, port: u16) -> bool {
-        if self.exclude_ports.contains(&port)
-            || self.exclude_ranges.iter().any(|n| n.contains(&address))
-        {
-            return false;
-        }
-        self.include_ports.contains(&port)
-            || self.include_ranges.as_ref().is_none_or(|r| r.iter().any(|n| n.contains(&address)))
-    }
-}
 
 /// A Service as resolution sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,6 +115,7 @@ pub struct Cluster {
     pod_ranges: Vec<IpNet>,
     service_ranges: Vec<IpNet>,
     domain: String,
+    discovery: Discovery,
 }
 
 impl Cluster {
@@ -224,6 +135,11 @@ impl Cluster {
     /// All Services, sorted by namespace and name.
     pub fn services(&self) -> &[Service] {
         &self.services
+    }
+
+    /// Whether istiod looks away from a namespace: no proxy can have what is in it.
+    pub fn hides(&self, namespace: &str) -> bool {
+        self.discovery.hides(namespace)
     }
 
     /// The cluster's DNS domain, `cluster.local` unless said otherwise.
@@ -303,15 +219,18 @@ impl Cluster {
         found.filter(|b| b.from <= time && time < b.until).all(|b| b.sure)
     }
 
-    /// The time around `time` in which nothing changes of what is known of an address and a port:
-    /// who holds it, and which Services it is an endpoint of.
-    pub fn steady(&self, address: IpAddr, port: u16, protocol: Protocol, time: Time) -> Span {
+    /// The time around `time` in which a call of a pod resolves alike: nothing changes of what is
+    /// known of the address and port that it goes to (who holds it, which Services it is an
+    /// endpoint of), nor of whether the pod's proxy runs.
+    pub fn steady(&self, pod: &Pod, to: (IpAddr, u16), protocol: Protocol, time: Time) -> Span {
+        let (address, port) = to;
         let pods = self.pods_by_address.get(&address).into_iter().flatten();
         let held = pods.map(|&i| &self.pods[i as usize]).map(|p| [p.start, p.end]);
         let backed = self.endpoints.get(&(address, port, protocol)).into_iter().flatten();
         let mut span = Span::ALWAYS;
         // At each of these times something begins, or has just ended.
-        for turn in held.chain(backed.map(|b| [b.from, b.until])).flatten() {
+        let all = held.chain(backed.map(|b| [b.from, b.until])).flatten();
+        for turn in all.chain(pod.proxy_since) {
             if turn <= time {
                 span.from = span.from.max(turn);
             } else {

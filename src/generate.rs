@@ -6,21 +6,24 @@
 
 pub mod calls;
 mod candidates;
+mod declared;
 pub mod group;
 pub mod implied;
 mod known;
+mod law;
 mod manifest;
 pub mod minimal;
 mod notes;
 mod past;
+mod place;
 pub mod readiness;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::cluster::Cluster;
-use crate::mesh::{Egress, Mesh, MeshPod, Sidecar, TrafficMode};
+use crate::cluster::{Cluster, lasting};
+use crate::mesh::{Egress, Mesh, MeshPod, Meshes, Sidecar, TrafficMode};
 use crate::model::{DataPlane, Time, Workload, WorkloadId, valid};
 use crate::scope::clusters::Size;
 use crate::scope::{Call, Client, Scope, Treatment, everything, listeners, policy};
@@ -28,11 +31,13 @@ use calls::{Plan, Planned, Planner};
 use group::{Group, GroupBy, Running};
 use implied::Implied;
 use minimal::{Demand, Instance, Minimal, Widening};
+use place::{Place, place};
 use readiness::{Readiness, Thresholds};
 
 use known::NOTHING;
 
-pub use known::{Declared, Known, Subject};
+pub use declared::{Declared, Refused};
+pub use known::{Gap, Known, Subject};
 pub use manifest::Manifest;
 pub use minimal::SILENT;
 pub use past::set_apart;
@@ -48,17 +53,74 @@ pub struct Options {
     pub least: Thresholds,
     /// Write it all the same.
     pub include_unready: bool,
-    /// Also compute what only explanations and forecasts show.
+    /// Write Sidecars of workloads of which calls are known that cannot be kept for sure.
+    pub include_incomplete: bool,
+    /// Replace Sidecars that somebody else wrote.
+    pub adopt: bool,
+    /// Also compute what only explanations and forecasts show, of workloads that are not ready as
+    /// well.
     pub detail: bool,
+}
+
+/// Why no Sidecar is written, as programs tell the reasons apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// Its pods have no proxy that a Sidecar could configure.
+    NoProxy,
+    /// Nothing is known of it.
+    NotWatched,
+    /// More watching would help.
+    Unready,
+    /// A call is known that the Sidecar would not keep for sure.
+    Incomplete,
+    /// No labels select its pods for good.
+    NoSelector,
+    /// A Sidecar that Sidecarta did not write is in its place.
+    NotAdopted,
+    /// Its pods belong to several revisions of istiod.
+    SeveralRevisions,
+    /// istiod does not look at its namespace.
+    Undiscovered,
+    /// Another Sidecar would win, or Kubernetes would refuse it.
+    Conflict,
+}
+
+impl Cause {
+    /// As JSON spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoProxy => "no-proxy",
+            Self::NotWatched => "not-watched",
+            Self::Unready => "unready",
+            Self::Incomplete => "incomplete",
+            Self::NoSelector => "no-selector",
+            Self::NotAdopted => "not-adopted",
+            Self::SeveralRevisions => "several-revisions",
+            Self::Undiscovered => "undiscovered",
+            Self::Conflict => "conflict",
+        }
+    }
 }
 
 /// Why no Sidecar is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Withheld {
+    /// For programs.
+    pub code: Cause,
     /// For people.
     pub reason: String,
     /// More watching would help.
     pub unready: bool,
+    /// Something is known of the workload, and would have been written.
+    pub known: bool,
+}
+
+impl Withheld {
+    fn new(code: Cause, reason: impl Into<String>) -> Self {
+        let known = !matches!(code, Cause::NoProxy | Cause::NotWatched | Cause::Undiscovered);
+        Self { code, reason: reason.into(), unready: code == Cause::Unready, known }
+    }
 }
 
 /// A call and what became of it.
@@ -83,6 +145,8 @@ pub struct Outcome {
     pub manifest: Option<Manifest>,
     /// Why none is written.
     pub withheld: Option<Withheld>,
+    /// Calls that are known and that no list is sure to keep.
+    pub gaps: Vec<Gap>,
     /// What a reviewer must know: ambiguity, gaps in what was watched, calls that no host covers.
     pub notes: Vec<String>,
     /// The proof.
@@ -106,8 +170,8 @@ pub struct Outcome {
 pub struct Input<'a> {
     /// Who holds which address, and the workloads.
     pub cluster: &'a Cluster,
-    /// What istiod makes of the configuration.
-    pub mesh: &'a Mesh,
+    /// What istiod makes of the configuration, for each of its revisions.
+    pub meshes: &'a Meshes,
     /// What is known, by workload.
     pub known: &'a BTreeMap<WorkloadId, Known>,
     /// How to generate.
@@ -119,6 +183,15 @@ impl<'a> Input<'a> {
     fn known(&self, id: &WorkloadId) -> &'a Known {
         self.known.get(id).unwrap_or(&NOTHING)
     }
+
+    /// How much is known of a workload.
+    fn readiness(&self, id: &WorkloadId) -> Readiness {
+        let running = |pod: &str| {
+            let all = self.cluster.pods_named(&id.namespace, pod).iter();
+            all.into_iter().any(|p| p.end == Time::MAX)
+        };
+        Readiness::of_kind(self.known(id), &id.kind, running)
+    }
 }
 
 /// All workloads, of the snapshot and of the store, sorted.
@@ -126,9 +199,11 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
     let mut all: BTreeMap<WorkloadId, Subject> = stored
         .iter()
         .map(|w| {
+            let selector = w.selector.clone();
             let subject = Subject {
                 id: w.id.clone(),
-                selector: w.selector.clone(),
+                // An older release stored labels that do not last.
+                selector: if given(&w.id) { selector } else { lasting(&selector) },
                 data_plane: w.data_plane,
                 present: false,
             };
@@ -136,7 +211,12 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
         })
         .collect();
     for pod in cluster.pods().iter().filter(|p| p.end == Time::MAX) {
-        let selector = BTreeMap::clone(&pod.selector);
+        let mut selector = BTreeMap::clone(&pod.selector);
+        let stored = all.get(&pod.workload).filter(|s| !s.present && !given(&s.id));
+        if let Some(old) = stored {
+            // What its pods had when they were learned counts as well.
+            selector.retain(|k, v| old.selector.get(k).is_none_or(|was| was == v));
+        }
         let new = Subject {
             id: pod.workload.clone(),
             selector,
@@ -156,13 +236,35 @@ pub fn subjects(cluster: &Cluster, stored: &[Workload]) -> Vec<Subject> {
     all.into_values().collect()
 }
 
+/// Whether the selector of a workload is what its controller says: any other is told from its pods.
+fn given(id: &WorkloadId) -> bool {
+    matches!(
+        id.kind.as_str(),
+        "Deployment"
+            | "StatefulSet"
+            | "DaemonSet"
+            | "ReplicaSet"
+            | "Rollout"
+            | "CloneSet"
+            | "DeploymentConfig"
+            | "ReplicationController"
+            | "Pod"
+    )
+}
+
 /// Generates for every subject, and for the namespaces where that is asked for. The result is
 /// sorted by namespace and name.
 pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
     let mut out: Vec<Outcome> = Vec::new();
     let mut ready: Vec<&Subject> = Vec::new();
+    let mut unready: BTreeMap<&WorkloadId, Withheld> = BTreeMap::new();
     for s in subjects {
-        match withheld(s, input.known(&s.id), input.options) {
+        match withheld(s, input) {
+            // What would be written can be explained before it is ready to be.
+            Some(why) if input.options.detail && why.code == Cause::Unready => {
+                unready.insert(&s.id, why);
+                ready.push(s);
+            }
             Some(why) => out.push(Outcome::new(vec![s.id.clone()], Some(why))),
             None => ready.push(s),
         }
@@ -174,11 +276,22 @@ pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
         groups.extend(group::groups(&ready, GroupBy::Namespace, &running));
     }
     let served: BTreeSet<&WorkloadId> = ready.iter().map(|s| &s.id).collect();
-    let replaced: Vec<Option<&Sidecar>> =
-        groups.iter_mut().map(|g| group::check(g, input.mesh, &running, &served)).collect();
-    let work = Work { input, running: &running, by_id: &by_id };
-    let shapes: Vec<Shape<'_>> =
-        groups.iter().zip(replaced).map(|(g, r)| work.shape(g, r)).collect();
+    let meshes: Vec<&Mesh> = groups.iter_mut().map(|g| mesh_of(g, input, &running)).collect();
+    let adopt = input.options.adopt;
+    let replaced: Vec<Option<&Sidecar>> = groups
+        .iter_mut()
+        .zip(&meshes)
+        .map(|(g, mesh)| group::check(g, mesh, &running, &served, adopt))
+        .collect();
+    let mut used = BTreeSet::new();
+    groups.iter_mut().for_each(|g| group::rename(g, input.meshes.taken(), &mut used));
+    let work = Work { input, running: &running, by_id: &by_id, unready: &unready };
+    let shapes: Vec<Shape<'_>> = groups
+        .iter()
+        .zip(meshes)
+        .zip(replaced)
+        .map(|((g, mesh), r)| work.shape(g, mesh, r))
+        .collect();
     // One scope with all hosts imported serves every group that has the same namespace, policy and
     // listeners with a port.
     let distinct: BTreeMap<&[String], &Shape<'_>> =
@@ -186,7 +299,7 @@ pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
     let distinct: Vec<(&Shape<'_>, Vec<Egress>)> =
         distinct.into_values().map(|s| (s, s.full_egress())).collect();
     let made = in_parallel(&distinct, |(s, egress)| {
-        (s.key.as_slice(), Scope::new(input.mesh, s.namespace, egress, s.policy))
+        (s.key.as_slice(), Scope::new(s.mesh, s.namespace, egress, s.policy))
     });
     let full: BTreeMap<&[String], Scope<'_>> = made.into_iter().collect();
     let jobs: Vec<(Group, &Shape<'_>)> = groups.into_iter().zip(&shapes).collect();
@@ -221,33 +334,35 @@ fn in_parallel<'j, J: Sync, R: Send>(jobs: &'j [J], run: impl Fn(&'j J) -> R + S
     })
 }
 
-fn withheld(subject: &Subject, known: &Known, options: &Options) -> Option<Withheld> {
-    let never = |reason: &str| Some(Withheld { reason: reason.to_owned(), unready: false });
+fn withheld(subject: &Subject, input: &Input<'_>) -> Option<Withheld> {
+    let (known, options) = (input.known(&subject.id), input.options);
     if let Some(why) = subject.data_plane.why_no_sidecar() {
-        return never(why);
+        return Some(Withheld::new(Cause::NoProxy, why));
     }
     if subject.selector.is_empty() {
-        return never("no label selects its pods across rollouts; give them one");
-    }
-    if !known.declared.is_empty() && !known.learned() {
-        return None;
+        let why = Withheld::new(Cause::NoSelector, subject.no_selector());
+        return Some(Withheld { known: known.anything(), ..why });
     }
     if known.watches.is_empty()
         && known.dependencies.iter().all(|d| !notes::needs_a_host(d))
         && known.declared.is_empty()
+        && known.unreadable.is_empty()
     {
-        return never(
+        return Some(Withheld::new(
+            Cause::NotWatched,
             "not watched: none of its pods' interfaces was captured, so its silence means nothing",
-        );
+        ));
     }
     if options.include_unready {
         return None;
     }
-    Readiness::of(known).lacks(&options.least).map(|reason| Withheld { reason, unready: true })
+    let reason = input.readiness(&subject.id).lacks(&options.least)?;
+    Some(Withheld { known: known.anything(), ..Withheld::new(Cause::Unready, reason) })
 }
 
 /// What a group's Sidecar must keep, beside calls.
 struct Shape<'m> {
+    mesh: &'m Mesh,
     namespace: &'m str,
     replaced: Option<&'m Sidecar>,
     policy: TrafficMode,
@@ -267,11 +382,12 @@ struct Work<'a> {
     input: &'a Input<'a>,
     running: &'a Running<'a>,
     by_id: &'a BTreeMap<&'a WorkloadId, &'a Subject>,
+    /// Workloads that are only explained.
+    unready: &'a BTreeMap<&'a WorkloadId, Withheld>,
 }
 
 impl<'a> Work<'a> {
-    fn shape(&self, g: &Group, replaced: Option<&'a Sidecar>) -> Shape<'a> {
-        let mesh = self.input.mesh;
+    fn shape(&self, g: &Group, mesh: &'a Mesh, replaced: Option<&'a Sidecar>) -> Shape<'a> {
         // Pods with the same labels are treated alike.
         let mut seen: BTreeSet<(&WorkloadId, &BTreeMap<String, String>)> = BTreeSet::new();
         let mut pods: Vec<(MeshPod, WorkloadId)> = Vec::new();
@@ -296,6 +412,7 @@ impl<'a> Work<'a> {
                 labels: std::sync::Arc::new(labels),
                 addresses: Vec::new(),
                 ready: false,
+                revision: None,
             };
             pods.push((pod, id.clone()));
         }
@@ -313,21 +430,29 @@ impl<'a> Work<'a> {
             .map_or("", |(w, _)| w.namespace.as_str());
         let policy = policy(mesh, replaced);
         let written = bound.iter().map(|e| format!("{e:?}"));
-        let key =
-            [namespace.to_owned(), policy.name().to_owned()].into_iter().chain(written).collect();
-        Shape { namespace, replaced, policy, bound, pods, key }
+        let revision = mesh.revision.clone();
+        let key = [revision, namespace.to_owned(), policy.name().to_owned()];
+        let key = key.into_iter().chain(written).collect();
+        Shape { mesh, namespace, replaced, policy, bound, pods, key }
     }
 
     fn one<'s>(&self, g: &Group, shape: &'s Shape<'a>, full: &'s Scope<'s>) -> Outcome {
-        let refused = g.refused.clone().or_else(|| nameless(g));
-        let refused = refused.map(|reason| Withheld { reason, unready: false });
-        let mut outcome = Outcome::new(g.members.clone(), refused);
+        let unready = || g.members.iter().find_map(|m| self.unready.get(m)).cloned();
+        let mut outcome = Outcome::new(g.members.clone(), refused(g).or_else(unready));
         outcome.notes.clone_from(&g.notes);
         let mut all: BTreeMap<Call, (WorkloadId, Planned)> = BTreeMap::new();
-        for id in &g.members {
+        let mut assumed: BTreeSet<String> = BTreeSet::new();
+        let mut gaps: BTreeSet<Gap> = BTreeSet::new();
+        // Pods that the selector meets as well get this Sidecar: what is known of them counts.
+        let callers: BTreeSet<&WorkloadId> = g.members.iter().chain(&g.bystanders).collect();
+        for &id in &callers {
             let known = self.input.known(id);
             let plan = self.plan(shape, full, id, known);
-            outcome.readiness.insert(id.clone(), Readiness::of(known));
+            if g.members.contains(id) {
+                outcome.readiness.insert(id.clone(), self.input.readiness(id));
+            }
+            gaps.extend(law::gaps(shape.mesh, known, &plan));
+            assumed.extend(plan.assumed);
             outcome.notes.extend(plan.notes);
             outcome.rejected.extend(plan.rejected);
             for planned in plan.calls {
@@ -336,12 +461,27 @@ impl<'a> Work<'a> {
         }
         let calls: Vec<Call> = all.keys().cloned().collect();
         let instances: Vec<Instance<'_>> =
-            shape.pods.iter().map(|(p, w)| Instance::new(p, g.members.contains(w))).collect();
+            shape.pods.iter().map(|(p, w)| Instance::new(p, callers.contains(w))).collect();
         let implied: BTreeSet<Implied> = shape
             .pods
             .iter()
-            .flat_map(|(p, _)| implied::implied(self.input.mesh, p, shape.replaced))
+            .flat_map(|(p, _)| implied::implied(shape.mesh, p, shape.replaced))
             .collect();
+        for i in &implied {
+            // The same holds for what the proxy itself calls.
+            if let Place::Missing { namespace, host } = place(full, &i.host, &g.namespace)
+                && host == i.host
+            {
+                assumed.insert(format!("{namespace}/{host}"));
+            }
+        }
+        let assumed: Vec<String> = assumed.into_iter().collect();
+        for entry in &assumed {
+            outcome.notes.push(format!(
+                "{entry} is not in the snapshot, and what is known names it: it is listed by its name, and what leads it \
+                 elsewhere is not known; add it to the snapshot"
+            ));
+        }
         let wanted: BTreeSet<(String, u16)> =
             implied.iter().map(|i| (i.host.clone(), i.port)).collect();
         let wanted: Vec<(String, u16)> = wanted.into_iter().collect();
@@ -352,10 +492,25 @@ impl<'a> Work<'a> {
             instances: &instances,
             calls: &calls,
             implied: &wanted,
+            assumed: &assumed,
         };
         let proof = minimal::minimal(&demand);
+        outcome.gaps = gaps.into_iter().collect();
+        if outcome.withheld.is_none() && !outcome.gaps.is_empty() {
+            if self.input.options.include_incomplete {
+                let all = outcome.gaps.iter();
+                outcome.notes.extend(all.map(|gap| format!("not kept for sure: {gap}")));
+            } else {
+                outcome.withheld = Some(incomplete(&outcome.gaps));
+            }
+        }
         outcome.implied = implied.into_iter().collect();
-        self.notes(g, &mut outcome, &proof, full);
+        outcome.notes.extend(
+            shape.mesh.unread_for(&g.namespace).map(|u| {
+                format!("{} {}/{} is not read: {}", u.kind, u.namespace, u.name, u.effect())
+            }),
+        );
+        self.notes(g, &mut outcome, &proof);
         if let Some(i) = instances
             .iter()
             .find(|i| i.calls)
@@ -401,22 +556,14 @@ impl<'a> Work<'a> {
 
     /// Clusters and endpoints under the Sidecar that applies now, whoever wrote it.
     fn today(&self, shape: &Shape<'_>, client: &Client<'_>) -> Size {
-        let egress = listeners(self.input.mesh.applied(shape.namespace, client.labels));
-        Scope::new(self.input.mesh, shape.namespace, &egress, shape.policy).size(client.labels)
+        let egress = listeners(shape.mesh.applied(shape.namespace, client.labels));
+        Scope::new(shape.mesh, shape.namespace, &egress, shape.policy).size(client.labels)
     }
 
-    fn notes(&self, g: &Group, outcome: &mut Outcome, proof: &Minimal, full: &Scope<'_>) {
+    fn notes(&self, g: &Group, outcome: &mut Outcome, proof: &Minimal) {
         for id in &g.members {
             let known = self.input.known(id);
             notes::of_dependencies(known, &mut outcome.notes);
-            notes::never_called(
-                self.input.cluster,
-                known,
-                full,
-                &proof.hosts,
-                &outcome.rejected,
-                &mut outcome.notes,
-            );
             if known.watches.is_empty() && known.learned() {
                 outcome
                     .notes
@@ -432,6 +579,13 @@ impl<'a> Work<'a> {
                 "its selector also meets pods of {}: they get this Sidecar too, and what they call is not known",
                 all.join(", ")
             ));
+        }
+        if proof.hosts == [SILENT] {
+            outcome.notes.push(
+                "~/*: nothing is known that it calls in the mesh, so it gets no Service at all: a call that comes later passes \
+                 its proxy as one to the outside, or is refused where the policy is REGISTRY_ONLY"
+                    .to_owned(),
+            );
         }
         match proof.widening {
             Widening::None => {}
@@ -453,6 +607,61 @@ impl<'a> Work<'a> {
     }
 }
 
+/// The mesh that a group's pods have. Where they belong to revisions that can differ, no one list
+/// is proved for all of them.
+fn mesh_of<'a>(g: &mut Group, input: &Input<'a>, running: &Running<'_>) -> &'a Mesh {
+    let meshes = input.meshes;
+    let pods = running
+        .selected(&g.namespace, g.selector.as_ref())
+        .filter(|p| p.data_plane == DataPlane::Sidecar);
+    let mut of: BTreeMap<&str, &Mesh> = BTreeMap::new();
+    for p in pods {
+        let mesh = meshes.of_pod(&g.namespace, &p.name);
+        of.insert(&mesh.revision, mesh);
+    }
+    if of.len() > 1 {
+        let all: Vec<&str> = of.keys().copied().collect();
+        g.several_revisions = Some(format!(
+            "its pods belong to the revisions {} of istiod, which have configurations of their own: generate when they have \
+             moved to one",
+            all.join(", ")
+        ));
+    }
+    let mesh = of.into_values().next().unwrap_or(meshes.first());
+    if mesh.hides(&g.namespace) {
+        g.undiscovered = Some(format!(
+            "istiod does not look at the namespace {} (discoverySelectors of its MeshConfig), so no Sidecar in it counts",
+            g.namespace
+        ));
+    }
+    mesh
+}
+
+/// Withheld for calls that are known and that no list is sure to keep.
+fn incomplete(gaps: &[Gap]) -> Withheld {
+    /// Gaps that are named; `explain` shows the others.
+    const NAMED: usize = 5;
+    let mut all: Vec<String> = gaps.iter().take(NAMED).map(ToString::to_string).collect();
+    if gaps.len() > NAMED {
+        all.push(format!("and {} more", gaps.len() - NAMED));
+    }
+    let reason = format!(
+        "a call is known that the Sidecar would not keep for sure (--include-incomplete writes it all the same): {}",
+        all.join("; ")
+    );
+    Withheld::new(Cause::Incomplete, reason)
+}
+
+/// Why nothing is written for a group, whatever its calls are.
+fn refused(g: &Group) -> Option<Withheld> {
+    let why = |code, reason: &Option<String>| reason.as_ref().map(|r| Withheld::new(code, r));
+    why(Cause::Undiscovered, &g.undiscovered)
+        .or_else(|| why(Cause::SeveralRevisions, &g.several_revisions))
+        .or_else(|| why(Cause::NotAdopted, &g.not_adopted))
+        .or_else(|| why(Cause::Conflict, &g.refused))
+        .or_else(|| nameless(g).map(|r| Withheld::new(Cause::Conflict, r)))
+}
+
 /// Why a group's Sidecar cannot have its name, namespace or labels: an application's label need be
 /// no name, and what a store learned before names were checked may hold anything.
 fn nameless(g: &Group) -> Option<String> {
@@ -468,6 +677,7 @@ impl Outcome {
             workloads,
             manifest: None,
             withheld,
+            gaps: Vec::new(),
             notes: Vec::new(),
             proof: None,
             calls: Vec::new(),

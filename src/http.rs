@@ -27,10 +27,6 @@ use tower::util::BoxCloneSyncService;
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
 /// Bytes that are read of an answer whose status says all.
 const BEGINNING: usize = 16 * 1024;
-/// Where systems keep the authorities that they trust (Debian, Fedora, Alpine).
-const AUTHORITIES: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-
 /// An answer, whatever its status.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -154,10 +150,8 @@ impl Http {
                 CertificateDer::pem_slice_iter(text.as_bytes()).collect(),
             ),
             Trust::File(path) => (path.display().to_string(), read(path)),
-            Trust::System => match AUTHORITIES.map(Path::new).into_iter().find(|p| p.exists()) {
-                Some(path) => (path.display().to_string(), read(path)),
-                None => (String::new(), Ok(Vec::new())),
-            },
+            // A file of theirs that cannot be read is one that is not trusted.
+            Trust::System => (String::new(), Ok(rustls_native_certs::load_native_certs().certs)),
         };
         let fail = |e: &dyn std::fmt::Display| {
             Unanswered(format!("cannot use the authorities in {place}: {e}"))

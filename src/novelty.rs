@@ -13,11 +13,12 @@ use crate::cluster::Cluster;
 use crate::generate::Known;
 use crate::generate::readiness::{Readiness, Thresholds};
 use crate::memory::Memory;
+use crate::model::Raised;
 use crate::model::{
     Acceptance, Accepted, Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge,
     Record, Spans, Tally, Time, WorkloadId,
 };
-use crate::store::{Raised, Store, StoreError};
+use crate::store::{Store, StoreError};
 use found::Found;
 
 /// After how long something is alerted that may pass by itself.

@@ -3,6 +3,7 @@
 //! Owns the life of its parts. Must never acknowledge what is not on the disk.
 
 mod api;
+mod app;
 mod asking;
 pub mod auth;
 mod courier;
@@ -24,7 +25,7 @@ use crate::ops;
 use crate::serve::{self, Door};
 use crate::store::Store;
 use crate::view::{Extent, KindStatus, View};
-use api::App;
+use app::App;
 use auth::{Agents, Gate};
 use engine::{Engine, Pace};
 use tls::{Certificate, Files};

@@ -6,8 +6,9 @@
 
 mod candidates;
 mod names;
+mod resolution;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use sidecarta_capture::dns;
@@ -19,38 +20,7 @@ use candidates::{Candidate, among, collapse};
 use names::{Clue, Clues, ExternalClue};
 
 pub use names::{IstioSni, parse_istio_sni};
-
-/// What a connection resolved to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolution {
-    /// Where it went.
-    pub destination: Destination,
-    /// The Service's port where there is a Service, else the port on the wire.
-    pub port: u16,
-    /// Every grade of evidence for it, with the name that was the evidence.
-    pub grades: BTreeMap<Grade, Option<String>>,
-    /// Mesh hosts by which the application addressed it, other than the destination's own host.
-    pub addressed: BTreeSet<String>,
-    /// An injected pod reached a Service's own address on a port that its proxy captures.
-    pub scope_miss: bool,
-}
-
-impl Resolution {
-    fn new(destination: Destination, port: u16) -> Self {
-        Self {
-            destination,
-            port,
-            grades: BTreeMap::new(),
-            addressed: BTreeSet::new(),
-            scope_miss: false,
-        }
-    }
-
-    fn graded(mut self, grade: Grade, name: Option<&str>) -> Self {
-        self.grades.entry(grade).or_insert_with(|| name.map(str::to_owned));
-        self
-    }
-}
+pub use resolution::Resolution;
 
 /// Ports of istiod: plaintext and TLS xDS, monitoring, webhook (`pkg/config/constants`,
 /// `pilot/cmd`).
@@ -265,7 +235,10 @@ impl<'a> Seen<'a> {
             Destination::Ambiguous { .. } => !self.entries.is_empty(),
             _ => true,
         };
-        resolution.scope_miss = self.captured() && self.cluster.is_cluster_ip(to) && !by_envoy;
+        // What istiod does not look at is in no proxy's reach.
+        let seen = owners.iter().any(|s| !self.cluster.hides(&s.namespace));
+        resolution.scope_miss =
+            self.captured() && self.cluster.is_cluster_ip(to) && !by_envoy && seen;
         resolution
     }
 

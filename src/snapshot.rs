@@ -19,9 +19,9 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use siphasher::sip::SipHasher13;
 
-use crate::cluster::objects::{Check, Envelope, Known, Refused, read_checked};
+use crate::cluster::objects::{Check, Controller, Envelope, Known, Refused, read_checked};
 use crate::cluster::{Builder, Cluster};
-use crate::mesh::{self, Mesh};
+use crate::mesh::{self, Meshes, Unread};
 use crate::yaml::{self, depth::TooDeep};
 use text::{End, Piece, decoded, guess_name, is_table, pieces};
 use versions::{Item, Versions};
@@ -134,8 +134,8 @@ impl Report {
 pub struct Snapshot {
     /// Who held which address, and what answers behind it.
     pub cluster: Cluster,
-    /// What istiod would make of it.
-    pub mesh: Mesh,
+    /// What istiod would make of it, for each of its revisions.
+    pub meshes: Meshes,
     /// What was read, and what not.
     pub report: Report,
 }
@@ -149,6 +149,8 @@ pub struct Builders {
     /// As it was asked for; else as the objects say.
     domain: Option<String>,
     domains: domain::Domains,
+    /// Objects that the mesh does not read, and that could matter.
+    unread: Vec<Unread>,
     /// Only addresses matter.
     addresses_only: bool,
 }
@@ -172,18 +174,19 @@ impl Builders {
         if let Some(domain) = &domain {
             (cluster, mesh) = (cluster.domain(domain), mesh.domain(domain));
         }
+        self.unread.into_iter().for_each(|object| mesh.unread(object));
         let into = (!self.addresses_only).then_some(&mut mesh);
         self.versions.feed(&mut cluster, into, &mut report.problems);
         let (cluster, problems) = cluster.build();
         report.problems.extend(problems);
-        let (mesh, remarks) = mesh.build();
+        let (meshes, remarks) = mesh.build_all();
         report.remarks.extend(remarks);
         let of_all = cluster.services().iter().any(|s| s.name == "kubernetes");
         if !of_all {
             report.only_namespaces =
                 cluster.services().iter().map(|s| s.namespace.clone()).collect();
         }
-        Snapshot { cluster, mesh, report }
+        Snapshot { cluster, meshes, report }
     }
 }
 
@@ -589,14 +592,30 @@ fn accept(
     let digest = digest(text.trim());
     let taken = match kind {
         "Node" if group.is_empty() => source.object().map(Item::Node).map(Some),
-        "ReplicaSet" | "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob"
-        | "Rollout" => source.object().map(|o| Some(Item::Controller(kind.to_owned(), o))),
-        "Namespace" if group.is_empty() => Ok(None),
+        "ReplicaSet"
+        | "Deployment"
+        | "StatefulSet"
+        | "DaemonSet"
+        | "Job"
+        | "CronJob"
+        | "Rollout"
+        | "DeploymentConfig"
+        | "ReplicationController"
+        | "CloneSet" => source.object().map(|o| Some(Item::Controller(kind.to_owned(), o))),
         // Part of a snapshot, and no part of scoping.
         "Gateway" | "PeerAuthentication" if group.ends_with("istio.io") => Ok(None),
         _ => match source.known(&envelope) {
             Some(known) => known.map(|o| Some(Item::Known(Box::new(o)))),
             None => {
+                // Any object may own pods: what it selects by and whom it belongs to is read of all.
+                if let Ok(owner) = source.object::<Controller>() {
+                    let meta = &owner.metadata;
+                    let unread = Unread::of(kind, group, &meta.namespace, &meta.name);
+                    let item = Item::Controller(kind.to_owned(), owner);
+                    if builders.versions.add(kind, item, digest) {
+                        builders.unread.extend(unread);
+                    }
+                }
                 *report.skipped.entry(kind.to_owned()).or_default() += 1;
                 return;
             }
@@ -614,7 +633,7 @@ fn accept(
             };
             *report.used.entry(kind.to_owned()).or_default() += u64::from(is_new);
             // Order and file boundaries must not show, so the digests of the objects are added.
-            if is_new_text && !is_read_later(kind) {
+            if is_new_text && !is_read_later(kind, group) {
                 report.digest = report.digest.wrapping_add(digest);
             }
         }
@@ -632,9 +651,12 @@ fn accept(
     }
 }
 
-/// Kinds that the first release passed over. Stored batches are named by a digest without them.
-fn is_read_later(kind: &str) -> bool {
-    kind == "WorkloadEntry"
+/// Kinds that the first release passed over. Stored batches are named by a digest without them: a
+/// capture that a store holds is not to count again for them.
+fn is_read_later(kind: &str, group: &str) -> bool {
+    let controllers = ["DeploymentConfig", "ReplicationController", "CloneSet"];
+    let istio = ["EnvoyFilter", "WasmPlugin", "WorkloadEntry"];
+    controllers.contains(&kind) || istio.contains(&kind) || group == "gateway.networking.k8s.io"
 }
 
 /// The digest of one object: see [`Report::digest`].

@@ -41,7 +41,6 @@ use keys::Kind;
 use marker::Marker;
 use seal::Seal;
 
-pub use alerts::{Delivery, Raised};
 pub use error::StoreError;
 pub use exchange::Imported;
 pub use fold::{DOMAINS, LISTED};

@@ -35,8 +35,6 @@ const SAME_START: u64 = 60 * SECOND as u64;
 /// More connections, look-ups or packets than this do not fit into a line: sums stay far from what
 /// 64 bits hold.
 const MAX_COUNT: u64 = u32::MAX as u64;
-/// The same for counters, of which bytes are one: 2^53.
-const MAX_COUNTER: u64 = 1 << 53;
 
 /// Counters that only checking sets. No batch can.
 pub const COUNTED: [&str; 8] = [

@@ -75,7 +75,7 @@ fn by_yaml_1_2(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_declared_host_that_is_none_is_an_error_with_its_line() {
+fn a_declared_host_that_is_none_withholds_its_workload_with_its_line() {
     let lab = Lab::new();
     let good = json!({"workload": "shop/web", "host": "cart.shop", "port": 80});
     let mut lines = vec![good.to_string(), String::new()];
@@ -89,13 +89,19 @@ fn a_declared_host_that_is_none_is_an_error_with_its_line() {
     ];
     lines.extend(spoilt.iter().map(Value::to_string));
     lab.file("calls.jsonl", &lines.join("\n"));
-    let args = ["generate", "--cluster", "@mesh.yaml", "--calls", "@calls.jsonl"];
+    let args =
+        ["generate", "--include-unready", "--cluster", "@mesh.yaml", "--calls", "@calls.jsonl"];
     let (code, said, told) = lab.run(&args);
-    assert_eq!((code, said.as_str()), (1, ""), "{told}");
+    assert_eq!((code, said.as_str()), (5, ""), "{told}");
     for n in 3..9 {
         assert!(told.contains(&format!("calls.jsonl:{n}: ")), "{n}: {told}");
     }
-    assert!(told.contains("\\u{2028}") && told.contains("nothing is written"), "{told}");
+    assert!(told.contains("\\u{2028}") && told.contains("withheld: shop/web"), "{told}");
+    // A line that does not say whose call it is could be anybody's.
+    lab.file("calls.jsonl", "cart.shop:80");
+    let (code, said, told) = lab.run(&args);
+    assert_eq!((code, said.as_str()), (1, ""), "{told}");
+    assert!(told.contains("nothing is written"), "{told}");
     // A workload that is not there makes no list too short.
     lab.file("calls.jsonl", &format!("{good}\n{}", json!({"workload": BREAKOUT, "host": "a.b"})));
     let (code, said, told) = lab.run(&args);
@@ -454,7 +460,7 @@ fn known(name: &dyn Fn(usize) -> String) -> Known {
             host: name(17),
             port: Some(80),
             protocol: Some(name(7)),
-            address: None,
+            ..Declared::default()
         }],
         ..Known::default()
     }
@@ -494,8 +500,8 @@ proptest! {
         // The pod may be another's by name; the good one is there in any case.
         prop_assert!(snapshot.cluster.pods().iter().any(|p| p.workload == web));
         let all = BTreeMap::from([(web, known(&name))]);
-        let options = Options { include_unready: true, detail: true, ..Options::default() };
-        let input = Input { cluster: &snapshot.cluster, mesh: &snapshot.mesh, known: &all, options: &options };
+        let options = Options { include_unready: true, include_incomplete: true, adopt: true, detail: true, ..Options::default() };
+        let input = Input { cluster: &snapshot.cluster, meshes: &snapshot.meshes, known: &all, options: &options };
         let outcomes = generate(&input, &subjects(&snapshot.cluster, &[]));
         let (mut stream, mut meant) = (String::new(), Vec::new());
         for outcome in &outcomes {

@@ -103,6 +103,7 @@ fn both_services_behind_one_endpoint_are_dependencies() {
         0,
         &[
             "generate",
+            "--include-unready",
             "--store",
             store,
             "--cluster",

@@ -385,7 +385,8 @@ fn commands_ask_the_recorder_as_they_ask_a_store() {
     recorder.connections(None, 3);
     let url = recorder.url();
     let remote = |args: &[&str]| common::expect(0, &[args, &["--recorder", &url]].concat());
-    let generate = ["generate", "--cluster", &cluster, "--workload", "shop/web"];
+    let generate =
+        ["generate", "--include-unready", "--cluster", &cluster, "--workload", "shop/web"];
     let asked = [
         remote(&["dependencies", "-o", "json"]),
         remote(&["status", "-o", "json", "-n", "shop"]),

@@ -162,6 +162,7 @@ fn generated_lists_are_proved_and_no_larger_than_the_references() {
             instances: &instances,
             calls: &calls,
             implied: &[],
+            assumed: &[],
         };
         let found = minimal(&demand);
         let reference = |k: &str| line["reference"][k].as_u64().expect("number");

@@ -42,7 +42,8 @@ impl Lab {
 
     fn generate(&self, calls: &[(&str, &str, u16)], more: &[&str]) -> Vec<Value> {
         let (mesh, calls) = (self.mesh(), self.calls(calls));
-        let args = [&["generate", "--cluster", &mesh, "--calls", &calls], more].concat();
+        let base = ["generate", "--include-unready", "--cluster", &mesh, "--calls", &calls];
+        let args = [&base[..], more].concat();
         documents(&expect(0, &args))
     }
 }
@@ -137,12 +138,19 @@ fn workloads_that_share_labels_share_a_sidecar_and_groups_hold_the_union() {
 fn a_sidecar_that_selects_the_same_pods_is_replaced_or_stands_in_the_way() {
     let own = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {namespace: shop, name: mine}\nspec:\n  workloadSelector: \
                {labels: {app: web}}\n  egress: [{hosts: ['*/*']}]\n";
-    let found = Lab::new(own).generate(&[("shop/web", "ratings.prod", 9080)], &[]);
+    let lab = Lab::new(own);
+    let found = lab.generate(&[("shop/web", "ratings.prod", 9080)], &["--adopt"]);
     assert_eq!(found[0]["metadata"]["name"], "mine");
+    let (mesh, calls) = (lab.mesh(), lab.calls(&[("shop/web", "ratings.prod", 9080)]));
+    let out = run(&["generate", "--include-unready", "--cluster", &mesh, "--calls", &calls]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(said.contains("shop/mine") && said.contains("--adopt"), "{said}");
+    assert!(out.stdout.is_empty() && out.status.code() == Some(5), "{said}");
     let wide = own.replace("{app: web}", "{tier: front}");
     let lab = Lab::new(&wide);
     let (mesh, calls) = (lab.mesh(), lab.calls(&[("shop/web", "ratings.prod", 9080)]));
-    let out = run(&["generate", "--cluster", &mesh, "--calls", &calls]);
+    let out =
+        run(&["generate", "--adopt", "--include-unready", "--cluster", &mesh, "--calls", &calls]);
     let told = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(told.contains("IST0110") && told.contains("shop/cart"), "{told}");
     assert!(out.stdout.is_empty());
@@ -252,7 +260,10 @@ fn what_is_not_ready_is_withheld_with_its_own_exit_code() {
         0,
         &[&["generate", "--min-coverage", "7d", "--include-unready"], &source[..]].concat(),
     );
-    assert_eq!(all, expect(0, &[&["generate"], &source[..]].concat()));
+    let asked = ["generate", "--min-coverage", "0s", "--min-confidence", "0"];
+    assert_eq!(all, expect(0, &[&asked[..], &source[..]].concat()));
+    // What a careful person would choose is the default.
+    assert_eq!(run(&[&["generate"], &source[..]].concat()).status.code(), Some(5));
 }
 
 #[test]
@@ -315,7 +326,8 @@ fn a_snapshot_without_what_the_proof_rests_on_is_told_as_one() {
             lab.file("given.yaml", mesh),
             lab.calls(&[("shop/web", "reviews.prod.svc.cluster.local", 80)]),
         );
-        let out = run(&["generate", "--cluster", &mesh.display().to_string(), "--calls", &calls]);
+        let mesh = mesh.display().to_string();
+        let out = run(&["generate", "--include-unready", "--cluster", &mesh, "--calls", &calls]);
         String::from_utf8_lossy(&out.stderr).into_owned()
     };
     let bare: Vec<&str> = MESH.split("\n---\n").filter(|o| !o.contains("istio.io/")).collect();
@@ -356,7 +368,16 @@ fn what_was_not_seen_for_long_is_marked_and_left_out_only_when_asked() {
     let marked: Vec<bool> =
         table.lines().filter(|l| l.contains("prod/")).map(|l| l.contains("stale")).collect();
     assert_eq!(marked, [true, false], "{table}");
-    let generate = ["generate", "--store", &store, "--cluster", &mesh, "--workload", "shop/web"];
+    let generate = [
+        "generate",
+        "--include-unready",
+        "--store",
+        &store,
+        "--cluster",
+        &mesh,
+        "--workload",
+        "shop/web",
+    ];
     let all = documents(&expect(0, &generate));
     assert!(hosts(&all[0]).iter().any(|h| h.contains("ratings")), "{all:?}");
     let out = run(&[&generate[..], &["--drop-stale", "30d"]].concat());

@@ -95,7 +95,7 @@ fn build(mesh: &Value) -> sidecarta::mesh::Mesh {
         &mut builders,
         &mut report,
     );
-    builders.build(report).mesh
+    builders.build(report).meshes.into_first()
 }
 
 proptest! {
@@ -148,7 +148,7 @@ proptest! {
         let full = Scope::new(&mesh, &case.client.namespace, &all, TrafficMode::RegistryOnly);
         let pod = mesh.pod(&case.client.namespace, &case.client.pod).expect("the client's pod is kept");
         let instances = [Instance::new(pod, true)];
-        let demand = Demand { full: &full, bound: &[], carried: None, instances: &instances, calls: &calls, implied: &[] };
+        let demand = Demand { full: &full, bound: &[], carried: None, instances: &instances, calls: &calls, implied: &[], assumed: &[] };
         let found = minimal(&demand);
         let listed = [Egress { hosts: found.hosts.clone(), ..Egress::default() }];
         let scope = Scope::new(&mesh, &case.client.namespace, &listed, TrafficMode::RegistryOnly);

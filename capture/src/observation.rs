@@ -6,8 +6,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use serde::{Deserialize, Serialize};
-
 /// Packet time: nanoseconds since the Unix epoch, as the capture recorded it. Never "now".
 pub type Nanos = i64;
 
@@ -24,8 +22,7 @@ pub struct InterfaceId {
 }
 
 /// Transport protocol of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
     /// TCP (RFC 9293).
     Tcp,
@@ -36,8 +33,7 @@ pub enum Transport {
 }
 
 /// How the initiator of a connection is known, strongest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Orientation {
     /// A SYN or SYN-ACK was seen.
     Handshake,
@@ -52,8 +48,7 @@ pub enum Orientation {
 }
 
 /// What the first bytes of the initiator turned out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Content {
     /// No payload of the initiator was readable (midway, cut by the snap length, or none was sent).
     Unknown,
@@ -69,7 +64,7 @@ pub enum Content {
 
 /// A name that an answer of the DNS gave for the responder's address, to this initiator, shortly
 /// before the connection.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DnsName {
     /// The name asked for, lower case, without the final dot.
     pub question: String,
@@ -81,27 +76,21 @@ pub struct DnsName {
 }
 
 /// Names seen on a connection. Host names are lower case and without a final dot.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Names {
     /// Server name of the ClientHello (RFC 6066), Istio's `outbound_.PORT_.SUBSET_.HOST` included,
     /// verbatim but for case.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
     /// A whole ClientHello was read and it named no server: the client was given an address, not a
     /// host name.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub nameless_hello: bool,
     /// First ALPN protocols of the ClientHello (RFC 7301), at most four.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alpn: Vec<String>,
     /// HTTP/1 `Host`, absolute-form target or CONNECT target, or HTTP/2 `:authority`: host with the
     /// port as it was sent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
     /// DNS answers that gave the responder's address to the initiator shortly before, latest first,
     /// at most four.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<DnsName>,
 }
 

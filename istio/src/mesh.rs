@@ -7,8 +7,13 @@
 mod build;
 pub(crate) mod config;
 pub(crate) mod destinationrule;
+mod discovery;
+mod gateway;
 pub mod host;
+mod meshes;
+mod proxy;
 pub(crate) mod service;
+mod unread;
 mod validate;
 pub(crate) mod virtualservice;
 
@@ -25,7 +30,11 @@ pub use crate::objects::{Egress, EgressPort};
 pub use build::{Builder, sidecar_from_text};
 pub use config::{MeshConfig, Provider, TrafficMode};
 pub use destinationrule::Merged;
+pub use discovery::{DEFAULT_REVISION, Discovery, revision_of};
+pub use meshes::{Meshes, Taken};
+pub use proxy::NamedCluster;
 pub use service::{AppProtocol, Export, Port, Registry, Resolution, Service, UNSPECIFIED};
+pub use unread::Unread;
 pub use validate::egress_host as validate_egress_host;
 pub use virtualservice::VirtualService;
 
@@ -86,12 +95,15 @@ pub struct MeshPod {
     pub addresses: Vec<IpAddr>,
     /// Its condition `Ready` is true.
     pub ready: bool,
+    /// The revision of the istiod that its proxy talks to; `None` without a proxy.
+    pub revision: Option<std::sync::Arc<str>>,
 }
 
-/// A Telemetry or AuthorizationPolicy that names providers.
+/// An object that makes the proxy itself call: a Telemetry or AuthorizationPolicy by providers that
+/// it names, an EnvoyFilter or WasmPlugin by clusters.
 #[derive(Clone, Debug)]
 pub struct ProviderUse {
-    /// `Telemetry` or `AuthorizationPolicy`.
+    /// Its kind.
     pub kind: &'static str,
     /// Namespace.
     pub namespace: String,
@@ -101,6 +113,8 @@ pub struct ProviderUse {
     pub selector: BTreeMap<String, String>,
     /// By part: `tracing`, `accessLogging`, `metrics`, `authorization`.
     pub providers: Vec<(&'static str, Vec<String>)>,
+    /// Clusters that it names itself.
+    pub clusters: Vec<NamedCluster>,
 }
 
 /// One entry of the index by host and namespace.
@@ -119,6 +133,10 @@ pub struct Mesh {
     pub config: MeshConfig,
     /// DNS domain.
     pub domain: String,
+    /// The revision of the istiod that holds this.
+    pub revision: String,
+    pub(crate) discovery: Discovery,
+    pub(crate) unread: Vec<Unread>,
     pub(crate) services: Vec<Service>,
     pub(crate) by_host: HashMap<String, BTreeMap<String, Indexed>>,
     pub(crate) by_namespace: HashMap<String, Vec<u32>>,
@@ -190,7 +208,17 @@ impl Mesh {
         self.by_host.contains_key(host)
     }
 
-    /// All Telemetries and AuthorizationPolicies, with the providers that they name.
+    /// Whether istiod looks away from a namespace (`discoverySelectors`): nothing in it exists.
+    pub fn hides(&self, namespace: &str) -> bool {
+        self.discovery.hides(namespace)
+    }
+
+    /// Whether a namespace is one of the cluster, as far as the objects tell.
+    pub fn knows_namespace(&self, namespace: &str) -> bool {
+        self.by_namespace.contains_key(namespace) || self.discovery.knows(namespace)
+    }
+
+    /// All objects that make the proxy itself call.
     pub fn provider_uses(&self) -> &[ProviderUse] {
         &self.provider_uses
     }

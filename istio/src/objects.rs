@@ -9,15 +9,16 @@
 
 mod check;
 mod entry;
-mod istio;
+mod gateway;
+pub(crate) mod istio;
 mod known;
+mod proxy;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -29,20 +30,21 @@ pub use entry::{
     EntryAddress, ServiceEntry, ServiceEntryPort, ServiceEntrySpec, ServiceEntryStatus,
     WorkloadEntry, WorkloadEntryObject, WorkloadSelector,
 };
+pub use gateway::{GatewayRoute, GatewayRouteSpec};
+pub(crate) use gateway::{GatewayRule, GatewayValue, Reference};
 pub use istio::{
     AuthorizationPolicy, AuthorizationPolicySpec, ConfigMap, DestinationRule, DestinationRuleSpec,
     Egress, EgressPort, Object, Sidecar, SidecarSpec, Telemetry, TelemetrySpec, VirtualService,
     VirtualServiceSpec,
 };
 pub(crate) use istio::{
-    HttpMatch, HttpRoute, L4Match, L4Route, MeshConfigSpec, Percent, Provided, ProxyConfigSpec,
-    StringMatch, Subset, Target, Weighted,
+    HttpMatch, HttpRoute, L4Match, L4Route, LabelSelector, MeshConfigSpec, Mirror, Percent,
+    PortSelector, Provided, ProxyConfigSpec, StringMatch, Subset, Target, Weighted,
 };
 pub use known::{Known, ReadError, Refused, read_checked, read_yaml};
+pub use proxy::{EnvoyFilter, EnvoyFilterSpec, Namespace, WasmPlugin, WasmPluginSpec};
 
-/// Labels of an object, or those of a selector. The pods of a workload have the same, and whoever
-/// keeps many of them can share one copy.
-pub type Labels = Arc<BTreeMap<String, String>>;
+pub use sidecarta_model::Labels;
 
 /// `null` and absent alike give the default: `kubectl` prints both.
 pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -385,14 +387,31 @@ pub struct ControllerSpec {
     pub template: Template,
     #[serde(default, deserialize_with = "nullable")]
     pub job_template: JobTemplate,
+    /// Of a Rollout: the Deployment whose template it takes.
+    #[serde(default)]
+    pub workload_ref: Option<TargetRef>,
 }
 
-/// Labels of the pods that a controller counts as its own.
+/// Labels of the pods that a controller counts as its own. A DeploymentConfig and a
+/// ReplicationController have them without `matchLabels`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Selector {
     #[serde(default, deserialize_with = "nullable")]
     pub match_labels: BTreeMap<String, String>,
+    #[serde(flatten)]
+    others: BTreeMap<String, serde_json::Value>,
+}
+
+impl Selector {
+    /// The labels, in whichever form they stand.
+    pub fn labels(self) -> BTreeMap<String, String> {
+        if !self.match_labels.is_empty() || self.others.contains_key("matchExpressions") {
+            return self.match_labels;
+        }
+        let text = |v: serde_json::Value| v.as_str().map(str::to_owned);
+        self.others.into_iter().filter_map(|(k, v)| Some((k, text(v)?))).collect()
+    }
 }
 
 /// What a pod of a controller is made from.

@@ -1,5 +1,7 @@
 //! Alerts: that something is not as it was accepted.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Destination, Protocol, Tally, Time, WorkloadId};
@@ -156,5 +158,35 @@ impl Alert {
                 )
             }
         }
+    }
+}
+
+/// How delivery of an alert to a sink stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delivery {
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When it is to be tried (again), by the recorder's clock; `None` when it is done with.
+    pub next: Option<Time>,
+}
+
+/// An alert, and where it has gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Raised {
+    /// The alert.
+    #[serde(flatten)]
+    pub alert: Alert,
+    /// By sink. A sink that is not here has not been tried.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deliveries: BTreeMap<String, Delivery>,
+}
+
+impl Raised {
+    /// Whether a sink has yet to be tried, or tried again.
+    pub fn waits(&self) -> bool {
+        self.alert.ignored.is_none()
+            && (self.deliveries.is_empty() || self.deliveries.values().any(|d| d.next.is_some()))
     }
 }

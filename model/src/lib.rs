@@ -1,8 +1,8 @@
-//! The words of the house: workloads, destinations, evidence, dependencies, coverage, and how two
+//! The values of the project: workloads, destinations, evidence, dependencies, coverage, and how two
 //! records of the same thing merge.
 //!
 //! Owns plain values, their merge laws and their serde, and what a name may be ([`valid`]). Must
-//! never do I/O, read a clock, or import another package of the house.
+//! never do I/O, read a clock, or import another package of the project.
 
 #![warn(unreachable_pub)]
 
@@ -15,14 +15,17 @@ mod coverage;
 mod dependency;
 mod destination;
 mod evidence;
+pub mod export;
 mod folded;
+pub mod observed;
+mod pod;
 mod tally;
 mod time;
 mod unverified;
 pub mod valid;
 mod workload;
 
-pub use alert::{Alert, AlertKind};
+pub use alert::{Alert, AlertKind, Delivery, Raised};
 pub use baseline::{Acceptance, Accepted, Baseline};
 pub use batch::{Batch, BatchId, Key, Record, Source};
 pub use counted::{Before, Counted, Ledger};
@@ -31,6 +34,7 @@ pub use dependency::{Dependency, DependencyKey};
 pub use destination::{Destination, Infrastructure, ServicePort, Unresolved};
 pub use evidence::{Evidence, Example, Grade};
 pub use folded::{Folded, domain};
+pub use pod::{CaptureScope, Labels, Pod};
 pub use tally::Tally;
 pub use time::Time;
 pub use unverified::{Amount, Unverified};
@@ -41,6 +45,14 @@ pub use workload::{DataPlane, Protocol, Workload, WorkloadId, selects};
 /// `merge` must be associative and commutative, so that neither the order of batches nor how they
 /// were cut shows in the result. Counts are sums; that a batch counts once is the store's duty (it
 /// remembers which batches it holds).
+///
+/// ```
+/// use sidecarta_model::{Merge, Tally, Time};
+///
+/// let mut all = Tally::new(3, Time(10), Time(20));
+/// all.merge(&Tally::new(2, Time(5), Time(15)));
+/// assert_eq!(all, Tally::new(5, Time(5), Time(20)));
+/// ```
 pub trait Merge {
     /// Takes `other` into `self`.
     fn merge(&mut self, other: &Self);

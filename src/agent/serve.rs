@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Shared, lock};
+use super::state::{Shared, lock};
 use crate::ops;
 
 /// Serves until `stopped` turns true.

@@ -165,9 +165,9 @@ impl Waiting {
     fn connection(&self, c: &Connection, cluster: &Cluster, out: &mut Gatherer) -> Verdict {
         match caller(cluster, c, self.node.as_deref()) {
             Whose::Pod(pod) => {
-                let (to, port) = (c.responder.ip(), c.responder.port());
+                let to = (c.responder.ip(), c.responder.port());
                 out.connection(pod, c, || {
-                    cluster.steady(to, port, protocol(c.transport), Time(c.first))
+                    cluster.steady(pod, to, protocol(c.transport), Time(c.first))
                 });
             }
             Whose::Other(name) => out.count(name, u64::from(c.is_new)),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Uri};
+use percent_encoding::percent_decode_str;
 
 use super::config::{Form, Invalid, Webhook};
 use super::words::{Undelivered, cut, hex};
@@ -167,25 +168,7 @@ fn known(word: &str) -> bool {
 /// In one form, whichever of the two ways it is written: percent-encoded or not, in capitals or
 /// not.
 fn unescaped(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while let Some(&byte) = bytes.get(i) {
-        let code = bytes
-            .get(i + 1..i + 3)
-            .and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 16).ok());
-        match code {
-            Some(code) if byte == b'%' => {
-                out.push(code);
-                i += 3;
-            }
-            _ => {
-                out.push(byte);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).to_lowercase()
+    percent_decode_str(text).decode_utf8_lossy().to_lowercase()
 }
 
 /// Host and port of an address.

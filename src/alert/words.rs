@@ -4,8 +4,7 @@
 
 use std::time::Duration;
 
-use rustls::SupportedCipherSuite;
-use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use sha2::{Digest as _, Sha256};
 
 use crate::model::AlertKind;
 
@@ -46,18 +45,10 @@ pub(super) fn reason(kind: AlertKind) -> &'static str {
     }
 }
 
-/// SHA-256, as TLS brings it. Parts of an alert's id come from the wire: with a lesser digest, a
-/// caller could choose a name that hides one alert behind another.
+/// SHA-256. Parts of an alert's id come from the wire: with a lesser digest, a caller could choose a
+/// name that hides one alert behind another.
 pub(super) fn digest(bytes: &[u8]) -> [u8; 32] {
-    let hash = match TLS13_AES_128_GCM_SHA256 {
-        SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider,
-        SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider,
-    };
-    let mut out = [0; 32];
-    for (to, from) in out.iter_mut().zip(hash.hash(bytes).as_ref()) {
-        *to = *from;
-    }
-    out
+    Sha256::digest(bytes).into()
 }
 
 /// The first bytes of the digest, two digits each.

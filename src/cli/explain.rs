@@ -39,6 +39,9 @@ struct Explanation {
     workload: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     withheld: Option<generate::Withheld>,
+    /// Calls that are known and that no list is sure to keep.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gaps: Vec<generate::Gap>,
     hosts: Vec<Host>,
     not_covered: Vec<NotCovered>,
     rejected: Vec<Rejected>,
@@ -103,7 +106,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         called(
             k,
             k.planned.dependency.and_then(|i| known?.dependencies.get(i)),
-            &gathered.snapshot.mesh,
+            gathered.snapshot.meshes.first(),
         )
     };
     let wanted = |text: &str| {
@@ -133,6 +136,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
             Some(Reason::Inbound(pod, port)) => format!(
                 "the workload's own Service: without it port {port} of {pod} loses the connection pool that a DestinationRule sets"
             ),
+            Some(Reason::Assumed) => {
+                "it was called, and the snapshot has no such Service: it is listed by its name".to_owned()
+            }
             Some(Reason::Unproved) => "no narrower list keeps every call as it is".to_owned(),
             None => "it can be left out".to_owned(),
         };
@@ -144,6 +150,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let explanation = Explanation {
         workload: id.to_string(),
         withheld: outcome.withheld.clone(),
+        gaps: outcome.gaps.clone(),
         hosts: hosts.collect(),
         not_covered: not_covered
             .map(|k| NotCovered {
@@ -198,6 +205,10 @@ fn text(e: &Explanation) -> String {
     if let Some(w) = &e.withheld {
         output::line(&mut out, format_args!("withheld: {}", w.reason));
     }
+    if !e.gaps.is_empty() {
+        out.push_str("\nnot kept for sure by any list:\n");
+        e.gaps.iter().for_each(|g| output::line(&mut out, format_args!("  {g}")));
+    }
     for h in &e.hosts {
         out.push('\n');
         output::line(&mut out, &h.host);
@@ -229,6 +240,7 @@ fn line(c: &Called, out: &mut String) {
         Origin::Addressed => "addressed by this name",
         Origin::Possible => "possibly addressed by this name",
         Origin::Declared => "declared",
+        Origin::LookedUp => "looked up",
     };
     let mut call =
         format!("  call {}://{}:{}, {origin}: {}", c.protocol, c.host, c.port, c.route.kind);

@@ -15,7 +15,8 @@ Examples:
   sidecarta forecast --cluster cluster.yaml
   sidecarta forecast --cluster cluster.yaml -n bookinfo -o json
 
-`before` is with all hosts imported, `today` under the Sidecar that applies now, `after` under the one that would be generated.";
+`before` is with all hosts imported, `today` under the Sidecar that applies now, `after` under the one that would be
+generated; workloads that are not ready yet are included.";
 
 /// Show clusters and endpoints per workload, before and after
 #[derive(Debug, Args)]
@@ -58,7 +59,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     options.ready.apply(&mut how);
     let all = outcomes(&gathered, &how, &chosen);
     let mut forecast = Forecast { workloads: Vec::new(), totals: Row3::default() };
-    for o in all.iter().filter(|o| o.manifest.is_some()) {
+    let counts = |o: &&generate::Outcome| o.withheld.as_ref().is_none_or(|w| w.unready);
+    for o in all.iter().filter(counts) {
         let Some(proof) = &o.proof else { continue };
         let sizes = Row3 { before: o.before, today: o.today, after: proof.after };
         forecast.totals.before += sizes.before;

@@ -12,10 +12,10 @@ use super::duration::nanoseconds;
 use super::remote::{RecorderOptions, STORE};
 use super::{ClusterOptions, Outcome, ViewOptions, output};
 use crate::clock;
-use crate::generate::Declared;
 use crate::generate::group::GroupBy;
 use crate::generate::readiness::Thresholds;
 use crate::generate::{self as generation, Input, Known, Subject, generate, subjects};
+use crate::generate::{Cause, Declared, Refused, SILENT};
 use crate::memory::Missing;
 use crate::model::{Dependency, Time, WorkloadId, valid};
 use crate::snapshot::{self, Snapshot};
@@ -42,7 +42,8 @@ pub(super) struct SourceOptions {
     pub(super) cluster: ClusterOptions,
     /// Calls that people or other tools declare: JSON Lines of {"workload": "NAMESPACE/NAME",
     /// "host", "port", "protocol", "address"}; a workload or a pod, the last three optional. Joined
-    /// with what was learned. A line that is no such call is an error
+    /// with what was learned. A host may be a URL or HOST:PORT. A workload with a line that cannot
+    /// be read is withheld, and the line named
     #[arg(long, value_name = "FILE")]
     calls: Vec<PathBuf>,
     /// Leave out what was not seen for this long while its workload was; each is named
@@ -67,16 +68,21 @@ pub(super) struct ChoiceOptions {
 #[derive(Debug, Args)]
 pub(super) struct ReadyOptions {
     /// Least time that a workload must have been watched, in seconds or with a unit (90s, 15m, 24h,
-    /// 7d)
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = nanoseconds)]
+    /// 7d). Where no connection was seen, from a pod's start; Jobs count completed runs instead
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = nanoseconds)]
     min_coverage: u64,
     /// Least confidence, 0 to 1, that the next connection is of a dependency already known
-    /// (Good-Turing estimate)
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    /// (Good-Turing estimate, from 30 connections on; a workload with fewer must have been watched
+    /// 7 times as long)
+    #[arg(long, value_name = "SHARE", default_value_t = 0.95, value_parser = share)]
     min_confidence: f64,
     /// Write Sidecars of workloads that are not ready all the same
     #[arg(long)]
     include_unready: bool,
+    /// Write Sidecars of workloads of which a call is known that the Sidecar would not keep for
+    /// sure; each such call is named
+    #[arg(long)]
+    include_incomplete: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -102,6 +108,9 @@ pub(super) struct Options {
     /// Also a default Sidecar per namespace, the union of its workloads: a safety net for new ones
     #[arg(long)]
     namespace_default: bool,
+    /// Replace Sidecars that Sidecarta did not write; without it their workloads are withheld
+    #[arg(long)]
+    adopt: bool,
     /// Write one file per workload, NAMESPACE/NAME.yaml, below this directory instead of a stream
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -179,10 +188,11 @@ fn drop_stale(
 }
 
 /// Reads declared calls; whether a line names a workload that is not there. Each such line is
-/// named.
+/// named. A line that is no call is its workload's: nothing is written for it.
 ///
 /// # Errors
-/// When a line is no call: without it, a list would be shorter than what is known.
+/// When a line is no call and its workload cannot be told: any list could be shorter than what is
+/// known.
 fn declared(
     file: &Path,
     snapshot: &Snapshot,
@@ -194,30 +204,28 @@ fn declared(
     let mut partial = false;
     let mut refused: Vec<String> = Vec::new();
     for (n, line) in std::io::BufReader::new(open).lines().enumerate() {
-        let line =
-            line.with_context(|| format!("cannot read the calls {}:{}", file.display(), n + 1))?;
+        let place = format!("{}:{}", file.display(), n + 1);
+        let line = line.with_context(|| format!("cannot read the calls {place}"))?;
         if line.trim().is_empty() {
             continue;
         }
-        let call = match serde_json::from_str::<Declared>(&line) {
-            Ok(call) => call.checked(),
-            Err(e) => Err(format!("not a call ({e})")),
-        };
-        let call = match call {
-            Ok(call) => call,
-            Err(why) => {
-                refused.push(format!("{}:{}: {why}", file.display(), n + 1));
+        let (workload, call) = match Declared::read(&line) {
+            Ok(call) => (call.workload.clone(), Ok(Declared { from: place.clone(), ..call })),
+            Err(Refused { workload: Some(workload), why }) => (workload, Err(why)),
+            Err(Refused { workload: None, why }) => {
+                refused.push(format!("{place}: {why}"));
                 continue;
             }
         };
-        match find(&call.workload, snapshot, subjects) {
-            Some(id) => all.entry(id).or_default().declared.push(call),
-            None => {
+        match (find(&workload, snapshot, subjects), call) {
+            (Some(id), Ok(call)) => all.entry(id).or_default().declared.push(call),
+            (Some(id), Err(why)) => {
+                output::warn(format_args!("{place}: {why}: {workload} is withheld for it"));
+                all.entry(id).or_default().unreadable.push(format!("{place}: {why}"));
+            }
+            (None, _) => {
                 output::warn(format_args!(
-                    "{}:{}: no workload and no pod of the snapshot is called {}; the line is skipped",
-                    file.display(),
-                    n + 1,
-                    call.workload
+                    "{place}: no workload and no pod of the snapshot is called {workload}; the line is skipped"
                 ));
                 partial = true;
             }
@@ -225,7 +233,8 @@ fn declared(
     }
     anyhow::ensure!(
         refused.is_empty(),
-        "{}{}\nnothing is written, for a Sidecar without these calls would be too narrow: mend the lines",
+        "{}{}\nnothing is written, for these lines do not say whose calls they are, and a Sidecar without them would be too \
+         narrow: mend the lines",
         refused.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("\n"),
         if refused.len() > SHOWN {
             format!("\n… and {} more", refused.len() - SHOWN)
@@ -284,6 +293,7 @@ impl ReadyOptions {
         options.least =
             Thresholds { min_coverage: self.min_coverage, min_confidence: self.min_confidence };
         options.include_unready = self.include_unready;
+        options.include_incomplete = self.include_incomplete;
     }
 }
 
@@ -297,16 +307,26 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
             By::Namespace => GroupBy::Namespace,
         },
         namespace_default: options.namespace_default,
+        adopt: options.adopt,
         ..generation::Options::default()
     };
     options.ready.apply(&mut how);
     let outcomes = outcomes(&gathered, &how, &chosen);
-    let (mut written, mut unready) = (0, 0);
+    let (mut written, mut unready, mut known) = (0, 0, 0);
+    let mut withheld: BTreeMap<Cause, usize> = BTreeMap::new();
     for outcome in &outcomes {
         let Some(manifest) = &outcome.manifest else {
             let why = outcome.withheld.as_ref();
             unready += usize::from(why.is_some_and(|w| w.unready));
+            known += usize::from(why.is_some_and(|w| w.known));
             let all: Vec<String> = outcome.workloads.iter().map(ToString::to_string).collect();
+            if let Some(why) = why {
+                *withheld.entry(why.code).or_default() += all.len();
+            }
+            // A reason for each is for `explain`; a few are shown at once.
+            if withheld.values().sum::<usize>() > SHOWN {
+                continue;
+            }
             output::say(format_args!(
                 "withheld: {}: {}",
                 all.join(", "),
@@ -314,6 +334,20 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
             ));
             continue;
         };
+        for gap in &outcome.gaps {
+            output::warn(format_args!(
+                "{}/{} is written though this call is not kept for sure: {gap}",
+                manifest.namespace(),
+                manifest.name()
+            ));
+        }
+        if manifest.hosts().all(|h| h == SILENT) {
+            output::say(format_args!(
+                "note: {}/{} gets {SILENT}: nothing is known that it calls in the mesh",
+                manifest.namespace(),
+                manifest.name()
+            ));
+        }
         let text = manifest.to_yaml(&outcome.notes)?;
         match &options.output {
             Some(dir) => write(dir, manifest.namespace(), manifest.name(), &text)?,
@@ -325,13 +359,22 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         options.output.as_ref().map(|d| format!(" below {}", d.display())).unwrap_or_default();
     let sidecars = if written == 1 { "Sidecar" } else { "Sidecars" };
     output::say(format_args!("{written} {sidecars} written{below}"));
+    if !withheld.is_empty() {
+        let causes: Vec<String> =
+            withheld.iter().map(|(code, n)| format!("{n} {}", code.name())).collect();
+        output::say(format_args!(
+            "{} workloads withheld ({}): `sidecarta explain --cluster PATH... NAMESPACE/NAME` says why, and what is known",
+            withheld.values().sum::<usize>(),
+            causes.join(", ")
+        ));
+    }
     if unready > 0 {
         output::say(format_args!(
             "{unready} workloads are not ready: watch them for longer, or pass --include-unready"
         ));
     }
     Ok(match () {
-        () if unready > 0 => Outcome::Unready,
+        () if known > 0 => Outcome::Unready,
         () if gathered.partial => Outcome::Partial,
         () => Outcome::Done,
     })
@@ -358,7 +401,7 @@ pub(super) fn outcomes(
         .collect();
     let input = Input {
         cluster: &gathered.snapshot.cluster,
-        mesh: &gathered.snapshot.mesh,
+        meshes: &gathered.snapshot.meshes,
         known: &gathered.known,
         options: how,
     };

@@ -49,6 +49,9 @@ pub(super) struct Options {
 struct Answer {
     #[serde(flatten)]
     scope: ScopeReport,
+    /// The Sidecar that is tried does not select the pod: what is shown would not hold for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    does_not_select: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     calls: Vec<CallAnswer>,
     /// VirtualServices of the mesh that the pod does not see, with the reason.
@@ -68,6 +71,8 @@ struct CallAnswer {
 #[serde(rename_all = "camelCase")]
 struct Unseen {
     virtual_service: String,
+    #[serde(skip)]
+    kind: &'static str,
     why: String,
 }
 
@@ -80,17 +85,22 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     };
     let snapshot = snapshot::load_mesh(&cluster.cluster, cluster.cluster_domain.as_deref())?;
     let partial = super::report_snapshot(&snapshot.report);
-    let mesh = &snapshot.mesh;
     let pod = pod(&snapshot, name)?;
+    let mesh = snapshot.meshes.of(pod.revision.as_deref());
     let address = pod.addresses.first().map(ToString::to_string);
     let client =
         Client { namespace: &pod.namespace, labels: &pod.labels, address: address.as_deref() };
     let tried = options.sidecar.as_ref().map(read_sidecar).transpose()?;
     let applied = match &tried {
         Some(s) => {
-            if !s.selects(client.labels) {
-                output::note(format_args!(
-                    "the selector of {} does not match the pod; shown is what it would give",
+            if foreign(s, client.namespace, &mesh.config.root_namespace) {
+                output::warn(format_args!(
+                    "the Sidecar {}/{} is of another namespace than the pod and would not apply to it; shown is what it would give",
+                    s.namespace, s.name
+                ));
+            } else if !s.selects(client.labels) {
+                output::warn(format_args!(
+                    "the selector of {} does not match the pod, so the Sidecar would not apply to it; shown is what it would give",
                     s.name
                 ));
             }
@@ -123,6 +133,10 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     }
     let answer = Answer {
         scope: ScopeReport::new(&scope, &client, applied),
+        does_not_select: applied.is_some_and(|s| {
+            let root = &mesh.config.root_namespace;
+            tried.is_some() && (foreign(s, client.namespace, root) || !s.selects(client.labels))
+        }),
         calls,
         virtual_services_not_in_scope: unseen(mesh, &scope),
     };
@@ -133,12 +147,19 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
 }
 
+/// Whether a Sidecar is of another namespace than the pod and no default of the mesh.
+fn foreign(s: &Sidecar, namespace: &str, root: &str) -> bool {
+    let default = s.selector.is_none() && s.namespace == root;
+    !s.namespace.is_empty() && s.namespace != namespace && !default
+}
+
 /// The pod of this name, else the first pod of the workload of this name.
 fn pod<'s>(snapshot: &'s snapshot::Snapshot, name: &str) -> anyhow::Result<&'s MeshPod> {
     let Some((namespace, short)) = name.split_once('/') else {
         bail!("{name:?} names no pod: write NAMESPACE/POD");
     };
-    if let Some(pod) = snapshot.mesh.pod(namespace, short) {
+    let known = |name: &str| snapshot.meshes.all().find_map(|m| m.pod(namespace, name));
+    if let Some(pod) = known(short) {
         return Ok(pod);
     }
     let of_workload = snapshot
@@ -146,9 +167,9 @@ fn pod<'s>(snapshot: &'s snapshot::Snapshot, name: &str) -> anyhow::Result<&'s M
         .pods()
         .iter()
         .filter(|p| p.workload.namespace == namespace && p.workload.name == short);
-    of_workload.filter_map(|p| snapshot.mesh.pod(namespace, &p.name)).next().with_context(|| {
+    of_workload.filter_map(|p| known(&p.name)).next().with_context(|| {
         let near: Vec<&str> =
-            snapshot.mesh.pods().iter().filter(|p| p.namespace == namespace).map(|p| p.name.as_str()).take(5).collect();
+            snapshot.meshes.first().pods().iter().filter(|p| p.namespace == namespace).map(|p| p.name.as_str()).take(5).collect();
         match near.as_slice() {
             [] => format!("no pod and no workload {name} is in the snapshot, nor any pod of the namespace {namespace}"),
             some => format!("no pod and no workload {name} is in the snapshot; of {namespace} there are {}", some.join(", ")),
@@ -187,6 +208,7 @@ fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Ve
         port: Some(port),
         protocol,
         address,
+        from: String::new(),
     });
     let plan = planner.finish();
     plan.notes.iter().for_each(output::note);
@@ -214,7 +236,7 @@ fn unseen(mesh: &Mesh, scope: &Scope<'_>) -> Vec<Unseen> {
     };
     let all = mesh.virtual_services().iter().filter(|v| !seen(v));
     let mut out: Vec<Unseen> =
-        all.map(|v| Unseen { virtual_service: v.id(), why: why(v) }).collect();
+        all.map(|v| Unseen { virtual_service: v.id(), kind: v.kind(), why: why(v) }).collect();
     out.sort_by(|a, b| a.virtual_service.cmp(&b.virtual_service));
     out
 }
@@ -224,6 +246,7 @@ fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
     match applied {
         Some(s) => {
             let kind = match (&s.selector, s.namespace == mesh.config.root_namespace) {
+                _ if answer.does_not_select => "tried: it does not select the pod",
                 (Some(_), _) => "its selector matches",
                 (None, true) => "the mesh's default",
                 (None, false) => "the namespace's default",
@@ -288,10 +311,7 @@ fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
     if !answer.virtual_services_not_in_scope.is_empty() {
         out.push_str("\nnot in scope:\n");
         for u in &answer.virtual_services_not_in_scope {
-            output::line(
-                &mut out,
-                format_args!("  VirtualService {}: {}", u.virtual_service, u.why),
-            );
+            output::line(&mut out, format_args!("  {} {}: {}", u.kind, u.virtual_service, u.why));
         }
     }
     out

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::objects::{self, Labels, addresses, named_ports, read};
-use super::owner::{Owner, controller_of, stable};
+use super::owner::{Owner, controller_of, lasting, stable};
 use super::pool::Pool;
 use super::proxy::{capture_scope, dns_domain, proxy, proxy_since};
 use super::{CaptureScope, Time};
@@ -164,12 +164,17 @@ pub(crate) struct ControllerBrief {
     pub owner: Option<Owner>,
     /// Labels that select its pods across rollouts.
     pub selector: Labels,
+    /// It selects by them itself; else they are what its template has.
+    pub selects: bool,
+    /// The controller whose selector stands for its own.
+    pub refers: Option<Owner>,
 }
 
 impl ControllerBrief {
     pub(crate) fn new(controller: objects::Controller, pool: &mut Pool) -> Self {
         let objects::Controller { metadata, spec } = controller;
-        let own = stable(&spec.selector.match_labels);
+        let own = stable(&spec.selector.labels());
+        let selects = !own.is_empty();
         // A Job selects by its own UID, a CronJob not at all: their pods' stable labels come from
         // the template.
         let selector = if own.is_empty() {
@@ -178,7 +183,7 @@ impl ControllerBrief {
             } else {
                 spec.template
             };
-            stable(&template.metadata.labels)
+            lasting(&template.metadata.labels)
         } else {
             own
         };
@@ -187,6 +192,11 @@ impl ControllerBrief {
             name: pool.word(&metadata.name),
             owner: controller_of(&metadata, pool),
             selector: pool.labels(Arc::new(selector)),
+            selects,
+            refers: spec.workload_ref.map(|r| Owner {
+                kind: pool.word(if r.kind.is_empty() { "Deployment" } else { &r.kind }),
+                name: pool.word(&r.name),
+            }),
         }
     }
 }

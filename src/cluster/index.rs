@@ -15,7 +15,8 @@ use super::pool::Pool;
 use super::turns::{End, Ended, Turn, hand_over, hand_over_endpoints};
 use super::unreadable::Unreadable;
 use super::{Backing, Cluster, Pod, Service};
-use crate::model::{DataPlane, Protocol, Time, selects};
+use crate::mesh::Discovery;
+use crate::model::{DataPlane, Protocol, Time, WorkloadId, selects};
 
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
@@ -38,6 +39,8 @@ pub struct Builder {
     routed: Vec<(String, String)>,
     /// Hosts that proxies dial as they were called, each with the namespace that it is spelled in.
     passed: Vec<(String, String)>,
+    config_maps: Vec<objects::ConfigMap>,
+    namespaces: Vec<objects::Namespace>,
     domain: Option<String>,
 }
 
@@ -99,6 +102,17 @@ impl Builder {
         self.nodes.push(node);
     }
 
+    /// Only a MeshConfig's matters: it says which namespaces istiod looks at.
+    pub(crate) fn config_map(&mut self, map: objects::ConfigMap) {
+        if map.is_mesh_config() {
+            self.config_maps.push(map);
+        }
+    }
+
+    pub(crate) fn namespace(&mut self, namespace: objects::Namespace) {
+        self.namespaces.push(namespace);
+    }
+
     pub(crate) fn entry(&mut self, entry: impl Into<Arc<objects::ServiceEntry>>) {
         self.entries.push(entry.into());
     }
@@ -138,8 +152,11 @@ impl Builder {
     pub fn build(mut self) -> (Cluster, Vec<String>) {
         let mut problems = Vec::new();
         let domain = self.domain.take().or_else(|| self.domain_of_proxies());
-        let mut cluster =
-            Cluster { domain: domain.unwrap_or_else(|| DOMAIN.to_owned()), ..Cluster::default() };
+        let mut cluster = Cluster {
+            domain: domain.unwrap_or_else(|| DOMAIN.to_owned()),
+            discovery: Discovery::of_objects(&self.config_maps, &self.namespaces),
+            ..Cluster::default()
+        };
         for (host, namespace) in self.routed.drain(..) {
             cluster.routed.add(&host, &namespace, &cluster.domain);
         }
@@ -429,6 +446,7 @@ impl Builder {
                 capture: Arc::clone(&pod.capture),
             });
         }
+        common_selectors(cluster, &self.owners, &mut self.pool);
         hand_over(cluster, &ended);
         contested(cluster, problems);
         // Where no Node tells its range, pods lie where other pods lie: the same /24, or /64 in
@@ -441,6 +459,26 @@ impl Builder {
             .map(|n| n.trunc())
             .collect();
         cluster.pod_ranges.extend(known);
+    }
+}
+
+/// A selector that no controller gives must meet all pods of its workload: only labels that all of
+/// them have stay.
+fn common_selectors(cluster: &mut Cluster, owners: &Owners, pool: &mut Pool) {
+    let mut first: HashMap<&WorkloadId, &objects::Labels> = HashMap::default();
+    let mut several: HashMap<WorkloadId, BTreeMap<String, String>> = HashMap::default();
+    for pod in cluster.pods.iter().filter(|p| p.end == Time::MAX && p.workload.kind != "Pod") {
+        let old = *first.entry(&pod.workload).or_insert(&pod.selector);
+        if *old == pod.selector || owners.selects(&pod.workload) {
+            continue;
+        }
+        let common = several.entry(pod.workload.clone()).or_insert_with(|| (**old).clone());
+        common.retain(|k, v| pod.selector.get(k) == Some(v));
+    }
+    for pod in &mut cluster.pods {
+        if let Some(common) = several.get(&pod.workload) {
+            pod.selector = pool.labels(Arc::new(common.clone()));
+        }
     }
 }
 

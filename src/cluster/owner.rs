@@ -31,7 +31,125 @@ fn unstable(label: &str) -> bool {
             | "istio.io/rev"
             | "sidecar.istio.io/inject"
             | "rollouts-pod-template-hash"
+            | "serving.knative.dev/revision"
+            | "serving.knative.dev/revisionUID"
+            | "serving.knative.dev/configurationGeneration"
+            | "strimzi.io/pod-name"
+            | "openshift.io/deployment-config.latest-version"
     )
+}
+
+/// Whether the words of a label say that it is of one revision, run, role or version: what a
+/// controller selects by cannot change, but any other label of a pod can.
+fn changing(label: &str) -> bool {
+    const WORDS: [&str; 24] = [
+        "hash",
+        "revision",
+        "generation",
+        "uid",
+        "chart",
+        "version",
+        "role",
+        "leader",
+        "primary",
+        "master",
+        "completed",
+        "attempt",
+        "retry",
+        "index",
+        "ordinal",
+        "timestamp",
+        "submission",
+        "exec",
+        "phase",
+        "state",
+        "status",
+        "build",
+        "commit",
+        "heritage",
+    ];
+    let name = label.rsplit('/').next().unwrap_or(label);
+    let mut words: Vec<String> = vec![String::new()];
+    let mut lower = false;
+    for c in name.chars() {
+        // `revisionUID`, `instanceRole`: a word begins where the case rises.
+        if !c.is_ascii_alphanumeric() || (lower && c.is_ascii_uppercase()) {
+            words.push(String::new());
+        }
+        lower = c.is_ascii_lowercase();
+        if let Some(word) = words.last_mut().filter(|_| c.is_ascii_alphanumeric()) {
+            word.push(c.to_ascii_lowercase());
+        }
+    }
+    words.iter().any(|w| WORDS.contains(&w.as_str()))
+}
+
+/// Whether a label can name what a pod belongs to.
+fn identifying(label: &str) -> bool {
+    matches!(
+        label.rsplit('/').next().unwrap_or(label),
+        "app"
+            | "name"
+            | "instance"
+            | "k8s-app"
+            | "service"
+            | "cluster"
+            | "cluster-name"
+            | "application"
+            | "app-name"
+            | "workload"
+            | "component"
+            | "release"
+            | "deploymentconfig"
+            | "deployment-config.name"
+            | "cron-workflow"
+            | "workflow-template"
+            | "cluster-workflow-template"
+    )
+}
+
+/// Kinds of which each object is one run or one revision: its name is of no other pod.
+fn runs_once(kind: &str) -> bool {
+    matches!(
+        kind,
+        "Job"
+            | "Workflow"
+            | "PipelineRun"
+            | "TaskRun"
+            | "Revision"
+            | "ReplicaSet"
+            | "ReplicationController"
+            | "ControllerRevision"
+            | "Run"
+    )
+}
+
+/// Labels of a template or a pod that stay, where no controller says what it selects by.
+pub(crate) fn lasting(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut out = stable(labels);
+    out.retain(|k, _| !changing(k));
+    out
+}
+
+/// Labels of a pod that can select the next pods of its workload as well, told from its owners from
+/// the nearest to the top: empty where none of them names the workload.
+pub(super) fn lasting_of(
+    labels: &BTreeMap<String, String>,
+    pod: &str,
+    owners: &[Owner],
+) -> BTreeMap<String, String> {
+    let mut out = lasting(labels);
+    let top = owners.last();
+    let passing = |value: &str| {
+        let below = owners.iter().rev().skip(1).any(|o| &*o.name == value);
+        let once = top.is_some_and(|o| runs_once(&o.kind) && &*o.name == value);
+        value == pod || below || once
+    };
+    out.retain(|_, v| !passing(v));
+    let named = |(k, v): (&String, &String)| {
+        identifying(k) || top.is_some_and(|o| !runs_once(&o.kind) && *o.name == **v)
+    };
+    if out.iter().any(named) { out } else { BTreeMap::new() }
 }
 
 /// Those that survive a rollout.
@@ -60,4 +178,42 @@ pub(super) fn controller_of(meta: &Meta, pool: &mut Pool) -> Option<Owner> {
     // A static pod is "owned" by its node, which is no workload.
     (owner.kind != "Node")
         .then(|| Owner { kind: pool.word(&owner.kind), name: pool.word(&owner.name) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_a_version_a_run_or_a_role_do_not_last() {
+        for label in [
+            "helm.sh/chart",
+            "app.kubernetes.io/version",
+            "cnpg.io/instanceRole",
+            "spilo-role",
+            "sparkoperator.k8s.io/submission-id",
+            "serving.knative.dev/configurationUID",
+            "pod-template-hash",
+        ] {
+            assert!(changing(label), "{label}");
+        }
+        for label in ["app", "app.kubernetes.io/name", "team", "strimzi.io/cluster", "conversion"] {
+            assert!(!changing(label), "{label}");
+        }
+    }
+
+    #[test]
+    fn what_names_only_the_run_selects_nothing() {
+        let labels = |all: &[(&str, &str)]| {
+            all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        let owner = |kind: &str, name: &str| Owner { kind: kind.into(), name: name.into() };
+        let of_run: BTreeMap<String, String> =
+            labels(&[("workflows.argoproj.io/workflow", "x-1"), ("team", "bi")]);
+        assert_eq!(lasting_of(&of_run, "x-1-2", &[owner("Workflow", "x-1")]), BTreeMap::new());
+        let of_set: BTreeMap<String, String> =
+            labels(&[("cluster", "events"), ("pod", "events-0")]);
+        let kept = lasting_of(&of_set, "events-0", &[owner("PodSet", "events")]);
+        assert_eq!(kept.keys().collect::<Vec<_>>(), ["cluster"]);
+    }
 }

@@ -10,11 +10,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 
-use super::known::{Declared, Known, protocol};
+use super::declared::{Declared, protocol};
+use super::known::{Gap, Known};
+use super::place::{Place, cluster_name, place};
 use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{is_wildcard, matches, qualify};
-use crate::mesh::{AppProtocol, Mesh, Service};
-use crate::model::{Dependency, Destination, Grade, Protocol};
+use crate::mesh::{AppProtocol, Mesh, Registry, Resolution, Service};
+use crate::model::{Dependency, Destination, Grade, Protocol, Unresolved};
 use crate::scope::{Call, CallProtocol, Client, Scope, Treatment};
 
 /// Stands for an address of the world outside where none is known (TEST-NET-3, RFC 5737).
@@ -33,6 +35,8 @@ pub enum Origin {
     Possible,
     /// Declared.
     Declared,
+    /// Looked up, and no connection to it was seen.
+    LookedUp,
 }
 
 /// A call with where it comes from.
@@ -55,6 +59,13 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// Hosts that could have been addressed and were not, with the reason.
     pub rejected: BTreeMap<String, String>,
+    /// Dependencies that have a call, or a host that is listed for them.
+    pub covered: BTreeSet<usize>,
+    /// Entries that are listed though the snapshot has no such Service: what was learned names its
+    /// namespace and host.
+    pub assumed: BTreeSet<String>,
+    /// What no list is sure to keep.
+    pub gaps: BTreeSet<Gap>,
 }
 
 /// Turns what is known of a workload into calls.
@@ -84,6 +95,7 @@ impl<'a, 'm> Planner<'a, 'm> {
 
     fn add(&mut self, call: Call, origin: Origin, dependency: Option<usize>) {
         let new = (origin, dependency);
+        self.plan.covered.extend(dependency);
         let old = self.found.entry(call).or_insert(new);
         *old = (*old).min(new);
     }
@@ -91,15 +103,38 @@ impl<'a, 'm> Planner<'a, 'm> {
     /// Adds a declared call. A host without a port that the mesh knows is told.
     pub fn declare(&mut self, d: &Declared) {
         let host = full_name(self.mesh(), &d.host, self.client.namespace);
-        let mut ports: BTreeSet<u16> = d.port.into_iter().collect();
-        if ports.is_empty() {
-            ports = self.ports(&host);
+        let known = match d.port {
+            Some(_) => self.own_ports(&host),
+            None => self.ports(&host),
+        };
+        let mut gap = |why: String| {
+            let port = d.port.map(|p| format!(":{p}")).unwrap_or_default();
+            let from = if d.from.is_empty() { String::new() } else { format!(" ({})", d.from) };
+            self.plan.gaps.insert(Gap { call: format!("{host}{port}{from}"), why });
+        };
+        match place(self.full, &host, self.client.namespace) {
+            Place::Missing { host: whole, .. } => {
+                gap(format!("it is declared, and the snapshot has no Service {whole}"));
+            }
+            Place::Hidden(namespace) => self.plan.notes.push(undiscovered(&host, &namespace)),
+            Place::Known => {
+                let lacks = |p: u16| !known.is_empty() && !known.contains(&p);
+                let all: Vec<String> = known.iter().map(ToString::to_string).collect();
+                match d.port {
+                    Some(p) if lacks(p) => {
+                        gap(format!(
+                            "it is declared, and the Service has no port {p} (it has {}); write the Service's port, not the pod's",
+                            all.join(", ")
+                        ));
+                    }
+                    None if known.is_empty() => {
+                        gap("it is declared without a port, and the mesh knows none".to_owned());
+                    }
+                    _ => {}
+                }
+            }
         }
-        if ports.is_empty() {
-            self.plan.notes.push(format!(
-                "{host} is declared without a port, and the mesh knows none: the call is left out"
-            ));
-        }
+        let ports: BTreeSet<u16> = d.port.map_or(known, |p| [p].into());
         let protocol = d.protocol.as_deref().and_then(|name| {
             let known = protocol(name);
             if known.is_none() {
@@ -123,14 +158,40 @@ impl<'a, 'm> Planner<'a, 'm> {
             known.dependencies.iter().enumerate().filter(|(_, d)| d.key.protocol == Protocol::Tcp)
         {
             match &d.key.destination {
-                Destination::Service(s) => self.behind(i, d, &s.host, &looked_up),
+                Destination::Service(s) => {
+                    self.assume(Some(i), &s.namespace, &s.host);
+                    self.behind(i, d, &s.host, &looked_up);
+                }
                 Destination::Ambiguous { candidates } => {
                     for c in candidates {
+                        self.assume(Some(i), &c.namespace, &c.host);
                         self.seen(i, d, &c.host, c.port);
                     }
                 }
-                Destination::External { host: Some(host), .. } => {
+                Destination::External { host: Some(host), namespace, entry_host, .. } => {
+                    match namespace {
+                        Some(n) => self.assume(Some(i), n, entry_host.as_ref().unwrap_or(host)),
+                        None => self.assume_named(i, host),
+                    }
                     self.behind(i, d, host, &looked_up)
+                }
+                Destination::Unresolved { host: Some(host), why, .. }
+                    if *why == Unresolved::UnknownMeshHost =>
+                {
+                    // Istio's own name of a cluster: the proxy had it, so the host is one.
+                    if self.mesh().has_host(host) {
+                        self.behind(i, d, host, &looked_up);
+                    } else {
+                        self.assume_named(i, host);
+                    }
+                }
+                Destination::Unresolved { address, why: Unresolved::NoServicePort, .. } => {
+                    // Its address and port are all that a proxy has to go by.
+                    for protocol in [CallProtocol::Http, CallProtocol::Tls, CallProtocol::Tcp] {
+                        let (host, port) = (address.to_string(), d.key.port);
+                        let call = Call { host, port, protocol, address: *address };
+                        self.add(call, Origin::Learned, Some(i));
+                    }
                 }
                 Destination::External { host: None, address: Some(a), .. } => {
                     let (host, port) = (a.to_string(), d.key.port);
@@ -141,7 +202,11 @@ impl<'a, 'm> Planner<'a, 'm> {
                     };
                     self.add(Call { host, port, protocol, address: *a }, Origin::Learned, Some(i));
                 }
-                Destination::Pod { .. } => {
+                Destination::Pod { namespace, .. } => {
+                    let own = self.mesh().hides(namespace);
+                    if own {
+                        self.plan.covered.insert(i);
+                    }
                     for a in wire_addresses(d) {
                         let call = Call {
                             host: a.to_string(),
@@ -158,6 +223,87 @@ impl<'a, 'm> Planner<'a, 'm> {
                 | Destination::Others { .. } => {}
             }
         }
+        self.looked_up(known);
+    }
+
+    /// A host that was learned with its namespace. Where the snapshot has no such Service (it was
+    /// deleted, or its namespace was not listed), it is listed all the same.
+    fn assume(&mut self, i: Option<usize>, namespace: &str, host: &str) {
+        if self.mesh().has_host(host) {
+            return;
+        }
+        self.plan.covered.extend(i);
+        if self.plan.assumed.contains(&format!("{namespace}/{host}")) {
+            return;
+        }
+        if self.mesh().hides(namespace) {
+            self.plan.notes.push(undiscovered(host, namespace));
+            return;
+        }
+        self.plan.assumed.insert(format!("{namespace}/{host}"));
+        // A VirtualService of another namespace may lead it elsewhere.
+        let all = self.full.listeners.iter().flat_map(|l| &l.virtual_services);
+        let leading = all.filter(|v| v.hosts.iter().any(|h| matches(h, host)));
+        self.plan.assumed.extend(leading.map(|v| format!("{}/{host}", v.namespace)));
+    }
+
+    /// The same for a host of which only the name was on the wire.
+    fn assume_named(&mut self, i: usize, host: &str) {
+        let domain = format!(".{}", self.mesh().domain);
+        if !host.ends_with(&domain) && !host.ends_with(".svc.clusterset.local") {
+            return;
+        }
+        if let Some((namespace, host)) = cluster_name(self.mesh(), host, self.client.namespace) {
+            self.assume(Some(i), &namespace, &host);
+        }
+    }
+
+    /// Hosts that were looked up, and that no call explains: the workload may call them, itself
+    /// included, where no interface shows it.
+    fn looked_up(&mut self, known: &Known) {
+        for l in &known.lookups {
+            let host = full_name(self.mesh(), &l.host, self.client.namespace);
+            let explained = self.found.keys().any(|c| c.host == host)
+                || self.plan.rejected.contains_key(&host)
+                || self.looked_up_by_proxy(&host);
+            if explained {
+                continue;
+            }
+            if let Place::Missing { namespace, host } =
+                place(self.full, &host, self.client.namespace)
+                && host == l.host
+            {
+                self.assume(None, &namespace, &host);
+                continue;
+            }
+            let ports = self.ports(&host);
+            let control_plane = self
+                .mesh()
+                .services_of(&host)
+                .any(|s| s.object == "istiod" || s.object.starts_with("istiod-"));
+            if ports.is_empty() || control_plane {
+                continue;
+            }
+            self.plan.notes.push(format!(
+                "{host} was looked up and no connection to it was seen (a call of a pod to itself shows none, nor does one that its \
+                 proxy refused): it is kept"
+            ));
+            for port in ports {
+                for call in self.expand(&host, port, None, None) {
+                    self.add(call, Origin::LookedUp, None);
+                }
+            }
+        }
+    }
+
+    /// Whether proxies look a host up by themselves: the host or an endpoint of a DNS cluster
+    /// (`networking/core/cluster.go`), so that a look-up says nothing of the application.
+    fn looked_up_by_proxy(&self, host: &str) -> bool {
+        let mesh = self.mesh();
+        let by_dns = |s: &&Service| s.resolution == Resolution::Dns;
+        let named = |s: &Service| mesh.endpoints(s).iter().any(|e| e.address == host);
+        mesh.services_of(host).any(|s| by_dns(&s))
+            || mesh.services().iter().filter(by_dns).any(named)
     }
 
     /// A host that was seen called, and hosts that lead there.
@@ -287,9 +433,30 @@ impl<'a, 'm> Planner<'a, 'm> {
         any
     }
 
+    /// Ports of the Kubernetes Service that has this host, or below which it is.
+    fn own_ports(&self, host: &str) -> BTreeSet<u16> {
+        let of = |host: &str| {
+            let all = self.mesh().services_of(host);
+            let own = all.filter(|s| {
+                s.registry == Registry::Kubernetes && s.resolution != Resolution::Alias
+            });
+            own.flat_map(|s| s.ports.iter().map(|p| p.number)).collect::<BTreeSet<u16>>()
+        };
+        let own = of(host);
+        match host.split_once('.') {
+            Some((_, above)) if own.is_empty() => of(above),
+            _ => own,
+        }
+    }
+
     /// Ports that the mesh knows of a host.
     fn ports(&self, host: &str) -> BTreeSet<u16> {
         let mut out: BTreeSet<u16> = BTreeSet::new();
+        // Its own Service is found at once; whatever else may answer is searched for.
+        if let Some(own) = self.full.service(host).filter(|s| !s.ports.is_empty()) {
+            let tcp = own.ports.iter().filter(|p| p.protocol != AppProtocol::Udp);
+            return tcp.map(|p| p.number).collect();
+        }
         for listener in &self.full.listeners {
             let by_name = listener.services.iter().filter(|s| {
                 s.service.host == host
@@ -297,7 +464,13 @@ impl<'a, 'm> Planner<'a, 'm> {
             });
             let by_alias =
                 listener.services.iter().filter(|s| s.aliases.iter().any(|(_, h)| h == host));
-            let ports = by_name.chain(by_alias).flat_map(|s| s.ports.iter());
+            // A pod below a headless Service.
+            let below = listener.services.iter().filter(|s| {
+                s.service.resolution == Resolution::Passthrough
+                    && s.service.registry == Registry::Kubernetes
+                    && host.strip_suffix(s.service.host.as_str()).is_some_and(|h| h.ends_with('.'))
+            });
+            let ports = by_name.chain(by_alias).chain(below).flat_map(|s| s.ports.iter());
             out.extend(ports.filter(|p| p.protocol != AppProtocol::Udp).map(|p| p.number));
             if listener.virtual_services.iter().any(|v| v.hosts.iter().any(|h| h == host))
                 && out.is_empty()
@@ -327,7 +500,8 @@ impl<'a, 'm> Planner<'a, 'm> {
         let exact = named.iter().any(|s| !is_wildcard(&s.service.host));
         for s in named.iter().filter(|s| !exact || !is_wildcard(&s.service.host)) {
             if address.is_none() {
-                addresses.extend(self.address(s.service));
+                addresses
+                    .extend(self.pod_address(s.service, host).or_else(|| self.address(s.service)));
             }
             if protocol.is_none() {
                 let declared = s.port(port).map(|p| p.protocol);
@@ -356,6 +530,12 @@ impl<'a, 'm> Planner<'a, 'm> {
         let all = protocols.iter().flat_map(|p| addresses.iter().map(move |a| (*p, *a)));
         all.map(|(protocol, address)| Call { host: host.to_owned(), port, protocol, address })
             .collect()
+    }
+
+    /// The address of a pod that is named below a headless Service.
+    fn pod_address(&self, s: &Service, host: &str) -> Option<IpAddr> {
+        let name = host.strip_suffix(s.host.as_str())?.strip_suffix('.')?;
+        self.mesh().pod(&s.namespace, name)?.addresses.first().copied()
     }
 
     /// What the host of a Service resolves to: its address, of a headless one an endpoint, else
@@ -388,5 +568,24 @@ pub fn full_name(mesh: &Mesh, name: &str, namespace: &str) -> String {
         format!("{name}.svc.{domain}"),
         format!("{name}.{domain}"),
     ];
-    whole.into_iter().find(|n| mesh.has_host(n)).unwrap_or(name)
+    if let Some(found) = whole.into_iter().find(|n| mesh.has_host(n)) {
+        return found;
+    }
+    // The pod of a headless Service, in short: `kafka-0.brokers.data`.
+    let below = name.split_once('.').and_then(|(pod, rest)| {
+        let found = full_name(mesh, rest, namespace);
+        let headless = |s: &Service| {
+            s.registry == Registry::Kubernetes && s.resolution == Resolution::Passthrough
+        };
+        mesh.services_of(&found).any(headless).then(|| format!("{pod}.{found}"))
+    });
+    below.unwrap_or(name)
+}
+
+/// What is said of a call that no proxy can have a route for.
+fn undiscovered(host: &str, namespace: &str) -> String {
+    format!(
+        "{host}: istiod does not look at the namespace {namespace} (discoverySelectors), so no host can cover it: the proxy treats \
+         the call as one to the outside, with and without the Sidecar"
+    )
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::known::Subject;
 use crate::cluster::{Cluster, Pod};
-use crate::mesh::{Mesh, Sidecar};
+use crate::mesh::{Mesh, Sidecar, Taken};
 use crate::model::{DataPlane, Time, WorkloadId, selects};
 
 /// What one Sidecar is written for.
@@ -40,6 +40,14 @@ pub struct Group {
     pub notes: Vec<String>,
     /// Why none can be written.
     pub refused: Option<String>,
+    /// Its pods belong to several revisions of istiod.
+    pub several_revisions: Option<String>,
+    /// istiod does not look at its namespace.
+    pub undiscovered: Option<String>,
+    /// The Sidecar of somebody else whose place it takes.
+    pub replaces: Option<String>,
+    /// Why none is written: a Sidecar of somebody else is in its place.
+    pub not_adopted: Option<String>,
 }
 
 /// Running pods of the cluster by namespace.
@@ -91,6 +99,10 @@ fn group(
         bystanders: BTreeSet::new(),
         notes: Vec::new(),
         refused: None,
+        several_revisions: None,
+        undiscovered: None,
+        replaces: None,
+        not_adopted: None,
     }
 }
 
@@ -202,12 +214,13 @@ fn by_namespace(subjects: &[&Subject], running: &Running<'_>) -> Vec<Group> {
 
 /// Holds the group against the Sidecars and pods that are there; `served` are the workloads that
 /// get a Sidecar. The Sidecar whose settings it takes over, where it replaces one that is written
-/// for its pods.
+/// for its pods: one that somebody else wrote only with `adopt`.
 pub fn check<'m>(
     g: &mut Group,
     mesh: &'m Mesh,
     running: &Running<'_>,
     served: &BTreeSet<&WorkloadId>,
+    adopt: bool,
 ) -> Option<&'m Sidecar> {
     let pods: Vec<&Pod> = running.selected(&g.namespace, g.selector.as_ref()).collect();
     if pods.is_empty() {
@@ -229,7 +242,15 @@ pub fn check<'m>(
     if g.selector.is_none() {
         let defaults: Vec<&Sidecar> = own.filter(|s| s.selector.is_none()).collect();
         let first = defaults.first().copied()?;
+        if !adopt {
+            g.not_adopted = Some(format!(
+                "the namespace has a default Sidecar {}/{} that Sidecarta did not write: pass --adopt to replace it",
+                first.namespace, first.name
+            ));
+            return Some(first);
+        }
         g.name.clone_from(&first.name);
+        g.replaces = Some(first.name.clone());
         g.notes.push(format!(
             "replaces the namespace's default Sidecar {} (two would be IST0111)",
             first.name
@@ -239,6 +260,13 @@ pub fn check<'m>(
     let meets = |s: &&Sidecar| s.selector.is_some() && pods.iter().any(|p| s.selects(&p.labels));
     let with_selector: Vec<&Sidecar> = own.filter(meets).collect();
     let first = with_selector.first().copied()?;
+    if !adopt {
+        g.not_adopted = Some(format!(
+            "the Sidecar {}/{} selects its pods, and Sidecarta did not write it: pass --adopt to replace it",
+            first.namespace, first.name
+        ));
+        return Some(first);
+    }
     let beyond: BTreeSet<&WorkloadId> = running
         .selected(&g.namespace, first.selector.as_ref())
         .filter(|p| !pods.iter().any(|q| q.name == p.name))
@@ -264,6 +292,7 @@ pub fn check<'m>(
         return None;
     }
     g.name.clone_from(&first.name);
+    g.replaces = Some(first.name.clone());
     g.notes.push(format!(
         "replaces the Sidecar {} that selects the same pods (two would be IST0110)",
         first.name
@@ -275,6 +304,32 @@ pub fn check<'m>(
         ));
     }
     Some(first)
+}
+
+/// Gives a group another name where an object of another's has it: applying would replace that
+/// object, whatever it selects. `used` are the names of the Sidecars that are written together.
+pub fn rename(g: &mut Group, taken: &Taken, used: &mut BTreeSet<(String, String)>) {
+    let free = |name: &str, used: &BTreeSet<(String, String)>| {
+        // `default` stands for a namespace's default in every document about Sidecars.
+        let reserved = g.selector.is_some() && name == "default";
+        // One that was written before is written again.
+        let other = taken.get(&g.namespace, name).is_some_and(|s| !s.generated);
+        let replaced = g.replaces.as_deref() == Some(name);
+        (replaced || !reserved && !other) && !used.contains(&(g.namespace.clone(), name.to_owned()))
+    };
+    let wanted = g.name.clone();
+    let mut tries = std::iter::once(wanted.clone())
+        .chain(std::iter::once(format!("{wanted}-sidecarta")))
+        .chain((2..).map(|n| format!("{wanted}-sidecarta-{n}")));
+    let name = tries.find(|n| free(n, used)).unwrap_or_else(|| wanted.clone());
+    if name != wanted {
+        g.notes.push(format!(
+            "it is called {name}: the Sidecar {}/{wanted} is another object, or has the name of a namespace's default",
+            g.namespace
+        ));
+        g.name = name;
+    }
+    used.insert((g.namespace.clone(), g.name.clone()));
 }
 
 /// Names of Sidecars: the workload's, told apart by kind where two of a namespace share one.

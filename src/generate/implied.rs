@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::calls::full_name;
-use crate::mesh::{Mesh, MeshPod, Sidecar};
+use crate::mesh::{Mesh, MeshPod, NamedCluster, Sidecar};
 use crate::model::selects;
 
 /// A provider in force: why, and the host and port that it needs.
@@ -25,8 +25,8 @@ pub struct Implied {
 pub fn implied(mesh: &Mesh, pod: &MeshPod, carried: Option<&Sidecar>) -> BTreeSet<Implied> {
     let mut out = BTreeSet::new();
     let mut use_provider = |name: &str, by: &str| {
-        let named = mesh.config.providers.iter().filter(|p| p.name == name);
-        out.extend(named.map(|p| {
+        let all = mesh.config.providers.iter().filter(|p| p.name == name);
+        out.extend(all.map(|p| {
             let host = p.service.split_once('/').map_or(p.service.as_str(), |(_, h)| h);
             let host = full_name(mesh, host, &mesh.config.root_namespace);
             Implied { host, port: p.port, why: format!("{} provider {name}, {by}", p.kind) }
@@ -36,17 +36,26 @@ pub fn implied(mesh: &Mesh, pod: &MeshPod, carried: Option<&Sidecar>) -> BTreeSe
     // Per kind the most specific Telemetry that names providers wins: the workload's, the
     // namespace's, the mesh's.
     let mut chosen: BTreeMap<&str, (u8, BTreeSet<&str>, String)> = BTreeMap::new();
+    let mut named: BTreeSet<Implied> = BTreeSet::new();
     for u in mesh.provider_uses() {
-        let rank = match () {
-            () if u.namespace == pod.namespace && !u.selector.is_empty() => 2,
-            () if u.namespace == pod.namespace => 1,
-            () if u.namespace == *root && u.selector.is_empty() => 0,
-            () => continue,
-        };
-        if !selects(&u.selector, &pod.labels) {
+        // Those of the root namespace hold in every namespace, with their selectors
+        // (`ListAuthorizationPolicies`, `isSelected`; `EnvoyFilters`). Of Telemetries only those
+        // without one do (`applicableTelemetries`).
+        let own = u.namespace == pod.namespace;
+        if !own && u.namespace != *root || !selects(&u.selector, &pod.labels) {
             continue;
         }
+        let rank = match () {
+            () if own && !u.selector.is_empty() => 2,
+            () if u.kind == "Telemetry" && !u.selector.is_empty() => continue,
+            () => u8::from(own),
+        };
         let by = format!("{} {}/{}", u.kind, u.namespace, u.name);
+        named.extend(u.clusters.iter().map(|NamedCluster { host, port }| Implied {
+            host: host.clone(),
+            port: *port,
+            why: by.clone(),
+        }));
         for (part, providers) in &u.providers {
             let providers: BTreeSet<&str> = providers.iter().map(String::as_str).collect();
             if u.kind != "Telemetry" {
@@ -69,6 +78,7 @@ pub fn implied(mesh: &Mesh, pod: &MeshPod, carried: Option<&Sidecar>) -> BTreeSe
     for (_, providers, by) in chosen.values() {
         providers.iter().for_each(|p| use_provider(p, by));
     }
+    out.extend(named);
     if !chosen.contains_key("tracing") {
         out.extend(mesh.config.default_tracing.iter().map(|(host, port)| Implied {
             host: full_name(mesh, host, root),

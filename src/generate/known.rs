@@ -1,14 +1,13 @@
 //! What generation is given of a workload.
 //!
-//! Owns the words, and whether a declared call is one. Must never decide what follows.
+//! Owns the words. Must never decide what follows.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use serde::Deserialize;
+use serde::Serialize;
 
-use crate::model::{DataPlane, Dependency, Lookups, Watch, WorkloadId, valid};
-use crate::scope::CallProtocol;
+use super::declared::Declared;
+use crate::model::{DataPlane, Dependency, Lookups, Watch, WorkloadId};
 
 /// What is known of one workload, gathered for generation.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +22,8 @@ pub struct Known {
     pub lookups: Vec<Lookups>,
     /// Calls that people or other tools declare for it.
     pub declared: Vec<Declared>,
+    /// Lines that were declared for it and cannot be read, each with its reason.
+    pub unreadable: Vec<String>,
 }
 
 /// Of a workload of which nothing is known.
@@ -32,9 +33,15 @@ pub(super) static NOTHING: Known = Known {
     watches: Vec::new(),
     lookups: Vec::new(),
     declared: Vec::new(),
+    unreadable: Vec::new(),
 };
 
 impl Known {
+    /// Whether there is anything that a Sidecar could be written from.
+    pub(super) fn anything(&self) -> bool {
+        self.learned() || !self.declared.is_empty() || !self.unreadable.is_empty()
+    }
+
     pub(super) fn learned(&self) -> bool {
         !self.dependencies.is_empty() || !self.past.is_empty() || !self.watches.is_empty()
     }
@@ -53,50 +60,28 @@ pub struct Subject {
     pub present: bool,
 }
 
-/// A call that a person or another tool declares.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Declared {
-    /// `NAMESPACE/NAME` of a workload or a pod.
-    pub workload: String,
-    /// Host, in full or as a client in that namespace may shorten it.
-    pub host: String,
-    /// Port; absent: all that the host has.
-    #[serde(default)]
-    pub port: Option<u16>,
-    /// `http`, `tls` or `tcp`; absent: as the port declares.
-    #[serde(default)]
-    pub protocol: Option<String>,
-    /// What the host resolves to; absent: as the mesh says.
-    #[serde(default)]
-    pub address: Option<IpAddr>,
-}
-
-impl Declared {
-    /// The call, where its words are what they should be.
-    ///
-    /// # Errors
-    /// In words, when the host is none, the port 0, or the protocol unknown.
-    pub fn checked(self) -> Result<Self, String> {
-        valid::called_host(&self.host).map_err(|e| e.to_string())?;
-        if self.port == Some(0) {
-            return Err("the port is 0, which nobody listens on".to_owned());
-        }
-        match self.protocol.as_deref() {
-            Some(other) if protocol(other).is_none() => {
-                Err(format!("the protocol {other:?} is none of http, tls, tcp"))
-            }
-            _ => Ok(self),
-        }
+impl Subject {
+    /// Why no Sidecar can select its pods, and what to do.
+    pub(super) fn no_selector(&self) -> String {
+        format!(
+            "no label selects the pods of the {} {} for good: those that they have are of one pod, revision or run; add a label \
+             of your own to the template of its pods",
+            self.id.kind, self.id.name
+        )
     }
 }
 
-/// The protocol of this name.
-pub(super) fn protocol(name: &str) -> Option<CallProtocol> {
-    match name.to_ascii_lowercase().as_str() {
-        "http" | "http1" | "http2" | "grpc" => Some(CallProtocol::Http),
-        "tls" | "https" => Some(CallProtocol::Tls),
-        "tcp" => Some(CallProtocol::Tcp),
-        _ => None,
+/// Something that is known of a workload's calls and that no list is sure to keep.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Gap {
+    /// The call, as far as it is known.
+    pub call: String,
+    /// Why it is not sure to be kept.
+    pub why: String,
+}
+
+impl std::fmt::Display for Gap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.call, self.why)
     }
 }

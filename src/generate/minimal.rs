@@ -64,6 +64,8 @@ pub struct Demand<'a, 'm> {
     pub calls: &'a [Call],
     /// Clusters that the proxy itself sends to: host and port.
     pub implied: &'a [(String, u16)],
+    /// Entries that are listed whatever the proof says: the snapshot lacks their Services.
+    pub assumed: &'a [String],
 }
 
 impl Demand<'_, '_> {
@@ -109,6 +111,8 @@ pub enum Reason {
     Implied(String, u16),
     /// The treatment of incoming requests on this port of this pod would change.
     Inbound(String, u16),
+    /// The snapshot lacks its Service, and what was learned names it.
+    Assumed,
     /// `*/*` where nothing narrower could be proved.
     Unproved,
 }
@@ -170,7 +174,12 @@ impl<'a, 'm> Search<'a, 'm> {
     }
 
     fn egress(&self, hosts: &[String]) -> Vec<Egress> {
-        let hosts = if hosts.is_empty() { vec![SILENT.to_owned()] } else { hosts.to_vec() };
+        let hosts: Vec<String> = hosts
+            .iter()
+            .chain(self.demand.assumed.iter().filter(|a| !hosts.contains(a)))
+            .cloned()
+            .collect();
+        let hosts = if hosts.is_empty() { vec![SILENT.to_owned()] } else { hosts };
         let mut all = self.demand.bound.to_vec();
         all.push(Egress { hosts, ..Egress::default() });
         all
@@ -426,6 +435,11 @@ impl<'a, 'm> Search<'a, 'm> {
         widening: Widening,
         mut reasons: BTreeMap<String, Reason>,
     ) -> Minimal {
+        let assumed = self.demand.assumed.iter().filter(|a| !hosts.contains(a) && listable(a));
+        for entry in assumed.cloned().collect::<Vec<_>>() {
+            reasons.insert(entry.clone(), Reason::Assumed);
+            hosts.push(entry);
+        }
         hosts.sort();
         if widening == Widening::Everything {
             reasons.values_mut().for_each(|r| *r = Reason::Unproved);

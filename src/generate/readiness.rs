@@ -1,11 +1,22 @@
 //! Whether enough is known of a workload to write its Sidecar.
 //!
-//! Owns the estimate and the thresholds. Must never hide the figures behind a verdict.
+//! Owns the estimate and the thresholds. Must never hide the figures behind a verdict, nor estimate
+//! from too few connections.
 
 use serde::Serialize;
 
 use super::known::Known;
 use crate::model::{Destination, Merge, Spans};
+
+/// Connections below which no chance is estimated: after three that went to one host, the next one
+/// may go anywhere.
+pub const LEAST_CONNECTIONS: u64 = 30;
+
+/// A workload that calls less than that is ready when it was watched this many times as long.
+const QUIET: u64 = 7;
+
+/// Completed runs of a CronJob, of which each may take another way through its program.
+const LEAST_RUNS: u64 = 3;
 
 /// What a person asks for before a Sidecar is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -16,22 +27,36 @@ pub struct Thresholds {
     pub min_confidence: f64,
 }
 
+/// Completed runs of what runs to an end, and how many are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Runs {
+    /// Watched from their start to their end.
+    pub completed: u64,
+    /// Asked for.
+    pub least: u64,
+}
+
 /// How much is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Readiness {
     /// Time during which one of its pods was watched, in nanoseconds.
     pub watched: u64,
+    /// The longest time without a gap from a pod's start, in nanoseconds.
+    pub from_start: u64,
     /// Connections to anything but the mesh's own machinery.
     pub connections: u64,
     /// Dependencies seen in a single connection.
     pub seen_once: u64,
-    /// The estimated chance that the next connection is of a dependency already known. `None`
-    /// without a connection.
+    /// The estimated chance that the next connection is of a dependency already known. `None` from
+    /// fewer connections than [`LEAST_CONNECTIONS`].
     pub confidence: Option<f64>,
     /// Connections beyond its share, of which it is not known where they went one by one.
     #[serde(skip_serializing_if = "is_zero")]
     pub folded: u64,
+    /// Runs of a Job or CronJob.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Runs>,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -55,41 +80,123 @@ impl Readiness {
         }
         let folded =
             known.watches.iter().fold(0u64, |n, w| n.saturating_add(w.folded.connections()));
-        let watched = spans.total();
-        let mut out = Self { watched, connections, seen_once, confidence: None, folded };
+        let from_start = known.watches.iter().filter(|w| w.from_start());
+        let from_start =
+            from_start.filter_map(|w| w.spans.0.first()).map(|s| s.to.since(s.from)).max();
+        let mut out = Self {
+            watched: spans.total(),
+            from_start: from_start.unwrap_or(0),
+            connections,
+            seen_once,
+            folded,
+            ..Self::default()
+        };
         out.confidence = out.chance_that_next_is_new().map(|new| 1.0 - new);
         out
     }
 
+    /// The same for a workload of this kind. What runs to an end is judged by its completed runs;
+    /// `runs` tells whether the pod of a name still does.
+    pub fn of_kind(known: &Known, kind: &str, runs: impl Fn(&str) -> bool) -> Self {
+        let least = match kind {
+            "CronJob" | "CronWorkflow" => LEAST_RUNS,
+            "Job" | "Workflow" => 1,
+            _ => return Self::of(known),
+        };
+        let done = known.watches.iter().filter(|w| w.from_start() && !runs(&w.pod));
+        Self { runs: Some(Runs { completed: done.count() as u64, least }), ..Self::of(known) }
+    }
+
     /// Good-Turing: the chance that the next observation is of a kind not seen yet is about (kinds
-    /// seen once) / (observations).
+    /// seen once) / (observations). `None` from too few.
     pub fn chance_that_next_is_new(&self) -> Option<f64> {
-        (self.connections > 0).then(|| self.seen_once as f64 / self.connections as f64)
+        (self.connections >= LEAST_CONNECTIONS)
+            .then(|| self.seen_once as f64 / self.connections as f64)
     }
 
     /// Why it is not enough; `None` when it is.
     pub fn lacks(&self, least: &Thresholds) -> Option<String> {
         if self.folded > 0 {
             return Some(format!(
-                "not ready: {} connections went beyond what an agent takes of one pod, and are not known one by one: the list                  is incomplete; declare what it calls with --calls, and pass --include-unready",
+                "not ready: {} connections went beyond what an agent takes of one pod, and are not known one by one: the list \
+                 is incomplete; declare what it calls with --calls, and pass --include-unready --include-incomplete",
                 self.folded
             ));
         }
-        if self.watched < least.min_coverage {
-            let seconds = |n: u64| n / 1_000_000_000;
-            return Some(format!(
-                "not ready: watched for {} s of the {} s asked for",
-                seconds(self.watched),
-                seconds(least.min_coverage)
-            ));
-        }
+        let time = |n: u64| format!("{} s", n / 1_000_000_000);
+        let quiet = match self.runs {
+            Some(Runs { completed, least: runs }) if least.min_coverage > 0 => {
+                if completed < runs {
+                    return Some(format!(
+                        "not ready: {completed} completed runs were watched from their start, of the {runs} asked for"
+                    ));
+                }
+                true
+            }
+            _ if self.watched < least.min_coverage => {
+                return Some(format!(
+                    "not ready: watched for {} of the {} asked for",
+                    time(self.watched),
+                    time(least.min_coverage)
+                ));
+            }
+            // Silence is known of a pod that was watched from its start alone.
+            _ if self.connections == 0 && self.from_start < least.min_coverage => {
+                return Some(format!(
+                    "not ready: no connection was seen, and of no pod the first {} were watched: it may have called before",
+                    time(least.min_coverage)
+                ));
+            }
+            _ => self.connections == 0 || self.watched / QUIET >= least.min_coverage.max(1),
+        };
         match self.confidence {
             Some(c) if c < least.min_confidence => Some(format!(
                 "not ready: {} of {} connections were the only one of their dependency, so the next one is known with a chance of \
                  {:.2}, below the {:.2} asked for",
                 self.seen_once, self.connections, c, least.min_confidence
             )),
+            None if least.min_confidence > 0.0 && !quiet => Some(format!(
+                "not ready: {} connections are too few for an estimate ({LEAST_CONNECTIONS}); so quiet a workload is ready when it \
+                 was watched {QUIET} times as long",
+                self.connections
+            )),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 86_400_000_000_000;
+    const CAREFUL: Thresholds = Thresholds { min_coverage: DAY, min_confidence: 0.95 };
+
+    fn readiness(watched: u64, from_start: u64, connections: u64) -> Readiness {
+        let mut out = Readiness { watched, from_start, connections, ..Readiness::default() };
+        out.confidence = out.chance_that_next_is_new().map(|new| 1.0 - new);
+        out
+    }
+
+    #[test]
+    fn silence_and_few_connections_are_not_enough() {
+        assert_eq!(readiness(DAY, 0, 100).lacks(&CAREFUL), None);
+        let few = readiness(DAY, 0, 3);
+        assert_eq!(few.confidence, None);
+        assert!(few.lacks(&CAREFUL).is_some_and(|why| why.contains("too few")));
+        assert_eq!(readiness(7 * DAY, 0, 3).lacks(&CAREFUL), None);
+        assert!(readiness(7 * DAY, DAY - 1, 0).lacks(&CAREFUL).is_some());
+        assert_eq!(readiness(DAY, DAY, 0).lacks(&CAREFUL), None);
+        assert!(readiness(DAY - 1, 0, 100).lacks(&CAREFUL).is_some());
+    }
+
+    #[test]
+    fn runs_to_an_end_count_for_jobs() {
+        let of = |completed| Readiness {
+            runs: Some(Runs { completed, least: 3 }),
+            ..readiness(60, 60, 5)
+        };
+        assert!(of(2).lacks(&CAREFUL).is_some_and(|why| why.contains("2 completed runs")));
+        assert_eq!(of(3).lacks(&CAREFUL), None);
     }
 }

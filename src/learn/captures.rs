@@ -14,7 +14,7 @@ use super::{Earlier, Listener};
 use crate::attribute::{Watched, Whose, asker, caller, watched};
 use crate::cluster::{Cluster, Pod};
 use crate::model::{Batch, BatchId, Counted, Span, Tally, Time, counter};
-use crate::observed::{Budget, Call, Edge, Gatherer, protocol};
+use crate::observed::{self, Budget, Edge, Gatherer, protocol};
 use crate::resolve::resolve;
 
 /// Observations of the far future that wait. A capture whose clock is wrong has all of it wrong.
@@ -195,8 +195,8 @@ impl<'a> Captures<'a> {
         shown.connections += n;
         let sighting = match whose {
             Whose::Pod(pod) => {
-                let (to, port) = (c.responder.ip(), c.responder.port());
-                let steady = || cluster.steady(to, port, protocol(c.transport), Time(c.first));
+                let to = (c.responder.ip(), c.responder.port());
+                let steady = || cluster.steady(pod, to, protocol(c.transport), Time(c.first));
                 shown.gathered.connection(pod, c, steady).map(|i| Sighting::Edge(i as u32))
             }
             Whose::Other(name) | Whose::Unknown(name) => {
@@ -301,7 +301,7 @@ impl Shown {
         whose: Whose<'_>,
         earlier: &Earlier<'_>,
     ) -> bool {
-        let call = Call::of(c);
+        let call = observed::call(c).to_call();
         let resolved = match whose {
             Whose::Pod(pod) => Some((pod, resolve(cluster, pod, &call, Time(c.first)))),
             Whose::Other(_) | Whose::Unknown(_) => None,
@@ -318,7 +318,7 @@ impl Shown {
                 self.count_before(counter::STRANGE, u64::from(is_strange(cluster, c)));
             }
         }
-        let mut edge = Edge::of(0, call, c);
+        let mut edge = Edge::of(0, call, &observed::begun(c));
         self.count_before(counter::MIDWAY, edge.midway);
         self.count_before(counter::GUESSED, edge.guessed);
         (edge.connections, edge.midway, edge.guessed, edge.unanswered) = (0, 0, 0, 0);

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::Raised;
 use crate::model::{Alert, Merge};
-use crate::store::{Raised, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Alerts that were found: those that are new, and the rows of all that changed.
 #[derive(Default)]

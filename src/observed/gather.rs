@@ -12,8 +12,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup};
 
-use super::call::{Parts, is_guessed, is_midway};
-use super::{Asked, Call, Edge, Observed, Watching};
+use super::{Asked, Call, CallRef, Edge, Observed, Watching, seen};
 use crate::attribute::owned_by;
 use crate::cluster::Pod;
 use crate::model::{BatchId, Folded, Merge, Ownership, Span, Spans, Tally, Time, counter};
@@ -167,21 +166,22 @@ impl Gatherer {
         steady: impl FnOnce() -> Span,
     ) -> Option<usize> {
         let at = self.pod(pod);
+        let begun = seen::begun(c);
         let n = u64::from(c.is_new);
         self.attributed.learned += n;
-        self.attributed.midway += n * u64::from(is_midway(c));
-        self.attributed.guessed += n * u64::from(is_guessed(c));
-        let parts = Parts::of(c);
-        let hash = self.hasher.hash_one((at, &parts));
+        self.attributed.midway += n * u64::from(begun.is_midway);
+        self.attributed.guessed += n * u64::from(begun.is_guessed);
+        let call = seen::call(c);
+        let hash = self.hasher.hash_one((at, &call));
         let is_it = |known: &Growing| {
-            known.edge.pod == at && known.edge.call.is(&parts) && known.steady.holds(Time(c.first))
+            known.edge.pod == at && known.edge.call.is(&call) && known.steady.holds(Time(c.first))
         };
         if let Some(i) = self.edge_index.find(hash, |i| is_it(&self.edges[*i as usize])) {
             let i = *i as usize;
-            self.edges[i].edge.add(c);
+            self.edges[i].edge.add(&begun);
             return Some(i);
         }
-        let edge = Edge::of(at, Call::of(c), c);
+        let edge = Edge::of(at, call.to_call(), &begun);
         self.fresh |= !self.told.contains(&self.told_as(pod, &edge.call));
         self.new_edge(edge, hash, steady())
     }
@@ -209,15 +209,15 @@ impl Gatherer {
         let (edges, hasher) = (&self.edges, &self.hasher);
         self.edge_index.insert_unique(hash, i as u32, |i| {
             let edge = &edges[*i as usize].edge;
-            hasher.hash_one((edge.pod, &edge.call.parts()))
+            hasher.hash_one((edge.pod, &edge.call.borrowed()))
         });
         Some(i)
     }
 
     /// Takes in an edge that was gathered before.
     fn merge(&mut self, edge: Edge) {
-        let parts = edge.call.parts();
-        let hash = self.hasher.hash_one((edge.pod, &parts));
+        let call: CallRef<'_> = edge.call.borrowed();
+        let hash = self.hasher.hash_one((edge.pod, &call));
         let is_it = |known: &Growing| known.edge.pod == edge.pod && known.edge.call == edge.call;
         match self.edge_index.find(hash, |i| is_it(&self.edges[*i as usize])) {
             Some(i) => self.edges[*i as usize].edge.merge(&edge),

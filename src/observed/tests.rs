@@ -9,7 +9,9 @@ use sidecarta_capture::observation::{
 };
 
 use super::*;
-use crate::model::{DataPlane, Protocol, Span, WorkloadId, counter};
+use crate::model::{
+    DataPlane, Merge, Pod, Protocol, Span, Spans, Tally, Time, WorkloadId, counter,
+};
 
 pub(crate) fn pod(name: &str) -> Pod {
     Pod {
@@ -619,4 +621,57 @@ fn names_beyond_a_share_are_counted_and_take_no_room_of_calls() {
     assert_eq!(batch.edges.len(), 1_000);
     let folded = &batch.watching[0].folded;
     assert_eq!((batch.asked.len() as u64 + folded.names, folded.connections()), (50_000, 0));
+}
+
+/// A batch with one edge.
+fn one() -> Observed {
+    let mut gatherer = Gatherer::new("n1", "boot");
+    gatherer.connection(&pod("web"), &connection(40_000, 80, 5), || Span::ALWAYS);
+    gatherer.take(Time(9)).unwrap()
+}
+
+fn read(batch: &Observed) -> Result<Observed, String> {
+    let mut text = Vec::new();
+    write(batch, &mut text).unwrap();
+    Reader::new(text.as_slice()).next().unwrap().map_err(|e| e.to_string())
+}
+
+#[test]
+fn a_batch_with_a_name_that_is_none_is_refused_as_a_whole() {
+    assert_eq!(read(&one()), Ok(one()));
+    let odd = "x\u{2028}kind: ClusterRoleBinding";
+    type Spoil = fn(&mut Observed, &str);
+    let spoils: [(&str, Spoil); 12] = [
+        ("the node", |b, s| b.node = s.to_owned()),
+        ("the source", |b, s| b.id.source = s.to_owned()),
+        ("the counter", |b, s| {
+            b.counters.insert(s.to_owned(), 1);
+        }),
+        ("the namespace", |b, s| b.pods[0].workload.namespace = s.to_owned()),
+        ("the kind", |b, s| b.pods[0].workload.kind = s.to_owned()),
+        ("the name", |b, s| b.pods[0].workload.name = s.to_owned()),
+        ("the name", |b, s| b.pods[0].name = s.into()),
+        ("the key of a label", |b, s| {
+            b.pods[0].labels = std::sync::Arc::new([(s.to_owned(), String::new())].into());
+        }),
+        ("the value of a label", |b, s| {
+            b.pods[0].selector = std::sync::Arc::new([("app".to_owned(), s.to_owned())].into());
+        }),
+        ("the name on the wire", |b, s| b.edges[0].call.sni = Some(s.to_owned())),
+        ("the name on the wire", |b, s| b.edges[0].call.authority = Some(s.to_owned())),
+        ("the name on the wire", |b, s| b.edges[0].call.dns = vec![s.to_owned()]),
+    ];
+    for (what, spoil) in spoils {
+        let mut spoilt = one();
+        spoil(&mut spoilt, odd);
+        let why = read(&spoilt).unwrap_err();
+        assert!(why.contains(what) && why.contains("\\u{2028}"), "{what}: {why}");
+    }
+}
+
+#[test]
+fn names_that_captures_show_and_that_are_no_hosts_are_taken() {
+    let mut odd = one();
+    odd.edges[0].call.authority = Some("_srv._tcp.a.b\\032c:80".to_owned());
+    assert_eq!(read(&odd), Ok(odd));
 }

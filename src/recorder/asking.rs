@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::api::{App, Refusal, token};
+use super::app::{App, Refusal, token};
 use super::engine::Refused;
 use super::places::{Kept, MAX_WORDS, NoBody, OfCaller, Read};
 use crate::model::valid;

@@ -17,7 +17,7 @@ use super::engine::Engine;
 use crate::alert::{Sinks, Undelivered, backoff};
 use crate::clock;
 use crate::model::{Alert, Time, WorkloadId};
-use crate::store::{Delivery, Raised};
+use crate::model::{Delivery, Raised};
 
 /// How often the outbox is looked at, at the most; and when that has failed.
 const BEAT: Duration = Duration::from_millis(500);

@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch};
 use crate::cluster::Cluster;
 use crate::generate::readiness::Thresholds;
 use crate::learn::{self, Union};
-use crate::model::{Batch, BatchId, Unverified};
+use crate::model::{Batch, BatchId, Unverified, WorkloadId};
 use crate::novelty::Patience;
 use crate::observed::{Observed, Packed, ReadError, Reader, allowance};
 use crate::parallel::both;
@@ -26,7 +26,6 @@ use crate::store::{Applied, Store, StoreError};
 use crate::verify::{self, Checked, Rules, check};
 use crate::view::View;
 use unconfirmed::{Plan, Unconfirmed};
-use upkeep::Review;
 
 /// Commands that wait for the thread.
 const QUEUE: usize = 256;
@@ -207,6 +206,14 @@ struct Waiting {
     came: Instant,
     /// With the memory that it takes; absent where memory is short, or after a restart.
     batch: Option<(Observed, usize)>,
+}
+
+/// A look at everything that has begun.
+struct Review {
+    /// The last workload that was looked at.
+    after: Option<WorkloadId>,
+    /// When it goes on.
+    next: Instant,
 }
 
 /// What the engine's thread does.

@@ -12,7 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::api::App;
+use super::app::App;
 use super::courier::Counters as Delivered;
 use crate::serve::Door;
 use crate::view::KindStatus;

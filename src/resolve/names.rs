@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Resolution;
+use super::resolution::Resolution;
 use crate::cluster::{Cluster, EntryHost, Named, Pod};
 use crate::model::Grade;
 use crate::observed::Call;

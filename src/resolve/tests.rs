@@ -97,7 +97,7 @@ fn resolved(connection: &Connection) -> Resolution {
     let Attribution::Pod(pod) = attribute(&cluster, connection.initiator.ip(), Time(LATE)) else {
         panic!("no pod")
     };
-    resolve(&cluster, pod, &Call::of(connection), Time(connection.first))
+    resolve(&cluster, pod, &crate::observed::call(connection).to_call(), Time(connection.first))
 }
 
 fn named(authority: &str) -> Names {

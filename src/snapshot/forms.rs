@@ -151,9 +151,9 @@ fn the_domain_is_the_one_that_proxies_have() {
     let proxy = "{kind: Pod, metadata: {name: web, namespace: shop}, spec: {containers: [{name: istio-proxy, args: [proxy, sidecar, \
                  --domain, $(POD_NAMESPACE).svc.prod.example]}]}}\n---\n";
     let text = service("a", 1, "10.96.0.1") + proxy;
-    let Snapshot { cluster, mesh, report } = of(&[text.as_bytes()]);
+    let Snapshot { cluster, meshes, report } = of(&[text.as_bytes()]);
     assert_eq!(cluster.domain(), "prod.example");
-    assert!(mesh.has_host("cart.shop.svc.prod.example"));
+    assert!(meshes.first().has_host("cart.shop.svc.prod.example"));
     assert_eq!(report.problems, Vec::<String>::new());
     // What was asked for stands, and is contradicted.
     let (mut builders, mut report) = (Builders::both(Some("cluster.local")), Report::default());

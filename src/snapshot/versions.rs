@@ -314,11 +314,18 @@ fn hand_over(
         Known::WorkloadEntry(o) => cluster.workload_entry(o),
         Known::VirtualService(o) => cluster.virtual_service(&o),
         Known::DestinationRule(o) => cluster.destination_rule(&o),
+        Known::ConfigMap(o) => cluster.config_map(o),
+        Known::Namespace(o) => cluster.namespace(o),
         // What these say decides nothing about addresses.
-        Known::ConfigMap(_)
-        | Known::Sidecar(_)
+        Known::Sidecar(_)
         | Known::Telemetry(_)
-        | Known::AuthorizationPolicy(_) => {}
+        | Known::AuthorizationPolicy(_)
+        | Known::EnvoyFilter(_)
+        | Known::WasmPlugin(_)
+        | Known::HttpRoute(_)
+        | Known::GrpcRoute(_)
+        | Known::TcpRoute(_)
+        | Known::TlsRoute(_) => {}
     }
 }
 

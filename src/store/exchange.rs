@@ -5,16 +5,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{BufRead, Write};
 
-use serde::{Deserialize, Serialize};
-
 use super::keys::{self, Kind};
-use super::{Applied, Raised, Store, StoreError};
+use super::{Applied, Store, StoreError};
+use crate::model::export::{CountedLine, Footer, Header, Kept, Line, VERSION};
 use crate::model::{
-    Acceptance, Baseline, Batch, BatchId, Counted, Dependency, Ledger, Record, valid,
+    Acceptance, Baseline, Batch, BatchId, Counted, Dependency, Ledger, Raised, Record, valid,
 };
-
-/// Version of the export format.
-const VERSION: u32 = 1;
 
 /// Longest line that is read. A row has some kilobytes, a baseline some megabytes at most; older
 /// programs wrote a batch that waits as one line, escaped twice over.
@@ -22,66 +18,6 @@ const MAX_LINE: u64 = 1024 * 1024 * 1024;
 
 /// Bytes of a batch that waits in a line.
 const PIECE: usize = 24 * 1024;
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Line {
-    Sidecarta(Header),
-    Row(Box<Record>),
-    Batch(BatchId),
-    /// A part of an agent's batch that waits to be resolved; its parts follow each other.
-    Kept(Kept),
-    Baseline(Box<Baseline>),
-    Alert(Box<Raised>),
-    Accepted(Acceptance),
-    Counted(CountedLine),
-    End(Footer),
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Header {
-    version: u32,
-    /// What is missing: the export was made of a damaged store.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    salvaged: Option<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Kept {
-    #[serde(flatten)]
-    id: BatchId,
-    /// Bytes as the agent sent them, compressed, in hexadecimal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    zstd: Option<String>,
-    /// Older programs: its own lines.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    lines: Option<String>,
-}
-
-/// What was counted of a batch, or a part of it.
-#[derive(Debug, Serialize, Deserialize)]
-struct CountedLine {
-    #[serde(flatten)]
-    id: BatchId,
-    /// Two digits for each byte.
-    bytes: String,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Footer {
-    rows: u64,
-    batches: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    kept: u64,
-    /// Lines of what was counted.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    counted: u64,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
-fn is_zero(n: &u64) -> bool {
-    *n == 0
-}
 
 /// What an import did.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use super::MAX_COUNTER;
 use crate::model::counter;
+
+/// More than this no counter says, of which bytes are one: sums stay far from what 64 bits hold.
+pub(super) const MAX_COUNTER: u64 = 1 << 53;
 
 /// Counters as they may be stored: those of unknown names are summed under one name.
 pub(super) fn folded(counters: BTreeMap<String, u64>) -> BTreeMap<String, u64> {

@@ -88,7 +88,7 @@ pub fn snapshot(mesh: &Value) -> Snapshot {
 
 /// A mesh of a case.
 pub fn mesh(mesh: &Value) -> Mesh {
-    snapshot(mesh).mesh
+    snapshot(mesh).meshes.into_first()
 }
 
 /// A call of a case.

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -198,7 +198,7 @@ impl World {
             .unwrap()
     }
 
-    /// Names that were evidence of this grade for a dependency on this port.
+    /// Names that were evidence of this grade for a dependency on this port, each once.
     pub fn evidence(&self, grade: &str, port: u16) -> Vec<String> {
         let rows = self.rows();
         let of_port = rows.iter().filter(|r| r["port"] == port);
@@ -207,7 +207,8 @@ impl World {
             .flatten()
             .filter(|e| e["grade"] == grade);
         let examples = evidence.filter_map(|e| e["examples"].as_array()).flatten();
-        examples.filter_map(|e| Some(e["name"].as_str()?.to_owned())).collect()
+        let names: BTreeSet<&str> = examples.filter_map(|e| e["name"].as_str()).collect();
+        names.into_iter().map(str::to_owned).collect()
     }
 
     /// Waits until the batches hold these words.

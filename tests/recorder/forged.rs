@@ -200,7 +200,7 @@ fn an_agent_speaks_for_the_pods_of_its_node_as_the_api_server_knows_them() {
     let of_shop = expect(0, &[&["status", "-n", "shop"][..], &ask].concat());
     assert!(!of_shop.contains("unverified"), "it is said to be of another namespace: {of_shop}");
     let snapshot = snapshot(dir.path(), &items).display().to_string();
-    let generate = ["generate", "--cluster", &snapshot];
+    let generate = ["generate", "--include-unready", "--cluster", &snapshot];
     let written = run(&[&generate[..], &ask].concat());
     let written = String::from_utf8_lossy(&written.stdout).into_owned();
     assert!(

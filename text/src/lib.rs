@@ -48,11 +48,19 @@ fn escape(text: &str, may_stand: impl Fn(char) -> bool) -> Cow<'_, str> {
 
 /// For a comment of YAML: printable ASCII alone. A comment ends at a line break, and YAML 1.1 has
 /// more of them than 1.2 (NEL, U+2028, U+2029; yaml.org/spec/1.1 section 4.1.4).
+///
+/// ```
+/// assert_eq!(sidecarta_text::comment("cart\u{2028}kind: Role"), "cart\\u{2028}kind: Role");
+/// ```
 pub fn comment(text: &str) -> Cow<'_, str> {
     escape(text, ascii)
 }
 
 /// For one line of a terminal, or a cell of a table.
+///
+/// ```
+/// assert_eq!(sidecarta_text::line("naïve\u{1b}[2J"), "naïve\\u{1b}[2J");
+/// ```
 pub fn line(text: &str) -> Cow<'_, str> {
     escape(text, shows)
 }

@@ -63,6 +63,12 @@ pub fn documents(text: &str) -> Result<Vec<Value>, Error> {
 ///
 /// # Errors
 /// When the value cannot be YAML (a map with complex keys).
+///
+/// ```
+/// // YAML 1.1 reads a bare `no` as false.
+/// let labels = std::collections::BTreeMap::from([("canary", "no")]);
+/// assert_eq!(sidecarta_text::yaml::to_string(&labels).unwrap(), "canary: 'no'\n");
+/// ```
 pub fn to_string<T: Serialize>(value: &T) -> Result<String, Error> {
     let text = serde_yaml::to_string(value)?;
     // The library escapes some characters itself, and writes such a key behind `? `, on lines of

@@ -6,16 +6,23 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt, HashSet};
 use serde_json::Value;
 
-use super::config::MeshConfig;
+use super::config::{self, MeshConfig};
 use super::destinationrule::Rules;
+use super::discovery::{
+    DEFAULT_REVISION, Discovery, config_map_name, in_revision, mesh_configs, of_one_revision,
+    revision_of,
+};
+use super::gateway::{self, Kind};
 use super::host::is_wildcard;
+use super::meshes::{Meshes, Taken};
+use super::proxy;
 
 use super::service::{Registry, Resolution, from_entry, from_kube};
 use super::{
-    Endpoint, Indexed, Mesh, MeshPod, ProviderUse, Service, Sidecar, Target, validate,
+    Endpoint, Indexed, Mesh, MeshPod, ProviderUse, Service, Sidecar, Target, Unread, validate,
     virtualservice,
 };
-use crate::objects::{self, Known, MeshConfigSpec, Provided};
+use crate::objects::{self, Known, Meta, Provided};
 use sidecarta_model::{Time, selects};
 use sidecarta_text::yaml;
 
@@ -36,7 +43,7 @@ const DOMAIN: &str = "cluster.local";
 /// assert!(mesh.has_host("cart.shop.svc.cluster.example"));
 /// # Ok::<(), sidecarta_istio::objects::ReadError>(())
 /// ```
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Builder {
     domain: Option<String>,
     pods: Vec<objects::Pod>,
@@ -49,6 +56,11 @@ pub struct Builder {
     telemetries: Vec<objects::Telemetry>,
     policies: Vec<objects::AuthorizationPolicy>,
     config_maps: Vec<objects::ConfigMap>,
+    filters: Vec<objects::EnvoyFilter>,
+    plugins: Vec<objects::WasmPlugin>,
+    namespaces: Vec<objects::Namespace>,
+    routes: Vec<(Kind, objects::GatewayRoute)>,
+    unread: Vec<Unread>,
 }
 
 impl Builder {
@@ -74,28 +86,141 @@ impl Builder {
             Known::AuthorizationPolicy(o) => self.policies.push(o),
             // It gives endpoints, and changes no host.
             Known::WorkloadEntry(_) => {}
+            Known::EnvoyFilter(o) => self.filters.push(o),
+            Known::WasmPlugin(o) => self.plugins.push(o),
+            Known::Namespace(o) => self.namespaces.push(o),
+            Known::HttpRoute(o) => self.routes.push((Kind::Http, o)),
+            Known::GrpcRoute(o) => self.routes.push((Kind::Grpc, o)),
+            Known::TcpRoute(o) => self.routes.push((Kind::Tcp, o)),
+            Known::TlsRoute(o) => self.routes.push((Kind::Tls, o)),
         }
     }
 
-    /// The mesh, and what in the objects istiod would refuse or leave out, in words.
-    pub fn build(mut self) -> (Mesh, Vec<String>) {
+    /// Takes note of an object that is not read.
+    pub fn unread(&mut self, object: Unread) {
+        self.unread.push(object);
+    }
+
+    /// The mesh, and what in the objects istiod would refuse or leave out, in words. Of several
+    /// revisions it is that of most pods: see [`Builder::build_all`].
+    pub fn build(self) -> (Mesh, Vec<String>) {
+        let (meshes, problems) = self.build_all();
+        (meshes.into_first(), problems)
+    }
+
+    /// A mesh for each revision of istiod whose configuration can differ, and what in the objects
+    /// istiod would refuse or leave out, in words.
+    pub fn build_all(self) -> (Meshes, Vec<String>) {
+        let taken = Taken::new(self.sidecars.iter().map(sidecar));
+        let mut by_revision: BTreeMap<String, usize> = BTreeMap::new();
+        for revision in self.pods.iter().filter_map(revision_of) {
+            *by_revision.entry(revision).or_default() += 1;
+        }
+        let mut revisions: Vec<(String, usize)> = by_revision.into_iter().collect();
+        revisions.sort_by_key(|(name, pods)| (std::cmp::Reverse(*pods), name.clone()));
+        let mut revisions: Vec<String> = revisions.into_iter().map(|(name, _)| name).collect();
+        if revisions.is_empty() {
+            revisions.push(DEFAULT_REVISION.to_owned());
+        }
+        // Where nothing is one revision's own, all have the same.
+        if !self.differs() {
+            revisions.truncate(1);
+        }
         let mut problems = Vec::new();
+        let last = revisions.pop();
+        let mut meshes: Vec<Mesh> = Vec::new();
+        for revision in revisions {
+            meshes.push(self.clone().build_one(revision, &mut problems));
+        }
+        if let Some(last) = last {
+            meshes.push(self.build_one(last, &mut problems));
+        }
+        let mut said = HashSet::default();
+        problems.retain(|p: &String| said.insert(p.clone()));
+        (Meshes::new(meshes, taken), problems)
+    }
+
+    /// Whether two revisions can have another mesh.
+    fn differs(&self) -> bool {
+        fn any<S>(all: &[objects::Object<S>]) -> bool {
+            all.iter().any(|o| of_one_revision(&o.metadata))
+        }
+        mesh_configs(&self.config_maps, DEFAULT_REVISION).len() > 1
+            || any(&self.virtual_services)
+            || any(&self.rules)
+            || any(&self.sidecars)
+            || any(&self.telemetries)
+            || any(&self.policies)
+            || any(&self.filters)
+            || any(&self.plugins)
+            || self.routes.iter().any(|(_, r)| of_one_revision(&r.metadata))
+            || self.entries.iter().any(|e| of_one_revision(&e.metadata))
+    }
+
+    /// Takes out what the istiod of this revision does not look at.
+    fn restrict(&mut self, revision: &str, discovery: &Discovery) {
+        let of_kubernetes = |m: &Meta| !discovery.hides(&m.namespace);
+        let of_istio = |m: &Meta| in_revision(m, revision) && of_kubernetes(m);
+        if discovery.is_limited() {
+            self.pods.retain(|o| of_kubernetes(&o.metadata));
+            self.services.retain(|o| of_kubernetes(&o.metadata));
+            self.slices.retain(|o| of_kubernetes(&o.metadata));
+        }
+        self.entries.retain(|o| of_istio(&o.metadata));
+        self.virtual_services.retain(|o| of_istio(&o.metadata));
+        self.rules.retain(|o| of_istio(&o.metadata));
+        self.sidecars.retain(|o| of_istio(&o.metadata));
+        self.telemetries.retain(|o| of_istio(&o.metadata));
+        self.policies.retain(|o| of_istio(&o.metadata));
+        self.filters.retain(|o| of_istio(&o.metadata));
+        self.plugins.retain(|o| of_istio(&o.metadata));
+        self.routes.retain(|(_, o)| of_istio(&o.metadata));
+    }
+
+    /// The mesh of one revision.
+    fn build_one(mut self, revision: String, problems: &mut Vec<String>) -> Mesh {
         let domain = self.domain.take().unwrap_or_else(|| DOMAIN.to_owned());
-        let config = self.config(&mut problems);
-        validate::all(&self.sidecars, &self.virtual_services, &self.rules, &mut problems);
-        let virtual_services = virtualservice::merge_all(
+        let config = self.config(&revision, problems);
+        let discovery = Discovery::new(config.discovery_selectors.clone(), &self.namespaces);
+        let unsure: std::collections::BTreeSet<&str> = self
+            .services
+            .iter()
+            .map(|s| s.metadata.namespace.as_str())
+            .filter(|n| discovery.unsure(n))
+            .collect();
+        if !unsure.is_empty() {
+            problems.push(format!(
+                "discoverySelectors choose namespaces by their labels, and the snapshot lacks the Namespace of {}: they are \
+                 taken to be looked at; add `kubectl get namespaces -o yaml`",
+                unsure.into_iter().collect::<Vec<_>>().join(", ")
+            ));
+        }
+        self.restrict(&revision, &discovery);
+        validate::all(&self.sidecars, &self.virtual_services, &self.rules, problems);
+        let mut virtual_services = virtualservice::merge_all(
             &self.virtual_services,
             &config.virtual_service_export,
             &domain,
-            &mut problems,
+            problems,
         );
+        virtual_services.extend(gateway::convert(&self.routes, &self.entries, &domain));
+        virtualservice::sort(&mut virtual_services);
         let rules = Rules::build(
             &self.rules,
             &config.root_namespace,
             &config.destination_rule_export,
             &domain,
         );
-        let mut mesh = Mesh { config, domain, rules, virtual_services, ..Mesh::default() };
+        let mut mesh = Mesh {
+            config,
+            domain,
+            revision,
+            discovery,
+            unread: std::mem::take(&mut self.unread),
+            rules,
+            virtual_services,
+            ..Mesh::default()
+        };
         self.pods_into(&mut mesh);
         self.services_into(&mut mesh);
         self.endpoints_into(&mut mesh);
@@ -119,36 +244,32 @@ impl Builder {
             key(a).cmp(&key(b))
         });
         mesh.provider_uses = self.provider_uses();
-        (mesh, problems)
+        mesh
     }
 
-    /// The ConfigMap `istio` (of a revision `istio-REVISION`, where there is no other).
-    fn config(&self, problems: &mut Vec<String>) -> MeshConfig {
-        let is_mesh = |c: &&objects::ConfigMap| {
-            c.data.contains_key("mesh")
-                && (c.metadata.name == "istio" || c.metadata.name.starts_with("istio-"))
-        };
-        let mut found: Vec<&objects::ConfigMap> = self.config_maps.iter().filter(is_mesh).collect();
-        found.sort_by_key(|c| {
-            let m = &c.metadata;
-            (m.name != "istio", m.namespace != "istio-system", m.name.clone(), m.namespace.clone())
-        });
-        if let [first, second, ..] = found.as_slice() {
+    /// The ConfigMap `istio`, of a revision `istio-REVISION`.
+    fn config(&self, revision: &str, problems: &mut Vec<String>) -> MeshConfig {
+        let found = mesh_configs(&self.config_maps, revision);
+        let Some(map) = found.first() else { return MeshConfig::default() };
+        let (own, m) = (config_map_name(revision), &map.metadata);
+        if m.name != own && (m.name != "istio" || found.len() > 1) {
             problems.push(format!(
-                "several ConfigMaps hold a MeshConfig: {}/{} is used, {}/{} is not",
-                first.metadata.namespace,
-                first.metadata.name,
-                second.metadata.namespace,
-                second.metadata.name
+                "the MeshConfig of revision {revision} (ConfigMap {own}) is not in the snapshot: {}/{} is used",
+                m.namespace, m.name
             ));
         }
-        let Some(map) = found.first() else { return MeshConfig::default() };
-        match yaml::from_str::<Option<MeshConfigSpec>>(&map.data["mesh"]) {
-            Ok(spec) => MeshConfig::new(spec.unwrap_or_default()),
+        if let Some(other) = found.get(1).filter(|o| o.metadata.name == m.name) {
+            problems.push(format!(
+                "several ConfigMaps hold a MeshConfig: {}/{} is used, {}/{} is not",
+                m.namespace, m.name, other.metadata.namespace, other.metadata.name
+            ));
+        }
+        match config::read(&map.data["mesh"]) {
+            Ok(spec) => MeshConfig::new(spec),
             Err(e) => {
                 problems.push(format!(
                     "ConfigMap {}/{}: its MeshConfig cannot be read, defaults are used: {e}",
-                    map.metadata.namespace, map.metadata.name
+                    m.namespace, m.name
                 ));
                 MeshConfig::default()
             }
@@ -167,6 +288,7 @@ impl Builder {
                 labels: Arc::clone(&p.metadata.labels),
                 addresses: objects::addresses(p, |_| {}),
                 ready: p.is_ready(),
+                revision: revision_of(p).map(Arc::from),
             })
             .collect();
         mesh.pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
@@ -352,6 +474,11 @@ impl Builder {
         let mut out = Vec::new();
         for t in &self.telemetries {
             let spec = t.spec.clone().unwrap_or_default();
+            // One with target references is for what it names alone: a gateway, a waypoint
+            // (`ShouldAttachPolicy`).
+            if !spec.target_refs.is_empty() || spec.target_ref.is_some() {
+                continue;
+            }
             let part = |all: &[Provided]| {
                 let on = all.iter().filter(|p| !p.disabled && !p.disable_span_reporting);
                 on.flat_map(|p| p.providers.iter().map(|n| n.name.clone())).collect::<Vec<_>>()
@@ -372,11 +499,13 @@ impl Builder {
                 name: t.metadata.name.clone(),
                 selector: spec.selector.unwrap_or_default().match_labels,
                 providers,
+                clusters: Vec::new(),
             });
         }
         for p in &self.policies {
             let spec = p.spec.clone().unwrap_or_default();
-            if spec.action != "CUSTOM" {
+            let referring = !spec.target_refs.is_empty() || spec.target_ref.is_some();
+            if spec.action != "CUSTOM" || referring {
                 continue;
             }
             out.push(ProviderUse {
@@ -388,8 +517,11 @@ impl Builder {
                     "authorization",
                     spec.provider.into_iter().map(|n| n.name).collect(),
                 )],
+                clusters: Vec::new(),
             });
         }
+        out.extend(self.filters.iter().filter_map(proxy::of_filter));
+        out.extend(self.plugins.iter().filter_map(proxy::of_plugin));
         out.sort_by(|a, b| (a.kind, &a.namespace, &a.name).cmp(&(b.kind, &b.namespace, &b.name)));
         out
     }

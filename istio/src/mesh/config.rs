@@ -5,7 +5,8 @@
 use serde_json::Value;
 
 use super::service::Export;
-use crate::objects::{MeshConfigSpec, ProxyConfigSpec};
+use crate::objects::{LabelSelector, MeshConfigSpec, ProxyConfigSpec};
+use sidecarta_text::yaml;
 
 /// What happens to calls that the proxy does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,6 +75,58 @@ pub struct MeshConfig {
     pub default_tracing: Vec<(String, u16)>,
     /// Proxies resolve names themselves and use allocated addresses.
     pub dns_capture: bool,
+    /// Namespaces that istiod looks at; empty: all.
+    pub(super) discovery_selectors: Vec<LabelSelector>,
+}
+
+/// Reads a MeshConfig as istiod does: protobuf's JSON takes a field under its own name as well as
+/// in camel case (`protomarshal.ApplyYAML`).
+pub(super) fn read(text: &str) -> Result<MeshConfigSpec, String> {
+    let value = yaml::from_str::<Value>(text).map_err(|e| e.to_string())?;
+    let spec: Option<MeshConfigSpec> =
+        serde_json::from_value(camel(value)).map_err(|e| e.to_string())?;
+    Ok(spec.unwrap_or_default())
+}
+
+/// Fields in camel case. Keys that people choose stay as they are.
+fn camel(value: Value) -> Value {
+    /// Maps whose keys are no fields.
+    const FREE: [&str; 6] =
+        ["proxyMetadata", "matchLabels", "labels", "customTags", "headers", "runtimeValues"];
+    let word = |key: String| {
+        let plain = key.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if !plain || !key.contains('_') {
+            return key;
+        }
+        let mut parts = key.split('_');
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |out, part| {
+            let mut letters = part.chars();
+            let upper = letters.next().map(|c| c.to_ascii_uppercase());
+            out + &upper.into_iter().chain(letters).collect::<String>()
+        })
+    };
+    match value {
+        Value::Object(all) => Value::Object(
+            all.into_iter()
+                .map(|(k, v)| {
+                    let k = word(k);
+                    let v = if FREE.contains(&k.as_str()) { v } else { camel(v) };
+                    (k, v)
+                })
+                .collect(),
+        ),
+        Value::Array(all) => Value::Array(all.into_iter().map(camel).collect()),
+        other => other,
+    }
+}
+
+/// A number; protobuf's JSON takes it as text as well.
+fn port(value: &Value) -> Option<u16> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        other => u16::try_from(other.as_u64()?).ok(),
+    }
 }
 
 impl Default for MeshConfig {
@@ -111,6 +164,7 @@ impl MeshConfig {
             ],
             default_tracing: if spec.enable_tracing { tracing(&proxy) } else { Vec::new() },
             dns_capture: truthy("ISTIO_META_DNS_CAPTURE"),
+            discovery_selectors: spec.discovery_selectors,
         }
     }
 }
@@ -120,14 +174,14 @@ fn provider(entry: &serde_json::Map<String, Value>) -> Option<Provider> {
     let name = entry.get("name")?.as_str()?.to_owned();
     entry.iter().filter(|(k, _)| *k != "name").find_map(|(kind, v)| {
         let service = v.get("service").or_else(|| v.get("host"))?.as_str()?.to_owned();
-        let port = u16::try_from(v.get("port")?.as_u64()?).ok()?;
+        let port = port(v.get("port")?)?;
         Some(Provider { name: name.clone(), kind: kind.clone(), service, port })
     })
 }
 
 fn tracing(proxy: &ProxyConfigSpec) -> Vec<(String, u16)> {
     let Some(tracing) = &proxy.tracing else { return Vec::new() };
-    ["zipkin", "lightstep", "openCensusAgent"]
+    ["zipkin", "lightstep", "openCensusAgent", "datadog"]
         .iter()
         .filter_map(|k| tracing.get(k)?.get("address")?.as_str()?.rsplit_once(':'))
         .filter_map(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))

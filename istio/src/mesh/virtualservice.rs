@@ -30,6 +30,8 @@ pub struct VirtualService {
     pub order: u32,
     /// Applies to sidecars.
     pub mesh: bool,
+    /// Made of a route of the Gateway API of this kind.
+    pub route: Option<&'static str>,
     /// Rules for HTTP, delegates merged in.
     pub(crate) http: Vec<HttpRoute>,
     pub(crate) tls: Vec<L4Route>,
@@ -40,6 +42,18 @@ impl VirtualService {
     /// `namespace/name`.
     pub fn id(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The kind of the object that it stands in.
+    pub fn kind(&self) -> &'static str {
+        self.route.unwrap_or("VirtualService")
+    }
+
+    /// Whether its HTTP rules hold for a Service of this namespace, asked for from that one: a
+    /// route of the Gateway API is the producer's or the consumer's
+    /// (`BuildSidecarVirtualHostWrapper`).
+    pub(crate) fn serves(&self, service_namespace: &str, client: &str) -> bool {
+        self.route.is_none() || self.namespace == service_namespace || self.namespace == client
     }
 
     /// Hosts that its rules send traffic to, mirrors included, with the ports; no port means all
@@ -78,7 +92,7 @@ impl VirtualService {
     }
 }
 
-/// Resolves and merges all VirtualServices, in istiod's order. What a delegate does wrong is told
+/// Resolves and merges all VirtualServices. What a delegate does wrong is told
 /// in `problems`.
 pub(super) fn merge_all(
     objects: &[Object<VirtualServiceSpec>],
@@ -105,13 +119,17 @@ pub(super) fn merge_all(
         }
         roots.push(merged);
     }
+    roots
+}
+
+/// Puts VirtualServices in istiod's order.
+pub(super) fn sort(roots: &mut [VirtualService]) {
     roots.sort_by(|a, b| {
         (a.created, &a.name, &a.namespace).cmp(&(b.created, &b.name, &b.namespace))
     });
     for (i, v) in roots.iter_mut().enumerate() {
         v.order = i as u32;
     }
-    roots
 }
 
 fn with_delegate(
@@ -169,6 +187,7 @@ fn resolve(
         export: Export::new(export.iter().map(own).collect()),
         order: 0,
         mesh: spec.gateways.is_empty() || spec.gateways.iter().any(|g| g == MESH_GATEWAY),
+        route: None,
         http: spec.http,
         tls: spec.tls,
         tcp: spec.tcp,

@@ -7,9 +7,9 @@
 use sidecarta_model::valid::{self, Invalid};
 
 use super::{
-    AuthorizationPolicySpec, ConfigMap, Controller, DestinationRuleSpec, EndpointSlice, Meta, Node,
-    Object, Pod, Service, ServiceEntry, SidecarSpec, TelemetrySpec, VirtualServiceSpec,
-    WorkloadEntry,
+    AuthorizationPolicySpec, ConfigMap, Controller, DestinationRuleSpec, EndpointSlice,
+    EnvoyFilterSpec, GatewayRouteSpec, Meta, Namespace, Node, Object, Pod, Service, ServiceEntry,
+    SidecarSpec, TelemetrySpec, VirtualServiceSpec, WasmPluginSpec, WorkloadEntry,
 };
 
 /// An object whose names can be checked.
@@ -71,7 +71,7 @@ impl Check for Node {
 impl Check for Controller {
     fn check(&self) -> Result<(), Invalid> {
         self.metadata.check()?;
-        valid::labels(&self.spec.selector.match_labels)?;
+        valid::labels(&self.spec.selector.clone().labels())?;
         valid::labels(&self.spec.template.metadata.labels)?;
         valid::labels(&self.spec.job_template.spec.template.metadata.labels)
     }
@@ -82,6 +82,12 @@ impl Check for ServiceEntry {
         self.metadata.check()?;
         self.spec.hosts.iter().try_for_each(|h| valid::mesh_host(h))?;
         self.spec.workload_selector.iter().try_for_each(|s| valid::labels(&s.labels))
+    }
+}
+
+impl Check for Namespace {
+    fn check(&self) -> Result<(), Invalid> {
+        self.metadata.check()
     }
 }
 
@@ -119,4 +125,12 @@ macro_rules! metadata_alone {
     )*};
 }
 
-metadata_alone!(SidecarSpec, TelemetrySpec, AuthorizationPolicySpec, WorkloadEntry);
+metadata_alone!(
+    SidecarSpec,
+    TelemetrySpec,
+    AuthorizationPolicySpec,
+    EnvoyFilterSpec,
+    WasmPluginSpec,
+    GatewayRouteSpec,
+    WorkloadEntry
+);

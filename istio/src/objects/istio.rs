@@ -67,6 +67,16 @@ pub struct VirtualServiceSpec {
     pub(crate) export_to: Vec<String>,
 }
 
+impl VirtualService {
+    /// The hosts that it leads for sidecars, as they are written.
+    pub fn mesh_hosts(&self) -> &[String] {
+        let of_mesh = |s: &&VirtualServiceSpec| {
+            s.gateways.is_empty() || s.gateways.iter().any(|g| g == "mesh")
+        };
+        self.spec.as_ref().filter(of_mesh).map_or(&[], |s| &s.hosts)
+    }
+}
+
 /// A rule for HTTP traffic.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -293,6 +303,10 @@ pub struct TelemetrySpec {
     #[serde(default)]
     pub(crate) selector: Option<MatchLabels>,
     #[serde(default, deserialize_with = "nullable")]
+    pub(crate) target_refs: Vec<Value>,
+    #[serde(default)]
+    pub(crate) target_ref: Option<Value>,
+    #[serde(default, deserialize_with = "nullable")]
     pub(crate) tracing: Vec<Provided>,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) access_logging: Vec<Provided>,
@@ -325,6 +339,10 @@ pub struct AuthorizationPolicySpec {
     #[serde(default)]
     pub(crate) selector: Option<MatchLabels>,
     #[serde(default, deserialize_with = "nullable")]
+    pub(crate) target_refs: Vec<Value>,
+    #[serde(default)]
+    pub(crate) target_ref: Option<Value>,
+    #[serde(default, deserialize_with = "nullable")]
     pub(crate) action: String,
     #[serde(default)]
     pub(crate) provider: Option<ProviderName>,
@@ -336,6 +354,13 @@ pub struct ConfigMap {
     pub(crate) metadata: Meta,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) data: BTreeMap<String, String>,
+}
+
+impl ConfigMap {
+    /// Whether it can hold a MeshConfig.
+    pub fn is_mesh_config(&self) -> bool {
+        self.data.contains_key("mesh")
+    }
 }
 
 /// The part of MeshConfig that scoping depends on.
@@ -360,6 +385,29 @@ pub(crate) struct MeshConfigSpec {
     pub enable_tracing: bool,
     #[serde(default)]
     pub default_config: Option<ProxyConfigSpec>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub discovery_selectors: Vec<LabelSelector>,
+}
+
+/// Labels with conditions (`LabelSelector` of `meta/v1`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LabelSelector {
+    #[serde(default, deserialize_with = "nullable")]
+    pub match_labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub match_expressions: Vec<LabelExpression>,
+}
+
+/// A condition on a label.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct LabelExpression {
+    #[serde(default, deserialize_with = "nullable")]
+    pub key: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub operator: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub values: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

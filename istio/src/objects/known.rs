@@ -7,9 +7,13 @@ use sidecarta_model::valid::Invalid;
 use sidecarta_text::yaml;
 
 use super::{
-    AuthorizationPolicy, Check, ConfigMap, DestinationRule, EndpointSlice, Envelope, Meta, Pod,
-    Service, ServiceEntry, Sidecar, Telemetry, VirtualService, WorkloadEntryObject,
+    AuthorizationPolicy, Check, ConfigMap, DestinationRule, EndpointSlice, Envelope, EnvoyFilter,
+    GatewayRoute, Meta, Namespace, Pod, Service, ServiceEntry, Sidecar, Telemetry, VirtualService,
+    WasmPlugin, WorkloadEntryObject,
 };
+
+/// The group of the Gateway API.
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
 /// An object of a kind that the mesh is made of.
 #[derive(Clone, Debug)]
@@ -36,6 +40,20 @@ pub enum Known {
     Telemetry(Telemetry),
     /// `security.istio.io`
     AuthorizationPolicy(AuthorizationPolicy),
+    /// `networking.istio.io`
+    EnvoyFilter(EnvoyFilter),
+    /// `extensions.istio.io`
+    WasmPlugin(WasmPlugin),
+    /// `v1`; its labels decide whether istiod knows it.
+    Namespace(Namespace),
+    /// `gateway.networking.k8s.io`
+    HttpRoute(GatewayRoute),
+    /// `gateway.networking.k8s.io`
+    GrpcRoute(GatewayRoute),
+    /// `gateway.networking.k8s.io`
+    TcpRoute(GatewayRoute),
+    /// `gateway.networking.k8s.io`
+    TlsRoute(GatewayRoute),
 }
 
 /// Why an object is not taken.
@@ -76,6 +94,12 @@ impl Known {
             Self::Sidecar(o) => &o.metadata,
             Self::Telemetry(o) => &o.metadata,
             Self::AuthorizationPolicy(o) => &o.metadata,
+            Self::EnvoyFilter(o) => &o.metadata,
+            Self::WasmPlugin(o) => &o.metadata,
+            Self::Namespace(o) => &o.metadata,
+            Self::HttpRoute(o) | Self::GrpcRoute(o) | Self::TcpRoute(o) | Self::TlsRoute(o) => {
+                &o.metadata
+            }
         }
     }
 
@@ -102,6 +126,13 @@ impl Known {
             "Sidecar" if istio => read_checked(from).map(Self::Sidecar),
             "Telemetry" if istio => read_checked(from).map(Self::Telemetry),
             "AuthorizationPolicy" if istio => read_checked(from).map(Self::AuthorizationPolicy),
+            "EnvoyFilter" if istio => read_checked(from).map(Self::EnvoyFilter),
+            "WasmPlugin" if istio => read_checked(from).map(Self::WasmPlugin),
+            "Namespace" if group.is_empty() => read_checked(from).map(Self::Namespace),
+            "HTTPRoute" if group == GATEWAY_API => read_checked(from).map(Self::HttpRoute),
+            "GRPCRoute" if group == GATEWAY_API => read_checked(from).map(Self::GrpcRoute),
+            "TCPRoute" if group == GATEWAY_API => read_checked(from).map(Self::TcpRoute),
+            "TLSRoute" if group == GATEWAY_API => read_checked(from).map(Self::TlsRoute),
             _ => return None,
         })
     }

@@ -111,8 +111,14 @@ impl Hosts<'_, '_> {
         if !self.port_of(service).is_some_and(|p| p.protocol.is_http_or_sniffed()) {
             return Vec::new();
         }
-        let host = self.listener.services[service as usize].service.host.as_str();
+        let service = self.listener.services[service as usize].service;
+        let host = service.host.as_str();
         let mut out: Vec<u32> = self.index.exact.get(host).into_iter().flatten().copied().collect();
+        let serves = |v: &u32| {
+            let v = self.listener.virtual_services[*v as usize];
+            v.serves(&service.namespace, self.client.namespace)
+        };
+        out.retain(serves);
         if let Some(&v) = self.index.most_specific.most_specific(host) {
             let by_wildcard = self.listener.virtual_services[v as usize]
                 .hosts

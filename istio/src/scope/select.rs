@@ -144,9 +144,11 @@ pub(super) fn virtual_services<'m>(
         }
     }
     let rank = |v: &VirtualService| match () {
-        () if v.export.public() => Some(2),
+        // Routes of the Gateway API in the client's own namespace come first.
+        () if v.route.is_some() && v.namespace == client => Some(0),
+        () if v.export.public() => Some(3),
         () if v.export.lists("~") => None,
-        () if v.export.lists(client) => Some(if v.namespace == client { 0 } else { 1 }),
+        () if v.export.lists(client) => Some(if v.namespace == client { 1 } else { 2 }),
         () => None,
     };
     let mut ranked: Vec<(u8, u32)> = found
@@ -159,9 +161,13 @@ pub(super) fn virtual_services<'m>(
         let own = imports.classes.get(v.namespace.as_str());
         let excluded =
             |h: &str| own.is_some_and(|c| c.excludes(h)) || any.is_some_and(|c| c.excludes(h));
-        let listed = |h: &str| {
-            own.is_some_and(|c| c.virtual_service(h)) || any.is_some_and(|c| c.virtual_service(h))
+        // One made of a route of the Gateway API is imported as a Service is (`VSMatches`,
+        // `useGatewaySemantics`).
+        let by = |c: &Class<'_>, h: &str| match v.route {
+            Some(_) => c.service(h),
+            None => c.virtual_service(h),
         };
+        let listed = |h: &str| own.is_some_and(|c| by(c, h)) || any.is_some_and(|c| by(c, h));
         v.hosts.iter().any(|h| listed(h) && !excluded(h))
     };
     ranked.into_iter().map(|(_, i)| &mesh.virtual_services[i as usize]).filter(imported).collect()

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::unconfirmed::Plan;
-use super::{Work, add};
+use super::{Review, Work, add};
 use crate::clock;
-use crate::model::{Alert, Batch, BatchId, WorkloadId};
+use crate::model::{Alert, Batch, BatchId};
 use crate::novelty;
 use crate::store::StoreError;
 use crate::verify::Rules;
@@ -23,14 +23,6 @@ const NOTE_ANYWAY: Duration = Duration::from_secs(10);
 const CONFIRM_AGAIN: Duration = Duration::from_secs(5);
 /// How often everything is looked at, for what comes with time alone.
 const SWEEP: Duration = Duration::from_secs(60);
-
-/// A look at everything that has begun.
-pub(super) struct Review {
-    /// The last workload that was looked at.
-    after: Option<WorkloadId>,
-    /// When it goes on.
-    next: Instant,
-}
 
 impl Work {
     /// Looks at everything from time to time.

@@ -7,8 +7,7 @@
 use std::mem::size_of;
 
 use super::{Asked, Edge, Observed, Opening, Watching};
-use crate::cluster::{Labels, Pod};
-use crate::model::{Span, Spans};
+use crate::{Labels, Pod, Span, Spans};
 
 /// A leaf of a B-tree has room for 11 entries, and is there for the first one.
 const LEAF: usize = 11;

@@ -6,9 +6,8 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use sidecarta_capture::observation::{Connection, Names, Orientation, Transport};
 
-use crate::model::{Merge, Protocol, Time};
+use crate::{Merge, Protocol, Time};
 
 /// What resolution reads of a connection, but for its time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -31,54 +30,7 @@ pub struct Call {
     pub dns: Vec<String>,
 }
 
-/// The protocol of a transport.
-pub fn protocol(transport: Transport) -> Protocol {
-    match transport {
-        Transport::Tcp => Protocol::Tcp,
-        Transport::Udp => Protocol::Udp,
-        Transport::Sctp => Protocol::Sctp,
-    }
-}
-
-/// Whether a connection is older than the capture. Only TCP has a beginning that can be missed.
-pub(super) fn is_midway(c: &Connection) -> bool {
-    began_before(c.transport, c.from_start)
-}
-
-fn began_before(transport: Transport, from_start: bool) -> bool {
-    transport == Transport::Tcp && !from_start
-}
-
-/// Whether the initiator of a connection is a guess.
-pub(super) fn is_guessed(c: &Connection) -> bool {
-    c.orientation == Orientation::Guessed
-}
-
-/// The names of DNS answers that are evidence, latest first, each once.
-fn questions(names: &Names) -> impl Iterator<Item = &str> {
-    // A client that was given a host name puts it into its ClientHello; one without was given the
-    // address, and an earlier answer with that address is a coincidence.
-    let all = if names.nameless_hello { &[][..] } else { &names.dns[..] };
-    let repeated = |i: usize| all[..i].iter().any(|n| n.question == all[i].question);
-    all.iter().enumerate().filter(move |(i, _)| !repeated(*i)).map(|(_, n)| n.question.as_str())
-}
-
 impl Call {
-    /// Of a connection.
-    pub fn of(c: &Connection) -> Self {
-        Self::named(c.responder, protocol(c.transport), &c.names)
-    }
-
-    fn named(responder: SocketAddr, protocol: Protocol, names: &Names) -> Self {
-        Self {
-            responder,
-            protocol,
-            sni: names.sni.clone(),
-            authority: names.authority.clone(),
-            dns: questions(names).map(str::to_owned).collect(),
-        }
-    }
-
     /// The host that it names, for folding.
     pub fn host(&self) -> Option<&str> {
         let dns = self.dns.first();
@@ -90,9 +42,9 @@ impl Call {
         self.sni.iter().chain(&self.authority).chain(&self.dns)
     }
 
-    /// What makes it equal to another one, borrowed.
-    pub(super) fn parts(&self) -> Parts<'_> {
-        Parts {
+    /// The same, borrowed.
+    pub fn borrowed(&self) -> CallRef<'_> {
+        CallRef {
             responder: self.responder,
             protocol: self.protocol,
             sni: self.sni.as_deref(),
@@ -101,35 +53,41 @@ impl Call {
         }
     }
 
-    /// Whether these are its parts.
-    pub(super) fn is(&self, parts: &Parts<'_>) -> bool {
-        self.responder == parts.responder
-            && self.protocol == parts.protocol
-            && self.sni.as_deref() == parts.sni
-            && self.authority.as_deref() == parts.authority
-            && self.dns.iter().map(String::as_str).eq(parts.dns.iter().copied())
+    /// Whether it is this one.
+    pub fn is(&self, other: &CallRef<'_>) -> bool {
+        self.responder == other.responder
+            && self.protocol == other.protocol
+            && self.sni.as_deref() == other.sni
+            && self.authority.as_deref() == other.authority
+            && self.dns.iter().map(String::as_str).eq(other.dns.iter().copied())
     }
 }
 
 /// A [`Call`], borrowed: a connection is compared with the calls that are known before anything of
 /// it is copied.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct Parts<'a> {
-    responder: SocketAddr,
-    protocol: Protocol,
-    sni: Option<&'a str>,
-    authority: Option<&'a str>,
-    dns: Vec<&'a str>,
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CallRef<'a> {
+    /// See [`Call::responder`].
+    pub responder: SocketAddr,
+    /// See [`Call::protocol`].
+    pub protocol: Protocol,
+    /// See [`Call::sni`].
+    pub sni: Option<&'a str>,
+    /// See [`Call::authority`].
+    pub authority: Option<&'a str>,
+    /// See [`Call::dns`].
+    pub dns: Vec<&'a str>,
 }
 
-impl<'a> Parts<'a> {
-    pub fn of(c: &'a Connection) -> Self {
-        Self {
-            responder: c.responder,
-            protocol: protocol(c.transport),
-            sni: c.names.sni.as_deref(),
-            authority: c.names.authority.as_deref(),
-            dns: questions(&c.names).collect(),
+impl CallRef<'_> {
+    /// A copy of its own.
+    pub fn to_call(&self) -> Call {
+        Call {
+            responder: self.responder,
+            protocol: self.protocol,
+            sni: self.sni.map(str::to_owned),
+            authority: self.authority.map(str::to_owned),
+            dns: self.dns.iter().map(|&name| name.to_owned()).collect(),
         }
     }
 }
@@ -141,6 +99,23 @@ pub struct Opening {
     pub began: Time,
     /// Its initiator.
     pub from: SocketAddr,
+}
+
+/// What an edge takes of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// When and from where.
+    pub opening: Opening,
+    /// Its last packet.
+    pub last: Time,
+    /// It was not told before.
+    pub is_new: bool,
+    /// It is older than the capture.
+    pub is_midway: bool,
+    /// Its initiator is a guess.
+    pub is_guessed: bool,
+    /// Something answered.
+    pub is_answered: bool,
 }
 
 /// Connections of one pod that are one [`Call`].
@@ -178,18 +153,18 @@ impl Edge {
     pub const MAX_OPENINGS: usize = 3;
 
     /// Of one connection.
-    pub fn of(pod: u32, call: Call, c: &Connection) -> Self {
+    pub fn of(pod: u32, call: Call, begun: &Begun) -> Self {
         let mut edge = Self {
             pod,
             call,
             openings: Vec::with_capacity(1),
-            last: Time(c.last),
+            last: begun.last,
             connections: 0,
             midway: 0,
             guessed: 0,
             unanswered: 0,
         };
-        edge.add(c);
+        edge.add(begun);
         edge
     }
 
@@ -204,15 +179,15 @@ impl Edge {
     }
 
     /// Adds a connection of the same pod and call.
-    pub fn add(&mut self, c: &Connection) {
-        self.open(Opening { began: Time(c.first), from: c.initiator });
-        self.last = self.last.max(Time(c.last));
-        let n = u64::from(c.is_new);
-        self.connections = self.connections.saturating_add(n);
+    pub fn add(&mut self, begun: &Begun) {
+        self.open(begun.opening);
+        self.last = self.last.max(begun.last);
+        let n = u64::from(begun.is_new);
         let add = |sum: &mut u64, counts: bool| *sum = sum.saturating_add(n * u64::from(counts));
-        add(&mut self.midway, is_midway(c));
-        add(&mut self.guessed, is_guessed(c));
-        add(&mut self.unanswered, !c.answered);
+        add(&mut self.connections, true);
+        add(&mut self.midway, begun.is_midway);
+        add(&mut self.guessed, begun.is_guessed);
+        add(&mut self.unanswered, !begun.is_answered);
     }
 
     /// Keeps the two first and the last of all openings, so that the order of adding does not show.
@@ -269,7 +244,8 @@ struct Flat {
     unanswered: u64,
     // Of the first version: one way of connecting for all connections of an edge.
     transport: Option<Transport>,
-    orientation: Option<Orientation>,
+    #[serde(default)]
+    orientation: Orientation,
     from_start: Option<bool>,
     answered: Option<bool>,
     names: Option<Names>,
@@ -278,48 +254,100 @@ struct Flat {
     last_began: Option<Time>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Transport {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Orientation {
+    Guessed,
+    #[default]
+    #[serde(other)]
+    Known,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Names {
+    sni: Option<String>,
+    nameless_hello: bool,
+    authority: Option<String>,
+    dns: Vec<DnsName>,
+}
+
+#[derive(Deserialize)]
+struct DnsName {
+    question: String,
+}
+
+impl Names {
+    /// The names of DNS answers that are evidence, each once: a client that was given a host name
+    /// puts it into its ClientHello.
+    fn questions(&mut self) -> Vec<String> {
+        let mut out: Vec<String> = Vec::new();
+        for DnsName { question } in std::mem::take(&mut self.dns) {
+            if !self.nameless_hello && !out.contains(&question) {
+                out.push(question);
+            }
+        }
+        out
+    }
+}
+
 impl TryFrom<Flat> for Edge {
     type Error = &'static str;
 
     fn try_from(flat: Flat) -> Result<Self, Self::Error> {
-        let Flat { pod, responder, last, connections, .. } = flat;
-        let Some(transport) = flat.transport else {
-            let Flat { sni, authority, dns, openings, midway, guessed, unanswered, .. } = flat;
-            let protocol = flat.protocol.ok_or("an edge without a protocol")?;
-            if openings.is_empty() {
-                return Err("an edge of which no connection began");
-            }
-            let call = Call { responder, protocol, sni, authority, dns };
-            return Ok(Self {
-                pod,
-                call,
-                openings,
-                last,
-                connections,
-                midway,
-                guessed,
-                unanswered,
-            });
+        match flat.transport {
+            Some(transport) => flat.of_first_version(transport),
+            None => flat.of_today(),
+        }
+    }
+}
+
+impl Flat {
+    fn of_today(self) -> Result<Edge, &'static str> {
+        let Self { pod, responder, sni, authority, dns, openings, last, connections, .. } = self;
+        let Self { midway, guessed, unanswered, .. } = self;
+        let protocol = self.protocol.ok_or("an edge without a protocol")?;
+        if openings.is_empty() {
+            return Err("an edge of which no connection began");
+        }
+        let call = Call { responder, protocol, sni, authority, dns };
+        Ok(Edge { pod, call, openings, last, connections, midway, guessed, unanswered })
+    }
+
+    fn of_first_version(self, transport: Transport) -> Result<Edge, &'static str> {
+        let protocol = match transport {
+            Transport::Tcp => Protocol::Tcp,
+            Transport::Udp => Protocol::Udp,
+            Transport::Sctp => Protocol::Sctp,
         };
-        let names = flat.names.unwrap_or_default();
-        let call = Call::named(responder, protocol(transport), &names);
-        let from = flat.initiator.ok_or("an edge without an initiator")?;
-        let first = flat.first.ok_or("an edge without its first time")?;
-        let last_began = flat.last_began.unwrap_or(first);
-        let all_if = |counts: bool| if counts { connections } else { 0 };
+        let mut names = self.names.unwrap_or_default();
+        let dns = names.questions();
+        let Names { sni, authority, .. } = names;
+        let from = self.initiator.ok_or("an edge without an initiator")?;
+        let first = self.first.ok_or("an edge without its first time")?;
+        let last_began = self.last_began.unwrap_or(first);
         let mut openings = vec![Opening { began: first, from }];
         if last_began != first {
             openings.push(Opening { began: last_began, from });
         }
-        Ok(Self {
-            pod,
-            call,
+        let all_if = |counts: bool| if counts { self.connections } else { 0 };
+        Ok(Edge {
+            pod: self.pod,
+            call: Call { responder: self.responder, protocol, sni, authority, dns },
             openings,
-            last,
-            connections,
-            midway: all_if(began_before(transport, flat.from_start.unwrap_or(true))),
-            guessed: all_if(flat.orientation == Some(Orientation::Guessed)),
-            unanswered: all_if(!flat.answered.unwrap_or(true)),
+            last: self.last,
+            connections: self.connections,
+            midway: all_if(transport == Transport::Tcp && self.from_start == Some(false)),
+            guessed: all_if(self.orientation == Orientation::Guessed),
+            unanswered: all_if(self.answered == Some(false)),
         })
     }
 }

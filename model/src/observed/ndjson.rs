@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::valid::validate;
 use super::{Asked, Edge, Observed, Watching, size};
-use crate::cluster::{Labels, Pod};
-use crate::model::{BatchId, Folded, Ownership, Spans, Time};
+use crate::{BatchId, Folded, Labels, Ownership, Pod, Spans, Time};
 
 /// Version of the form. The first one, whose edges told more of a connection apart, is read as well.
 pub const VERSION: u32 = 2;

@@ -1,0 +1,13 @@
+//! Writes the inputs that a target begins with: `seeds TARGET DIRECTORY`.
+
+fn main() -> std::io::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let (Some(name), Some(dir)) = (args.next(), args.next()) else {
+        return Err(std::io::Error::other("usage: seeds TARGET DIRECTORY"));
+    };
+    std::fs::create_dir_all(&dir)?;
+    for (i, seed) in sidecarta_fuzz::seeds(&name).iter().enumerate() {
+        std::fs::write(format!("{dir}/seed-{i}"), seed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! Routes of the Gateway API whose parent is a Service or a ServiceEntry, as the VirtualServices that
+//! istiod makes of them (`pilot/pkg/config/kube/gateway/route_collections.go`, the branch
+//! `parent.IsMesh()`).
+//!
+//! Owns the conversion. Must never ask who imports one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::service::Export;
+use super::virtualservice::VirtualService;
+use crate::objects::{
+    self, GatewayRoute, GatewayRule, GatewayValue, HttpMatch, HttpRoute, L4Match, L4Route, Meta,
+    Mirror, Percent, PortSelector, Reference, StringMatch, Target, Weighted,
+};
+use sidecarta_model::Time;
+
+/// What the routes of a kind speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Http,
+    Grpc,
+    Tcp,
+    Tls,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+            Self::Tcp => "TCPRoute",
+            Self::Tls => "TLSRoute",
+        }
+    }
+}
+
+/// One VirtualService for each namespace, port and host; routes of the same are merged, the oldest
+/// first. `entries` are the ServiceEntries, which may be parents as well.
+pub(super) fn convert(
+    routes: &[(Kind, GatewayRoute)],
+    entries: &[objects::ServiceEntry],
+    domain: &str,
+) -> Vec<VirtualService> {
+    let mut sorted: Vec<&(Kind, GatewayRoute)> = routes.iter().collect();
+    sorted.sort_by_key(|(k, r)| {
+        let m = &r.metadata;
+        (m.creation_timestamp.unwrap_or(Time::MIN), m.namespace.clone(), m.name.clone(), *k)
+    });
+    let mut made: BTreeMap<(String, Option<u16>, String), VirtualService> = BTreeMap::new();
+    for (kind, route) in sorted {
+        let (meta, spec) = (&route.metadata, route.spec.clone().unwrap_or_default());
+        for parent in &spec.parent_refs {
+            for host in parent_hosts(parent, meta, entries, domain) {
+                let key = (meta.namespace.clone(), parent.port, host.clone());
+                let into = made.entry(key).or_insert_with(|| empty(*kind, meta, &host));
+                for rule in &spec.rules {
+                    match kind {
+                        Kind::Http | Kind::Grpc => {
+                            into.http.push(http(rule, parent.port, meta, domain));
+                        }
+                        Kind::Tcp => {
+                            into.tcp.push(l4(rule, parent.port, Vec::new(), meta, domain));
+                        }
+                        Kind::Tls => {
+                            let own = || vec![host.clone()];
+                            let names = Some(spec.hostnames.clone()).filter(|h| !h.is_empty());
+                            let names = names.unwrap_or_else(own);
+                            into.tls.push(l4(rule, parent.port, names, meta, domain));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    made.into_values().collect()
+}
+
+/// Whether a route has a parent in the mesh.
+fn parent_hosts(
+    parent: &Reference,
+    meta: &Meta,
+    entries: &[objects::ServiceEntry],
+    domain: &str,
+) -> BTreeSet<String> {
+    let namespace = if parent.namespace.is_empty() { &meta.namespace } else { &parent.namespace };
+    let group = parent.group.as_deref().unwrap_or("gateway.networking.k8s.io");
+    match (group, parent.kind.as_deref().unwrap_or("Gateway")) {
+        ("" | "core", "Service") => [format!("{}.{namespace}.svc.{domain}", parent.name)].into(),
+        ("networking.istio.io", "ServiceEntry") => entries
+            .iter()
+            .filter(|e| e.metadata.namespace == *namespace && e.metadata.name == parent.name)
+            .flat_map(|e| e.spec.hosts.iter().cloned())
+            .collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+fn empty(kind: Kind, meta: &Meta, host: &str) -> VirtualService {
+    VirtualService {
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
+        created: meta.creation_timestamp.unwrap_or(Time::MIN),
+        hosts: vec![host.to_owned()],
+        export: Export::new(vec!["*".to_owned()]),
+        order: 0,
+        mesh: true,
+        route: Some(kind.name()),
+        http: Vec::new(),
+        tls: Vec::new(),
+        tcp: Vec::new(),
+    }
+}
+
+fn target(reference: &Reference, meta: &Meta, domain: &str) -> Target {
+    let own = &meta.namespace;
+    let namespace = if reference.namespace.is_empty() { own } else { &reference.namespace };
+    let host = match reference.kind.as_deref() {
+        Some("Hostname") => reference.name.clone(),
+        Some("ServiceImport") => format!("{}.{namespace}.svc.clusterset.local", reference.name),
+        _ => format!("{}.{namespace}.svc.{domain}", reference.name),
+    };
+    let port = reference.port.map(|number| PortSelector { number });
+    Target { host, subset: String::new(), port }
+}
+
+fn backends(rule: &GatewayRule, meta: &Meta, domain: &str) -> Vec<Weighted> {
+    let backends = rule.backend_refs.iter().filter(|b| b.weight != Some(0));
+    let weighted = |b: &Reference| Weighted {
+        destination: Some(target(b, meta, domain)),
+        weight: b.weight.unwrap_or(1),
+    };
+    backends.map(weighted).collect()
+}
+
+fn http(rule: &GatewayRule, port: Option<u16>, meta: &Meta, domain: &str) -> HttpRoute {
+    let mut out = HttpRoute { route: backends(rule, meta, domain), ..HttpRoute::default() };
+    for filter in &rule.filters {
+        match filter.kind.as_str() {
+            "RequestRedirect" => out.redirect = Some(Value::Bool(true)),
+            "RequestMirror" => {
+                let Some(mirror) = &filter.request_mirror else { continue };
+                let fraction = mirror.fraction.as_ref().map(|f| {
+                    let part = |k: &str, or: f64| f.get(k).copied().unwrap_or(or);
+                    100.0 * part("numerator", 0.0) / part("denominator", 100.0).max(1.0)
+                });
+                out.mirrors.get_or_insert_default().push(Mirror {
+                    destination: Some(target(&mirror.backend_ref, meta, domain)),
+                    percentage: mirror.percent.or(fraction).map(|value| Percent { value }),
+                });
+            }
+            _ => {}
+        }
+    }
+    // Without a backend every request is answered with 500.
+    if out.route.is_empty() && out.redirect.is_none() {
+        out.direct_response = Some(Value::Bool(true));
+    }
+    out.matches = rule
+        .matches
+        .iter()
+        .map(|m| HttpMatch {
+            uri: match (&m.path, &m.method) {
+                (Some(path), _) => Some(compared(path, "PathPrefix")),
+                (None, Some(Value::Object(method))) => {
+                    let part = |k: &str| method.get(k).and_then(Value::as_str).unwrap_or(".+");
+                    let regex = format!("/{}/{}", part("service"), part("method"));
+                    Some(StringMatch { regex, ..StringMatch::default() })
+                }
+                _ => None,
+            },
+            method: m
+                .method
+                .as_ref()
+                .and_then(Value::as_str)
+                .map(|name| StringMatch { exact: name.to_owned(), ..StringMatch::default() }),
+            headers: named(&m.headers),
+            query_params: named(&m.query_params),
+            port: port.unwrap_or(0),
+            ..HttpMatch::default()
+        })
+        .collect();
+    if let (true, Some(port)) = (out.matches.is_empty(), port) {
+        out.matches.push(HttpMatch { port, ..HttpMatch::default() });
+    }
+    out
+}
+
+fn named(all: &[GatewayValue]) -> BTreeMap<String, StringMatch> {
+    all.iter().map(|v| (v.name.clone(), compared(v, "Exact"))).collect()
+}
+
+/// A value with its way to compare; `absent` stands where none is given.
+fn compared(value: &GatewayValue, absent: &str) -> StringMatch {
+    let kind = if value.kind.is_empty() { absent } else { value.kind.as_str() };
+    let text = value.value.clone();
+    let none = StringMatch::default();
+    match kind {
+        "PathPrefix" => {
+            let prefix = if text.is_empty() { "/".to_owned() } else { text };
+            StringMatch { prefix, ..none }
+        }
+        "RegularExpression" => StringMatch { regex: text, ..none },
+        _ => StringMatch { exact: text, ..none },
+    }
+}
+
+fn l4(
+    rule: &GatewayRule,
+    port: Option<u16>,
+    sni_hosts: Vec<String>,
+    meta: &Meta,
+    domain: &str,
+) -> L4Route {
+    let all = sni_hosts.is_empty() && port.is_none();
+    let condition = L4Match { sni_hosts, port: port.unwrap_or(0), ..L4Match::default() };
+    L4Route {
+        matches: if all { Vec::new() } else { vec![condition] },
+        route: backends(rule, meta, domain),
+    }
+}

@@ -1,0 +1,124 @@
+//! Clusters that objects make the proxy itself call: EnvoyFilters (`model/envoyfilter.go`,
+//! `EnvoyFilters` in `model/push_context.go`) and WasmPlugins.
+//!
+//! Owns finding `outbound|PORT|SUBSET|HOST` in what they hold. Must never decide for whom they are.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::ProviderUse;
+use crate::objects::{EnvoyFilter, WasmPlugin};
+
+/// A cluster that the proxy calls by its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NamedCluster {
+    /// Host.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// The clusters that an EnvoyFilter needs; `None` where it needs none, or is for gateways alone.
+pub(super) fn of_filter(filter: &EnvoyFilter) -> Option<ProviderUse> {
+    let spec = filter.spec.clone().unwrap_or_default();
+    // Target references are for gateways and waypoints, and keep it from sidecars.
+    if !spec.target_refs.is_empty() {
+        return None;
+    }
+    let (mut named, mut brought) = (BTreeSet::new(), BTreeSet::new());
+    for p in &spec.config_patches {
+        if p.matches.as_ref().is_some_and(|m| m.context == "GATEWAY") {
+            continue;
+        }
+        let Some(patch) = &p.patch else { continue };
+        let Some(value) = &patch.value else { continue };
+        let mut found = BTreeSet::new();
+        find(value, &mut found);
+        if p.apply_to == "CLUSTER" {
+            // Its own name is no call; one that is added brings what others name.
+            let mut own = BTreeSet::new();
+            for key in ["name", "alt_stat_name", "altStatName"] {
+                value.get(key).into_iter().for_each(|v| find(v, &mut own));
+            }
+            found.retain(|c| !own.contains(c));
+            if matches!(patch.operation.as_str(), "ADD") {
+                brought.extend(own);
+            }
+        }
+        named.extend(found);
+    }
+    named.retain(|c| !brought.contains(c));
+    (!named.is_empty()).then(|| ProviderUse {
+        kind: "EnvoyFilter",
+        namespace: filter.metadata.namespace.clone(),
+        name: filter.metadata.name.clone(),
+        selector: spec.workload_selector.unwrap_or_default().labels,
+        providers: Vec::new(),
+        clusters: named.into_iter().collect(),
+    })
+}
+
+/// The clusters that a WasmPlugin's settings name.
+pub(super) fn of_plugin(plugin: &WasmPlugin) -> Option<ProviderUse> {
+    let spec = plugin.spec.clone().unwrap_or_default();
+    if !spec.target_refs.is_empty() || spec.target_ref.is_some() {
+        return None;
+    }
+    let mut named = BTreeSet::new();
+    spec.plugin_config.iter().for_each(|v| find(v, &mut named));
+    (!named.is_empty()).then(|| ProviderUse {
+        kind: "WasmPlugin",
+        namespace: plugin.metadata.namespace.clone(),
+        name: plugin.metadata.name.clone(),
+        selector: spec.selector.unwrap_or_default().match_labels,
+        providers: Vec::new(),
+        clusters: named.into_iter().collect(),
+    })
+}
+
+/// All clusters that stand in the strings of a value, keys included.
+fn find(value: &Value, out: &mut BTreeSet<NamedCluster>) {
+    match value {
+        Value::String(text) => in_text(text, out),
+        Value::Array(all) => all.iter().for_each(|v| find(v, out)),
+        Value::Object(all) => all.iter().for_each(|(k, v)| {
+            in_text(k, out);
+            find(v, out);
+        }),
+        _ => {}
+    }
+}
+
+/// All `outbound|PORT|SUBSET|HOST` of a text: a script may hold several.
+fn in_text(text: &str, out: &mut BTreeSet<NamedCluster>) {
+    for rest in text.split("outbound|").skip(1) {
+        let mut parts = rest.splitn(3, '|');
+        let (Some(port), Some(_), Some(host)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        let of_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '*');
+        let host: String = host.chars().take_while(|c| of_host(*c)).collect();
+        if let (Ok(port), false) = (port.parse(), host.is_empty()) {
+            out.insert(NamedCluster { host: host.trim_end_matches('.').to_lowercase(), port });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_are_found_wherever_they_stand() {
+        let value = serde_json::json!({
+            "a": [{"cluster": "outbound|80||a.b.svc.cluster.local"}],
+            "code": "h:httpCall(\"outbound|8080|v1|c.d.svc.cluster.local\", {})",
+            "no": "outbound|x||y", "inbound": "inbound|80||",
+        });
+        let mut out = BTreeSet::new();
+        find(&value, &mut out);
+        let got: Vec<_> = out.iter().map(|c| (c.host.as_str(), c.port)).collect();
+        assert_eq!(got, [("a.b.svc.cluster.local", 80), ("c.d.svc.cluster.local", 8080)]);
+    }
+}

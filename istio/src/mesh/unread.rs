@@ -1,0 +1,69 @@
+//! Objects of Istio's that the model does not read, and what they could do.
+//!
+//! Owns which kinds are named, and for whom. Must never name one that cannot change what a proxy has
+//! or calls.
+
+use super::Mesh;
+
+/// An object that is not read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unread {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl Unread {
+    /// An object of this kind and group, where it could matter to a proxy.
+    pub fn of(kind: &str, group: &str, namespace: &str, name: &str) -> Option<Self> {
+        /// Kinds that decide nothing of what a sidecar imports or calls by itself.
+        const HARMLESS: [&str; 9] = [
+            "Gateway",
+            "GatewayClass",
+            "ReferenceGrant",
+            "PeerAuthentication",
+            "WorkloadEntry",
+            "WorkloadGroup",
+            "BackendTLSPolicy",
+            "IstioOperator",
+            "Istio",
+        ];
+        let of_mesh = group.ends_with("istio.io")
+            || group.ends_with("gateway.networking.k8s.io")
+            || group.ends_with("gateway.networking.x-k8s.io")
+            || group.ends_with("inference.networking.k8s.io");
+        (of_mesh && !HARMLESS.contains(&kind)).then(|| Self {
+            kind: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
+    }
+
+    /// What it could do to the proof.
+    pub fn effect(&self) -> &'static str {
+        match self.kind.as_str() {
+            "RequestAuthentication" => {
+                "where istiod runs with PILOT_JWT_ENABLE_REMOTE_JWKS the proxy fetches keys itself, and the host of its jwksUri \
+                 must be listed"
+            }
+            "ProxyConfig" => {
+                "settings of the proxy that it changes are taken from the pod and the mesh alone"
+            }
+            _ => "what it does to calls is not known",
+        }
+    }
+}
+
+impl Mesh {
+    /// Objects that are not read and that could matter to the workloads of a namespace: its own, and
+    /// those of the root namespace.
+    pub fn unread_for(&self, namespace: &str) -> impl Iterator<Item = &Unread> {
+        let near = move |u: &&Unread| {
+            u.namespace == namespace || u.namespace == self.config.root_namespace
+        };
+        self.unread.iter().filter(near)
+    }
+}

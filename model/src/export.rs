@@ -1,0 +1,88 @@
+//! What a store exports, line by line.
+//!
+//! Owns the form as NDJSON and its version. Must never read a store.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Acceptance, Baseline, BatchId, Raised, Record};
+
+/// Version of the export format.
+pub const VERSION: u32 = 1;
+
+/// A line of an export.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Line {
+    /// The first one.
+    Sidecarta(Header),
+    /// A record.
+    Row(Box<Record>),
+    /// A batch that the store holds.
+    Batch(BatchId),
+    /// A part of an agent's batch that waits to be resolved; its parts follow each other.
+    Kept(Kept),
+    /// What was accepted of a workload.
+    Baseline(Box<Baseline>),
+    /// An alert, and where it has gone.
+    Alert(Box<Raised>),
+    /// Who accepted what.
+    Accepted(Acceptance),
+    /// Connections and lookups that a batch counted.
+    Counted(CountedLine),
+    /// The last one.
+    End(Footer),
+}
+
+/// The first line.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Header {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// What is missing: the export was made of a damaged store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salvaged: Option<String>,
+}
+
+/// A part of an agent's batch that waits to be resolved.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Kept {
+    /// Which batch.
+    #[serde(flatten)]
+    pub id: BatchId,
+    /// Bytes as the agent sent them, compressed, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zstd: Option<String>,
+    /// Older programs: its own lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<String>,
+}
+
+/// What was counted of a batch, or a part of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CountedLine {
+    /// Which batch.
+    #[serde(flatten)]
+    pub id: BatchId,
+    /// Two digits for each byte.
+    pub bytes: String,
+}
+
+/// The last line: how much there is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Footer {
+    /// Lines of records, baselines, alerts and what was accepted.
+    pub rows: u64,
+    /// Lines of batches.
+    pub batches: u64,
+    /// Lines of batches that wait.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kept: u64,
+    /// Lines of what was counted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub counted: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}

@@ -1,0 +1,107 @@
+//! What an agent tells: attributed observations, merged, in batches that anyone can learn from.
+//!
+//! Owns the batch and its form as NDJSON, with its versions. A batch is self-contained (it carries
+//! the pods that it speaks of, as the agent knew them at that time) and has an identity, so that it
+//! counts once wherever it is delivered, and however often. Must never resolve a destination: that
+//! needs the whole cluster, which an agent does not know.
+
+mod call;
+mod ndjson;
+mod size;
+mod valid;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{BatchId, Folded, Merge, Ownership, Pod, Spans, Tally, Time};
+
+pub use call::{Begun, Call, CallRef, Edge, Opening};
+pub use ndjson::{
+    MAX_MEMORY, MAX_TEXT, Packed, ReadError, Reader, VERSION, VERSION_HEADER, allowance, write,
+};
+
+/// That a pod asked the DNS for a name, and was not told that there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Asked {
+    /// Index of the pod in [`Observed::pods`].
+    pub pod: u32,
+    /// The name, lower case, without the final dot.
+    pub question: String,
+    /// How often, first and last time.
+    #[serde(flatten)]
+    pub tally: Tally,
+}
+
+/// That a pod's interface was watched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Watching {
+    /// Index of the pod in [`Observed::pods`].
+    pub pod: u32,
+    /// When, since it was last told.
+    pub spans: Spans,
+    /// Packets sampled on it.
+    pub packets: u64,
+    /// Whose the interface is, and what the pod sent that is not its own. Recorders that do not
+    /// know of it pass it over.
+    #[serde(default, skip_serializing_if = "Ownership::is_empty")]
+    pub ownership: Ownership,
+    /// What the pod called beyond its share of a batch.
+    #[serde(default, skip_serializing_if = "Folded::is_empty")]
+    pub folded: Folded,
+}
+
+impl Watching {
+    /// Of a pod, and nothing yet.
+    pub fn of(pod: u32) -> Self {
+        Self {
+            pod,
+            spans: Spans::default(),
+            packets: 0,
+            ownership: Ownership::default(),
+            folded: Folded::default(),
+        }
+    }
+}
+
+impl Merge for Watching {
+    /// Of the same pod.
+    fn merge(&mut self, other: &Self) {
+        self.spans.merge(&other.spans);
+        self.packets = self.packets.saturating_add(other.packets);
+        self.ownership.merge(&other.ownership);
+        self.folded.merge(&other.folded);
+    }
+}
+
+/// A batch of attributed observations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The agent's boot, and the number of the batch in it.
+    pub id: BatchId,
+    /// Name of the node.
+    pub node: String,
+    /// When the agent made it, by its clock: what it tells happened before.
+    pub made: Time,
+    /// Packet time covered.
+    pub spans: Spans,
+    /// Counters by name, since the last batch.
+    pub counters: BTreeMap<String, u64>,
+    /// The pods that the rest speaks of.
+    pub pods: Vec<Pod>,
+    /// Connections.
+    pub edges: Vec<Edge>,
+    /// Names asked for.
+    pub asked: Vec<Asked>,
+    /// What was watched.
+    pub watching: Vec<Watching>,
+}
+
+impl Observed {
+    /// Whether it tells anything besides counters.
+    pub fn is_empty(&self) -> bool {
+        self.edges.is_empty() && self.asked.is_empty() && self.watching.is_empty()
+    }
+}

@@ -1,0 +1,51 @@
+//! What of a connection is told.
+//!
+//! Owns the way from the words of the capture layer to those of a batch. Must never leave out what
+//! resolution reads.
+
+use sidecarta_capture::observation::{Connection, Names, Orientation, Transport};
+
+use super::{Begun, CallRef, Opening};
+use crate::model::{Protocol, Time};
+
+/// The protocol of a transport.
+pub fn protocol(transport: Transport) -> Protocol {
+    match transport {
+        Transport::Tcp => Protocol::Tcp,
+        Transport::Udp => Protocol::Udp,
+        Transport::Sctp => Protocol::Sctp,
+    }
+}
+
+/// The call that a connection is.
+pub fn call(c: &Connection) -> CallRef<'_> {
+    CallRef {
+        responder: c.responder,
+        protocol: protocol(c.transport),
+        sni: c.names.sni.as_deref(),
+        authority: c.names.authority.as_deref(),
+        dns: questions(&c.names).collect(),
+    }
+}
+
+/// The names of DNS answers that are evidence, latest first, each once.
+fn questions(names: &Names) -> impl Iterator<Item = &str> {
+    // A client that was given a host name puts it into its ClientHello; one without was given the
+    // address, and an earlier answer with that address is a coincidence.
+    let all = if names.nameless_hello { &[][..] } else { &names.dns[..] };
+    let repeated = |i: usize| all[..i].iter().any(|n| n.question == all[i].question);
+    all.iter().enumerate().filter(move |(i, _)| !repeated(*i)).map(|(_, n)| n.question.as_str())
+}
+
+/// How it began, and what counts of it.
+pub fn begun(c: &Connection) -> Begun {
+    Begun {
+        opening: Opening { began: Time(c.first), from: c.initiator },
+        last: Time(c.last),
+        is_new: c.is_new,
+        // Only TCP has a beginning that can be missed.
+        is_midway: c.transport == Transport::Tcp && !c.from_start,
+        is_guessed: c.orientation == Orientation::Guessed,
+        is_answered: c.answered,
+    }
+}
