@@ -165,6 +165,40 @@ fn a_call_is_reported_from_the_interface_of_its_caller() {
     }
 }
 
+/// Rings are read one after the other. Where the called pod's is read first, a sampled packet of it
+/// comes before the caller's SYN and ClientHello.
+#[test]
+fn a_sampled_record_that_is_read_before_the_client_hello_hides_no_name() {
+    let hello = common::client_hello("cart.shop");
+    let record = [0x17, 3, 3, 0, 90, 1, 0];
+    let (web, cart) = ((WEB, 40_000), (CART, 8080));
+    let next = 8 + hello.len() as u32;
+    for syn_of_called in [true, false] {
+        for records in [1u32, 3] {
+            let mut live = Wire::listening_on([8080]);
+            let called = Packet { interface: 2, direction: Direction::Sent, ..Packet::default() };
+            let caller =
+                Packet { interface: 1, direction: Direction::Received, ..Packet::default() };
+            if syn_of_called {
+                live.packet(5, web, cart, Packet { seq: 7, syn: true, ..called });
+            }
+            for i in 0..records {
+                let (seq, payload) = (next + 7 * i, &record);
+                let packet = Packet { seq, ack: Some(71), payload, ..called };
+                live.packet(30 + i64::from(i), web, cart, packet);
+            }
+            live.packet(1, web, cart, Packet { seq: 7, syn: true, ..caller });
+            let first = Packet { seq: 8, ack: Some(71), payload: &hello, ..caller };
+            live.packet(10, web, cart, first);
+            let reported = live.report_fresh(3 * SECOND);
+            assert_eq!(reported.len(), 1, "{syn_of_called} {records}: {reported:?}");
+            let c = &reported[0];
+            assert_eq!(c.names.sni.as_deref(), Some("cart.shop"), "{syn_of_called} {records}");
+            assert!(c.from_start, "{syn_of_called} {records}");
+        }
+    }
+}
+
 #[test]
 fn datagrams_to_a_translated_address_are_reported_once() {
     for swapped in [false, true] {

@@ -1,6 +1,8 @@
 //! `sidecarta scope`: an `istioctl proxy-config` without a cluster.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -9,6 +11,7 @@ use serde::Serialize;
 
 use super::output::{self, Format};
 use super::{ClusterOptions, Outcome, OutputOptions};
+use crate::cluster::Cluster;
 use crate::generate::Declared;
 use crate::generate::calls::Planner;
 use crate::mesh::{Mesh, MeshPod, Sidecar, VirtualService, sidecar_from_text};
@@ -117,6 +120,12 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         }
     }
     let scope = Scope::new(mesh, client.namespace, &egress, policy(mesh, applied));
+    for (host, further) in dual_stack(&snapshot.cluster, &scope, pod) {
+        output::note(format_args!(
+            "dual stack is not modelled: {host} has {further} as well, and where istiod and the proxy have both families, its \
+             listener has them too (`GetExtraAddressesForProxy`, pilot/pkg/model/service.go)"
+        ));
+    }
     let mut calls = Vec::new();
     for text in &options.call {
         for call in parse(text, &scope, client)? {
@@ -145,6 +154,29 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         format => output::data(format, &answer)?,
     }
     Ok(if partial { Outcome::Partial } else { Outcome::Done })
+}
+
+/// Services in scope with addresses of both families, where the pod has both, with those addresses
+/// that the model gives no listener.
+fn dual_stack(cluster: &Cluster, scope: &Scope<'_>, pod: &MeshPod) -> Vec<(String, String)> {
+    let both = |all: &[IpAddr]| {
+        all.iter().any(IpAddr::is_ipv4) && all.iter().any(IpAddr::is_ipv6)
+    };
+    if !both(&pod.addresses) {
+        return Vec::new();
+    }
+    let of = |host: &str, listener: &str| {
+        let mut all = cluster.cluster_ips_of(host);
+        let two = both(&all);
+        all.retain(|a| a.to_string() != listener);
+        all.sort_unstable();
+        let words: Vec<String> = all.iter().map(ToString::to_string).collect();
+        (two && !words.is_empty()).then(|| words.join(", "))
+    };
+    let services = scope.services.iter().map(|s| s.service);
+    let found =
+        services.filter_map(|s| Some((s.host.to_string(), of(&s.host, &s.address)?)));
+    found.collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 
 /// Whether a Sidecar is of another namespace than the pod and no default of the mesh.

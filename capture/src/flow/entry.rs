@@ -250,6 +250,10 @@ impl FlowEntry {
         self.first = self.first.min(s.time);
         let tcp = s.transport == Transport::Tcp;
         if tcp && s.tcp.syn {
+            // What was read of it came from another interface. Its head follows its SYN.
+            if !self.from_start && !self.has_host() {
+                (self.names_final, self.tries) = (false, 0);
+            }
             self.from_start = true;
             self.orientation = Orientation::Handshake;
             if s.tcp.ack {
@@ -331,7 +335,11 @@ impl FlowEntry {
             }
             PayloadStart::TlsRecords => {
                 self.content = Content::Tls;
-                self.names_final = true;
+                // Rings are read one after the other: the ClientHello of a connection whose SYN was
+                // seen may be in the ring of another interface, which is read later.
+                self.tries += 1;
+                let hello_may_follow = self.isn.is_some() && !self.is_begun_by(s);
+                self.names_final = !hello_may_follow || self.tries >= MAX_TRIES;
             }
             PayloadStart::Nothing => {
                 self.tries += 1;
@@ -401,6 +409,11 @@ impl FlowEntry {
             change.new_host = added == Added::New;
             change.host_dropped = added == Added::Dropped && !change.repeated;
         }
+    }
+
+    /// Whether a head named a host.
+    fn has_host(&self) -> bool {
+        self.names.as_ref().is_some_and(|n| n.sni.is_some() || n.authority.is_some())
     }
 
     /// Whether a segment of the initiator is the first one with payload.

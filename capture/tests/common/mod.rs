@@ -56,6 +56,29 @@ impl Packet<'_> {
     }
 }
 
+/// A record with a ClientHello that names this server (RFC 8446 §4.1.2, RFC 6066 §3).
+pub fn client_hello(server: &str) -> Vec<u8> {
+    let length = |n: usize| (n as u16).to_be_bytes();
+    let mut name = vec![0];
+    name.extend(length(server.len()));
+    name.extend(server.as_bytes());
+    let mut extensions = vec![0, 0];
+    extensions.extend(length(name.len() + 2));
+    extensions.extend(length(name.len()));
+    extensions.extend(name);
+    let mut hello = vec![3, 3];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
+    hello.extend(length(extensions.len()));
+    hello.extend(extensions);
+    let mut record = vec![0x16, 3, 1];
+    record.extend(length(hello.len() + 4));
+    record.extend([1, 0]);
+    record.extend(length(hello.len()));
+    record.extend(hello);
+    record
+}
+
 impl Wire {
     /// A meter of a source that does not end.
     pub fn new() -> Self {
