@@ -142,6 +142,12 @@ impl Cluster {
         self.discovery.hides(namespace)
     }
 
+    /// Whether anything of this namespace is known.
+    pub fn has_namespace(&self, namespace: &str) -> bool {
+        self.pods.iter().any(|p| p.workload.namespace == namespace)
+            || self.services.iter().any(|s| s.namespace == namespace)
+    }
+
     /// The cluster's DNS domain, `cluster.local` unless said otherwise.
     pub fn domain(&self) -> &str {
         &self.domain

@@ -381,6 +381,7 @@ impl<'a> Work<'a> {
         outcome.notes.clone_from(&g.notes);
         let mut all: BTreeMap<Call, (WorkloadId, Planned)> = BTreeMap::new();
         let mut assumed: BTreeSet<String> = BTreeSet::new();
+        let mut unreached: BTreeSet<String> = BTreeSet::new();
         let mut gaps: BTreeSet<Gap> = BTreeSet::new();
         // Pods that the selector meets as well get this Sidecar: what is known of them counts.
         let callers: BTreeSet<&WorkloadId> = g.members.iter().chain(&g.bystanders).collect();
@@ -392,6 +393,7 @@ impl<'a> Work<'a> {
             }
             gaps.extend(law::gaps(shape.mesh, known, &plan));
             assumed.extend(plan.assumed);
+            unreached.extend(plan.unreached);
             outcome.notes.extend(plan.notes);
             outcome.rejected.extend(plan.rejected);
             for planned in plan.calls {
@@ -421,6 +423,7 @@ impl<'a> Work<'a> {
                  elsewhere is not known; add it to the snapshot"
             ));
         }
+        let assumed: Vec<String> = assumed.into_iter().chain(unreached).collect();
         let wanted: BTreeSet<(String, u16)> =
             implied.iter().map(|i| (i.host.clone(), i.port)).collect();
         let wanted: Vec<(String, u16)> = wanted.into_iter().collect();

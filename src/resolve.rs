@@ -273,11 +273,21 @@ impl<'a> Seen<'a> {
     fn elsewhere(&self) -> Resolution {
         let (cluster, (to, port)) = (self.cluster, self.to());
         let holder = cluster.holder(to, self.at);
+        let within = !matches!(holder, Holder::Nobody) || cluster.in_service_range(to);
+        let gone = matches!(holder, Holder::NobodyInPodRange);
+        let host = self.clues.strong().unknown_mesh_host(cluster, within, gone);
         if let Holder::Pod(target) = holder {
+            // A name on the connection says more than the address: the application addressed a
+            // Service that is not there.
+            if host.is_some() {
+                let why = Unresolved::UnknownMeshHost;
+                let destination = Destination::Unresolved { address: to, host, why };
+                return Resolution::new(destination, port).graded(Grade::Address, None);
+            }
             return Resolution::new(Destination::pod(target.workload.clone()), port)
                 .graded(Grade::Address, None);
         }
-        let host = self.clues.unknown_mesh_host(cluster.domain()).map(str::to_owned);
+        let host = host.or_else(|| self.clues.unknown_mesh_host(cluster, within, gone));
         let unresolved = |why| {
             let host = host.clone();
             Resolution::new(Destination::Unresolved { address: to, host, why }, port)

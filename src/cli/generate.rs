@@ -206,10 +206,12 @@ fn declared(
     for (n, line) in std::io::BufReader::new(open).lines().enumerate() {
         let place = format!("{}:{}", file.display(), n + 1);
         let line = line.with_context(|| format!("cannot read the calls {place}"))?;
+        // Some editors begin a file with a mark of its byte order.
+        let line = line.trim_start_matches('\u{feff}');
         if line.trim().is_empty() {
             continue;
         }
-        let (workload, call) = match Declared::read(&line) {
+        let (workload, call) = match Declared::read(line) {
             Ok(call) => (call.workload.clone(), Ok(Declared { from: place.clone(), ..call })),
             Err(Refused { workload: Some(workload), why }) => (workload, Err(why)),
             Err(Refused { workload: None, why }) => {

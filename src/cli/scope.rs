@@ -159,9 +159,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
 /// Services in scope with addresses of both families, where the pod has both, with those addresses
 /// that the model gives no listener.
 fn dual_stack(cluster: &Cluster, scope: &Scope<'_>, pod: &MeshPod) -> Vec<(String, String)> {
-    let both = |all: &[IpAddr]| {
-        all.iter().any(IpAddr::is_ipv4) && all.iter().any(IpAddr::is_ipv6)
-    };
+    let both = |all: &[IpAddr]| all.iter().any(IpAddr::is_ipv4) && all.iter().any(IpAddr::is_ipv6);
     if !both(&pod.addresses) {
         return Vec::new();
     }
@@ -174,8 +172,7 @@ fn dual_stack(cluster: &Cluster, scope: &Scope<'_>, pod: &MeshPod) -> Vec<(Strin
         (two && !words.is_empty()).then(|| words.join(", "))
     };
     let services = scope.services.iter().map(|s| s.service);
-    let found =
-        services.filter_map(|s| Some((s.host.to_string(), of(&s.host, &s.address)?)));
+    let found = services.filter_map(|s| Some((s.host.to_string(), of(&s.host, &s.address)?)));
     found.collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 
 use super::brief::{ControllerBrief, Interval, PodBrief};
@@ -462,21 +462,26 @@ impl Builder {
     }
 }
 
-/// A selector that no controller gives must meet all pods of its workload: only labels that all of
-/// them have stay.
+/// A selector must meet all pods of its workload: only labels that all of them have stay, whether a
+/// controller selects by them or not. Another object may own some of the pods (a Flink cluster's
+/// Deployment owns its TaskManagers, and selects the JobManager).
 fn common_selectors(cluster: &mut Cluster, owners: &Owners, pool: &mut Pool) {
-    let mut first: HashMap<&WorkloadId, &objects::Labels> = HashMap::default();
-    let mut several: HashMap<WorkloadId, BTreeMap<String, String>> = HashMap::default();
+    let mut common: HashMap<WorkloadId, BTreeMap<String, String>> = HashMap::default();
+    let mut changed: HashSet<WorkloadId> = HashSet::default();
     for pod in cluster.pods.iter().filter(|p| p.end == Time::MAX && p.workload.kind != "Pod") {
-        let old = *first.entry(&pod.workload).or_insert(&pod.selector);
-        if *old == pod.selector || owners.selects(&pod.workload) {
-            continue;
+        let all =
+            common.entry(pod.workload.clone()).or_insert_with(|| BTreeMap::clone(&pod.selector));
+        let before = all.len();
+        // What a controller selects by is held against the pods, all else is a pod's own labels.
+        let own = if owners.selects(&pod.workload) { &pod.labels } else { &pod.selector };
+        all.retain(|k, v| own.get(k) == Some(v));
+        if all.len() < before || *pod.selector != *all {
+            changed.insert(pod.workload.clone());
         }
-        let common = several.entry(pod.workload.clone()).or_insert_with(|| (**old).clone());
-        common.retain(|k, v| pod.selector.get(k) == Some(v));
     }
     for pod in &mut cluster.pods {
-        if let Some(common) = several.get(&pod.workload) {
+        if let Some(common) = common.get(&pod.workload).filter(|_| changed.contains(&pod.workload))
+        {
             pod.selector = pool.labels(Arc::new(common.clone()));
         }
     }

@@ -61,7 +61,7 @@ fn words(label: &str) -> Vec<String> {
 /// Whether the words of a label say that it is of one revision, run, role or version: what a
 /// controller selects by cannot change, but any other label of a pod can.
 fn changing(label: &str) -> bool {
-    const WORDS: [&str; 25] = [
+    const WORDS: [&str; 30] = [
         "hash",
         "revision",
         "generation",
@@ -87,6 +87,11 @@ fn changing(label: &str) -> bool {
         "build",
         "commit",
         "heritage",
+        "node",
+        "identifier",
+        "creator",
+        "created",
+        "group",
     ];
     words(label).iter().any(|w| WORDS.contains(&w.as_str()))
 }
@@ -107,7 +112,10 @@ fn identifying(label: &str) -> bool {
         "workflow",
         "template",
     ];
-    words(label).last().is_some_and(|w| LAST.contains(&w.as_str()))
+    let words = words(label);
+    // The name of a queue is of many workloads.
+    let shared = words.iter().any(|w| w == "queue" || w == "priority");
+    !shared && words.last().is_some_and(|w| LAST.contains(&w.as_str()))
 }
 
 /// Kinds of which each object is one run or one revision: its name is of no other pod.

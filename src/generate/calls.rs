@@ -64,6 +64,8 @@ pub struct Plan {
     /// Entries that are listed though the snapshot has no such Service: what was learned names its
     /// namespace and host.
     pub assumed: BTreeSet<String>,
+    /// Entries that are listed though no call found reaches them: they were called.
+    pub unreached: BTreeSet<String>,
     /// What no list is sure to keep.
     pub gaps: BTreeSet<Gap>,
 }
@@ -73,17 +75,22 @@ pub struct Planner<'a, 'm> {
     full: &'a Scope<'m>,
     client: Client<'a>,
     found: BTreeMap<Call, (Origin, Option<usize>)>,
+    /// Hosts of the mesh that were called or are declared, with their namespaces: a call must reach
+    /// each of them.
+    called: BTreeSet<(String, String)>,
     plan: Plan,
 }
 
 impl<'a, 'm> Planner<'a, 'm> {
     /// For a client; `full` is its scope with all hosts imported.
     pub fn new(full: &'a Scope<'m>, client: Client<'a>) -> Self {
-        Self { full, client, found: BTreeMap::new(), plan: Plan::default() }
+        let (found, called) = (BTreeMap::new(), BTreeSet::new());
+        Self { full, client, found, called, plan: Plan::default() }
     }
 
     /// The calls found.
     pub fn finish(mut self) -> Plan {
+        self.list_unreached();
         let planned = |(call, (origin, dependency))| Planned { call, origin, dependency };
         self.plan.calls = self.found.into_iter().map(planned).collect();
         self.plan
@@ -98,6 +105,33 @@ impl<'a, 'm> Planner<'a, 'm> {
         self.plan.covered.extend(dependency);
         let old = self.found.entry(call).or_insert(new);
         *old = (*old).min(new);
+    }
+
+    /// Lists by its name each host that was called and that none of the calls found reaches: the
+    /// packets show that the proxy had it, or a person says so, and the call that was found for it
+    /// is another than the one that was made.
+    fn list_unreached(&mut self) {
+        self.called.retain(|(_, host)| self.full.service(host).is_some());
+        if self.called.is_empty() {
+            return;
+        }
+        let mut reached: BTreeSet<String> = BTreeSet::new();
+        for call in self.found.keys() {
+            let treatment = self.full.treat(&self.client, call);
+            let steps = treatment.steps.iter();
+            let all = steps.flat_map(|s| s.clusters.iter().map(|(c, _)| c).chain(&s.mirrors));
+            reached.extend(all.map(|c| c.host.to_string()));
+        }
+        for (namespace, host) in std::mem::take(&mut self.called) {
+            // Where another host leads to it, and it was addressed by that one alone.
+            if reached.contains(&host) || self.plan.rejected.contains_key(&host) {
+                continue;
+            }
+            self.plan.notes.push(format!(
+                "{host} was called, and no call that the model knows reaches it: it is listed by its name"
+            ));
+            self.plan.unreached.insert(format!("{namespace}/{host}"));
+        }
     }
 
     /// Adds a declared call. A host without a port that the mesh knows is told.
@@ -145,6 +179,10 @@ impl<'a, 'm> Planner<'a, 'm> {
             known
         });
         for port in ports {
+            let below = host.split_once('.').map_or("", |(_, parent)| parent);
+            let by_name = self.mesh().services_of(&host).chain(self.mesh().services_of(below));
+            let of_mesh = by_name.chain(self.at_address(&host)).find(|s| has_port(s, port));
+            self.called.extend(of_mesh.map(|s| (s.namespace.clone(), s.host.clone())));
             for call in self.expand(&host, port, protocol, d.address) {
                 self.add(call, Origin::Declared, None);
             }
@@ -159,18 +197,24 @@ impl<'a, 'm> Planner<'a, 'm> {
         {
             match &d.key.destination {
                 Destination::Service(s) => {
+                    self.called.insert((s.namespace.clone(), s.host.clone()));
                     self.assume(Some(i), &s.namespace, &s.host);
                     self.behind(i, d, &s.host, &looked_up);
                 }
                 Destination::Ambiguous { candidates } => {
                     for c in candidates {
+                        self.called.insert((c.namespace.clone(), c.host.clone()));
                         self.assume(Some(i), &c.namespace, &c.host);
                         self.seen(i, d, &c.host, c.port);
                     }
                 }
                 Destination::External { host: Some(host), namespace, entry_host, .. } => {
                     match namespace {
-                        Some(n) => self.assume(Some(i), n, entry_host.as_ref().unwrap_or(host)),
+                        Some(n) => {
+                            let listed = entry_host.as_ref().unwrap_or(host);
+                            self.called.insert((n.clone(), listed.clone()));
+                            self.assume(Some(i), n, listed);
+                        }
                         None => self.assume_named(i, host),
                     }
                     self.behind(i, d, host, &looked_up)
@@ -319,6 +363,12 @@ impl<'a, 'm> Planner<'a, 'm> {
         });
         let others: BTreeSet<String> =
             routing.flat_map(|v| &v.hosts).filter(|h| *h != host).cloned().collect();
+        let aliases = self.full.service(host).map(|s| s.aliases.to_vec()).unwrap_or_default();
+        // Look-ups tell which name was used where one of those that lead here was looked up: names
+        // are looked up before a capture as well, and kept.
+        let mut names = others.iter().chain(aliases.iter().map(|(_, a)| a));
+        let used = |name: &str| looked_up.iter().any(|l| *l == name || matches(l, name));
+        let tells = used(host) || names.any(|n| used(n));
         for other in others {
             if is_wildcard(&other) {
                 let within = looked_up
@@ -335,7 +385,7 @@ impl<'a, 'm> Planner<'a, 'm> {
                 if self.lead_to(i, d, &other, host, Origin::Addressed) {
                     leads.insert(other);
                 }
-            } else if !looked_up.is_empty() {
+            } else if tells {
                 self.plan.rejected.insert(
                     other,
                     format!(
@@ -351,12 +401,15 @@ impl<'a, 'm> Planner<'a, 'm> {
             }
         }
         // ExternalName Services that lead there: nothing of them is on the wire but the look-up.
-        let aliases = self.full.service(host).map(|s| s.aliases.to_vec()).unwrap_or_default();
         for (_, alias) in aliases.into_iter().filter(|(_, a)| !named.contains(a)) {
             if looked_up.contains(alias.as_str())
                 && self.lead_to(i, d, &alias, host, Origin::Addressed)
             {
                 leads.insert(alias);
+            } else if !tells && self.lead_to(i, d, &alias, host, Origin::Possible) {
+                self.plan.notes.push(format!(
+                    "{alias} is an alias of {host}, and no look-up was seen that tells which of the two was addressed: both are kept"
+                ));
             } else {
                 self.plan
                     .rejected
@@ -364,7 +417,7 @@ impl<'a, 'm> Planner<'a, 'm> {
             }
         }
         // Its own name counts unless the look-ups tell that only others were used.
-        let own = looked_up.contains(host) || looked_up.is_empty() || leads.is_empty();
+        let own = looked_up.contains(host) || !tells || leads.is_empty();
         if own {
             self.seen(i, d, host, port);
         } else {
@@ -377,8 +430,13 @@ impl<'a, 'm> Planner<'a, 'm> {
     }
 
     fn seen(&mut self, i: usize, d: &Dependency, host: &str, port: u16) {
-        let protocol = d.evidence.contains_key(&Grade::Sni).then_some(CallProtocol::Tls);
-        let mut calls = self.expand(host, port, protocol, None);
+        let named = d.evidence.contains_key(&Grade::Sni);
+        let mut calls = self.expand(host, port, named.then_some(CallProtocol::Tls), None);
+        // Where a DestinationRule begins TLS, the server name is the proxy's, and the application
+        // speaks what the port says.
+        if named && self.mesh().services_of(host).any(|s| has_port(s, port)) {
+            calls.extend(self.expand(host, port, None, None));
+        }
         // Of a headless Service and of an entry without an address, the wire tells addresses.
         for a in wire_addresses(d) {
             calls.extend(
@@ -428,9 +486,7 @@ impl<'a, 'm> Planner<'a, 'm> {
     fn own_ports(&self, host: &str) -> BTreeSet<u16> {
         let of = |host: &str| {
             let all = self.mesh().services_of(host);
-            let own = all.filter(|s| {
-                s.registry == Registry::Kubernetes && s.resolution != Resolution::Alias
-            });
+            let own = all.filter(|s| s.resolution != Resolution::Alias && !is_wildcard(&s.host));
             own.flat_map(|s| s.ports.iter().map(|p| p.number)).collect::<BTreeSet<u16>>()
         };
         let own = of(host);
@@ -512,6 +568,10 @@ impl<'a, 'm> Planner<'a, 'm> {
             addresses.insert(SOMEWHERE);
         }
         if protocols.is_empty() {
+            let at = self.at_address(host).flat_map(|s| &s.ports).filter(|p| p.number == port);
+            protocols.extend(at.map(|p| CallProtocol::of(p.protocol)));
+        }
+        if protocols.is_empty() {
             protocols.insert(match port {
                 443 => CallProtocol::Tls,
                 _ if host.parse::<IpAddr>().is_ok() => CallProtocol::Tcp,
@@ -521,6 +581,13 @@ impl<'a, 'm> Planner<'a, 'm> {
         let all = protocols.iter().flat_map(|p| addresses.iter().map(move |a| (*p, *a)));
         all.map(|(protocol, address)| Call { host: host.to_owned(), port, protocol, address })
             .collect()
+    }
+
+    /// Services that have this address, where the host is one.
+    fn at_address<'s>(&'s self, host: &'s str) -> impl Iterator<Item = &'m Service> + 's {
+        let is_address = host.parse::<IpAddr>().is_ok();
+        let all = self.mesh().services().iter();
+        all.filter(move |s| is_address && s.address == host)
     }
 
     /// The address of a pod that is named below a headless Service.
@@ -571,6 +638,10 @@ pub fn full_name(mesh: &Mesh, name: &str, namespace: &str) -> String {
         mesh.services_of(&found).any(headless).then(|| format!("{pod}.{found}"))
     });
     below.unwrap_or(name)
+}
+
+fn has_port(service: &Service, port: u16) -> bool {
+    service.ports.iter().any(|p| p.number == port)
 }
 
 /// What is said of a call that no proxy can have a route for.

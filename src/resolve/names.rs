@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::resolution::Resolution;
 use crate::cluster::{Cluster, EntryHost, Named, Pod};
-use crate::model::Grade;
+use crate::model::{Grade, valid};
 use crate::observed::Call;
 
 /// Istio's server name of a cluster: `outbound_.PORT_.SUBSET_.HOST` (`BuildDNSSrvSubsetKey`,
@@ -80,6 +80,9 @@ pub(super) fn is_strong(grade: Grade) -> bool {
 pub(super) struct Clues<'a> {
     pub services: Vec<Clue>,
     pub externals: Vec<ExternalClue<'a>>,
+    /// A name of one label that stands for nothing known, made whole: it is short for a Service of
+    /// the pod's own namespace.
+    short: Option<String>,
     /// The HTTP authority where it is an address, with its port (80 where it had none).
     pub authority_address: Option<(IpAddr, u16)>,
 }
@@ -156,7 +159,12 @@ impl<'a> Clues<'a> {
                     port,
                 });
             }
-            Named::Unknown => {}
+            Named::Unknown => {
+                let domain = cluster.domain();
+                if is_strong(grade) && name != "localhost" && valid::namespace(name).is_ok() {
+                    self.short = Some(format!("{name}.{}.svc.{domain}", pod.workload.namespace));
+                }
+            }
         }
     }
 
@@ -179,11 +187,26 @@ impl<'a> Clues<'a> {
         resolution
     }
 
-    /// The name of a host of the cluster's own that is not known, where there is one.
-    pub fn unknown_mesh_host(&self, domain: &str) -> Option<&str> {
-        let suffix = format!(".svc.{domain}");
+    /// The host of the cluster's own that a name means and that is not known, where there is one.
+    /// `within`: the address is one of the cluster, so that a name of one or two labels may be short
+    /// for a Service, with its namespace where that is known; `gone`: and nobody has it any more,
+    /// so that the namespace may be gone as well.
+    pub fn unknown_mesh_host(&self, cluster: &Cluster, within: bool, gone: bool) -> Option<String> {
+        let suffix = format!(".svc.{}", cluster.domain());
         let names = self.externals.iter().filter(|c| c.entry.is_none()).map(|c| c.name.as_str());
-        names.map(|n| n.trim_end_matches('.')).find(|n| n.ends_with(&suffix))
+        let found = names.map(|n| n.trim_end_matches('.')).find_map(|name| {
+            if name.ends_with(&suffix) {
+                return Some(name.to_owned());
+            }
+            let short = name.strip_suffix(".svc").unwrap_or(name);
+            let (service, namespace) = short.split_once('.')?;
+            let means = within
+                && !service.is_empty()
+                && !namespace.contains('.')
+                && (short != name || gone || cluster.has_namespace(namespace));
+            means.then(|| format!("{short}{suffix}"))
+        });
+        found.or_else(|| self.short.clone().filter(|_| within))
     }
 }
 

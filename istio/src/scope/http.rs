@@ -54,7 +54,7 @@ impl Hosts<'_, '_> {
     /// The virtual host that has exactly this domain. VirtualServices come first, in order; the
     /// first to have a domain keeps it.
     fn exact(&self, host: &str) -> Option<Vec<Step>> {
-        let by_name = self.at.names.get(host).copied();
+        let by_name = self.at.names.get(host).copied().or_else(|| self.by_address(host));
         let by_alias = self.at.aliases.get(host).into_iter().flatten().copied();
         let services: Vec<u32> = by_name.into_iter().chain(by_alias).collect();
         let mut found: Vec<u32> = services.iter().flat_map(|&s| self.routed_by(s)).collect();
@@ -65,6 +65,16 @@ impl Hosts<'_, '_> {
         found.sort_unstable();
         let first = found.into_iter().find_map(|v| self.rules(v));
         first.or_else(|| services.iter().find_map(|&s| self.default_route(s)))
+    }
+
+    /// The Service with this address: the addresses of a Service are domains of its virtual host
+    /// (`generateVirtualHostDomains`, `networking/core/httproute.go`).
+    fn by_address(&self, host: &str) -> Option<u32> {
+        host.parse::<std::net::IpAddr>().ok()?;
+        let has = |s: &u32| self.listener.services[*s as usize].service.address == host;
+        let mut all: Vec<u32> = self.at.names.values().copied().filter(has).collect();
+        all.sort_unstable();
+        all.first().copied()
     }
 
     /// The virtual host with the longest wildcard domain that covers the name.
