@@ -238,6 +238,18 @@ pub fn check<'m>(
             all.join(", ")
         ));
     }
+    // Of two Sidecars for one pod the older applies (IST0110).
+    let written = mesh.sidecars().iter().filter(|s| s.namespace == g.namespace && s.generated);
+    let before = written.filter(|s| {
+        s.name != g.name && s.selector.is_some() && pods.iter().any(|p| s.selects(&p.labels))
+    });
+    for s in before {
+        g.notes.push(format!(
+            "the Sidecar {} that Sidecarta wrote before selects its pods as well, and the older of two applies (IST0110): \
+             delete it where this one takes its place",
+            s.name
+        ));
+    }
     let own = mesh.sidecars().iter().filter(|s| s.namespace == g.namespace && !s.generated);
     if g.selector.is_none() {
         let defaults: Vec<&Sidecar> = own.filter(|s| s.selector.is_none()).collect();
