@@ -364,9 +364,10 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     if !withheld.is_empty() {
         let causes: Vec<String> =
             withheld.iter().map(|(code, n)| format!("{n} {}", code.name())).collect();
+        let n = withheld.values().sum::<usize>();
+        let workloads = if n == 1 { "workload" } else { "workloads" };
         output::say(format_args!(
-            "{} workloads withheld ({}): `sidecarta explain --cluster PATH... NAMESPACE/NAME` says why, and what is known",
-            withheld.values().sum::<usize>(),
+            "{n} {workloads} withheld ({}): `sidecarta explain --cluster PATH... NAMESPACE/NAME` says why, and what is known",
             causes.join(", ")
         ));
     }
