@@ -129,12 +129,12 @@ impl Lock {
     /// Makes this process the only one that writes.
     pub fn writer(dir: &Path) -> Result<Self, StoreError> {
         let file = Self::make(dir, WRITER)?;
-        if rustix::fs::flock(&file, NonBlockingLockExclusive).is_err() {
+        if !briefly(|| rustix::fs::flock(&file, NonBlockingLockExclusive)) {
             return Err(StoreError::Locked(dir.to_owned()));
         }
         // Programs that do not know this lock hold sled's.
         match File::open(database(dir).join("db")) {
-            Ok(log) if rustix::fs::flock(&log, NonBlockingLockExclusive).is_err() => {
+            Ok(log) if !briefly(|| rustix::fs::flock(&log, NonBlockingLockExclusive)) => {
                 Err(StoreError::Locked(dir.to_owned()))
             }
             _ => Ok(Self(file)),
@@ -178,6 +178,19 @@ impl Lock {
             Err(StoreError::Locked(dir.to_owned()))
         }
     }
+}
+
+/// Tries for a lock a little longer: a program that the last holder has just started holds it as
+/// well, until it is a program of its own (between `fork` and `exec`).
+fn briefly(lock: impl Fn() -> rustix::io::Result<()>) -> bool {
+    const TRIES: u32 = 25;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+    (0..TRIES).any(|n| {
+        if n > 0 {
+            std::thread::sleep(PAUSE);
+        }
+        lock().is_ok()
+    })
 }
 
 /// A lock that is held exclusively for a while.
