@@ -19,7 +19,7 @@ pub use share::Earlier;
 /// What a batch teaches, as a batch of records: a function of the two and of the cluster.
 pub fn batch(cluster: &Cluster, told: &Observed) -> Batch {
     let mut lesson = Lesson::default();
-    lesson.learn(cluster, told, |_| true, &mut Unheard);
+    lesson.learn(cluster, told, &mut Unheard);
     lesson.batch(told.id.clone(), &told.node, told.spans.clone(), told.counters.clone())
 }
 
@@ -38,21 +38,15 @@ struct Unheard;
 impl Listener for Unheard {}
 
 impl Lesson {
-    /// Learns all lines of a batch about pods that are wanted, by their places in it.
-    fn learn(
-        &mut self,
-        cluster: &Cluster,
-        told: &Observed,
-        is_wanted: impl Fn(u32) -> bool,
-        listener: &mut impl Listener,
-    ) {
-        for (i, edge) in told.edges.iter().enumerate().filter(|(_, e)| is_wanted(e.pod)) {
+    /// Learns all lines of a batch.
+    fn learn(&mut self, cluster: &Cluster, told: &Observed, listener: &mut impl Listener) {
+        for (i, edge) in told.edges.iter().enumerate() {
             let pod = &told.pods[edge.pod as usize];
             let parts = parts(cluster, pod, edge);
             listener.edge(i, pod, edge, &parts);
             self.edge(pod, parts);
         }
-        for (i, asked) in told.asked.iter().enumerate().filter(|(_, a)| is_wanted(a.pod)) {
+        for (i, asked) in told.asked.iter().enumerate() {
             let pod = &told.pods[asked.pod as usize];
             match asked_host(cluster, pod, &asked.question) {
                 Some(host) => {
@@ -62,7 +56,7 @@ impl Lesson {
                 None => self.count(counter::LOOKUPS_OUTSIDE, asked.tally.connections),
             }
         }
-        for watching in told.watching.iter().filter(|w| is_wanted(w.pod)) {
+        for watching in &told.watching {
             self.watched(&told.pods[watching.pod as usize], watching.clone());
         }
     }

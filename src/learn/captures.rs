@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use foldhash::HashMap;
 use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observation};
 
 use super::lesson::{Lesson, Part, asked_host};
@@ -14,9 +13,8 @@ use super::share::{Share, Sighting, for_call, of_call, of_lookup};
 use super::{Earlier, Listener};
 use crate::attribute::{Watched, Whose, asker, caller, watched};
 use crate::cluster::{Cluster, Pod};
-use crate::model::{Batch, BatchId, Counted, Span, Tally, Time, WorkloadId, counter};
-use crate::observed::{self, Budget, Edge, Gatherer, Observed, protocol};
-use crate::parallel::both;
+use crate::model::{Batch, BatchId, Counted, Span, Tally, Time, counter};
+use crate::observed::{self, Budget, Edge, Gatherer, protocol};
 use crate::resolve::resolve;
 
 /// Observations of the far future that wait. A capture whose clock is wrong has all of it wrong.
@@ -268,7 +266,9 @@ impl<'a> Captures<'a> {
         self.late();
         let mut shown = self.shown.remove(&source).unwrap_or_default();
         let gathered = shown.gathered.drain();
-        let (lesson, resolved) = learned(self.cluster, &gathered, shown.more);
+        let mut resolved = Resolved::default();
+        let mut lesson = shown.more;
+        lesson.learn(self.cluster, &gathered, &mut resolved);
         let all = shown.counted.into_iter().filter_map(|(now, of)| resolved.complete(now, of));
         let mut counted: Vec<Counted> = all.chain(shown.noted).collect();
         counted.sort_unstable();
@@ -285,35 +285,6 @@ impl<'a> Captures<'a> {
             elsewhere: shown.elsewhere,
         }
     }
-}
-
-/// What is learned of all that a capture has shown, beside what more is known now of what was
-/// counted before. A capture can end with tens of thousands of edges: both cores learn, each of
-/// its own workloads, so that what is learned does not depend on how they share.
-fn learned(cluster: &Cluster, gathered: &Observed, more: Lesson) -> (Lesson, Resolved) {
-    /// Fewer edges are learned before a thread has begun.
-    const MANY: usize = 2_048;
-    let of = |mut lesson: Lesson, wanted: &(dyn Fn(u32) -> bool + Sync)| {
-        let mut resolved = Resolved::default();
-        lesson.learn(cluster, gathered, wanted, &mut resolved);
-        (lesson, resolved)
-    };
-    if gathered.edges.len() < MANY || !more.is_empty() {
-        return of(more, &|_| true);
-    }
-    let is_first = |w: &WorkloadId| {
-        let bytes = w.namespace.bytes().chain(w.name.bytes());
-        bytes.fold(0u8, u8::wrapping_add) % 2 == 0
-    };
-    let first: Vec<bool> = gathered.pods.iter().map(|p| is_first(&p.workload)).collect();
-    let (mut there, here) = both(
-        || of(Lesson::default(), &|pod| first[pod as usize]),
-        || of(Lesson::default(), &|pod| !first[pod as usize]),
-    );
-    there.0.absorb(here.0);
-    there.1.edges.extend(here.1.edges);
-    there.1.asked.extend(here.1.asked);
-    there
 }
 
 /// Whether neither end of a connection is known.
@@ -382,15 +353,14 @@ impl Shown {
 /// What the edges and names asked for of a batch were resolved to, by their places.
 #[derive(Debug, Default)]
 struct Resolved {
-    edges: HashMap<u32, Counted>,
-    asked: HashMap<u32, Counted>,
+    edges: Vec<Counted>,
+    asked: BTreeMap<u32, Counted>,
 }
 
 impl Listener for Resolved {
-    fn edge(&mut self, i: usize, pod: &Pod, edge: &Edge, parts: &[Part<'_>]) {
+    fn edge(&mut self, _: usize, pod: &Pod, edge: &Edge, parts: &[Part<'_>]) {
         let to = parts.first().map(|part| (&pod.workload, &part.resolution));
-        let counted = for_call(Counted::NOTHING, to).asking(edge.call.authority.as_deref());
-        self.edges.insert(i as u32, counted);
+        self.edges.push(for_call(Counted::NOTHING, to).asking(edge.call.authority.as_deref()));
     }
 
     fn asked(&mut self, i: usize, pod: &Pod, host: &str) {
@@ -403,7 +373,7 @@ impl Resolved {
     fn complete(&self, now: Counted, of: Sighting) -> Option<Counted> {
         let to = match of {
             Sighting::Nobody => return Some(now),
-            Sighting::Edge(i) => self.edges.get(&i)?,
+            Sighting::Edge(i) => self.edges.get(i as usize)?,
             Sighting::Asked(i) => self.asked.get(&i)?,
         };
         Some(Counted { to: to.to, host: to.host, facets: to.facets, ..now })

@@ -95,18 +95,6 @@ impl Lesson {
         }
     }
 
-    /// Whether nothing was learned.
-    pub fn is_empty(&self) -> bool {
-        self.records.len() == 0 && self.counters.is_empty()
-    }
-
-    /// Takes over what another one has learned, of other workloads.
-    pub fn absorb(&mut self, other: Self) {
-        self.records.absorb(other.records);
-        self.addresses.extend(other.addresses);
-        other.counters.iter().for_each(|(name, n)| self.count(name, *n));
-    }
-
     /// Learns what an edge resolves to, all of its parts.
     pub fn edge(&mut self, pod: &Pod, parts: Vec<Part<'_>>) {
         if parts.len() > 1 {
