@@ -36,6 +36,9 @@ const SLACK: u64 = 4 * 1024 * 1024;
 /// How long a reader waits for a writer that opens or commits, and how long a writer waits for a
 /// reader that copies. A writer then goes on: the reader notices that its copy is not whole.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a writer tries to be the only one. A program that the last writer has just started
+/// holds its lock as well, until it is a program of its own (between `fork` and `exec`).
+const BRIEFLY: Duration = Duration::from_millis(250);
 
 fn fail<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
     move |error| StoreError::Io { what, path: path.to_owned(), error }
@@ -129,12 +132,14 @@ impl Lock {
     /// Makes this process the only one that writes.
     pub fn writer(dir: &Path) -> Result<Self, StoreError> {
         let file = Self::make(dir, WRITER)?;
-        if !briefly(|| rustix::fs::flock(&file, NonBlockingLockExclusive)) {
+        if wait(BRIEFLY, || rustix::fs::flock(&file, NonBlockingLockExclusive)).is_err() {
             return Err(StoreError::Locked(dir.to_owned()));
         }
         // Programs that do not know this lock hold sled's.
         match File::open(database(dir).join("db")) {
-            Ok(log) if !briefly(|| rustix::fs::flock(&log, NonBlockingLockExclusive)) => {
+            Ok(log)
+                if wait(BRIEFLY, || rustix::fs::flock(&log, NonBlockingLockExclusive)).is_err() =>
+            {
                 Err(StoreError::Locked(dir.to_owned()))
             }
             _ => Ok(Self(file)),
@@ -157,9 +162,9 @@ impl Lock {
             .map_err(fail("open the store for writing:", &path))
     }
 
-    /// Keeps readers away.
+    /// Keeps readers away. Where that is not to be had, the writer goes on.
     pub fn exclusive(&self) -> Held<'_> {
-        wait(|| rustix::fs::flock(&self.0, NonBlockingLockExclusive));
+        let _ = wait(PATIENCE, || rustix::fs::flock(&self.0, NonBlockingLockExclusive));
         Held(&self.0)
     }
 
@@ -172,25 +177,11 @@ impl Lock {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(fail("open", &path)(e)),
         };
-        if wait(|| rustix::fs::flock(&file, NonBlockingLockShared)) {
-            Ok(Some(Self(file)))
-        } else {
-            Err(StoreError::Locked(dir.to_owned()))
+        match wait(PATIENCE, || rustix::fs::flock(&file, NonBlockingLockShared)) {
+            Err(Errno::WOULDBLOCK) => Err(StoreError::Locked(dir.to_owned())),
+            _ => Ok(Some(Self(file))),
         }
     }
-}
-
-/// Tries for a lock a little longer: a program that the last holder has just started holds it as
-/// well, until it is a program of its own (between `fork` and `exec`).
-fn briefly(lock: impl Fn() -> rustix::io::Result<()>) -> bool {
-    const TRIES: u32 = 25;
-    const PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
-    (0..TRIES).any(|n| {
-        if n > 0 {
-            std::thread::sleep(PAUSE);
-        }
-        lock().is_ok()
-    })
 }
 
 /// A lock that is held exclusively for a while.
@@ -202,17 +193,16 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Tries to lock until it works; false when it took too long. What cannot be locked at all counts
-/// as locked.
-fn wait(lock: impl Fn() -> rustix::io::Result<()>) -> bool {
-    let until = Instant::now() + PATIENCE;
+/// Tries to lock as long as another holds the lock, until `patience` is over. What the last try said
+/// is the result.
+fn wait(patience: Duration, lock: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    let until = Instant::now() + patience;
     loop {
         match lock() {
             Err(Errno::WOULDBLOCK) if Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            Err(Errno::WOULDBLOCK) => return false,
-            _ => return true,
+            result => return result,
         }
     }
 }
