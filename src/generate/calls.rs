@@ -17,7 +17,7 @@ use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{is_wildcard, matches, qualify};
 use crate::mesh::{AppProtocol, Mesh, Registry, Resolution, Service};
 use crate::model::{Dependency, Destination, Grade, Protocol, Unresolved};
-use crate::scope::{Call, CallProtocol, Client, Scope, Treatment};
+use crate::scope::{Call, CallProtocol, Client, Scope, Step, Treatment};
 
 /// Stands for an address of the world outside where none is known (TEST-NET-3, RFC 5737).
 const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
@@ -118,8 +118,7 @@ impl<'a, 'm> Planner<'a, 'm> {
         let mut reached: BTreeSet<String> = BTreeSet::new();
         for call in self.found.keys() {
             let treatment = self.full.treat(&self.client, call);
-            let steps = treatment.steps.iter();
-            let all = steps.flat_map(|s| s.clusters.iter().map(|(c, _)| c).chain(&s.mirrors));
+            let all = treatment.steps.iter().flat_map(Step::all_clusters);
             reached.extend(all.map(|c| c.host.to_string()));
         }
         for (namespace, host) in std::mem::take(&mut self.called) {
@@ -466,9 +465,8 @@ impl<'a, 'm> Planner<'a, 'm> {
             ports.insert(d.key.port);
         }
         let ends_there = |t: &Treatment| {
-            let clusters =
-                t.steps.iter().flat_map(|s| s.clusters.iter().map(|(c, _)| c).chain(&s.mirrors));
-            clusters.into_iter().any(|c| c.host == host && c.port == d.key.port)
+            let mut clusters = t.steps.iter().flat_map(Step::all_clusters);
+            clusters.any(|c| c.host == host && c.port == d.key.port)
         };
         let mut any = false;
         for port in ports {

@@ -114,6 +114,13 @@ pub struct Step {
     pub mirrors: Vec<Cluster>,
 }
 
+impl Step {
+    /// All clusters that it names, mirrors after the rest.
+    pub fn all_clusters(&self) -> impl Iterator<Item = &Cluster> {
+        self.clusters.iter().map(|(c, _)| c).chain(&self.mirrors)
+    }
+}
+
 /// What decides how a call is treated. Two scopes treat a call alike exactly when these are equal
 /// and certain: a Service is the same object in both, so are the DestinationRules that are found
 /// for it, its settings and its endpoints.
@@ -123,8 +130,8 @@ pub struct Treatment {
     pub kind: RouteKind,
     /// The steps, in the order in which the proxy tries them.
     pub steps: Vec<Step>,
-    /// For each cluster named, in the order of the steps, mirrors after the rest of a step: the
-    /// Service that makes it in this scope, `None` when there is none.
+    /// For each of [`Step::all_clusters`], in the order of the steps: the Service that makes it in
+    /// this scope, `None` when there is none.
     pub backing: Vec<Option<u32>>,
     /// istiod may give another answer after its next start.
     pub uncertain: bool,

@@ -55,7 +55,7 @@ impl<'m> Scope<'m> {
     }
 
     fn ends(&self, client: &Client<'_>, kind: RouteKind, steps: Vec<Step>) -> Treatment {
-        let named = steps.iter().flat_map(|s| s.clusters.iter().map(|(c, _)| c).chain(&s.mirrors));
+        let named = steps.iter().flat_map(Step::all_clusters);
         let backing = named.map(|c| {
             let found = self.service(&c.host).filter(|s| s.port(c.port).is_some());
             // A subset that no rule defines has no cluster.
