@@ -270,11 +270,6 @@ impl Cluster {
         self.ambient_ports.get(&address).into_iter().flatten().copied()
     }
 
-    /// Whether it is an address of a node.
-    pub fn is_node(&self, address: IpAddr) -> bool {
-        self.nodes.contains(&address)
-    }
-
     /// Whether the address lies where Services' addresses lie.
     pub fn in_service_range(&self, address: IpAddr) -> bool {
         self.service_ranges.iter().any(|n| n.contains(&address))

@@ -64,12 +64,6 @@ impl Pod {
     pub fn redirects(&self, address: IpAddr, port: u16) -> bool {
         self.data_plane == DataPlane::Sidecar && self.capture.includes(address, port)
     }
-
-    /// Whether it takes Istio's mutual TLS (label `security.istio.io/tlsMode`, set by the
-    /// injector).
-    pub fn takes_mutual_tls(&self) -> bool {
-        self.labels.get("security.istio.io/tlsMode").is_some_and(|m| m == "istio")
-    }
 }
 
 /// Which outbound connections of a pod are redirected to its proxy.

@@ -84,8 +84,6 @@ pub(super) struct Entries {
     by_address: HashMap<IpAddr, Vec<u32>>,
     ranges: Vec<(IpNet, u32)>,
     endpoints: HashMap<IpAddr, Vec<Endpoint>>,
-    /// Names that proxies look up by themselves.
-    resolved: HashSet<String>,
 }
 
 /// Hosts that rules name, in full.
@@ -142,13 +140,6 @@ impl Cluster {
             format!("{name}.svc.{domain}"),
             format!("{name}.{domain}"),
         ]
-    }
-
-    /// Whether proxies look this name up by themselves: it is the host of an entry with
-    /// `resolution: DNS`, or the name of an endpoint (`convertResolution`,
-    /// `pilot/pkg/networking/core/cluster.go`). A look-up of it need not be the application's.
-    pub fn proxies_resolve(&self, name: &str) -> bool {
-        self.entries.resolved.contains(name)
     }
 
     /// A host of an entry, with its ports.
@@ -241,8 +232,6 @@ fn one(
 ) {
     let (meta, spec) = (&object.metadata, &object.spec);
     let by_dns = spec.resolution.contains("DNS") || ["2", "3", "4"].contains(&&*spec.resolution);
-    // Looked up before anybody calls.
-    let polled = by_dns && !spec.resolution.starts_with("DYNAMIC") && spec.resolution != "4";
     let passes_through = !by_dns && !matches!(spec.resolution.as_str(), "STATIC" | "1");
     let always = |address| Place { address, ports: None, from: Time::MIN, until: Time::MAX };
     let mut places: Vec<Place<'_>> = Vec::new();
@@ -284,10 +273,6 @@ fn one(
         let mut own = names.clone();
         if by_dns && spec.endpoints.is_empty() && spec.workload_selector.is_none() {
             own.push((&host, None));
-        }
-        if polled {
-            let looked_up = own.iter().map(|(n, _)| n.trim_end_matches('.').to_ascii_lowercase());
-            entries.resolved.extend(looked_up);
         }
         let mut is_open = passes_through && spec.addresses.is_empty();
         let mut all: Vec<Place<'_>> = Vec::new();

@@ -67,16 +67,6 @@ pub struct VirtualServiceSpec {
     pub(crate) export_to: Vec<String>,
 }
 
-impl VirtualService {
-    /// The hosts that it leads for sidecars, as they are written.
-    pub fn mesh_hosts(&self) -> &[String] {
-        let of_mesh = |s: &&VirtualServiceSpec| {
-            s.gateways.is_empty() || s.gateways.iter().any(|g| g == "mesh")
-        };
-        self.spec.as_ref().filter(of_mesh).map_or(&[], |s| &s.hosts)
-    }
-}
-
 /// A rule for HTTP traffic.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
