@@ -214,10 +214,11 @@ fn read_all(paths: &[PathBuf], mut builders: Builders) -> Result<Snapshot, Snaps
         for file in files(path)? {
             let bytes = fs::read(&file)
                 .map_err(|error| SnapshotError::Read { path: file.clone(), error })?;
-            if is_table(&decoded(&bytes).unwrap_or_default()) {
+            let text = decoded(&bytes);
+            if text.as_deref().is_ok_and(is_table) {
                 return Err(SnapshotError::Table { path: file });
             }
-            read(&file, &bytes, &mut builders, &mut report);
+            read_text(&file, text, &mut builders, &mut report);
         }
     }
     if report.used.is_empty() {
@@ -250,8 +251,17 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, SnapshotError> {
 
 /// Reads one file's objects. Never fails: what cannot be read is named in the report.
 pub fn read(file: &Path, bytes: &[u8], builders: &mut Builders, report: &mut Report) {
+    read_text(file, decoded(bytes), builders, report);
+}
+
+fn read_text(
+    file: &Path,
+    text: Result<Cow<'_, str>, String>,
+    builders: &mut Builders,
+    report: &mut Report,
+) {
     builders.versions.next_file();
-    let text = match decoded(bytes) {
+    let text = match text {
         Ok(text) => text,
         Err(problem) => {
             report.problems.push(format!("{}:{problem}; the file is skipped", file.display()));
