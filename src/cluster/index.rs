@@ -16,7 +16,7 @@ use super::turns::{End, Ended, Turn, hand_over, hand_over_endpoints};
 use super::unreadable::Unreadable;
 use super::{Backing, Cluster, Pod, Service};
 use crate::mesh::Discovery;
-use crate::model::{DataPlane, Protocol, Time, WorkloadId, selects};
+use crate::model::{DataPlane, Labels, Protocol, Time, WorkloadId, selects};
 
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
@@ -466,23 +466,24 @@ impl Builder {
 /// controller selects by them or not. Another object may own some of the pods (a Flink cluster's
 /// Deployment owns its TaskManagers, and selects the JobManager).
 fn common_selectors(cluster: &mut Cluster, owners: &Owners, pool: &mut Pool) {
-    let mut common: HashMap<WorkloadId, BTreeMap<String, String>> = HashMap::default();
+    let mut common: HashMap<WorkloadId, Labels> = HashMap::default();
     let mut changed: HashSet<WorkloadId> = HashSet::default();
     for pod in cluster.pods.iter().filter(|p| p.end == Time::MAX && p.workload.kind != "Pod") {
-        let all =
-            common.entry(pod.workload.clone()).or_insert_with(|| BTreeMap::clone(&pod.selector));
-        let before = all.len();
+        let all = common.entry(pod.workload.clone()).or_insert_with(|| pod.selector.clone());
         // What a controller selects by is held against the pods, all else is a pod's own labels.
         let own = if owners.selects(&pod.workload) { &pod.labels } else { &pod.selector };
-        all.retain(|k, v| own.get(k) == Some(v));
-        if all.len() < before || *pod.selector != *all {
+        let is_cut = !selects(all, own);
+        if is_cut {
+            Arc::make_mut(all).retain(|k, v| own.get(k) == Some(v));
+        }
+        if is_cut || pod.selector != *all {
             changed.insert(pod.workload.clone());
         }
     }
     for pod in &mut cluster.pods {
         if let Some(common) = common.get(&pod.workload).filter(|_| changed.contains(&pod.workload))
         {
-            pod.selector = pool.labels(Arc::new(common.clone()));
+            pod.selector = pool.labels(common.clone());
         }
     }
 }
