@@ -416,7 +416,6 @@ impl<'a> Work<'a> {
                 assumed.insert(format!("{namespace}/{host}"));
             }
         }
-        let assumed: Vec<String> = assumed.into_iter().collect();
         for entry in &assumed {
             outcome.notes.push(format!(
                 "{entry} is not in the snapshot, and what is known names it: it is listed by its name, and what leads it \
