@@ -79,15 +79,11 @@ pub struct Ownership {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<OwnedBy>,
     /// Packets that the pod sent with an address that is not its own. They taught nothing.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "crate::is_zero")]
     pub forged: u64,
     /// Some of the addresses that those claimed, at most [`Ownership::MAX_CLAIMED`].
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub claimed: BTreeSet<IpAddr>,
-}
-
-fn is_zero(n: &u64) -> bool {
-    *n == 0
 }
 
 impl Ownership {

@@ -75,14 +75,9 @@ pub struct Footer {
     /// Lines of batches.
     pub batches: u64,
     /// Lines of batches that wait.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::is_zero")]
     pub kept: u64,
     /// Lines of what was counted.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::is_zero")]
     pub counted: u64,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
-fn is_zero(n: &u64) -> bool {
-    *n == 0
 }

@@ -69,5 +69,11 @@ impl<T: Merge + Clone> Merge for Option<T> {
     }
 }
 
+/// Whether a count is left out of what is written.
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 #[cfg(test)]
 mod tests;

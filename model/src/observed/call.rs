@@ -134,18 +134,14 @@ pub struct Edge {
     /// New connections; 0 where it is only told that known ones go on.
     pub connections: u64,
     /// Of these, those that are older than the capture.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "crate::is_zero")]
     pub midway: u64,
     /// Of these, those whose initiator is a guess.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "crate::is_zero")]
     pub guessed: u64,
     /// Of these, those that nothing answered.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "crate::is_zero")]
     pub unanswered: u64,
-}
-
-fn is_zero(n: &u64) -> bool {
-    *n == 0
 }
 
 impl Edge {
