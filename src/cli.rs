@@ -53,7 +53,7 @@ Exit codes:
   2  the command line is wrong
   3  done, but part of the input could not be read (a cut capture, a broken object, a damaged store), or no packet could be used; what could be read was used
   4  the captures and the snapshot have nothing in common: most likely the wrong snapshot
-  5  done, but Sidecars of workloads that are not ready were withheld (generate)";
+  5  done, but workloads of which something is known were withheld (generate)";
 
 /// Learns what each workload of an Istio mesh calls, from packets, and writes its least-privilege
 /// Sidecar.
