@@ -16,7 +16,7 @@
 mod names;
 
 use crate::cluster::{Cluster, Pod};
-use crate::model::{Merge, Span, Spans, Tally, Time, counter};
+use crate::model::{Merge, Span, Spans, Tally, Time, counter, sums};
 use crate::observed::{Asked, Edge, Observed, Watching};
 
 const SECOND: i64 = 1_000_000_000;
@@ -239,10 +239,7 @@ struct Counts {
 
 impl Counts {
     fn add(&mut self, name: &str, n: u64) {
-        if n > 0 {
-            let sum = self.counters.entry(name.to_owned()).or_default();
-            *sum = sum.saturating_add(n);
-        }
+        sums::add(&mut self.counters, name, n);
     }
 
     fn corrected(&mut self, corrected: bool) {

@@ -9,6 +9,7 @@ use siphasher::sip::SipHasher13;
 
 use super::{
     Dependency, DependencyKey, Lookups, Merge, Span, Spans, Watch, Workload, WorkloadId, counter,
+    sums,
 };
 
 /// Names a batch for ever: a batch with an identity that the store already holds changes nothing.
@@ -87,10 +88,7 @@ impl Merge for Source {
             self.label.clone_from(&other.label);
         }
         self.spans.merge(&other.spans);
-        for (name, n) in &other.counters {
-            let sum = self.counters.entry(name.clone()).or_default();
-            *sum = sum.saturating_add(*n);
-        }
+        sums::merge(&mut self.counters, &other.counters);
     }
 }
 

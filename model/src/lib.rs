@@ -19,6 +19,7 @@ pub mod export;
 mod folded;
 pub mod observed;
 mod pod;
+pub mod sums;
 mod tally;
 mod time;
 mod unverified;

@@ -18,7 +18,7 @@ use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::learn::{Captures, Earlier, Taught, Union};
-use crate::model::{Batch, BatchId, Counted, Ledger, Record, Source, Spans, counter};
+use crate::model::{Batch, BatchId, Counted, Ledger, Record, Source, Spans, counter, sums};
 use crate::parallel::both;
 use crate::snapshot;
 use crate::store::{Applied, Store};
@@ -422,9 +422,7 @@ impl Together {
                     ];
                     for name in learned {
                         let n = s.counters.get(name).copied().unwrap_or(0);
-                        if n > 0 {
-                            *self.counters.entry(name.to_owned()).or_default() += n;
-                        }
+                        sums::add(&mut self.counters, name, n);
                     }
                 }
             }

@@ -13,7 +13,7 @@ use super::share::{Share, Sighting, for_call, of_call, of_lookup};
 use super::{Earlier, Listener};
 use crate::attribute::{Watched, Whose, asker, caller, watched};
 use crate::cluster::{Cluster, Pod};
-use crate::model::{Batch, BatchId, Counted, Span, Tally, Time, counter};
+use crate::model::{Batch, BatchId, Counted, Span, Tally, Time, counter, sums};
 use crate::observed::{self, Budget, Edge, Gatherer, protocol};
 use crate::resolve::resolve;
 
@@ -273,10 +273,8 @@ impl<'a> Captures<'a> {
         let mut counted: Vec<Counted> = all.chain(shown.noted).collect();
         counted.sort_unstable();
         let connections = (counter::CONNECTIONS.to_owned(), shown.connections);
-        for (name, n) in gathered.counters.into_iter().chain([connections]) {
-            let sum = counters.entry(name).or_default();
-            *sum = sum.saturating_add(n);
-        }
+        sums::merge(&mut counters, &gathered.counters);
+        sums::merge(&mut counters, &BTreeMap::from([connections]));
         Taught {
             batch: lesson.batch(id, label, gathered.spans, counters),
             counted,

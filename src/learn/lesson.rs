@@ -13,7 +13,7 @@ use super::share::{Facets, MISSED, facet};
 use crate::cluster::{Cluster, Named, Pod};
 use crate::model::{
     Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Key, Lookups,
-    Record, Source, Spans, Tally, Time, Watch, Workload, WorkloadId, counter,
+    Record, Source, Spans, Tally, Time, Watch, Workload, WorkloadId, counter, sums,
 };
 use crate::observed::{Edge, Opening, Watching};
 use crate::resolve::{Resolution, resolve};
@@ -84,15 +84,9 @@ pub(super) fn asked_host(cluster: &Cluster, pod: &Pod, question: &str) -> Option
 }
 
 impl Lesson {
-    /// Adds to a counter. What agents tell may be as large as a number can be.
+    /// Adds to a counter.
     pub fn count(&mut self, name: &str, n: u64) {
-        match self.counters.get_mut(name) {
-            Some(sum) => *sum = sum.saturating_add(n),
-            None if n > 0 => {
-                self.counters.insert(name.to_owned(), n);
-            }
-            None => {}
-        }
+        sums::add(&mut self.counters, name, n);
     }
 
     /// Learns what an edge resolves to, all of its parts.
@@ -213,10 +207,7 @@ impl Lesson {
         counters: BTreeMap<String, u64>,
     ) -> Batch {
         let mut all = self.counters;
-        for (name, n) in counters {
-            let sum = all.entry(name).or_default();
-            *sum = sum.saturating_add(n);
-        }
+        sums::merge(&mut all, &counters);
         let source = id.source.clone();
         let mut records = self.records;
         records.merge(Record::Source(Source {

@@ -15,7 +15,7 @@ use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup};
 use super::{Asked, Call, CallRef, Edge, Observed, Watching, seen};
 use crate::attribute::owned_by;
 use crate::cluster::Pod;
-use crate::model::{BatchId, Folded, Merge, Ownership, Span, Spans, Tally, Time, counter};
+use crate::model::{BatchId, Folded, Merge, Ownership, Span, Spans, Tally, Time, counter, sums};
 
 /// Edges remembered as told. Forgetting them costs telling them once more before their time.
 const MAX_TOLD: usize = 262_144;
@@ -71,17 +71,6 @@ struct Attributed {
     learned: u64,
     midway: u64,
     guessed: u64,
-}
-
-/// Adds to a counter, unless it is nothing.
-fn add(counters: &mut BTreeMap<String, u64>, name: &str, n: u64) {
-    match counters.get_mut(name) {
-        Some(sum) => *sum = sum.saturating_add(n),
-        None if n > 0 => {
-            counters.insert(name.to_owned(), n);
-        }
-        None => {}
-    }
 }
 
 /// An edge that grows.
@@ -309,23 +298,23 @@ impl Gatherer {
 
     /// Adds to a counter.
     pub fn count(&mut self, name: &str, n: u64) {
-        add(&mut self.counters, name, n);
+        sums::add(&mut self.counters, name, n);
     }
 
     /// Counters since the last batch.
     fn counters(&self) -> BTreeMap<String, u64> {
         let mut all = self.counters.clone();
         let Attributed { learned, midway, guessed } = self.attributed;
-        add(&mut all, counter::LEARNED, learned);
-        add(&mut all, counter::MIDWAY, midway);
-        add(&mut all, counter::GUESSED, guessed);
+        sums::add(&mut all, counter::LEARNED, learned);
+        sums::add(&mut all, counter::MIDWAY, midway);
+        sums::add(&mut all, counter::GUESSED, guessed);
         all
     }
 
     /// All counters, since it was made.
     pub fn totals(&self) -> BTreeMap<String, u64> {
         let mut all = self.before.clone();
-        self.counters().iter().for_each(|(name, n)| add(&mut all, name, *n));
+        self.counters().iter().for_each(|(name, n)| sums::add(&mut all, name, *n));
         all
     }
 
@@ -378,7 +367,7 @@ impl Gatherer {
         self.taken.clear();
         self.total = 0;
         let counters = self.counters();
-        counters.iter().for_each(|(name, n)| add(&mut self.before, name, *n));
+        counters.iter().for_each(|(name, n)| sums::add(&mut self.before, name, *n));
         self.attributed = Attributed::default();
         self.counters.clear();
         Observed {

@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch};
 use crate::cluster::Cluster;
 use crate::generate::readiness::Thresholds;
 use crate::learn::{self, Union};
-use crate::model::{Batch, BatchId, Unverified, WorkloadId};
+use crate::model::{Batch, BatchId, Unverified, WorkloadId, sums};
 use crate::novelty::Patience;
 use crate::observed::{Observed, Packed, ReadError, Reader, allowance};
 use crate::parallel::both;
@@ -397,7 +397,7 @@ impl Work {
         let mut plan = Plan::default();
         self.unconfirmed.keep(unknown, rules.now, &mut plan)?;
         taught.absorb(std::mem::take(&mut plan.taught));
-        add(&mut plan.counted, &counted);
+        sums::merge(&mut plan.counted, &counted);
         let taught = taught.batch().unwrap_or(Batch { id, records: Vec::new() });
         let result = self.merge(taught, kept, edges, plan);
         self.merged = Some((Instant::now(), now.elapsed()));
@@ -491,15 +491,8 @@ impl Lesson {
         for (batch, unknown, counted) in first.into_iter().chain(second) {
             self.taught.add(batch);
             self.unknown.extend(unknown);
-            add(&mut self.counted, &counted);
+            sums::merge(&mut self.counted, &counted);
         }
-    }
-}
-
-fn add(sums: &mut BTreeMap<&'static str, u64>, more: &BTreeMap<&'static str, u64>) {
-    for (name, n) in more {
-        let sum = sums.entry(name).or_default();
-        *sum = sum.saturating_add(*n);
     }
 }
 

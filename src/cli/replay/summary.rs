@@ -10,6 +10,7 @@ use crate::cli::{output, status};
 use crate::learn::Taught;
 use crate::model::{
     Batch, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId, counter,
+    sums,
 };
 
 #[derive(Debug, Serialize)]
@@ -62,16 +63,12 @@ impl Summary {
         self.counted_elsewhere += elsewhere;
         self.captures += 1;
         self.counted_before += before.get(counter::CONNECTIONS).copied().unwrap_or(0);
-        for (name, n) in before {
-            *self.counters.entry(name).or_default() += n;
-        }
+        sums::merge(&mut self.counters, &before);
         for record in &batch.records {
             match record {
                 Record::Source(s) => {
                     self.seen.merge(&s.spans);
-                    for (name, n) in &s.counters {
-                        *self.counters.entry(name.clone()).or_default() += n;
-                    }
+                    sums::merge(&mut self.counters, &s.counters);
                 }
                 Record::Workload(w) => {
                     self.known.insert(w.id.clone());

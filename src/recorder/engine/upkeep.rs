@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::unconfirmed::Plan;
-use super::{Review, Work, add};
+use super::{Review, Work};
 use crate::clock;
-use crate::model::{Alert, Batch, BatchId};
+use crate::model::{Alert, Batch, BatchId, sums};
 use crate::novelty;
 use crate::store::StoreError;
 use crate::verify::Rules;
@@ -90,7 +90,7 @@ impl Work {
 
     /// The changes of a plan are on the disk.
     pub(super) fn written(&mut self, plan: Plan) {
-        add(&mut self.now.checked, &plan.counted);
+        sums::merge(&mut self.now.checked, &plan.counted);
         if !plan.apart.is_empty() {
             self.unconfirmed.written(plan);
             self.now.unverified = Arc::new(self.unconfirmed.told());
