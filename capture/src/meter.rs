@@ -160,14 +160,13 @@ impl Meter {
             for (skimmed, frame) in ahead.iter_mut().zip(frames()) {
                 *skimmed = self.skim(&frame);
             }
-            // The next two loops only fetch, so that the processor makes their fetches at the same
-            // time.
+            // From here on each loop only fetches, so that the processor makes all fetches of a loop
+            // at the same time.
             for skimmed in ahead.iter_mut().flatten() {
                 skimmed.slot = self.table.likely_slot(skimmed.hash);
             }
-            let slots = ahead.iter().flatten().filter_map(|skimmed| skimmed.slot);
-            let fetched = slots.fold(0, |sum, slot| sum ^ self.table.prefetch(slot));
-            std::hint::black_box(fetched);
+            self.table
+                .prefetch(ahead.iter().flatten().filter_map(|s| Some((s.slot?, s.skim.is_plain))));
             for (skimmed, frame) in ahead.iter().zip(frames()) {
                 self.process(&frame, skimmed.as_ref(), sink);
             }
@@ -195,12 +194,14 @@ impl Meter {
         // Only live frames have a direction, and only they are judged.
         if frame.direction == Direction::Unknown
             && let Some(SkimmedPacket { skim, hash, slot: Some(slot) }) = skimmed
+            && skim.is_plain
             && self.count_packet(frame, skim, *hash, *slot)
         {
             return;
         }
         if frame.direction != Direction::Unknown
             && let Some(skimmed) = skimmed
+            && skimmed.skim.is_plain
             && self.count_live_packet(frame, skimmed)
         {
             return;

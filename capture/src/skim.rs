@@ -1,9 +1,9 @@
-//! The fast path: both ends of a plain TCP segment, read from fixed offsets in a few nanoseconds.
+//! The fast path: both ends of a TCP segment, read from fixed offsets in a few nanoseconds.
 //!
 //! Owns what is enough to find a known flow, and to see that a packet cannot change it. Such
-//! packets are only counted; all others go to `decode`. Must agree with `decode` wherever it
-//! answers (property-tested). Must not answer for SYN, FIN and RST, IP options, fragments, VLANs,
-//! and anything but TCP over Ethernet.
+//! packets are only counted; all others go to `decode`, with their flow fetched. Must agree with
+//! `decode` wherever it answers (property-tested). Must not answer for IP options, fragments,
+//! VLANs, and anything but TCP over Ethernet, nor take a SYN, FIN or RST for a plain packet.
 
 use crate::bytes::be16;
 use crate::flow::key::{self, FlowKey};
@@ -18,6 +18,8 @@ pub(crate) struct Skim {
     /// Whether the low end of the key sent it.
     pub from_low: bool,
     pub hops: u8,
+    /// It opens and closes nothing: no SYN, FIN or RST.
+    pub is_plain: bool,
     /// First four bytes of the payload; zeros where it has fewer.
     pub begins: [u8; 4],
 }
@@ -52,11 +54,12 @@ fn v4(ip: &[u8]) -> Option<Skim> {
     if total < ipv4::HEADER + tcp::HEADER {
         return None;
     }
-    let (source, target, begins) = ports_and_beginning(segment, total - ipv4::HEADER)?;
-    let from = key::v4(word(ipv4::SOURCE), source);
-    let to = key::v4(word(ipv4::DESTINATION), target);
+    let tcp = tcp_start(segment, total - ipv4::HEADER)?;
+    let from = key::v4(word(ipv4::SOURCE), tcp.source);
+    let to = key::v4(word(ipv4::DESTINATION), tcp.target);
     let (key, from_low) = FlowKey::between(from, to, false, Transport::Tcp);
-    Some(Skim { key, from_low, hops: h[ipv4::TTL], begins })
+    let TcpStart { is_plain, begins, .. } = tcp;
+    Some(Skim { key, from_low, hops: h[ipv4::TTL], is_plain, begins })
 }
 
 #[inline]
@@ -69,32 +72,43 @@ fn v6(ip: &[u8]) -> Option<Skim> {
     if payload < tcp::HEADER {
         return None;
     }
-    let (source, target, begins) = ports_and_beginning(segment, payload)?;
+    let tcp = tcp_start(segment, payload)?;
     let address = |at: usize| h.get(at..)?.first_chunk().map(|b| u128::from_be_bytes(*b));
-    let from = key::v6(address(ipv6::SOURCE)?, source);
-    let to = key::v6(address(ipv6::DESTINATION)?, target);
+    let from = key::v6(address(ipv6::SOURCE)?, tcp.source);
+    let to = key::v6(address(ipv6::DESTINATION)?, tcp.target);
     let (key, from_low) = FlowKey::between(from, to, true, Transport::Tcp);
-    Some(Skim { key, from_low, hops: h[ipv6::HOP_LIMIT], begins })
+    let TcpStart { is_plain, begins, .. } = tcp;
+    Some(Skim { key, from_low, hops: h[ipv6::HOP_LIMIT], is_plain, begins })
 }
 
-/// Ports of a segment of `length` bytes, and how its payload begins.
+/// What is read of a TCP header and its payload.
+struct TcpStart {
+    source: u16,
+    target: u16,
+    is_plain: bool,
+    begins: [u8; 4],
+}
+
+/// Reads a segment of `length` bytes.
 #[inline]
-fn ports_and_beginning(segment: &[u8], length: usize) -> Option<(u16, u16, [u8; 4])> {
+fn tcp_start(segment: &[u8], length: usize) -> Option<TcpStart> {
     let h = segment.first_chunk::<{ tcp::FLAGS + 1 }>()?;
     let header = tcp::header_length(h[tcp::DATA_OFFSET]);
     // A header with a wrong length, or that is cut, is decoded in full.
-    if h[tcp::FLAGS] & (tcp::SYN | tcp::FIN | tcp::RST) != 0
-        || header < tcp::HEADER
-        || header > length
-        || header > segment.len()
-    {
+    if header < tcp::HEADER || header > length || header > segment.len() {
         return None;
     }
     // The IP length counts, since Ethernet pads short frames.
     let payload = segment.get(header..length.min(segment.len()))?;
     let begins = payload.first_chunk().copied().unwrap_or_default();
     let port = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
-    Some((port(ports::SOURCE), port(ports::DESTINATION), begins))
+    let is_plain = h[tcp::FLAGS] & (tcp::SYN | tcp::FIN | tcp::RST) == 0;
+    Some(TcpStart {
+        source: port(ports::SOURCE),
+        target: port(ports::DESTINATION),
+        is_plain,
+        begins,
+    })
 }
 
 #[cfg(test)]
@@ -135,7 +149,7 @@ mod tests {
             assert_eq!((skim.key, skim.from_low), FlowKey::of(s.from, s.to, s.transport));
             assert_eq!(skim.hops, s.hops);
             assert_eq!(skim.begins, s.payload.first_chunk().copied().unwrap_or_default());
-            assert!(!s.tcp.syn && !s.tcp.fin && !s.tcp.rst);
+            assert_eq!(skim.is_plain, !s.tcp.syn && !s.tcp.fin && !s.tcp.rst);
         }
         true
     }

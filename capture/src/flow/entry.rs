@@ -66,7 +66,8 @@ pub(super) struct PerEnd {
 /// The fields of a flow that only some packets need. The others are in [`HotFlow`].
 #[derive(Debug)]
 pub(crate) struct FlowEntry {
-    pub initiator: SocketAddr,
+    /// The initiator is the low end of the key.
+    initiator_is_low: bool,
     pub orientation: Orientation,
     pub from_start: bool,
     pub answered: bool,
@@ -122,10 +123,17 @@ pub(crate) struct FlowChange {
     pub host_dropped: bool,
 }
 
+const _: () = assert!(size_of::<Option<FlowEntry>>() == 64, "a cache line of its own");
+
 impl FlowEntry {
-    pub(super) fn new(initiator: SocketAddr, orientation: Orientation, first: Nanos) -> Self {
+    pub(super) fn new(
+        key: &FlowKey,
+        initiator: SocketAddr,
+        orientation: Orientation,
+        first: Nanos,
+    ) -> Self {
         Self {
-            initiator,
+            initiator_is_low: initiator == key.low_end(),
             orientation,
             from_start: false,
             answered: false,
@@ -162,10 +170,11 @@ impl FlowEntry {
     }
 
     /// Sets the initiator, after listening ports were learned.
-    pub(super) fn orient(&mut self, initiator: SocketAddr, names: ConnectionNames) {
+    pub(super) fn orient(&mut self, key: &FlowKey, initiator: SocketAddr, names: ConnectionNames) {
+        let is_low = initiator == key.low_end();
         // Then all packets so far came from the end that is now the responder.
-        self.answered |= self.initiator != initiator;
-        self.initiator = initiator;
+        self.answered |= self.initiator_is_low != is_low;
+        self.initiator_is_low = is_low;
         self.orientation = Orientation::ListeningPort;
         self.names = None;
         self.set_names(names);
@@ -180,7 +189,8 @@ impl FlowEntry {
         };
         // A reset shows nothing: an end sends it also to refuse segments that another pod forged.
         let sent = s.direction == Direction::Received && !s.tcp.rst;
-        if behind == hot.key.low_end() {
+        let is_low = behind == hot.key.low_end();
+        if is_low {
             self.behind.low = true;
             self.seen_sending.low |= sent;
         } else {
@@ -188,8 +198,9 @@ impl FlowEntry {
             self.seen_sending.high |= sent;
         }
         // The initiator is behind the interface that received it, so it sent it itself.
-        self.forged &= !(sent && behind == self.initiator);
-        if behind == self.initiator {
+        let is_initiator = is_low == self.initiator_is_low;
+        self.forged &= !(sent && is_initiator);
+        if is_initiator {
             // Packets are counted on the interface of the initiator.
             hot.interface = s.interface;
         }
@@ -201,37 +212,40 @@ impl FlowEntry {
     }
 
     /// Whether the initiator would have been seen to send, and was not.
-    pub(super) fn is_initiator_unseen(&self, key: &FlowKey) -> bool {
-        let visible =
-            self.of_initiator(self.behind, key) || self.of_initiator(self.watched_sending, key);
-        visible && !self.of_initiator(self.seen_sending, key)
+    pub(super) fn is_initiator_unseen(&self) -> bool {
+        let visible = self.of_initiator(self.behind) || self.of_initiator(self.watched_sending);
+        visible && !self.of_initiator(self.seen_sending)
     }
 
-    fn of_initiator(&self, ends: PerEnd, key: &FlowKey) -> bool {
-        if self.initiator == key.low_end() { ends.low } else { ends.high }
+    fn of_initiator(&self, ends: PerEnd) -> bool {
+        if self.initiator_is_low { ends.low } else { ends.high }
     }
 
     /// Whether the initiator was seen to send.
-    pub(super) fn is_initiator_seen(&self, key: &FlowKey) -> bool {
-        self.of_initiator(self.seen_sending, key)
+    pub(super) fn is_initiator_seen(&self) -> bool {
+        self.of_initiator(self.seen_sending)
     }
 
     /// Marks it as answered, where this segment accepts the initiator's SYN.
-    pub(super) fn accepted(&mut self, s: &Segment<'_>) {
+    pub(super) fn accepted(&mut self, key: &FlowKey, s: &Segment<'_>) {
         let answers = self.isn == Some(s.tcp.ack_number.wrapping_sub(1));
-        self.answered |= s.to == self.initiator && answers;
+        self.answered |= self.is_initiator(key, s.to) && answers;
+    }
+
+    fn is_initiator(&self, key: &FlowKey, end: SocketAddr) -> bool {
+        (end == key.low_end()) == self.initiator_is_low
     }
 
     /// Whether it was seen only where it arrives: the initiator is behind none of the interfaces.
-    pub(super) fn only_arrives(&self, key: &FlowKey) -> bool {
-        (self.behind.low || self.behind.high) && !self.of_initiator(self.behind, key)
+    pub(super) fn only_arrives(&self) -> bool {
+        (self.behind.low || self.behind.high) && !self.of_initiator(self.behind)
     }
 
     /// Whether the agent at the initiator's end reports it. Where it arrives, its destination may
     /// have been translated, and only the SYN shows that. A guessed initiator is no reason not to
     /// report.
-    pub(super) fn is_left_to_caller(&self, key: &FlowKey) -> bool {
-        !self.from_start && self.orientation != Orientation::Guessed && self.only_arrives(key)
+    pub(super) fn is_left_to_caller(&self) -> bool {
+        !self.from_start && self.orientation != Orientation::Guessed && self.only_arrives()
     }
 
     /// Applies a segment.
@@ -249,6 +263,7 @@ impl FlowEntry {
             FlowChange { repeated: hot.count(s.time, s.interface), ..FlowChange::default() };
         self.first = self.first.min(s.time);
         let tcp = s.transport == Transport::Tcp;
+        let from_low = s.from == hot.key.low_end();
         if tcp && s.tcp.syn {
             // What was read of it came from another interface. Its head follows its SYN.
             if !self.from_start && !self.has_host() {
@@ -257,14 +272,14 @@ impl FlowEntry {
             self.from_start = true;
             self.orientation = Orientation::Handshake;
             if s.tcp.ack {
-                self.initiator = s.to;
+                self.initiator_is_low = !from_low;
                 self.isn.get_or_insert(s.tcp.ack_number.wrapping_sub(1));
             } else {
-                self.initiator = s.from;
+                self.initiator_is_low = from_low;
                 self.isn = Some(s.tcp.seq);
             }
         }
-        let by_initiator = s.from == self.initiator;
+        let by_initiator = from_low == self.initiator_is_low;
         if !by_initiator {
             self.answered = true;
             if s.tcp.rst && !self.responder_spoke {
@@ -290,8 +305,8 @@ impl FlowEntry {
         }
         hot.counts_only = self.names_final
             && self.answered
-            && !self.only_arrives(&hot.key)
-            && !self.is_initiator_unseen(&hot.key);
+            && !self.only_arrives()
+            && !self.is_initiator_unseen();
         change
     }
 
@@ -312,7 +327,7 @@ impl FlowEntry {
             return;
         }
         if let Some(FlowExtra::Pending(pending)) = self.extra.as_deref_mut() {
-            if s.from == self.initiator {
+            if by_initiator {
                 let state = pending.join(s, self.names.get_or_insert_default());
                 if state != JoinState::Open {
                     change.head_ended = true;
@@ -328,7 +343,7 @@ impl FlowEntry {
             PayloadStart::Head(content) => {
                 if !is_oriented {
                     // The initiator is the end that sends a request or a ClientHello.
-                    self.initiator = s.from;
+                    self.initiator_is_low = s.from == hot.key.low_end();
                     self.orientation = Orientation::Request;
                 }
                 self.begin_head(content, hot, s, may_join, change);
@@ -424,7 +439,7 @@ impl FlowEntry {
     /// Initiator and responder, in this order.
     pub(super) fn ends(&self, key: &FlowKey) -> (SocketAddr, SocketAddr) {
         let (low, high) = (key.low_end(), key.high_end());
-        if self.initiator == low { (low, high) } else { (high, low) }
+        if self.initiator_is_low { (low, high) } else { (high, low) }
     }
 
     pub(super) fn is_joining(&self) -> bool {

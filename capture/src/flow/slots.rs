@@ -58,10 +58,31 @@ impl FlowSlots {
         self.index.find(hash, |_| true).copied()
     }
 
-    /// Reads a field of a flow, so that its cache line is fetched before it is needed.
+    /// Fetches the cache lines of flows before they are needed: of each its slot, and whether the
+    /// packet may change only what is in [`HotFlow`]. Each loop only reads, so that the processor
+    /// waits for all of its lines at the same time.
     #[inline]
-    pub(super) fn prefetch(&self, slot: u32) -> u32 {
-        self.hot[slot as usize].packets
+    pub(super) fn prefetch(&self, packets: impl Iterator<Item = (u32, bool)> + Clone) {
+        let hot = packets.clone().fold(0, |sum, (slot, _)| sum ^ self.hot[slot as usize].packets);
+        std::hint::black_box(hot);
+        let changing = packets
+            .filter(|&(slot, may_count)| !(may_count && self.hot[slot as usize].counts_only));
+        std::hint::black_box(changing.fold(0, |sum, (slot, _)| sum ^ self.cold_stamp(slot)));
+    }
+
+    /// Fetches flows that are about to be removed, with their places in the index.
+    pub(super) fn fetch(&self, slots: impl Iterator<Item = u32> + Clone) {
+        let read = |slot: u32| self.hot[slot as usize].packets ^ self.cold_stamp(slot);
+        std::hint::black_box(slots.clone().fold(0, |sum, slot| sum ^ read(slot)));
+        let found = |slot: u32| {
+            let hash = self.hash(&self.hot[slot as usize].key);
+            self.index.find(hash, |_| true).copied().unwrap_or_default()
+        };
+        std::hint::black_box(slots.fold(0, |sum, slot| sum ^ found(slot)));
+    }
+
+    fn cold_stamp(&self, slot: u32) -> u32 {
+        self.cold[slot as usize].as_ref().map_or(0, |entry| entry.stamp)
     }
 
     /// The fields that every packet needs, of the flow in a slot. In a free slot, `counts_only` is

@@ -66,9 +66,9 @@ impl FlowTable {
             slots: FlowSlots::new(config.max_flows.min(MAX_RESERVED)),
             config,
             listening,
-            closed: ExpiryQueue::new(),
-            short: ExpiryQueue::new(),
-            long: ExpiryQueue::new(),
+            closed: ExpiryQueue::default(),
+            short: ExpiryQueue::default(),
+            long: ExpiryQueue::default(),
             syns: RecentSyns::default(),
             heads: 0,
             forged: 0,
@@ -95,8 +95,9 @@ impl FlowTable {
             let Some(initiator) = self.listening_initiator(from, to) else { continue };
             let responder = if initiator == from { to } else { from };
             let dns = answers.names(initiator.ip(), responder.ip(), entry.first);
-            if let Some((_, entry)) = self.slots.get_mut(slot) {
-                entry.orient(initiator, ConnectionNames { dns, ..ConnectionNames::default() });
+            if let Some((hot, entry)) = self.slots.get_mut(slot) {
+                let names = ConnectionNames { dns, ..ConnectionNames::default() };
+                entry.orient(&hot.key, initiator, names);
             }
         }
     }
@@ -113,10 +114,11 @@ impl FlowTable {
         self.slots.likely_slot(hash)
     }
 
-    /// Fetches the cache line of a flow before it is needed.
+    /// Fetches the cache lines of flows before they are needed: of each its slot, and whether the
+    /// packet is one that the fast path may count.
     #[inline]
-    pub(crate) fn prefetch(&self, slot: u32) -> u32 {
-        self.slots.prefetch(slot)
+    pub(crate) fn prefetch(&self, packets: impl Iterator<Item = (u32, bool)> + Clone) {
+        self.slots.prefetch(packets);
     }
 
     /// Counts a packet that can change only counts. `None` where the flow is not found or may
@@ -184,14 +186,13 @@ impl FlowTable {
         };
         let Some((hot, entry)) = self.slots.get_mut(slot) else { return };
         let (was_closed, was_joining) = (entry.closed, entry.is_joining());
-        let withheld =
-            |hot: &HotFlow, entry: &FlowEntry| entry.forged || entry.is_initiator_unseen(&hot.key);
-        let was_withheld = withheld(hot, entry);
+        let withheld = |entry: &FlowEntry| entry.forged || entry.is_initiator_unseen();
+        let was_withheld = withheld(entry);
         let nameable = s.is_dns() || !self.config.live && !entry.names_final;
         counters.cut_payload += u64::from(s.cut && nameable);
         let change = entry.apply(hot, s, room);
         let (translated_duplicate, reported) = (entry.translated_duplicate, entry.reported);
-        if self.config.live && !reported && was_withheld && !withheld(hot, entry) {
+        if self.config.live && !reported && was_withheld && !withheld(entry) {
             self.fresh.push_back((slot, s.time));
         }
         let closed_now = entry.closed && !was_closed;
@@ -233,8 +234,8 @@ impl FlowTable {
         let (key, _) = FlowKey::of(s.from, s.to, s.transport);
         let hash = self.slots.hash(&key);
         if let Some(slot) = self.slots.find(hash, &key) {
-            if let Some((hot, entry)) = self.slots.get_mut(slot)
-                && !entry.is_initiator_seen(&hot.key)
+            if let Some((_, entry)) = self.slots.get_mut(slot)
+                && !entry.is_initiator_seen()
             {
                 entry.forged = true;
             }
@@ -249,7 +250,7 @@ impl FlowTable {
         if s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack {
             self.is_translated_duplicate(s);
         }
-        let mut entry = FlowEntry::new(s.from, Orientation::Guessed, s.time);
+        let mut entry = FlowEntry::new(&key, s.from, Orientation::Guessed, s.time);
         (entry.forged, entry.began_forged) = (true, true);
         entry.isn = (s.transport == Transport::Tcp && s.tcp.syn && !s.tcp.ack).then_some(s.tcp.seq);
         self.forged += 1;
@@ -261,9 +262,9 @@ impl FlowTable {
     pub(crate) fn accepted(&mut self, s: &Segment<'_>) {
         let (key, _) = FlowKey::of(s.from, s.to, s.transport);
         if let Some(slot) = self.slots.find(self.slots.hash(&key), &key)
-            && let Some((_, entry)) = self.slots.get_mut(slot)
+            && let Some((hot, entry)) = self.slots.get_mut(slot)
         {
-            entry.accepted(s);
+            entry.accepted(&hot.key, s);
         }
     }
 
@@ -282,7 +283,7 @@ impl FlowTable {
             self.evict(counters, sink);
         }
         let (initiator, orientation) = self.orient(s);
-        let mut entry = FlowEntry::new(initiator, orientation, s.time);
+        let mut entry = FlowEntry::new(&key, initiator, orientation, s.time);
         entry.translated_duplicate = opens && self.is_translated_duplicate(s);
         let responder = if initiator == s.from { s.to } else { s.from };
         let dns = answers.names(initiator.ip(), responder.ip(), s.time);

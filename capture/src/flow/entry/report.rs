@@ -5,7 +5,6 @@
 
 use super::{FlowEntry, FlowExtra};
 use crate::flow::hot::HotFlow;
-use crate::flow::key::FlowKey;
 use crate::flow::later_hosts::HostSelection;
 use crate::observation::{Connection, ConnectionNames, Observation};
 
@@ -17,7 +16,7 @@ impl FlowEntry {
         hot: &mut HotFlow,
         sink: &mut impl FnMut(Observation),
     ) {
-        if !hot.changed || self.is_suppressed(&hot.key) {
+        if !hot.changed || self.is_suppressed() {
             return;
         }
         let connection = self.connection(hot);
@@ -36,7 +35,7 @@ impl FlowEntry {
         selection: HostSelection,
         sink: &mut impl FnMut(Observation),
     ) {
-        if self.is_suppressed(&hot.key) {
+        if self.is_suppressed() {
             return;
         }
         let Some(mut extra) = self.extra.take() else { return };
@@ -59,11 +58,11 @@ impl FlowEntry {
     }
 
     /// Whether it is never reported from here.
-    fn is_suppressed(&self, key: &FlowKey) -> bool {
+    fn is_suppressed(&self) -> bool {
         self.translated_duplicate
             || self.forged
-            || self.is_left_to_caller(key)
-            || self.is_initiator_unseen(key)
+            || self.is_left_to_caller()
+            || self.is_initiator_unseen()
     }
 
     fn connection(&self, hot: &HotFlow) -> Connection {

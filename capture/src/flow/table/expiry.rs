@@ -5,11 +5,44 @@
 use std::collections::VecDeque;
 
 use super::FlowTable;
+use crate::flow::slots::FlowSlots;
 use crate::loss::CaptureCounters;
 use crate::observation::{Nanos, Observation, Transport};
 
-/// Deadline, slot and stamp of an entry.
-pub(super) type ExpiryQueue = VecDeque<(Nanos, u32, u32)>;
+/// Entries at the front of a queue whose flows are fetched together. Most of them were not read
+/// for a long time: one by one, waiting for memory would be most of the cost of removing them.
+const FETCHED_TOGETHER: usize = 32;
+
+/// Deadline, slot and stamp of a flow in a queue.
+type ExpiryEntry = (Nanos, u32, u32);
+
+/// Flows in the order in which they expire.
+#[derive(Debug, Default)]
+pub(super) struct ExpiryQueue {
+    entries: VecDeque<ExpiryEntry>,
+    /// Entries at the front whose flows were fetched.
+    fetched: usize,
+}
+
+impl ExpiryQueue {
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The entry at the front. Fetches its flow, and those of the next entries.
+    fn front(&mut self, slots: &FlowSlots) -> Option<ExpiryEntry> {
+        if self.fetched == 0 && !self.entries.is_empty() {
+            self.fetched = self.entries.len().min(FETCHED_TOGETHER);
+            slots.fetch(self.entries.range(..self.fetched).map(|(_, slot, _)| *slot));
+        }
+        self.entries.front().copied()
+    }
+
+    fn pop_front(&mut self) {
+        self.entries.pop_front();
+        self.fetched = self.fetched.saturating_sub(1);
+    }
+}
 
 /// Flows with the same idle time, so that their queue is nearly sorted by deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +58,7 @@ impl FlowTable {
         // Where a call only arrives, it is not reported, and its end need not be awaited.
         let (idle, class) = if entry.closed
             || entry.forged
-            || entry.only_arrives(&hot.key)
+            || entry.only_arrives()
             || self.config.live && entry.translated_duplicate
         {
             (self.config.linger, ExpiryClass::Closed)
@@ -43,7 +76,7 @@ impl FlowTable {
         let stamp = self.stamp;
         let Some((_, entry)) = self.slots.get_mut(slot) else { return };
         entry.stamp = stamp;
-        self.queue(class).push_back((due, slot, stamp));
+        self.queue(class).0.entries.push_back((due, slot, stamp));
         self.drop_stale_entries(class);
     }
 
@@ -53,20 +86,29 @@ impl FlowTable {
     fn drop_stale_entries(&mut self, class: ExpiryClass) {
         /// Entries beyond two for each flow, before a queue is searched.
         const SPARE: usize = 1_024;
-        if self.queue(class).len() <= 2 * self.config.max_flows + SPARE {
+        if self.queue(class).0.entries.len() <= 2 * self.config.max_flows + SPARE {
             return;
         }
-        let mut queue = std::mem::take(self.queue(class));
-        queue.retain(|(_, slot, stamp)| self.entry(*slot).is_some_and(|e| e.stamp == *stamp));
-        *self.queue(class) = queue;
+        let (queue, slots) = self.queue(class);
+        let is_valid = |slot, stamp| slots.get(slot).is_some_and(|(_, e)| e.stamp == stamp);
+        queue.entries.retain(|(_, slot, stamp)| is_valid(*slot, *stamp));
+        queue.fetched = 0;
     }
 
-    fn queue(&mut self, class: ExpiryClass) -> &mut ExpiryQueue {
-        match class {
+    /// A queue, and the flows of its entries.
+    fn queue(&mut self, class: ExpiryClass) -> (&mut ExpiryQueue, &FlowSlots) {
+        let queue = match class {
             ExpiryClass::Closed => &mut self.closed,
             ExpiryClass::Short => &mut self.short,
             ExpiryClass::Long => &mut self.long,
-        }
+        };
+        (queue, &self.slots)
+    }
+
+    /// The entry at the front of a queue.
+    fn front(&mut self, class: ExpiryClass) -> Option<ExpiryEntry> {
+        let (queue, slots) = self.queue(class);
+        queue.front(slots)
     }
 
     pub(super) fn expire(
@@ -75,12 +117,12 @@ impl FlowTable {
         sink: &mut impl FnMut(Observation),
     ) {
         for class in [ExpiryClass::Closed, ExpiryClass::Short, ExpiryClass::Long] {
-            while let Some(&(due, slot, stamp)) = self.queue(class).front() {
+            while let Some((due, slot, stamp)) = self.front(class) {
                 let valid = self.entry(slot).is_some_and(|e| e.stamp == stamp);
                 if valid && due > self.high_water {
                     break;
                 }
-                self.queue(class).pop_front();
+                self.queue(class).0.pop_front();
                 if !valid {
                     continue;
                 }
@@ -105,7 +147,8 @@ impl FlowTable {
         const MAX_TRIES: usize = 16;
         let mut tried = 0;
         for class in [ExpiryClass::Closed, ExpiryClass::Short, ExpiryClass::Long] {
-            while let Some((due, slot, stamp)) = self.queue(class).pop_front() {
+            while let Some((due, slot, stamp)) = self.front(class) {
+                self.queue(class).0.pop_front();
                 if self.entry(slot).is_none_or(|e| e.stamp != stamp) {
                     continue;
                 }
@@ -134,7 +177,7 @@ impl FlowTable {
         }
         self.later_hosts -= entry.later_host_count();
         self.forged -= usize::from(entry.began_forged);
-        let is_other_end = entry.is_left_to_caller(&hot.key) || entry.is_initiator_unseen(&hot.key);
+        let is_other_end = entry.is_left_to_caller() || entry.is_initiator_unseen();
         let is_genuine = !entry.translated_duplicate && !entry.forged;
         counters.arriving += u64::from(is_other_end && is_genuine && !entry.reported);
         entry.report(&mut hot, sink);
