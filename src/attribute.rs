@@ -1,7 +1,7 @@
-//! Which workload's pod sent from an address at a time, and whose interface was watched.
+//! Which pod sent from an address at a time, and which pod's interface was watched.
 //!
-//! Owns the source side of a connection. Must never look at destinations, and never guess: an
-//! address that nobody is known to have held is said to be just that.
+//! Owns the source side of a connection. Must never decide by a destination, and never guess: an
+//! address without a known holder gives a result of its own.
 
 use std::net::IpAddr;
 
@@ -10,23 +10,23 @@ use sidecarta_capture::observation::{self, CommonAddress, Connection, InterfaceS
 use crate::cluster::{Cluster, Holder, Pod};
 use crate::model::{DataPlane, OwnedBy, Time, counter};
 
-/// Whose connection it is.
+/// The holder of a source address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attribution<'a> {
-    /// This pod's.
+    /// This pod had the address.
     Pod(&'a Pod),
-    /// A node's, or a pod's on the host network: never blamed on a workload.
+    /// A node had it, or a pod on the host network. It is never attributed to a workload.
     Node,
-    /// Several pods claim the address.
+    /// Several pods claim it.
     Contested,
-    /// A pod's by its address, but no known pod held it then.
+    /// It lies in the pods' range, and no known pod had it then.
     UnknownPod,
-    /// From outside the cluster.
+    /// It is outside the cluster.
     Outside,
 }
 
-/// Whose connection it is that came from this address at this time.
-pub fn attribute(cluster: &Cluster, source: std::net::IpAddr, time: Time) -> Attribution<'_> {
+/// The holder of a source address at a packet time.
+pub fn attribute(cluster: &Cluster, source: IpAddr, time: Time) -> Attribution<'_> {
     match cluster.holder(source, time) {
         Holder::Pod(pod) if pod.data_plane == DataPlane::HostNetwork => Attribution::Node,
         Holder::Pod(pod) => Attribution::Pod(pod),
@@ -37,23 +37,26 @@ pub fn attribute(cluster: &Cluster, source: std::net::IpAddr, time: Time) -> Att
     }
 }
 
-/// Whose an observation is, and whether it is told of here. Names are those of counters.
+/// The pod that an observation belongs to, where it is reported here. The names are those of
+/// counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose<'a> {
-    /// This pod's.
+    /// It belongs to this pod.
     Pod(&'a Pod),
-    /// Nobody's that is told of here: counted under this name.
+    /// It belongs to nothing that is reported here. It is counted under this name.
     Other(&'static str),
-    /// Not known. Where no later word of the cluster tells, it is counted under this name.
+    /// The cluster does not show its pod yet. It is counted under this name if the cluster never
+    /// does.
     Unknown(&'static str),
 }
 
-/// Whether pods of this one's node are told of here; `node`: only pods of it are.
+/// Whether the observations of a pod are reported here. Where `node` is given, only those of pods
+/// on that node are.
 pub fn is_told(pod: &Pod, node: Option<&str>) -> bool {
     node.is_none_or(|n| *n == *pod.node || pod.node.is_empty())
 }
 
-/// Whose a connection is.
+/// The pod that a connection belongs to.
 pub fn caller<'a>(cluster: &'a Cluster, c: &Connection, node: Option<&str>) -> Whose<'a> {
     let time = Time(c.first);
     match attribute(cluster, c.initiator.ip(), time) {
@@ -62,7 +65,7 @@ pub fn caller<'a>(cluster: &'a Cluster, c: &Connection, node: Option<&str>) -> W
         Attribution::Node => Whose::Other(counter::FROM_NODE),
         Attribution::Contested => Whose::Unknown(counter::CONTESTED),
         Attribution::UnknownPod | Attribution::Outside if node.is_some() => {
-            // Whoever calls a pod of this node from another one is told of by the agent there.
+            // The agent on the caller's node reports a call from there to a pod of this node.
             match attribute(cluster, c.responder.ip(), time) {
                 Attribution::Pod(_) => Whose::Unknown(counter::ELSEWHERE),
                 _ => Whose::Unknown(counter::UNATTRIBUTED),
@@ -73,7 +76,7 @@ pub fn caller<'a>(cluster: &'a Cluster, c: &Connection, node: Option<&str>) -> W
     }
 }
 
-/// Whose a look-up is.
+/// The pod that a lookup belongs to.
 pub fn asker<'a>(cluster: &'a Cluster, l: &Lookup, node: Option<&str>) -> Whose<'a> {
     match attribute(cluster, l.client, Time(l.time)) {
         Attribution::Pod(pod) if is_told(pod, node) => Whose::Pod(pod),
@@ -83,25 +86,26 @@ pub fn asker<'a>(cluster: &'a Cluster, l: &Lookup, node: Option<&str>) -> Whose<
     }
 }
 
-/// Whose interface it was.
+/// The pod that a watched interface belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Watched<'a> {
     /// The host side of this pod's veth, or its own interface.
     Pod(&'a Pod),
-    /// It has shown one conversation only, and either end could be the owner.
+    /// It showed a single conversation, and either end may be the owner.
     OneConversation(&'a Pod, &'a Pod),
-    /// No pod's: packets of several pods with each other, or of none.
+    /// It belongs to no pod: it showed packets of several pods, or of none.
     NoPod,
 }
 
-/// Whose interface it was: the pod whose addresses are known to be behind it, or else the one whose
-/// address stands at one end of its packets.
+/// The pod that a watched interface belongs to: the pod whose addresses are known to be behind it,
+/// or else the pod whose address is at one end of all its packets.
 ///
-/// While it has shown a single conversation of two pods, the hop limit decides where it can: what a
-/// pod sends has not been routed yet, what reaches it from elsewhere usually has.
+/// Where the interface showed a single conversation of two pods, the hop limit decides if it can: a
+/// packet that a pod sends was not routed yet, and a packet that reaches it from elsewhere usually
+/// was.
 pub fn watched<'a>(cluster: &'a Cluster, span: &InterfaceSpan) -> Watched<'a> {
-    // A pod may have been created while its interface was watched, or deleted: either end of the
-    // span may know it.
+    // A pod may have been created or deleted while its interface was watched, so that only one end
+    // of the span has it.
     let holder = |c: &CommonAddress| {
         let then = |time| match attribute(cluster, c.address, time) {
             Attribution::Pod(pod) => Some(pod),
@@ -132,7 +136,7 @@ pub fn watched<'a>(cluster: &'a Cluster, span: &InterfaceSpan) -> Watched<'a> {
     }
 }
 
-/// How it is known whose an interface is, in the words of records.
+/// The evidence of an interface's owner, as records have it.
 pub(crate) fn owned_by(by: observation::OwnerEvidence) -> OwnedBy {
     match by {
         observation::OwnerEvidence::Packets => OwnedBy::Packets,

@@ -1,8 +1,10 @@
-//! Merges attributed observations until they are told.
+//! Merges attributed observations until they are sent.
 //!
-//! Owns the batch that is growing, and each pod's share of it: it grows with what is different,
-//! never with time, and what a pod calls beyond its share is folded. Must never drop an observation
-//! without counting it, nor one of a pod for what another one does.
+//! Owns the batch that grows, and the share of each pod in it. The batch grows with the number of
+//! different calls, never with time. What a pod calls beyond its share is folded. Must never drop an
+//! observation without counting it, nor drop one of a pod because of another pod.
+
+mod batches;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasher;
@@ -12,73 +14,26 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup};
 
-use super::{Asked, Call, CallRef, Edge, Observed, Watching, seen};
+use super::budget::{Budget, PodBytes, call_bytes, lookup_bytes};
+use super::{Asked, Call, CallRef, Edge, Watching, seen};
 use crate::attribute::owned_by;
 use crate::cluster::Pod;
-use crate::model::{BatchId, Folded, Merge, Ownership, Span, Spans, Tally, Time, counter, sums};
+use crate::model::{Folded, Merge, Ownership, Span, Spans, Tally, Time, counter, sums};
 
-/// Edges remembered as told. Forgetting them costs telling them once more before their time.
-const MAX_TOLD: usize = 262_144;
-
-/// Bytes of memory that what is gathered may take, as [`cost`] counts them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// Of the calls of one pod, while there is room for all; a quarter of it for its names.
-    pub share: usize,
-    /// Of one pod in any case, whatever others take.
-    pub least: usize,
-    /// Of all pods, but for what each has in any case.
-    pub total: usize,
-    /// Of one batch. One that is larger is cut into several, between pods: so that it stays far
-    /// below what a recorder takes (128 MiB of text, 16 MiB of it compressed), also where each
-    /// byte of a name takes six in JSON.
-    pub batch: usize,
-}
-
-impl Budget {
-    /// Room for all there is: what is gathered is not sent anywhere.
-    pub const UNBOUNDED: Self = Self {
-        share: usize::MAX / 2,
-        least: usize::MAX / 2,
-        total: usize::MAX / 2,
-        batch: usize::MAX,
-    };
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        const KIB: usize = 1_024;
-        Self { share: 2_048 * KIB, least: 64 * KIB, total: 12_288 * KIB, batch: 4_096 * KIB }
-    }
-}
-
-/// Bytes that a pod takes.
+/// Counts of connections of pods.
 #[derive(Clone, Copy, Debug, Default)]
-struct Taken {
-    calls: usize,
-    names: usize,
-}
-
-/// Bytes of memory that an edge takes, about.
-fn cost(call: &Call) -> usize {
-    const PLAIN: usize = 384;
-    PLAIN + call.names().map(|n| 48 + n.len()).sum::<usize>()
-}
-
-/// What is counted of each connection of a pod.
-#[derive(Clone, Copy, Debug, Default)]
-struct Attributed {
+struct ConnectionCounts {
     learned: u64,
     midway: u64,
     guessed: u64,
 }
 
-/// An edge that grows.
+/// An edge to which connections are added.
 #[derive(Debug)]
-struct Growing {
+struct GrowingEdge {
     edge: Edge,
-    /// Connections that begin in here are its own: whoever has the address that they go to, had it
-    /// all that time.
+    /// The edge takes connections that began within this time. The same pod or Service had the
+    /// destination address all that time.
     steady: Span,
 }
 
@@ -91,27 +46,29 @@ pub struct Gatherer {
     budget: Budget,
     pods: Vec<Pod>,
     pod_index: HashTable<u32>,
-    /// What each pod takes, of [`Budget::share`], by calls and names.
-    taken: Vec<Taken>,
-    total: usize,
-    edges: Vec<Growing>,
+    /// Bytes that each pod takes.
+    bytes: Vec<PodBytes>,
+    /// Bytes that all pods take.
+    total_bytes: usize,
+    edges: Vec<GrowingEdge>,
     edge_index: HashTable<u32>,
     asked: Vec<Asked>,
     asked_index: HashTable<u32>,
     watching: HashMap<u32, Watching>,
     counters: BTreeMap<String, u64>,
-    attributed: Attributed,
+    connections: ConnectionCounts,
     /// Counters of the batches before.
-    before: BTreeMap<String, u64>,
+    earlier_counters: BTreeMap<String, u64>,
     spans: Spans,
-    told: HashSet<u64>,
+    /// Hashes of the edges that were sent.
+    sent: HashSet<u64>,
     hasher: RandomState,
     fresh: bool,
     revision: u64,
 }
 
 impl Gatherer {
-    /// For an agent on a node. `boot` tells this run of it from all others.
+    /// For an agent on a node. `boot` distinguishes this run of the agent from all others.
     pub fn new(node: &str, boot: &str) -> Self {
         Self {
             node: node.to_owned(),
@@ -120,81 +77,84 @@ impl Gatherer {
             budget: Budget::default(),
             pods: Vec::new(),
             pod_index: HashTable::new(),
-            taken: Vec::new(),
-            total: 0,
+            bytes: Vec::new(),
+            total_bytes: 0,
             edges: Vec::new(),
             edge_index: HashTable::new(),
             asked: Vec::new(),
             asked_index: HashTable::new(),
             watching: HashMap::new(),
             counters: BTreeMap::new(),
-            attributed: Attributed::default(),
-            before: BTreeMap::new(),
+            connections: ConnectionCounts::default(),
+            earlier_counters: BTreeMap::new(),
             spans: Spans::default(),
-            told: HashSet::new(),
+            sent: HashSet::new(),
             hasher: RandomState::default(),
             fresh: false,
             revision: 0,
         }
     }
 
-    /// With other limits.
+    /// Replaces the limits.
     #[must_use]
     pub fn within(self, budget: Budget) -> Self {
         Self { budget, ..self }
     }
 
-    /// Takes a connection of a pod in, and counts it. `steady`: the time around its first packet
-    /// in which whoever has the address that it goes to does not change; asked only where the call
-    /// was not gathered before. Which of [`Observed::edges`] it is part of, in the order in which
-    /// they were gathered; `None` where it was folded.
+    /// Adds a connection of a pod, and counts it. `steady` gives the time around its first packet
+    /// in which the holder of its destination address does not change. It is called only where the
+    /// call was not gathered before. Returns the index of its edge in
+    /// [`Observed::edges`](super::Observed::edges), in the order of gathering; `None` where the
+    /// connection was folded.
     pub fn connection(
         &mut self,
         pod: &Pod,
         c: &Connection,
         steady: impl FnOnce() -> Span,
     ) -> Option<usize> {
-        let at = self.pod(pod);
+        let pod_index = self.pod(pod);
         let begun = seen::begun(c);
         let n = u64::from(c.is_new);
-        self.attributed.learned += n;
-        self.attributed.midway += n * u64::from(begun.is_midway);
-        self.attributed.guessed += n * u64::from(begun.is_guessed);
+        self.connections.learned += n;
+        self.connections.midway += n * u64::from(begun.is_midway);
+        self.connections.guessed += n * u64::from(begun.is_guessed);
         let call = seen::call(c);
-        let hash = self.hasher.hash_one((at, &call));
-        let is_it = |known: &Growing| {
-            known.edge.pod == at && known.edge.call.is(&call) && known.steady.holds(Time(c.first))
+        let hash = self.hasher.hash_one((pod_index, &call));
+        let is_same = |known: &GrowingEdge| {
+            known.edge.pod == pod_index
+                && known.edge.call.is(&call)
+                && known.steady.holds(Time(c.first))
         };
-        if let Some(i) = self.edge_index.find(hash, |i| is_it(&self.edges[*i as usize])) {
+        if let Some(i) = self.edge_index.find(hash, |i| is_same(&self.edges[*i as usize])) {
             let i = *i as usize;
             self.edges[i].edge.add(&begun);
             return Some(i);
         }
-        let edge = Edge::of(at, call.to_call(), &begun);
-        self.fresh |= !self.told.contains(&self.told_as(pod, &edge.call));
+        let edge = Edge::of(pod_index, call.to_call(), &begun);
+        self.fresh |= !self.sent.contains(&self.sent_hash(pod, &edge.call));
         self.new_edge(edge, hash, steady())
     }
 
-    fn told_as(&self, pod: &Pod, call: &Call) -> u64 {
+    fn sent_hash(&self, pod: &Pod, call: &Call) -> u64 {
         self.hasher.hash_one((&pod.workload, &pod.name, pod.start, call))
     }
 
-    /// Takes an edge in that is another than those that are there; `None` where it goes beyond its
-    /// pod's share, and was folded.
+    /// Adds an edge that equals none of the others. Returns its index; `None` where it exceeds the
+    /// share of its pod, and was folded.
     fn new_edge(&mut self, edge: Edge, hash: u64, steady: Span) -> Option<usize> {
-        let (at, bytes) = (edge.pod, cost(&edge.call));
-        let taken = self.taken[at as usize];
-        if !self.has_room(taken.calls + taken.names, taken.calls, self.budget.share, bytes) {
+        let (pod_index, bytes) = (edge.pod, call_bytes(&edge.call));
+        let has = self.bytes[pod_index as usize];
+        if !self.has_room(has, has.calls, self.budget.share, bytes) {
             let mut folded = Folded::default();
             folded.add(edge.call.host(), edge.connections);
-            self.fold(at, &folded);
+            self.fold(pod_index, &folded);
             self.count(counter::FOLDED, edge.connections);
             return None;
         }
-        self.taken[at as usize].calls += bytes;
-        self.total += bytes;
+        self.bytes[pod_index as usize].calls += bytes;
+        self.total_bytes += bytes;
         let i = self.edges.len();
-        self.edges.push(Growing { edge, steady });
+        self.edges.push(GrowingEdge { edge, steady });
         let (edges, hasher) = (&self.edges, &self.hasher);
         self.edge_index.insert_unique(hash, i as u32, |i| {
             let edge = &edges[*i as usize].edge;
@@ -203,12 +163,13 @@ impl Gatherer {
         Some(i)
     }
 
-    /// Takes in an edge that was gathered before.
+    /// Merges an edge that was gathered before.
     fn merge(&mut self, edge: Edge) {
         let call: CallRef<'_> = edge.call.borrowed();
         let hash = self.hasher.hash_one((edge.pod, &call));
-        let is_it = |known: &Growing| known.edge.pod == edge.pod && known.edge.call == edge.call;
-        match self.edge_index.find(hash, |i| is_it(&self.edges[*i as usize])) {
+        let is_same =
+            |known: &GrowingEdge| known.edge.pod == edge.pod && known.edge.call == edge.call;
+        match self.edge_index.find(hash, |i| is_same(&self.edges[*i as usize])) {
             Some(i) => self.edges[*i as usize].edge.merge(&edge),
             None => {
                 self.new_edge(edge, hash, Span::ALWAYS);
@@ -216,58 +177,59 @@ impl Gatherer {
         }
     }
 
-    /// Whether a pod may take more bytes: with what it has of this kind, and in all.
-    fn has_room(&self, all: usize, of_kind: usize, share: usize, more: usize) -> bool {
+    /// Whether a pod that has so many bytes, and so many `of_kind`, may take `more` of that kind.
+    fn has_room(&self, has: PodBytes, of_kind: usize, share: usize, more: usize) -> bool {
         let Budget { least, total, .. } = self.budget;
-        all + more <= least || of_kind + more <= share && self.total + more <= total
+        has.all() + more <= least || of_kind + more <= share && self.total_bytes + more <= total
     }
 
-    /// Notes that what is known of a pod's calls is incomplete.
-    fn fold(&mut self, at: u32, folded: &Folded) {
-        if !folded.is_empty() {
-            self.fresh |= !self.watching.contains_key(&at);
-            self.watching.entry(at).or_insert_with(|| Watching::of(at)).folded.merge(folded);
+    /// Marks the list of a pod's calls as incomplete.
+    fn fold(&mut self, pod_index: u32, folded: &Folded) {
+        if folded.is_empty() {
+            return;
         }
+        self.fresh |= !self.watching.contains_key(&pod_index);
+        let watching = self.watching.entry(pod_index).or_insert_with(|| Watching::of(pod_index));
+        watching.folded.merge(folded);
     }
 
-    /// Connections of a pod that were too many to be looked at one by one.
+    /// Folds connections of a pod that were too many to be read one by one.
     pub fn overflow(&mut self, pod: &Pod, connections: u64) {
-        let at = self.pod(pod);
-        self.fold(at, &Folded { others: connections, ..Folded::default() });
+        let pod_index = self.pod(pod);
+        self.fold(pod_index, &Folded { others: connections, ..Folded::default() });
         self.count(counter::FOLDED, connections);
     }
 
-    /// Takes in that a pod looked a name up. Which of [`Observed::asked`] it is part of, in the
-    /// order in which they were gathered; `None` where the name is none, or was folded.
+    /// Adds a lookup of a pod. Returns its index in [`Observed::asked`](super::Observed::asked), in
+    /// the order of gathering; `None` where the DNS denied the name, or the lookup was folded.
     pub fn lookup(&mut self, pod: &Pod, l: &Lookup) -> Option<usize> {
-        // Names that the DNS denies are steps of the search path, not what was meant.
+        // A denied name is a step of the search path, and not the name that the application meant.
         if l.rcode.is_some_and(|r| r != 0) {
             self.count(counter::LOOKUPS_DENIED, 1);
             return None;
         }
-        let at = self.pod(pod);
-        self.ask(at, &l.question, Tally::new(1, Time(l.time), Time(l.time)))
+        let pod_index = self.pod(pod);
+        self.ask(pod_index, &l.question, Tally::new(1, Time(l.time), Time(l.time)))
     }
 
-    fn ask(&mut self, at: u32, question: &str, tally: Tally) -> Option<usize> {
-        let hash = self.hasher.hash_one((at, question));
-        let is_it = |known: &Asked| known.pod == at && known.question == question;
-        if let Some(i) = self.asked_index.find(hash, |i| is_it(&self.asked[*i as usize])) {
+    fn ask(&mut self, pod_index: u32, question: &str, tally: Tally) -> Option<usize> {
+        let hash = self.hasher.hash_one((pod_index, question));
+        let is_same = |known: &Asked| known.pod == pod_index && known.question == question;
+        if let Some(i) = self.asked_index.find(hash, |i| is_same(&self.asked[*i as usize])) {
             let i = *i as usize;
             self.asked[i].tally.merge(&tally);
             return Some(i);
         }
-        let (taken, bytes) = (self.taken[at as usize], 160 + question.len());
-        let share = self.budget.share / 4;
-        if !self.has_room(taken.calls + taken.names, taken.names, share, bytes) {
-            self.fold(at, &Folded { names: tally.connections, ..Folded::default() });
+        let (has, bytes) = (self.bytes[pod_index as usize], lookup_bytes(question));
+        if !self.has_room(has, has.lookups, self.budget.share / 4, bytes) {
+            self.fold(pod_index, &Folded { names: tally.connections, ..Folded::default() });
             self.count(counter::NAMES_FOLDED, tally.connections);
             return None;
         }
-        self.taken[at as usize].names += bytes;
-        self.total += bytes;
+        self.bytes[pod_index as usize].lookups += bytes;
+        self.total_bytes += bytes;
         let i = self.asked.len();
-        self.asked.push(Asked { pod: at, question: question.to_owned(), tally });
+        self.asked.push(Asked { pod: pod_index, question: question.to_owned(), tally });
         let (asked, hasher) = (&self.asked, &self.hasher);
         self.asked_index.insert_unique(hash, i as u32, |i| {
             let asked = &asked[*i as usize];
@@ -276,9 +238,9 @@ impl Gatherer {
         Some(i)
     }
 
-    /// Takes in that a pod's interface was watched.
+    /// Adds the totals of a pod's interface.
     pub fn watch(&mut self, pod: &Pod, s: &InterfaceSpan) {
-        let at = self.pod(pod);
+        let pod_index = self.pod(pod);
         let spans = Span { from: Time(s.first), to: Time(s.last) }.alone();
         self.spans.merge(&spans);
         let ownership = Ownership {
@@ -287,11 +249,11 @@ impl Gatherer {
             claimed: s.claimed.iter().copied().collect(),
         };
         self.fresh |= s.forged > 0;
-        let told = Watching { spans, packets: s.packets, ownership, ..Watching::of(at) };
-        self.watching.entry(at).or_insert_with(|| Watching::of(at)).merge(&told);
+        let more = Watching { spans, packets: s.packets, ownership, ..Watching::of(pod_index) };
+        self.watching.entry(pod_index).or_insert_with(|| Watching::of(pod_index)).merge(&more);
     }
 
-    /// Takes in that an interface was watched which is no pod's.
+    /// Adds the time in which an interface was watched that belongs to no pod.
     pub fn covered(&mut self, span: Span) {
         self.spans.merge(&span.alone());
     }
@@ -304,157 +266,36 @@ impl Gatherer {
     /// Counters since the last batch.
     fn counters(&self) -> BTreeMap<String, u64> {
         let mut all = self.counters.clone();
-        let Attributed { learned, midway, guessed } = self.attributed;
+        let ConnectionCounts { learned, midway, guessed } = self.connections;
         sums::add(&mut all, counter::LEARNED, learned);
         sums::add(&mut all, counter::MIDWAY, midway);
         sums::add(&mut all, counter::GUESSED, guessed);
         all
     }
 
-    /// All counters, since it was made.
+    /// All counters since the gatherer was made.
     pub fn totals(&self) -> BTreeMap<String, u64> {
-        let mut all = self.before.clone();
+        let mut all = self.earlier_counters.clone();
         self.counters().iter().for_each(|(name, n)| sums::add(&mut all, name, *n));
         all
     }
 
-    /// Whether something was taken in that has not been told before.
+    /// Whether something was added that was not sent before.
     pub fn is_fresh(&self) -> bool {
         self.fresh
     }
 
-    /// Another number whenever something was taken in.
+    /// A number that changes whenever something is added.
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Edges that wait to be told.
+    /// Edges that wait to be sent.
     pub fn waiting(&self) -> usize {
         self.edges.len()
     }
 
-    /// The batch of what was taken in since the last one: of as many pods as a batch has room for,
-    /// the others' is in the next one. `None` where there is nothing.
-    pub fn take(&mut self, made: Time) -> Option<Observed> {
-        let id = BatchId { source: self.source.clone(), sequence: self.sequence };
-        let mut batch = Observed { id, made, ..self.pending()? };
-        let rest = self.divide(&mut batch);
-        self.sequence += 1;
-        self.fresh = false;
-        self.drain();
-        if self.told.len() + batch.edges.len() > MAX_TOLD {
-            self.told.clear();
-        }
-        for e in &batch.edges {
-            let told = self.told_as(&batch.pods[e.pod as usize], &e.call);
-            self.told.insert(told);
-        }
-        if let Some(rest) = rest {
-            self.absorb(&rest);
-        }
-        Some(batch)
-    }
-
-    /// All that was taken in since the last batch, in the order in which it was gathered, as a
-    /// batch without an identity: for whoever learns from it at once.
-    pub fn drain(&mut self) -> Observed {
-        let mut watching: Vec<Watching> =
-            std::mem::take(&mut self.watching).into_values().collect();
-        watching.sort_unstable_by_key(|w| w.pod);
-        self.pod_index.clear();
-        self.edge_index.clear();
-        self.asked_index.clear();
-        self.taken.clear();
-        self.total = 0;
-        let counters = self.counters();
-        counters.iter().for_each(|(name, n)| sums::add(&mut self.before, name, *n));
-        self.attributed = Attributed::default();
-        self.counters.clear();
-        Observed {
-            id: BatchId { source: String::new(), sequence: 0 },
-            node: self.node.clone(),
-            made: Time(0),
-            spans: std::mem::take(&mut self.spans),
-            counters,
-            pods: std::mem::take(&mut self.pods),
-            edges: std::mem::take(&mut self.edges).into_iter().map(|g| g.edge).collect(),
-            asked: std::mem::take(&mut self.asked),
-            watching,
-        }
-    }
-
-    /// Takes out of a batch what it has no room for: the pods after so many bytes.
-    fn divide(&self, batch: &mut Observed) -> Option<Observed> {
-        let mut bytes = 0;
-        let fits = |taken: &&Taken| {
-            bytes += taken.calls + taken.names;
-            bytes <= self.budget.batch
-        };
-        let keep = self.taken.iter().take_while(fits).count().max(1) as u32;
-        if keep as usize >= self.taken.len() {
-            return None;
-        }
-        let mut rest = Observed {
-            id: BatchId { source: String::new(), sequence: 0 },
-            node: batch.node.clone(),
-            made: Time(0),
-            // Those of the whole, and the counters, are told with the first part.
-            spans: Spans::default(),
-            counters: BTreeMap::new(),
-            pods: batch.pods.split_off(keep as usize),
-            edges: batch.edges.extract_if(.., |e| e.pod >= keep).collect(),
-            asked: batch.asked.extract_if(.., |a| a.pod >= keep).collect(),
-            watching: batch.watching.extract_if(.., |w| w.pod >= keep).collect(),
-        };
-        rest.edges.iter_mut().for_each(|e| e.pod -= keep);
-        rest.asked.iter_mut().for_each(|a| a.pod -= keep);
-        rest.watching.iter_mut().for_each(|w| w.pod -= keep);
-        Some(rest)
-    }
-
-    /// What the next batch will hold at least, as a batch without an identity.
-    pub fn pending(&self) -> Option<Observed> {
-        // Sorted in place: a key of each would be as large again.
-        let mut edges: Vec<Edge> = self.edges.iter().map(|g| g.edge.clone()).collect();
-        edges.sort_unstable_by(|a, b| {
-            (a.pod, &a.call, &a.openings).cmp(&(b.pod, &b.call, &b.openings))
-        });
-        let mut asked = self.asked.clone();
-        asked.sort_unstable_by(|a, b| (a.pod, &a.question).cmp(&(b.pod, &b.question)));
-        let mut watching: Vec<Watching> = self.watching.values().cloned().collect();
-        watching.sort_unstable_by_key(|w| w.pod);
-        let batch = Observed {
-            id: BatchId { source: String::new(), sequence: 0 },
-            node: self.node.clone(),
-            made: Time(0),
-            spans: self.spans.clone(),
-            counters: self.counters(),
-            pods: self.pods.clone(),
-            edges,
-            asked,
-            watching,
-        };
-        (!batch.is_empty() || !batch.counters.is_empty()).then_some(batch)
-    }
-
-    /// Takes in what an earlier run had gathered.
-    pub fn absorb(&mut self, batch: &Observed) {
-        let at: Vec<u32> = batch.pods.iter().map(|p| self.pod(p)).collect();
-        for edge in &batch.edges {
-            self.merge(Edge { pod: at[edge.pod as usize], ..edge.clone() });
-        }
-        for asked in &batch.asked {
-            self.ask(at[asked.pod as usize], &asked.question, asked.tally);
-        }
-        for w in &batch.watching {
-            let pod = at[w.pod as usize];
-            self.watching.entry(pod).or_insert_with(|| Watching::of(pod)).merge(w);
-        }
-        self.spans.merge(&batch.spans);
-        batch.counters.iter().for_each(|(name, n)| self.count(name, *n));
-        self.fresh = true;
-    }
-
+    /// Index of a pod, which is added where it is new.
     fn pod(&mut self, pod: &Pod) -> u32 {
         self.revision += 1;
         fn key(p: &Pod) -> (&str, &str, Time) {
@@ -469,11 +310,11 @@ impl Gatherer {
         match entry {
             Entry::Occupied(e) => *e.get(),
             Entry::Vacant(e) => {
-                let at = self.pods.len() as u32;
-                e.insert(at);
+                let pod_index = self.pods.len() as u32;
+                e.insert(pod_index);
                 self.pods.push(pod.clone());
-                self.taken.push(Taken::default());
-                at
+                self.bytes.push(PodBytes::default());
+                pod_index
             }
         }
     }

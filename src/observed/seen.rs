@@ -1,7 +1,7 @@
-//! What of a connection is told.
+//! What a batch contains of a connection.
 //!
-//! Owns the way from the words of the capture layer to those of a batch. Must never leave out what
-//! resolution reads.
+//! Owns the conversion from the types of the capture layer to those of a batch. Must never leave
+//! out what resolution reads.
 
 use sidecarta_capture::observation::{Connection, ConnectionNames, Orientation, Transport};
 
@@ -17,7 +17,7 @@ pub fn protocol(transport: Transport) -> Protocol {
     }
 }
 
-/// The call that a connection is.
+/// What resolution reads of a connection.
 pub fn call(c: &Connection) -> CallRef<'_> {
     CallRef {
         responder: c.responder,
@@ -28,16 +28,17 @@ pub fn call(c: &Connection) -> CallRef<'_> {
     }
 }
 
-/// The names of DNS answers that are evidence, latest first, each once.
+/// The names of DNS answers that count as evidence: each once, the latest first.
 fn questions(names: &ConnectionNames) -> impl Iterator<Item = &str> {
-    // A client that was given a host name puts it into its ClientHello; one without was given the
-    // address, and an earlier answer with that address is a coincidence.
+    // A client that was given a host name puts it into its ClientHello. A ClientHello without a
+    // name means that the client was given the address. An earlier answer with that address is a
+    // coincidence.
     let all = if names.nameless_hello { &[][..] } else { &names.dns[..] };
     let repeated = |i: usize| all[..i].iter().any(|n| n.question == all[i].question);
     all.iter().enumerate().filter(move |(i, _)| !repeated(*i)).map(|(_, n)| n.question.as_str())
 }
 
-/// How it began, and what counts of it.
+/// What an edge counts of a connection.
 pub fn begun(c: &Connection) -> Begun {
     Begun {
         opening: Opening { began: Time(c.first), from: c.initiator },
