@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::mesh::{Egress, Mesh, Sidecar};
 use crate::model::WorkloadId;
 use crate::scope::Scope;
-use assemble::Assembler;
+use assemble::OutcomeBuilder;
 use context::{GroupContext, mesh_of};
 use group::{Group, GroupBy, RunningPods};
 
@@ -68,10 +68,10 @@ pub fn generate(input: &GenerateInput<'_>, subjects: &[Subject]) -> Vec<GroupOut
     .into_iter()
     .collect();
 
-    let assembler = Assembler { input, by_id: &by_id, unready: &unready };
+    let builder = OutcomeBuilder { input, by_id: &by_id, unready: &unready };
     let jobs: Vec<(Group, &GroupContext<'_>)> = groups.into_iter().zip(&contexts).collect();
     outcomes.extend(in_parallel(&jobs, |(g, context)| {
-        assembler.outcome(g, context, &baselines[context.key.as_slice()])
+        builder.outcome(g, context, &baselines[context.key.as_slice()])
     }));
     outcomes.sort_by_cached_key(sort_key);
     outcomes

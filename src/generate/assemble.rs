@@ -25,7 +25,7 @@ use crate::scope::clusters::Size;
 use crate::scope::{Call, Client, Scope, listeners};
 
 /// Makes outcomes of groups.
-pub(super) struct Assembler<'a> {
+pub(super) struct OutcomeBuilder<'a> {
     pub input: &'a GenerateInput<'a>,
     pub by_id: &'a BTreeMap<&'a WorkloadId, &'a Subject>,
     /// Workloads that are explained, and for which no Sidecar is written yet.
@@ -54,7 +54,7 @@ impl GroupPlan {
     }
 }
 
-impl<'a> Assembler<'a> {
+impl<'a> OutcomeBuilder<'a> {
     /// The outcome of one group. `full` is its baseline scope.
     pub fn outcome<'s>(
         &self,

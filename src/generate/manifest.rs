@@ -29,7 +29,7 @@ struct Metadata {
 #[serde(rename_all = "camelCase")]
 struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
-    workload_selector: Option<WorkloadSelector>,
+    workload_selector: Option<ManifestSelector>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ingress: Vec<Value>,
     egress: Vec<Egress>,
@@ -40,7 +40,7 @@ struct Spec {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct WorkloadSelector {
+struct ManifestSelector {
     labels: BTreeMap<String, String>,
 }
 
@@ -62,7 +62,7 @@ impl Manifest {
                 labels: BTreeMap::from([("app.kubernetes.io/managed-by", "sidecarta")]),
             },
             spec: Spec {
-                workload_selector: selector.map(|labels| WorkloadSelector { labels }),
+                workload_selector: selector.map(|labels| ManifestSelector { labels }),
                 ingress: Vec::new(),
                 egress,
                 inbound_connection_pool: None,

@@ -157,27 +157,24 @@ impl<'a, 'm> Search<'a, 'm> {
         let egress = self.egress(hosts);
         let scope = self.scope(&egress);
         let calling = self.demand.instances.iter().filter(|i| i.calls);
-        for (instance, wanted) in calling.zip(&self.baseline.treatments) {
+        for (instance, treatments) in calling.zip(&self.baseline.treatments) {
             let client = instance.client();
-            for (i, (call, want)) in self.demand.calls.iter().zip(wanted).enumerate() {
-                if !scope.treat(&client, call).keeps(want) {
+            for (i, (call, treatment)) in self.demand.calls.iter().zip(treatments).enumerate() {
+                if !scope.treat(&client, call).keeps(treatment) {
                     return Some(Reason::Call(i));
                 }
             }
         }
-        for ((host, port), want) in self.demand.implied.iter().zip(&self.baseline.implied) {
-            if service_behind(&scope, host, *port) != *want {
+        for ((host, port), service) in self.demand.implied.iter().zip(&self.baseline.implied) {
+            if service_behind(&scope, host, *port) != *service {
                 return Some(Reason::Implied(host.clone(), *port));
             }
         }
-        for (instance, want) in self.demand.instances.iter().zip(&self.baseline.pools) {
-            let got = inbound::pools(&scope, instance.pod, self.demand.carried);
-            if got != *want {
-                let port = want
-                    .iter()
-                    .find(|(p, v)| got.get(p) != Some(v))
-                    .or_else(|| got.iter().next())
-                    .map_or(0, |(p, _)| *p);
+        for (instance, expected) in self.demand.instances.iter().zip(&self.baseline.pools) {
+            let pools = inbound::pools(&scope, instance.pod, self.demand.carried);
+            if pools != *expected {
+                let differing = expected.iter().find(|(port, v)| pools.get(port) != Some(v));
+                let port = differing.or_else(|| pools.iter().next()).map_or(0, |(port, _)| *port);
                 return Some(Reason::Inbound(instance.pod.name.clone(), port));
             }
         }
