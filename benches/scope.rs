@@ -12,7 +12,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sidecarta::generate::{Declared, Input, Known, Options, generate, subjects};
+use sidecarta::generate::{
+    DeclaredCall, GenerateInput, GenerateOptions, Learned, generate, subjects,
+};
 use sidecarta::mesh::Egress;
 use sidecarta::model::WorkloadId;
 use sidecarta::scope::{Client, Scope, TrafficMode};
@@ -65,7 +67,7 @@ fn objects() -> Vec<Value> {
     out
 }
 
-fn known() -> BTreeMap<WorkloadId, Known> {
+fn known() -> BTreeMap<WorkloadId, Learned> {
     let total = NAMESPACES * PER_NAMESPACE;
     let of = |i: usize| {
         let id = WorkloadId {
@@ -73,13 +75,13 @@ fn known() -> BTreeMap<WorkloadId, Known> {
             kind: "Pod".to_owned(),
             name: format!("s{}-0", i % PER_NAMESPACE),
         };
-        let declared = (0..HOSTS).map(|k| Declared {
+        let declared = (0..HOSTS).map(|k| DeclaredCall {
             workload: String::new(),
             host: host((i * 7 + k * 131 + 1) % total),
             port: Some(if k % 5 == 0 { 5432 } else { 80 }),
-            ..Declared::default()
+            ..DeclaredCall::default()
         });
-        (id, Known { declared: declared.collect(), ..Known::default() })
+        (id, Learned { declared: declared.collect(), ..Learned::default() })
     };
     (0..total).map(of).collect()
 }
@@ -137,11 +139,11 @@ fn main() {
 
     let known = known();
     let subjects = subjects(&snapshot.cluster, &[]);
-    let options = Options { include_unready: true, ..Options::default() };
-    let input = Input {
+    let options = GenerateOptions { include_unready: true, ..GenerateOptions::default() };
+    let input = GenerateInput {
         cluster: &snapshot.cluster,
         meshes: &snapshot.meshes,
-        known: &known,
+        learned: &known,
         options: &options,
     };
     let (outcomes, time) = timed(|| generate(&input, &subjects));
@@ -150,7 +152,7 @@ fn main() {
     let (bytes, write) = timed(|| {
         outcomes
             .iter()
-            .filter_map(|o| Some(o.manifest.as_ref()?.to_yaml(&o.notes).ok()?.len()))
+            .filter_map(|o| Some(o.manifest.as_ref()?.to_yaml(&o.remarks).ok()?.len()))
             .sum::<usize>()
     });
     println!(

@@ -1,8 +1,8 @@
-//! What is known of the cluster: who held an address when, which Services stand behind an address,
+//! The indexes of a cluster: which pod has an address when, which Services stand behind an address,
 //! and which hosts are in the mesh.
 //!
 //! Owns the indexes and their builder. Plain structures: no I/O, no client. Must never decide what
-//! a connection means; that is `attribute`'s and `resolve`'s part.
+//! a connection means: `attribute` and `resolve` do.
 
 mod brief;
 mod entries;
@@ -13,7 +13,7 @@ mod owner;
 mod owners;
 mod pool;
 mod proxy;
-mod turns;
+mod tenancy;
 mod unreadable;
 
 use std::collections::{self, BTreeSet};
@@ -28,17 +28,17 @@ use crate::model::{Protocol, ServicePort, Span, Time};
 pub(crate) use crate::model::CaptureScope;
 pub use crate::model::{Labels, Pod};
 pub(crate) use brief::{ControllerBrief, PodBrief};
-pub use entries::{Entry, EntryHost, EntryPort};
-pub use index::Builder;
-pub use names::Named;
+pub use entries::{EntryHost, EntryPort, IndexedEntry};
+pub use index::ClusterBuilder;
+pub use names::NameTarget;
 pub(crate) use owner::lasting;
 pub(crate) use pool::Pool;
 pub(crate) use proxy::dns_domain;
-pub(crate) use turns::Ended;
+pub(crate) use tenancy::EndTime;
 
 /// A Service as resolution sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
+pub struct ClusterService {
     /// Namespace.
     pub namespace: String,
     /// Name.
@@ -53,8 +53,8 @@ pub struct Service {
     pub external_name: Option<String>,
 }
 
-impl Service {
-    /// One of its ports as a destination.
+impl ClusterService {
+    /// A port of it as a destination.
     pub fn at(&self, port: u16) -> ServicePort {
         ServicePort {
             namespace: self.namespace.clone(),
@@ -65,53 +65,53 @@ impl Service {
     }
 }
 
-/// Who held an address at a time.
+/// Who has an address at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder<'a> {
     /// This pod.
     Pod(&'a Pod),
-    /// Several live pods claim it.
+    /// Several pods claim it at that time.
     Contested,
     /// A node, or a node's own address in its pod range.
     Node,
-    /// Nobody known, and it lies where pods' addresses lie.
+    /// Nobody known, and the address is in a range of pods.
     NobodyInPodRange,
     /// Nobody known.
     Nobody,
 }
 
-/// That a port of a Service has an endpoint, and when it had.
+/// A port of a Service behind an endpoint, valid in a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Backing {
     service: u32,
     port: u16,
     from: Time,
     until: Time,
-    /// False: nobody looked then, and it may have been taken out of the Service already, or its
-    /// address given to another pod.
+    /// False if nobody watched in that time: the endpoint may have been removed from the Service
+    /// already, or another pod may have had its address.
     sure: bool,
 }
 
-/// The indexes. Built by [`Builder`]; a live view swaps it whole.
+/// The indexes, built by [`ClusterBuilder`]; a live view replaces them as a whole.
 #[derive(Debug, Default)]
 pub struct Cluster {
     pods: Vec<Pod>,
     pods_by_address: HashMap<IpAddr, Vec<u32>>,
     nodes: HashSet<IpAddr>,
-    services: Vec<Service>,
+    services: Vec<ClusterService>,
     services_by_host: HashMap<String, u32>,
     services_by_address: HashMap<IpAddr, Vec<u32>>,
     node_ports: HashMap<(u16, Protocol), (u32, u16)>,
     endpoints: HashMap<(IpAddr, u16, Protocol), Vec<Backing>>,
-    /// Addresses of Services that only a proxy or kube-proxy translates: cluster IPs.
+    /// Cluster IPs: addresses of Services that only a proxy or kube-proxy translates.
     cluster_ips: HashSet<IpAddr>,
-    /// Of pods that ztunnel captures, the ports that are endpoints.
+    /// Ports on which pods that accept tunnels are endpoints, by address.
     ambient_ports: HashMap<IpAddr, BTreeSet<u16>>,
     entries: entries::Entries,
     /// Hosts that VirtualServices route.
-    routed: entries::Hosts,
+    routed: entries::HostSet,
     /// Hosts that DestinationRules balance with `PASSTHROUGH`.
-    passed: entries::Hosts,
+    passed_through: entries::HostSet,
     pod_ranges: Vec<IpNet>,
     service_ranges: Vec<IpNet>,
     domain: String,
@@ -133,11 +133,11 @@ impl Cluster {
     }
 
     /// All Services, sorted by namespace and name.
-    pub fn services(&self) -> &[Service] {
+    pub fn services(&self) -> &[ClusterService] {
         &self.services
     }
 
-    /// Whether istiod looks away from a namespace: no proxy can have what is in it.
+    /// Whether istiod does not look at a namespace. No proxy can have what is in it.
     pub fn hides(&self, namespace: &str) -> bool {
         self.discovery.hides(namespace)
     }
@@ -153,7 +153,7 @@ impl Cluster {
         &self.domain
     }
 
-    /// Who held this address then.
+    /// Who had this address at this time.
     pub fn holder(&self, address: IpAddr, time: Time) -> Holder<'_> {
         let mut found = None;
         for &i in self.pods_by_address.get(&address).map_or(&[][..], Vec::as_slice) {
@@ -176,7 +176,7 @@ impl Cluster {
     }
 
     /// Services whose own address (ClusterIP, external or load-balancer address) this is, sorted.
-    pub fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &Service> {
+    pub fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &ClusterService> {
         let found = self.services_by_address.get(&address).map_or(&[][..], Vec::as_slice);
         found.iter().map(|&i| &self.services[i as usize])
     }
@@ -187,7 +187,7 @@ impl Cluster {
         address: IpAddr,
         port: u16,
         protocol: Protocol,
-    ) -> Option<(&Service, u16)> {
+    ) -> Option<(&ClusterService, u16)> {
         if !self.nodes.contains(&address) {
             return None;
         }
@@ -195,15 +195,15 @@ impl Cluster {
         Some((&self.services[i as usize], port))
     }
 
-    /// Service ports that had this address and port among their endpoints then, sorted; those that
-    /// may have had it included.
+    /// Service ports that had this address and port among their endpoints at this time, sorted.
+    /// Those that may have had it are included.
     pub fn endpoint(
         &self,
         address: IpAddr,
         port: u16,
         protocol: Protocol,
         time: Time,
-    ) -> impl Iterator<Item = (&Service, u16)> {
+    ) -> impl Iterator<Item = (&ClusterService, u16)> {
         let found = self.endpoints.get(&(address, port, protocol)).into_iter().flatten();
         let then: BTreeSet<(u32, u16)> = found
             .filter(|b| b.from <= time && time < b.until)
@@ -212,8 +212,8 @@ impl Cluster {
         then.into_iter().map(|(i, p)| (&self.services[i as usize], p))
     }
 
-    /// Whether what [`endpoint`](Self::endpoint) gives is all that can have been behind the address
-    /// then.
+    /// Whether [`endpoint`](Self::endpoint) returns all that can have been behind the address at
+    /// this time, for sure.
     pub fn endpoint_is_sure(
         &self,
         address: IpAddr,
@@ -225,29 +225,29 @@ impl Cluster {
         found.filter(|b| b.from <= time && time < b.until).all(|b| b.sure)
     }
 
-    /// The time around `time` in which a call of a pod resolves alike: nothing changes of what is
-    /// known of the address and port that it goes to (who holds it, which Services it is an
-    /// endpoint of), nor of whether the pod's proxy runs.
+    /// The time around `time` in which a call of a pod always resolves the same way. Nothing
+    /// changes in it: not the holder of the address that is called, not the Services of which it is
+    /// an endpoint, and not whether the pod's proxy runs.
     pub fn steady(&self, pod: &Pod, to: (IpAddr, u16), protocol: Protocol, time: Time) -> Span {
         let (address, port) = to;
         let pods = self.pods_by_address.get(&address).into_iter().flatten();
-        let held = pods.map(|&i| &self.pods[i as usize]).map(|p| [p.start, p.end]);
+        let tenancies = pods.map(|&i| &self.pods[i as usize]).map(|p| [p.start, p.end]);
         let backed = self.endpoints.get(&(address, port, protocol)).into_iter().flatten();
         let mut span = Span::ALWAYS;
         // At each of these times something begins, or has just ended.
-        let all = held.chain(backed.map(|b| [b.from, b.until])).flatten();
-        for turn in all.chain(pod.proxy_since) {
-            if turn <= time {
-                span.from = span.from.max(turn);
+        let all = tenancies.chain(backed.map(|b| [b.from, b.until])).flatten();
+        for change in all.chain(pod.proxy_since) {
+            if change <= time {
+                span.from = span.from.max(change);
             } else {
-                span.to = span.to.min(Time(turn.0 - 1));
+                span.to = span.to.min(Time(change.0 - 1));
             }
         }
         span
     }
 
     /// The Service of this fully qualified host.
-    pub fn service(&self, host: &str) -> Option<&Service> {
+    pub fn service(&self, host: &str) -> Option<&ClusterService> {
         self.services_by_host.get(host).map(|&i| &self.services[i as usize])
     }
 
@@ -265,17 +265,18 @@ impl Cluster {
         own.map(|(a, _)| *a).filter(|a| self.is_cluster_ip(*a)).collect()
     }
 
-    /// Ports of a pod that ztunnel captures on which it is an endpoint.
+    /// Ports on which a pod that accepts tunnels is an endpoint.
     pub(crate) fn ambient_ports(&self, address: IpAddr) -> impl Iterator<Item = u16> {
         self.ambient_ports.get(&address).into_iter().flatten().copied()
     }
 
-    /// Whether the address lies where Services' addresses lie.
+    /// Whether the address is in a range of Services.
     pub fn in_service_range(&self, address: IpAddr) -> bool {
         self.service_ranges.iter().any(|n| n.contains(&address))
     }
 
-    /// Sockets and ports that are known to listen, for telling initiator from responder.
+    /// Sockets and ports on which something listens. They help to distinguish initiator and
+    /// responder.
     pub fn listening(&self) -> (collections::HashSet<(IpAddr, u16)>, collections::HashSet<u16>) {
         let mut sockets: collections::HashSet<(IpAddr, u16)> =
             self.endpoints.keys().map(|&(a, p, _)| (a, p)).collect();
@@ -290,8 +291,9 @@ impl Cluster {
         (sockets, ports)
     }
 
-    /// True when an address is known in any role: used to notice a snapshot of another cluster.
-    pub fn knows(&self, address: IpAddr) -> bool {
+    /// Whether the cluster has an address in any role. If it has few of those that packets show,
+    /// the snapshot is of another cluster.
+    pub fn has_address(&self, address: IpAddr) -> bool {
         self.pods_by_address.contains_key(&address)
             || self.services_by_address.contains_key(&address)
             || self.nodes.contains(&address)

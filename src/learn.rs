@@ -1,68 +1,81 @@
-//! Edges become dependencies: resolve, merge.
+//! From the edges and lookups of a batch to records: resolve, then merge.
 //!
-//! Owns aggregation. Pure: what is gathered in, batches of records out. Must never drop what was
+//! Owns aggregation. Pure: what was gathered in, batches of records out. Must never drop what was
 //! gathered without counting why.
 
 mod captures;
-mod lesson;
 mod records;
 mod share;
+mod source_batch;
 
 use crate::cluster::{Cluster, Pod};
 use crate::model::{Batch, BatchId, counter};
 use crate::observed::{Edge, Observed};
-pub use captures::{Captures, Taught};
-use lesson::{Lesson, Part, asked_host, parts};
+pub use captures::{CaptureLearner, LearnedCapture};
 use records::Records;
+use source_batch::{ResolvedEdge, SourceBatch, asked_host, resolve_edge};
+
 pub use share::Earlier;
 
-/// What a batch teaches, as a batch of records: a function of the two and of the cluster.
-pub fn batch(cluster: &Cluster, told: &Observed) -> Batch {
-    let mut lesson = Lesson::default();
-    lesson.learn(cluster, told, &mut Unheard);
-    lesson.batch(told.id.clone(), &told.node, told.spans.clone(), told.counters.clone())
+/// The records that an observed batch becomes. They depend on nothing but the batch and the
+/// cluster.
+pub fn batch(cluster: &Cluster, observed: &Observed) -> Batch {
+    let mut learned = SourceBatch::default();
+    learned.learn(cluster, observed, &mut NoObserver);
+    learned.into_batch(
+        observed.id.clone(),
+        &observed.node,
+        observed.spans.clone(),
+        observed.counters.clone(),
+    )
 }
 
-/// Who is told what each line of a batch was resolved to, by its place in the batch.
-trait Listener {
-    /// An edge.
-    fn edge(&mut self, _: usize, _: &Pod, _: &Edge, _: &[Part<'_>]) {}
+/// Is called with what each line of a batch was resolved to. Lines are named by their index in the
+/// batch.
+trait ResolutionObserver {
+    /// An edge was resolved.
+    fn edge(&mut self, _: usize, _: &Pod, _: &Edge, _: &[ResolvedEdge<'_>]) {}
 
-    /// A name asked for.
+    /// A looked up name was resolved to a host.
     fn asked(&mut self, _: usize, _: &Pod, _: &str) {}
 }
 
-/// Nobody is.
-struct Unheard;
+/// Does nothing.
+struct NoObserver;
 
-impl Listener for Unheard {}
+impl ResolutionObserver for NoObserver {}
 
-impl Lesson {
-    /// Learns all lines of a batch.
-    fn learn(&mut self, cluster: &Cluster, told: &Observed, listener: &mut impl Listener) {
-        for (i, edge) in told.edges.iter().enumerate() {
-            let pod = &told.pods[edge.pod as usize];
-            let parts = parts(cluster, pod, edge);
-            listener.edge(i, pod, edge, &parts);
-            self.edge(pod, parts);
+impl SourceBatch {
+    /// Adds all lines of a batch.
+    fn learn(
+        &mut self,
+        cluster: &Cluster,
+        observed: &Observed,
+        observer: &mut impl ResolutionObserver,
+    ) {
+        for (i, edge) in observed.edges.iter().enumerate() {
+            let pod = &observed.pods[edge.pod as usize];
+            let resolved = resolve_edge(cluster, pod, edge);
+            observer.edge(i, pod, edge, &resolved);
+            self.add_edge(pod, resolved);
         }
-        for (i, asked) in told.asked.iter().enumerate() {
-            let pod = &told.pods[asked.pod as usize];
+        for (i, asked) in observed.asked.iter().enumerate() {
+            let pod = &observed.pods[asked.pod as usize];
             match asked_host(cluster, pod, &asked.question) {
                 Some(host) => {
-                    listener.asked(i, pod, &host);
-                    self.asked(pod, host, asked.tally);
+                    observer.asked(i, pod, &host);
+                    self.add_lookup(pod, host, asked.tally);
                 }
                 None => self.count(counter::LOOKUPS_OUTSIDE, asked.tally.connections),
             }
         }
-        for watching in &told.watching {
-            self.watched(&told.pods[watching.pod as usize], watching.clone());
+        for watching in &observed.watching {
+            self.add_watch(&observed.pods[watching.pod as usize], watching.clone());
         }
     }
 }
 
-/// Batches as one.
+/// Several batches of records, merged into one.
 #[derive(Debug, Default)]
 pub struct Union {
     id: Option<BatchId>,
@@ -70,29 +83,29 @@ pub struct Union {
 }
 
 impl Union {
-    /// Merges one more.
+    /// Merges one more batch.
     pub fn add(&mut self, batch: Batch) {
         self.id.get_or_insert(batch.id);
         batch.records.into_iter().for_each(|r| self.records.merge(r));
     }
 
-    /// Merges all of another's.
+    /// Merges all records of another union.
     pub fn absorb(&mut self, other: Self) {
         self.id = self.id.take().or(other.id);
         self.records.absorb(other.records);
     }
 
-    /// How many records there are.
+    /// Number of records.
     pub fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The batch, with the identity of the first; `None` of none.
+    /// The merged batch, with the identity of the first one; `None` if none was added.
     pub fn batch(self) -> Option<Batch> {
         Some(Batch { id: self.id?, records: self.records.into_sorted() })
     }

@@ -8,7 +8,7 @@ use std::io::BufRead;
 
 use serde::{Deserialize, Serialize};
 
-use crate::generate::Known;
+use crate::generate::Learned;
 use crate::model::{
     Acceptance, Baseline, Dependency, Destination, Lookups, Record, Source, Time, Unverified,
     Watch, Workload, WorkloadId,
@@ -191,8 +191,8 @@ impl Memory {
     }
 
     /// By workload.
-    pub fn into_known(self) -> BTreeMap<WorkloadId, Known> {
-        let mut all: BTreeMap<WorkloadId, Known> = BTreeMap::new();
+    pub fn into_known(self) -> BTreeMap<WorkloadId, Learned> {
+        let mut all: BTreeMap<WorkloadId, Learned> = BTreeMap::new();
         for d in self.dependencies {
             all.entry(d.key.workload.clone()).or_default().dependencies.push(d);
         }

@@ -10,7 +10,7 @@ mod found;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::Cluster;
-use crate::generate::Known;
+use crate::generate::Learned;
 use crate::generate::readiness::{Readiness, Thresholds};
 use crate::memory::Memory;
 use crate::model::Raised;
@@ -177,7 +177,7 @@ pub fn accept_ready(
     for namespace in namespaces {
         let known = Memory::of(store, Some(&namespace))?.into_known();
         let ready = |id: &WorkloadId| {
-            let enough = |k: &Known| {
+            let enough = |k: &Learned| {
                 let readiness = Readiness::of(k);
                 readiness.connections > 0 && readiness.lacks(least).is_none()
             };

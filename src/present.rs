@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::generate::Known;
+use crate::generate::Learned;
 use crate::generate::readiness::Readiness;
 use crate::memory::{Decided, Memory};
 use crate::model::{
@@ -193,7 +193,7 @@ impl Status {
 fn status(
     id: &WorkloadId,
     data_plane: Option<DataPlane>,
-    known: &Known,
+    known: &Learned,
     decided: &Decided,
 ) -> WorkloadStatus {
     let mut dependencies: BTreeMap<&'static str, u64> = BTreeMap::new();

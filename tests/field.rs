@@ -1,7 +1,7 @@
-//! Situations from the field: each case of `tests/field/` has the inputs of a real mesh in small, the
-//! rule of Istio's that decides it, and what is right. `tests/field/FORMAT.md` says what a case is.
+//! Situations from real meshes. Each case of `tests/field/` has inputs, the rule of Istio's that
+//! decides it, and the right result. `tests/field/FORMAT.md` describes the form of a case.
 //!
-//! `SIDECARTA_FIELD=DIR cargo test --test field` tries the cases of another directory.
+//! `SIDECARTA_FIELD=DIR cargo test --test field` runs the cases of another directory.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -36,7 +36,7 @@ fn every_case_comes_out_right() {
     assert!(wrong.is_empty(), "{} differences\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// What is not as a case says.
+/// The differences between a case's expectations and the results of all its runs.
 fn differences(case: &Path) -> Vec<String> {
     let mut out = Vec::new();
     let expected: Value =
@@ -73,33 +73,39 @@ fn run_once(case: &Path, run: &Run) -> Vec<String> {
                 return out;
             }
         }
-        let said = replay.all();
-        out.extend(says(&said, &run.replay_must_say, &run.replay_must_not_say, "replay"));
+        let printed = replay.all();
+        out.extend(text_differences(
+            &printed,
+            &run.replay_must_say,
+            &run.replay_must_not_say,
+            "replay",
+        ));
     }
     if !run.replay_only {
         if program.store.is_some() {
-            out.extend(learned(run, &program));
+            out.extend(dependency_differences(run, &program));
         }
-        out.extend(written(run, &program));
+        out.extend(sidecar_differences(run, &program));
     }
-    out.extend(run.scope.iter().flat_map(|question| asked(question, run, &program)));
+    out.extend(run.scope.iter().flat_map(|question| scope_differences(question, run, &program)));
     out
 }
 
-fn asked(question: &ScopeQuestion, run: &Run, program: &Program<'_>) -> Vec<String> {
+/// What differs in an answer of `sidecarta scope`.
+fn scope_differences(question: &ScopeQuestion, run: &Run, program: &Program<'_>) -> Vec<String> {
     let answer = program.scope(question, run);
     let who = format!("scope {}", question.pod);
     let mut out = Vec::new();
     if !question.exit.contains(&answer.code) {
         out.push(format!("{who}: exit {}: {}", answer.code, answer.err));
     }
-    out.extend(says(&answer.all(), &question.must_say, &question.must_not_say, &who));
+    out.extend(text_differences(&answer.all(), &question.must_say, &question.must_not_say, &who));
     out
 }
 
-/// Patterns that a text lacks, or has and must not have. A command to copy is no statement about
-/// what it names.
-fn says(text: &str, must: &[String], must_not: &[String], who: &str) -> Vec<String> {
+/// Patterns that a text lacks, or has and must not have. Commands to copy are left out: they say
+/// nothing about what they name.
+fn text_differences(text: &str, must: &[String], must_not: &[String], who: &str) -> Vec<String> {
     let pattern =
         |p: &str| RegexBuilder::new(p).case_insensitive(true).multi_line(true).build().unwrap();
     let text = pattern("`kubectl[^`]*`").replace_all(text, "");
@@ -114,19 +120,19 @@ fn says(text: &str, must: &[String], must_not: &[String], who: &str) -> Vec<Stri
 }
 
 /// What differs in what was learned.
-fn learned(run: &Run, program: &Program<'_>) -> Vec<String> {
+fn dependency_differences(run: &Run, program: &Program<'_>) -> Vec<String> {
     if !run.asks_for_dependencies() {
         return Vec::new();
     }
     let dependencies = program.dependencies();
     let mut out = Vec::new();
     for wanted in &run.dependencies {
-        if !wanted.iter().any(|w| dependencies.iter().any(|d| w.is(d))) {
+        if !wanted.iter().any(|w| dependencies.iter().any(|d| w.matches(d))) {
             out.push(format!("no dependency {wanted:?}"));
         }
     }
     for unwanted in &run.dependencies_not {
-        if dependencies.iter().any(|d| unwanted.is(d)) {
+        if dependencies.iter().any(|d| unwanted.matches(d)) {
             out.push(format!("there is a dependency {unwanted:?}"));
         }
     }
@@ -148,7 +154,7 @@ fn learned(run: &Run, program: &Program<'_>) -> Vec<String> {
 }
 
 /// What differs in the Sidecars.
-fn written(run: &Run, program: &Program<'_>) -> Vec<String> {
+fn sidecar_differences(run: &Run, program: &Program<'_>) -> Vec<String> {
     if !run.together {
         return run
             .workloads
@@ -157,7 +163,9 @@ fn written(run: &Run, program: &Program<'_>) -> Vec<String> {
                 let chosen = [alternatives[0].pod.as_deref().unwrap_or(key)];
                 let (code, manifests, said) = program.generate(&chosen, run);
                 let all: Vec<&Manifest> = manifests.iter().collect();
-                best(alternatives.iter().map(|a| unlike(a, &all, code, &said, key)))
+                best(
+                    alternatives.iter().map(|a| expectation_differences(a, &all, code, &said, key)),
+                )
             })
             .collect();
     }
@@ -176,18 +184,26 @@ fn written(run: &Run, program: &Program<'_>) -> Vec<String> {
             .iter()
             .filter(|m| m.namespace == namespace && m.selects(&alternatives[0].labels))
             .collect();
-        out.extend(best(alternatives.iter().map(|a| unlike(a, &mine, code, &said, key))));
+        out.extend(best(
+            alternatives.iter().map(|a| expectation_differences(a, &mine, code, &said, key)),
+        ));
     }
     out
 }
 
 /// What differs between one expectation of a workload and the Sidecars written for it.
-fn unlike(want: &Expectation, got: &[&Manifest], code: i32, said: &str, who: &str) -> Vec<String> {
+fn expectation_differences(
+    want: &Expectation,
+    got: &[&Manifest],
+    code: i32,
+    said: &str,
+    who: &str,
+) -> Vec<String> {
     let mut out = Vec::new();
     if !want.exit.contains(&code) {
         out.push(format!("{who}: exit {code}: {said}"));
     }
-    out.extend(says(said, &want.must_say, &want.must_not_say, who));
+    out.extend(text_differences(said, &want.must_say, &want.must_not_say, who));
     if let Some(allowed) = &want.hosts {
         let hosts = (!got.is_empty()).then(|| hosts_of(got));
         if !allowed.contains(&hosts) {

@@ -1,7 +1,7 @@
-//! What each sample must give, to the byte: dependencies, status and Sidecars, kept beside it in
-//! `expected/`.
+//! Each sample must give the files in its directory `expected/`, to the byte: dependencies, status
+//! and Sidecars.
 //!
-//! `SIDECARTA_UPDATE=1 cargo test --test golden` rewrites them; the difference is for review.
+//! `SIDECARTA_UPDATE=1 cargo test --test golden` rewrites them. Review the difference.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -39,7 +39,7 @@ fn outputs(case: &Path, store: &Path) -> [(&'static str, String); 3] {
 }
 
 #[test]
-fn samples_give_what_stands_beside_them() {
+fn each_sample_gives_its_expected_files() {
     let mut wrong = Vec::new();
     for case in cases() {
         // The article's two captures are two situations, not one.
@@ -57,7 +57,7 @@ fn samples_give_what_stands_beside_them() {
             let store = dir.path().join("store");
             learn(&case, &files, &store);
             for (name, got) in outputs(&case, &store) {
-                // Labels of captures hold the path of this checkout.
+                // Labels of captures contain the path of this checkout.
                 let got = got.replace(&format!("{}/", case.display()), "");
                 wrong.extend(compare(&case.join("expected").join(&group).join(name), &got));
             }
@@ -91,7 +91,7 @@ fn an_export_makes_the_same_store_again() {
     expect(0, &["export", "--store", one.to_str().unwrap(), file]);
     expect(0, &["import", "--store", two.to_str().unwrap(), file]);
     assert_eq!(common::dependencies(&two), dependencies);
-    // Again, and then the captures themselves: all is held already.
+    // Again, and then the captures themselves: the store has all of it already.
     expect(0, &["import", "--store", two.to_str().unwrap(), file]);
     assert_eq!(learn(&case, &captures(&case), &two), dependencies);
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use common::{captures, dependencies, expect, learn, samples};
 use serde_json::{Value, json};
 
-/// Numbers that look random and are the same in each run.
+/// Pseudo-random numbers that are the same in each run.
 struct Dice(u64);
 
 impl Dice {
@@ -21,8 +21,8 @@ impl Dice {
         (self.0 >> 33) as usize % n
     }
 
-    /// The captures in some order, in some groups, with some of them more than once.
-    fn deal(&mut self, all: &[PathBuf]) -> Vec<Vec<PathBuf>> {
+    /// The captures in a random order and in random groups, with some of them more than once.
+    fn groups(&mut self, all: &[PathBuf]) -> Vec<Vec<PathBuf>> {
         let mut order = all.to_vec();
         for i in (1..order.len()).rev() {
             order.swap(i, self.below(i + 1));
@@ -33,7 +33,7 @@ impl Dice {
                 Some(last) if self.below(3) > 0 => last.push(capture),
                 _ => groups.push(vec![capture]),
             }
-            // One that was replayed before comes along.
+            // Sometimes a capture of an earlier group is in this one as well.
             if self.below(4) == 0 {
                 let again = all[self.below(all.len())].clone();
                 groups.last_mut().unwrap().push(again);
@@ -43,7 +43,8 @@ impl Dice {
     }
 }
 
-/// What was counted: by dependency, and in all. `grades`: also by grade of evidence.
+/// The counts of each dependency and the totals. With `grades`, also the counts of each grade of
+/// evidence.
 fn counts(found: &[Value], store: &Path, grades: bool) -> BTreeMap<String, Value> {
     let mut out: BTreeMap<String, Value> = found
         .iter()
@@ -88,7 +89,7 @@ fn a_connection_counts_once_however_captures_are_grouped() {
         let want = counts(&learn(&case, &all, &together), &together, grades);
         for round in 0..rounds {
             let store = dir.path().join(format!("store-{round}"));
-            let groups = dice.deal(&all);
+            let groups = dice.groups(&all);
             let mut found = Vec::new();
             for group in &groups {
                 found = learn(&case, group, &store);
@@ -158,7 +159,7 @@ fn what_a_store_of_before_learned_is_refused_and_noted_and_counts_once() {
     let together = dir.path().join("together");
     let want = counts(&learn(&case, &both, &together), &together, true);
 
-    // Replayed with another one, it is noted first.
+    // Replayed with another one, it is recorded first.
     let store = store_of_before(&case, &one, dir.path());
     let said = replay(&case, &both, &store);
     assert_eq!(said.matches("unchanged ").count(), 1, "{said}");
@@ -180,7 +181,7 @@ fn what_a_store_of_before_learned_is_refused_and_noted_and_counts_once() {
     assert_eq!(counts(&dependencies(&store), &store, true), want);
 }
 
-/// `tests/store-1` was written by an early release, and holds all captures of this sample.
+/// `tests/store-1` was written by an early release, and has all captures of this sample.
 #[test]
 fn a_store_of_an_early_release_refuses_what_it_learned() {
     let case = samples().join("d-bookinfo");
@@ -217,7 +218,7 @@ fn what_was_counted_moves_with_an_export_and_doubles_are_told() {
     expect(0, &["export", "--store", a.to_str().unwrap(), file]);
     expect(0, &["import", "--store", c.to_str().unwrap(), file]);
     assert_eq!(counts(&learn(&case, &two, &c), &c, true), want);
-    // Into a store that learned the other end already: the sums of the two cannot be told apart.
+    // Into a store that learned the other end already: the sums of the two cannot be separated.
     let said = common::run(&["import", "--store", b.to_str().unwrap(), file]);
     let said = String::from_utf8(said.stderr).unwrap();
     assert!(said.contains("connections were learned here as well"), "{said}");

@@ -1,6 +1,6 @@
 //! Conformance: random meshes with what istiod's own code selected (tests/scope-cases/FORMAT.md),
-//! compared with the model. A difference is told in words. Set SIDECARTA_SCOPE_CASES to a directory
-//! with other scope.jsonl and calls.jsonl to try those.
+//! compared with the model. A difference is printed as a sentence. SIDECARTA_SCOPE_CASES names a
+//! directory with other scope.jsonl and calls.jsonl.
 
 #![allow(clippy::expect_used)] // a test that cannot go on should say where
 

@@ -151,8 +151,8 @@ fn a_sidecar_that_selects_the_same_pods_is_replaced_or_stands_in_the_way() {
     let (mesh, calls) = (lab.mesh(), lab.calls(&[("shop/web", "ratings.prod", 9080)]));
     let out =
         run(&["generate", "--adopt", "--include-unready", "--cluster", &mesh, "--calls", &calls]);
-    let told = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(told.contains("IST0110") && told.contains("shop/cart"), "{told}");
+    let printed = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(printed.contains("IST0110") && printed.contains("shop/cart"), "{printed}");
     assert!(out.stdout.is_empty());
 }
 
@@ -277,13 +277,13 @@ fn odd_input_gives_one_clear_message() {
     let bad = lab.file("bad.jsonl", "{\"workload\": \"shop/web\"}\nnot json\n");
     let out = run(&["generate", "--cluster", &mesh, "--calls", &bad.display().to_string()]);
     assert_eq!(out.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    let printed = String::from_utf8_lossy(&out.stderr).into_owned();
     for part in [
         "bad.jsonl:1: not a call (missing field `host`",
         "bad.jsonl:2: not a call",
         "nothing is written",
     ] {
-        assert!(told.contains(part), "{part} is missing in {told}");
+        assert!(printed.contains(part), "{part} is missing in {printed}");
     }
     for (args, part) in [
         (vec!["scope", "--cluster", &mesh, "web"], "write NAMESPACE/POD"),
@@ -293,8 +293,8 @@ fn odd_input_gives_one_clear_message() {
     ] {
         let out = run(&args);
         assert_eq!(out.status.code(), Some(1), "{args:?}");
-        let told = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert!(told.contains(part), "{part} is missing in {told}");
+        let printed = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(printed.contains(part), "{part} is missing in {printed}");
     }
 }
 
@@ -305,14 +305,14 @@ fn objects_that_istiod_refuses_are_named_with_the_rule() {
     let lab = Lab::new(odd);
     let out = run(&["scope", "--cluster", &lab.mesh(), "data/db"]);
     assert_eq!(out.status.code(), Some(0));
-    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    let printed = String::from_utf8_lossy(&out.stderr).into_owned();
     for part in [
         "Sidecar data/odd: istiod's validation refuses it",
         "short names",
         "exactly one slash",
         "left-most label",
     ] {
-        assert!(told.contains(part), "{part} is missing in {told}");
+        assert!(printed.contains(part), "{part} is missing in {printed}");
     }
     // Treated as istiod treats it: the entries that mean something count.
     assert!(String::from_utf8_lossy(&out.stdout).contains("ratings.prod.svc.cluster.local"));
@@ -320,7 +320,7 @@ fn objects_that_istiod_refuses_are_named_with_the_rule() {
 
 #[test]
 fn a_snapshot_without_what_the_proof_rests_on_is_told_as_one() {
-    let told = |mesh: &str| {
+    let printed = |mesh: &str| {
         let lab = Lab::new("");
         let (mesh, calls) = (
             lab.file("given.yaml", mesh),
@@ -331,13 +331,13 @@ fn a_snapshot_without_what_the_proof_rests_on_is_told_as_one() {
         String::from_utf8_lossy(&out.stderr).into_owned()
     };
     let bare: Vec<&str> = MESH.split("\n---\n").filter(|o| !o.contains("istio.io/")).collect();
-    let without = told(&bare.join("\n---\n"));
+    let without = printed(&bare.join("\n---\n"));
     assert!(
         without.contains("holds no VirtualService") && without.contains("holds no MeshConfig"),
         "{without}"
     );
     let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: istio-system, name: istio}\ndata: {mesh: ''}\n";
-    let with = told(&format!("{MESH}\n---\n{config}"));
+    let with = printed(&format!("{MESH}\n---\n{config}"));
     assert!(!with.contains("holds no"), "{with}");
 }
 
@@ -383,6 +383,6 @@ fn what_was_not_seen_for_long_is_marked_and_left_out_only_when_asked() {
     let out = run(&[&generate[..], &["--drop-stale", "30d"]].concat());
     let fresh = documents(&String::from_utf8(out.stdout).unwrap());
     assert!(!hosts(&fresh[0]).iter().any(|h| h.contains("ratings")), "{fresh:?}");
-    let told = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(told.contains("prod/ratings:9080 is left out as stale"), "{told}");
+    let printed = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(printed.contains("prod/ratings:9080 is left out as stale"), "{printed}");
 }

@@ -1,12 +1,12 @@
-//! Whatever the mesh and the Sidecar: scoping ends, never panics, and holds its own laws. Meshes
-//! are the recorded ones with objects left out and repeated, so that references dangle and
-//! contradict each other.
+//! Scoping ends, never panics and obeys its own laws, for any mesh and any Sidecar. The meshes are
+//! the recorded ones with objects left out or repeated, so that references dangle and contradict
+//! each other.
 
 #![allow(clippy::expect_used)] // a test that cannot go on should say where
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use common::cases;
 use proptest::prelude::*;
@@ -85,7 +85,7 @@ fn mutate(line: &Value, keep: &[bool], twice: usize) -> Value {
     mesh
 }
 
-/// Objects repeated are contradictions that the snapshot tells; here only the mesh matters.
+/// Builds a mesh. The snapshot reports repeated objects as contradictions, which are ignored here.
 fn build(mesh: &Value) -> sidecarta::mesh::Mesh {
     let (mut builders, mut report) =
         (sidecarta::snapshot::Builders::both(None), sidecarta::snapshot::Report::default());
@@ -113,21 +113,28 @@ proptest! {
         let line = &lines[n % lines.len()];
         let mesh = build(&mutate(line, &keep, twice));
         let case = cases::Case::new(line);
-        let client = Client { namespace: &case.client.namespace, labels: &case.client.labels, address: Some(&case.client.ip) };
+        let client = Client {
+            namespace: &case.client.namespace,
+            labels: &case.client.labels,
+            address: Some(&case.client.ip),
+        };
         let scope = Scope::new(&mesh, client.namespace, &listeners, TrafficMode::AllowAny);
         // One Service per host, and none that the client may not see unless a VirtualService of its
         // own brings it in.
-        let mut seen = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         for s in &scope.services {
-            prop_assert!(seen.insert(s.service.host.as_str(), ()).is_none(), "{} stands twice", s.service.host);
-            prop_assert!(s.service.visible_in(client.namespace) || s.service.namespace == client.namespace);
+            let is_new = seen.insert(s.service.host.as_str());
+            prop_assert!(is_new, "{} is there twice", s.service.host);
+            let is_own = s.service.namespace == client.namespace;
+            prop_assert!(s.service.visible_in(client.namespace) || is_own);
         }
         for l in &scope.listeners {
             for s in &l.services {
                 prop_assert!(s.service.visible_in(client.namespace));
             }
         }
-        prop_assert_eq!(scope.size(client.labels).clusters as usize, scope.clusters(client.labels).len());
+        let count = scope.clusters(client.labels).len();
+        prop_assert_eq!(scope.size(client.labels).clusters as usize, count);
         for call in &calls {
             let once = scope.treat(&client, call);
             prop_assert_eq!(&once, &scope.treat(&client, call));
@@ -146,15 +153,26 @@ proptest! {
         let case = cases::Case::new(line);
         let all = [everything()];
         let full = Scope::new(&mesh, &case.client.namespace, &all, TrafficMode::RegistryOnly);
-        let pod = mesh.pod(&case.client.namespace, &case.client.pod).expect("the client's pod is kept");
+        let pod = mesh.pod(&case.client.namespace, &case.client.pod);
+        let pod = pod.expect("the mesh has the client's pod");
         let instances = [Instance::new(pod, true)];
-        let demand = Demand { full: &full, bound: &[], carried: None, instances: &instances, calls: &calls, implied: &[], assumed: &[] };
+        let demand = Demand {
+            full: &full,
+            bound: &[],
+            carried: None,
+            instances: &instances,
+            calls: &calls,
+            implied: &[],
+            assumed: &[],
+        };
         let found = minimal(&demand);
         let listed = [Egress { hosts: found.hosts.clone(), ..Egress::default() }];
         let scope = Scope::new(&mesh, &case.client.namespace, &listed, TrafficMode::RegistryOnly);
         let client = instances[0].client();
         for call in &calls {
-            prop_assert!(scope.treat(&client, call).keeps(&full.treat(&client, call)), "{:?} under {:?}", call, found.hosts);
+            let baseline = full.treat(&client, call);
+            let is_kept = scope.treat(&client, call).keeps(&baseline);
+            prop_assert!(is_kept, "{:?} under {:?}", call, found.hosts);
         }
         for host in found.hosts.iter().filter(|h| *h != SILENT) {
             prop_assert!(found.reasons.contains_key(host), "{} has no reason", host);

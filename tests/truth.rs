@@ -1,5 +1,5 @@
-//! Every capture of the running mesh gives the calls that the sidecars' own access logs tell, no
-//! more and no fewer.
+//! Every capture of the running mesh gives exactly the calls that are in the access logs of the
+//! sidecars.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 /// Who calls what: pod or workload, then `host:port`.
 type Calls = BTreeSet<(String, String)>;
 
-/// Workload of a pod, by the names that the laboratory gives.
+/// Workload of a pod, by the naming scheme of the laboratory.
 fn workload(pod: &str) -> String {
     match pod {
         "web-0" | "web-1" => "web".to_owned(),
@@ -25,8 +25,8 @@ fn workload(pod: &str) -> String {
     }
 }
 
-/// Services' own addresses, from the snapshot: what the access log gives where Envoy had no
-/// cluster.
+/// Hosts of Services by their own address, from the snapshot. The access log has the address if
+/// Envoy had no cluster for a call.
 fn own_addresses(case: &Path) -> BTreeMap<String, String> {
     let text = std::fs::read_to_string(case.join("cluster.yaml")).unwrap();
     let mut out = BTreeMap::new();
@@ -47,10 +47,13 @@ fn own_addresses(case: &Path) -> BTreeMap<String, String> {
     out
 }
 
-/// What the truth tells of the pods whose interface is in this capture: calls of Services and
+/// The logged calls of the pods whose interface is in this capture: calls of Services and
 /// ServiceEntries, and addresses of calls that the proxy passed through. Refused calls (`-`,
 /// BlackHoleCluster) never reached the wire.
-fn told(case: &Path, watched: &BTreeSet<String>) -> (Calls, BTreeMap<String, BTreeSet<String>>) {
+fn logged_calls(
+    case: &Path,
+    watched: &BTreeSet<String>,
+) -> (Calls, BTreeMap<String, BTreeSet<String>>) {
     let truth: Value =
         serde_json::from_str(&std::fs::read_to_string(case.join("truth.json")).unwrap()).unwrap();
     let own = own_addresses(case);
@@ -115,9 +118,9 @@ fn check(case: &Path, files: &[PathBuf]) {
     let found = learn(case, files, &dir.path().join("store"));
     let pods: BTreeSet<String> = files.iter().flat_map(|f| watched(case, f)).collect();
     let who: BTreeSet<String> = pods.iter().map(|p| workload(p)).collect();
-    let (mut calls, passed) = told(case, &pods);
+    let (mut calls, passed) = logged_calls(case, &pods);
     if case.ends_with("c-plain") {
-        // The only caller has no proxy, so no log: what it was told to do stands in notes.md.
+        // The only caller has no proxy, so no log. Its calls are listed in notes.md.
         for call in ["reviews.bookinfo.svc.cluster.local:9080", "web.data.svc.cluster.local:8080"] {
             calls.insert(("my-shell-plain".to_owned(), call.to_owned()));
         }
@@ -173,14 +176,14 @@ fn check(case: &Path, files: &[PathBuf]) {
     assert_eq!(outside, passed, "{name}: calls that the proxy passed through");
 }
 
-/// A listed host and an unlisted one may share an address: the log tells which of the two cases a
-/// call was.
+/// Whether the log has a call. A listed host and an unlisted one may share an address, and the log
+/// shows which of the two was called.
 fn in_log(calls: &Calls, caller: &str, host: &str, port: u64) -> bool {
     calls.contains(&(caller.to_owned(), format!("{host}:{port}")))
 }
 
 #[test]
-fn each_capture_gives_the_calls_that_the_access_logs_tell() {
+fn each_capture_gives_the_calls_of_the_access_logs() {
     let mut checked = 0;
     for case in cases().iter().filter(|c| c.join("truth.json").exists()) {
         let all = captures(case);

@@ -9,7 +9,7 @@ use super::output::{self, Format};
 use super::{Outcome, OutputOptions};
 use crate::generate::calls::Origin;
 use crate::generate::minimal::{FORCE_SCAN, Reason};
-use crate::generate::{self, Kept, SILENT};
+use crate::generate::{self, KeptCall, SILENT};
 use crate::model::{Dependency, Example, Grade, Tally};
 use crate::scope::Route;
 
@@ -97,11 +97,12 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let id = find(workload, &gathered.snapshot, &gathered.subjects).with_context(|| {
         format!("no workload and no pod is called {}; name it NAMESPACE/NAME as `sidecarta status` shows it", workload)
     })?;
-    let mut how = generate::Options { detail: true, ..generate::Options::default() };
+    let mut how =
+        generate::GenerateOptions { detail: true, ..generate::GenerateOptions::default() };
     options.ready.apply(&mut how);
     let all = outcomes(&gathered, &how, &|w| *w == id);
     let outcome = all.into_iter().next().with_context(|| format!("nothing is known of {id}"))?;
-    let called = |k: &Kept| {
+    let called = |k: &KeptCall| {
         let known = gathered.known.get(&k.workload);
         called(
             k,
@@ -167,7 +168,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
             .filter(|(h, _)| wanted(h))
             .map(|(host, why)| Rejected { host: host.clone(), why: why.clone() })
             .collect(),
-        notes: outcome.notes.clone(),
+        notes: outcome.remarks.clone(),
     };
     if let Some(host) = host
         && explanation.hosts.is_empty()
@@ -184,7 +185,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     Ok(if gathered.partial { Outcome::Partial } else { Outcome::Done })
 }
 
-fn called(k: &Kept, dependency: Option<&Dependency>, mesh: &crate::mesh::Mesh) -> Called {
+fn called(k: &KeptCall, dependency: Option<&Dependency>, mesh: &crate::mesh::Mesh) -> Called {
     let call = &k.planned.call;
     Called {
         host: call.host.clone(),

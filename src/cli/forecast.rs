@@ -55,11 +55,12 @@ struct Row3 {
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let gathered = gather(&options.source, &options.source.cluster)?;
     let chosen = options.choice.chosen(&gathered)?;
-    let mut how = generate::Options { detail: true, ..generate::Options::default() };
+    let mut how =
+        generate::GenerateOptions { detail: true, ..generate::GenerateOptions::default() };
     options.ready.apply(&mut how);
     let all = outcomes(&gathered, &how, &chosen);
     let mut forecast = Forecast { workloads: Vec::new(), totals: Row3::default() };
-    let counts = |o: &&generate::Outcome| o.withheld.as_ref().is_none_or(|w| w.unready);
+    let counts = |o: &&generate::GroupOutcome| o.withheld.as_ref().is_none_or(|w| w.unready);
     for o in all.iter().filter(counts) {
         let Some(proof) = &o.proof else { continue };
         let sizes = Row3 { before: o.before, today: o.today, after: proof.after };

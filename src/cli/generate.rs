@@ -14,8 +14,8 @@ use super::{ClusterOptions, Outcome, ViewOptions, output};
 use crate::clock;
 use crate::generate::group::GroupBy;
 use crate::generate::readiness::Thresholds;
-use crate::generate::{self as generation, Input, Known, Subject, generate, subjects};
-use crate::generate::{Cause, Declared, Refused, SILENT};
+use crate::generate::{self as generation, GenerateInput, Learned, Subject, generate, subjects};
+use crate::generate::{Cause, DeclaredCall, SILENT, UnreadableCall};
 use crate::memory::Missing;
 use crate::model::{Dependency, Time, WorkloadId, valid};
 use crate::snapshot::{self, Snapshot};
@@ -130,7 +130,7 @@ fn share(text: &str) -> Result<f64, String> {
 pub(super) struct Gathered {
     pub(super) snapshot: Snapshot,
     pub(super) subjects: Vec<Subject>,
-    pub(super) known: BTreeMap<WorkloadId, Known>,
+    pub(super) known: BTreeMap<WorkloadId, Learned>,
     pub(super) partial: bool,
 }
 
@@ -158,7 +158,7 @@ pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow
             drop_stale(&mut all, &seen, after);
         }
     }
-    generation::set_apart(&snapshot.cluster, &mut all);
+    generation::separate_past_proxy(&snapshot.cluster, &mut all);
     let subjects = subjects(&snapshot.cluster, &stored);
     for file in &source.calls {
         partial |= declared(file, &snapshot, &subjects, &mut all)?;
@@ -168,7 +168,7 @@ pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow
 
 /// Leaves out what has become stale, and names it.
 fn drop_stale(
-    all: &mut BTreeMap<WorkloadId, Known>,
+    all: &mut BTreeMap<WorkloadId, Learned>,
     seen: &BTreeMap<WorkloadId, Time>,
     after: u64,
 ) {
@@ -197,7 +197,7 @@ fn declared(
     file: &Path,
     snapshot: &Snapshot,
     subjects: &[Subject],
-    all: &mut BTreeMap<WorkloadId, Known>,
+    all: &mut BTreeMap<WorkloadId, Learned>,
 ) -> anyhow::Result<bool> {
     let open = fs::File::open(file)
         .with_context(|| format!("cannot read the calls {}", file.display()))?;
@@ -211,10 +211,10 @@ fn declared(
         if line.trim().is_empty() {
             continue;
         }
-        let (workload, call) = match Declared::read(line) {
-            Ok(call) => (call.workload.clone(), Ok(Declared { from: place.clone(), ..call })),
-            Err(Refused { workload: Some(workload), why }) => (workload, Err(why)),
-            Err(Refused { workload: None, why }) => {
+        let (workload, call) = match DeclaredCall::read(line) {
+            Ok(call) => (call.workload.clone(), Ok(DeclaredCall { from: place.clone(), ..call })),
+            Err(UnreadableCall { workload: Some(workload), why }) => (workload, Err(why)),
+            Err(UnreadableCall { workload: None, why }) => {
                 refused.push(format!("{place}: {why}"));
                 continue;
             }
@@ -291,7 +291,7 @@ impl ChoiceOptions {
 }
 
 impl ReadyOptions {
-    pub(super) fn apply(&self, options: &mut generation::Options) {
+    pub(super) fn apply(&self, options: &mut generation::GenerateOptions) {
         options.least =
             Thresholds { min_coverage: self.min_coverage, min_confidence: self.min_confidence };
         options.include_unready = self.include_unready;
@@ -302,7 +302,7 @@ impl ReadyOptions {
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let gathered = gather(&options.source, &options.source.cluster)?;
     let chosen = options.choice.chosen(&gathered)?;
-    let mut how = generation::Options {
+    let mut how = generation::GenerateOptions {
         group_by: match options.group_by {
             By::Workload => GroupBy::Workload,
             By::App => GroupBy::App,
@@ -310,7 +310,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         },
         namespace_default: options.namespace_default,
         adopt: options.adopt,
-        ..generation::Options::default()
+        ..generation::GenerateOptions::default()
     };
     options.ready.apply(&mut how);
     let outcomes = outcomes(&gathered, &how, &chosen);
@@ -350,7 +350,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
                 manifest.name()
             ));
         }
-        let text = manifest.to_yaml(&outcome.notes)?;
+        let text = manifest.to_yaml(&outcome.remarks)?;
         match &options.output {
             Some(dir) => write(dir, manifest.namespace(), manifest.name(), &text)?,
             None => output::print(&format!("---\n{text}"))?,
@@ -387,9 +387,9 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
 /// Sidecar.
 pub(super) fn outcomes(
     gathered: &Gathered,
-    how: &generation::Options,
+    how: &generation::GenerateOptions,
     chosen: &impl Fn(&WorkloadId) -> bool,
-) -> Vec<generation::Outcome> {
+) -> Vec<generation::GroupOutcome> {
     let near: std::collections::BTreeSet<&str> = gathered
         .subjects
         .iter()
@@ -402,10 +402,10 @@ pub(super) fn outcomes(
         .filter(|s| near.contains(s.id.namespace.as_str()))
         .cloned()
         .collect();
-    let input = Input {
+    let input = GenerateInput {
         cluster: &gathered.snapshot.cluster,
         meshes: &gathered.snapshot.meshes,
-        known: &gathered.known,
+        learned: &gathered.known,
         options: how,
     };
     let mut all = generate(&input, &subjects);

@@ -17,7 +17,7 @@ use super::progress::Line;
 use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::learn::{Captures, Earlier, Taught, Union};
+use crate::learn::{CaptureLearner, Earlier, LearnedCapture, Union};
 use crate::model::{Batch, BatchId, Counted, Ledger, Record, Source, Spans, counter, sums};
 use crate::parallel::both;
 use crate::snapshot;
@@ -233,7 +233,7 @@ struct Reading<'a> {
     digests: Digests,
     /// Of the capture layer, by source.
     counters: Vec<CaptureCounters>,
-    learned: Captures<'a>,
+    learned: CaptureLearner<'a>,
 }
 
 impl<'a> Reading<'a> {
@@ -248,7 +248,7 @@ impl<'a> Reading<'a> {
         let mut meter = Meter::new(limits, ListeningPorts { sockets, ports });
         let earlier = Earlier { ledger, snapshot: view.snapshot, limits };
         let latest = verify::latest(clock::now());
-        let mut learned = Captures::new(view.cluster, earlier, latest);
+        let mut learned = CaptureLearner::new(view.cluster, earlier, latest);
         let (reader, digests) = read(reader, &mut meter, &mut learned, view.in_vain)?;
         // The flow table is no longer needed, and storing wants memory of its own.
         let counters = (0..reader.reports().len() as u32).map(|s| meter.counters_of(s)).collect();
@@ -292,7 +292,7 @@ impl<'a> Reading<'a> {
     }
 
     /// What one of the captures has taught.
-    fn take(&mut self, source: u32, view: &View<'_>) -> Taught {
+    fn take(&mut self, source: u32, view: &View<'_>) -> LearnedCapture {
         let id = BatchId::of_capture(self.digests.of(source), view.snapshot);
         let named = self.counters[source as usize].named();
         let mut counters: BTreeMap<String, u64> =
@@ -391,7 +391,7 @@ struct Together {
 }
 
 impl Together {
-    fn add(&mut self, taught: &Taught, path: &str) {
+    fn add(&mut self, taught: &LearnedCapture, path: &str) {
         if taught.counted.is_empty() {
             return;
         }
@@ -453,7 +453,7 @@ impl Together {
 fn read(
     reader: CaptureReader,
     meter: &mut Meter,
-    learned: &mut Captures<'_>,
+    learned: &mut CaptureLearner<'_>,
     in_vain: &AtomicBool,
 ) -> anyhow::Result<(CaptureReader, Digests)> {
     let progress = reader.progress();

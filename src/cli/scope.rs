@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::output::{self, Format};
 use super::{ClusterOptions, Outcome, OutputOptions};
 use crate::cluster::Cluster;
-use crate::generate::Declared;
+use crate::generate::DeclaredCall;
 use crate::generate::calls::Planner;
 use crate::mesh::{Mesh, MeshPod, Sidecar, VirtualService, sidecar_from_text};
 use crate::model::valid;
@@ -231,7 +231,7 @@ fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Ve
     let everything = [everything()];
     let full = Scope::new(scope.mesh, scope.namespace, &everything, scope.policy);
     let mut planner = Planner::new(&full, client);
-    planner.declare(&Declared {
+    planner.declare(&DeclaredCall {
         workload: String::new(),
         host,
         port: Some(port),
@@ -240,7 +240,7 @@ fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Ve
         from: String::new(),
     });
     let plan = planner.finish();
-    plan.notes.iter().for_each(output::note);
+    plan.remarks.iter().for_each(output::note);
     Ok(plan.calls.into_iter().map(|p| p.call).collect())
 }
 

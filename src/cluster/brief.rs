@@ -1,5 +1,7 @@
-//! What of a pod and of a controller the indexes are made of. Of a pod as the API tells it this is
-//! a tenth; a live view of a whole cluster keeps nothing else.
+//! The parts of a pod and of a controller from which the indexes are made.
+//!
+//! Owns those parts. They are a tenth of a pod as the API server sends it, and a live view of a
+//! whole cluster stores nothing else. Must never decide which pod has an address.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,7 +19,7 @@ use crate::model::DataPlane;
 /// API times have whole seconds.
 pub(super) const SECOND: i64 = 1_000_000_000;
 
-/// A pod.
+/// The part of a pod that the indexes need.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PodBrief {
@@ -29,44 +31,44 @@ pub(crate) struct PodBrief {
     pub data_plane: DataPlane,
     pub host_network: bool,
     pub capture: Arc<CaptureScope>,
-    /// When its proxy began to run, if it has run once only.
+    /// When its proxy began to run; `None` if it was restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_since: Option<Time>,
-    /// The cluster's DNS domain, as its proxy or istiod is started with it.
+    /// The cluster's DNS domain, with which its proxy or istiod is started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<Arc<str>>,
     pub node: Arc<str>,
     pub host: Option<IpAddr>,
-    /// The first one first.
+    /// In the order of its status.
     pub addresses: Arc<[IpAddr]>,
-    /// Ports that have a name, for Services whose endpoints are derived.
+    /// Ports with a name, for Services whose endpoints are derived from selectors.
     pub ports: Box<[(Arc<str>, u16)]>,
-    /// Addresses and ranges that cannot be read, each with the field that holds it.
+    /// Addresses and ranges that cannot be read, each with the name of its field.
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     pub unreadable: Box<[String]>,
     life: Life,
 }
 
-/// What tells when a pod held its addresses.
+/// From which times the interval is computed in which a pod had its addresses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Life {
     start: Time,
-    /// Its phase says that it has ended.
+    /// Its phase says that it ended.
     terminal: bool,
     /// All its containers have ended, or none is known.
     over: bool,
     /// End of its last container.
     finished: Option<Time>,
     deletion: Option<Time>,
-    /// When the first of its containers ran, as far as it tells: it had its addresses by then.
+    /// When the first of its containers ran, if its status says so: it had its addresses by then.
     up: Option<Time>,
 }
 
-/// When a pod held its addresses.
+/// When a pod had its addresses.
 pub(super) struct Interval {
     pub start: Time,
     pub end: Time,
-    /// The end is that of its last container, not when somebody noticed.
+    /// The end is that of its last container, not the time at which its deletion was noticed.
     pub exact: bool,
 }
 
@@ -116,7 +118,7 @@ impl PodBrief {
         }
     }
 
-    /// One that was read from elsewhere, with what others have as well shared with them.
+    /// A pod that was read from a store, with strings that other pods have shared with them.
     pub(crate) fn pooled(self, pool: &mut Pool) -> Self {
         Self {
             namespace: pool.word(&self.namespace),
@@ -130,7 +132,7 @@ impl PodBrief {
         }
     }
 
-    /// When the first of its containers ran, as far as it tells.
+    /// When the first of its containers ran, if its status says so.
     pub(super) fn up(&self) -> Option<Time> {
         self.life.up
     }
@@ -145,18 +147,18 @@ impl PodBrief {
             (true, Some(finished), _) => finished,
             // deletionTimestamp is when the grace period ends at the latest.
             (_, _, Some(deleted)) => deleted,
-            // It has ended, nobody says when: what it sent before is still its own, as long as
-            // nobody else has the address.
+            // It still runs, or it ended at an unknown time. What it sent is its own, as long as no
+            // other pod has the address.
             _ => Time::MAX,
         };
-        // The last second belongs to the pod.
+        // API times are cut to whole seconds: the last second still belongs to the pod.
         let end = if end == Time::MAX { end } else { Time(end.0.saturating_add(SECOND)) };
         let end = deleted.map_or(end, |d| d.min(end)).max(start);
         Interval { start, end, exact: terminal && finished.is_some() }
     }
 }
 
-/// A controller of pods, or of controllers.
+/// The part of a controller, of pods or of other controllers, that the indexes need.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ControllerBrief {
     pub namespace: Arc<str>,
@@ -164,9 +166,9 @@ pub(crate) struct ControllerBrief {
     pub owner: Option<Owner>,
     /// Labels that select its pods across rollouts.
     pub selector: Labels,
-    /// It selects by them itself; else they are what its template has.
+    /// It states the selector itself. Otherwise the labels are those of its template.
     pub selects: bool,
-    /// The controller whose selector stands for its own.
+    /// The controller whose selector it uses in place of its own.
     pub refers: Option<Owner>,
 }
 

@@ -17,7 +17,7 @@ use crate::model::{Time, selects};
 /// A host of a ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryHost {
-    /// The host as listed, wildcard included.
+    /// The host as listed; it may be a wildcard.
     pub host: String,
     /// Namespace of the ServiceEntry.
     pub namespace: String,
@@ -28,31 +28,33 @@ pub struct EntryHost {
 /// A port of a ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryPort {
-    /// Its number: what the application calls.
+    /// Its number, which the application calls.
     pub number: u16,
-    /// What is seen on the wire of a call to it: `targetPort`, or what an endpoint has in its place.
+    /// The ports that packets of a call to it have: `targetPort`, or the port that an endpoint has
+    /// instead.
     pub wire: BTreeSet<u16>,
 }
 
-/// A host of a ServiceEntry, with how its proxy reaches it.
+/// A host of a ServiceEntry, with how a proxy reaches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Which one.
+pub struct IndexedEntry {
+    /// Its host, and the ServiceEntry that lists it.
     pub host: EntryHost,
     /// Ports for TCP.
     pub ports: Vec<EntryPort>,
-    /// The proxy finds its endpoints by look-ups of its own (`resolution: DNS`,
+    /// The proxy finds its endpoints by lookups of its own (`resolution: DNS`,
     /// `DNS_ROUND_ROBIN`, `DYNAMIC_DNS`).
     pub by_dns: bool,
     /// The proxy sends to the address that was called (`resolution: NONE`).
     pub passes_through: bool,
-    /// It can lead to addresses that nothing here lists: of names that the cluster does not know,
-    /// or of any address that was called.
+    /// It can lead to addresses that the index does not list: to those of names that the cluster
+    /// does not know, or to any address that was called.
     pub is_open: bool,
 }
 
-impl Entry {
-    /// The port of a call that is seen on this port of the wire. An entry without ports has all.
+impl IndexedEntry {
+    /// The port that an application called, if packets have this port. An entry without ports has
+    /// all ports.
     pub fn port_of(&self, wire: u16) -> Option<u16> {
         if self.ports.is_empty() {
             return Some(wire);
@@ -60,15 +62,15 @@ impl Entry {
         self.ports.iter().find(|p| p.wire.contains(&wire)).map(|p| p.number)
     }
 
-    /// Whether it has this port.
+    /// Whether an application can call this port of it.
     pub fn has(&self, number: u16) -> bool {
         self.ports.is_empty() || self.ports.iter().any(|p| p.number == number)
     }
 }
 
-/// An endpoint of an entry.
+/// An endpoint of an entry, valid in a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Endpoint {
+struct EntryEndpoint {
     entry: u32,
     wire: u16,
     number: u16,
@@ -76,29 +78,29 @@ struct Endpoint {
     until: Time,
 }
 
-/// The index.
+/// The index of entries: by host, by own address, and by endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    all: Vec<Entry>,
+    all: Vec<IndexedEntry>,
     by_host: BTreeMap<String, Vec<u32>>,
     by_address: HashMap<IpAddr, Vec<u32>>,
     ranges: Vec<(IpNet, u32)>,
-    endpoints: HashMap<IpAddr, Vec<Endpoint>>,
+    endpoints: HashMap<IpAddr, Vec<EntryEndpoint>>,
 }
 
-/// Hosts that rules name, in full.
+/// A set of hosts that rules name, in full.
 #[derive(Debug, Default)]
-pub(super) struct Hosts {
+pub(super) struct HostSet {
     exact: HashSet<String>,
     /// Without the star.
     wild: BTreeSet<String>,
 }
 
-impl Hosts {
+impl HostSet {
     pub(super) fn add(&mut self, host: &str, namespace: &str, domain: &str) {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         match host.strip_prefix('*') {
-            // A host for everything says nothing of any.
+            // `*` says nothing of any one host.
             Some("") => {}
             Some(suffix) => {
                 self.wild.insert(suffix.to_owned());
@@ -128,7 +130,7 @@ impl Cluster {
 
     /// Whether proxies may dial the address of this host as it was called.
     pub fn is_passed_through(&self, host: &str) -> bool {
-        self.passed.contains(host)
+        self.passed_through.contains(host)
     }
 
     /// Hosts that a name may stand for, in the order of the search path: as it is, then completed.
@@ -143,7 +145,7 @@ impl Cluster {
     }
 
     /// A host of an entry, with its ports.
-    pub fn entry(&self, host: &EntryHost) -> Option<&Entry> {
+    pub fn entry(&self, host: &EntryHost) -> Option<&IndexedEntry> {
         let found = self.entries.by_host.get(&host.host)?;
         found.iter().map(|&i| &self.entries.all[i as usize]).find(|e| e.host == *host)
     }
@@ -154,7 +156,7 @@ impl Cluster {
     }
 
     /// Entries that own this address: listed, allocated, or within a listed range.
-    pub fn entries_at(&self, address: IpAddr) -> Vec<&Entry> {
+    pub fn entries_at(&self, address: IpAddr) -> Vec<&IndexedEntry> {
         let entries = &self.entries;
         let exact = entries.by_address.get(&address).into_iter().flatten().copied();
         let ranges = entries.ranges.iter().filter(|(n, _)| n.contains(&address)).map(|(_, i)| *i);
@@ -163,7 +165,12 @@ impl Cluster {
     }
 
     /// Entries that had this address and port among their endpoints then, each with its own port.
-    pub fn entry_endpoints(&self, address: IpAddr, port: u16, at: Time) -> Vec<(&Entry, u16)> {
+    pub fn entry_endpoints(
+        &self,
+        address: IpAddr,
+        port: u16,
+        at: Time,
+    ) -> Vec<(&IndexedEntry, u16)> {
         let found = self.entries.endpoints.get(&address).into_iter().flatten();
         let then: BTreeSet<(u32, u16)> = found
             .filter(|e| e.wire == port && e.from <= at && at < e.until)
@@ -181,13 +188,13 @@ impl Cluster {
 /// A WorkloadEntry: what selectors choose among, beside pods (`ConvertWorkloadEntry`,
 /// `pilot/pkg/serviceregistry/serviceentry/conversion.go`: its own labels and those of its object).
 #[derive(Clone, Debug)]
-pub(super) struct Workload {
+pub(super) struct EntryWorkload {
     pub namespace: String,
     pub labels: Labels,
     pub entry: objects::WorkloadEntry,
 }
 
-impl Workload {
+impl EntryWorkload {
     pub(super) fn of(object: objects::WorkloadEntryObject) -> Option<Self> {
         let entry = object.spec?;
         let mut labels = BTreeMap::clone(&object.metadata.labels);
@@ -196,45 +203,47 @@ impl Workload {
     }
 }
 
-/// Indexes entries. Pods and Services are in the cluster.
+/// Adds the index of entries to a cluster that has its pods and Services.
 pub(super) fn fill(
     cluster: &mut Cluster,
     objects: &[std::sync::Arc<objects::ServiceEntry>],
-    workloads: &[Workload],
+    workloads: &[EntryWorkload],
     problems: &mut Vec<String>,
 ) {
     let mut entries = Entries::default();
     for object in objects {
         let mut unreadable = Unreadable::default();
-        one(cluster, object, workloads, &mut entries, &mut unreadable);
+        add_entry(cluster, object, workloads, &mut entries, &mut unreadable);
         let meta = &object.metadata;
-        unreadable.name(format_args!("ServiceEntry {}/{}", meta.namespace, meta.name), problems);
+        unreadable.report(format_args!("ServiceEntry {}/{}", meta.namespace, meta.name), problems);
     }
     entries.ranges.sort_unstable();
     cluster.entries = entries;
 }
 
-/// Where endpoints are, and since when.
-struct Place<'a> {
+/// The address of an endpoint, valid in a time.
+struct EndpointAddress<'a> {
     address: IpAddr,
-    /// What it has in place of a port, by the port's name.
+    /// Ports that the endpoint has instead of those of the entry, by the port's name.
     ports: Option<&'a BTreeMap<String, u16>>,
     from: Time,
     until: Time,
 }
 
-fn one(
+/// Adds the hosts of one ServiceEntry.
+fn add_entry(
     cluster: &Cluster,
     object: &objects::ServiceEntry,
-    workloads: &[Workload],
+    workloads: &[EntryWorkload],
     entries: &mut Entries,
     unreadable: &mut Unreadable,
 ) {
     let (meta, spec) = (&object.metadata, &object.spec);
     let by_dns = spec.resolution.contains("DNS") || ["2", "3", "4"].contains(&&*spec.resolution);
     let passes_through = !by_dns && !matches!(spec.resolution.as_str(), "STATIC" | "1");
-    let always = |address| Place { address, ports: None, from: Time::MIN, until: Time::MAX };
-    let mut places: Vec<Place<'_>> = Vec::new();
+    let always =
+        |address| EndpointAddress { address, ports: None, from: Time::MIN, until: Time::MAX };
+    let mut addresses: Vec<EndpointAddress<'_>> = Vec::new();
     let mut names: Vec<(&str, Option<&BTreeMap<String, u16>>)> = Vec::new();
     let selected = spec.workload_selector.iter().flat_map(|s| {
         workloads
@@ -244,14 +253,17 @@ fn one(
     });
     for e in spec.endpoints.iter().chain(selected) {
         let text = e.address.as_str();
-        // Endpoints that the proxy looks up may be names, and sockets of the host are none.
+        // An endpoint that the proxy finds by DNS may be a name. A socket of the host is no
+        // address.
         let address = if by_dns || text.starts_with("unix://") {
             text.parse().ok()
         } else {
             unreadable.or_read("endpoints", text)
         };
         match address {
-            Some(address) => places.push(Place { ports: Some(&e.ports), ..always(address) }),
+            Some(address) => {
+                addresses.push(EndpointAddress { ports: Some(&e.ports), ..always(address) })
+            }
             None if by_dns && !text.is_empty() => names.push((text, Some(&e.ports))),
             None => {}
         }
@@ -260,7 +272,7 @@ fn one(
         for pod in cluster.pods.iter().filter(|p| {
             p.workload.namespace == meta.namespace && selects(&selector.labels, &p.labels)
         }) {
-            places.extend(pod.addresses.iter().map(|&address| Place {
+            addresses.extend(pod.addresses.iter().map(|&address| EndpointAddress {
                 from: pod.start,
                 until: pod.end,
                 ..always(address)
@@ -270,16 +282,20 @@ fn one(
     for host in &spec.hosts {
         let host = host.to_ascii_lowercase();
         let index = entries.all.len() as u32;
-        let mut own = names.clone();
+        let mut own_names = names.clone();
         if by_dns && spec.endpoints.is_empty() && spec.workload_selector.is_none() {
-            own.push((&host, None));
+            own_names.push((&host, None));
         }
         let mut is_open = passes_through && spec.addresses.is_empty();
-        let mut all: Vec<Place<'_>> = Vec::new();
-        for (name, ports) in &own {
+        let mut looked_up: Vec<EndpointAddress<'_>> = Vec::new();
+        for (name, ports) in &own_names {
             let found = cluster.addresses_named(name, &meta.namespace);
             is_open |= found.is_empty();
-            all.extend(found.into_iter().map(|address| Place { ports: *ports, ..always(address) }));
+            looked_up.extend(
+                found
+                    .into_iter()
+                    .map(|address| EndpointAddress { ports: *ports, ..always(address) }),
+            );
         }
         let mut ports: Vec<EntryPort> = Vec::new();
         for port in spec.ports.iter().filter(|p| !p.protocol.eq_ignore_ascii_case("UDP")) {
@@ -288,19 +304,19 @@ fn one(
                 ports.and_then(|p| p.get(&port.name)).copied().unwrap_or(target)
             };
             let mut wire = BTreeSet::from([target]);
-            for place in places.iter().chain(&all) {
-                let at = wire_of(place.ports);
+            for endpoint in addresses.iter().chain(&looked_up) {
+                let at = wire_of(endpoint.ports);
                 wire.insert(at);
-                let endpoint = Endpoint {
+                let indexed = EntryEndpoint {
                     entry: index,
                     wire: at,
                     number: port.number,
-                    from: place.from,
-                    until: place.until,
+                    from: endpoint.from,
+                    until: endpoint.until,
                 };
-                entries.endpoints.entry(place.address).or_default().push(endpoint);
+                entries.endpoints.entry(endpoint.address).or_default().push(indexed);
             }
-            wire.extend(own.iter().map(|(_, ports)| wire_of(*ports)));
+            wire.extend(own_names.iter().map(|(_, ports)| wire_of(*ports)));
             ports.push(EntryPort { number: port.number, wire });
         }
         let listed = spec.addresses.iter().chain(object.status.addresses.iter().map(|a| &a.value));
@@ -313,6 +329,6 @@ fn one(
         }
         entries.by_host.entry(host.clone()).or_default().push(index);
         let host = EntryHost { host, namespace: meta.namespace.clone(), name: meta.name.clone() };
-        entries.all.push(Entry { host, ports, by_dns, passes_through, is_open });
+        entries.all.push(IndexedEntry { host, ports, by_dns, passes_through, is_open });
     }
 }

@@ -1,17 +1,20 @@
 //! From a name as an application or a packet spells it to a host of the mesh.
+//!
+//! Owns the search path and the order of what a name can mean. Must never choose among several
+//! entries.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Cluster, EntryHost, Service};
+use super::{Cluster, ClusterService, EntryHost};
 
 /// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Named<'a> {
+pub enum NameTarget<'a> {
     /// A Service; `via` is the ExternalName Service's host that led there, where one did.
     Service {
         /// The Service (never an ExternalName Service).
-        service: &'a Service,
+        service: &'a ClusterService,
         /// Host of the alias.
         via: Option<&'a str>,
     },
@@ -21,14 +24,14 @@ pub enum Named<'a> {
     Unknown,
 }
 
-/// ExternalName Services may point at each other; the DNS gives up as well after a few.
+/// ExternalName Services may point at each other. The DNS gives up after a few steps as well.
 const MAX_ALIASES: usize = 8;
 
 impl Cluster {
     /// What a host name stands for when a pod of `namespace` uses it: fully qualified, or completed
     /// by the search path (`NAMESPACE.svc.DOMAIN`, `svc.DOMAIN`, `DOMAIN`), or the name of a pod
     /// below a headless Service.
-    pub fn named(&self, name: &str, namespace: &str) -> Named<'_> {
+    pub fn named(&self, name: &str, namespace: &str) -> NameTarget<'_> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let candidates = self.spellings(&name, namespace);
         for host in &candidates {
@@ -43,7 +46,7 @@ impl Cluster {
             }
         }
         let entries = self.entries_named(&name);
-        if entries.is_empty() { Named::Unknown } else { Named::Entry(entries) }
+        if entries.is_empty() { NameTarget::Unknown } else { NameTarget::Entry(entries) }
     }
 
     /// ServiceEntry hosts that a name falls under: the exact ones, else those of the longest
@@ -66,7 +69,7 @@ impl Cluster {
     /// headless one those of its endpoints.
     pub(super) fn addresses_named(&self, name: &str, namespace: &str) -> BTreeSet<IpAddr> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let Named::Service { service, .. } = self.named(&name, namespace) else {
+        let NameTarget::Service { service, .. } = self.named(&name, namespace) else {
             return BTreeSet::new();
         };
         let own: BTreeSet<IpAddr> = self.cluster_ips_of(&service.host).into_iter().collect();
@@ -78,21 +81,25 @@ impl Cluster {
         behind.map(|((address, ..), _)| *address).collect()
     }
 
-    fn follow<'a>(&'a self, service: &'a Service) -> Named<'a> {
+    fn follow<'a>(&'a self, service: &'a ClusterService) -> NameTarget<'a> {
         let mut at = service;
         for _ in 0..MAX_ALIASES {
             let Some(target) = &at.external_name else {
                 let via = (at.host != service.host).then_some(service.host.as_str());
-                return Named::Service { service: at, via };
+                return NameTarget::Service { service: at, via };
             };
             match self.service(target) {
                 Some(next) => at = next,
                 None => {
                     let entries = self.entries_named(target);
-                    return if entries.is_empty() { Named::Unknown } else { Named::Entry(entries) };
+                    return if entries.is_empty() {
+                        NameTarget::Unknown
+                    } else {
+                        NameTarget::Entry(entries)
+                    };
                 }
             }
         }
-        Named::Unknown
+        NameTarget::Unknown
     }
 }

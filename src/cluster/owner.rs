@@ -1,6 +1,6 @@
-//! What an object says of its owner, and of itself across rollouts.
+//! The owner that an object names, and the labels that stay over its rollouts.
 //!
-//! Owns reading it. Must never follow an owner.
+//! Owns which labels can be in a selector. Must never follow an owner.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::objects::Meta;
 use super::pool::Pool;
 
-/// Labels that a controller or the injector sets on pods and that a rollout or a new pod changes:
-/// never fit for a selector.
-fn unstable(label: &str) -> bool {
+/// Whether a controller or the injector sets a label on pods, and changes it with a rollout or a
+/// new pod. Such a label is never fit for a selector.
+fn is_unstable(label: &str) -> bool {
     matches!(
         label,
         "pod-template-hash"
@@ -58,9 +58,9 @@ fn words(label: &str) -> Vec<String> {
     words
 }
 
-/// Whether the words of a label say that it is of one revision, run, role or version: what a
-/// controller selects by cannot change, but any other label of a pod can.
-fn changing(label: &str) -> bool {
+/// Whether the words of a label's name say that its value is one of a revision, run, role or
+/// version. The labels that a controller selects by cannot change; any other label of a pod can.
+fn may_change(label: &str) -> bool {
     const WORDS: [&str; 30] = [
         "hash",
         "revision",
@@ -96,8 +96,8 @@ fn changing(label: &str) -> bool {
     words(label).iter().any(|w| WORDS.contains(&w.as_str()))
 }
 
-/// Whether a label can name what a pod belongs to.
-fn identifying(label: &str) -> bool {
+/// Whether a label can name the workload of a pod.
+fn is_identifying(label: &str) -> bool {
     const LAST: [&str; 12] = [
         "app",
         "name",
@@ -113,13 +113,13 @@ fn identifying(label: &str) -> bool {
         "template",
     ];
     let words = words(label);
-    // The name of a queue is of many workloads.
-    let shared = words.iter().any(|w| w == "queue" || w == "priority");
-    !shared && words.last().is_some_and(|w| LAST.contains(&w.as_str()))
+    // Many workloads share a queue.
+    let is_shared = words.iter().any(|w| w == "queue" || w == "priority");
+    !is_shared && words.last().is_some_and(|w| LAST.contains(&w.as_str()))
 }
 
-/// Kinds of which each object is one run or one revision: its name is of no other pod.
-fn runs_once(kind: &str) -> bool {
+/// Whether each object of a kind is one run or one revision. No later pod has its name.
+fn is_single_run(kind: &str) -> bool {
     matches!(
         kind,
         "Job"
@@ -134,15 +134,16 @@ fn runs_once(kind: &str) -> bool {
     )
 }
 
-/// Labels of a template or a pod that stay, where no controller says what it selects by.
+/// The labels of a template or a pod that stay. They are used where no controller states its
+/// selector.
 pub(crate) fn lasting(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut out = stable(labels);
-    out.retain(|k, _| !changing(k));
+    out.retain(|k, _| !may_change(k));
     out
 }
 
-/// Labels of a pod that can select the next pods of its workload as well, told from its owners from
-/// the nearest to the top: empty where none of them names the workload.
+/// The labels of a pod that also select the next pods of its workload. `owners` are its owners,
+/// from the nearest to the top. The result is empty if none of the labels names the workload.
 pub(super) fn lasting_of(
     labels: &BTreeMap<String, String>,
     pod: &str,
@@ -150,21 +151,21 @@ pub(super) fn lasting_of(
 ) -> BTreeMap<String, String> {
     let mut out = lasting(labels);
     let top = owners.last();
-    let passing = |value: &str| {
+    let names_one_run = |value: &str| {
         let below = owners.iter().rev().skip(1).any(|o| &*o.name == value);
-        let once = top.is_some_and(|o| runs_once(&o.kind) && &*o.name == value);
+        let once = top.is_some_and(|o| is_single_run(&o.kind) && &*o.name == value);
         value == pod || below || once
     };
-    out.retain(|_, v| !passing(v));
-    let named = |(k, v): (&String, &String)| {
-        identifying(k) || top.is_some_and(|o| !runs_once(&o.kind) && *o.name == **v)
+    out.retain(|_, v| !names_one_run(v));
+    let names_workload = |(k, v): (&String, &String)| {
+        is_identifying(k) || top.is_some_and(|o| !is_single_run(&o.kind) && *o.name == **v)
     };
-    if out.iter().any(named) { out } else { BTreeMap::new() }
+    if out.iter().any(names_workload) { out } else { BTreeMap::new() }
 }
 
-/// Those that survive a rollout.
+/// The labels that stay over a rollout.
 pub(super) fn stable(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    labels.iter().filter(|(k, _)| !unstable(k)).map(|(k, v)| (k.clone(), v.clone())).collect()
+    labels.iter().filter(|(k, _)| !is_unstable(k)).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 /// The controller that an object names as its own.
@@ -175,7 +176,7 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    /// The same, with its words shared.
+    /// The same owner, with its strings shared.
     pub(super) fn pooled(&self, pool: &mut Pool) -> Self {
         Self { kind: pool.word(&self.kind), name: pool.word(&self.name) }
     }
@@ -205,15 +206,15 @@ mod tests {
             "serving.knative.dev/configurationUID",
             "pod-template-hash",
         ] {
-            assert!(changing(label), "{label}");
+            assert!(may_change(label), "{label}");
         }
         for label in ["app", "app.kubernetes.io/name", "team", "strimzi.io/cluster", "conversion"] {
-            assert!(!changing(label), "{label}");
+            assert!(!may_change(label), "{label}");
         }
     }
 
     #[test]
-    fn what_names_only_the_run_selects_nothing() {
+    fn labels_that_name_only_one_run_are_no_selector() {
         let labels = |all: &[(&str, &str)]| {
             all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
         };
@@ -223,7 +224,7 @@ mod tests {
         assert_eq!(lasting_of(&of_run, "x-1-2", &[owner("Workflow", "x-1")]), BTreeMap::new());
         let of_set: BTreeMap<String, String> =
             labels(&[("cluster", "events"), ("pod", "events-0")]);
-        let kept = lasting_of(&of_set, "events-0", &[owner("PodSet", "events")]);
-        assert_eq!(kept.keys().collect::<Vec<_>>(), ["cluster"]);
+        let lasting = lasting_of(&of_set, "events-0", &[owner("PodSet", "events")]);
+        assert_eq!(lasting.keys().collect::<Vec<_>>(), ["cluster"]);
     }
 }

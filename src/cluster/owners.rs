@@ -1,6 +1,6 @@
-//! From a pod to its top controller and to labels that select it across rollouts.
+//! From a pod to its top controller, and to the labels that select it across rollouts.
 //!
-//! Owns the walk along its owners. Must never select by what the next pod will not have.
+//! Owns the walk along its owners. Must never select by a label that the next pod will not have.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use super::objects::Labels;
 use super::owner::{Owner, lasting, lasting_of, stable};
 use crate::model::WorkloadId;
 
-/// Controllers, with their kind, namespace and name.
+/// Controllers by namespace, kind and name.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    known: HashMap<(Arc<str>, Owner), Arc<ControllerBrief>>,
+    controllers: HashMap<(Arc<str>, Owner), Arc<ControllerBrief>>,
 }
 
 /// An owner chain longer than this is a loop (the longest real one has three: Pod, Job, CronJob).
@@ -23,11 +23,11 @@ const MAX_OWNERS: usize = 8;
 impl Owners {
     pub(super) fn add(&mut self, kind: Arc<str>, controller: Arc<ControllerBrief>) {
         let owner = Owner { kind, name: Arc::clone(&controller.name) };
-        self.known.insert((Arc::clone(&controller.namespace), owner), controller);
+        self.controllers.insert((Arc::clone(&controller.namespace), owner), controller);
     }
 
-    /// The top controller of a pod, and its selector labels; empty where nothing that lasts selects
-    /// its pods.
+    /// The top controller of a pod, and the labels that select its pods. They are empty if no
+    /// lasting label selects them.
     pub(super) fn workload(&self, pod: &PodBrief) -> (WorkloadId, Labels) {
         let id = |kind: &str, name: &str| WorkloadId {
             namespace: pod.namespace.to_string(),
@@ -38,20 +38,20 @@ impl Owners {
             return (id("Pod", &pod.name), Arc::new(stable(&pod.labels)));
         };
         let mut chain: Vec<Owner> = Vec::new();
-        // What the highest controller so far selects by, and whether it says so itself.
+        // The selector of the highest controller so far, and whether the controller states it
+        // itself.
         let mut selector: Option<(Labels, bool)> = None;
         let mut guessed = false;
         for _ in 0..MAX_OWNERS {
             chain.push(owner.clone());
             let key = (Arc::clone(&pod.namespace), owner);
-            let known = self.known.get(&key);
+            let known = self.controllers.get(&key);
             owner = key.1;
             match known {
                 Some(known) => {
-                    let referred = known
-                        .refers
-                        .as_ref()
-                        .and_then(|r| self.known.get(&(Arc::clone(&pod.namespace), r.clone())));
+                    let referred = known.refers.as_ref().and_then(|r| {
+                        self.controllers.get(&(Arc::clone(&pod.namespace), r.clone()))
+                    });
                     let by = referred.unwrap_or(known);
                     if !by.selector.is_empty() {
                         selector = Some((Arc::clone(&by.selector), by.selects));
@@ -59,18 +59,18 @@ impl Owners {
                         selector = None;
                     }
                     let Some(next) = &known.owner else { break };
-                    // An operator's object above what rolls pods out is no workload: it may have
-                    // several.
+                    // The object of an operator above a Deployment or the like is no workload: it
+                    // may own several.
                     let above = (Arc::clone(&pod.namespace), next.clone());
                     let rolls = rolls_out(&owner.kind) && selector.as_ref().is_some_and(|s| s.1);
-                    if rolls && !self.known.get(&above).is_some_and(|n| n.selects) {
+                    if rolls && !self.controllers.get(&above).is_some_and(|n| n.selects) {
                         break;
                     }
                     owner = next.clone();
                 }
                 None => {
-                    // A ReplicaSet that the snapshot lacks: its name is its Deployment's and the
-                    // hash that labels the pod.
+                    // A ReplicaSet that the snapshot lacks: its name is that of its Deployment and
+                    // the hash in a label of the pod.
                     let hash = pod
                         .labels
                         .get("pod-template-hash")
@@ -94,21 +94,21 @@ impl Owners {
         }
         let labels = match selector {
             Some((labels, _)) => labels,
-            // The Deployment is known by its ReplicaSet's name alone.
+            // The Deployment is known only by the name of its ReplicaSet.
             None if guessed => Arc::new(lasting(&pod.labels)),
             None => Arc::new(lasting_of(&pod.labels, &pod.name, &chain)),
         };
         (id(&owner.kind, &owner.name), labels)
     }
 
-    /// Whether a controller of the objects says by itself what it selects.
+    /// Whether the controller of a workload states its selector itself.
     pub(super) fn selects(&self, id: &WorkloadId) -> bool {
         let owner = Owner { kind: id.kind.as_str().into(), name: id.name.as_str().into() };
-        self.known.get(&(id.namespace.as_str().into(), owner)).is_some_and(|c| c.selects)
+        self.controllers.get(&(id.namespace.as_str().into(), owner)).is_some_and(|c| c.selects)
     }
 }
 
-/// Kinds that make new pods of the same workload again and again.
+/// Whether a kind creates new pods of the same workload again and again.
 fn rolls_out(kind: &str) -> bool {
     matches!(
         kind,

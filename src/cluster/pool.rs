@@ -1,7 +1,7 @@
 //! One copy of what thousands of objects repeat: the labels of a workload's pods, names of
 //! namespaces, nodes and owners.
 //!
-//! Owns the copies that are in use. Must never change a value.
+//! Owns the copies that are in use. Must never change the value of a string or a label.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use foldhash::HashSet;
 use super::CaptureScope;
 use super::objects::{EndpointSlice, Labels, Meta, Service};
 
-/// The copies.
+/// Shared copies of strings, labels and capture scopes.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     words: HashSet<Arc<str>>,
@@ -21,15 +21,15 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn word(&mut self, word: &str) -> Arc<str> {
-        one(&mut self.words, word.into())
+        shared_copy(&mut self.words, word.into())
     }
 
     pub(crate) fn labels(&mut self, labels: Labels) -> Labels {
-        one(&mut self.labels, labels)
+        shared_copy(&mut self.labels, labels)
     }
 
     pub(super) fn capture(&mut self, capture: CaptureScope) -> Arc<CaptureScope> {
-        one(&mut self.captures, Arc::new(capture))
+        shared_copy(&mut self.captures, Arc::new(capture))
     }
 
     /// A Service without what no index reads.
@@ -59,7 +59,7 @@ impl Pool {
         meta.labels = self.labels(Arc::new(labels));
     }
 
-    /// Forgets what nobody has any more.
+    /// Drops the copies that nobody uses any more.
     pub(crate) fn sweep(&mut self) {
         self.words.retain(|a| Arc::strong_count(a) > 1);
         self.labels.retain(|a| Arc::strong_count(a) > 1);
@@ -67,10 +67,10 @@ impl Pool {
     }
 }
 
-/// The copy that is there already, or this one from now on.
-fn one<T: Eq + Hash + ?Sized>(all: &mut HashSet<Arc<T>>, value: Arc<T>) -> Arc<T> {
-    if let Some(known) = all.get(&value) {
-        return Arc::clone(known);
+/// The copy in the pool. A value that is not there yet becomes the copy.
+fn shared_copy<T: Eq + Hash + ?Sized>(all: &mut HashSet<Arc<T>>, value: Arc<T>) -> Arc<T> {
+    if let Some(copy) = all.get(&value) {
+        return Arc::clone(copy);
     }
     all.insert(Arc::clone(&value));
     value
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_labels_are_one_and_go_with_the_last_who_has_them() {
+    fn equal_labels_share_one_copy_that_is_dropped_with_its_last_user() {
         let mut pool = Pool::default();
         let labels = |v: &str| Arc::new(BTreeMap::from([("app".to_owned(), v.to_owned())]));
         let (a, b, other) =

@@ -1,8 +1,8 @@
 //! A proxy's own settings, as its pod runs it: which connections are redirected to it, since when,
 //! and which DNS domain it was given.
 //!
-//! Owns reading them from containers and annotations. Must never take a default where the pod says
-//! something else.
+//! Owns reading them from containers and annotations. Must never take a default where the pod has a
+//! setting.
 
 use std::str::FromStr;
 
@@ -10,7 +10,7 @@ use super::CaptureScope;
 use super::objects::{Container, ContainerStatus, Pod, PodSpec, read};
 use crate::model::Time;
 
-/// The proxy's container. Native sidecars stand among the init containers.
+/// The proxy's container. A native sidecar is one of the init containers.
 pub(super) fn proxy(spec: &PodSpec) -> Option<&Container> {
     spec.containers.iter().chain(&spec.init_containers).find(|c| c.name == "istio-proxy")
 }
@@ -40,7 +40,7 @@ pub(crate) fn dns_domain(pod: &Pod) -> Option<String> {
         None => domain(pod.spec.containers.iter().find(|c| c.name == "discovery")?)?,
     };
     let domain = domain.trim_matches('.').to_ascii_lowercase();
-    // A variable that only the container knows is no domain.
+    // A variable is resolved in the container alone.
     (!domain.is_empty() && !domain.contains('$')).then_some(domain)
 }
 
@@ -120,7 +120,7 @@ pub(super) fn capture_scope(pod: &Pod, refuse: &mut impl FnMut(&str, &str)) -> C
     }
 }
 
-/// The parts of a list. What cannot be read is given to `refuse`.
+/// The items of a list with commas. What cannot be read is passed to `refuse`.
 fn list<T: FromStr, L: FromIterator<T>>(
     name: &str,
     text: &str,

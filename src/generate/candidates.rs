@@ -1,18 +1,18 @@
 //! Which entries a call's route may depend on.
 //!
-//! Owns the way back from a treatment to `namespace/host`. Must never decide what is needed; that
-//! is `minimal`'s part.
+//! Owns the reverse search from a treatment to `namespace/host`. Must never decide what is needed:
+//! `minimal` does.
 
 use std::collections::BTreeSet;
 
-use super::minimal::Demand;
+use super::demand::Demand;
 use crate::mesh::host::{is_wildcard, matches};
 use crate::mesh::{Registry, Resolution};
 use crate::scope::{Call, RouteKind, Scoped, Treatment};
 
 impl Demand<'_, '_> {
     /// Entries that a call's route may depend on, whether they are needed or not.
-    pub fn entries_of(&self, call: &Call) -> BTreeSet<String> {
+    pub(super) fn entries_of(&self, call: &Call) -> BTreeSet<String> {
         let calling = self.instances.iter().filter(|i| i.calls);
         let treatments: Vec<Treatment> =
             calling.map(|i| self.full.treat(&i.client(), call)).collect();
@@ -21,7 +21,8 @@ impl Demand<'_, '_> {
         out
     }
 
-    /// Entries that a call's route may depend on.
+    /// Adds to `out` the entries that a call's route may depend on. `wants` are its treatments with
+    /// all hosts imported.
     pub(super) fn candidates(&self, call: &Call, wants: &[&Treatment], out: &mut BTreeSet<String>) {
         let full = self.full;
         let mesh = full.mesh;
@@ -38,8 +39,8 @@ impl Demand<'_, '_> {
                 let alias = s.aliases.iter().find(|(_, h)| *h == call.host);
                 out.extend(alias.map(|(_, h)| format!("{}/{h}", s.service.namespace)));
             }
-            // A TCP listener belongs to the Service that it was made for; of HTTP the virtual host
-            // counts, whoever opened the port.
+            // A TCP listener belongs to the Service that it was made for. For HTTP the virtual host
+            // decides, whichever Service opened the port.
             if let Some(s) = taken_by.filter(|_| !http) {
                 out.insert(s.entry());
             } else if http && !served {
@@ -65,8 +66,8 @@ impl Demand<'_, '_> {
         }
     }
 
-    /// The cheapest Service that opens a port for HTTP: a VirtualService whose host is no Service
-    /// needs one to be listed.
+    /// The cheapest Service that opens a port for HTTP. A VirtualService whose host is no Service
+    /// has a route only if such a Service is listed.
     fn opener(&self, port: u16) -> Option<String> {
         let full = self.full;
         let labels = self.labels()?;

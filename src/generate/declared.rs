@@ -1,7 +1,7 @@
 //! Calls that people or other tools declare, as they spell them.
 //!
 //! Owns reading a line: a URL, a host with its port, a port as text, upper case. Must never drop a
-//! line unsaid, nor decide what a host stands for.
+//! line without saying so, nor decide what a host stands for.
 
 use std::net::IpAddr;
 
@@ -14,13 +14,13 @@ use crate::scope::CallProtocol;
 /// A call that a person or another tool declares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Declared {
+pub struct DeclaredCall {
     /// `NAMESPACE/NAME` of a workload or a pod.
     pub workload: String,
     /// Host, in full or as a client in that namespace may shorten it.
     pub host: String,
-    /// Port; absent: all that the host has.
-    #[serde(default, deserialize_with = "number")]
+    /// Port; absent: all ports of the host.
+    #[serde(default, deserialize_with = "port_number")]
     pub port: Option<u16>,
     /// `http`, `tls` or `tcp`, or a word of Istio's for one; absent: as the port declares.
     #[serde(default)]
@@ -28,22 +28,22 @@ pub struct Declared {
     /// What the host resolves to; absent: as the mesh says.
     #[serde(default)]
     pub address: Option<IpAddr>,
-    /// Where it stands, for people.
+    /// File and line that it comes from, for people.
     #[serde(skip)]
     pub from: String,
 }
 
-/// A line that is no call.
+/// A line that cannot be read as a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// Whose it is, where that can be read.
+pub struct UnreadableCall {
+    /// The workload that it is for, if that can be read.
     pub workload: Option<String>,
-    /// Why it is none, with its host where that can be read.
+    /// Why it is no call, with its host if that can be read.
     pub why: String,
 }
 
-/// A number, or a text that is one.
-fn number<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {
+/// Reads a port that is a number, or a text with a number in it.
+fn port_number<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Spelled {
@@ -59,41 +59,40 @@ fn number<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u16>, D::Error> {
     }
 }
 
-impl Declared {
+impl DeclaredCall {
     /// Reads a line.
     ///
     /// # Errors
     /// When it is no call; with its workload, where that can be read.
-    pub fn read(line: &str) -> Result<Self, Refused> {
+    pub fn read(line: &str) -> Result<Self, UnreadableCall> {
         let refused = |why: String| {
-            let host = said(line, "host").map(|h| format!("host {h:?}: ")).unwrap_or_default();
-            Refused { workload: said(line, "workload"), why: format!("{host}{why}") }
+            let host = text_of(line, "host").map(|h| format!("host {h:?}: ")).unwrap_or_default();
+            UnreadableCall { workload: text_of(line, "workload"), why: format!("{host}{why}") }
         };
         let call = serde_json::from_str::<Self>(line);
         call.map_err(|e| refused(format!("not a call ({e})")))?.checked().map_err(refused)
     }
 
-    /// The call, where its words are what they should be, in the one spelling that the rest goes
-    /// by.
+    /// The call in one spelling: without a URL, and with the host in lower case.
     ///
     /// # Errors
-    /// In words, when the host is none, the port 0, or the protocol unknown.
+    /// A sentence, when the host is invalid, the port 0, or the protocol unknown.
     pub fn checked(mut self) -> Result<Self, String> {
-        self.split()?;
+        self.split_host()?;
         valid::called_host(&self.host).map_err(|e| e.to_string())?;
         if self.port == Some(0) {
             return Err("the port is 0, which nobody listens on".to_owned());
         }
         match self.protocol.as_deref() {
-            Some(other) if protocol(other).is_none() => {
+            Some(other) if protocol_named(other).is_none() => {
                 Err(format!("the protocol {other:?} is none of http, tls, tcp"))
             }
             _ => Ok(self),
         }
     }
 
-    /// Takes a URL or `HOST:PORT` apart.
-    fn split(&mut self) -> Result<(), String> {
+    /// Splits a URL or `HOST:PORT` into host, port and protocol.
+    fn split_host(&mut self) -> Result<(), String> {
         let mut rest = self.host.trim().to_owned();
         let mut port = None;
         if let Some((scheme, after)) = rest.clone().split_once("://") {
@@ -104,7 +103,7 @@ impl Declared {
                 _ => None,
             };
             if self.protocol.is_none() {
-                self.protocol = protocol(&scheme).is_some().then_some(scheme);
+                self.protocol = protocol_named(&scheme).is_some().then_some(scheme);
             }
             let end = after.find(['/', '?', '#']).unwrap_or(after.len());
             let authority = &after[..end];
@@ -131,8 +130,8 @@ impl Declared {
     }
 }
 
-/// The text that stands behind a key in a line, be the line JSON or not quite.
-fn said(line: &str, key: &str) -> Option<String> {
+/// The text behind a key in a line, whether the line is valid JSON or not.
+fn text_of(line: &str, key: &str) -> Option<String> {
     if let Ok(value) = serde_json::from_str::<Value>(line) {
         return value.get(key)?.as_str().map(str::to_owned);
     }
@@ -141,9 +140,9 @@ fn said(line: &str, key: &str) -> Option<String> {
     Some(after.split('"').next()?.to_owned())
 }
 
-/// The protocol of this name, Istio's words for a port's protocol among them
+/// The protocol of a name. Istio's names for the protocol of a port are among them
 /// (`pkg/config/protocol/instance.go`).
-pub(super) fn protocol(name: &str) -> Option<CallProtocol> {
+pub(super) fn protocol_named(name: &str) -> Option<CallProtocol> {
     match name.to_ascii_lowercase().as_str() {
         "http" | "http1" | "http/1.1" | "http2" | "http/2" | "h2" | "h2c" | "grpc" | "grpc-web"
         | "http_proxy" | "ws" => Some(CallProtocol::Http),
@@ -158,12 +157,12 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> (String, Option<u16>, Option<String>) {
-        let call = Declared::read(line).unwrap_or_else(|e| panic!("{line}: {}", e.why));
+        let call = DeclaredCall::read(line).unwrap_or_else(|e| panic!("{line}: {}", e.why));
         (call.host, call.port, call.protocol)
     }
 
     #[test]
-    fn a_call_is_read_as_teams_write_it() {
+    fn urls_and_ports_in_text_or_upper_case_are_read() {
         let line = |rest: &str| format!(r#"{{"workload": "shop/web", {rest}}}"#);
         let cart = |port, protocol: Option<&str>| {
             ("cart.shop".to_owned(), Some(port), protocol.map(str::to_owned))
@@ -179,17 +178,17 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_call_is_still_its_workloads() {
+    fn a_line_that_cannot_be_read_still_names_its_workload_and_host() {
         for line in [
             r#"{"workload": "shop/web", "host": "cart.shop", port: 80}"#,
             r#"{"workload": "shop/web", "host": "cart.shop:81", "port": 80}"#,
             r#"{"workload": "shop/web", "host": "cart.shop", "ports": [80]}"#,
             r#"{"workload": "shop/web", "host": "cart.shop", "port": 70000}"#,
         ] {
-            let refused = Declared::read(line).unwrap_err();
+            let refused = DeclaredCall::read(line).unwrap_err();
             assert_eq!(refused.workload.as_deref(), Some("shop/web"), "{line}");
             assert!(refused.why.contains("cart.shop"), "{line}: {}", refused.why);
         }
-        assert_eq!(Declared::read("not JSON").unwrap_err().workload, None);
+        assert_eq!(DeclaredCall::read("not JSON").unwrap_err().workload, None);
     }
 }

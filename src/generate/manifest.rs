@@ -29,7 +29,7 @@ struct Metadata {
 #[serde(rename_all = "camelCase")]
 struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
-    workload_selector: Option<Selector>,
+    workload_selector: Option<ManifestSelector>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ingress: Vec<Value>,
     egress: Vec<Egress>,
@@ -40,12 +40,13 @@ struct Spec {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Selector {
+struct ManifestSelector {
     labels: BTreeMap<String, String>,
 }
 
 impl Manifest {
-    /// A Sidecar; without a selector, the namespace's default. `egress` must hold a host.
+    /// A Sidecar; without a selector, the namespace's default. `egress` must list a host: Istio
+    /// takes an empty list for `*/*`.
     pub fn new(
         namespace: &str,
         name: &str,
@@ -61,7 +62,7 @@ impl Manifest {
                 labels: BTreeMap::from([("app.kubernetes.io/managed-by", "sidecarta")]),
             },
             spec: Spec {
-                workload_selector: selector.map(|labels| Selector { labels }),
+                workload_selector: selector.map(|labels| ManifestSelector { labels }),
                 ingress: Vec::new(),
                 egress,
                 inbound_connection_pool: None,
@@ -70,8 +71,8 @@ impl Manifest {
         }
     }
 
-    /// Takes over what the replaced Sidecar sets beside `egress`: nothing is merged by Istio, so it
-    /// would be lost.
+    /// Carries over what the replaced Sidecar sets beside `egress`. Istio does not merge Sidecars,
+    /// so it would be lost.
     #[must_use]
     pub fn carrying(mut self, replaced: Option<&Sidecar>) -> Self {
         if let Some(old) = replaced {
@@ -97,15 +98,15 @@ impl Manifest {
         self.spec.egress.iter().flat_map(|e| e.hosts.iter().map(String::as_str))
     }
 
-    /// The manifest as YAML, with the notes for its reviewer as comments above it.
+    /// The manifest as YAML, with the remarks for its reviewer as comments above it.
     ///
     /// # Errors
     /// Never for manifests made here; the writer's error is passed on rather than hidden.
-    pub fn to_yaml(&self, notes: &[String]) -> Result<String, yaml::Error> {
+    pub fn to_yaml(&self, remarks: &[String]) -> Result<String, yaml::Error> {
         let mut out = String::new();
-        for note in notes {
+        for remark in remarks {
             out.push_str("# ");
-            out.push_str(&text::comment(note));
+            out.push_str(&text::comment(remark));
             out.push('\n');
         }
         out.push_str(&yaml::to_string(self)?);

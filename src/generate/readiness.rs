@@ -5,38 +5,38 @@
 
 use serde::Serialize;
 
-use super::known::Known;
+use super::learned::Learned;
 use crate::model::{Destination, Merge, Spans};
 
-/// Connections below which no chance is estimated: after three that went to one host, the next one
-/// may go anywhere.
+/// Below this number of connections no chance is estimated: after three connections to one host the
+/// next one may go anywhere.
 pub const LEAST_CONNECTIONS: u64 = 30;
 
-/// A workload that calls less than that is ready when it was watched this many times as long.
-const QUIET: u64 = 7;
+/// A workload with fewer connections is ready when it was watched this many times as long.
+const QUIET_FACTOR: u64 = 7;
 
-/// Completed runs of a CronJob, of which each may take another way through its program.
+/// Completed runs that a CronJob needs: each run may take another path through its program.
 const LEAST_RUNS: u64 = 3;
 
-/// What a person asks for before a Sidecar is written.
+/// What a workload must reach before a Sidecar is written for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Thresholds {
-    /// Least time watched, in nanoseconds.
+    /// Least time that its pods were watched, in nanoseconds.
     pub min_coverage: u64,
     /// Least confidence that the next connection is of a dependency already known, 0 to 1.
     pub min_confidence: f64,
 }
 
-/// Completed runs of what runs to an end, and how many are asked for.
+/// Completed runs of a Job or a CronJob, and how many are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Runs {
-    /// Watched from their start to their end.
+    /// Runs that were watched from their start to their end.
     pub completed: u64,
-    /// Asked for.
+    /// Runs that are asked for.
     pub least: u64,
 }
 
-/// How much is known.
+/// How much is known of a workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Readiness {
@@ -51,7 +51,7 @@ pub struct Readiness {
     /// The estimated chance that the next connection is of a dependency already known. `None` from
     /// fewer connections than [`LEAST_CONNECTIONS`].
     pub confidence: Option<f64>,
-    /// Connections beyond its share, of which it is not known where they went one by one.
+    /// Connections beyond the share of a pod. They are counted and not listed one by one.
     #[serde(skip_serializing_if = "is_zero")]
     pub folded: u64,
     /// Runs of a Job or CronJob.
@@ -64,23 +64,23 @@ fn is_zero(n: &u64) -> bool {
 }
 
 impl Readiness {
-    /// Of what is known.
-    pub fn of(known: &Known) -> Self {
+    /// The readiness of a workload that keeps running.
+    pub fn of(learned: &Learned) -> Self {
         let mut spans = Spans::default();
-        known.watches.iter().for_each(|w| spans.merge(&w.spans));
+        learned.watches.iter().for_each(|w| spans.merge(&w.spans));
         let (mut connections, mut seen_once) = (0u64, 0u64);
-        for d in known
+        for d in learned
             .dependencies
             .iter()
-            .chain(&known.past)
+            .chain(&learned.past)
             .filter(|d| !matches!(d.key.destination, Destination::Infrastructure { .. }))
         {
             connections = connections.saturating_add(d.tally.connections);
             seen_once += u64::from(d.tally.connections == 1);
         }
         let folded =
-            known.watches.iter().fold(0u64, |n, w| n.saturating_add(w.folded.connections()));
-        let from_start = known.watches.iter().filter(|w| w.from_start());
+            learned.watches.iter().fold(0u64, |n, w| n.saturating_add(w.folded.connections()));
+        let from_start = learned.watches.iter().filter(|w| w.from_start());
         let from_start =
             from_start.filter_map(|w| w.spans.0.first()).map(|s| s.to.since(s.from)).max();
         let mut out = Self {
@@ -95,16 +95,16 @@ impl Readiness {
         out
     }
 
-    /// The same for a workload of this kind. What runs to an end is judged by its completed runs;
-    /// `runs` tells whether the pod of a name still does.
-    pub fn of_kind(known: &Known, kind: &str, runs: impl Fn(&str) -> bool) -> Self {
+    /// The readiness of a workload of this kind. A workload that runs to an end is judged by its
+    /// completed runs; `is_running` says whether the pod of a name still runs.
+    pub fn of_kind(learned: &Learned, kind: &str, is_running: impl Fn(&str) -> bool) -> Self {
         let least = match kind {
             "CronJob" | "CronWorkflow" => LEAST_RUNS,
             "Job" | "Workflow" => 1,
-            _ => return Self::of(known),
+            _ => return Self::of(learned),
         };
-        let done = known.watches.iter().filter(|w| w.from_start() && !runs(&w.pod));
-        Self { runs: Some(Runs { completed: done.count() as u64, least }), ..Self::of(known) }
+        let done = learned.watches.iter().filter(|w| w.from_start() && !is_running(&w.pod));
+        Self { runs: Some(Runs { completed: done.count() as u64, least }), ..Self::of(learned) }
     }
 
     /// Good-Turing: the chance that the next observation is of a kind not seen yet is about (kinds
@@ -114,21 +114,23 @@ impl Readiness {
             .then(|| self.seen_once as f64 / self.connections as f64)
     }
 
-    /// Why it is not enough; `None` when it is.
+    /// Why this is not enough, as a sentence; `None` when it is enough.
     pub fn lacks(&self, least: &Thresholds) -> Option<String> {
         if self.folded > 0 {
             return Some(format!(
-                "not ready: {} connections went beyond what an agent takes of one pod, and are not known one by one: the list \
-                 is incomplete; declare what it calls with --calls, and pass --include-unready --include-incomplete",
+                "not ready: {} connections went beyond what an agent takes of one pod, and are not \
+                 known one by one: the list is incomplete; declare what it calls with --calls, and \
+                 pass --include-unready --include-incomplete",
                 self.folded
             ));
         }
-        let time = |n: u64| format!("{} s", n / 1_000_000_000);
+        let seconds = |n: u64| format!("{} s", n / 1_000_000_000);
         let quiet = match self.runs {
             Some(Runs { completed, least: runs }) if least.min_coverage > 0 => {
                 if completed < runs {
                     return Some(format!(
-                        "not ready: {completed} completed runs were watched from their start, of the {runs} asked for"
+                        "not ready: {completed} completed runs were watched from their start, of \
+                         the {runs} asked for"
                     ));
                 }
                 true
@@ -136,28 +138,29 @@ impl Readiness {
             _ if self.watched < least.min_coverage => {
                 return Some(format!(
                     "not ready: watched for {} of the {} asked for",
-                    time(self.watched),
-                    time(least.min_coverage)
+                    seconds(self.watched),
+                    seconds(least.min_coverage)
                 ));
             }
-            // Silence is known of a pod that was watched from its start alone.
+            // Only a pod that was watched from its start is known to be silent.
             _ if self.connections == 0 && self.from_start < least.min_coverage => {
                 return Some(format!(
-                    "not ready: no connection was seen, and of no pod the first {} were watched: it may have called before",
-                    time(least.min_coverage)
+                    "not ready: no connection was seen, and of no pod the first {} were watched: \
+                     it may have called before",
+                    seconds(least.min_coverage)
                 ));
             }
-            _ => self.connections == 0 || self.watched / QUIET >= least.min_coverage.max(1),
+            _ => self.connections == 0 || self.watched / QUIET_FACTOR >= least.min_coverage.max(1),
         };
         match self.confidence {
             Some(c) if c < least.min_confidence => Some(format!(
-                "not ready: {} of {} connections were the only one of their dependency, so the next one is known with a chance of \
-                 {:.2}, below the {:.2} asked for",
+                "not ready: {} of {} connections were the only one of their dependency, so the \
+                 next one is known with a chance of {:.2}, below the {:.2} asked for",
                 self.seen_once, self.connections, c, least.min_confidence
             )),
             None if least.min_confidence > 0.0 && !quiet => Some(format!(
-                "not ready: {} connections are too few for an estimate ({LEAST_CONNECTIONS}); so quiet a workload is ready when it \
-                 was watched {QUIET} times as long",
+                "not ready: {} connections are too few for an estimate ({LEAST_CONNECTIONS}); so \
+                 quiet a workload is ready when it was watched {QUIET_FACTOR} times as long",
                 self.connections
             )),
             _ => None,

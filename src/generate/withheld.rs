@@ -1,15 +1,14 @@
 //! Why no Sidecar is written: the codes, and the reasons that do not depend on calls.
 //!
-//! Owns the words for programs and people. Must never weigh how much is known; that is
-//! `readiness`'s part.
+//! Owns the words for programs and people. Must never weigh how much is known: `readiness` does.
 
 use serde::Serialize;
 
 use super::group::Group;
-use super::known::Gap;
+use super::learned::Gap;
 use crate::model::valid;
 
-/// Why no Sidecar is written, as programs tell the reasons apart.
+/// Why no Sidecar is written, as programs distinguish the reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
@@ -19,11 +18,11 @@ pub enum Cause {
     NotWatched,
     /// More watching would help.
     Unready,
-    /// A call is known that the Sidecar would not keep for sure.
+    /// It has a gap: a call that the Sidecar is not sure to keep.
     Incomplete,
     /// No labels select its pods for good.
     NoSelector,
-    /// A Sidecar that Sidecarta did not write is in its place.
+    /// A Sidecar that Sidecarta did not write already applies to its pods.
     NotAdopted,
     /// Its pods belong to several revisions of istiod.
     SeveralRevisions,
@@ -53,13 +52,13 @@ impl Cause {
 /// Why no Sidecar is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Withheld {
-    /// For programs.
+    /// The reason, for programs.
     pub code: Cause,
-    /// For people.
+    /// The reason as a sentence, for people.
     pub reason: String,
     /// More watching would help.
     pub unready: bool,
-    /// Something is known of the workload, and would have been written.
+    /// Something is known of the workload that would have been written.
     pub known: bool,
 }
 
@@ -70,7 +69,7 @@ impl Withheld {
     }
 }
 
-/// Withheld for calls that are known and that no list is sure to keep.
+/// Withheld for gaps.
 pub(super) fn incomplete(gaps: &[Gap]) -> Withheld {
     /// Gaps that are named; `explain` shows the others.
     const NAMED: usize = 5;
@@ -79,7 +78,8 @@ pub(super) fn incomplete(gaps: &[Gap]) -> Withheld {
         all.push(format!("and {} more", gaps.len() - NAMED));
     }
     let reason = format!(
-        "a call is known that the Sidecar would not keep for sure (--include-incomplete writes it all the same): {}",
+        "a call is known that the Sidecar would not keep for sure (--include-incomplete writes it \
+         all the same): {}",
         all.join("; ")
     );
     Withheld::new(Cause::Incomplete, reason)
@@ -95,11 +95,12 @@ pub(super) fn refused(g: &Group) -> Option<Withheld> {
         .or_else(|| nameless(g).map(|r| Withheld::new(Cause::Conflict, r)))
 }
 
-/// Why a group's Sidecar cannot have its name, namespace or labels: an application's label need be
-/// no name, and what a store learned before names were checked may hold anything.
+/// Why a group's Sidecar cannot have its name, namespace or labels. The label of an application
+/// need not be a valid name, and a store of an older release may contain names that were never
+/// checked.
 fn nameless(g: &Group) -> Option<String> {
-    let space = if g.namespace.is_empty() { Ok(()) } else { valid::namespace(&g.namespace) };
-    let checked = space.and_then(|()| valid::object_name(&g.name));
+    let namespace = if g.namespace.is_empty() { Ok(()) } else { valid::namespace(&g.namespace) };
+    let checked = namespace.and_then(|()| valid::object_name(&g.name));
     let checked = checked.and_then(|()| g.selector.as_ref().map_or(Ok(()), valid::labels));
     checked.err().map(|e| format!("its Sidecar would have a name that Kubernetes refuses: {e}"))
 }

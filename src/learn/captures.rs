@@ -1,53 +1,54 @@
-//! What captures teach: an agent's work on files.
+//! Learns from captures. It attributes and gathers as an agent does, and learns as a recorder does.
 //!
-//! Owns what is particular to captures: that they may show what others showed before, that a clock
-//! may be wrong in all of one, and that nothing more will be known of an address. Attributes and
-//! gathers as an agent does, and learns as a recorder does. Must never count a connection twice.
+//! Owns what differs for captures: they may show what other captures showed before; the clock may
+//! be wrong in all of a capture; and the cluster will never know more of an address. Must never
+//! count a connection twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observation};
 
-use super::lesson::{Lesson, Part, asked_host};
-use super::share::{Share, Sighting, for_call, of_call, of_lookup};
-use super::{Earlier, Listener};
+use super::share::{CountedIn, Share, for_call, of_call, of_lookup};
+use super::source_batch::{ResolvedEdge, SourceBatch, asked_host};
+use super::{Earlier, ResolutionObserver};
 use crate::attribute::{Watched, Whose, asker, caller, watched};
 use crate::cluster::{Cluster, Pod};
 use crate::model::{Batch, BatchId, Counted, Span, Tally, Time, counter, sums};
 use crate::observed::{self, Budget, Edge, Gatherer, protocol};
 use crate::resolve::resolve;
 
-/// Observations of the far future that wait. A capture whose clock is wrong has all of it wrong.
+/// Observations of the far future that are buffered. If the clock of a capture is wrong, all of its
+/// times are.
 const MAX_LATE: usize = 65_536;
 
-/// What one capture has shown so far.
+/// What was read of one capture so far.
 #[derive(Debug)]
-struct Shown {
+struct CaptureProgress {
     gathered: Gatherer,
-    /// New connections.
+    /// Number of new connections.
     connections: u64,
-    /// What was counted, and which of the edges or names asked for that are gathered it was.
-    counted: Vec<(Counted, Sighting)>,
-    /// What is known now of what was counted before.
-    more: Lesson,
-    /// What of it is noted from here on.
-    noted: Vec<Counted>,
-    /// What was counted before, by the names of counters.
+    /// What was counted, each with the line in which it is counted.
+    counted: Vec<(Counted, CountedIn)>,
+    /// What this capture adds to what was counted before.
+    more: SourceBatch,
+    /// What the ledger records of it.
+    recorded: Vec<Counted>,
+    /// Number of what was counted before, by the names of counters.
     before: BTreeMap<&'static str, u64>,
-    /// It teaches more than what was learned before.
+    /// It adds to what was learned before.
     is_new: bool,
-    /// Connections that stay counted for another dependency.
+    /// Number of connections that stay counted for another dependency.
     elsewhere: u64,
 }
 
-impl Default for Shown {
+impl Default for CaptureProgress {
     fn default() -> Self {
         Self {
             gathered: Gatherer::new("", "").within(Budget::UNBOUNDED),
             connections: 0,
             counted: Vec::new(),
-            more: Lesson::default(),
-            noted: Vec::new(),
+            more: SourceBatch::default(),
+            recorded: Vec::new(),
             before: BTreeMap::new(),
             is_new: false,
             elsewhere: 0,
@@ -55,7 +56,7 @@ impl Default for Shown {
     }
 }
 
-impl Shown {
+impl CaptureProgress {
     fn count(&mut self, name: &str, n: u64) {
         self.gathered.count(name, n);
     }
@@ -66,52 +67,52 @@ impl Shown {
         }
     }
 
-    /// Takes over what was found of a connection or a look-up that was counted before.
-    fn share(&mut self, share: &Share, now: Counted) {
+    /// Adds a connection or a lookup that was counted before.
+    fn add_share(&mut self, share: &Share, now: Counted) {
         self.elsewhere += u64::from(share.elsewhere);
         self.is_new |= share.is_new;
-        if share.is_noted {
-            self.noted.push(now);
+        if share.is_recorded {
+            self.recorded.push(now);
         }
     }
 }
 
-/// What a capture has taught, with what is needed to count it once.
+/// What was learned from a capture, with what the ledger needs to count it once.
 #[derive(Debug)]
-pub struct Taught {
-    /// What it taught that was not learned before.
+pub struct LearnedCapture {
+    /// The records that it adds.
     pub batch: Batch,
-    /// What was counted.
+    /// What was counted, for the ledger.
     pub counted: Vec<Counted>,
-    /// What was in it and was counted before, by name as in
+    /// Number of what was in it and was counted before, by name as in
     /// [`Source::counters`](crate::model::Source::counters).
     pub before: BTreeMap<String, u64>,
-    /// It teaches more than what was learned before.
+    /// It adds to what was learned before.
     pub is_new: bool,
-    /// Connections of which an earlier capture showed less: they stay counted for the dependency
-    /// that it showed, and the one that this capture shows is learned without them.
+    /// Number of connections of which an earlier capture showed less. They stay counted for the
+    /// dependency that it showed. The one that this capture shows is learned without counting them.
     pub elsewhere: u64,
 }
 
-/// Learns from what captures show, against one view of the cluster.
+/// Learns from captures, with one snapshot of the cluster.
 #[derive(Debug)]
-pub struct Captures<'a> {
+pub struct CaptureLearner<'a> {
     cluster: &'a Cluster,
     earlier: Earlier<'a>,
-    shown: BTreeMap<u32, Shown>,
+    shown: BTreeMap<u32, CaptureProgress>,
     notes: BTreeSet<String>,
-    /// No packet can be later than this.
+    /// The latest time that a packet can have.
     limit: Time,
-    /// The latest that was not later.
+    /// The latest time of a packet that was within that limit.
     newest: Time,
-    /// What was later, until all else is observed.
+    /// Observations beyond the limit, buffered until all others are observed.
     late: Vec<Observation>,
 }
 
-impl<'a> Captures<'a> {
-    /// Counts nothing that was counted before, and believes no time after `limit`. A packet from
-    /// the far future would make all that was seen before look old: it counts as of the newest
-    /// time that can be true, of all that is observed; where there is none, it is not learned.
+impl<'a> CaptureLearner<'a> {
+    /// Counts nothing that is in `earlier`, and accepts no time after `limit`. A packet from the
+    /// far future would make everything before it look stale. It counts as of the newest time
+    /// within the limit that is observed; if there is none, it is not learned.
     pub fn new(cluster: &'a Cluster, earlier: Earlier<'a>, limit: Time) -> Self {
         Self {
             cluster,
@@ -124,7 +125,7 @@ impl<'a> Captures<'a> {
         }
     }
 
-    /// Takes one observation in.
+    /// Adds one observation.
     pub fn observe(&mut self, observation: Observation) {
         let (source, first, last) = match &observation {
             Observation::Connection(c) => (c.interface.source, c.first, c.last),
@@ -135,7 +136,7 @@ impl<'a> Captures<'a> {
             self.newest = self.newest.max(time);
         }
         if Time(first.max(last)) <= self.limit {
-            self.take_in(&observation);
+            self.add(&observation);
         } else if self.late.len() < MAX_LATE {
             self.late.push(observation);
         } else {
@@ -143,12 +144,12 @@ impl<'a> Captures<'a> {
         }
     }
 
-    fn of(&mut self, source: u32) -> &mut Shown {
+    fn of(&mut self, source: u32) -> &mut CaptureProgress {
         self.shown.entry(source).or_default()
     }
 
-    /// Takes in what was dated to the far future, when all else is observed.
-    fn late(&mut self) {
+    /// Adds the observations of the far future, after all others.
+    fn add_late(&mut self) {
         let (limit, newest) = (self.limit, self.newest);
         for mut observation in std::mem::take(&mut self.late) {
             let (source, times) = match &mut observation {
@@ -166,11 +167,11 @@ impl<'a> Captures<'a> {
             }
             times.into_iter().flatten().filter(|t| **t > limit.0).for_each(|t| *t = newest.0);
             self.of(source).count(counter::CORRECTED, 1);
-            self.take_in(&observation);
+            self.add(&observation);
         }
     }
 
-    fn take_in(&mut self, observation: &Observation) {
+    fn add(&mut self, observation: &Observation) {
         match observation {
             Observation::Connection(c) => self.connection(c),
             Observation::Lookup(l) => self.lookup(l),
@@ -178,37 +179,39 @@ impl<'a> Captures<'a> {
         }
     }
 
-    /// What could not be decided, in words, sorted.
+    /// What could not be decided, as sorted sentences.
     pub fn notes(&self) -> impl Iterator<Item = &str> {
         self.notes.iter().map(String::as_str)
     }
 
     fn connection(&mut self, c: &Connection) {
         let (cluster, n) = (self.cluster, u64::from(c.is_new));
-        let whose = caller(cluster, c, None);
+        let owner = caller(cluster, c, None);
         let shown = self.shown.entry(c.interface.source).or_default();
         let now = of_call(c, &self.earlier.limits);
-        if c.is_new && self.earlier.mentions(&now) && shown.again(cluster, c, whose, &self.earlier)
+        if c.is_new
+            && self.earlier.mentions(&now)
+            && shown.learn_again(cluster, c, owner, &self.earlier)
         {
             return;
         }
         shown.connections += n;
-        let sighting = match whose {
+        let counted_in = match owner {
             Whose::Pod(pod) => {
                 let to = (c.responder.ip(), c.responder.port());
                 let steady = || cluster.steady(pod, to, protocol(c.transport), Time(c.first));
-                shown.gathered.connection(pod, c, steady).map(|i| Sighting::Edge(i as u32))
+                shown.gathered.connection(pod, c, steady).map(|i| CountedIn::Edge(i as u32))
             }
             Whose::Other(name) | Whose::Unknown(name) => {
                 shown.count(name, n);
                 if is_strange(cluster, c) {
                     shown.count(counter::STRANGE, n);
                 }
-                Some(Sighting::Nobody)
+                Some(CountedIn::Nobody)
             }
         };
         if c.is_new {
-            shown.counted.extend(sighting.map(|sighting| (now, sighting)));
+            shown.counted.extend(counted_in.map(|counted_in| (now, counted_in)));
             shown.is_new = true;
         }
     }
@@ -216,19 +219,19 @@ impl<'a> Captures<'a> {
     fn lookup(&mut self, l: &Lookup) {
         let cluster = self.cluster;
         let shown = self.shown.entry(l.interface.source).or_default();
-        let whose = asker(cluster, l, None);
+        let owner = asker(cluster, l, None);
         let now = of_lookup(l);
-        if let Whose::Pod(pod) = whose
+        if let Whose::Pod(pod) = owner
             && self.earlier.mentions(&now)
-            && shown.asked_again(cluster, pod, l, &self.earlier)
+            && shown.learn_lookup_again(cluster, pod, l, &self.earlier)
         {
             return;
         }
         shown.count(counter::LOOKUPS, 1);
-        match whose {
+        match owner {
             Whose::Pod(pod) => {
                 if let Some(i) = shown.gathered.lookup(pod, l) {
-                    shown.counted.push((now, Sighting::Asked(i as u32)));
+                    shown.counted.push((now, CountedIn::Asked(i as u32)));
                     shown.is_new = true;
                 }
             }
@@ -246,8 +249,8 @@ impl<'a> Captures<'a> {
             }
             Watched::OneConversation(a, b) => {
                 self.notes.insert(format!(
-                    "one interface showed nothing but a conversation of {}/{} with {}/{}: whose it is cannot be told, so neither \
-                     counts as watched",
+                    "one interface showed nothing but a conversation of {}/{} with {}/{}: whose it \
+                     is cannot be told, so neither counts as watched",
                     a.workload.namespace, a.name, b.workload.namespace, b.name
                 ));
             }
@@ -255,28 +258,28 @@ impl<'a> Captures<'a> {
         }
     }
 
-    /// What a capture has taught, as a batch. `counters` are those of the capture layer.
+    /// What was learned from a capture. `counters` are those of the capture layer.
     pub fn take(
         &mut self,
         source: u32,
         id: BatchId,
         label: &str,
         mut counters: BTreeMap<String, u64>,
-    ) -> Taught {
-        self.late();
+    ) -> LearnedCapture {
+        self.add_late();
         let mut shown = self.shown.remove(&source).unwrap_or_default();
         let gathered = shown.gathered.drain();
         let mut resolved = Resolved::default();
-        let mut lesson = shown.more;
-        lesson.learn(self.cluster, &gathered, &mut resolved);
+        let mut learned = shown.more;
+        learned.learn(self.cluster, &gathered, &mut resolved);
         let all = shown.counted.into_iter().filter_map(|(now, of)| resolved.complete(now, of));
-        let mut counted: Vec<Counted> = all.chain(shown.noted).collect();
+        let mut counted: Vec<Counted> = all.chain(shown.recorded).collect();
         counted.sort_unstable();
         let connections = (counter::CONNECTIONS.to_owned(), shown.connections);
         sums::merge(&mut counters, &gathered.counters);
         sums::merge(&mut counters, &BTreeMap::from([connections]));
-        Taught {
-            batch: lesson.batch(id, label, gathered.spans, counters),
+        LearnedCapture {
+            batch: learned.into_batch(id, label, gathered.spans, counters),
             counted,
             before: shown.before.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
             is_new: shown.is_new,
@@ -285,31 +288,31 @@ impl<'a> Captures<'a> {
     }
 }
 
-/// Whether neither end of a connection is known.
+/// Whether the cluster has neither end of a connection.
 fn is_strange(cluster: &Cluster, c: &Connection) -> bool {
-    !cluster.knows(c.initiator.ip()) && !cluster.knows(c.responder.ip())
+    !cluster.has_address(c.initiator.ip()) && !cluster.has_address(c.responder.ip())
 }
 
-impl Shown {
-    /// Learns what more is known of a connection that was counted before; false where it was not.
-    fn again(
+impl CaptureProgress {
+    /// Learns what is new of a connection that was counted before; false if it was not counted.
+    fn learn_again(
         &mut self,
         cluster: &Cluster,
         c: &Connection,
-        whose: Whose<'_>,
+        owner: Whose<'_>,
         earlier: &Earlier<'_>,
     ) -> bool {
         let call = observed::call(c).to_call();
-        let resolved = match whose {
+        let resolved = match owner {
             Whose::Pod(pod) => Some((pod, resolve(cluster, pod, &call, Time(c.first)))),
             Whose::Other(_) | Whose::Unknown(_) => None,
         };
         let to = resolved.as_ref().map(|(pod, resolution)| (&pod.workload, resolution));
         let now = for_call(of_call(c, &earlier.limits), to).asking(call.authority.as_deref());
         let Some(share) = earlier.share(&now) else { return false };
-        self.share(&share, now);
+        self.add_share(&share, now);
         self.count_before(counter::CONNECTIONS, 1);
-        match whose {
+        match owner {
             Whose::Pod(_) => self.count_before(counter::LEARNED, 1),
             Whose::Other(name) | Whose::Unknown(name) => {
                 self.count_before(name, 1);
@@ -321,17 +324,17 @@ impl Shown {
         self.count_before(counter::GUESSED, edge.guessed);
         (edge.connections, edge.midway, edge.guessed, edge.unanswered) = (0, 0, 0, 0);
         match resolved {
-            Some((pod, resolution)) if share.teaches => {
-                self.more.part(pod, &edge, share.facets, resolution);
+            Some((pod, resolution)) if share.is_useful => {
+                self.more.add_resolved(pod, &edge, share.facets, resolution);
             }
-            Some((pod, _)) => self.more.seen(pod, edge.last),
+            Some((pod, _)) => self.more.add_workload(pod, edge.last),
             None => {}
         }
         true
     }
 
-    /// The same of a look-up.
-    fn asked_again(
+    /// The same for a lookup.
+    fn learn_lookup_again(
         &mut self,
         cluster: &Cluster,
         pod: &Pod,
@@ -341,23 +344,23 @@ impl Shown {
         let Some(host) = asked_host(cluster, pod, &l.question) else { return false };
         let now = of_lookup(l).for_host(&pod.workload, &host);
         let Some(share) = earlier.share(&now) else { return false };
-        self.share(&share, now);
+        self.add_share(&share, now);
         self.count_before(counter::LOOKUPS, 1);
-        self.more.asked(pod, host, Tally::new(0, Time(l.time), Time(l.time)));
+        self.more.add_lookup(pod, host, Tally::new(0, Time(l.time), Time(l.time)));
         true
     }
 }
 
-/// What the edges and names asked for of a batch were resolved to, by their places.
+/// What the edges and looked up names of a batch were resolved to, by their index.
 #[derive(Debug, Default)]
 struct Resolved {
     edges: Vec<Counted>,
     asked: BTreeMap<u32, Counted>,
 }
 
-impl Listener for Resolved {
-    fn edge(&mut self, _: usize, pod: &Pod, edge: &Edge, parts: &[Part<'_>]) {
-        let to = parts.first().map(|part| (&pod.workload, &part.resolution));
+impl ResolutionObserver for Resolved {
+    fn edge(&mut self, _: usize, pod: &Pod, edge: &Edge, resolved: &[ResolvedEdge<'_>]) {
+        let to = resolved.first().map(|part| (&pod.workload, &part.resolution));
         self.edges.push(for_call(Counted::NOTHING, to).asking(edge.call.authority.as_deref()));
     }
 
@@ -367,12 +370,13 @@ impl Listener for Resolved {
 }
 
 impl Resolved {
-    /// What was counted, with what it was counted for; `None` of a name that is nobody's.
-    fn complete(&self, now: Counted, of: Sighting) -> Option<Counted> {
+    /// What was counted, with what it was counted for; `None` for a looked up name outside the
+    /// mesh.
+    fn complete(&self, now: Counted, of: CountedIn) -> Option<Counted> {
         let to = match of {
-            Sighting::Nobody => return Some(now),
-            Sighting::Edge(i) => self.edges.get(i as usize)?,
-            Sighting::Asked(i) => self.asked.get(&i)?,
+            CountedIn::Nobody => return Some(now),
+            CountedIn::Edge(i) => self.edges.get(i as usize)?,
+            CountedIn::Asked(i) => self.asked.get(&i)?,
         };
         Some(Counted { to: to.to, host: to.host, facets: to.facets, ..now })
     }

@@ -1,7 +1,7 @@
-//! What was learned so far, one record per key.
+//! The records that were learned so far, one for each key.
 //!
-//! Owns finding a record by a borrowed key. Must never hold a key besides the one in its record:
-//! there are as many as dependencies, and they are most of the memory of a replay.
+//! Owns finding a record by a borrowed key. Must never store a key beside the one in its record:
+//! there are as many keys as dependencies, and they are most of the memory of a replay.
 
 use std::hash::BuildHasher;
 
@@ -20,7 +20,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// The hash of a key, which is another one in each run, and where its record is.
+    /// The hash of a key, which differs from run to run, and the index of its record.
     pub fn find(&self, key: &Key<'_>) -> (u64, Option<usize>) {
         let hash = self.hasher.hash_one(key);
         (
@@ -34,7 +34,7 @@ impl Records {
         at.map(|at| &mut self.all[at])
     }
 
-    /// Merges a record into the one of its key, or keeps it as that.
+    /// Merges a record into that of the same key, or adds it.
     pub fn merge(&mut self, record: Record) {
         let hash = self.hasher.hash_one(record.key());
         let (all, hasher) = (&mut self.all, &self.hasher);
@@ -52,7 +52,7 @@ impl Records {
         }
     }
 
-    /// Merges all of another's.
+    /// Merges all records of another collection.
     pub fn absorb(&mut self, other: Self) {
         other.all.into_iter().for_each(|record| self.merge(record));
     }
@@ -61,7 +61,7 @@ impl Records {
         self.all.len()
     }
 
-    /// All, ascending by key.
+    /// All records, ascending by key.
     pub fn into_sorted(self) -> Vec<Record> {
         let mut all = self.all;
         all.sort_unstable_by(|a, b| a.key().cmp(&b.key()));

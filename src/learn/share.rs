@@ -1,7 +1,7 @@
-//! How much of what is seen counts, where another capture may have shown it before.
+//! How much of a connection or lookup counts, if an earlier capture may have shown it too.
 //!
-//! Owns what is noted of a connection or a look-up that is counted. Must never count one twice, nor
-//! keep back what is known now and was not before.
+//! Owns what the ledger records of a connection or a lookup. Must never count one twice, nor drop
+//! evidence that an earlier capture did not show.
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -10,78 +10,80 @@ use sidecarta_capture::meter::FlowConfig;
 use sidecarta_capture::observation::{Connection, Lookup, Transport};
 
 use crate::model::{Counted, Grade, Ledger, Time, WorkloadId};
-use crate::resolve::Resolution;
+use crate::resolve::CallResolution;
 
 /// What was counted before, for captures that may show the same connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Earlier<'a> {
-    /// What was counted. The first connection waits until it is there.
+    /// What was counted. Reading it blocks until the ledger has been loaded.
     pub ledger: &'a OnceLock<Ledger>,
     /// Digest of the snapshot that calls are resolved by.
     pub snapshot: u64,
-    /// How long the flow table remembers a connection.
+    /// Times for which the flow table remembers a connection.
     pub limits: FlowConfig,
 }
 
-/// What a counted connection or look-up is part of.
+/// The line of the batch in which a connection or a lookup is counted.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Sighting {
-    /// A connection of no workload.
+pub(super) enum CountedIn {
+    /// No line: the connection is of no workload.
     Nobody,
-    /// This edge.
+    /// The edge with this index.
     Edge(u32),
-    /// This name asked for.
+    /// The looked up name with this index.
     Asked(u32),
 }
 
-/// How often each facet of what is known of connections counts.
+/// How often connections count for each facet. A facet is a grade of evidence, or the scope miss.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facets {
-    n: u64,
-    /// Facets that were counted before.
+    /// Number of connections.
+    connections: u64,
+    /// Facets for which they were counted before.
     before: u16,
 }
 
 impl Facets {
-    /// All of so many connections.
-    pub fn all(n: u64) -> Self {
-        Self { n, before: 0 }
+    /// Connections that count for all facets.
+    pub fn all(connections: u64) -> Self {
+        Self { connections, before: 0 }
     }
 
+    /// The number that counts for a facet.
     pub fn of(self, facet: u16) -> u64 {
-        if self.before & facet == 0 { self.n } else { 0 }
+        if self.before & facet == 0 { self.connections } else { 0 }
     }
 }
 
-/// What of a connection that was counted before is new.
+/// What is new of a connection or a lookup that was counted before.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
     pub facets: Facets,
-    /// There is something to learn from it.
-    pub teaches: bool,
-    /// It is counted for another dependency, and stays so.
+    /// Something can be learned from it.
+    pub is_useful: bool,
+    /// It was counted for another dependency, and stays counted there.
     pub elsewhere: bool,
-    /// It teaches what was not known.
+    /// It adds what was not known.
     pub is_new: bool,
-    /// That it was seen is to be noted.
-    pub is_noted: bool,
+    /// The ledger must record it.
+    pub is_recorded: bool,
 }
 
-/// The facet that is a grade of evidence.
+/// The facet of a grade of evidence.
 pub(super) fn facet(grade: Grade) -> u16 {
     1 << grade as u16
 }
 
-/// The facet that is a scope miss.
+/// The facet of a scope miss.
 pub(super) const MISSED: u16 = 1 << 14;
 
-/// The strongest grade among facets: the lower, the stronger.
+/// The strongest grade among facets. A lower number is stronger.
 fn strongest(facets: u16) -> u32 {
     (facets & !MISSED).trailing_zeros()
 }
 
-/// Counted for this call of a workload, where it is one of a workload.
-pub(super) fn for_call(seen: Counted, call: Option<(&WorkloadId, &Resolution)>) -> Counted {
+/// What the ledger records of a connection that resolved to this call of a workload, or to none.
+pub(super) fn for_call(seen: Counted, call: Option<(&WorkloadId, &CallResolution)>) -> Counted {
     let (to, facets) = call.map_or((0, 0), |(workload, r)| {
         let facets = r.grades.keys().fold(0, |bits, grade| bits | facet(*grade));
         let missed = if r.scope_miss { MISSED } else { 0 };
@@ -90,14 +92,14 @@ pub(super) fn for_call(seen: Counted, call: Option<(&WorkloadId, &Resolution)>) 
     Counted { to, facets, ..seen }
 }
 
-/// A connection in short.
+/// What the ledger records of a connection, before it is resolved.
 pub(super) fn of_call(c: &Connection, limits: &FlowConfig) -> Counted {
     let kind = match c.transport {
         Transport::Tcp => 6,
         Transport::Udp => 17,
         Transport::Sctp => 132,
     };
-    // As the flow table does.
+    // The flow table uses the same times.
     let idle = if c.closed {
         limits.linger
     } else if !c.answered || c.transport != Transport::Tcp {
@@ -115,12 +117,13 @@ pub(super) fn of_call(c: &Connection, limits: &FlowConfig) -> Counted {
     }
 }
 
-/// A look-up in short: a look-up is no connection, and has neither a number nor facets.
+/// What the ledger records of a lookup. A lookup is no connection: it has neither a sequence number
+/// nor facets.
 pub(super) fn of_lookup(l: &Lookup) -> Counted {
-    /// No transport's number.
+    /// Is not the number of a transport.
     const LOOKUP: u8 = 255;
-    /// The same look-up on two interfaces, and the question where another capture has the answer,
-    /// are not further apart, in nanoseconds.
+    /// Nanoseconds within which two sightings are of one lookup: on two interfaces, or its question
+    /// in one capture and its answer in another.
     const SAME: i64 = 1_000_000_000;
     Counted {
         first: Time(l.time),
@@ -132,31 +135,32 @@ pub(super) fn of_lookup(l: &Lookup) -> Counted {
 }
 
 impl Earlier<'_> {
-    /// Whether something that was counted before may be this one.
+    /// Whether a counted connection or lookup may be this one.
     pub(super) fn mentions(&self, now: &Counted) -> bool {
         self.ledger.wait().mentions(now)
     }
 
-    /// What of it is new, where it was counted before.
+    /// What is new of it; `None` if it was not counted before.
     pub(super) fn share(&self, now: &Counted) -> Option<Share> {
         let before = self.ledger.wait().before(now, self.snapshot)?;
-        let (facets, teaches) = match before.facets {
-            Some(facets) => (Facets { n: 1, before: facets }, true),
-            // Another capture showed less of it, or more. What is stronger counts for nothing and
-            // is known from here on; what is weaker was only the less that this one shows.
+        let (facets, is_useful) = match before.facets {
+            Some(facets) => (Facets { connections: 1, before: facets }, true),
+            // It was counted for another dependency: one of the two captures showed less of the
+            // connection. Stronger evidence is learned without counting the connection again.
+            // Weaker evidence only comes from the less that this capture shows.
             None => {
-                let teaches = strongest(now.facets) <= strongest(before.any);
-                (Facets { n: 0, before: 0 }, teaches)
+                let is_useful = strongest(now.facets) <= strongest(before.any);
+                (Facets { connections: 0, before: 0 }, is_useful)
             }
         };
-        let is_noted = teaches && !before.noted;
-        let more = before.facets.is_none_or(|facets| now.facets & !facets != 0);
+        let is_recorded = is_useful && !before.noted;
+        let has_more = before.facets.is_none_or(|facets| now.facets & !facets != 0);
         Some(Share {
             facets,
-            teaches,
-            elsewhere: is_noted && before.facets.is_none(),
-            is_new: is_noted && more,
-            is_noted,
+            is_useful,
+            elsewhere: is_recorded && before.facets.is_none(),
+            is_new: is_recorded && has_more,
+            is_recorded,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Addresses that change hands, told by several agents, late and in any order.
+//! Addresses that change hands, reported by several agents, late and in any order.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use sidecarta_capture::observation::{Connection, ConnectionNames, Content, Obser
 
 use super::*;
 use crate::agent::waiting::Waiting;
-use crate::cluster::{Builder, Ended, PodBrief, Pool, objects};
+use crate::cluster::{ClusterBuilder, EndTime, PodBrief, Pool, objects};
 use crate::learn;
 use crate::model::{Dependency, Destination, Record, Time};
 use crate::observed::Gatherer;
@@ -19,7 +19,7 @@ use crate::store::{Access, Store};
 
 const SECOND: i64 = 1_000_000_000;
 /// When the second holders of both addresses began; the first ones were deleted a second before.
-const TURN: i64 = 1_000;
+const CHANGE_OF_HANDS: i64 = 1_000;
 
 fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
@@ -48,8 +48,8 @@ fn service(name: &str, app: &str, address: &str) -> (objects::Service, objects::
 /// Service `a`, then `b` of the Service `b` have 10.0.2.1; `plain`, of no Service, and then `c` of
 /// the Service `c` have 10.0.2.2.
 fn cluster() -> Cluster {
-    let mut builder = Builder::default();
-    let deleted = Ended::By(Time((TURN - 1) * SECOND));
+    let mut builder = ClusterBuilder::default();
+    let deleted = EndTime::By(Time((CHANGE_OF_HANDS - 1) * SECOND));
     for (name, address, node) in
         [("caller-1", "10.0.1.1", "n1"), ("a", "10.0.2.1", "n3"), ("plain", "10.0.2.2", "n3")]
     {
@@ -61,7 +61,7 @@ fn cluster() -> Cluster {
     for (name, address, node) in
         [("caller-2", "10.0.1.1", "n1"), ("b", "10.0.2.1", "n3"), ("c", "10.0.2.2", "n3")]
     {
-        builder.pod(&pod(name, address, node, TURN));
+        builder.pod(&pod(name, address, node, CHANGE_OF_HANDS));
     }
     builder.pod(&pod("steady", "10.0.1.2", "n2", 10));
     for (name, address) in [("a", "10.0.2.1"), ("b", "10.0.2.1"), ("c", "10.0.2.2")] {
@@ -78,9 +78,9 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// A connection at so many milliseconds after the turn.
+/// A connection at so many milliseconds after the address changed hands.
 fn call(from: &str, to: &str, millis: i64) -> Observation {
-    let first = TURN * SECOND + millis * 1_000_000;
+    let first = CHANGE_OF_HANDS * SECOND + millis * 1_000_000;
     Observation::Connection(Connection {
         initiator: SocketAddr::new(from.parse().unwrap(), 40_000),
         responder: SocketAddr::new(to.parse().unwrap(), 8080),
@@ -120,8 +120,8 @@ fn truth() -> Vec<(usize, Observation, &'static str)> {
     all
 }
 
-/// What a store holds, as the truth is written; with the number of connections.
-fn held(store: &Store) -> (BTreeSet<String>, u64) {
+/// The dependencies of a store, written as in the truth, and the number of connections.
+fn stored(store: &Store) -> (BTreeSet<String>, u64) {
     let all = store.dependencies(None).unwrap();
     let name = |d: &Dependency| match &d.key.destination {
         Destination::Service(s) => s.name.clone(),
@@ -134,10 +134,10 @@ fn held(store: &Store) -> (BTreeSet<String>, u64) {
     )
 }
 
-/// One connection to an endpoint of two Services is told once for each host that it asked for.
+/// One connection to an endpoint of two Services is reported once for each host that it asked for.
 #[test]
 fn each_host_of_a_connection_is_a_call_of_its_own() {
-    let mut builder = Builder::default();
+    let mut builder = ClusterBuilder::default();
     for (name, address) in [("caller", "10.0.1.1"), ("a", "10.0.2.1")] {
         builder.pod(&pod(name, address, "n1", 10));
     }
@@ -148,7 +148,7 @@ fn each_host_of_a_connection_is_a_call_of_its_own() {
     }
     let (cluster, problems) = builder.build();
     assert_eq!(problems, [""; 0]);
-    let told = |authority: &str, packets| {
+    let connection_for = |authority: &str, packets| {
         let Observation::Connection(c) = call("10.0.1.1", "10.0.2.1", 0) else {
             unreachable!("it is one")
         };
@@ -158,8 +158,15 @@ fn each_host_of_a_connection_is_a_call_of_its_own() {
     };
     let mut out = Gatherer::new("n1", "boot");
     let mut waiting = Waiting::new(std::time::Duration::ZERO, Some("n1".to_owned()));
-    waiting.take(0, vec![told("a", 9), told("b", 0)], &cluster, true, false, &mut out);
-    let batch = out.take(Time(2 * TURN * SECOND)).unwrap();
+    waiting.take(
+        0,
+        vec![connection_for("a", 9), connection_for("b", 0)],
+        &cluster,
+        true,
+        false,
+        &mut out,
+    );
+    let batch = out.take(Time(2 * CHANGE_OF_HANDS * SECOND)).unwrap();
     assert_eq!(
         batch.edges.iter().map(|e| e.call.authority.as_deref()).collect::<Vec<_>>(),
         [Some("a"), Some("b")]
@@ -179,10 +186,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_order_of_arrival_tells_who_called_whom(
+    fn who_called_whom_is_the_same_in_every_order_of_arrival(
         order in Just((0..truth().len()).collect::<Vec<_>>()).prop_shuffle(),
         cuts in prop::collection::vec(any::<[bool; 2]>(), truth().len()),
-        turns in prop::collection::vec(any::<bool>(), 64),
+        rounds in prop::collection::vec(any::<bool>(), 64),
         together in 1..4usize,
         again in any::<bool>(),
     ) {
@@ -200,38 +207,39 @@ proptest! {
                     waiting.take(0, vec![observation.clone()], &cluster, true, false, &mut out);
                 }
                 if cut[agent] {
-                    batches[agent].extend(out.take(Time(2 * TURN * SECOND)));
+                    batches[agent].extend(out.take(Time(2 * CHANGE_OF_HANDS * SECOND)));
                 }
             }
-            batches[agent].extend(out.take(Time(2 * TURN * SECOND)));
+            batches[agent].extend(out.take(Time(2 * CHANGE_OF_HANDS * SECOND)));
             for (i, batch) in batches[agent].iter_mut().enumerate() {
                 batch.id.sequence = i as u64 * 3;
             }
             prop_assert!(waiting.is_empty());
         }
-        // They arrive in turns, each agent's own in their order, and are merged some at a time.
+        // They arrive interleaved, those of each agent in their order, and are merged some at a
+        // time.
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(&dir.path().join("s"), Access::CreateOrOpen).unwrap();
-        let mut turns = turns.into_iter().cycle();
+        let mut rounds = rounds.into_iter().cycle();
         let mut arrived = Vec::new();
         while let Some(next) = {
-            let first = usize::from(turns.next().unwrap());
+            let first = usize::from(rounds.next().unwrap());
             batches[first].pop_front().or_else(|| batches[1 - first].pop_front())
         } {
             arrived.push(next);
         }
         for some in arrived.chunks(together) {
-            let mut taught = Union::default();
-            some.iter().for_each(|b| taught.add(learn::batch(&cluster, b)));
-            let kept: BTreeSet<BatchId> = some.iter().map(|b| b.id.clone()).collect();
-            let rows: Vec<(&BatchId, &[u8])> = kept.iter().map(|id| (id, &b"x"[..])).collect();
+            let mut learned = Union::default();
+            some.iter().for_each(|b| learned.add(learn::batch(&cluster, b)));
+            let queued: BTreeSet<BatchId> = some.iter().map(|b| b.id.clone()).collect();
+            let rows: Vec<(&BatchId, &[u8])> = queued.iter().map(|id| (id, &b"x"[..])).collect();
             store.keep(&rows).unwrap();
             if again {
                 store.keep(&rows).unwrap();
             }
-            store.settle(&taught.batch().unwrap(), &kept).unwrap();
+            store.settle(&learned.batch().unwrap(), &queued).unwrap();
         }
-        let (found, connections) = held(&store);
+        let (found, connections) = stored(&store);
         prop_assert_eq!(found, truth.iter().map(|(.., t)| (*t).to_owned()).collect());
         prop_assert_eq!(connections, truth.len() as u64);
     }

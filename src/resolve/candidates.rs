@@ -1,12 +1,12 @@
-//! What may stand behind an address: ports of Services and of ServiceEntries alike.
+//! Candidates: the ports of Services and of ServiceEntries that may stand behind an address.
 //!
-//! Owns choosing among them by names. Must never choose where no name does.
+//! Owns the choice among them by names. Must never choose where no name does.
 
 use std::collections::BTreeSet;
 
 use super::names::{Clues, is_strong};
-use super::{Resolution, external};
-use crate::cluster::{Entry, Service};
+use super::resolution::{CallResolution, external};
+use crate::cluster::{ClusterService, IndexedEntry};
 use crate::model::{Destination, Grade, ServicePort};
 
 /// A port of a Service or of an entry.
@@ -14,17 +14,17 @@ use crate::model::{Destination, Grade, ServicePort};
 pub(super) struct Candidate<'a> {
     /// Namespace, name, host and port of either.
     port: ServicePort,
-    entry: Option<&'a Entry>,
-    /// The host that was called, of an entry with a wildcard.
+    entry: Option<&'a IndexedEntry>,
+    /// The host that was called, if the entry lists a wildcard.
     called: Option<String>,
 }
 
 impl<'a> Candidate<'a> {
-    pub fn service(service: &Service, port: u16) -> Self {
+    pub fn service(service: &ClusterService, port: u16) -> Self {
         Self { port: service.at(port), entry: None, called: None }
     }
 
-    pub fn entry(entry: &'a Entry, port: u16) -> Self {
+    pub fn entry(entry: &'a IndexedEntry, port: u16) -> Self {
         let host = &entry.host;
         let port = ServicePort {
             namespace: host.namespace.clone(),
@@ -35,13 +35,13 @@ impl<'a> Candidate<'a> {
         Self { port, entry: Some(entry), called: None }
     }
 
-    /// An entry that was called by this name.
+    /// The same candidate, called by this name.
     pub fn called(self, name: &str) -> Self {
         let called = Some(name.to_owned()).filter(|n| *n != self.port.host);
         Self { called, ..self }
     }
 
-    /// Whether a name that is good enough stands for it.
+    /// Whether a name stands for it whose grade is strong enough.
     fn is_named(&self, clues: &Clues<'_>, enough: impl Fn(Grade) -> bool) -> bool {
         let ServicePort { host, port, .. } = &self.port;
         match self.entry {
@@ -57,7 +57,7 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    fn resolution(self, clues: &Clues<'_>) -> Resolution {
+    fn resolution(self, clues: &Clues<'_>) -> CallResolution {
         let port = self.port.port;
         let destination = match self.entry {
             None => Destination::Service(self.port),
@@ -67,12 +67,12 @@ impl<'a> Candidate<'a> {
                 external(name.unwrap_or(&entry.host.host), Some(&entry.host))
             }
         };
-        Resolution::new(destination, port)
+        CallResolution::new(destination, port)
     }
 }
 
-/// One candidate for each host and port. Of several objects with one host the client's namespace
-/// has the first word, then Kubernetes (`pilot/pkg/model/sidecar.go`).
+/// One candidate for each host and port. Of several objects with one host, the one in the client's
+/// namespace counts, then that of Kubernetes (`pilot/pkg/model/sidecar.go`).
 pub(super) fn collapse<'a>(mut all: Vec<Candidate<'a>>, namespace: &str) -> Vec<Candidate<'a>> {
     all.sort_by(|a, b| {
         let key = |c: &Candidate<'_>| {
@@ -86,15 +86,15 @@ pub(super) fn collapse<'a>(mut all: Vec<Candidate<'a>>, namespace: &str) -> Vec<
     all
 }
 
-/// Chooses among candidates by names only; without a name that is one of them, all stay. What
-/// stands on the connection itself has the first word. `sure`: there is no other candidate, so that
-/// a single one needs no name.
+/// Chooses among candidates by names only. If no name stands for one of them, all stay. A name on
+/// the connection itself decides before one of a lookup. `sure` says that there is no other
+/// candidate, so that a single one needs no name.
 pub(super) fn among(
     all: Vec<Candidate<'_>>,
     grade: Grade,
     sure: bool,
     clues: &Clues<'_>,
-) -> Resolution {
+) -> CallResolution {
     let by = |enough: fn(Grade) -> bool| -> Vec<&Candidate<'_>> {
         all.iter().filter(|c| c.is_named(clues, enough)).collect()
     };
@@ -102,8 +102,8 @@ pub(super) fn among(
     if chosen.is_empty() {
         chosen = by(|_| true);
     }
-    // One Service under two ports with one target port is still told apart by the port of an
-    // authority.
+    // Two ports of one Service can have one target port. The port of an authority distinguishes
+    // them.
     let only = match (chosen.as_slice(), all.as_slice()) {
         ([one], _) => Some((*one).clone()),
         ([], [one]) if sure => Some(one.clone()),
@@ -116,5 +116,5 @@ pub(super) fn among(
     let several = if chosen.len() > 1 { chosen } else { all.iter().collect() };
     let candidates: BTreeSet<ServicePort> = several.into_iter().map(|c| c.port.clone()).collect();
     let port = candidates.first().map_or(0, |c| c.port);
-    Resolution::new(Destination::Ambiguous { candidates }, port).graded(grade, None)
+    CallResolution::new(Destination::Ambiguous { candidates }, port).graded(grade, None)
 }

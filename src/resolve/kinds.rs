@@ -113,7 +113,7 @@ metadata: {namespace: ext, name: db-c}
 spec: {hosts: [db-c.example], resolution: DNS, ports: [{number: 5433, name: tcp, protocol: TCP}]}
 "#;
 
-fn resolved(from: &str, to: &str, names: (&str, &[&str]), at: &str) -> Resolution {
+fn resolved(from: &str, to: &str, names: (&str, &[&str]), at: &str) -> CallResolution {
     let mut report = snapshot::Report::default();
     let mut builders = snapshot::Builders::addresses(None);
     snapshot::read(Path::new("test.yaml"), SNAPSHOT.as_bytes(), &mut builders, &mut report);
@@ -147,7 +147,7 @@ fn is(name: &str, port: u16, missed: bool) -> (String, u16, bool) {
 }
 
 #[test]
-fn a_miss_is_where_the_proxy_would_have_handled_the_address() {
+fn a_call_that_the_proxy_would_have_handled_is_a_scope_miss() {
     assert_eq!(seen(WEB, "10.96.0.1:9000", ("", &[])), is("shop/a", 9000, true));
     // A load balancer's address, before the proxy ran, an excluded port, an excluded range.
     assert_eq!(seen(WEB, "198.51.100.7:9000", ("", &[])), is("shop/a", 9000, false));
@@ -169,7 +169,7 @@ fn a_miss_is_where_the_proxy_would_have_handled_the_address() {
 }
 
 #[test]
-fn what_the_proxy_dials_for_an_entry_is_no_miss() {
+fn what_the_proxy_dials_for_an_entry_is_no_scope_miss() {
     assert_eq!(seen(WEB, "10.96.0.1:80", ("a.global", &[])), is("a.global", 80, false));
     // The proxy looks the endpoint's name up by itself: that decides nothing.
     let both = is("ext/alias:80 | shop/a:80", 80, false);
@@ -178,7 +178,7 @@ fn what_the_proxy_dials_for_an_entry_is_no_miss() {
 }
 
 #[test]
-fn a_tunnel_to_an_ambient_pod_is_of_the_services_in_front_of_it() {
+fn a_tunnel_to_an_ambient_pod_is_for_the_services_in_front_of_it() {
     let all = is("pay/billing:80 | pay/billing-admin:81", 80, false);
     assert_eq!(seen(WEB, "10.1.0.7:15008", ("", &[])), all);
     // Of another pod it is the mesh's own.
@@ -192,7 +192,7 @@ fn endpoints_are_found_by_selectors_and_target_ports() {
 }
 
 #[test]
-fn the_port_tells_entries_with_one_address_apart() {
+fn the_port_distinguishes_entries_with_one_address() {
     let names: &[&str] = &["db-a.example", "db-b.example"];
     assert_eq!(seen(WEB, "203.0.113.5:5433", ("", names)), is("db-b.example", 5433, false));
     assert_eq!(seen(WEB, "203.0.113.5:5432", ("", names)), is("db-a.example", 5432, false));

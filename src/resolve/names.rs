@@ -1,9 +1,11 @@
-//! What the names on a connection stand for.
+//! What the names of a call stand for.
+//!
+//! Owns reading names on the connection and of lookups. Must never decide where the call went.
 
 use std::net::IpAddr;
 
-use super::resolution::Resolution;
-use crate::cluster::{Cluster, EntryHost, Named, Pod};
+use super::resolution::CallResolution;
+use crate::cluster::{Cluster, EntryHost, NameTarget, Pod};
 use crate::model::{Grade, valid};
 use crate::observed::Call;
 
@@ -32,62 +34,63 @@ pub fn parse_istio_sni(name: &str) -> Option<IstioSni<'_>> {
     })
 }
 
-/// A name that stands for a Service.
+/// A name of a call that stands for a Service.
 #[derive(Clone, Debug)]
 pub(super) struct Clue {
     pub grade: Grade,
-    /// As it stood on the wire.
+    /// The name as packets have it.
     pub name: String,
     /// Host of the Service.
     pub host: String,
-    /// Host of the ExternalName Service that led there.
+    /// Host of the ExternalName Service that led to the Service.
     pub via: Option<String>,
-    /// Port that the name came with (HTTP authority).
+    /// Port behind the name (HTTP authority).
     pub port: Option<u16>,
 }
 
 impl Clue {
-    /// A name without a port fits any.
+    /// Whether the name can be for this port. A name without a port fits any.
     pub fn port_fits(&self, port: u16) -> bool {
         self.port.is_none_or(|p| p == port)
     }
 }
 
-/// A name that stands for no Service.
+/// A name of a call that stands for no Service.
 #[derive(Clone, Debug)]
 pub(super) struct ExternalClue<'a> {
     pub grade: Grade,
     pub name: String,
     pub entry: Option<&'a EntryHost>,
-    /// Port that the name came with (HTTP authority).
+    /// Port behind the name (HTTP authority).
     pub port: Option<u16>,
 }
 
 impl ExternalClue<'_> {
-    /// What stands on the connection itself, not in an earlier answer of the DNS.
+    /// Whether the name is on the connection itself, and not in an earlier answer of the DNS.
     pub fn is_strong(&self) -> bool {
         is_strong(self.grade)
     }
 }
 
-/// Whether a name of this grade stands on the connection itself.
+/// Whether a name of this grade is on the connection itself.
 pub(super) fn is_strong(grade: Grade) -> bool {
     matches!(grade, Grade::Sni | Grade::HttpAuthority)
 }
 
-/// All that the names of a call tell.
+/// All that the names of a call say.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Clues<'a> {
     pub services: Vec<Clue>,
     pub externals: Vec<ExternalClue<'a>>,
-    /// A name of one label that stands for nothing known, made whole: it is short for a Service of
-    /// the pod's own namespace.
+    /// The full form of a name with one label that stands for nothing known: it is short for a
+    /// Service of the pod's own namespace.
     short: Option<String>,
-    /// The HTTP authority where it is an address, with its port (80 where it had none).
+    /// The HTTP authority if it is an address, with its port (80 if it has none).
     pub authority_address: Option<(IpAddr, u16)>,
 }
 
 impl<'a> Clues<'a> {
+    /// Reads the names of a call that `pod` began.
     pub fn read(cluster: &'a Cluster, pod: &Pod, call: &Call) -> Self {
         let mut clues = Self::default();
         if let Some(sni) = &call.sni {
@@ -98,8 +101,7 @@ impl<'a> Clues<'a> {
             match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
                 Ok(address) => {
                     clues.authority_address = Some((address, port.unwrap_or(80)));
-                    // A Service called by its own address: Envoy keeps the authority as the
-                    // application wrote it.
+                    // A Service called by its own address: Envoy does not change the authority.
                     for service in cluster.services_at(address) {
                         clues.services.push(Clue {
                             grade: Grade::HttpAuthority,
@@ -130,16 +132,16 @@ impl<'a> Clues<'a> {
         port: Option<u16>,
     ) {
         match cluster.named(name, &pod.workload.namespace) {
-            Named::Service { service, via } => self.services.push(Clue {
+            NameTarget::Service { service, via } => self.services.push(Clue {
                 grade,
                 name: name.to_owned(),
                 host: service.host.clone(),
                 via: via.map(str::to_owned),
                 port,
             }),
-            Named::Entry(entries) => {
-                // Several entries hold the host: the pod's own namespace first (istio-scope:
-                // duplicates), then by name.
+            NameTarget::Entry(entries) => {
+                // If several entries have the host, that of the pod's own namespace counts, else
+                // the first by name.
                 let own = entries
                     .iter()
                     .find(|e| e.namespace == pod.workload.namespace)
@@ -151,7 +153,7 @@ impl<'a> Clues<'a> {
                     port,
                 });
             }
-            Named::Unknown if name.contains('.') && name.parse::<IpAddr>().is_err() => {
+            NameTarget::Unknown if name.contains('.') && name.parse::<IpAddr>().is_err() => {
                 self.externals.push(ExternalClue {
                     grade,
                     name: name.to_owned(),
@@ -159,7 +161,7 @@ impl<'a> Clues<'a> {
                     port,
                 });
             }
-            Named::Unknown => {
+            NameTarget::Unknown => {
                 let domain = cluster.domain();
                 if is_strong(grade) && name != "localhost" && valid::namespace(name).is_ok() {
                     self.short = Some(format!("{name}.{}.svc.{domain}", pod.workload.namespace));
@@ -168,7 +170,7 @@ impl<'a> Clues<'a> {
         }
     }
 
-    /// What stands on the connection itself.
+    /// The clues on the connection itself.
     pub fn strong(&self) -> Self {
         let mut clues = self.clone();
         clues.services.retain(|c| is_strong(c.grade));
@@ -176,8 +178,15 @@ impl<'a> Clues<'a> {
         clues
     }
 
+    /// Mesh hosts that the application named.
+    pub fn mesh_hosts(&self) -> Vec<&String> {
+        let of_services = self.services.iter().flat_map(|c| std::iter::once(&c.host).chain(&c.via));
+        let of_entries = self.externals.iter().filter(|c| c.entry.is_some()).map(|c| &c.name);
+        of_services.chain(of_entries).collect()
+    }
+
     /// Adds the grades of every name that stands for this host.
-    pub fn supporting(&self, host: &str, mut resolution: Resolution) -> Resolution {
+    pub fn supporting(&self, host: &str, mut resolution: CallResolution) -> CallResolution {
         for clue in self.services.iter().filter(|c| c.host == host) {
             resolution = resolution.graded(clue.grade, Some(&clue.name));
         }
@@ -187,11 +196,18 @@ impl<'a> Clues<'a> {
         resolution
     }
 
-    /// The host of the cluster's own that a name means and that is not known, where there is one.
-    /// `within`: the address is one of the cluster, so that a name of one or two labels may be short
-    /// for a Service, with its namespace where that is known; `gone`: and nobody has it any more,
-    /// so that the namespace may be gone as well.
-    pub fn unknown_mesh_host(&self, cluster: &Cluster, within: bool, gone: bool) -> Option<String> {
+    /// The host of the cluster that a name means and that the cluster does not have, if there is
+    /// one.
+    ///
+    /// `in_cluster` says that the address is one of the cluster: then a name of one or two labels
+    /// may be short for a Service, if its namespace is known. `is_vacant` says that nobody has the
+    /// address any more: then the namespace may have been deleted as well.
+    pub fn unknown_mesh_host(
+        &self,
+        cluster: &Cluster,
+        in_cluster: bool,
+        is_vacant: bool,
+    ) -> Option<String> {
         let suffix = format!(".svc.{}", cluster.domain());
         let names = self.externals.iter().filter(|c| c.entry.is_none()).map(|c| c.name.as_str());
         let found = names.map(|n| n.trim_end_matches('.')).find_map(|name| {
@@ -200,13 +216,13 @@ impl<'a> Clues<'a> {
             }
             let short = name.strip_suffix(".svc").unwrap_or(name);
             let (service, namespace) = short.split_once('.')?;
-            let means = within
+            let is_short = in_cluster
                 && !service.is_empty()
                 && !namespace.contains('.')
-                && (short != name || gone || cluster.has_namespace(namespace));
-            means.then(|| format!("{short}{suffix}"))
+                && (short != name || is_vacant || cluster.has_namespace(namespace));
+            is_short.then(|| format!("{short}{suffix}"))
         });
-        found.or_else(|| self.short.clone().filter(|_| within))
+        found.or_else(|| self.short.clone().filter(|_| in_cluster))
     }
 }
 
@@ -226,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn istio_server_names() {
+    fn istio_server_names_have_port_subset_and_host() {
         let sni = parse_istio_sni("outbound_.9080_._.reviews.bookinfo.svc.cluster.local").unwrap();
         assert_eq!(
             sni,
@@ -240,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn authorities() {
+    fn an_authority_is_split_into_host_and_port() {
         assert_eq!(split_authority("reviews:9080"), ("reviews", Some(9080)));
         assert_eq!(split_authority("reviews"), ("reviews", None));
         assert_eq!(split_authority("[fd00::1]:80"), ("[fd00::1]", Some(80)));

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use sidecarta_capture::observation::{
 use super::*;
 use crate::attribute::{Attribution, attribute};
 use crate::cluster::Cluster;
-use crate::model::ServicePort;
+use crate::model::{ServicePort, Unresolved};
 use crate::snapshot;
 
 const SNAPSHOT: &str = r#"
@@ -92,7 +93,7 @@ fn call(to: &str, names: ConnectionNames) -> Connection {
     }
 }
 
-fn resolved(connection: &Connection) -> Resolution {
+fn resolved(connection: &Connection) -> CallResolution {
     let cluster = cluster();
     let Attribution::Pod(pod) = attribute(&cluster, connection.initiator.ip(), Time(LATE)) else {
         panic!("no pod")

@@ -1,29 +1,29 @@
 //! The cluster's DNS domain, as the objects of a snapshot say it.
 //!
-//! Owns which objects say it, and which of them have the first word. Must never take a default where
-//! one of them does.
+//! Owns which objects say it, and which of them decides. Must never take a default where an object
+//! says it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::versions::Item;
+use super::versions::ParsedObject;
 use crate::cluster::dns_domain;
 use crate::cluster::objects::Known;
 
-/// What the objects say.
+/// What the objects of a snapshot say of the domain.
 #[derive(Debug, Default)]
 pub(super) struct Domains {
-    /// Pods whose proxy, or which as istiod, is started with a domain.
+    /// For each domain, the number of proxies and of pods of istiod that are started with it.
     pods: BTreeMap<String, u64>,
-    /// Hosts of VirtualServices: the part behind `.svc.`, with name and namespace before it.
+    /// For each domain in a host of a VirtualService, name and namespace of the Services.
     hosts: BTreeMap<String, BTreeSet<(String, String)>>,
-    /// Services, by name and namespace.
+    /// Name and namespace of each Service.
     services: BTreeSet<(String, String)>,
 }
 
 impl Domains {
-    /// Takes in what an object says.
-    pub fn hear(&mut self, item: &Item) {
-        let Item::Known(known) = item else { return };
+    /// Adds what an object says.
+    pub fn add(&mut self, object: &ParsedObject) {
+        let ParsedObject::Known(known) = object else { return };
         match &**known {
             Known::Pod(pod) => {
                 if let Some(domain) = dns_domain(pod) {
@@ -37,23 +37,23 @@ impl Domains {
                 for host in v.hosts() {
                     let Some((service, domain)) = host.split_once(".svc.") else { continue };
                     let Some((name, namespace)) = service.split_once('.') else { continue };
-                    let of = (name.to_owned(), namespace.to_owned());
-                    self.hosts.entry(domain.to_ascii_lowercase()).or_default().insert(of);
+                    let service = (name.to_owned(), namespace.to_owned());
+                    self.hosts.entry(domain.to_ascii_lowercase()).or_default().insert(service);
                 }
             }
             _ => {}
         }
     }
 
-    /// The domain: the one that was asked for, else that of most proxies, else the one that
-    /// VirtualServices of known Services have. What contradicts it is said in words.
+    /// The domain: the one that was asked for, else that of most proxies, else the one in the hosts
+    /// of VirtualServices for known Services. Objects that contradict it become problems.
     pub fn decide(self, asked: Option<String>, problems: &mut Vec<String>) -> Option<String> {
         let by_pods = self.pods.iter().max_by_key(|(_, n)| **n).map(|(domain, _)| domain.clone());
         let by_hosts = || {
             let known =
                 |of: &BTreeSet<(String, String)>| of.iter().any(|s| self.services.contains(s));
             let mut found = self.hosts.iter().filter(|(_, of)| known(of)).map(|(d, _)| d);
-            // Several say that one of them is another cluster's.
+            // If there are several, one of them is that of another cluster.
             found.next().filter(|_| found.next().is_none()).cloned()
         };
         let domain = asked.clone().or(by_pods).or_else(by_hosts);
@@ -61,12 +61,12 @@ impl Domains {
         for (other, n) in self.pods.iter().filter(|(other, _)| *other != decided) {
             problems.push(match &asked {
                 Some(_) => format!(
-                    "--cluster-domain is {decided}, and the proxies of {n} pods run with {other}: where {other} is right, hosts below \
-                     {decided} match nothing"
+                    "--cluster-domain is {decided}, and the proxies of {n} pods run with {other}: \
+                     where {other} is right, hosts below {decided} match nothing"
                 ),
                 None => format!(
-                    "the proxies of {n} pods run with the DNS domain {other}, those of more pods with {decided}, which is taken; \
-                     pass --cluster-domain where that is wrong"
+                    "the proxies of {n} pods run with the DNS domain {other}, those of more pods \
+                     with {decided}, which is taken; pass --cluster-domain where that is wrong"
                 ),
             });
         }

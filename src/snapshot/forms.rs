@@ -1,4 +1,4 @@
-//! One object is one object, in whatever form and however often it is there.
+//! One object counts once, in whatever form and however often it is in the files.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -49,7 +49,7 @@ fn backing(cluster: &Cluster, at: &str, time: Time) -> Vec<String> {
 }
 
 #[test]
-fn a_snapshot_before_and_one_after_are_better_than_one() {
+fn two_snapshots_of_different_times_add_up() {
     let before =
         service("a", 1, "10.96.0.1") + &pod("cart-1", "p1", "10.1.0.1", 1) + &slice(1, "10.1.0.1");
     let after =
@@ -64,7 +64,7 @@ fn a_snapshot_before_and_one_after_are_better_than_one() {
 }
 
 #[test]
-fn an_address_that_was_given_on_is_the_earlier_pods_until_then() {
+fn an_address_belongs_to_the_earlier_pod_until_a_later_pod_has_it() {
     let before =
         service("a", 1, "10.96.0.1") + &pod("cart-1", "p1", "10.1.0.1", 1) + &slice(1, "10.1.0.1");
     let mail = pod("mail-1", "p3", "10.1.0.1", 9).replace("app: cart", "app: mail");
@@ -90,7 +90,7 @@ fn an_address_that_was_given_on_is_the_earlier_pods_until_then() {
 }
 
 #[test]
-fn two_clusters_are_said_and_both_addresses_count() {
+fn files_of_two_clusters_are_reported_and_both_addresses_count() {
     let api = |uid: &str, address: &str| {
         service(uid, 1, address)
             .replace("name: cart, namespace: shop", "name: kubernetes, namespace: default")

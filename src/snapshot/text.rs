@@ -12,36 +12,36 @@ pub(super) struct Piece<'a> {
     pub text: &'a str,
     /// The piece is an item of a block sequence: its first line begins with `- `.
     pub item: bool,
-    /// Kind and version of the list that it is an item of, where that stands in the text.
+    /// Kind and version of the list of which it is an item, if the text has them.
     pub kind: &'a str,
     pub api_version: &'a str,
-    /// How the list ends that it is an item of.
-    pub end: End,
+    /// How the list ends of which it is an item.
+    pub end: ListEnd,
 }
 
 /// How a list ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum End {
+pub(super) enum ListEnd {
     /// As `kubectl` ends it, or it is no list.
     #[default]
     Whole,
-    /// Within its items, and nothing before them says what `kubectl` says of each list
-    /// (`metadata`): cut between two lines, or written by somebody else.
+    /// It ends after an item, without the `metadata` that `kubectl` prints for each list. Either
+    /// the file was cut between two lines, or another program wrote it.
     Open,
-    /// Before it is whole.
+    /// It was cut short.
     Cut,
 }
 
 impl<'a> Piece<'a> {
     fn document(line: usize, text: &'a str) -> Self {
-        Self { line, text, item: false, kind: "", api_version: "", end: End::Whole }
+        Self { line, text, item: false, kind: "", api_version: "", end: ListEnd::Whole }
     }
 }
 
 /// The text of a file: UTF-8, or UTF-16 with a mark, as PowerShell's `>` writes it.
 ///
 /// # Errors
-/// The line, and why it is none.
+/// The line, and why it cannot be read.
 pub(super) fn decoded(bytes: &[u8]) -> Result<Cow<'_, str>, String> {
     let wide = |rest: &[u8], from: fn([u8; 2]) -> u16| {
         let (pairs, odd) = rest.as_chunks::<2>();
@@ -110,22 +110,25 @@ fn documents(text: &str) -> Vec<Piece<'_>> {
     out
 }
 
-/// The value of a top-level key that stands on one line.
-fn word<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+/// The value of a top-level key, if it is on the line of the key.
+fn top_level_value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let value = |l: &'a str| l.strip_prefix(key)?.strip_prefix(':').map(str::trim);
     text.lines().find_map(value).map(|v| v.trim_matches(['"', '\'']))
 }
 
+/// Cuts a `List` at its items; false if the document is none.
 fn items<'a>(document: Piece<'a>, out: &mut Vec<Piece<'a>>) -> bool {
-    let kind = word(document.text, "kind");
-    // `kubectl` prints a List's kind behind its items: without it, the end is missing.
+    let kind = top_level_value(document.text, "kind");
+    // `kubectl` prints the kind of a List after its items. Without it, the end is missing.
     let cut = kind.is_none() && document.text.lines().any(|l| l.trim_end() == "items:");
     if !cut && !kind.is_some_and(|k| k.ends_with("List")) {
         return false;
     }
-    let (kind, api_version) = (kind.unwrap_or(""), word(document.text, "apiVersion").unwrap_or(""));
-    let mut end = if cut { End::Cut } else { End::Whole };
-    let piece = |line, text| Piece { line, text, item: true, kind, api_version, end: End::Whole };
+    let (kind, api_version) =
+        (kind.unwrap_or(""), top_level_value(document.text, "apiVersion").unwrap_or(""));
+    let mut end = if cut { ListEnd::Cut } else { ListEnd::Whole };
+    let piece =
+        |line, text| Piece { line, text, item: true, kind, api_version, end: ListEnd::Whole };
     let mut at = 0;
     let mut in_items = false;
     let mut column = None;
@@ -153,9 +156,9 @@ fn items<'a>(document: Piece<'a>, out: &mut Vec<Piece<'a>>) -> bool {
     }
     if let Some((from, at_line)) = current {
         if !document.text.ends_with('\n') {
-            end = End::Cut;
-        } else if word(document.text, "metadata").is_none() {
-            end = end.max(End::Open);
+            end = ListEnd::Cut;
+        } else if top_level_value(document.text, "metadata").is_none() {
+            end = end.max(ListEnd::Open);
         }
         found.push(piece(at_line, &document.text[from..]));
     }
@@ -166,7 +169,7 @@ fn items<'a>(document: Piece<'a>, out: &mut Vec<Piece<'a>>) -> bool {
     true
 }
 
-/// A name for a piece that could not be read: the first `kind:` and `name:` that stand in its text.
+/// A name for a piece that could not be read: the first `kind:` and `name:` in its text.
 pub(super) fn guess_name(text: &str) -> String {
     let value = |key: &str| {
         let lines = text.lines().map(|l| l.trim_start().trim_start_matches("- ").trim_start());
@@ -187,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_cut_at_its_items_and_lines_are_kept() {
+    fn a_list_is_cut_at_its_items_and_each_has_its_line() {
         let text = "apiVersion: v1\nitems:\n- kind: A\n  data: |\n    - x\n- kind: B\nkind: List\n---\n# only a comment\n---\nkind: C\n";
         let got: Vec<(usize, &str, bool)> =
             pieces(text).iter().map(|p| (p.line, p.text, p.item)).collect();
@@ -205,11 +208,11 @@ mod tests {
     fn a_list_without_its_end_is_recognised() {
         let end = |text: &str| pieces(text)[0].end;
         let whole = "apiVersion: v1\nitems:\n- kind: A\n- kind: B\nkind: List\nmetadata:\n  resourceVersion: \"\"\n";
-        assert_eq!(end(whole), End::Whole);
-        assert_eq!(end("apiVersion: v1\nitems:\n- kind: A\n- kind: B\n"), End::Cut);
-        assert_eq!(end("kind: List\nitems:\n- kind: A\n- ki"), End::Cut);
-        assert_eq!(end("kind: List\nitems:\n- kind: A\n"), End::Open);
-        assert_eq!(end("kind: List\nmetadata: {}\nitems:\n- kind: A\n"), End::Whole);
+        assert_eq!(end(whole), ListEnd::Whole);
+        assert_eq!(end("apiVersion: v1\nitems:\n- kind: A\n- kind: B\n"), ListEnd::Cut);
+        assert_eq!(end("kind: List\nitems:\n- kind: A\n- ki"), ListEnd::Cut);
+        assert_eq!(end("kind: List\nitems:\n- kind: A\n"), ListEnd::Open);
+        assert_eq!(end("kind: List\nmetadata: {}\nitems:\n- kind: A\n"), ListEnd::Whole);
     }
 
     #[test]

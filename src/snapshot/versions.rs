@@ -1,7 +1,7 @@
-//! One object is one object, in however many files and forms.
+//! One object counts once, in however many files and forms it is.
 //!
-//! Owns which text of an object is the newest, what older ones still say of their time, and whether
-//! two texts can be of one cluster. The order of the files must not show. Must never read a text.
+//! Owns which text of an object is the newest, what older texts say of their time, and whether two
+//! texts can be of one cluster. The order of the files must not matter. Must never parse a text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,22 +9,22 @@ use std::net::IpAddr;
 use crate::cluster::objects::{
     self, Controller, EndpointSlice, Known, Meta, Node, Pod, Service, addresses,
 };
-use crate::cluster::{Builder, Ended};
+use crate::cluster::{ClusterBuilder, EndTime};
 use crate::mesh;
 use crate::model::Time;
 
-/// An object that was read.
+/// An object of a file, parsed.
 #[derive(Clone, Debug)]
-pub(super) enum Item {
+pub(super) enum ParsedObject {
     Node(Node),
     /// With its kind.
     Controller(String, Controller),
     Known(Box<Known>),
 }
 
-/// Which object it is. A pod's UID belongs to it: pods of one name may follow each other.
+/// Which object it is. For pods the UID belongs to it: pods of one name may follow each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Identity {
+struct ObjectIdentity {
     kind: String,
     namespace: String,
     name: String,
@@ -37,7 +37,7 @@ struct Identity {
 struct Age {
     created: Option<Time>,
     version: Option<u64>,
-    /// Of two that are equal otherwise, the same in any order of the files.
+    /// Decides between two that are equal otherwise, so that the order of the files does not.
     digest: u64,
 }
 
@@ -45,7 +45,7 @@ struct Age {
 struct Version {
     age: Age,
     uid: String,
-    item: Item,
+    object: ParsedObject,
 }
 
 /// All texts of one object.
@@ -53,42 +53,45 @@ struct Version {
 struct Texts {
     /// The newest first, once all are read.
     versions: Vec<Version>,
-    /// The files that it stands in.
+    /// Numbers of the files that contain it.
     files: BTreeSet<u32>,
 }
+
+/// For a pod (see [`key_of`]) and its address, when another pod had that address.
+type TakenAddresses = BTreeMap<(String, IpAddr), Time>;
 
 /// Objects with their versions.
 #[derive(Debug, Default)]
 pub(super) struct Versions {
-    found: BTreeMap<Identity, Texts>,
+    found: BTreeMap<ObjectIdentity, Texts>,
     file: u32,
 }
 
 impl Versions {
-    /// What follows is of another file.
+    /// Begins another file: all objects that are added from now on are of it.
     pub fn next_file(&mut self) {
         self.file += 1;
     }
 
     /// Adds an object; false where it was there already.
-    pub fn add(&mut self, kind: &str, item: Item, digest: u64) -> bool {
+    pub fn add(&mut self, kind: &str, object: ParsedObject, digest: u64) -> bool {
         let file = self.file;
-        let (identity, age) = describe(kind, &item, digest);
-        let uid = uid_of(&item).to_owned();
+        let (identity, age) = describe(kind, &object, digest);
+        let uid = uid_of(&object).to_owned();
         let texts = self.found.entry(identity).or_default();
         let is_new = texts.versions.is_empty();
         texts.files.insert(file);
-        // Most objects are read once, and text that is the same says nothing more.
+        // Most objects are read once. An equal text adds nothing.
         if texts.versions.iter().all(|v| v.age != age) {
-            texts.versions.push(Version { age, uid, item });
+            texts.versions.push(Version { age, uid, object });
         }
         is_new
     }
 
     /// The pods, each once.
     fn pods(&self) -> impl Iterator<Item = (&Pod, &Texts)> {
-        self.found.values().filter_map(|texts| match &texts.versions.first()?.item {
-            Item::Known(known) => match &**known {
+        self.found.values().filter_map(|texts| match &texts.versions.first()?.object {
+            ParsedObject::Known(known) => match &**known {
                 Known::Pod(pod) => Some((pod, texts)),
                 _ => None,
             },
@@ -96,39 +99,39 @@ impl Versions {
         })
     }
 
-    /// Hands each object over: the newest text of it, and to the indexes of addresses what older
-    /// ones add, for they were true in their time. What contradicts itself is said in words.
+    /// Adds each object to both builders: its newest text, and to the indexes of addresses also
+    /// what older texts add, because they were true in their time. Contradictions become problems.
     pub fn feed(
         mut self,
-        cluster: &mut Builder,
+        cluster: &mut ClusterBuilder,
         mut mesh: Option<&mut mesh::Builder>,
         problems: &mut Vec<String>,
     ) {
         for texts in self.found.values_mut() {
             texts.versions.sort_by(|a, b| b.age.cmp(&a.age));
         }
-        let clusters = self.of_several_clusters(problems);
-        let gone = if clusters { BTreeMap::new() } else { self.handed_over() };
+        let has_several_clusters = self.has_several_clusters(problems);
+        let taken_at = if has_several_clusters { BTreeMap::new() } else { self.taken_addresses() };
         for texts in self.found.into_values() {
             let mut versions = texts.versions.into_iter();
             let Some(newest) = versions.next() else { continue };
             let older: Vec<Version> = versions.collect();
-            match newest.item {
-                Item::Node(node) => cluster.node(node),
-                Item::Controller(kind, o) => cluster.controller(&kind, o),
-                Item::Known(known) => {
+            match newest.object {
+                ParsedObject::Node(node) => cluster.node(node),
+                ParsedObject::Controller(kind, o) => cluster.controller(&kind, o),
+                ParsedObject::Known(known) => {
                     if let Some(mesh) = &mut mesh {
                         mesh.add(Known::clone(&known));
                     }
-                    hand_over(*known, older, &gone, cluster);
+                    add_with_older(*known, older, &taken_at, cluster);
                 }
             }
         }
     }
 
-    /// Pods that were gone by a time, because another had their address from then on: never seen in
-    /// one file together, the later one was in none with the earlier.
-    fn handed_over(&self) -> BTreeMap<(String, IpAddr), Time> {
+    /// For a pod and its address, the time from which another pod had the address. The two pods are
+    /// in no file together, so the earlier one was deleted before the later one was seen.
+    fn taken_addresses(&self) -> TakenAddresses {
         let mut holders: BTreeMap<IpAddr, Vec<(Time, &Pod, &Texts)>> = BTreeMap::new();
         let ended = |p: &Pod| matches!(p.status.phase.as_str(), "Succeeded" | "Failed");
         for (pod, texts) in self.pods().filter(|(p, _)| !p.spec.host_network && !ended(p)) {
@@ -138,29 +141,29 @@ impl Versions {
                 holders.entry(address).or_default().push((start, pod, texts));
             }
         }
-        let mut gone = BTreeMap::new();
+        let mut taken_at = TakenAddresses::new();
         for (address, mut all) in holders.into_iter().filter(|(_, all)| all.len() > 1) {
             all.sort_by_key(|(start, pod, _)| (*start, &pod.metadata.uid));
             for pair in all.windows(2) {
                 let [(began, earlier, a), (start, _, b)] = pair else { continue };
                 if began < start && a.files.is_disjoint(&b.files) {
-                    gone.insert((key_of(&earlier.metadata), address), *start);
+                    taken_at.insert((key_of(&earlier.metadata), address), *start);
                 }
             }
         }
-        gone
+        taken_at
     }
 
-    /// Whether the texts are of several clusters: no cluster gives one Service two addresses, and
-    /// each has a Service `kubernetes` of its own.
-    fn of_several_clusters(&self, problems: &mut Vec<String>) -> bool {
+    /// Whether the texts are of several clusters. One sign is a Service with one UID and two
+    /// addresses, the other that the Service `default/kubernetes` has two.
+    fn has_several_clusters(&self, problems: &mut Vec<String>) -> bool {
         let mut several = false;
         for texts in self.found.values().filter(|t| t.versions.len() > 1) {
             let services: Vec<(&Version, &Service)> = texts
                 .versions
                 .iter()
-                .filter_map(|v| match &v.item {
-                    Item::Known(known) => match &**known {
+                .filter_map(|v| match &v.object {
+                    ParsedObject::Known(known) => match &**known {
                         Known::Service(s) => Some((v, s)),
                         _ => None,
                     },
@@ -179,11 +182,15 @@ impl Versions {
             if is_api || !newest.uid.is_empty() && newest.uid == other.uid {
                 several = true;
                 problems.push(format!(
-                    "the Service {namespace}/{name} has two addresses, {a} and {b}: the files are of two clusters; the addresses                      of both count, and a pod is known by its address only where the clusters do not share it"
+                    "the Service {namespace}/{name} has two addresses, {a} and {b}: the files are \
+                     of two clusters; the addresses                      of both count, and a pod \
+                     is known by its address only where the clusters do not share it"
                 ));
             } else {
                 problems.push(format!(
-                    "the Service {namespace}/{name} has two addresses, {a} and {b}: it was made anew between the files, or they are                      of two clusters; both addresses count"
+                    "the Service {namespace}/{name} has two addresses, {a} and {b}: it was made \
+                     anew between the files, or they are                      of two clusters; \
+                     both addresses count"
                 ));
             }
         }
@@ -195,19 +202,19 @@ fn key_of(meta: &Meta) -> String {
     format!("{}/{}/{}", meta.namespace, meta.name, meta.uid)
 }
 
-fn describe(kind: &str, item: &Item, digest: u64) -> (Identity, Age) {
+fn describe(kind: &str, object: &ParsedObject, digest: u64) -> (ObjectIdentity, Age) {
     let version = |text: &str| text.parse().ok();
-    let (namespace, name, uid, age) = match item {
-        Item::Node(n) => {
+    let (namespace, name, uid, age) = match object {
+        ParsedObject::Node(n) => {
             let m = &n.metadata;
             let age = (m.creation_timestamp, version(&m.resource_version));
             ("", &m.name, &m.uid, age)
         }
-        Item::Controller(_, c) => of_meta(&c.metadata),
-        Item::Known(known) => of_meta(known.metadata()),
+        ParsedObject::Controller(_, c) => of_meta(&c.metadata),
+        ParsedObject::Known(known) => of_meta(known.metadata()),
     };
     let is_pod = kind == "Pod";
-    let identity = Identity {
+    let identity = ObjectIdentity {
         kind: kind.to_owned(),
         namespace: namespace.to_owned(),
         name: name.clone(),
@@ -223,11 +230,11 @@ fn of_meta(m: &Meta) -> Described<'_> {
     (&m.namespace, &m.name, &m.uid, age)
 }
 
-fn uid_of(item: &Item) -> &str {
-    match item {
-        Item::Node(n) => &n.metadata.uid,
-        Item::Controller(_, c) => &c.metadata.uid,
-        Item::Known(known) => &known.metadata().uid,
+fn uid_of(object: &ParsedObject) -> &str {
+    match object {
+        ParsedObject::Node(n) => &n.metadata.uid,
+        ParsedObject::Controller(_, c) => &c.metadata.uid,
+        ParsedObject::Known(known) => &known.metadata().uid,
     }
 }
 
@@ -240,20 +247,20 @@ fn shares_address(a: &Service, b: &Service) -> bool {
     a.is_empty() || b.is_empty() || !a.is_disjoint(&b)
 }
 
-/// Hands an object to the indexes of addresses, with what older texts of it add.
-fn hand_over(
+/// Adds an object to the indexes of addresses, with what older texts of it add.
+fn add_with_older(
     known: Known,
     older: Vec<Version>,
-    gone: &BTreeMap<(String, IpAddr), Time>,
-    cluster: &mut Builder,
+    taken_at: &TakenAddresses,
+    cluster: &mut ClusterBuilder,
 ) {
-    let older = older.into_iter().filter_map(|v| match v.item {
-        Item::Known(known) => Some(*known),
+    let older = older.into_iter().filter_map(|v| match v.object {
+        ParsedObject::Known(known) => Some(*known),
         _ => None,
     });
     match known {
         Known::Pod(mut pod) => {
-            // An end takes the addresses out of the status.
+            // The status of a pod that has ended may lack the addresses.
             if addresses(&pod, |_| {}).is_empty() {
                 let before = older.filter_map(|o| match o {
                     Known::Pod(p) => Some(p.status),
@@ -268,8 +275,9 @@ fn hand_over(
             }
             let key = key_of(&pod.metadata);
             let all = addresses(&pod, |_| {});
-            let until = all.into_iter().filter_map(|a| gone.get(&(key.clone(), a))).min().copied();
-            cluster.pod_until(&pod, until.map(Ended::By));
+            let until =
+                all.into_iter().filter_map(|a| taken_at.get(&(key.clone(), a))).min().copied();
+            cluster.pod_until(&pod, until.map(EndTime::By));
         }
         Known::Service(mut service) => {
             for o in older {
@@ -297,7 +305,7 @@ fn hand_over(
                 slice.endpoints.iter().flat_map(|e| &e.addresses).cloned().collect();
             for o in older {
                 let Known::EndpointSlice(o) = o else { continue };
-                former(o, &now, gone, cluster);
+                add_former_endpoints(o, &now, taken_at, cluster);
             }
             cluster.slice(slice);
         }
@@ -316,7 +324,7 @@ fn hand_over(
         Known::ConfigMap(o) => cluster.config_map(o),
         Known::Namespace(o) => cluster.namespace(o),
         Known::DestinationRule(o) => cluster.destination_rule(&o),
-        // What these say decides nothing about addresses.
+        // These decide nothing about addresses.
         Known::Sidecar(_)
         | Known::Telemetry(_)
         | Known::AuthorizationPolicy(_)
@@ -329,13 +337,13 @@ fn hand_over(
     }
 }
 
-/// The endpoints that only an older text of a slice has. Each was one in its time: until another
-/// pod had the address, where that is known.
-fn former(
+/// Adds the endpoints that only an older text of a slice has. Each was an endpoint until another
+/// pod had its address, if that is known.
+fn add_former_endpoints(
     slice: EndpointSlice,
     now: &BTreeSet<String>,
-    gone: &BTreeMap<(String, IpAddr), Time>,
-    cluster: &mut Builder,
+    taken_at: &TakenAddresses,
+    cluster: &mut ClusterBuilder,
 ) {
     let mut by_end: BTreeMap<Option<Time>, Vec<objects::Endpoint>> = BTreeMap::new();
     for endpoint in &slice.endpoints {
@@ -343,13 +351,13 @@ fn former(
             let until = address
                 .parse::<IpAddr>()
                 .ok()
-                .and_then(|a| gone.iter().filter(|((_, b), _)| *b == a).map(|(_, t)| *t).max());
+                .and_then(|a| taken_at.iter().filter(|((_, b), _)| *b == a).map(|(_, t)| *t).max());
             let alone = objects::Endpoint { addresses: vec![address.clone()], ..endpoint.clone() };
             by_end.entry(until).or_default().push(alone);
         }
     }
     for (until, endpoints) in by_end {
         let slice = EndpointSlice { endpoints, ..slice.clone() };
-        cluster.slice_until(slice, until.map(Ended::By));
+        cluster.slice_until(slice, until.map(EndTime::By));
     }
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::cluster::{Builder, objects};
+use crate::cluster::{ClusterBuilder, objects};
 use crate::learn;
 use crate::model::{BatchId, DataPlane, Record, WorkloadId};
 use crate::observed::Gatherer;
@@ -33,7 +33,7 @@ fn object(namespace: &str, name: &str, uid: &str, node: &str, address: &str) -> 
 
 /// `web` and `api` run on n1, `db` and `web-0` on n2; `pending` is on no node yet.
 fn cluster() -> Cluster {
-    let mut builder = Builder::default();
+    let mut builder = ClusterBuilder::default();
     builder.pod(&object("shop", "web", "uid-web", "n1", "10.0.0.1"));
     builder.pod(&object("shop", "api", "uid-api", "n1", "10.0.0.2"));
     builder.pod(&object("bank", "db", "uid-db", "n2", "10.0.0.3"));
@@ -78,7 +78,7 @@ fn a_pod_is_known_by_its_uid_and_speaks_through_the_agent_of_its_node() {
 
 #[test]
 fn a_snapshot_without_uids_and_nodes_is_believed_as_far_as_it_goes() {
-    let mut builder = Builder::default();
+    let mut builder = ClusterBuilder::default();
     builder.pod(&object("shop", "web", "", "", "10.0.0.1"));
     let cluster = builder.build().0;
     let found = standing(claim("shop", "web", "uid-web"), "n1", &cluster, &RULES);

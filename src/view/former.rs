@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::cluster::Ended;
+use crate::cluster::EndTime;
 use crate::cluster::objects::EndpointSlice;
 
 /// What slices have lost.
@@ -19,7 +19,7 @@ pub(super) struct Former(Vec<Lost>);
 #[derive(Debug)]
 pub(super) struct Lost {
     pub slice: Arc<EndpointSlice>,
-    pub ended: Ended,
+    pub ended: EndTime,
     pub forget: Instant,
 }
 
@@ -29,7 +29,7 @@ impl Former {
         &mut self,
         old: &EndpointSlice,
         new: Option<&EndpointSlice>,
-        ended: Ended,
+        ended: EndTime,
         forget: Instant,
     ) {
         let gone = |address: &String| {
@@ -52,7 +52,7 @@ impl Former {
     }
 
     /// What was lost, and until when it was there.
-    pub fn all(&self) -> Vec<(Arc<EndpointSlice>, Ended)> {
+    pub fn all(&self) -> Vec<(Arc<EndpointSlice>, EndTime)> {
         self.0.iter().map(|l| (Arc::clone(&l.slice), l.ended)).collect()
     }
 

@@ -13,7 +13,7 @@ use super::object::{Key, Object, Seen};
 use super::status::{KindStatus, PODS, Status};
 use crate::clock::now;
 use crate::cluster::objects::EndpointSlice;
-use crate::cluster::{Builder, Ended, PodBrief};
+use crate::cluster::{ClusterBuilder, EndTime, PodBrief};
 use crate::model::Time;
 
 /// Everything known.
@@ -47,10 +47,10 @@ impl Kind {
     }
 
     /// When something was over that is missing now.
-    fn ended(&self) -> Ended {
+    fn ended(&self) -> EndTime {
         match self.away {
-            Some(known) => Ended::Between(known.min(now()), now()),
-            None => Ended::By(now()),
+            Some(known) => EndTime::Between(known.min(now()), now()),
+            None => EndTime::By(now()),
         }
     }
 
@@ -107,7 +107,7 @@ impl State {
 #[derive(Debug)]
 struct Gone {
     pod: Arc<PodBrief>,
-    ended: Ended,
+    ended: EndTime,
     forget: Instant,
 }
 
@@ -115,8 +115,8 @@ struct Gone {
 #[derive(Debug)]
 pub(super) struct Input {
     objects: Vec<(&'static str, Object)>,
-    gone: Vec<(Arc<PodBrief>, Ended)>,
-    former: Vec<(Arc<EndpointSlice>, Ended)>,
+    gone: Vec<(Arc<PodBrief>, EndTime)>,
+    former: Vec<(Arc<EndpointSlice>, EndTime)>,
     /// Nothing is missing that can be had.
     pub settled: bool,
     /// When a deleted pod is forgotten next.
@@ -124,7 +124,7 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) fn feed(self, builder: &mut Builder) {
+    pub(super) fn feed(self, builder: &mut ClusterBuilder) {
         for (pod, ended) in self.gone {
             builder.brief(pod, Some(ended));
         }
@@ -339,7 +339,7 @@ impl Known {
 
 impl Former {
     /// An object has another version now, or none.
-    fn part(&mut self, old: &Object, new: Option<&Object>, ended: Ended, horizon: Duration) {
+    fn part(&mut self, old: &Object, new: Option<&Object>, ended: EndTime, horizon: Duration) {
         let forget = Instant::now() + horizon;
         match (old, new) {
             (Object::Slice(old), Some(Object::Slice(new))) => {
@@ -352,7 +352,7 @@ impl Former {
 }
 
 /// Remembers a pod for those of its packets that are yet to be told.
-fn retire(gone: &mut Vec<Gone>, entry: Entry, ended: Ended, horizon: Duration) {
+fn retire(gone: &mut Vec<Gone>, entry: Entry, ended: EndTime, horizon: Duration) {
     if let Object::Pod(pod) = entry.object
         && !pod.host_network
         && !pod.addresses.is_empty()

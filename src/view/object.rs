@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::cluster::objects::{EndpointSlice, Node, Service, ServiceEntry, WorkloadEntryObject};
-use crate::cluster::{Builder, ControllerBrief, PodBrief};
+use crate::cluster::{ClusterBuilder, ControllerBrief, PodBrief};
 
 /// An object as far as the indexes need it. The builder shares it.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +20,7 @@ pub(super) enum Object {
 }
 
 impl Object {
-    pub(super) fn feed(self, kind: &str, builder: &mut Builder) {
+    pub(super) fn feed(self, kind: &str, builder: &mut ClusterBuilder) {
         match self {
             Self::Pod(o) => builder.brief(o, None),
             Self::Service(o) => builder.shared_service(o),

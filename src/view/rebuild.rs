@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::known::Input;
 use super::shared::Shared;
-use crate::cluster::{Builder, Cluster};
+use crate::cluster::{Cluster, ClusterBuilder};
 
 /// Changes come in bursts: when none came for so long, one has ended.
 const QUIET: Duration = Duration::from_millis(50);
@@ -90,7 +90,8 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 fn build(input: Input, domain: Option<&str>) -> (Cluster, Vec<String>) {
-    let mut builder = domain.map_or_else(Builder::default, |d| Builder::default().domain(d));
+    let mut builder =
+        domain.map_or_else(ClusterBuilder::default, |d| ClusterBuilder::default().domain(d));
     input.feed(&mut builder);
     builder.build()
 }

@@ -1,4 +1,4 @@
-//! What `expect.json` says. Its fields have their meaning in `FORMAT.md`.
+//! The expectations in `expect.json`. `FORMAT.md` says what its fields mean.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,14 +15,14 @@ pub struct Run {
     pub replay_must_not_say: Vec<String>,
     pub replay_only: bool,
     pub together: bool,
-    /// Each any of which suffices.
-    pub dependencies: Vec<Vec<Wanted>>,
-    pub dependencies_not: Vec<Wanted>,
+    /// Of each list, one dependency must be there.
+    pub dependencies: Vec<Vec<WantedDependency>>,
+    pub dependencies_not: Vec<WantedDependency>,
     pub no_scope_miss: Option<bool>,
     pub scope_miss_of: Vec<Vec<String>>,
     pub scope_miss_not_of: Vec<String>,
     pub scope: Vec<ScopeQuestion>,
-    /// Expectations that are as good as each other, by workload.
+    /// Alternative expectations, by workload: one of them must be met.
     pub workloads: BTreeMap<String, Vec<Expectation>>,
 }
 
@@ -35,11 +35,11 @@ pub struct ScopeQuestion {
     pub exit: Vec<i32>,
 }
 
-/// What `generate` is to write for one workload.
+/// What `generate` must write for one workload.
 pub struct Expectation {
     pub pod: Option<String>,
     pub labels: BTreeMap<String, String>,
-    /// Sets, any of which is right, if any is named; `None` in it: nothing is written.
+    /// Alternative sets of hosts; `None` among them means that nothing is written.
     pub hosts: Option<Vec<Option<BTreeSet<String>>>>,
     pub name: Vec<String>,
     pub name_not: Vec<String>,
@@ -48,18 +48,18 @@ pub struct Expectation {
     pub selector_must_not: Vec<String>,
     pub selects: Vec<BTreeMap<String, String>>,
     pub selects_not: Vec<BTreeMap<String, String>>,
-    /// `outboundTrafficPolicy`, null for none, if it matters.
+    /// The `outboundTrafficPolicy` that is expected; null for none.
     pub policy: Option<Value>,
     pub must_say: Vec<String>,
     pub must_not_say: Vec<String>,
     pub exit: Vec<i32>,
 }
 
-/// Fields that a dependency is to have.
+/// Fields that a dependency must have.
 #[derive(Debug)]
-pub struct Wanted(Map<String, Value>);
+pub struct WantedDependency(Map<String, Value>);
 
-/// A value, or each of a list.
+/// The elements of a list, or a single value as a list.
 fn listed(value: &Value) -> Vec<Value> {
     match value {
         Value::Null => Vec::new(),
@@ -87,7 +87,7 @@ fn codes(value: &Value, default: &[i32]) -> Vec<i32> {
 }
 
 impl Run {
-    /// The run, and others that are as good: their fields replace its own.
+    /// The run and its alternatives, whose fields replace its own.
     pub fn alternatives(run: &Value) -> Vec<Self> {
         let merged = |other: &Value| {
             let mut run = run.as_object().unwrap().clone();
@@ -98,7 +98,7 @@ impl Run {
     }
 
     fn of(run: &Value) -> Self {
-        let wanted = |v: &Value| Wanted(v.as_object().unwrap().clone());
+        let wanted = |v: &Value| WantedDependency(v.as_object().unwrap().clone());
         let any = |v: &Value| listed(v).iter().map(wanted).collect();
         let workloads = run["workloads"].as_object().cloned().unwrap_or_default();
         Self {
@@ -146,7 +146,7 @@ impl ScopeQuestion {
 }
 
 impl Expectation {
-    /// The expectation, and others that are as good: each is whole but for `pod` and `labels`.
+    /// The expectation and its alternatives. Each is complete except for `pod` and `labels`.
     fn alternatives(value: &Value) -> Vec<Self> {
         let whole = |other: &Value| {
             let mut other = other.clone();
@@ -186,9 +186,9 @@ impl Expectation {
     }
 }
 
-impl Wanted {
-    /// Whether a dependency is it. Of an ambiguous one any candidate may be.
-    pub fn is(&self, dependency: &Value) -> bool {
+impl WantedDependency {
+    /// Whether a dependency has these fields. Of an ambiguous one, any candidate may have them.
+    pub fn matches(&self, dependency: &Value) -> bool {
         let (d, w) = (&dependency["destination"], &dependency["workload"]);
         let wants = |key: &str| self.0.get(key);
         let workload =

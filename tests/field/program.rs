@@ -1,4 +1,4 @@
-//! The program at work on one case.
+//! Runs the program on one case.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,25 +11,25 @@ use super::expectation::{Run, ScopeQuestion};
 /// The program, in the directory of a case.
 pub struct Program<'a> {
     pub case: &'a Path,
-    /// Where it learns; none where calls are declared only.
+    /// The store that it learns into; `None` if the case only declares calls.
     pub store: Option<PathBuf>,
 }
 
-/// What a command gave.
-pub struct Ran {
+/// The result of a command.
+pub struct CommandResult {
     pub code: i32,
     pub out: String,
     pub err: String,
 }
 
-impl Ran {
+impl CommandResult {
     pub fn all(&self) -> String {
         format!("{}{}", self.out, self.err)
     }
 }
 
 impl Program<'_> {
-    fn run(&self, args: &[&str]) -> Ran {
+    fn run(&self, args: &[&str]) -> CommandResult {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sidecarta"));
         command.args(args).current_dir(self.case).env("NO_COLOR", "1");
         for (key, _) in
@@ -42,25 +42,28 @@ impl Program<'_> {
         }
         let done = command.output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ran {
+        CommandResult {
             code: done.status.code().unwrap_or(-1),
             out: text(&done.stdout),
             err: text(&done.stderr),
         }
     }
 
-    pub fn replay(&self, run: &Run) -> Ran {
-        self.run(&args(&["replay"], &[&run.flags, &given(run), &["--".to_owned()], &run.captures]))
+    pub fn replay(&self, run: &Run) -> CommandResult {
+        self.run(&args(
+            &["replay"],
+            &[&run.flags, &cluster_args(run), &["--".to_owned()], &run.captures],
+        ))
     }
 
-    pub fn scope(&self, question: &ScopeQuestion, run: &Run) -> Ran {
+    pub fn scope(&self, question: &ScopeQuestion, run: &Run) -> CommandResult {
         let calls: Vec<String> =
             question.calls.iter().flat_map(|c| ["--call".to_owned(), c.clone()]).collect();
         let pod = ["--".to_owned(), question.pod.clone()];
-        self.run(&args(&["scope"], &[&run.flags, &given(run), &calls, &pod]))
+        self.run(&args(&["scope"], &[&run.flags, &cluster_args(run), &calls, &pod]))
     }
 
-    /// The exit code, the Sidecars, and what was said: comments and standard error.
+    /// The exit code, the Sidecars, and the text: comments and standard error.
     pub fn generate(&self, workloads: &[&str], run: &Run) -> (i32, Vec<Manifest>, String) {
         let calls: Vec<String> =
             run.calls.iter().flat_map(|c| ["--calls".to_owned(), c.clone()]).collect();
@@ -68,7 +71,7 @@ impl Program<'_> {
             workloads.iter().flat_map(|w| ["--workload".to_owned(), (*w).to_owned()]).collect();
         let ran = self.run(&args(
             &["generate", "--include-unready"],
-            &[&run.flags, &given(run), &calls, &chosen],
+            &[&run.flags, &cluster_args(run), &calls, &chosen],
         ));
         let comments: Vec<&str> =
             ran.out.lines().filter(|l| l.trim_start().starts_with('#')).collect();
@@ -104,8 +107,8 @@ impl Program<'_> {
     }
 }
 
-/// The snapshot of a run.
-fn given(run: &Run) -> Vec<String> {
+/// The arguments that name the snapshot of a run.
+fn cluster_args(run: &Run) -> Vec<String> {
     std::iter::once("--cluster".to_owned()).chain(run.cluster.iter().cloned()).collect()
 }
 
@@ -165,15 +168,15 @@ impl Manifest {
         }
     }
 
-    /// Whether its selector meets these labels.
+    /// Whether its selector matches these labels.
     pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         let meets = |s: &BTreeMap<String, String>| s.iter().all(|(k, v)| labels.get(k) == Some(v));
         self.selector.as_ref().is_some_and(meets)
     }
 }
 
-/// What Sidecars import: `./` is their own namespace; `~/*`, and a host that is made to match
-/// nothing, are nothing.
+/// Hosts that Sidecars import, with `./` as their own namespace. `~/*` and the host that matches
+/// nothing are left out.
 pub fn hosts_of(manifests: &[&Manifest]) -> BTreeSet<String> {
     let mut out = BTreeSet::new();
     for m in manifests {

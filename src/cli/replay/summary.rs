@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::Serialize;
 
 use crate::cli::{output, status};
-use crate::learn::Taught;
+use crate::learn::LearnedCapture;
 use crate::model::{
     Batch, DependencyKey, Destination, Merge, Record, Source, Spans, Tally, WorkloadId, counter,
     sums,
@@ -58,8 +58,8 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    pub fn add(&mut self, taught: Taught) {
-        let Taught { batch, before, elsewhere, .. } = taught;
+    pub fn add(&mut self, taught: LearnedCapture) {
+        let LearnedCapture { batch, before, elsewhere, .. } = taught;
         self.counted_elsewhere += elsewhere;
         self.captures += 1;
         self.counted_before += before.get(counter::CONNECTIONS).copied().unwrap_or(0);

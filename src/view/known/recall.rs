@@ -3,7 +3,7 @@
 //!
 //! Owns the rows that a store keeps of it, and what they say after a restart. While nobody looks,
 //! an address may pass on: what was there when somebody looked last, and is missing in the first
-//! list, was over at some time between ([`Ended::Between`]), and the time between is nobody's
+//! list, was over at some time between ([`EndTime::Between`]), and the time between is nobody's
 //! unless more is known. What is remembered for a while is remembered for as long while somebody
 //! looks: the time of absence does not count, for agents tell of what was before it when it is
 //! over. Must never take what is recalled for what is there: the first list decides.
@@ -22,7 +22,7 @@ use super::super::object::{Key, Object};
 use super::{Entry, Gone, Kind, Known, PODS, State};
 use crate::clock::now;
 use crate::cluster::objects::EndpointSlice;
-use crate::cluster::{Ended, PodBrief, Pool};
+use crate::cluster::{EndTime, PodBrief, Pool};
 use crate::model::Time;
 
 /// The kind that tells of endpoints.
@@ -79,9 +79,9 @@ enum Note<'a> {
     /// When all other rows of a kind were known to be true.
     Current(BTreeMap<Cow<'a, str>, Time>),
     /// A pod that has addresses, or had them.
-    Pod { pod: Cow<'a, PodBrief>, ended: Option<Ended> },
+    Pod { pod: Cow<'a, PodBrief>, ended: Option<EndTime> },
     /// A slice as it is, or what it has lost.
-    Slice { uid: Cow<'a, str>, slice: Cow<'a, EndpointSlice>, ended: Option<Ended> },
+    Slice { uid: Cow<'a, str>, slice: Cow<'a, EndpointSlice>, ended: Option<EndTime> },
 }
 
 impl Note<'_> {
@@ -193,7 +193,7 @@ impl Known {
     }
 
     /// For how long something is to be remembered that ended when somebody still looked.
-    fn left(&self, ended: Ended, looked: Option<Time>) -> Duration {
+    fn left(&self, ended: EndTime, looked: Option<Time>) -> Duration {
         let remembered = looked.map_or(0, |l| l.since(ended.noticed()));
         self.horizon.saturating_sub(Duration::from_nanos(remembered))
     }

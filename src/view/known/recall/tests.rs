@@ -85,19 +85,19 @@ fn what_is_missing_after_a_restart_ended_between_the_last_look_and_the_first_lis
     // Meanwhile `a` went, its successor of the same name has its address, and the slice has lost
     // one.
     listed(&mut known, vec![seen("a", "3", "10.0.0.1")], vec![slice(&["10.0.0.1"])]);
-    let ended = |known: &Known| -> Vec<(String, Ended)> {
+    let ended = |known: &Known| -> Vec<(String, EndTime)> {
         known.gone.iter().map(|g| (g.pod.uid.to_string(), g.ended)).collect()
     };
     let [(b, by), (a, between)] = &ended(&known)[..] else { panic!("{:?}", known.gone) };
     assert_eq!((a.as_str(), b.as_str()), ("1", "2"));
-    assert!(matches!(by, Ended::By(t) if *t >= looked));
-    assert!(matches!(between, Ended::Between(k, m) if *k == looked && m > k), "{between:?}");
+    assert!(matches!(by, EndTime::By(t) if *t >= looked));
+    assert!(matches!(between, EndTime::Between(k, m) if *k == looked && m > k), "{between:?}");
     let lost: Vec<_> = known.former.all();
     assert_eq!((lost.len(), &lost[0].0.endpoints[0].addresses), (1, &vec!["10.0.0.2".to_owned()]));
-    assert!(matches!(lost[0].1, Ended::Between(k, _) if k == looked || k < now()));
+    assert!(matches!(lost[0].1, EndTime::Between(k, _) if k == looked || k < now()));
     // From then on what goes is noticed.
     known.delete(PODS, seen("a", "3", "10.0.0.1"));
-    assert!(matches!(known.gone[2].ended, Ended::By(_)));
+    assert!(matches!(known.gone[2].ended, EndTime::By(_)));
 
     // And the next run knows all of it as this one does.
     disk.write(&mut known, &mut noted);

@@ -3,12 +3,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cluster::{Builder, Holder, PodBrief, Pool};
+use crate::cluster::{ClusterBuilder, Holder, PodBrief, Pool};
 use crate::model::Protocol;
 
 const ADDRESS: &str = "10.0.0.1";
 
-/// Seconds of a day, as the API tells a time.
+/// Seconds of a day, as the API writes times.
 fn at(second: i64) -> Time {
     Time(second * SECOND)
 }
@@ -17,7 +17,7 @@ fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
-/// A pod of the Service of its name, with the time of its first container where it has run.
+/// A pod of the Service with its name, with the start of its first container if that has run.
 fn pod(name: &str, start: i64, up: Option<i64>) -> objects::Pod {
     let ran = up.map(|up| json!([{"state": {"running": {"startedAt": at(up)}}}]));
     parsed(json!({
@@ -40,9 +40,9 @@ fn slice(name: &str) -> objects::EndpointSlice {
     }))
 }
 
-/// A pod that is no more.
-fn gone(builder: &mut Builder, pod: objects::Pod, ended: Ended) {
-    builder.brief(Arc::new(PodBrief::new(&pod, &mut Pool::default())), Some(ended));
+/// Adds a deleted pod.
+fn add_deleted(builder: &mut ClusterBuilder, pod: objects::Pod, end: EndTime) {
+    builder.brief(Arc::new(PodBrief::new(&pod, &mut Pool::default())), Some(end));
 }
 
 /// Who had the address in each of these half seconds; `-`: nobody known.
@@ -66,19 +66,19 @@ fn behind(cluster: &Cluster, second: i64) -> String {
 }
 
 #[test]
-fn while_nobody_looked_an_address_is_nobodys_that_is_not_known() {
-    // `a` was there at 100 and was missed at 200.
-    let missed = Ended::Between(at(100), at(200));
+fn while_nobody_watched_an_address_has_only_a_certain_holder() {
+    // `a` existed at 100 and was missed at 200.
+    let missed = EndTime::Between(at(100), at(200));
     for (what, b, expected) in [
         ("nobody has it now", None, "aa-----"),
-        ("its next pod tells when it ran", Some((120, Some(140))), "aa--bbb"),
+        ("the next pod's status says when it ran", Some((120, Some(140))), "aa--bbb"),
         ("it does not: it had it when it was seen", Some((120, None)), "aa----b"),
         ("it was started before, and got it later", Some((90, Some(140))), "a---bbb"),
         ("it ran before: the watch had been silent", Some((80, Some(90))), "-bbbbbb"),
         ("it came when somebody looked again", Some((230, Some(231))), "aa-----"),
     ] {
-        let mut builder = Builder::default();
-        gone(&mut builder, pod("a", 10, Some(12)), missed);
+        let mut builder = ClusterBuilder::default();
+        add_deleted(&mut builder, pod("a", 10, Some(12)), missed);
         if let Some((start, up)) = b {
             builder.pod(&pod("b", start, up));
         }
@@ -89,24 +89,24 @@ fn while_nobody_looked_an_address_is_nobodys_that_is_not_known() {
 }
 
 #[test]
-fn the_end_of_the_last_container_is_known_though_nobody_looked() {
+fn the_end_of_the_last_container_is_known_even_if_nobody_watched() {
     let mut a = pod("a", 10, Some(12));
     a.status.phase = "Succeeded".to_owned();
     a.status.container_statuses[0].state =
         parsed(json!({"terminated": {"startedAt": at(12), "finishedAt": at(80)}}));
-    let mut builder = Builder::default();
-    gone(&mut builder, a, Ended::Between(at(100), at(200)));
+    let mut builder = ClusterBuilder::default();
+    add_deleted(&mut builder, a, EndTime::Between(at(100), at(200)));
     builder.pod(&pod("b", 70, Some(82)));
     assert_eq!(holders(&builder.build().0, &[75, 80, 81, 150]), "aabb");
 }
 
 #[test]
-fn endpoints_go_with_the_address() {
-    let missed = Ended::Between(at(100), at(200));
+fn endpoints_change_hands_with_the_address() {
+    let missed = EndTime::Between(at(100), at(200));
     let build = |a: bool, b: Option<&str>| {
-        let mut builder = Builder::default();
+        let mut builder = ClusterBuilder::default();
         ["a", "b"].map(service).into_iter().for_each(|s| builder.service(s));
-        gone(&mut builder, pod("a", 10, Some(12)), missed);
+        add_deleted(&mut builder, pod("a", 10, Some(12)), missed);
         if a {
             builder.shared_slice(Arc::new(slice("a")), Some(missed));
         }
@@ -128,23 +128,23 @@ fn endpoints_go_with_the_address() {
 }
 
 #[test]
-fn an_endpoint_that_goes_while_its_pod_stays_may_have_been_one_until_then() {
-    let mut builder = Builder::default();
+fn an_endpoint_removed_while_its_pod_stays_is_uncertain_until_it_was_missed() {
+    let mut builder = ClusterBuilder::default();
     builder.service(service("a"));
     builder.pod(&pod("a", 10, Some(12)));
-    builder.shared_slice(Arc::new(slice("a")), Some(Ended::Between(at(100), at(200))));
+    builder.shared_slice(Arc::new(slice("a")), Some(EndTime::Between(at(100), at(200))));
     let cluster = builder.build().0;
     assert_eq!([90, 150, 210].map(|t| behind(&cluster, t)), ["a", "a?", ""]);
     assert_eq!(holders(&cluster, &[90, 150, 210]), "aaa");
 }
 
 #[test]
-fn what_is_noticed_as_it_happens_leaves_no_gap() {
-    let mut builder = Builder::default();
+fn a_deletion_that_is_noticed_as_it_happens_leaves_no_gap() {
+    let mut builder = ClusterBuilder::default();
     ["a", "b"].map(service).into_iter().for_each(|s| builder.service(s));
-    gone(&mut builder, pod("a", 10, Some(12)), Ended::By(at(101)));
+    add_deleted(&mut builder, pod("a", 10, Some(12)), EndTime::By(at(101)));
     builder.pod(&pod("b", 102, Some(103)));
-    // The slice of `b` alone has told, for `a` had no Service.
+    // Only `b` has a slice, because `a` had no Service.
     builder.slice(slice("b"));
     let cluster = builder.build().0;
     assert_eq!(holders(&cluster, &[99, 100, 102, 103]), "aabb");
@@ -152,8 +152,8 @@ fn what_is_noticed_as_it_happens_leaves_no_gap() {
 }
 
 #[test]
-fn an_endpoint_is_none_before_its_pod_though_nobody_is_known_before() {
-    let mut builder = Builder::default();
+fn an_endpoint_begins_with_its_pod_even_if_no_earlier_pod_is_known() {
+    let mut builder = ClusterBuilder::default();
     builder.service(service("b"));
     builder.pod(&pod("b", 102, Some(103)));
     builder.slice(slice("b"));

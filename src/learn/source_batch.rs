@@ -1,7 +1,7 @@
-//! What edges, names asked for and watched interfaces amount to, as records.
+//! The records of one source: what its edges, lookups and watched interfaces add up to.
 //!
-//! Owns the way from a resolution to a dependency with its evidence. Memory is bounded by distinct
-//! dependencies. Must never leave an edge out without counting it.
+//! Owns the path from a resolution to a dependency with its evidence. Memory is bounded by the
+//! number of distinct dependencies. Must never leave an edge out without counting it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,100 +10,111 @@ use foldhash::HashMap;
 
 use super::records::Records;
 use super::share::{Facets, MISSED, facet};
-use crate::cluster::{Cluster, Named, Pod};
+use crate::cluster::{Cluster, NameTarget, Pod};
 use crate::model::{
     Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Key, Lookups,
     Record, Source, Spans, Tally, Time, Watch, Workload, WorkloadId, counter, sums,
 };
 use crate::observed::{Edge, Opening, Watching};
-use crate::resolve::{Resolution, resolve};
+use crate::resolve::{CallResolution, resolve};
 
-/// Addresses outside the cluster that are listed one by one per workload. A scanner or a crawler
-/// reaches millions; what exceeds this is counted, and tells no more for a Sidecar than the first
-/// thousand do.
+/// Addresses outside the cluster that are listed one by one for each workload. A scanner or a
+/// crawler reaches millions. What exceeds this is counted: it says no more for a Sidecar than the
+/// first thousand do.
 const MAX_ADDRESSES: u32 = 1_000;
 
-/// What is learned.
+/// What one source adds, as records.
 #[derive(Debug, Default)]
-pub(super) struct Lesson {
+pub(super) struct SourceBatch {
     records: Records,
+    /// Number of addresses outside the cluster that are listed for each workload.
     addresses: HashMap<WorkloadId, u32>,
     counters: BTreeMap<String, u64>,
 }
 
-/// The connections of an edge that went to one destination.
+/// The connections of an edge that went to one destination, with that destination.
 #[derive(Debug)]
-pub(super) struct Part<'a> {
+pub(super) struct ResolvedEdge<'a> {
     edge: Cow<'a, Edge>,
-    pub resolution: Resolution,
+    pub resolution: CallResolution,
 }
 
-/// What an edge resolves to. It is one part, but where the address changed hands in between:
-/// all its holders were called, and how often each of them was is not told.
-pub(super) fn parts<'a>(cluster: &Cluster, pod: &Pod, edge: &'a Edge) -> Vec<Part<'a>> {
+/// Resolves an edge. Usually it has one destination. If the address changed hands during the edge,
+/// each of its holders was called, and nothing shows how often.
+pub(super) fn resolve_edge<'a>(
+    cluster: &Cluster,
+    pod: &Pod,
+    edge: &'a Edge,
+) -> Vec<ResolvedEdge<'a>> {
     let at = |time| resolve(cluster, pod, &edge.call, time);
     let first = at(edge.first());
-    let steady = edge.openings.len() < 2 || at(edge.last_began()) == first;
-    if steady {
-        return vec![Part { edge: Cow::Borrowed(edge), resolution: first }];
+    let is_one = edge.openings.len() < 2 || at(edge.last_began()) == first;
+    if is_one {
+        return vec![ResolvedEdge { edge: Cow::Borrowed(edge), resolution: first }];
     }
-    let mut parts: Vec<Part<'_>> = Vec::new();
+    let mut parts: Vec<ResolvedEdge<'_>> = Vec::new();
     for opening in &edge.openings {
         let resolution = at(opening.began);
         match parts.last_mut() {
-            Some(part) if part.resolution == resolution => {
-                part.edge.to_mut().openings.push(*opening);
+            Some(last) if last.resolution == resolution => {
+                last.edge.to_mut().openings.push(*opening);
             }
             _ => {
                 let edge = Edge { openings: vec![*opening], ..edge.clone() };
-                parts.push(Part { edge: Cow::Owned(edge), resolution });
+                parts.push(ResolvedEdge { edge: Cow::Owned(edge), resolution });
             }
         }
     }
-    // As many for each, and what is left for the first.
+    // Each gets an equal share of the connections, and the first one the remainder.
     let n = parts.len() as u64;
     let divide = |sum: u64, i: usize| sum / n + if i == 0 { sum % n } else { 0 };
     for (i, part) in parts.iter_mut().enumerate() {
-        let part = part.edge.to_mut();
-        part.connections = divide(edge.connections, i);
-        part.midway = divide(edge.midway, i);
-        part.guessed = divide(edge.guessed, i);
-        part.unanswered = divide(edge.unanswered, i);
+        let share = part.edge.to_mut();
+        share.connections = divide(edge.connections, i);
+        share.midway = divide(edge.midway, i);
+        share.guessed = divide(edge.guessed, i);
+        share.unanswered = divide(edge.unanswered, i);
     }
     parts
 }
 
-/// The host that a name means, where it is one of the mesh: a Service's, an entry's, or one that a
-/// VirtualService routes.
+/// The host that a name means, if it is one of the mesh: that of a Service or an entry, or one that
+/// a VirtualService routes.
 pub(super) fn asked_host(cluster: &Cluster, pod: &Pod, question: &str) -> Option<String> {
     match cluster.named(question, &pod.workload.namespace) {
-        Named::Service { service, via } => Some(via.unwrap_or(&service.host).to_owned()),
-        Named::Entry(_) => Some(question.to_owned()),
-        Named::Unknown => cluster.routed(question, &pod.workload.namespace),
+        NameTarget::Service { service, via } => Some(via.unwrap_or(&service.host).to_owned()),
+        NameTarget::Entry(_) => Some(question.to_owned()),
+        NameTarget::Unknown => cluster.routed(question, &pod.workload.namespace),
     }
 }
 
-impl Lesson {
+impl SourceBatch {
     /// Adds to a counter.
     pub fn count(&mut self, name: &str, n: u64) {
         sums::add(&mut self.counters, name, n);
     }
 
-    /// Learns what an edge resolves to, all of its parts.
-    pub fn edge(&mut self, pod: &Pod, parts: Vec<Part<'_>>) {
-        if parts.len() > 1 {
-            let all = parts.iter().map(|p| p.edge.connections);
+    /// Adds an edge with all its destinations.
+    pub fn add_edge(&mut self, pod: &Pod, resolved: Vec<ResolvedEdge<'_>>) {
+        if resolved.len() > 1 {
+            let all = resolved.iter().map(|p| p.edge.connections);
             self.count(counter::CHANGED_HANDS, all.fold(0, u64::saturating_add));
         }
-        for Part { edge, resolution } in parts {
+        for ResolvedEdge { edge, resolution } in resolved {
             let facets = Facets::all(edge.connections);
-            self.part(pod, &edge, facets, resolution);
+            self.add_resolved(pod, &edge, facets, resolution);
         }
     }
 
-    /// Learns of connections that went to one destination.
-    pub fn part(&mut self, pod: &Pod, edge: &Edge, facets: Facets, resolution: Resolution) {
-        let Resolution { destination, port, grades, addressed, scope_miss } = resolution;
+    /// Adds connections that went to one destination.
+    pub fn add_resolved(
+        &mut self,
+        pod: &Pod,
+        edge: &Edge,
+        facets: Facets,
+        resolution: CallResolution,
+    ) {
+        let CallResolution { destination, port, grades, addressed, scope_miss } = resolution;
         let (first, last) = (edge.first(), edge.last);
         let tally = Tally::new(edge.connections, first, last);
         let key = DependencyKey {
@@ -134,11 +145,11 @@ impl Lesson {
         dependency.guessed = edge.guessed;
         dependency.unanswered = edge.unanswered;
         self.records.merge(Record::Dependency(dependency));
-        self.seen(pod, last);
+        self.add_workload(pod, last);
     }
 
-    /// Whether a destination that no configuration of the mesh names may get a row of its own:
-    /// those have no natural bound.
+    /// Whether a dependency may get a record of its own. Destinations that no configuration of the
+    /// mesh names have no natural bound, so their number is limited.
     fn may_list(&mut self, key: &DependencyKey) -> bool {
         let unbounded = matches!(
             key.destination,
@@ -152,20 +163,20 @@ impl Lesson {
         *listed <= MAX_ADDRESSES
     }
 
-    /// Learns that a pod looked a host up.
-    pub fn asked(&mut self, pod: &Pod, host: String, tally: Tally) {
+    /// Adds lookups of a host by a pod.
+    pub fn add_lookup(&mut self, pod: &Pod, host: String, tally: Tally) {
         let workload = pod.workload.clone();
         self.records.merge(Record::Lookups(Lookups { workload, host, tally }));
-        self.seen(pod, tally.last_seen);
+        self.add_workload(pod, tally.last_seen);
     }
 
-    /// Learns that a pod was watched.
-    pub fn watched(&mut self, pod: &Pod, watching: Watching) {
+    /// Adds the time in which a pod was watched.
+    pub fn add_watch(&mut self, pod: &Pod, watching: Watching) {
         let Watching { spans, packets, ownership, folded, .. } = watching;
         let seen = spans.0.last().map_or(pod.start, |s| s.to);
         if spans.0.is_empty() && folded.connections() == 0 && ownership.is_empty() {
-            // Names alone: it was not watched on its own interface for all that is known.
-            return self.seen(pod, seen);
+            // Only names were seen: nothing shows that it was watched on its own interface.
+            return self.add_workload(pod, seen);
         }
         self.records.merge(Record::Watch(Watch {
             workload: pod.workload.clone(),
@@ -176,14 +187,14 @@ impl Lesson {
             ownership,
             folded,
         }));
-        self.seen(pod, seen);
+        self.add_workload(pod, seen);
     }
 
-    /// Learns that a pod's workload was there then.
-    pub fn seen(&mut self, pod: &Pod, seen: Time) {
+    /// Adds that the workload of a pod was seen at this time.
+    pub fn add_workload(&mut self, pod: &Pod, seen: Time) {
         match self.records.get_mut(&Key::Workload(&pod.workload)) {
             Some(Record::Workload(w)) if w.last_seen >= seen => {}
-            // The usual case, once an edge: nothing is new but the time.
+            // The usual case, once for each edge: only the time is new.
             Some(Record::Workload(w))
                 if w.data_plane == pod.data_plane && w.selector == *pod.selector =>
             {
@@ -198,8 +209,8 @@ impl Lesson {
         }
     }
 
-    /// All that was learned, as a batch of this source.
-    pub fn batch(
+    /// All records, as a batch of this source.
+    pub fn into_batch(
         self,
         id: BatchId,
         label: &str,

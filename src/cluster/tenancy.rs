@@ -1,7 +1,7 @@
-//! Who had an address when, where several had it one after another.
+//! The tenancy of an address: which pod had it when, where several had it one after another.
 //!
-//! Owns the rules for it, on packet time. Must never give an address to anybody at a time at which
-//! it may have been another's.
+//! Owns the rules, on packet time. Must never give an address to a pod at a time at which another
+//! pod may have had it.
 
 use std::net::IpAddr;
 
@@ -11,26 +11,25 @@ use super::brief::SECOND;
 use super::{Backing, Cluster, Pod, objects};
 use crate::model::{Time, selects};
 
-/// When something was over that is no more.
+/// When a pod or an endpoint ceased to exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Ended {
-    /// By then: that was noticed as it happened.
+pub(crate) enum EndTime {
+    /// At this time at the latest. The end was noticed as it happened.
     By(Time),
-    /// It was still there at the first of these times, and was missed at the second; nobody looked
-    /// between the two.
+    /// It still existed at the first time, and was missed at the second. Nobody watched in between.
     Between(Time, Time),
 }
 
-impl Ended {
-    /// Until when it is known to have been there at the latest.
-    pub fn known(self) -> Time {
+impl EndTime {
+    /// The latest time at which it is known to have existed.
+    pub fn last_known(self) -> Time {
         match self {
             Self::By(time) | Self::Between(time, _) => time,
         }
     }
 
-    /// When it was noticed.
+    /// When the end was noticed.
     pub fn noticed(self) -> Time {
         match self {
             Self::By(time) | Self::Between(_, time) => time,
@@ -39,46 +38,49 @@ impl Ended {
 }
 
 /// How the end of a deleted pod is known.
-pub(super) enum End {
-    /// By that of its last container.
+pub(super) enum EndEvidence {
+    /// Its last container ended then.
     Exact,
-    /// By its deletion.
+    /// Its deletion was noticed as it happened.
     Noticed,
-    /// It was missed at this time, and is known to have been there until its end.
+    /// It was missed at this time. The end is the latest time at which it is known to have existed.
     Missed(Time),
 }
 
-impl End {
-    pub fn of(ended: Ended, exact: bool) -> Self {
-        match ended {
+impl EndEvidence {
+    pub fn of(end: EndTime, exact: bool) -> Self {
+        match end {
             _ if exact => Self::Exact,
-            Ended::By(_) => Self::Noticed,
-            Ended::Between(_, missed) => Self::Missed(missed),
+            EndTime::By(_) => Self::Noticed,
+            EndTime::Between(_, missed) => Self::Missed(missed),
         }
     }
 }
 
-/// What tells where the turn of one holder of an address ends, and that of the next begins.
-pub(super) struct Turn {
-    /// Of a pod that is known to be deleted.
-    pub end: Option<End>,
-    /// When it had its addresses at the latest.
+/// What is known of the limits of a pod's tenancy, beside its start and end.
+pub(super) struct TenancyLimits {
+    /// How the end is known, if the pod was deleted.
+    pub end: Option<EndEvidence>,
+    /// When its first container ran: the pod had its addresses by then.
     pub up: Option<Time>,
 }
 
-/// Settles between those that had an address one after another. The one that ends later is the
-/// later holder. Its start comes from before it had the address, and in whole seconds; so it begins
-/// where the earlier one's end is well known, or lies within the same second. Otherwise the end is
-/// that of a deletion that was noticed late, and the start tells better.
+/// Decides the limits between pods that had an address one after another. The pod that ends later
+/// is the later holder.
 ///
-/// Where nobody looked when the address changed hands, it was the earlier one's as long as that is
-/// known and the later one had not started, and is the later one's from the second after its first
-/// container began, or when it was seen. Between the two it is nobody's that is known.
-pub(super) fn hand_over(cluster: &mut Cluster, turns: &[Turn]) {
-    let ended = |i: &u32| turns[*i as usize].end.is_some();
+/// Its start is a time before it had the address, in whole seconds. So its tenancy begins where
+/// that of the earlier pod ends, if that end is exact or lies within the same second. Otherwise the
+/// deletion was noticed late, and the start of the later pod is the better limit.
+///
+/// If nobody watched when the address changed hands, the earlier pod had it as long as the pod is
+/// known to have existed and the later one had not started. The later one has it from the second
+/// after its first container ran, or from when it was seen. In between, the owner of the address is
+/// unknown.
+pub(super) fn hand_over(cluster: &mut Cluster, limits: &[TenancyLimits]) {
+    let ended = |i: &u32| limits[*i as usize].end.is_some();
     let shared = cluster.pods_by_address.iter().filter(|(_, h)| h.len() > 1 && h.iter().any(ended));
-    // A pod has one interval for all its addresses: sorted, the outcome does not hang on hash
-    // order.
+    // A pod has one interval for all its addresses. Sorted, so that the result does not depend on
+    // the order of the hash table.
     let mut shared: Vec<(IpAddr, Vec<u32>)> = shared.map(|(a, h)| (*a, h.clone())).collect();
     shared.sort();
     let pods = &mut cluster.pods;
@@ -86,25 +88,26 @@ pub(super) fn hand_over(cluster: &mut Cluster, turns: &[Turn]) {
         holders.sort_by_key(|&i| (pods[i as usize].end, pods[i as usize].start));
         for (at, &earlier) in holders.iter().enumerate() {
             let earlier = earlier as usize;
-            let Some(how) = &turns[earlier].end else { continue };
+            let Some(how) = &limits[earlier].end else { continue };
             for &later in &holders[at + 1..] {
                 let later = later as usize;
                 let (begun, end, start) =
                     (pods[earlier].start, pods[earlier].end, pods[later].start);
                 match how {
-                    End::Missed(missed) if start < *missed => {
-                        let up =
-                            turns[later].up.map_or(*missed, |up| Time(up.0.saturating_add(SECOND)));
+                    EndEvidence::Missed(missed) if start < *missed => {
+                        let up = limits[later]
+                            .up
+                            .map_or(*missed, |up| Time(up.0.saturating_add(SECOND)));
                         pods[earlier].end = end.min(start.max(begun));
                         pods[later].start = start.max(up.min(*missed)).min(pods[later].end);
                     }
-                    End::Exact | End::Noticed if start < end => {
-                        let noticed_late = matches!(how, End::Noticed)
+                    EndEvidence::Exact | EndEvidence::Noticed if start < end => {
+                        let noticed_late = matches!(how, EndEvidence::Noticed)
                             && begun < start
                             && start.0.saturating_add(SECOND) <= end.0;
-                        let turn = if noticed_late { start } else { end };
-                        pods[earlier].end = turn;
-                        pods[later].start = turn;
+                        let limit = if noticed_late { start } else { end };
+                        pods[earlier].end = limit;
+                        pods[later].start = limit;
                     }
                     _ => {}
                 }
@@ -113,8 +116,9 @@ pub(super) fn hand_over(cluster: &mut Cluster, turns: &[Turn]) {
     }
 }
 
-/// An endpoint begins with the pod that has its address, unless those before it stood behind the
-/// same Service; and what may have gone on while nobody looked ends there.
+/// Decides the limits of endpoints. An endpoint is valid from the start of the pod that now has its
+/// address, unless an earlier pod with that address served the same Service. Uncertain intervals
+/// end at that start, too.
 pub(super) fn hand_over_endpoints(cluster: &mut Cluster, services: &[&objects::Service]) {
     let Cluster { endpoints, pods, pods_by_address, .. } = cluster;
     for ((address, ..), all) in endpoints.iter_mut() {
@@ -125,7 +129,7 @@ pub(super) fn hand_over_endpoints(cluster: &mut Cluster, services: &[&objects::S
         };
         let former: Vec<Backing> = all.iter().filter(|b| b.until != Time::MAX).copied().collect();
         let before: Vec<&Pod> = holders().filter(|p| p.end != Time::MAX).collect();
-        // Also of a former pod, as far as is known: its slices have said so, or its labels do.
+        // Whether an earlier pod served the Service, as its slices say, or else its labels.
         let continues = |b: &Backing| match former
             .iter()
             .filter(|f| (f.service, f.port) == (b.service, b.port))
@@ -142,12 +146,12 @@ pub(super) fn hand_over_endpoints(cluster: &mut Cluster, services: &[&objects::S
                 })
             }
         };
-        let turn = |b: &Backing| match (b.until, b.sure) {
+        let limited = |b: &Backing| match (b.until, b.sure) {
             (Time::MAX, _) if !continues(b) => Backing { from: start, ..*b },
             (until, false) if b.from < start && start < until => Backing { until: start, ..*b },
             _ => *b,
         };
-        all.iter_mut().for_each(|b| *b = turn(b));
+        all.iter_mut().for_each(|b| *b = limited(b));
     }
 }
 
