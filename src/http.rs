@@ -29,7 +29,7 @@ const MAX_ANSWER: usize = 256 * 1024 * 1024;
 const BEGINNING: usize = 16 * 1024;
 /// An answer, whatever its status.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct HttpAnswer {
     /// Status.
     pub status: StatusCode,
     /// Headers.
@@ -38,7 +38,7 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-impl Answer {
+impl HttpAnswer {
     /// How long to wait by `Retry-After` (RFC 9110 §10.2.3), where it is there: seconds, or a date,
     /// which is held against the answer's own.
     pub fn retry_after(&self) -> Option<Duration> {
@@ -82,23 +82,23 @@ pub enum Trust<'a> {
 }
 
 /// A connection, wherever it leads.
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+trait NetStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> NetStream for T {}
 
-impl Connection for Box<dyn Io> {
+impl Connection for Box<dyn NetStream> {
     fn connected(&self) -> Connected {
         Connected::new()
     }
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 /// Makes connections.
-type Way = BoxCloneSyncService<Uri, TokioIo<Box<dyn Io>>, Failure>;
+type Connector = BoxCloneSyncService<Uri, TokioIo<Box<dyn NetStream>>, BoxedError>;
 
 /// A client. A clone shares its connections.
 #[derive(Clone)]
-pub struct Http(Client<HttpsConnector<Way>, Full<Bytes>>);
+pub struct Http(Client<HttpsConnector<Connector>, Full<Bytes>>);
 
 impl std::fmt::Debug for Http {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -119,7 +119,7 @@ impl Http {
             let mut net = net.clone();
             async move {
                 let stream = tower::Service::call(&mut net, to).await?;
-                Ok(TokioIo::new(Box::new(stream.into_inner()) as Box<dyn Io>))
+                Ok(TokioIo::new(Box::new(stream.into_inner()) as Box<dyn NetStream>))
             }
         });
         Self::by(BoxCloneSyncService::new(way), authority.map_or(Trust::System, Trust::File))
@@ -133,16 +133,18 @@ impl Http {
     where
         S: Fn() -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<DuplexStream, E>> + Send + 'static,
-        E: Into<Failure>,
+        E: Into<BoxedError>,
     {
         let way = service_fn(move |_: Uri| {
             let stream = streams();
-            async move { Ok(TokioIo::new(Box::new(stream.await.map_err(Into::into)?) as Box<dyn Io>)) }
+            async move {
+                Ok(TokioIo::new(Box::new(stream.await.map_err(Into::into)?) as Box<dyn NetStream>))
+            }
         });
         Self::by(BoxCloneSyncService::new(way), trust)
     }
 
-    fn by(way: Way, trust: Trust<'_>) -> Result<Self, Unanswered> {
+    fn by(way: Connector, trust: Trust<'_>) -> Result<Self, Unanswered> {
         let mut roots = RootCertStore::empty();
         let (place, read) = match trust {
             Trust::Pem(text) => (
@@ -187,7 +189,7 @@ impl Http {
         headers: &[(&str, &str)],
         body: Vec<u8>,
         within: Duration,
-    ) -> Result<Answer, Unanswered> {
+    ) -> Result<HttpAnswer, Unanswered> {
         let exchange = async {
             let (mut answer, body) = self.begin(method, to, headers, body).await?;
             let body = Limited::new(body, MAX_ANSWER).collect().await;
@@ -216,7 +218,7 @@ impl Http {
         headers: &[(&str, &str)],
         body: Vec<u8>,
         within: Duration,
-    ) -> Result<Answer, Unanswered> {
+    ) -> Result<HttpAnswer, Unanswered> {
         let until = Instant::now() + within;
         let (mut answer, mut body) =
             match tokio::time::timeout_at(until, self.begin(method, to, headers, body)).await {
@@ -248,7 +250,7 @@ impl Http {
         to: &Uri,
         headers: &[(&str, &str)],
         body: Vec<u8>,
-    ) -> Result<(Answer, Incoming), Unanswered> {
+    ) -> Result<(HttpAnswer, Incoming), Unanswered> {
         let mut request = Request::builder().method(method).uri(to);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -260,7 +262,7 @@ impl Http {
         let answer = answer
             .map_err(|e| Unanswered(format!("{} does not answer: {}", place(to), chain(&e))))?;
         let (head, body) = answer.into_parts();
-        Ok((Answer { status: head.status, headers: head.headers, body: Bytes::new() }, body))
+        Ok((HttpAnswer { status: head.status, headers: head.headers, body: Bytes::new() }, body))
     }
 }
 

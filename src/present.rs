@@ -11,20 +11,20 @@ use serde::Serialize;
 
 use crate::generate::Known;
 use crate::generate::readiness::Readiness;
-use crate::memory::{Decided, Memory};
 use crate::model::{
     Alert, Baseline, DataPlane, Dependency, Destination, Evidence, Grade, Merge, OwnedBy, Protocol,
     Source, Spans, Tally, Time, Watch, Workload, WorkloadId,
 };
+use crate::records::{Decided, Records};
 use crate::store::LISTED;
 
-pub(crate) use mesh::Mesh;
+pub(crate) use mesh::MeshStatus;
 pub(crate) use unverified::NodeUnverified;
 
 /// A dependency as programs read it: evidence is a list, strongest first.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Shown<'a> {
+pub(crate) struct ShownDependency<'a> {
     workload: &'a WorkloadId,
     destination: &'a Destination,
     port: u16,
@@ -50,7 +50,7 @@ struct ShownEvidence<'a> {
     evidence: &'a Evidence,
 }
 
-impl<'a> From<&'a Dependency> for Shown<'a> {
+impl<'a> From<&'a Dependency> for ShownDependency<'a> {
     fn from(d: &'a Dependency) -> Self {
         Self {
             workload: &d.key.workload,
@@ -81,7 +81,7 @@ impl<'a> From<&'a Dependency> for Shown<'a> {
 /// All that is known, in short.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Status {
+pub(crate) struct StatusReport {
     pub workloads: Vec<WorkloadStatus>,
     pub sources: Vec<Source>,
     /// What agents told of pods that the cluster does not know, by node.
@@ -98,7 +98,7 @@ pub(crate) struct WorkloadStatus {
     pub workload: WorkloadId,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_plane: Option<DataPlane>,
-    pub watched: Watched,
+    pub watched: WatchedPods,
     pub connections: u64,
     pub midway: u64,
     pub guessed: u64,
@@ -112,7 +112,7 @@ pub(crate) struct WorkloadStatus {
     /// Nothing of it was accepted, though its namespace was, or everything.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub not_accepted: bool,
-    pub scope_misses: Vec<Missed>,
+    pub scope_misses: Vec<ShownScopeMiss>,
     pub unknown: Vec<String>,
 }
 
@@ -138,7 +138,7 @@ impl From<&Baseline> for AcceptedStatus {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Watched {
+pub(crate) struct WatchedPods {
     pub pods: u64,
     pub pods_from_start: u64,
     pub nanoseconds: u64,
@@ -146,7 +146,7 @@ pub(crate) struct Watched {
     pub packets: u64,
 }
 
-impl Watched {
+impl WatchedPods {
     /// Of the pods of one workload.
     fn of(watches: &[Watch]) -> Self {
         let mut spans = Spans::default();
@@ -162,24 +162,24 @@ impl Watched {
 }
 
 #[derive(Debug, Serialize)]
-pub(crate) struct Missed {
+pub(crate) struct ShownScopeMiss {
     pub destination: Destination,
     pub port: u16,
     #[serde(flatten)]
     pub tally: Tally,
 }
 
-impl Status {
+impl StatusReport {
     /// Of all records.
-    pub fn of(mut memory: Memory) -> Self {
-        let sources = std::mem::take(&mut memory.sources);
-        let unverified = std::mem::take(&mut memory.unverified);
-        let unverified = NodeUnverified::of(&unverified, memory.namespace.as_deref());
-        let missing = memory.missing.as_ref().map(ToString::to_string);
-        let decided = std::mem::take(&mut memory.decided);
+    pub fn of(mut records: Records) -> Self {
+        let sources = std::mem::take(&mut records.sources);
+        let unverified = std::mem::take(&mut records.unverified);
+        let unverified = NodeUnverified::of(&unverified, records.namespace.as_deref());
+        let missing = records.missing.as_ref().map(ToString::to_string);
+        let decided = std::mem::take(&mut records.decided);
         let planes: BTreeMap<WorkloadId, DataPlane> =
-            memory.workloads.iter().map(|w| (w.id.clone(), w.data_plane)).collect();
-        let mut known = memory.into_known();
+            records.workloads.iter().map(|w| (w.id.clone(), w.data_plane)).collect();
+        let mut known = records.into_known();
         for id in planes.keys() {
             known.entry(id.clone()).or_default();
         }
@@ -210,7 +210,7 @@ fn status(
             *sum = sum.saturating_add(e.tally.connections);
         }
         if let Some(tally) = d.scope_miss {
-            scope_misses.push(Missed {
+            scope_misses.push(ShownScopeMiss {
                 destination: d.key.destination.clone(),
                 port: d.key.port,
                 tally,
@@ -243,7 +243,7 @@ fn status(
     WorkloadStatus {
         workload: id.clone(),
         data_plane,
-        watched: Watched::of(&known.watches),
+        watched: WatchedPods::of(&known.watches),
         connections,
         midway,
         guessed,
@@ -311,7 +311,7 @@ pub(crate) struct Coverage {
 pub(crate) struct WorkloadCoverage {
     pub workload: WorkloadId,
     /// All pods together, as in [`WorkloadStatus`].
-    pub watched: Watched,
+    pub watched: WatchedPods,
     /// Sorted by name.
     pub pods: Vec<PodCoverage>,
 }
@@ -347,7 +347,7 @@ impl Coverage {
         }
         let workloads = known.into_iter().map(|(workload, watches)| WorkloadCoverage {
             workload,
-            watched: Watched::of(&watches),
+            watched: WatchedPods::of(&watches),
             pods: watches.into_iter().map(PodCoverage::from).collect(),
         });
         let sources = sources.into_iter().map(|s| SourceCoverage {

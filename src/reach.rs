@@ -105,7 +105,7 @@ pub enum Unreached {
 
 /// A recorder in a cluster.
 #[derive(Clone)]
-pub struct Recorder {
+pub struct FoundRecorder {
     client: Client,
     server: String,
     namespace: String,
@@ -114,13 +114,13 @@ pub struct Recorder {
     failure: Arc<watch::Sender<Option<String>>>,
 }
 
-impl std::fmt::Display for Recorder {
+impl std::fmt::Display for FoundRecorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the Service {SERVICE} in the namespace {} of {}", self.namespace, self.server)
     }
 }
 
-impl Recorder {
+impl FoundRecorder {
     /// The one in this namespace.
     ///
     /// # Errors
@@ -129,7 +129,7 @@ impl Recorder {
         let server = config.cluster_url.to_string();
         let client = view::connect(config)?;
         let api: Api<Service> = Api::namespaced(client.clone(), namespace);
-        let asking = Asking {
+        let asking = ApiQuestion {
             server: &server,
             namespace,
             verb: "get the Service sidecarta-recorder",
@@ -234,20 +234,20 @@ impl Recorder {
         stream.ok_or_else(|| Unreached::NoPods(self.namespace.clone()))
     }
 
-    fn asking(&self, verb: &'static str, rule: &'static str) -> Asking<'_> {
-        Asking { server: &self.server, namespace: &self.namespace, verb, rule }
+    fn asking(&self, verb: &'static str, rule: &'static str) -> ApiQuestion<'_> {
+        ApiQuestion { server: &self.server, namespace: &self.namespace, verb, rule }
     }
 }
 
 /// What is asked of the API server, to say what was wrong with it.
-struct Asking<'a> {
+struct ApiQuestion<'a> {
     server: &'a str,
     namespace: &'a str,
     verb: &'static str,
     rule: &'static str,
 }
 
-impl Asking<'_> {
+impl ApiQuestion<'_> {
     async fn answer<T>(
         &self,
         asked: impl Future<Output = kube::Result<T>>,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hyper::{Method, StatusCode, Uri};
 use tokio::runtime::Handle;
 
-use crate::http::{Answer, Http};
+use crate::http::{Http, HttpAnswer};
 use crate::learn;
 use crate::novelty::{self, Patience};
 use crate::observed::{self, Observed};
@@ -196,7 +196,7 @@ impl Outlet for ToRecorder {
 
 /// The newest version of batches that the recorder reads. A recorder that does not name one is
 /// older than version 2.
-fn version_read(answer: &Answer) -> u32 {
+fn version_read(answer: &HttpAnswer) -> u32 {
     let header = answer.headers.get(observed::VERSION_HEADER);
     header.and_then(|v| v.to_str().ok()?.trim().parse().ok()).unwrap_or(1)
 }

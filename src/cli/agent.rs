@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::duration::duration;
 use super::log::{LogOptions, listen};
-use super::{Outcome, SnapshotOptions, StoreOptions};
+use super::{CommandOutcome, SnapshotOptions, StoreOptions};
 use crate::agent::outbox::DeliveryPace;
 use crate::agent::outlet::{DeliveryThread, Outlet, ToFile, ToRecorder, ToStdout, ToStore};
 use crate::agent::{AgentConfig, keep_only_capture, run as live};
@@ -279,7 +279,7 @@ fn connect(
 }
 
 /// Runs `sidecarta agent`.
-pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<Outcome> {
+pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<CommandOutcome> {
     options.live.log.init()?;
     raise_descriptors();
     let mut config = options.live.config(true, Duration::ZERO, options.spool.clone())?;
@@ -309,11 +309,11 @@ pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<Outcome> {
     }
     keep_only_capture()?;
     live(runtime, config, |_| outlet, async |stopped| Ok(objects.begin(stopped).await))?;
-    Ok(if partial { Outcome::Partial } else { Outcome::Done })
+    Ok(if partial { CommandOutcome::Partial } else { CommandOutcome::Done })
 }
 
 /// Runs `sidecarta run`.
-pub(super) fn run(options: &RunOptions) -> anyhow::Result<Outcome> {
+pub(super) fn run(options: &RunOptions) -> anyhow::Result<CommandOutcome> {
     options.live.log.init()?;
     raise_descriptors();
     let mut config = options.live.config(false, options.settle, None)?;
@@ -338,5 +338,5 @@ pub(super) fn run(options: &RunOptions) -> anyhow::Result<Outcome> {
         |view| Box::new(ToStore::new(store, view)),
         async |stopped| Ok(objects.begin(stopped).await),
     )?;
-    Ok(if partial { Outcome::Partial } else { Outcome::Done })
+    Ok(if partial { CommandOutcome::Partial } else { CommandOutcome::Done })
 }

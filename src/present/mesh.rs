@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::NodeUnverified;
-use crate::view::{KindStatus, Status};
+use crate::view::{KindStatus, ViewStatus};
 
 /// What the recorder's view knows of the cluster.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Mesh {
+pub(crate) struct MeshStatus {
     /// Whether the API server is watched; otherwise all there is is a snapshot, and no kind is
     /// listed.
     pub live: bool,
@@ -20,7 +20,7 @@ pub(crate) struct Mesh {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind_seconds: Option<u64>,
     /// Each watched kind.
-    pub kinds: BTreeMap<String, MeshKind>,
+    pub kinds: BTreeMap<String, MeshKindStatus>,
     /// Versions of objects that could not be read, since the start.
     pub unreadable: u64,
     /// Acknowledged batches that no answer holds yet.
@@ -34,7 +34,7 @@ pub(crate) struct Mesh {
 /// How the watch of a kind does.
 #[derive(Debug, Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub(crate) enum MeshKind {
+pub(crate) enum MeshKindStatus {
     /// The first list is not complete.
     Listing,
     /// Watched.
@@ -47,9 +47,9 @@ pub(crate) enum MeshKind {
     Failing { why: String, behind_seconds: u64, objects: usize },
 }
 
-impl Mesh {
+impl MeshStatus {
     /// Of a view, of batches that wait to be resolved, and of what is kept apart.
-    pub fn of(view: &Status, waiting: u64, unverified: Vec<NodeUnverified>) -> Self {
+    pub fn of(view: &ViewStatus, waiting: u64, unverified: Vec<NodeUnverified>) -> Self {
         let live = !view.kinds.is_empty();
         let mut limits: Vec<String> = Vec::new();
         if !live {
@@ -78,7 +78,7 @@ impl Mesh {
             kinds: view
                 .kinds
                 .iter()
-                .map(|(kind, status)| (kind.clone(), MeshKind::from(status)))
+                .map(|(kind, status)| (kind.clone(), MeshKindStatus::from(status)))
                 .collect(),
             unreadable: view.broken,
             batches_waiting: waiting,
@@ -88,7 +88,7 @@ impl Mesh {
     }
 }
 
-impl From<&KindStatus> for MeshKind {
+impl From<&KindStatus> for MeshKindStatus {
     fn from(status: &KindStatus) -> Self {
         match status {
             KindStatus::Listing => Self::Listing,
@@ -142,14 +142,15 @@ mod tests {
             ("ServiceEntry", KindStatus::Absent),
         ];
         let kinds = kinds.map(|(kind, status)| (kind.to_owned(), status)).into();
-        let view = Status { synced: true, kinds, behind: Some(Duration::from_secs(7)), broken: 1 };
+        let view =
+            ViewStatus { synced: true, kinds, behind: Some(Duration::from_secs(7)), broken: 1 };
         let unverified = NodeUnverified {
             node: "n1".into(),
             lines: 3,
             pods: 2,
             since: Time(1_764_061_200_000_000_000),
         };
-        let mesh = Mesh::of(&view, 4, vec![unverified]);
+        let mesh = MeshStatus::of(&view, 4, vec![unverified]);
         let told = serde_json::to_value(&mesh).unwrap();
         let kinds = serde_json::json!({
             "CronJob": {"state": "listing"},
@@ -181,10 +182,15 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_a_limit_and_a_whole_view_is_none() {
-        let fixed = Mesh::of(&Status { synced: true, ..Status::default() }, 0, Vec::new());
+        let fixed =
+            MeshStatus::of(&ViewStatus { synced: true, ..ViewStatus::default() }, 0, Vec::new());
         assert!(!fixed.live && fixed.limits.len() == 1, "{fixed:?}");
         let kinds = [("Pod".to_owned(), KindStatus::Synced { objects: 0 })].into();
-        let whole = Mesh::of(&Status { synced: true, kinds, ..Status::default() }, 0, Vec::new());
+        let whole = MeshStatus::of(
+            &ViewStatus { synced: true, kinds, ..ViewStatus::default() },
+            0,
+            Vec::new(),
+        );
         assert!(whole.live && whole.limits.is_empty(), "{whole:?}");
     }
 }

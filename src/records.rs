@@ -17,7 +17,7 @@ use crate::store::{Store, StoreError};
 
 /// Records of one namespace or of all, each kind sorted by key.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
+pub struct Records {
     /// What is called.
     pub dependencies: Vec<Dependency>,
     /// Who is known.
@@ -33,21 +33,21 @@ pub struct Memory {
     /// The namespace that was asked for.
     pub namespace: Option<String>,
     /// What is missing: the store is damaged, or has what was saved of a damaged one.
-    pub missing: Option<Missing>,
+    pub missing: Option<StoreDefect>,
     /// What was accepted. Not among the records.
     pub decided: Decided,
 }
 
 /// What is missing of a store, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Missing {
+pub enum StoreDefect {
     /// It is damaged.
     Damaged(String),
     /// The export that was imported into it was made of a damaged one.
     Salvaged(String),
 }
 
-impl Missing {
+impl StoreDefect {
     /// Of a store.
     pub fn of(store: &Store) -> Option<Self> {
         let damaged = store.damage().map(|why| Self::Damaged(why.to_owned()));
@@ -55,7 +55,7 @@ impl Missing {
     }
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for StoreDefect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Damaged(why) => write!(f, "the store is damaged: {why}"),
@@ -112,7 +112,7 @@ impl Decided {
     }
 }
 
-impl Memory {
+impl Records {
     /// Reads a store.
     ///
     /// # Errors
@@ -126,7 +126,7 @@ impl Memory {
             sources: store.sources()?,
             unverified: store.unverified()?,
             namespace: namespace.map(str::to_owned),
-            missing: Missing::of(store),
+            missing: StoreDefect::of(store),
             decided: Decided::of(store, namespace)?,
         })
     }
