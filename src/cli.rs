@@ -61,11 +61,11 @@ Exit codes:
 #[command(version, about, after_help = EXIT_CODES, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Learn from captures: pcap or pcapng, plain, gzip or zstd, files, directories or `-` for
     /// standard input
     Replay(replay::Options),
@@ -210,21 +210,21 @@ impl ClusterOptions {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        Command::Replay(o) => replay::run(&o),
-        Command::Agent(o) => agent::agent(&o),
-        Command::Run(o) => agent::run(&o),
-        Command::Recorder(o) => recorder::run(&o),
-        Command::Dependencies(o) => dependencies::run(&o),
-        Command::Generate(o) => generate::run(&o),
-        Command::Scope(o) => scope::run(&o),
-        Command::Explain(o) => explain::run(&o),
-        Command::Forecast(o) => forecast::run(&o),
-        Command::Status(o) => status::run(&o),
-        Command::Accept(o) => alerts::accept(&o),
-        Command::Ignore(o) => alerts::ignore(&o),
-        Command::Alerts(o) => alerts::alerts(&o),
-        Command::Export(o) => exchange::export(&o),
-        Command::Import(o) => exchange::import(&o),
+        CliCommand::Replay(o) => replay::run(&o),
+        CliCommand::Agent(o) => agent::agent(&o),
+        CliCommand::Run(o) => agent::run(&o),
+        CliCommand::Recorder(o) => recorder::run(&o),
+        CliCommand::Dependencies(o) => dependencies::run(&o),
+        CliCommand::Generate(o) => generate::run(&o),
+        CliCommand::Scope(o) => scope::run(&o),
+        CliCommand::Explain(o) => explain::run(&o),
+        CliCommand::Forecast(o) => forecast::run(&o),
+        CliCommand::Status(o) => status::run(&o),
+        CliCommand::Accept(o) => alerts::accept(&o),
+        CliCommand::Ignore(o) => alerts::ignore(&o),
+        CliCommand::Alerts(o) => alerts::alerts(&o),
+        CliCommand::Export(o) => exchange::export(&o),
+        CliCommand::Import(o) => exchange::import(&o),
     };
     let outcome = match result {
         Ok(outcome) => outcome,

@@ -1,6 +1,6 @@
 //! The state of the agent, for its metrics and its readiness.
 //!
-//! Owns the lock that the pipeline and the server share. Must never hold up the pipeline.
+//! Owns the lock that the pipeline and the server share. Must never delay the pipeline.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

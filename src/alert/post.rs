@@ -116,7 +116,7 @@ impl Target {
         let mut headers = vec![("content-type", "application/json"), ("user-agent", "sidecarta")];
         headers.extend(key.iter().map(|k| ("idempotency-key", k.as_str())));
         headers.extend(self.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        let answer = http.tell(Method::POST, &self.url, &headers, body, within).await;
+        let answer = http.notify(Method::POST, &self.url, &headers, body, within).await;
         let answer = answer.map_err(|e| Undelivered::later(format!("{}: {e}", self.name), None))?;
         let why = || format!("{}: {}", self.name, self.words(&answer));
         match answer.status.as_u16() {

@@ -118,7 +118,7 @@ pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<CommandOutcome> 
 pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<CommandOutcome> {
     anyhow::ensure!(
         !options.reason.trim().is_empty(),
-        "the reason is empty: say why nobody wants to hear of it"
+        "the reason is empty: say why the alert is silenced"
     );
     match options.read.source()? {
         RecordSource::Recorder(recorder) => {

@@ -150,7 +150,7 @@ impl ReadyOptions {
 
 /// What happened to the workloads, for the summary at the end.
 #[derive(Default)]
-struct Summary {
+struct WrittenSummary {
     written: usize,
     /// Withheld Sidecars that more watching would make ready.
     unready: usize,
@@ -175,7 +175,7 @@ pub(super) fn run(options: &GenerateOptions) -> anyhow::Result<CommandOutcome> {
         ..generation::Options::default()
     };
     options.ready.apply(&mut how);
-    let mut summary = Summary::default();
+    let mut summary = WrittenSummary::default();
     for outcome in &outcomes(&input, &how, &chosen) {
         if write_manifest(outcome, options.output.as_deref())? {
             summary.written += 1;
@@ -214,7 +214,7 @@ fn write_manifest(outcome: &generation::Outcome, dir: Option<&Path>) -> anyhow::
     Ok(true)
 }
 
-impl Summary {
+impl WrittenSummary {
     /// Counts withheld workloads, and prints the reason of the first ones. `explain` gives the
     /// reason of each.
     fn add_withheld(&mut self, outcome: &generation::Outcome) {

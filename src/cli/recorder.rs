@@ -53,7 +53,7 @@ pub(super) struct RecorderRunOptions {
     /// Audience that the agents' tokens are made for
     #[arg(long, value_name = "NAME", default_value = "sidecarta-recorder")]
     audience: String,
-    /// Ask nobody who they are; only where nobody else can reach the address
+    /// Turn authentication off; only where nobody else can reach the address
     #[arg(long)]
     no_auth: bool,
     #[command(flatten)]

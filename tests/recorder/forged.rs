@@ -193,7 +193,7 @@ fn an_agent_speaks_for_the_pods_of_its_node_as_the_api_server_knows_them() {
     let ask = ["--recorder", &url, "--token-file", &token];
     let status = expect(0, &[&["status"][..], &ask].concat());
     assert!(status.contains("lost: n1: lines-of-other-nodes 4"), "{status}");
-    assert!(status.contains("unverified: the agent on n1 told 2 lines about 1 pods"), "{status}");
+    assert!(status.contains("unverified: the agent on n1 sent 2 lines about 1 pods"), "{status}");
     let status = expect(0, &[&["status", "-o", "json"][..], &ask].concat());
     let status: Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["unverified"][0]["lines"], 2, "{status}");

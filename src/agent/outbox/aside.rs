@@ -22,7 +22,7 @@ pub(super) struct RefusedBatches {
 
 /// The result of setting a batch aside.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Added {
+pub(super) struct AddedBatch {
     /// The file of the batch; `None` if the batch alone exceeds `MAX_BYTES` and was not stored.
     pub path: Option<PathBuf>,
     /// Batches that are lost: older ones that were deleted to make room, or this one.
@@ -49,7 +49,7 @@ impl RefusedBatches {
     ///
     /// # Errors
     /// When it cannot be written; no part of it is stored then.
-    pub fn add(&self, batch: &Observed, why: &str) -> io::Result<Added> {
+    pub fn add(&self, batch: &Observed, why: &str) -> io::Result<AddedBatch> {
         fs::create_dir_all(&self.dir)?;
         let mut text = Vec::new();
         observed::write(batch, &mut text)?;
@@ -57,7 +57,7 @@ impl RefusedBatches {
         let number = numbers.last().map_or(1, |n| n + 1);
         let size = (text.len() + why.len()) as u64;
         if size > MAX_BYTES {
-            return Ok(Added { path: None, dropped: 1, stored: numbers.len() as u64 });
+            return Ok(AddedBatch { path: None, dropped: 1, stored: numbers.len() as u64 });
         }
         let mut dropped = 0;
         while numbers.len() >= MAX_BATCHES || self.bytes(&numbers)? + size > MAX_BYTES {
@@ -80,7 +80,7 @@ impl RefusedBatches {
             let _ = remove(&reason);
             return Err(e);
         }
-        Ok(Added { path: Some(path), dropped, stored: numbers.len() as u64 + 1 })
+        Ok(AddedBatch { path: Some(path), dropped, stored: numbers.len() as u64 + 1 })
     }
 
     fn path(&self, number: u64, extension: &str) -> PathBuf {
