@@ -121,7 +121,7 @@ fn a_batch_that_cannot_be_written_is_delivered_once_later() {
     call(&web, "10.244.1.11:8082", REQUEST);
     // This goes into the next batch: the one whose delivery fails is not changed any more.
     spooled("10.244.1.11:8082");
-    assert!(agent.log().contains("a batch cannot be delivered; it is kept"), "{}", agent.log());
+    assert!(agent.log().contains("a batch cannot be delivered now"), "{}", agent.log());
     agent.kill();
 
     let agent = start();
