@@ -1,7 +1,7 @@
-//! The live agent: composes collecting, attribution, gathering and delivery, and their lives.
+//! The live agent: composes collecting, attribution, gathering and delivery.
 //!
-//! Owns threads, signals and shutdown. Nothing ends unseen: whatever ends first ends the process,
-//! with its reason. Must never decide what a packet means.
+//! Owns its threads, signals and shutdown. If a thread ends, the whole process ends and prints the
+//! reason. Must never decide what a packet means.
 
 pub mod outbox;
 pub mod outlet;
@@ -24,50 +24,50 @@ use sidecarta_capture::observation::Observation;
 use tokio::sync::watch;
 
 use crate::cluster::{Cluster, Pod};
-use crate::life::{Part, Signals, reason};
+use crate::life::{Signals, Worker, reason};
 use crate::model::{DataPlane, Time, counter};
 use crate::observed::Gatherer;
 use crate::view::View;
-use outbox::{Outbox, Pace};
+use outbox::{DeliveryPace, Outbox};
 use outlet::Outlet;
-use state::{Shared, lock};
-use waiting::Waiting;
+use state::{SharedState, lock};
+use waiting::WaitingObservations;
 
-pub use rights::{Missing, keep_only_capture};
+pub use rights::{MissingCapability, keep_only_capture};
 
-/// Told observations that wait for the pipeline.
-const QUEUE: usize = 4;
+/// Reports of the collector that may wait for the pipeline.
+const REPORT_QUEUE: usize = 4;
 
-/// How to run.
-pub struct Config {
-    /// Name of the node.
+/// How the agent runs.
+pub struct AgentConfig {
+    /// Name of the node, as in `spec.nodeName` of its pods.
     pub node: String,
-    /// Only pods of the node are told of.
+    /// Only calls of the node's own pods are sent.
     pub own_pods_only: bool,
-    /// Of collecting.
+    /// Which interfaces and packets are captured.
     pub collector: CollectorConfig,
-    /// How long an unknown address waits for the watch of pods.
+    /// How long an observation of an unknown address waits until the watch delivers its pod.
     pub patience: Duration,
-    /// Of delivery.
-    pub pace: Pace,
+    /// When batches are made and delivered.
+    pub pace: DeliveryPace,
     /// Directory of the spool.
     pub spool: Option<PathBuf>,
     /// Where metrics and health are served.
     pub listen: Option<SocketAddr>,
     /// How long draining may take.
     pub drain: Duration,
-    /// The cluster that is asked whether the node is one of its own.
+    /// Client of the API server that is asked whether the node exists.
     pub check: Option<kube::Client>,
 }
 
-/// Runs until a signal comes or a part of it ends. `begin` gives the view, within the runtime that
-/// its watches live in.
+/// Runs until a signal comes or one of its threads ends. `begin` makes the view within the runtime,
+/// where the watches of the view run as tasks.
 ///
 /// # Errors
-/// When it cannot begin, or a part of it failed.
+/// When the agent cannot begin, or one of its threads failed.
 pub fn run<F>(
     runtime: tokio::runtime::Runtime,
-    config: Config,
+    config: AgentConfig,
     outlet: impl FnOnce(View) -> Box<dyn Outlet>,
     begin: F,
 ) -> anyhow::Result<()>
@@ -80,7 +80,7 @@ where
 }
 
 async fn live<F>(
-    config: Config,
+    config: AgentConfig,
     outlet: impl FnOnce(View) -> Box<dyn Outlet>,
     begin: F,
 ) -> anyhow::Result<()>
@@ -92,7 +92,7 @@ where
     let mut signals = Signals::new()?;
     let (stop, stopped) = watch::channel(false);
     let (view, watching) = begin(stopped.clone()).await?;
-    let state = Shared::default();
+    let state = SharedState::default();
     let server = match config.listen {
         Some(address) => Some(serve::start(address, Arc::clone(&state), stopped.clone()).await?),
         None => None,
@@ -101,17 +101,21 @@ where
     let (outbox, problems) =
         Outbox::open(outlet(view.clone()), config.pace, config.spool.as_deref(), &mut gatherer)
             .map_err(|e| anyhow::anyhow!("cannot use the spool {:?}: {e}", config.spool))?;
-    problems
-        .iter()
-        .for_each(|p| tracing::warn!(problem = %p, "a part of the spool cannot be read; the file is kept as spool.damaged"));
+    for problem in &problems {
+        tracing::warn!(
+            %problem,
+            "a part of the spool cannot be read; the file is retained as spool.damaged"
+        );
+    }
     let (collector, control) = Collector::open(config.collector.clone())?;
-    let (told_in, told) = sync_channel(QUEUE);
+    let (reports_in, reports) = sync_channel(REPORT_QUEUE);
     control.set_listening(listening(&view.current()));
     control.set_pods(addresses(&view.current(), &config.node));
-    let collecting =
-        Part::start("collector", move || collector.run(&told_in).map_err(|e| e.to_string()))?;
-    let waiting = Waiting::new(config.patience, config.own_pods_only.then(|| config.node.clone()));
-    let known = view.clone();
+    let mut collecting =
+        Worker::start("collector", move || collector.run(&reports_in).map_err(|e| e.to_string()))?;
+    let only_node = config.own_pods_only.then(|| config.node.clone());
+    let waiting = WaitingObservations::new(config.patience, only_node);
+    let view_of_nodes = view.clone();
     let pipeline = Pipeline {
         view,
         node: config.node.clone(),
@@ -122,12 +126,16 @@ where
         control: control.clone(),
         counted: CollectorStatus::default(),
     };
-    let (limit, settle) = (config.drain, config.pace.settle);
-    let piping = Part::start("pipeline", move || pipeline.run(&told, settle))?;
-    tracing::info!(node = %config.node, any = config.collector.any, sample = config.collector.handle.sample, "the agent runs");
+    let (limit, delay) = (config.drain, config.pace.delay);
+    let mut piping = Worker::start("pipeline", move || pipeline.run(&reports, delay))?;
+    tracing::info!(
+        node = %config.node,
+        any = config.collector.any,
+        sample = config.collector.handle.sample,
+        "the agent runs"
+    );
 
-    let (mut collecting, mut piping) = (collecting, piping);
-    let mut absent = std::pin::pin!(absent(config.check, known, config.node));
+    let mut absent = std::pin::pin!(node_is_absent(config.check, view_of_nodes, config.node));
     let mut reasons = Vec::new();
     tokio::select! {
         name = signals.next() => tracing::info!(signal = name, "draining; a second signal aborts"),
@@ -138,17 +146,21 @@ where
     lock(&state).draining = true;
     control.stop();
     let drained = async {
-        for part in [&mut collecting, &mut piping] {
-            if !part.ended.is_terminated() {
-                let name = part.name;
-                reasons.extend(reason(name, (&mut part.ended).await));
+        for worker in [&mut collecting, &mut piping] {
+            if !worker.ended.is_terminated() {
+                let name = worker.name;
+                reasons.extend(reason(name, (&mut worker.ended).await));
             }
         }
     };
     tokio::select! {
         () = drained => {}
-        name = signals.next() => anyhow::bail!("aborted by {name} while draining: what was not delivered is lost, or in the spool"),
-        () = tokio::time::sleep(limit) => anyhow::bail!("draining took longer than {limit:?} and was given up"),
+        name = signals.next() => anyhow::bail!(
+            "aborted by {name} while draining: what was not delivered is lost, or in the spool"
+        ),
+        () = tokio::time::sleep(limit) => {
+            anyhow::bail!("draining took longer than {limit:?} and was given up")
+        }
     }
     let _ = stop.send(true);
     collecting.join();
@@ -161,13 +173,13 @@ where
     Ok(())
 }
 
-/// Waits until the cluster says that it has no such node, and gives what to say then: the pods of a
-/// node that does not exist are none for ever.
-async fn absent(client: Option<kube::Client>, mut view: View, node: String) -> String {
+/// Ends when the cluster answers that it has no such node, with the message for the user. A wrong
+/// name would otherwise stay unseen: a node that does not exist never gets pods.
+async fn node_is_absent(client: Option<kube::Client>, mut view: View, node: String) -> String {
     const AGAIN: Duration = Duration::from_secs(60);
     let Some(client) = client else { return std::future::pending().await };
     view.ready().await;
-    // Whose pods are known is there.
+    // A node that has pods exists.
     if view.current().pods().iter().any(|p| *p.node == *node) {
         return std::future::pending().await;
     }
@@ -177,21 +189,25 @@ async fn absent(client: Option<kube::Client>, mut view: View, node: String) -> S
             Ok(Some(_)) => return std::future::pending().await,
             Ok(None) => {
                 return format!(
-                    "the cluster has no node {node}: pass --node with a name that `kubectl get nodes` shows"
+                    "the cluster has no node {node}: pass --node with a name that \
+                     `kubectl get nodes` shows"
                 );
             }
             Err(kube::Error::Api(e)) if e.code == 403 => {
-                tracing::warn!(%node, "no pod is known on this node, and whether there is such a node may not be asked: \
-                     nothing is learned while that is so");
+                tracing::warn!(
+                    %node,
+                    "no pod is known on this node, and this program has no right to ask whether \
+                     the node exists: nothing is learned until a pod is known"
+                );
                 return std::future::pending().await;
             }
-            Err(error) => tracing::debug!(%error, "whether the node exists is not known yet"),
+            Err(error) => tracing::debug!(%error, "cannot find out yet whether the node exists"),
         }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
-/// Tells this run from all others.
+/// Identifies this run of the agent. No other run has the same text.
 fn boot() -> String {
     let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
     let started =
@@ -202,13 +218,14 @@ fn boot() -> String {
     }
 }
 
-/// What the cluster says that listens.
+/// The sockets and ports on which something listens, as the cluster's objects name them.
 fn listening(cluster: &Cluster) -> ListeningPorts {
     let (sockets, ports) = cluster.listening();
     ListeningPorts { sockets, ports }
 }
 
-/// The addresses of each pod of the node that runs; of all pods where none is known to be on it.
+/// The addresses of each running pod of this node. If no pod is known to be on this node, those of
+/// all running pods.
 fn addresses(cluster: &Cluster, node: &str) -> PodAddresses {
     let running = || {
         let all = cluster.pods().iter().filter(|p| p.end == Time::MAX && !p.addresses.is_empty());
@@ -219,43 +236,45 @@ fn addresses(cluster: &Cluster, node: &str) -> PodAddresses {
     running().filter(|p| !some || here(p)).map(|p| Arc::clone(&p.addresses)).collect()
 }
 
-/// Attributes, gathers, delivers.
+/// Attributes observations, gathers them into batches and delivers those.
 struct Pipeline {
     view: View,
     node: String,
     gatherer: Gatherer,
     outbox: Outbox,
-    waiting: Waiting,
-    state: Shared,
+    waiting: WaitingObservations,
+    state: SharedState,
     control: CollectorControl,
+    /// The collector's counters as of the last report.
     counted: CollectorStatus,
 }
 
 impl Pipeline {
-    fn run(mut self, told: &Receiver<CollectorReport>, settle: Duration) -> Result<(), String> {
-        let mut known: Option<Arc<Cluster>> = None;
-        // Without a last word the collector has died, and says why.
-        while let Ok(told) = told.recv() {
-            // Before the indexes: those may become complete in between, and are no reason to give
-            // up on anything.
+    fn run(mut self, reports: &Receiver<CollectorReport>, delay: Duration) -> Result<(), String> {
+        let mut previous: Option<Arc<Cluster>> = None;
+        // If the channel closes without a last report, the collector has died. Its own worker then
+        // reports the reason.
+        while let Ok(report) = reports.recv() {
+            // Read `synced` before the indexes. In the other order the view could become synced in
+            // between, and observations would be given up on by an index that is incomplete.
             let synced = self.view.status().synced;
             let cluster = self.view.current();
-            if known.as_ref().is_none_or(|k| !Arc::ptr_eq(k, &cluster)) {
+            if previous.as_ref().is_none_or(|p| !Arc::ptr_eq(p, &cluster)) {
                 self.control.set_listening(listening(&cluster));
                 self.control.set_pods(addresses(&cluster, &self.node));
-                known = Some(Arc::clone(&cluster));
+                previous = Some(Arc::clone(&cluster));
             }
-            let CollectorReport { now, observations, over, status, last } = told;
+            let CollectorReport { now, observations, over, status, last } = report;
             self.count(&status, &observations);
             self.gatherer.count(counter::CONNECTIONS, over.values().sum());
             self.waiting.overflow(now, &over, &cluster, &mut self.gatherer);
             self.waiting.take(now, observations, &cluster, synced, last, &mut self.gatherer);
-            if last && !settle.is_zero() {
-                // The watch may still have to tell who was called.
-                std::thread::sleep(settle);
+            if last && !delay.is_zero() {
+                // The watch may still have to deliver the pods and Services that were called.
+                std::thread::sleep(delay);
             }
             self.outbox.step(Time(now), &mut self.gatherer, last)?;
-            self.tell(status);
+            self.publish(status);
             if last {
                 return self.finish();
             }
@@ -263,7 +282,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Tries for a while what could not be delivered at once.
+    /// Tries for five more seconds to deliver what is left.
     fn finish(&mut self) -> Result<(), String> {
         let until = Instant::now() + Duration::from_secs(5);
         while !self.outbox.is_empty() && Instant::now() < until {
@@ -279,7 +298,7 @@ impl Pipeline {
         ))
     }
 
-    /// What the capture layer has counted since the last tick.
+    /// Adds to the gatherer what the capture layer has counted since the last report.
     fn count(&mut self, status: &CollectorStatus, observations: &[Observation]) {
         let (mut connections, mut lookups) = (0, 0);
         for observation in observations {
@@ -298,14 +317,15 @@ impl Pipeline {
         self.counted = status.clone();
     }
 
-    fn tell(&mut self, status: CollectorStatus) {
+    /// Publishes the agent's state for metrics and readiness.
+    fn publish(&mut self, status: CollectorStatus) {
         let view = self.view.status();
         let mut state = lock(&self.state);
         state.collected = status;
         state.progress = self.outbox.progress.clone();
         state.counted = self.gatherer.totals();
         state.waiting = self.waiting.len();
-        state.edges = self.gatherer.waiting();
+        state.waiting_edges = self.gatherer.waiting();
         state.synced = view.synced;
         state.blind = view.blind().map(ToString::to_string);
         state.kinds =
@@ -313,7 +333,7 @@ impl Pipeline {
     }
 }
 
-/// All counters of collecting with their names.
+/// All counters of the collector with their names, those of the capture layer included.
 pub(crate) fn named(status: &CollectorStatus) -> Vec<(&'static str, u64)> {
     let mut all = status.counters.named().to_vec();
     all.extend([

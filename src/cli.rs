@@ -25,24 +25,24 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::memory::{Memory, Missing};
+use crate::records::{Records, StoreDefect};
 use crate::store::{Access, Store};
 use output::Format;
-use remote::{Place, RecorderOptions};
+use remote::{RecordSource, RecorderOptions};
 
 /// How a command ended. The numbers are documented in `--help` and the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum CommandOutcome {
     /// All was done.
     Done = 0,
     /// It could not be done.
     Failed = 1,
     // 2 is clap's: the command line is wrong.
-    /// Done, but part of the input could not be read, or part of the store is missing.
+    /// Done, but a part of the input could not be read, or a part of the store is missing.
     Partial = 3,
     /// Capture and snapshot have nothing in common.
     Mismatch = 4,
-    /// Done, but a workload was withheld because it is not ready.
+    /// Done, but a workload of which something is known was withheld.
     Unready = 5,
 }
 
@@ -61,37 +61,37 @@ Exit codes:
 #[command(version, about, after_help = EXIT_CODES, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Learn from captures: pcap or pcapng, plain, gzip or zstd, files, directories or `-` for
     /// standard input
     Replay(replay::Options),
-    /// Watch this node's pods and tell what they call: batches for `import`
+    /// Watch this node's pods and send what they call, as batches for a recorder or `import`
     Agent(agent::AgentOptions),
     /// Watch, learn and store, all in this process: all that a cluster of one node needs
     Run(agent::RunOptions),
-    /// Receive what agents see, learn it and keep it, for a whole cluster
-    Recorder(recorder::Options),
+    /// Receive what agents see, learn from it and store it, for a whole cluster
+    Recorder(recorder::RecorderRunOptions),
     /// Show what each workload calls, with the evidence
-    Dependencies(dependencies::Options),
+    Dependencies(dependencies::DependenciesOptions),
     /// Write one Sidecar per workload
-    Generate(generate::Options),
+    Generate(generate::GenerateOptions),
     /// Show what a pod sees under Istio's scoping, and why; try a Sidecar and calls on it
-    Scope(scope::Options),
+    Scope(scope::ScopeOptions),
     /// Show for each egress host of a workload which calls and which evidence ask for it
-    Explain(explain::Options),
+    Explain(explain::ExplainOptions),
     /// Show clusters and endpoints per workload, before and after
-    Forecast(forecast::Options),
+    Forecast(forecast::ForecastOptions),
     /// Show per workload what was watched, what is known, and what is not
-    Status(status::Options),
-    /// Accept what is known: from then on, what is not among it raises an alert
+    Status(status::StatusOptions),
+    /// Accept what is known: from then on, every other dependency raises an alert
     Accept(alerts::AcceptOptions),
-    /// Say of an alert that nobody wants to hear of it, and why
+    /// Silence an alert, and say why
     Ignore(alerts::IgnoreOptions),
-    /// Show what is not as it was accepted
+    /// Show what differs from what was accepted
     Alerts(alerts::AlertsOptions),
     /// Write the whole store as NDJSON
     Export(exchange::ExportOptions),
@@ -113,7 +113,7 @@ impl StoreOptions {
     }
 }
 
-/// Where what is known is read.
+/// Where records are read: a store or a recorder.
 #[derive(Debug, Args)]
 struct ReadOptions {
     /// Directory of the store [default: sidecarta-store]
@@ -124,40 +124,41 @@ struct ReadOptions {
 }
 
 impl ReadOptions {
-    fn place(&self) -> anyhow::Result<Place> {
-        self.recorder.place(self.store.as_deref())
+    fn source(&self) -> anyhow::Result<RecordSource> {
+        self.recorder.source(self.store.as_deref())
     }
 }
 
-impl Place {
-    fn memory(&self, namespace: Option<&str>) -> anyhow::Result<Memory> {
+impl RecordSource {
+    /// All records of a namespace, or of all namespaces.
+    fn records(&self, namespace: Option<&str>) -> anyhow::Result<Records> {
         match self {
-            Self::Recorder(recorder) => recorder.memory(namespace),
-            Self::Store(store) => Ok(Memory::of(&reading(store)?, namespace)?),
+            Self::Recorder(recorder) => recorder.records(namespace),
+            Self::Store(store) => Ok(Records::of(&open_to_read(store)?, namespace)?),
         }
     }
 }
 
-/// Opens a store to read it. Says what is missing of it.
-fn reading(store: &Path) -> anyhow::Result<Store> {
+/// Opens a store to read it. Warns if a part of it is missing.
+fn open_to_read(store: &Path) -> anyhow::Result<Store> {
     let store = Store::read(store)?;
-    if let Some(missing) = Missing::of(&store) {
+    if let Some(missing) = StoreDefect::of(&store) {
         output::warn(missing);
     }
     Ok(store)
 }
 
-/// Opens a store that is there to change it.
-fn writing(store: &Path) -> anyhow::Result<Store> {
+/// Opens an existing store to change it.
+fn open_to_change(store: &Path) -> anyhow::Result<Store> {
     Ok(Store::open(store, Access::Existing)?)
 }
 
-/// How a command ends that has read what is there.
-fn read_all(missing: Option<&Missing>) -> Outcome {
-    if missing.is_some() { Outcome::Partial } else { Outcome::Done }
+/// The outcome of a command that has read a store: `Partial` if a part of it is missing.
+fn read_outcome(missing: Option<&StoreDefect>) -> CommandOutcome {
+    if missing.is_some() { CommandOutcome::Partial } else { CommandOutcome::Done }
 }
 
-/// Which workloads, and how to print.
+/// Which workloads are shown.
 #[derive(Debug, Args)]
 struct ViewOptions {
     /// Only workloads of this namespace
@@ -177,7 +178,7 @@ struct ClusterOptions {
     cluster_domain: Option<String>,
 }
 
-/// A snapshot where an API server is asked without one.
+/// A snapshot in place of the API server.
 #[derive(Debug, Args)]
 struct SnapshotOptions {
     /// The cluster from a snapshot (files or directories) in place of the API server
@@ -189,9 +190,10 @@ struct SnapshotOptions {
 }
 
 impl ClusterOptions {
-    /// `--cluster PATH... NAME` reads naturally, and a parser gives all of it to `--cluster`:
-    /// behind the first path, what is no file and has no snapshot's name is a name. The paths, and
-    /// the names with those that were parsed as such.
+    /// Separates paths and names: in `--cluster PATH... NAME` the parser takes NAME as a path.
+    /// After the first path, an argument is a name if no such file exists and it does not end as a
+    /// snapshot's file does. Returns the options with the paths alone, and all names, with those
+    /// that the parser recognised last.
     fn and_names(&self, parsed: &[String]) -> (Self, Vec<String>) {
         let snapshot = |p: &PathBuf| {
             p.exists() || p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
@@ -208,37 +210,37 @@ impl ClusterOptions {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        Command::Replay(o) => replay::run(&o),
-        Command::Agent(o) => agent::agent(&o),
-        Command::Run(o) => agent::run(&o),
-        Command::Recorder(o) => recorder::run(&o),
-        Command::Dependencies(o) => dependencies::run(&o),
-        Command::Generate(o) => generate::run(&o),
-        Command::Scope(o) => scope::run(&o),
-        Command::Explain(o) => explain::run(&o),
-        Command::Forecast(o) => forecast::run(&o),
-        Command::Status(o) => status::run(&o),
-        Command::Accept(o) => alerts::accept(&o),
-        Command::Ignore(o) => alerts::ignore(&o),
-        Command::Alerts(o) => alerts::alerts(&o),
-        Command::Export(o) => exchange::export(&o),
-        Command::Import(o) => exchange::import(&o),
+        CliCommand::Replay(o) => replay::run(&o),
+        CliCommand::Agent(o) => agent::agent(&o),
+        CliCommand::Run(o) => agent::run(&o),
+        CliCommand::Recorder(o) => recorder::run(&o),
+        CliCommand::Dependencies(o) => dependencies::run(&o),
+        CliCommand::Generate(o) => generate::run(&o),
+        CliCommand::Scope(o) => scope::run(&o),
+        CliCommand::Explain(o) => explain::run(&o),
+        CliCommand::Forecast(o) => forecast::run(&o),
+        CliCommand::Status(o) => status::run(&o),
+        CliCommand::Accept(o) => alerts::accept(&o),
+        CliCommand::Ignore(o) => alerts::ignore(&o),
+        CliCommand::Alerts(o) => alerts::alerts(&o),
+        CliCommand::Export(o) => exchange::export(&o),
+        CliCommand::Import(o) => exchange::import(&o),
     };
     let outcome = match result {
         Ok(outcome) => outcome,
-        // The reader of a pipe may stop early (`| head`): not a failure of ours.
-        Err(e) if output::is_broken_pipe(&e) => Outcome::Done,
+        // The reader of a pipe may stop early (`| head`): that is no failure.
+        Err(e) if output::is_broken_pipe(&e) => CommandOutcome::Done,
         Err(e) => {
             output::error(format_args!("{e:#}"));
-            Outcome::Failed
+            CommandOutcome::Failed
         }
     };
     ExitCode::from(outcome as u8)
 }
 
-/// Prints what could not be read in a snapshot; true when there was anything.
+/// Prints what could not be read in a snapshot. Returns whether there was anything.
 fn report_snapshot(report: &crate::snapshot::Report) -> bool {
-    /// A wrong file can have thousands of broken objects; the first ones tell what is wrong.
+    /// A wrong file can have thousands of broken objects; the first ones show what is wrong.
     const SHOWN: usize = 20;
     let show = |word: &str, all: &[String]| {
         for line in all.iter().take(SHOWN) {
@@ -252,7 +254,8 @@ fn report_snapshot(report: &crate::snapshot::Report) -> bool {
     show("warning", &report.problems);
     if report.invalid > 0 {
         output::warn(format_args!(
-            "{} objects of the snapshot are left out, for names in them that Kubernetes would not take",
+            "{} objects of the snapshot are left out, for names in them that Kubernetes would not \
+             accept",
             report.invalid
         ));
     }

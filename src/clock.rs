@@ -1,4 +1,5 @@
-//! The clock of composers: when something was told, raised or accepted.
+//! The system's clock, for the time at which a batch was made, an alert raised, or a baseline
+//! accepted.
 //!
 //! Owns nothing. Must never date what packets show: that is packet time.
 
@@ -6,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::model::Time;
 
-/// Now, by the system's clock, on which packets and API objects are dated as well.
+/// The current time of the system's clock. Packets and API objects are dated by the same clock.
 pub(crate) fn now() -> Time {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Time(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))

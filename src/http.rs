@@ -1,8 +1,8 @@
 //! Requests to other services: the recorder, webhooks, Alertmanager.
 //!
-//! Owns the client: TLS with the system's or a given authority, a limit of time, a limit of what an
-//! answer may hold. Must never retry: whoever sends knows what a repetition means; and never name
-//! more of an address than its host, for paths of webhooks are secrets.
+//! Owns the client: TLS with the system's or a given authority, a limit of time, a limit of an
+//! answer's size. Must never retry: only the sender knows whether a request may be repeated. Must
+//! never print more of a URL than scheme, host and port: paths of webhooks are secrets.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,24 +23,25 @@ use tokio::time::Instant;
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
-/// Bytes of an answer that are read.
-const MAX_ANSWER: usize = 256 * 1024 * 1024;
-/// Bytes that are read of an answer whose status says all.
-const BEGINNING: usize = 16 * 1024;
+/// Bytes of an answer that are read at most.
+const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+/// Bytes of an answer that are read if only its status matters.
+const MAX_BEGINNING_BYTES: usize = 16 * 1024;
+
 /// An answer, whatever its status.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    /// Status.
+pub struct HttpAnswer {
+    /// The status, of success or not.
     pub status: StatusCode,
-    /// Headers.
+    /// All headers.
     pub headers: HeaderMap,
-    /// Body.
+    /// The body, or its beginning.
     pub body: Bytes,
 }
 
-impl Answer {
-    /// How long to wait by `Retry-After` (RFC 9110 §10.2.3), where it is there: seconds, or a date,
-    /// which is held against the answer's own.
+impl HttpAnswer {
+    /// How long to wait by the header `Retry-After` (RFC 9110 §10.2.3). It has seconds or a date; a
+    /// date is compared with the answer's own `Date`.
     pub fn retry_after(&self) -> Option<Duration> {
         let text = |name| Some(self.headers.get(name)?.to_str().ok()?.trim());
         let date = |text| {
@@ -54,7 +55,8 @@ impl Answer {
         Some(date(wait)?.duration_since(now).unwrap_or_default())
     }
 
-    /// The beginning of the body, for people.
+    /// The status and the beginning of the body, for people. Of a JSON body, its `error` or
+    /// `message`.
     pub fn words(&self) -> String {
         let text = String::from_utf8_lossy(&self.body[..self.body.len().min(300)]).into_owned();
         let text = serde_json::from_slice::<serde_json::Value>(&self.body)
@@ -70,35 +72,35 @@ impl Answer {
 #[error("{0}")]
 pub struct Unanswered(String);
 
-/// Whom to trust.
+/// The authorities whose certificates a client trusts.
 #[derive(Clone, Copy, Debug)]
 pub enum Trust<'a> {
     /// The authorities of the system.
     System,
-    /// Those in a file, in PEM.
+    /// Those in this file, in PEM.
     File(&'a Path),
-    /// These, in PEM.
+    /// Those in this text, in PEM.
     Pem(&'a str),
 }
 
-/// A connection, wherever it leads.
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection over a socket or over a forwarded port.
+trait NetStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> NetStream for T {}
 
-impl Connection for Box<dyn Io> {
+impl Connection for Box<dyn NetStream> {
     fn connected(&self) -> Connected {
         Connected::new()
     }
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-/// Makes connections.
-type Way = BoxCloneSyncService<Uri, TokioIo<Box<dyn Io>>, Failure>;
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+/// Makes connections for the client.
+type Connector = BoxCloneSyncService<Uri, TokioIo<Box<dyn NetStream>>, BoxedError>;
 
-/// A client. A clone shares its connections.
+/// An HTTP client. Clones share its connections.
 #[derive(Clone)]
-pub struct Http(Client<HttpsConnector<Way>, Full<Bytes>>);
+pub struct Http(Client<HttpsConnector<Connector>, Full<Bytes>>);
 
 impl std::fmt::Debug for Http {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -107,60 +109,64 @@ impl std::fmt::Debug for Http {
 }
 
 impl Http {
-    /// Trusts the authorities in this file, else those of the system.
+    /// A client that trusts the authorities in this file, else those of the system.
     ///
     /// # Errors
-    /// When the file holds none.
+    /// When the file contains none.
     pub fn new(authority: Option<&Path>) -> Result<Self, Unanswered> {
         let mut net = HttpConnector::new();
-        // Of https as well.
+        // Without this it would refuse https URLs.
         net.enforce_http(false);
-        let way = service_fn(move |to: Uri| {
+        let connector = service_fn(move |to: Uri| {
             let mut net = net.clone();
             async move {
                 let stream = tower::Service::call(&mut net, to).await?;
-                Ok(TokioIo::new(Box::new(stream.into_inner()) as Box<dyn Io>))
+                Ok(TokioIo::new(Box::new(stream.into_inner()) as Box<dyn NetStream>))
             }
         });
-        Self::by(BoxCloneSyncService::new(way), authority.map_or(Trust::System, Trust::File))
+        let trust = authority.map_or(Trust::System, Trust::File);
+        Self::with_connector(BoxCloneSyncService::new(connector), trust)
     }
 
-    /// Connects with these streams, wherever a request goes.
+    /// A client that uses these streams for all requests, whatever their host.
     ///
     /// # Errors
-    /// When there is no authority in what is to be trusted.
+    /// When the file or the text of `trust` contains no authority.
     pub fn through<S, F, E>(streams: S, trust: Trust<'_>) -> Result<Self, Unanswered>
     where
         S: Fn() -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<DuplexStream, E>> + Send + 'static,
-        E: Into<Failure>,
+        E: Into<BoxedError>,
     {
-        let way = service_fn(move |_: Uri| {
+        let connector = service_fn(move |_: Uri| {
             let stream = streams();
-            async move { Ok(TokioIo::new(Box::new(stream.await.map_err(Into::into)?) as Box<dyn Io>)) }
+            async move {
+                Ok(TokioIo::new(Box::new(stream.await.map_err(Into::into)?) as Box<dyn NetStream>))
+            }
         });
-        Self::by(BoxCloneSyncService::new(way), trust)
+        Self::with_connector(BoxCloneSyncService::new(connector), trust)
     }
 
-    fn by(way: Way, trust: Trust<'_>) -> Result<Self, Unanswered> {
+    fn with_connector(connector: Connector, trust: Trust<'_>) -> Result<Self, Unanswered> {
         let mut roots = RootCertStore::empty();
-        let (place, read) = match trust {
+        let (origin, read) = match trust {
             Trust::Pem(text) => (
                 "the cluster".to_owned(),
                 CertificateDer::pem_slice_iter(text.as_bytes()).collect(),
             ),
-            Trust::File(path) => (path.display().to_string(), read(path)),
-            // A file of theirs that cannot be read is one that is not trusted.
+            Trust::File(path) => (path.display().to_string(), read_pem(path)),
+            // Files of the system that cannot be read are skipped: their authorities are not
+            // trusted.
             Trust::System => (String::new(), Ok(rustls_native_certs::load_native_certs().certs)),
         };
         let fail = |e: &dyn std::fmt::Display| {
-            Unanswered(format!("cannot use the authorities in {place}: {e}"))
+            Unanswered(format!("cannot use the authorities in {origin}: {e}"))
         };
         let all = read.map_err(|e: pem::Error| fail(&e))?;
         if !matches!(trust, Trust::System) && all.is_empty() {
-            return Err(fail(&"it holds no certificate"));
+            return Err(fail(&"it contains no certificate"));
         }
-        // One that cannot be used is one that is not trusted.
+        // Certificates that cannot be used are skipped: they are not trusted.
         roots.add_parsable_certificates(all);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
@@ -172,14 +178,14 @@ impl Http {
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1();
-        let connector = builder.wrap_connector(way);
+        let connector = builder.wrap_connector(connector);
         Ok(Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build(connector)))
     }
 
-    /// Sends a request and reads the answer, within a time.
+    /// Sends a request and reads the whole answer.
     ///
     /// # Errors
-    /// When there is no answer within that time, whatever the reason.
+    /// When there is no whole answer within the time `within`, whatever the reason.
     pub async fn send(
         &self,
         method: Method,
@@ -187,36 +193,36 @@ impl Http {
         headers: &[(&str, &str)],
         body: Vec<u8>,
         within: Duration,
-    ) -> Result<Answer, Unanswered> {
+    ) -> Result<HttpAnswer, Unanswered> {
         let exchange = async {
             let (mut answer, body) = self.begin(method, to, headers, body).await?;
-            let body = Limited::new(body, MAX_ANSWER).collect().await;
+            let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
             answer.body = body
                 .map_err(|e| {
-                    Unanswered(format!("the answer of {} cannot be read: {e}", place(to)))
+                    Unanswered(format!("the answer of {} cannot be read: {e}", origin(to)))
                 })?
                 .to_bytes();
             Ok(answer)
         };
         match tokio::time::timeout(within, exchange).await {
             Ok(answer) => answer,
-            Err(_) => Err(Unanswered(format!("{} does not answer within {within:?}", place(to)))),
+            Err(_) => Err(Unanswered(format!("{} does not answer within {within:?}", origin(to)))),
         }
     }
 
-    /// Sends a request to which the status is the answer: of the body only the beginning is read,
-    /// and it is no failure when that breaks off or takes too long.
+    /// Sends a request of whose answer only the status matters. Only the beginning of the body is
+    /// read, and it is no error if the body breaks off or takes too long.
     ///
     /// # Errors
-    /// When there is no status within that time, whatever the reason.
-    pub async fn tell(
+    /// When there is no status within the time `within`, whatever the reason.
+    pub async fn notify(
         &self,
         method: Method,
         to: &Uri,
         headers: &[(&str, &str)],
         body: Vec<u8>,
         within: Duration,
-    ) -> Result<Answer, Unanswered> {
+    ) -> Result<HttpAnswer, Unanswered> {
         let until = Instant::now() + within;
         let (mut answer, mut body) =
             match tokio::time::timeout_at(until, self.begin(method, to, headers, body)).await {
@@ -224,17 +230,17 @@ impl Http {
                 Err(_) => {
                     return Err(Unanswered(format!(
                         "{} does not answer within {within:?}",
-                        place(to)
+                        origin(to)
                     )));
                 }
             };
         let mut read = Vec::new();
-        while read.len() < BEGINNING {
+        while read.len() < MAX_BEGINNING_BYTES {
             let Ok(Some(Ok(frame))) = tokio::time::timeout_at(until, body.frame()).await else {
                 break;
             };
             if let Some(data) = frame.data_ref() {
-                read.extend_from_slice(&data[..data.len().min(BEGINNING - read.len())]);
+                read.extend_from_slice(&data[..data.len().min(MAX_BEGINNING_BYTES - read.len())]);
             }
         }
         answer.body = read.into();
@@ -248,33 +254,33 @@ impl Http {
         to: &Uri,
         headers: &[(&str, &str)],
         body: Vec<u8>,
-    ) -> Result<(Answer, Incoming), Unanswered> {
+    ) -> Result<(HttpAnswer, Incoming), Unanswered> {
         let mut request = Request::builder().method(method).uri(to);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::from(body));
         let request = request
-            .map_err(|e| Unanswered(format!("no request can be made for {}: {e}", place(to))))?;
+            .map_err(|e| Unanswered(format!("no request can be made for {}: {e}", origin(to))))?;
         let answer = self.0.request(request).await;
         let answer = answer
-            .map_err(|e| Unanswered(format!("{} does not answer: {}", place(to), chain(&e))))?;
+            .map_err(|e| Unanswered(format!("{} does not answer: {}", origin(to), chain(&e))))?;
         let (head, body) = answer.into_parts();
-        Ok((Answer { status: head.status, headers: head.headers, body: Bytes::new() }, body))
+        Ok((HttpAnswer { status: head.status, headers: head.headers, body: Bytes::new() }, body))
     }
 }
 
-fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
     CertificateDer::pem_file_iter(path).and_then(Iterator::collect)
 }
 
-/// What of an address may be told: who is meant, and not how they know the caller.
-fn place(to: &Uri) -> String {
+/// Scheme, host and port of a URL. Path and query may be secrets and are not printed.
+fn origin(to: &Uri) -> String {
     let port = to.port_u16().map(|p| format!(":{p}")).unwrap_or_default();
     format!("{}://{}{port}", to.scheme_str().unwrap_or("http"), to.host().unwrap_or_default())
 }
 
-/// An error with its causes: the first alone says no more than that a request failed.
+/// An error with all its causes: the outermost alone only says that a request failed.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();

@@ -1,7 +1,7 @@
-//! The lives of long-running processes: threads that say how they end, and the signals that ask for
-//! it.
+//! Threads that report how they end, the signals that ask a process to end, and the limit of open
+//! descriptors.
 //!
-//! Owns no thread's work. Must never let a thread end unseen.
+//! Owns no thread's work. Must never let a thread end without a report.
 
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use tokio::sync::oneshot;
 
-/// Raises the limit of open descriptors to what it may be raised to (RLIMIT_NOFILE, getrlimit(2)),
-/// and says what it is: an agent needs one for each interface, a recorder one for each connection.
+/// Raises the soft limit of open descriptors to the hard limit (RLIMIT_NOFILE, getrlimit(2)), and
+/// logs it: an agent needs a descriptor for each interface, a recorder one for each connection.
 pub(crate) fn raise_descriptors() {
     let before = getrlimit(Resource::Nofile);
     let wanted = Rlimit { current: before.maximum, maximum: before.maximum };
@@ -25,23 +25,23 @@ pub(crate) fn raise_descriptors() {
     tracing::info!(limit = %words(now), before = %words(before.current), "open descriptors");
 }
 
-/// A thread that says when it ends.
-pub(crate) struct Part {
+/// A thread that reports how it ended.
+pub(crate) struct Worker {
     pub name: &'static str,
-    pub ended: Ended,
+    pub ended: WorkerEnd,
     thread: JoinHandle<()>,
 }
 
-/// Tells once how a thread ended.
-pub(crate) struct Ended(Option<oneshot::Receiver<Result<(), String>>>);
+/// A future of how a thread ended: `None` if it panicked. It gives this once.
+pub(crate) struct WorkerEnd(Option<oneshot::Receiver<Result<(), String>>>);
 
-impl Ended {
+impl WorkerEnd {
     pub fn is_terminated(&self) -> bool {
         self.0.is_none()
     }
 }
 
-impl Future for Ended {
+impl Future for WorkerEnd {
     type Output = Option<Result<(), String>>;
 
     fn poll(
@@ -52,13 +52,13 @@ impl Future for Ended {
         let polled = std::pin::Pin::new(receiver).poll(context);
         polled.map(|r| {
             self.0 = None;
-            // A thread that panics drops its end.
+            // A thread that panics drops its sender.
             r.ok()
         })
     }
 }
 
-impl Part {
+impl Worker {
     pub fn start(
         name: &'static str,
         work: impl FnOnce() -> Result<(), String> + Send + 'static,
@@ -67,16 +67,16 @@ impl Part {
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || drop(ended_in.send(work())))?;
-        Ok(Self { name, ended: Ended(Some(ended)), thread })
+        Ok(Self { name, ended: WorkerEnd(Some(ended)), thread })
     }
 
     pub fn join(self) {
-        // How it ended was told.
+        // `ended` has reported a panic already.
         let _ = self.thread.join();
     }
 }
 
-/// What is to be said of how a thread ended; nothing where it ended well.
+/// The message about how a thread ended; `None` if it ended without an error.
 pub(crate) fn reason(name: &str, ended: Option<Result<(), String>>) -> Option<String> {
     match ended {
         Some(Ok(())) => None,
@@ -85,9 +85,9 @@ pub(crate) fn reason(name: &str, ended: Option<Result<(), String>>) -> Option<St
     }
 }
 
-/// The same signal within this time is the same wish: of one Ctrl-C, `sudo` passes on what the
-/// terminal has sent to the whole group already.
-const ONE_WISH: Duration = Duration::from_millis(500);
+/// The same signal again within this time is ignored: on one Ctrl-C the terminal signals the whole
+/// process group, and `sudo` forwards its own copy.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
 /// The signals that ask for an end.
 pub(crate) struct Signals {
@@ -106,7 +106,7 @@ impl Signals {
         })
     }
 
-    /// The next one, but for the last one come twice.
+    /// Waits for the next signal. A repetition within [`SAME_SIGNAL`] does not count.
     pub async fn next(&mut self) -> &'static str {
         loop {
             let name = tokio::select! {
@@ -114,7 +114,7 @@ impl Signals {
                 _ = self.interrupt.recv() => "SIGINT",
             };
             let now = Instant::now();
-            if self.last.is_none_or(|(last, at)| last != name || now - at >= ONE_WISH) {
+            if self.last.is_none_or(|(last, at)| last != name || now - at >= SAME_SIGNAL) {
                 self.last = Some((name, now));
                 return name;
             }

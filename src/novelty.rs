@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cluster::Cluster;
 use crate::generate::Learned;
 use crate::generate::readiness::{Readiness, Thresholds};
-use crate::memory::Memory;
 use crate::model::Raised;
 use crate::model::{
     Acceptance, Accepted, Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge,
     Record, Spans, Tally, Time, WorkloadId,
 };
+use crate::records::Records;
 use crate::store::{Store, StoreError};
 use found::Found;
 
@@ -175,7 +175,7 @@ pub fn accept_ready(
     let mut out = BTreeMap::new();
     // One after the other: all of them at once would fill the memory.
     for namespace in namespaces {
-        let known = Memory::of(store, Some(&namespace))?.into_known();
+        let known = Records::of(store, Some(&namespace))?.into_known();
         let ready = |id: &WorkloadId| {
             let enough = |k: &Learned| {
                 let readiness = Readiness::of(k);

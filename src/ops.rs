@@ -1,6 +1,7 @@
-//! Metrics, health and readiness over HTTP, for whatever runs long.
+//! Metrics, health and readiness over HTTP, for agent and recorder.
 //!
-//! Owns the three paths. Must never hold up what it tells of, nor take descriptors that it needs.
+//! Owns the three paths. Must never delay the process that it reports on, nor take descriptors that
+//! the process needs.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,12 +19,12 @@ use tokio::task::JoinHandle;
 
 use crate::serve::{self, Door};
 
-/// Serves `/metrics` (names begin with `prefix`), `/healthz` and `/readyz` until `stopped` turns
-/// true. `missing` says what readiness lacks, one line each, and `trouble` what keeps the program
-/// from its work until it is started anew.
+/// Serves `/metrics` (names begin with `prefix`), `/healthz` and `/readyz` until `stopped` becomes
+/// true. `missing` gives what readiness lacks, one line each. `trouble` gives what only a restart
+/// of the program can mend.
 ///
 /// # Errors
-/// When the address cannot be had.
+/// When the address cannot be bound.
 pub(crate) async fn start(
     address: SocketAddr,
     prefix: &str,
@@ -33,28 +34,31 @@ pub(crate) async fn start(
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<JoinHandle<()>> {
     let listener = TcpListener::bind(address).await.map_err(|e| {
-        anyhow::anyhow!("cannot serve metrics and health on {address}: {e}; choose another with --listen, or --listen none")
+        anyhow::anyhow!(
+            "cannot serve metrics and health on {address}: {e}; choose another with --listen, or \
+             --listen none"
+        )
     })?;
     let mut registry = Registry::with_prefix(prefix);
     registry.register_collector(Box::new(metrics));
     let registry = Arc::new(registry);
     let app = Router::new()
-        .route("/healthz", get(async move || without("ok\n", &trouble())))
-        .route("/readyz", get(async move || without("ready\n", &missing())))
-        .route("/metrics", get(async move || text(&registry)));
+        .route("/healthz", get(async move || answer("ok\n", &trouble())))
+        .route("/readyz", get(async move || answer("ready\n", &missing())))
+        .route("/metrics", get(async move || metrics_text(&registry)));
     let (_, connections) = serve::limits();
     Ok(tokio::spawn(serve::serve(listener, app, None, Door::new(connections), stopped)))
 }
 
-/// Well where nothing is the matter.
-fn without(well: &str, matters: &[String]) -> (StatusCode, String) {
-    match matters {
-        [] => (StatusCode::OK, well.to_owned()),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, matters.join("\n") + "\n"),
+/// 200 with `good` if there are no problems, else 503 with one problem on each line.
+fn answer(good: &str, problems: &[String]) -> (StatusCode, String) {
+    match problems {
+        [] => (StatusCode::OK, good.to_owned()),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n"),
     }
 }
 
-fn text(registry: &Registry) -> impl IntoResponse + use<> {
+fn metrics_text(registry: &Registry) -> impl IntoResponse + use<> {
     let mut text = String::new();
     let status = match prometheus_client::encoding::text::encode(&mut text, registry) {
         Ok(()) => StatusCode::OK,

@@ -1,19 +1,20 @@
-//! Two things at once.
+//! Runs two closures at the same time.
 //!
-//! Owns the fallback where the system gives no thread. Nobody is left behind: where one of the two
-//! waits on something outside the process, it must be the other's to end that.
+//! Owns the fallback where the system gives no thread. Both closures are always joined: if one can
+//! wait for something outside the process, the other must be able to end that wait. Must never
+//! leave a thread running.
 
 use std::panic::resume_unwind;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, scope};
 
-/// Does `there` on a thread of its own while `here` is done on this one; `there` first where the
-/// system gives no thread.
+/// Runs `there` on a thread of its own while `here` runs on this one. If the system gives no
+/// thread, runs `there` first and then `here`, both on this one.
 pub(crate) fn both<A: Send, B>(
     there: impl FnOnce() -> A + Send,
     here: impl FnOnce() -> B,
 ) -> (A, B) {
-    // A thread that cannot be started must not take the work with it.
+    // If the thread cannot be started, its closure is dropped; the work must not be in it.
     let work = Mutex::new(Some(there));
     let take = || work.lock().unwrap_or_else(PoisonError::into_inner).take();
     scope(|scope| {
@@ -28,7 +29,7 @@ pub(crate) fn both<A: Send, B>(
         };
         match there {
             Some(there) => (there, here),
-            None => unreachable!("the work is taken once, by whoever does it"),
+            None => unreachable!("the work is taken once, either by the thread or here"),
         }
     })
 }

@@ -1,7 +1,8 @@
-//! What is known, as programs read it: the JSON of commands and of the recorder alike.
+//! The JSON of commands and of the recorder's API.
 //!
-//! Owns these shapes. Must never decide anything.
+//! Owns the shape of this JSON. Must never decide anything.
 
+mod coverage;
 mod mesh;
 mod unverified;
 
@@ -11,20 +12,22 @@ use serde::Serialize;
 
 use crate::generate::Learned;
 use crate::generate::readiness::Readiness;
-use crate::memory::{Decided, Memory};
 use crate::model::{
-    Alert, Baseline, DataPlane, Dependency, Destination, Evidence, Grade, Merge, OwnedBy, Protocol,
-    Source, Spans, Tally, Time, Watch, Workload, WorkloadId,
+    Alert, Baseline, DataPlane, Dependency, Destination, Evidence, Grade, OwnedBy, Protocol,
+    Source, Tally, Time, Watch, WorkloadId,
 };
+use crate::records::{Decided, Records};
 use crate::store::LISTED;
 
-pub(crate) use mesh::Mesh;
+pub(crate) use coverage::Coverage;
+use coverage::WatchedPods;
+pub(crate) use mesh::MeshStatus;
 pub(crate) use unverified::NodeUnverified;
 
-/// A dependency as programs read it: evidence is a list, strongest first.
+/// A dependency in JSON. Evidence is a list, the strongest grade first.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Shown<'a> {
+pub(crate) struct ShownDependency<'a> {
     workload: &'a WorkloadId,
     destination: &'a Destination,
     port: u16,
@@ -50,7 +53,7 @@ struct ShownEvidence<'a> {
     evidence: &'a Evidence,
 }
 
-impl<'a> From<&'a Dependency> for Shown<'a> {
+impl<'a> From<&'a Dependency> for ShownDependency<'a> {
     fn from(d: &'a Dependency) -> Self {
         Self {
             workload: &d.key.workload,
@@ -78,27 +81,28 @@ impl<'a> From<&'a Dependency> for Shown<'a> {
     }
 }
 
-/// All that is known, in short.
+/// A summary of all records.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Status {
+pub(crate) struct StatusReport {
     pub workloads: Vec<WorkloadStatus>,
     pub sources: Vec<Source>,
-    /// What agents told of pods that the cluster does not know, by node.
+    /// Unverified lines: those about pods that the API server does not know, by node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unverified: Vec<NodeUnverified>,
-    /// What is missing of the store, in words.
+    /// Why a part of the store is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
 }
 
+/// A summary of the records of one workload.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WorkloadStatus {
     pub workload: WorkloadId,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_plane: Option<DataPlane>,
-    pub watched: Watched,
+    pub watched: WatchedPods,
     pub connections: u64,
     pub midway: u64,
     pub guessed: u64,
@@ -106,21 +110,21 @@ pub(crate) struct WorkloadStatus {
     pub evidence: BTreeMap<Grade, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chance_that_next_is_new: Option<f64>,
-    /// Absent where nothing of it was accepted.
+    /// Absent if the workload has no baseline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accepted: Option<AcceptedStatus>,
-    /// Nothing of it was accepted, though its namespace was, or everything.
+    /// The workload has no baseline, though its namespace or everything was accepted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub not_accepted: bool,
-    pub scope_misses: Vec<Missed>,
+    pub scope_misses: Vec<ShownScopeMiss>,
     pub unknown: Vec<String>,
 }
 
-/// That a workload was accepted.
+/// A summary of a workload's baseline.
 #[derive(Debug, Serialize)]
 pub(crate) struct AcceptedStatus {
     pub when: Time,
-    /// Absent where it was not known.
+    /// Who accepted it; absent if that was not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     pub dependencies: u64,
@@ -137,49 +141,24 @@ impl From<&Baseline> for AcceptedStatus {
 }
 
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Watched {
-    pub pods: u64,
-    pub pods_from_start: u64,
-    pub nanoseconds: u64,
-    pub spans: Spans,
-    pub packets: u64,
-}
-
-impl Watched {
-    /// Of the pods of one workload.
-    fn of(watches: &[Watch]) -> Self {
-        let mut spans = Spans::default();
-        watches.iter().for_each(|w| spans.merge(&w.spans));
-        Self {
-            pods: watches.len() as u64,
-            pods_from_start: watches.iter().filter(|w| w.from_start()).count() as u64,
-            nanoseconds: spans.total(),
-            spans,
-            packets: watches.iter().map(|w| w.packets).fold(0, u64::saturating_add),
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Missed {
+pub(crate) struct ShownScopeMiss {
     pub destination: Destination,
     pub port: u16,
     #[serde(flatten)]
     pub tally: Tally,
 }
 
-impl Status {
-    /// Of all records.
-    pub fn of(mut memory: Memory) -> Self {
-        let sources = std::mem::take(&mut memory.sources);
-        let unverified = std::mem::take(&mut memory.unverified);
-        let unverified = NodeUnverified::of(&unverified, memory.namespace.as_deref());
-        let missing = memory.missing.as_ref().map(ToString::to_string);
-        let decided = std::mem::take(&mut memory.decided);
+impl StatusReport {
+    /// Summarizes all records.
+    pub fn of(mut records: Records) -> Self {
+        let sources = std::mem::take(&mut records.sources);
+        let unverified = std::mem::take(&mut records.unverified);
+        let unverified = NodeUnverified::of(&unverified, records.namespace.as_deref());
+        let missing = records.missing.as_ref().map(ToString::to_string);
+        let decided = std::mem::take(&mut records.decided);
         let planes: BTreeMap<WorkloadId, DataPlane> =
-            memory.workloads.iter().map(|w| (w.id.clone(), w.data_plane)).collect();
-        let mut known = memory.into_known();
+            records.workloads.iter().map(|w| (w.id.clone(), w.data_plane)).collect();
+        let mut known = records.into_known();
         for id in planes.keys() {
             known.entry(id.clone()).or_default();
         }
@@ -189,7 +168,7 @@ impl Status {
     }
 }
 
-/// What is known of a workload, in short.
+/// Summarizes the records of one workload.
 fn status(
     id: &WorkloadId,
     data_plane: Option<DataPlane>,
@@ -210,7 +189,7 @@ fn status(
             *sum = sum.saturating_add(e.tally.connections);
         }
         if let Some(tally) = d.scope_miss {
-            scope_misses.push(Missed {
+            scope_misses.push(ShownScopeMiss {
                 destination: d.key.destination.clone(),
                 port: d.key.port,
                 tally,
@@ -228,7 +207,8 @@ fn status(
                 d.tally.connections, d.key.destination, d.key.port
             )),
             Destination::Others { why, .. } => unknown.push(format!(
-                "{} connections to {}: more destinations than the {LISTED} that are listed one by one{}",
+                "{} connections to {}: more destinations than the {LISTED} that are listed one by \
+                 one{}",
                 d.tally.connections,
                 d.key.destination,
                 why.map(|why| format!("; {why}")).unwrap_or_default()
@@ -243,7 +223,7 @@ fn status(
     WorkloadStatus {
         workload: id.clone(),
         data_plane,
-        watched: Watched::of(&known.watches),
+        watched: WatchedPods::of(&known.watches),
         connections,
         midway,
         guessed,
@@ -257,7 +237,7 @@ fn status(
     }
 }
 
-/// What makes less of watching than it seems, in words.
+/// Why the watches of a workload show less than they seem to, one sentence for each reason.
 fn incomplete(watches: &[Watch]) -> Vec<String> {
     let mut out = Vec::new();
     for w in watches {
@@ -270,27 +250,30 @@ fn incomplete(watches: &[Watch]) -> Vec<String> {
                 format!(", such as {}", claimed.join(", "))
             };
             out.push(format!(
-                "forged-source: its pod {} sent {} packets with addresses that are not its own{as_whom}; they taught nothing",
+                "forged-source: its pod {} sent {} packets with addresses that are not its \
+                 own{as_whom}; nothing was learned from them",
                 w.pod, own.forged
             ));
         }
         if own.owner == Some(OwnedBy::Packets) {
             out.push(format!(
-                "owner: packets: that the interface of its pod {} is its own is known by its packets alone, as the node has no \
-                 route or neighbour for it",
+                "owner: packets: that the interface of its pod {} is its own is known by its \
+                 packets alone, as the node has no route or neighbour for it",
                 w.pod
             ));
         }
         if w.folded.connections() > 0 {
             out.push(format!(
-                "its pod {} called more than an agent takes of one pod: {}; what it calls is not known in full",
+                "its pod {} called more than an agent takes of one pod: {}; what it calls is not \
+                 known in full",
                 w.pod,
                 w.folded.describe()
             ));
         }
         if w.folded.names > 0 {
             out.push(format!(
-                "its pod {} asked the DNS for more names than an agent takes of one pod: {} are not known",
+                "its pod {} asked the DNS for more names than an agent takes of one pod: {} are \
+                 not known",
                 w.pod, w.folded.names
             ));
         }
@@ -298,82 +281,7 @@ fn incomplete(watches: &[Watch]) -> Vec<String> {
     out
 }
 
-/// What was watched, pod by pod, and what was lost there.
-#[derive(Debug, Serialize)]
-pub(crate) struct Coverage {
-    pub workloads: Vec<WorkloadCoverage>,
-    /// Losses are those of a whole source, an agent or a capture: which workload's they were is
-    /// what a loss does not tell.
-    pub sources: Vec<SourceCoverage>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct WorkloadCoverage {
-    pub workload: WorkloadId,
-    /// All pods together, as in [`WorkloadStatus`].
-    pub watched: Watched,
-    /// Sorted by name.
-    pub pods: Vec<PodCoverage>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct PodCoverage {
-    pub pod: String,
-    /// When the pod started, where that is known.
-    pub started: Option<Time>,
-    pub from_start: bool,
-    pub nanoseconds: u64,
-    pub spans: Spans,
-    pub packets: u64,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct SourceCoverage {
-    pub source: String,
-    pub label: String,
-    pub spans: Spans,
-    /// How much by cause; nothing where nothing was lost.
-    pub lost: BTreeMap<String, u64>,
-}
-
-impl Coverage {
-    /// Of workloads, watched or not, and of all sources.
-    pub fn of(workloads: Vec<Workload>, watches: Vec<Watch>, sources: Vec<Source>) -> Self {
-        let mut known: BTreeMap<WorkloadId, Vec<Watch>> =
-            workloads.into_iter().map(|w| (w.id, Vec::new())).collect();
-        for watch in watches {
-            known.entry(watch.workload.clone()).or_default().push(watch);
-        }
-        let workloads = known.into_iter().map(|(workload, watches)| WorkloadCoverage {
-            workload,
-            watched: Watched::of(&watches),
-            pods: watches.into_iter().map(PodCoverage::from).collect(),
-        });
-        let sources = sources.into_iter().map(|s| SourceCoverage {
-            lost: s.losses().map(|(cause, n)| (cause.to_owned(), n)).collect(),
-            source: s.source,
-            label: s.label,
-            spans: s.spans,
-        });
-        Self { workloads: workloads.collect(), sources: sources.collect() }
-    }
-}
-
-impl From<Watch> for PodCoverage {
-    fn from(watch: Watch) -> Self {
-        Self {
-            started: watch.started,
-            from_start: watch.from_start(),
-            nanoseconds: watch.spans.total(),
-            pod: watch.pod,
-            spans: watch.spans,
-            packets: watch.packets,
-        }
-    }
-}
-
-/// An alert with its identity and its words.
+/// An alert in JSON, with its identity and its text.
 #[derive(Debug, Serialize)]
 pub(crate) struct ShownAlert<'a> {
     id: String,

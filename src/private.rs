@@ -1,4 +1,5 @@
-//! Files and directories that are for their owner alone: what workloads call is nobody else's.
+//! Files and directories that only their owner may read and write: other users must not learn what
+//! workloads call.
 //!
 //! Owns their permissions, whatever the umask is. Must never touch what belongs to another user.
 
@@ -8,40 +9,41 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::Path;
 
 /// Permissions of a directory.
-const DIRECTORY: u32 = 0o700;
+const DIRECTORY_MODE: u32 = 0o700;
 /// Permissions of a file.
-const FILE: u32 = 0o600;
+const FILE_MODE: u32 = 0o600;
 
-/// Options to open files with. One that is new is its owner's alone.
+/// Options to open files with. A file that they create is for its owner alone.
 pub(crate) fn options() -> OpenOptions {
     let mut options = File::options();
-    options.mode(FILE);
+    options.mode(FILE_MODE);
     options
 }
 
-/// Makes a file, or empties one.
+/// Creates a file, or empties the one that is there.
 ///
 /// # Errors
 /// When the file system refuses.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     let file = options().write(true).create(true).truncate(true).open(path)?;
-    // One that was there keeps its permissions, and a umask may have taken too many.
-    if file.metadata()?.mode() & 0o777 != FILE {
-        file.set_permissions(Permissions::from_mode(FILE))?;
+    // A file that was there still has its old permissions, and a umask may have removed some that
+    // the owner needs.
+    if file.metadata()?.mode() & 0o777 != FILE_MODE {
+        file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     }
     Ok(file)
 }
 
-/// Makes a directory.
+/// Creates a directory.
 ///
 /// # Errors
 /// When there is one, or the file system refuses.
 pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().mode(DIRECTORY).create(path)?;
-    fs::set_permissions(path, Permissions::from_mode(DIRECTORY))
+    fs::DirBuilder::new().mode(DIRECTORY_MODE).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE))
 }
 
-/// Makes a directory and those above it, where they are missing.
+/// Creates a directory and those above it, where they are missing.
 ///
 /// # Errors
 /// When the file system refuses.
@@ -56,7 +58,7 @@ pub(crate) fn create_dir_all(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives a file, or a directory and all below it, to its owner alone.
+/// Removes the rights of all but the owner from a file, or from a directory and all below it.
 ///
 /// # Errors
 /// When the file system refuses.
@@ -65,8 +67,8 @@ pub(crate) fn tighten(path: &Path) -> io::Result<()> {
     if found.is_symlink() {
         return Ok(());
     }
-    // Only taken away: what its owner has made read-only stays so.
-    let wanted = found.mode() & if found.is_dir() { DIRECTORY } else { FILE };
+    // Rights are only removed, never added: what its owner has made read-only stays read-only.
+    let wanted = found.mode() & if found.is_dir() { DIRECTORY_MODE } else { FILE_MODE };
     let own = found.uid() == rustix::process::geteuid().as_raw();
     if own && found.mode() & 0o7777 != wanted {
         fs::set_permissions(path, Permissions::from_mode(wanted))?;

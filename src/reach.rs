@@ -1,8 +1,9 @@
-//! The way to a recorder within a cluster, for those who have a kubeconfig: its Service, a pod that
-//! is ready, a stream through the API server (`pods/portforward`), the token and the authority to
-//! go with it.
+//! The path to a recorder in a cluster, for users with a kubeconfig: its Service, a pod that is
+//! ready, a stream through the API server (`pods/portforward`), the token, and the authority that
+//! signed the recorder's certificate.
 //!
-//! Owns these look-ups. Must never write to the cluster, nor know what is asked of the recorder.
+//! Owns the requests for these. Must never write to the cluster, nor know what the recorder is
+//! asked.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,83 +30,87 @@ const PORT: &str = "https";
 const AUTHORITY: &str = "sidecarta-ca";
 const AUTHORITY_FILE: &str = "ca.crt";
 
-/// How long the API server may take to answer one question.
-const WITHIN: Duration = Duration::from_secs(20);
+/// How long the API server may take to answer one request.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long the node's words are waited for behind the end of a stream.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long to wait for the node's error message after the end of a stream.
+const FAILURE_WAIT: Duration = Duration::from_millis(500);
 
-/// Why there is no way.
+/// Why a recorder cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreached {
-    /// Nothing says where the API server is, or what says so is no good.
+    /// There is no configuration of an API server, or it cannot be used.
     #[error(transparent)]
     Kubeconfig(#[from] ViewError),
-    /// The user's credentials cannot be had: an exec plugin failed, a file is not there.
+    /// The user's credentials cannot be read: an exec plugin failed, or a file is missing.
     #[error("the kubeconfig's user cannot be used: {0}")]
     User(Box<dyn std::error::Error + Send + Sync>),
-    /// It has another kind of credentials.
+    /// The user has credentials, but no bearer token.
     #[error(
-        "the kubeconfig's user has no bearer token, and a recorder takes no other credentials: `kubectl create token NAME > FILE`, and \
-         pass --token-file FILE"
+        "the kubeconfig's user has no bearer token, and a recorder takes no other credentials: \
+         `kubectl create token NAME > FILE`, and pass --token-file FILE"
     )]
     NoToken,
-    /// Not allowed.
+    /// The user has no right to it (403).
     #[error(
-        "the kubeconfig's user may not {verb} in the namespace {namespace} (RBAC: {rule}; deploy/reader.yaml has the least rights)"
+        "the kubeconfig's user may not {verb} in the namespace {namespace} (RBAC: {rule}; \
+         deploy/reader.yaml has the least rights)"
     )]
     Forbidden {
         /// What was tried.
         verb: &'static str,
-        /// Where.
+        /// The namespace of the recorder.
         namespace: String,
-        /// What allows it.
+        /// The rule of RBAC that allows it.
         rule: &'static str,
     },
-    /// Nobody knows who this is.
+    /// The API server does not know the user (401).
     #[error(
-        "the API server at {server} does not know the kubeconfig's user: log in again, or choose another --context"
+        "the API server at {server} does not know the kubeconfig's user: log in again, or choose \
+         another --context"
     )]
     Unknown {
-        /// The API server.
+        /// URL of the API server.
         server: String,
     },
-    /// No such Service.
+    /// The recorder's Service is not in this namespace.
     #[error(
-        "there is no Service {SERVICE} in the namespace {0} of that cluster: --recorder-namespace names another, --context another cluster, \
-         --store a store"
+        "there is no Service {SERVICE} in the namespace {0} of that cluster: --recorder-namespace \
+         names another, --context another cluster, --store a store"
     )]
     NoService(String),
-    /// Its Service can have no pods.
+    /// The recorder's Service in this namespace selects no pods.
     #[error(
-        "the Service {SERVICE} in the namespace {0} has no selector or no port: nothing says which pod is the recorder"
+        "the Service {SERVICE} in the namespace {0} has no selector or no port: nothing says which \
+         pod is the recorder"
     )]
     NoPods(String),
-    /// Not one of its pods is ready.
+    /// None of the recorder's pods is ready.
     #[error(
-        "no pod of the Service {SERVICE} in the namespace {namespace} is ready{found}: `kubectl -n {namespace} get pods` tells more"
+        "no pod of the Service {SERVICE} in the namespace {namespace} is ready{found}: \
+         `kubectl -n {namespace} get pods` shows more"
     )]
     NotReady {
-        /// Where.
+        /// The namespace of the recorder.
         namespace: String,
-        /// Those that are not.
+        /// The pods that are not ready, as the message names them.
         found: String,
     },
-    /// Everything else that befalls a request.
+    /// A request failed for another reason.
     #[error("cannot {what}: the API server at {server} cannot be asked: {error}")]
     Api {
-        /// The API server.
+        /// URL of the API server.
         server: String,
-        /// What was wanted.
+        /// What was tried.
         what: &'static str,
-        /// The reason.
+        /// The error with its causes.
         error: String,
     },
 }
 
-/// A recorder in a cluster.
+/// A recorder that was found in a cluster.
 #[derive(Clone)]
-pub struct Recorder {
+pub struct FoundRecorder {
     client: Client,
     server: String,
     namespace: String,
@@ -114,22 +119,22 @@ pub struct Recorder {
     failure: Arc<watch::Sender<Option<String>>>,
 }
 
-impl std::fmt::Display for Recorder {
+impl std::fmt::Display for FoundRecorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the Service {SERVICE} in the namespace {} of {}", self.namespace, self.server)
     }
 }
 
-impl Recorder {
-    /// The one in this namespace.
+impl FoundRecorder {
+    /// Finds the recorder in this namespace.
     ///
     /// # Errors
-    /// When it cannot be looked up, or is not there.
+    /// When the API server cannot be asked, or there is no recorder.
     pub async fn find(config: Config, namespace: &str) -> Result<Self, Unreached> {
         let server = config.cluster_url.to_string();
         let client = view::connect(config)?;
         let api: Api<Service> = Api::namespaced(client.clone(), namespace);
-        let asking = Asking {
+        let asking = ApiQuestion {
             server: &server,
             namespace,
             verb: "get the Service sidecarta-recorder",
@@ -162,15 +167,16 @@ impl Recorder {
         })
     }
 
-    /// Its address in the cluster, which its certificate names.
+    /// The recorder's URL within the cluster. Its certificate names this host.
     pub fn url(&self) -> String {
         format!("https://{SERVICE}.{}.svc:{}", self.namespace, self.port.port)
     }
 
-    /// The authority that signed its certificate, in PEM, where the cluster has it for its agents.
+    /// The authority that signed the recorder's certificate, in PEM, from the ConfigMap that agents
+    /// use; `None` if there is none.
     ///
     /// # Errors
-    /// When that cannot be looked up.
+    /// When the API server cannot be asked.
     pub async fn authority(&self) -> Result<Option<String>, Unreached> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
         let rule = "get configmaps, or pass --ca-file";
@@ -179,10 +185,10 @@ impl Recorder {
         Ok(map.and_then(|m| m.data?.remove(AUTHORITY_FILE)))
     }
 
-    /// A pod that is ready, and the number of its port. The first by name, where there are several.
+    /// A pod that is ready, and the number of its port. Of several pods, the first by name.
     ///
     /// # Errors
-    /// When none is, or they cannot be listed.
+    /// When no pod is ready, or pods cannot be listed.
     pub async fn pod(&self) -> Result<(String, u16), Unreached> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let asking = self.asking("list pods", "list pods");
@@ -205,19 +211,19 @@ impl Recorder {
         })
     }
 
-    /// What was last wrong at the far end of a stream, in the node's words. To be asked where a
-    /// stream has broken off: the words may come a moment after its end.
+    /// The node's message about the last failure of a stream. To be called after a stream has
+    /// broken off; waits for a moment, since the message may come after the end of the stream.
     pub async fn failure(&self) -> Option<String> {
-        let mut said = self.failure.subscribe();
-        let words = said.wait_for(Option::is_some);
-        tokio::time::timeout(LAST_WORDS, words).await.ok()?.ok()?.clone()
+        let mut failures = self.failure.subscribe();
+        let message = failures.wait_for(Option::is_some);
+        tokio::time::timeout(FAILURE_WAIT, message).await.ok()?.ok()?.clone()
     }
 
-    /// A stream to a pod that is ready. What is wrong at its far end closes it, and
-    /// [`failure`](Self::failure) tells it.
+    /// A stream to a pod that is ready. If the node cannot reach the pod's port, the stream ends,
+    /// and [`failure`](Self::failure) gives the reason.
     ///
     /// # Errors
-    /// When there is none, or no right to it.
+    /// When no pod is ready, or the user has no right to forward ports.
     pub async fn stream(&self) -> Result<DuplexStream, Unreached> {
         let (pod, port) = self.pod().await?;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
@@ -230,33 +236,33 @@ impl Recorder {
                 failure.send_replace(Some(format!("{pod}: {}", why.trim())));
             }
         });
-        // There is one for each port that was asked for.
+        // The forwarder has a stream for each port that was asked for, so this is never `None`.
         stream.ok_or_else(|| Unreached::NoPods(self.namespace.clone()))
     }
 
-    fn asking(&self, verb: &'static str, rule: &'static str) -> Asking<'_> {
-        Asking { server: &self.server, namespace: &self.namespace, verb, rule }
+    fn asking(&self, verb: &'static str, rule: &'static str) -> ApiQuestion<'_> {
+        ApiQuestion { server: &self.server, namespace: &self.namespace, verb, rule }
     }
 }
 
-/// What is asked of the API server, to say what was wrong with it.
-struct Asking<'a> {
+/// A request to the API server, as error messages describe it.
+struct ApiQuestion<'a> {
     server: &'a str,
     namespace: &'a str,
     verb: &'static str,
     rule: &'static str,
 }
 
-impl Asking<'_> {
+impl ApiQuestion<'_> {
     async fn answer<T>(
         &self,
         asked: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Unreached> {
-        match tokio::time::timeout(WITHIN, asked).await {
+        match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
             Ok(answer) => answer.map_err(|e| self.failed(e)),
             Err(_) => {
                 let (server, error) =
-                    (self.server.to_owned(), format!("no answer within {WITHIN:?}"));
+                    (self.server.to_owned(), format!("no answer within {ANSWER_TIMEOUT:?}"));
                 Err(Unreached::Api { server, what: self.verb, error })
             }
         }
@@ -285,10 +291,10 @@ impl Asking<'_> {
     }
 }
 
-/// The configuration that a kubeconfig gives.
+/// The configuration of the kubeconfig, for this context or the current one.
 ///
 /// # Errors
-/// When there is none, or it is no good.
+/// When there is none, or it cannot be used.
 pub async fn config(context: Option<&str>) -> Result<Config, Unreached> {
     Ok(view::config(None::<&Path>, context).await?)
 }
@@ -298,8 +304,8 @@ pub async fn config(context: Option<&str>) -> Result<Config, Unreached> {
 /// # Errors
 /// When the user has none.
 pub async fn token(config: &Config) -> Result<String, Unreached> {
-    // The layer that puts the credentials into every request of the client, here with nothing
-    // behind it.
+    // The client's layer that adds the credentials to a request. Here it is applied to an empty
+    // request, and the token is read from the header that it added.
     let layer =
         config.auth_layer().map_err(|e| Unreached::User(e.into()))?.ok_or(Unreached::NoToken)?;
     let shown = service_fn(|request: Request<Body>| async move {
@@ -316,14 +322,15 @@ pub async fn token(config: &Config) -> Result<String, Unreached> {
     token.ok_or(Unreached::NoToken)
 }
 
-/// Whether a pod is ready and stays so.
+/// Whether a pod is ready and is not being deleted.
 fn ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
     pod.metadata.deletion_timestamp.is_none()
         && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-/// The number of the pod's port behind that of a Service; a name is that of a container's port.
+/// The pod's port behind a port of a Service. If the Service names it, the name is that of a
+/// container's port.
 fn port(of: &ServicePort, pod: &Pod) -> Option<u16> {
     let number = match &of.target_port {
         None => of.port,

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::alert::{self, Sinks};
-use crate::life::{Part, Signals, reason};
+use crate::life::{Signals, Worker, reason};
 use crate::ops;
 use crate::serve::{self, Door};
 use crate::store::Store;
@@ -106,7 +106,7 @@ async fn live(config: Config, store: Store, knowledge: Knowledge) -> anyhow::Res
         anyhow::anyhow!("cannot serve on {}: {e}; choose another with --address", config.address)
     })?;
     let (engine, work) = Engine::new(store, view.clone(), config.pace);
-    let mut working = Part::start("store", move || work.run())?;
+    let mut working = Worker::start("store", move || work.run())?;
     let delivered = Arc::new(courier::Counters::default());
     let courier =
         tokio::spawn(courier::run(engine.clone(), sinks, Arc::clone(&delivered), stopped.clone()));

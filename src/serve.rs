@@ -1,8 +1,8 @@
-//! Connections in: bounded in number, and in the time that a client may take.
+//! Incoming connections: their number is bounded, and the time that a client may take.
 //!
-//! Owns sockets of servers. A client that is slow or silent costs a connection for a limited time,
-//! and only as long as nobody else needs it. Must never look into a request, nor take descriptors
-//! that the rest of the program needs.
+//! Owns the sockets of servers. A slow or silent client has its connection for a limited time, and
+//! only while no other client needs it. Must never read a request, nor take descriptors that the
+//! rest of the program needs.
 
 mod door;
 mod patient;
@@ -25,27 +25,27 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-pub use door::{Connection, Door};
+pub use door::{Door, ServedConnection};
 use patient::Patient;
 
-/// Connections at once, where the limit of descriptors does not ask for fewer. An agent has one.
+/// Connections at once, if the limit of descriptors allows so many. An agent has one.
 const MAX_CONNECTIONS: usize = 4_096;
 /// Connections at once for metrics and health.
 const MAX_OPERATIONS: usize = 64;
-/// Descriptors that are left for the store, the watches of the API server and what is sent.
+/// Descriptors that are left for the store, the watches of the API server and outgoing requests.
 const RESERVED: usize = 256;
 /// How long a client may take for its handshake, and for the head of a request.
-const HEAD: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long open requests may take when the server ends.
-const FAREWELL: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of the head of a request, and of what is read of a body at once. A token has some
 /// kilobytes.
 const BUFFER: usize = 32 * 1024;
-/// How often the loop that accepts shows that it is alive.
+/// How often the loop that accepts connections shows that it runs.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Connections that may be open at once: for requests, and for metrics and health. Both together
-/// stay below the limit of descriptors (RLIMIT_NOFILE) by what the rest of the program needs.
+/// Connections that may be open at once: for requests, and for metrics and health. Together they
+/// leave the rest of the program the descriptors that it needs (RLIMIT_NOFILE).
 pub fn limits() -> (usize, usize) {
     let descriptors = getrlimit(Resource::Nofile).current;
     share(descriptors.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX))
@@ -58,10 +58,10 @@ fn share(descriptors: usize) -> (usize, usize) {
     (requests.max(1), operations.max(1))
 }
 
-/// What makes TLS of a connection; asked for each one, for certificates change.
+/// Gives the TLS acceptor for a connection. Called for each connection, since certificates change.
 pub type Acceptor = Arc<dyn Fn() -> TlsAcceptor + Send + Sync>;
 
-/// Serves until `stopped` turns true; then open requests may end.
+/// Serves until `stopped` becomes true. Open requests may then still end within `DRAIN_TIMEOUT`.
 pub async fn serve(
     listener: TcpListener,
     app: Router,
@@ -76,22 +76,22 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // No descriptor left, or a connection that is gone already.
+                    // No descriptor is left, or the client has closed the connection already.
                     door.failed(&error);
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             },
             _ = beat.tick() => {
-                door.waits();
+                door.beat();
                 continue;
             }
             () = ended(&mut stopped) => break,
         };
-        let Some(place) = door.enter(from.ip()).await else { continue };
+        let Some(slot) = door.enter(from.ip()).await else { continue };
         let (app, tls, stopped) = (app.clone(), tls.clone(), stopped.clone());
         connections.spawn(async move {
-            let connection = place.connection();
+            let connection = slot.connection();
             tokio::select! {
                 () = connection.must_leave() => {}
                 () = talk(stream, app, tls, &connection, stopped) => {}
@@ -100,44 +100,48 @@ pub async fn serve(
         while connections.try_join_next().is_some() {}
     }
     let all = async { while connections.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(FAREWELL, all).await;
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, all).await;
 }
 
-/// Waits for the word to end.
+/// Waits until the server is to end.
 async fn ended(stopped: &mut watch::Receiver<bool>) {
-    // Without anybody who could say it, it is said.
+    // An error means that the sender was dropped, which ends the server as well.
     let _ = stopped.wait_for(|s| *s).await;
 }
 
+/// Serves a connection, with TLS or without.
 async fn talk(
     stream: TcpStream,
     app: Router,
     tls: Option<Acceptor>,
-    connection: &Arc<Connection>,
+    connection: &Arc<ServedConnection>,
     stopped: watch::Receiver<bool>,
 ) {
     let stream = Patient::new(stream);
     match tls.map(|acceptor| acceptor()) {
         None => http(stream, app, connection, stopped).await,
         Some(acceptor) => {
-            if let Ok(Ok(stream)) = tokio::time::timeout(HEAD, acceptor.accept(stream)).await {
+            if let Ok(Ok(stream)) =
+                tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await
+            {
                 http(stream, app, connection, stopped).await;
             }
         }
     }
 }
 
+/// Serves the requests of a connection until the client leaves or the server ends.
 async fn http(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     app: Router,
-    connection: &Arc<Connection>,
+    connection: &Arc<ServedConnection>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(connection));
         let (app, connection) = (app.clone(), Arc::clone(connection));
         async move {
-            let _busy = connection.is_asked();
+            let _busy = connection.begin_request();
             let answer = app.oneshot(request.map(Body::new)).await;
             if answer.as_ref().is_ok_and(|a| a.status().is_success()) {
                 connection.prove();
@@ -147,12 +151,12 @@ async fn http(
     });
     let talk = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     let mut talk = std::pin::pin!(talk);
     tokio::select! {
-        // How a client leaves is its own affair.
+        // The result is ignored: a client may leave as it likes.
         _ = talk.as_mut() => return,
         () = ended(&mut stopped) => talk.as_mut().graceful_shutdown(),
     }

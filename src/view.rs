@@ -1,15 +1,15 @@
 //! The live view: watches of a cluster's API that feed the same indexes as snapshot files do.
 //!
-//! Owns the watches, what they told so far, for how long a deleted pod is remembered, and what of
-//! it outlives a restart; swaps the indexes whole, so that whoever holds one goes on undisturbed.
-//! What is known stays in use while the API server is away. Must never write to the cluster, nor
-//! decide what an address means: that is `cluster`'s part.
+//! Owns the watches, the cache of what they delivered, for how long a deleted pod is remembered,
+//! and what of the cache is saved over a restart. New indexes replace old ones whole, so that a
+//! reader of old ones is not disturbed. While the API server does not answer, the cache stays in
+//! use. Must never write to the cluster, nor decide what an address means: `cluster` does.
 
+mod cache;
 mod client;
 mod follow;
 mod former;
 mod kinds;
-mod known;
 mod object;
 mod rebuild;
 mod shared;
@@ -24,19 +24,19 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, Pool};
-use known::Known;
-use known::recall::Noted;
-use shared::Shared;
+use cache::ObjectCache;
+use cache::recall::SavedView;
+use shared::SharedCache;
 
+pub use cache::recall::{ViewChanges, ViewRow};
 pub use client::{ViewError, client, config, connect};
-pub use known::recall::{Changes, Row};
-pub use status::{KindStatus, Status};
+pub use status::{KindStatus, ViewStatus};
 
-/// How long an agent remembers a deleted pod: its own packets from before the deletion may be told
-/// this much later.
+/// How long an agent remembers a deleted pod. The pod's packets from before the deletion may be
+/// attributed this much later.
 pub const REMEMBERED: Duration = Duration::from_secs(10 * 60);
-/// How long a recorder does: agents that cannot reach it keep what they have seen, and bring it
-/// when they can.
+/// How long a recorder remembers a deleted pod. Agents that cannot reach it spool what they have
+/// seen, and send it later.
 const SPOOLED: Duration = Duration::from_secs(60 * 60);
 
 /// What is watched.
@@ -58,45 +58,47 @@ impl Extent {
     }
 }
 
-/// The latest indexes of a cluster. A clone sees the same.
+/// The latest indexes of a cluster. Clones share them.
 #[derive(Clone, Debug)]
 pub struct View {
     cluster: watch::Receiver<Arc<Cluster>>,
     synced: watch::Receiver<bool>,
-    shared: Arc<Shared>,
-    noted: Arc<Mutex<Noted>>,
+    shared: Arc<SharedCache>,
+    saved: Arc<Mutex<SavedView>>,
 }
 
 impl View {
-    /// Of a snapshot: never changes.
+    /// The view of a snapshot, which never changes.
     pub fn fixed(cluster: Cluster) -> Self {
         let (_, cluster) = watch::channel(Arc::new(cluster));
         let (_, synced) = watch::channel(true);
-        Self { cluster, synced, shared: Arc::default(), noted: Arc::default() }
+        Self { cluster, synced, shared: Arc::default(), saved: Arc::default() }
     }
 
-    /// Of a live cluster, with what an earlier run has noted of it. All that runs for it has ended
-    /// when the handle is joined, which is soon after `stop` turns true or its sender is dropped.
+    /// The view of a live cluster. `saved` are the rows that an earlier run has saved. The watches
+    /// end soon after `stop` becomes true or its sender is dropped; the handle is joined when all
+    /// of them have ended.
     pub fn start(
         client: kube::Client,
         extent: Extent,
         domain: Option<String>,
-        noted: Vec<Row>,
+        saved: Vec<ViewRow>,
         stop: watch::Receiver<bool>,
     ) -> (Self, JoinHandle<()>) {
-        let mut known = Known::new(extent.remembered());
+        let mut cache = ObjectCache::new(extent.remembered());
         let mut pool = Pool::default();
-        let (noted, unreadable) = known.recall(noted, &mut pool, Instant::now());
+        let (saved, unreadable) = cache.recall(saved, &mut pool, Instant::now());
         if unreadable > 0 {
             tracing::warn!(
                 rows = unreadable,
-                "what an earlier run knew of the cluster cannot be read in part: who had these addresses before is not known"
+                "some rows of the view that an earlier run saved cannot be read: who had these \
+                 addresses before is not known"
             );
         }
-        let shared = Arc::new(Shared {
-            known: Mutex::new(known),
+        let shared = Arc::new(SharedCache {
+            cache: Mutex::new(cache),
             pool: Mutex::new(pool),
-            ..Shared::default()
+            ..SharedCache::default()
         });
         let mut watches = JoinSet::new();
         match extent {
@@ -107,15 +109,15 @@ impl View {
             Extent::Cluster => follow::all(&client, &shared, &mut watches),
         }
         let (publish, cluster) = watch::channel(Arc::default());
-        let (tell, synced) = watch::channel(false);
+        let (publish_synced, synced) = watch::channel(false);
         let view = Self {
             cluster,
             synced,
             shared: Arc::clone(&shared),
-            noted: Arc::new(Mutex::new(noted)),
+            saved: Arc::new(Mutex::new(saved)),
         };
         let task = tokio::spawn(async move {
-            rebuild::keep(&shared, domain.as_deref(), &publish, &tell, stop).await;
+            rebuild::run(&shared, domain.as_deref(), &publish, &publish_synced, stop).await;
             watches.shutdown().await;
         });
         (view, task)
@@ -126,43 +128,43 @@ impl View {
         Arc::clone(&self.cluster.borrow())
     }
 
-    /// Waits until the indexes hold pods, and every other kind that is served and allowed, or the
-    /// view is stopped.
+    /// Waits until the indexes contain pods, and every other kind that is served and allowed, or
+    /// until the view is stopped.
     pub async fn ready(&mut self) {
-        // An error means that nobody will ever say so.
+        // An error means that the view was stopped before.
         let _ = self.synced.wait_for(|synced| *synced).await;
     }
 
-    /// Waits until the indexes are others than when this clone last waited. `false` when they will
-    /// never change again.
+    /// Waits until the indexes have changed since this clone last waited. Returns `false` when they
+    /// will never change again.
     pub async fn changed(&mut self) -> bool {
         self.cluster.changed().await.is_ok()
     }
 
-    /// Counts what the watches have told that was news.
+    /// How often the watches have changed the cache in a way that the indexes show.
     pub fn revision(&self) -> u64 {
         self.shared.revision.load(Ordering::Relaxed)
     }
 
-    /// What a store must write to hold what is known of addresses and endpoints; to be told
-    /// [`noted`](Self::noted) when it has. Of a snapshot there is nothing.
-    pub fn changes(&self) -> Changes {
-        self.shared.known().changes(&self.noted.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The rows to write and to remove so that the saved view is up to date. The caller writes
+    /// them and then calls [`saved`](Self::saved). Empty for the view of a snapshot.
+    pub fn changes(&self) -> ViewChanges {
+        self.shared.cache().changes(&self.saved.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// These changes are on the disk.
-    pub fn noted(&self, changes: Changes) {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner).written(changes);
+    /// Records that these changes are on the disk.
+    pub fn saved(&self, changes: ViewChanges) {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).written(changes);
     }
 
-    /// How far it has come.
-    pub fn status(&self) -> Status {
+    /// The state of all watches.
+    pub fn status(&self) -> ViewStatus {
         self.status_in(None)
     }
 
-    /// How far it has come, with the number of objects in this namespace alone.
-    pub fn status_in(&self, namespace: Option<&str>) -> Status {
-        let mut status = self.shared.known().status(namespace, Instant::now());
+    /// The state of all watches; objects are counted in this namespace, or in all.
+    pub fn status_in(&self, namespace: Option<&str>) -> ViewStatus {
+        let mut status = self.shared.cache().status(namespace, Instant::now());
         status.synced = *self.synced.borrow();
         status
     }

@@ -1,4 +1,4 @@
-//! Bad input gives one clear message, the right exit code, and never costs what was good.
+//! Bad input gives one clear message and the right exit code, and the good input is still used.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -8,16 +8,23 @@ use std::path::{Path, PathBuf};
 
 use common::{dependencies, run, samples};
 
-/// Replays and returns exit code and standard error.
+/// Replays captures. Returns the exit code and standard error.
 fn replay(cluster: &Path, captures: &[&Path], store: &Path) -> (i32, String) {
     let mut args =
         vec!["replay".into(), "--store".into(), store.as_os_str().to_owned(), "--cluster".into()];
     args.push(cluster.as_os_str().to_owned());
     args.extend(captures.iter().map(|c| c.as_os_str().to_owned()));
     let out = run(&args);
-    let said = String::from_utf8(out.stderr).unwrap();
-    assert!(!said.contains("panicked"), "{said}");
-    (out.status.code().unwrap(), said)
+    let stderr = String::from_utf8(out.stderr).unwrap();
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    (out.status.code().unwrap(), stderr)
+}
+
+/// Writes a file, and returns its path.
+fn file(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
 }
 
 fn case() -> PathBuf {
@@ -29,15 +36,10 @@ fn good() -> PathBuf {
 }
 
 #[test]
-fn captures_that_are_none_are_named_and_the_others_are_read() {
+fn files_that_are_no_captures_are_named_and_the_others_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = case().join("cluster.yaml");
-    let file = |name: &str, bytes: &[u8]| {
-        let path = dir.path().join(name);
-        std::fs::write(&path, bytes).unwrap();
-        path
-    };
-    let whole = std::fs::read(good()).unwrap();
+    let file = |name: &str, bytes: &[u8]| file(dir.path(), name, bytes);
     let bad = [
         (file("empty.pcap", b""), "empty (0 bytes)"),
         (file("text.pcap", b"hello, this is no capture"), "not a capture"),
@@ -51,33 +53,49 @@ fn captures_that_are_none_are_named_and_the_others_are_read() {
         (dir.path().join("missing.pcap"), "cannot read"),
     ];
     for (i, (path, message)) in bad.iter().enumerate() {
-        let (code, said) = replay(&cluster, &[path], &dir.path().join(format!("alone{i}")));
-        assert_eq!(code, 1, "{said}");
-        assert!(said.contains(message) && said.contains(&path.display().to_string()), "{said}");
+        let (code, stderr) = replay(&cluster, &[path], &dir.path().join(format!("alone{i}")));
+        assert_eq!(code, 1, "{stderr}");
+        assert!(
+            stderr.contains(message) && stderr.contains(&path.display().to_string()),
+            "{stderr}"
+        );
         let store = dir.path().join(format!("both{i}"));
-        let (code, said) = replay(&cluster, &[path, &good()], &store);
-        assert_eq!(code, 3, "{said}");
-        assert!(said.contains(message), "{said}");
+        let (code, stderr) = replay(&cluster, &[path, &good()], &store);
+        assert_eq!(code, 3, "{stderr}");
+        assert!(stderr.contains(message), "{stderr}");
         assert_eq!(dependencies(&store).len(), 3);
     }
-    let cut = file("cut.pcap", &whole[..whole.len() / 2]);
-    let store = dir.path().join("cut");
-    let (code, said) = replay(&cluster, &[&cut], &store);
-    assert_eq!(code, 3);
-    assert!(
-        said.contains("cut or damaged") && said.contains("packets before that are used"),
-        "{said}"
-    );
-    assert!(!dependencies(&store).is_empty());
-    let (code, said) =
-        replay(&cluster, &[&file("header.pcap", &whole[..24])], &dir.path().join("header"));
-    assert_eq!(code, 0);
-    assert!(said.contains("contains no packet"), "{said}");
 }
 
-/// A pcapng file that never ends to describe interfaces.
 #[test]
-fn a_capture_that_is_cut_is_counted_as_a_loss() {
+fn a_cut_capture_is_used_up_to_the_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(good()).unwrap();
+    let cut = file(dir.path(), "cut.pcap", &whole[..whole.len() / 2]);
+    let store = dir.path().join("store");
+    let (code, stderr) = replay(&case().join("cluster.yaml"), &[&cut], &store);
+    assert_eq!(code, 3);
+    assert!(
+        stderr.contains("cut or damaged") && stderr.contains("packets before that are used"),
+        "{stderr}"
+    );
+    assert!(!dependencies(&store).is_empty());
+}
+
+#[test]
+fn a_capture_without_packets_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(good()).unwrap();
+    let header = file(dir.path(), "header.pcap", &whole[..24]);
+    let (code, stderr) =
+        replay(&case().join("cluster.yaml"), &[&header], &dir.path().join("store"));
+    assert_eq!(code, 0);
+    assert!(stderr.contains("contains no packet"), "{stderr}");
+}
+
+#[test]
+fn a_capture_that_is_read_in_part_is_counted_as_a_loss() {
+    // A pcapng file that describes more interfaces than are read.
     let dir = tempfile::tempdir().unwrap();
     let section = b"\x0a\x0d\x0d\x0a\x1c\0\0\0\x4d\x3c\x2b\x1a\x01\0\0\0\
                     \xff\xff\xff\xff\xff\xff\xff\xff\x1c\0\0\0";
@@ -90,19 +108,19 @@ fn a_capture_that_is_cut_is_counted_as_a_loss() {
     let files = [&path, &missing, &good].map(|p| p.as_os_str());
     let options = ["replay", "--store", store.to_str().unwrap(), "--cluster"].map(AsRef::as_ref);
     let out = run(&[&options[..], &[cluster.as_os_str()], &files].concat());
-    let said = String::from_utf8(out.stderr).unwrap();
-    assert_eq!(out.status.code(), Some(3), "{said}");
-    assert!(said.contains("describes more than 65536 interfaces"), "{said}");
+    let stderr = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("describes more than 65536 interfaces"), "{stderr}");
     let summary = String::from_utf8(out.stdout).unwrap();
     let lost = summary.lines().find(|l| l.starts_with("lost")).unwrap();
     assert_eq!(lost, "lost          captures-cut 1, captures-not-read 1");
-    // The loss is kept: also later it is known that something is missing.
+    // The loss is stored: `status` shows it later.
     let status = common::expect(0, &["status", "--store", store.to_str().unwrap()]);
     assert!(status.contains("captures-cut 1, captures-not-read 1"), "{status}");
 }
 
 #[test]
-fn broken_objects_are_named_with_file_and_line_and_the_rest_goes_on() {
+fn broken_objects_are_named_with_file_and_line_and_the_rest_is_used() {
     let dir = tempfile::tempdir().unwrap();
     let good_text = std::fs::read_to_string(case().join("cluster.yaml")).unwrap();
     let broken = [
@@ -119,29 +137,34 @@ fn broken_objects_are_named_with_file_and_line_and_the_rest_goes_on() {
         let path = dir.path().join(format!("{i}.yaml"));
         std::fs::write(&path, format!("{text}---\n{good_text}")).unwrap();
         let store = dir.path().join(format!("s{i}"));
-        let (code, said) = replay(&path, &[&good()], &store);
-        assert_eq!(code, 3, "{said}");
+        let (code, stderr) = replay(&path, &[&good()], &store);
+        assert_eq!(code, 3, "{stderr}");
         assert!(
-            said.contains(&format!("{}:", path.display())) && said.contains(message),
-            "{message}: {said}"
+            stderr.contains(&format!("{}:", path.display())) && stderr.contains(message),
+            "{message}: {stderr}"
         );
-        assert_eq!(dependencies(&store).len(), 3, "{said}");
+        assert_eq!(dependencies(&store).len(), 3, "{stderr}");
     }
+}
+
+#[test]
+fn an_address_that_two_pods_claim_is_given_to_neither() {
+    let dir = tempfile::tempdir().unwrap();
+    let good_text = std::fs::read_to_string(case().join("cluster.yaml")).unwrap();
     let double = good_text
         .replace("podIP: 10.244.2.35", "podIP: 10.244.2.34")
         .replace("- ip: 10.244.2.35", "- ip: 10.244.2.34");
     assert_ne!(double, good_text);
-    let path = dir.path().join("double.yaml");
-    std::fs::write(&path, double).unwrap();
+    let path = file(dir.path(), "double.yaml", double.as_bytes());
     let store = dir.path().join("double");
-    let (code, said) = replay(&path, &[&good()], &store);
+    let (code, stderr) = replay(&path, &[&good()], &store);
     assert_eq!(code, 3);
-    assert!(said.contains("both claim the address 10.244.2.34"), "{said}");
+    assert!(stderr.contains("both claim the address 10.244.2.34"), "{stderr}");
     assert!(dependencies(&store).is_empty(), "an address of two pods was given to one of them");
 }
 
 #[test]
-fn json_snapshots_say_the_same_as_yaml() {
+fn a_snapshot_in_json_gives_the_same_as_one_in_yaml() {
     let dir = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(case().join("cluster.yaml")).unwrap();
     let mut json = String::new();
@@ -159,7 +182,7 @@ fn json_snapshots_say_the_same_as_yaml() {
 }
 
 #[test]
-fn a_snapshot_of_another_cluster_is_noticed() {
+fn a_snapshot_of_another_cluster_gives_exit_code_4() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("other.yaml");
     std::fs::write(
@@ -167,27 +190,38 @@ fn a_snapshot_of_another_cluster_is_noticed() {
         "kind: Pod\nmetadata: {namespace: a, name: b}\nstatus: {podIP: 192.0.2.7}\n",
     )
     .unwrap();
-    let (code, said) = replay(&path, &[&good()], &dir.path().join("s"));
-    assert_eq!(code, 4, "{said}");
+    let (code, stderr) = replay(&path, &[&good()], &dir.path().join("s"));
+    assert_eq!(code, 4, "{stderr}");
     assert!(
-        said.contains("most likely the snapshot is of another cluster")
-            && said.contains("192.0.2.7"),
-        "{said}"
+        stderr.contains("most likely the snapshot is of another cluster")
+            && stderr.contains("192.0.2.7"),
+        "{stderr}"
     );
 }
 
 #[test]
-fn wrong_stores_are_told_and_left_alone() {
+fn a_directory_with_other_files_is_not_used_as_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    file(dir.path(), "mine.txt", b"mine");
+    let (code, stderr) = replay(&case().join("cluster.yaml"), &[&good()], dir.path());
+    assert_eq!(code, 1);
+    assert!(stderr.contains("is not a store and not empty"), "{stderr}");
+}
+
+#[test]
+fn a_store_below_a_file_is_an_error_that_names_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = case().join("cluster.yaml");
-    std::fs::write(dir.path().join("mine.txt"), "mine").unwrap();
-    let (code, said) = replay(&cluster, &[&good()], dir.path());
-    assert_eq!(code, 1);
-    assert!(said.contains("is not a store and not empty"), "{said}");
+    file(dir.path(), "mine.txt", b"mine");
     let below_a_file = dir.path().join("mine.txt").join("store");
-    let (code, said) = replay(&cluster, &[&good()], &below_a_file);
+    let (code, stderr) = replay(&cluster, &[&good()], &below_a_file);
     assert_eq!(code, 1);
-    assert!(said.contains("mine.txt"), "{said}");
+    assert!(stderr.contains("mine.txt"), "{stderr}");
+}
+
+#[test]
+fn reading_a_store_that_is_not_there_makes_none() {
+    let dir = tempfile::tempdir().unwrap();
     let none = dir.path().join("none");
     let out = run(&["status".as_ref(), "--store".as_ref(), none.as_os_str()]);
     assert_eq!(out.status.code(), Some(1));
@@ -196,7 +230,7 @@ fn wrong_stores_are_told_and_left_alone() {
 }
 
 #[test]
-fn every_command_explains_itself_with_an_example() {
+fn the_help_of_each_command_has_an_example() {
     for command in ["replay", "dependencies", "generate", "status", "export", "import"] {
         let out = run(&[command, "--help"]);
         assert!(out.status.success());

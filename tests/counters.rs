@@ -1,4 +1,4 @@
-//! Documents and alerting rules say of each counter what its definition says.
+//! The documents and the alerting rules agree with the definition of each counter.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
@@ -31,7 +31,7 @@ fn each_counter_is_documented_with_its_unit_and_whether_it_is_a_loss() {
 }
 
 #[test]
-fn the_alerting_rule_passes_over_what_is_no_loss_and_nothing_else() {
+fn the_alerting_rule_excludes_exactly_the_counters_that_are_no_loss() {
     let rules = include_str!("../deploy/prometheus-rules.yaml");
     let list = rules.split("events_total{event!~\"").nth(1).unwrap().split('"').next().unwrap();
     let passed: BTreeSet<&str> = list.split('|').collect();
@@ -42,8 +42,8 @@ fn the_alerting_rule_passes_over_what_is_no_loss_and_nothing_else() {
 
 #[test]
 fn every_counter_of_the_capture_layer_is_defined() {
-    let told: BTreeSet<&str> =
+    let reported: BTreeSet<&str> =
         CaptureCounters::default().named().iter().map(|(name, _)| *name).collect();
     let defined = counter::ALL.iter().filter(|c| c.by == Counts::Capture).map(|c| c.name);
-    assert_eq!(told, defined.collect());
+    assert_eq!(reported, defined.collect());
 }

@@ -17,6 +17,8 @@ mod delivery;
 mod devices;
 #[path = "live/forged.rs"]
 mod forged;
+#[path = "live/frames.rs"]
+mod frames;
 #[path = "live/health.rs"]
 mod health;
 #[path = "live/names.rs"]

@@ -1,4 +1,4 @@
-//! The live view, held against a small API server.
+//! The live view, tested with a small API server.
 #![allow(clippy::unwrap_used)]
 
 #[path = "view/fake.rs"]
@@ -15,7 +15,7 @@ use sidecarta::view::{self, Extent, KindStatus, View};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Long enough for the slowest machine; nothing waits for it in vain when all is well.
+/// Long enough for the slowest machine. A test that passes does not wait this long.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 struct Live {
@@ -63,7 +63,7 @@ fn now() -> Time {
     Time(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64)
 }
 
-/// As the API tells a time: in whole seconds.
+/// A time as the API has it: in whole seconds.
 fn whole(time: Time) -> String {
     Time(time.seconds() * 1_000_000_000).to_string()
 }
@@ -95,12 +95,13 @@ fn uid(cluster: &Cluster, at: &str, time: Time) -> Option<String> {
     }
 }
 
-fn holds(view: &View, at: &str, who: Option<&str>) -> bool {
+/// Whether the pod with this UID has the address now; `None`: whether no pod has it.
+fn has_address(view: &View, at: &str, who: Option<&str>) -> bool {
     uid(&view.current(), at, now()).as_deref() == who
 }
 
-#[tokio::test]
-async fn follows_a_cluster() {
+/// A server with 1,200 pods, one broken pod, and one Deployment `web` with its Service.
+fn large_cluster() -> Server {
     let server = Server::start();
     for i in 0..1200 {
         server.put(
@@ -140,11 +141,16 @@ async fn follows_a_cluster() {
     );
     let entry = json!({"metadata": {"name": "out", "namespace": "shop"}, "spec": {"hosts": ["a.test"], "addresses": ["1.2.3.4"]}});
     server.put("serviceentries", "ServiceEntry", entry);
-    // A wrong type spoils nothing else.
+    // A field of a wrong type.
     let mut broken = pod("broken", "broken", "10.1.0.9");
     broken["spec"]["containers"] = json!("none");
     server.put("pods", "Pod", broken);
+    server
+}
 
+#[tokio::test]
+async fn a_view_lists_all_kinds_in_pages_and_leaves_out_a_broken_object() {
+    let server = large_cluster();
     let live = Live::ready(&server, Extent::Cluster).await;
     let cluster = live.view.current();
     assert_eq!(cluster.pods().len(), 1201, "three pages");
@@ -159,27 +165,36 @@ async fn follows_a_cluster() {
     assert_eq!(cluster.endpoint(address("10.1.0.1"), 8080, Protocol::Tcp, now()).count(), 1);
     assert_eq!(cluster.entries_at(address("1.2.3.4")).len(), 1);
     assert_eq!(cluster.holder(address("10.1.7.7"), now()), Holder::NobodyInPodRange);
+    live.stop().await;
+}
 
+#[tokio::test]
+async fn a_view_follows_new_changed_and_deleted_pods() {
+    let server = large_cluster();
+    let live = Live::ready(&server, Extent::Cluster).await;
+    let cluster = live.view.current();
     server.put("pods", "Pod", pod("new", "new", "10.1.0.2"));
-    live.until("ADDED", |v| holds(v, "10.1.0.2", Some("new"))).await;
+    live.until("ADDED", |v| has_address(v, "10.1.0.2", Some("new"))).await;
     server.put("pods", "Pod", pod("new", "new", "10.1.0.3"));
-    live.until("MODIFIED", |v| holds(v, "10.1.0.3", Some("new")) && holds(v, "10.1.0.2", None))
-        .await;
+    live.until("MODIFIED", |v| {
+        has_address(v, "10.1.0.3", Some("new")) && has_address(v, "10.1.0.2", None)
+    })
+    .await;
     let before = now();
     server.delete("pods", "shop/new", "Pod", |_| ());
-    live.until("DELETED", |v| holds(v, "10.1.0.3", None)).await;
+    live.until("DELETED", |v| has_address(v, "10.1.0.3", None)).await;
     assert_eq!(
         uid(&live.view.current(), "10.1.0.3", before).as_deref(),
         Some("new"),
-        "packets from before are its own"
+        "packets from before the deletion are attributed to the pod"
     );
-    // What was handed out stays as it was.
+    // Indexes that a reader has do not change.
     assert_eq!(cluster.pods().len(), 1201);
     live.stop().await;
 }
 
 #[tokio::test]
-async fn the_cluster_of_a_snapshot_never_changes() {
+async fn the_view_of_a_snapshot_never_changes() {
     let mut view = View::fixed(Cluster::default());
     view.ready().await;
     assert!(view.status().synced && view.current().pods().is_empty());
@@ -187,23 +202,23 @@ async fn the_cluster_of_a_snapshot_never_changes() {
 }
 
 #[tokio::test]
-async fn lists_again_when_the_version_is_outdated() {
+async fn a_view_lists_again_when_its_version_is_outdated() {
     let server = Server::start();
     server.put("pods", "Pod", pod("stays", "stays", "10.0.0.1"));
     server.put("pods", "Pod", pod("goes", "goes", "10.0.0.2"));
     let live = Live::ready(&server, Extent::Node("n1".to_owned())).await;
     let before = now();
     server.vanish("pods", "shop/goes");
-    live.until("the list", |v| holds(v, "10.0.0.2", None)).await;
-    assert!(holds(&live.view, "10.0.0.1", Some("stays")));
+    live.until("the list", |v| has_address(v, "10.0.0.2", None)).await;
+    assert!(has_address(&live.view, "10.0.0.1", Some("stays")));
     assert_eq!(uid(&live.view.current(), "10.0.0.2", before).as_deref(), Some("goes"));
     server.put("pods", "Pod", pod("comes", "comes", "10.0.0.3"));
-    live.until("the watch", |v| holds(v, "10.0.0.3", Some("comes"))).await;
+    live.until("the watch", |v| has_address(v, "10.0.0.3", Some("comes"))).await;
     live.stop().await;
 }
 
 #[tokio::test]
-async fn what_is_forbidden_or_absent_hinders_nothing_else() {
+async fn a_forbidden_or_absent_kind_does_not_stop_the_others() {
     let server = Server::start();
     server.refuse("replicasets", 403);
     server.refuse("serviceentries", 404);
@@ -218,12 +233,12 @@ async fn what_is_forbidden_or_absent_hinders_nothing_else() {
     assert_eq!(status.kinds["Pod"], KindStatus::Synced { objects: 1 });
     assert!(status.synced && status.behind.is_none());
     server.put("pods", "Pod", pod("b", "b", "10.0.0.2"));
-    live.until("ADDED", |v| holds(v, "10.0.0.2", Some("b"))).await;
+    live.until("ADDED", |v| has_address(v, "10.0.0.2", Some("b"))).await;
     live.stop().await;
 }
 
 #[tokio::test]
-async fn keeps_serving_while_the_server_is_away() {
+async fn the_view_stays_in_use_while_the_server_does_not_answer() {
     let mut server = Server::start();
     server.put("pods", "Pod", pod("a", "a", "10.0.0.1"));
     server.put("pods", "Pod", pod("b", "b", "10.0.0.2"));
@@ -235,20 +250,26 @@ async fn keeps_serving_while_the_server_is_away() {
     .await;
     let status = live.view.status();
     assert!(status.synced && status.behind.is_some());
-    assert!(holds(&live.view, "10.0.0.1", Some("a")) && holds(&live.view, "10.0.0.2", Some("b")));
-    // Meanwhile the cluster goes on.
+    assert!(
+        has_address(&live.view, "10.0.0.1", Some("a"))
+            && has_address(&live.view, "10.0.0.2", Some("b"))
+    );
+    // Meanwhile the cluster changes.
     server.delete("pods", "shop/b", "Pod", |_| ());
     server.put("pods", "Pod", pod("c", "c", "10.0.0.3"));
     server.restart();
     live.until("the return", |v| v.status().kinds["Pod"] == KindStatus::Synced { objects: 2 })
         .await;
-    live.until("the news", |v| holds(v, "10.0.0.3", Some("c")) && holds(v, "10.0.0.2", None)).await;
+    live.until("the news", |v| {
+        has_address(v, "10.0.0.3", Some("c")) && has_address(v, "10.0.0.2", None)
+    })
+    .await;
     assert_eq!(live.view.status().behind, None);
     live.stop().await;
 }
 
 #[tokio::test]
-async fn waits_for_a_server_that_is_not_there_yet() {
+async fn a_view_waits_for_a_server_that_does_not_listen_yet() {
     let mut server = Server::start();
     server.kill();
     let mut live = Live::start(&server, Extent::Node("n1".to_owned()));
@@ -260,12 +281,12 @@ async fn waits_for_a_server_that_is_not_there_yet() {
     server.restart();
     tokio::time::timeout(DEADLINE, live.view.ready()).await.unwrap();
     assert!(live.view.status().synced);
-    // A watch that is under way does not keep it from ending.
+    // It ends although a watch is open.
     live.stop().await;
 }
 
 #[tokio::test]
-async fn a_node_asks_for_its_own_pods_only() {
+async fn the_view_of_a_node_watches_only_pods_of_the_node() {
     let server = Server::start();
     let live = Live::ready(&server, Extent::Node("n1".to_owned())).await;
     let watched =
@@ -283,10 +304,10 @@ async fn a_node_asks_for_its_own_pods_only() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_used_again_within_a_second() {
+async fn an_address_that_is_reused_within_a_second_is_attributed_by_time() {
     let server = Server::start();
     server.put("pods", "Pod", pod("old", "old", "10.0.0.1"));
-    // Of this name there will be another one: no deletion is told of the first.
+    // Another pod of this name will follow, without a deletion of the first.
     server.put("pods", "Pod", pod("db-0", "first", "10.0.0.2"));
     let live = Live::ready(&server, Extent::Cluster).await;
     let sent = now();
@@ -294,7 +315,7 @@ async fn an_address_that_is_used_again_within_a_second() {
     server.put("pods", "Pod", pod_since("new", "new", "10.0.0.1", &whole(now())));
     server.put("pods", "Pod", pod_since("db-0", "second", "10.0.0.2", &whole(now())));
     live.until("the new pods", |v| {
-        holds(v, "10.0.0.1", Some("new")) && holds(v, "10.0.0.2", Some("second"))
+        has_address(v, "10.0.0.1", Some("new")) && has_address(v, "10.0.0.2", Some("second"))
     })
     .await;
     let cluster = live.view.current();
@@ -309,7 +330,7 @@ fn behind(cluster: &Cluster, at: &str, time: Time) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_gone_was_one_before() {
+async fn a_former_endpoint_counts_for_connections_from_before() {
     let server = Server::start();
     let service = |name: &str| json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
     let slice = |service: &str, addresses: &[&str]| {
@@ -327,7 +348,7 @@ async fn an_endpoint_that_is_gone_was_one_before() {
     let live = Live::ready(&server, Extent::Cluster).await;
     let sent = now();
     assert_eq!(behind(&live.view.current(), "10.0.0.1", sent), ["both", "old"]);
-    // Its pod is replaced by another one of other Services, with the same address.
+    // Its pod is replaced by a pod of other Services with the same address.
     server.delete("pods", "shop/old", "Pod", |_| ());
     server.delete("endpointslices", "shop/old-1", "EndpointSlice", |_| ());
     server.put("endpointslices", "EndpointSlice", slice("both", &["10.0.0.5"]));
@@ -340,11 +361,11 @@ async fn an_endpoint_that_is_gone_was_one_before() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_last_container_is_that_of_the_pod() {
+async fn a_pod_ends_when_its_last_container_ended() {
     let server = Server::start();
     server.put("pods", "Pod", pod("old", "old", "10.0.0.1"));
     let live = Live::ready(&server, Extent::Cluster).await;
-    // It ended seconds ago; the next one was there before, and had no address yet.
+    // It ended seconds ago. The next pod was created before that, and had no address yet.
     let at = |seconds: i64| Time(now().0 - seconds * 1_000_000_000);
     let (ended, waited) = (at(10), whole(at(20)));
     server.delete("pods", "shop/old", "Pod", |pod| {
@@ -354,7 +375,7 @@ async fn the_end_of_the_last_container_is_that_of_the_pod() {
             json!([{"name": "app", "state": {"terminated": {"finishedAt": whole(ended)}}}]);
     });
     server.put("pods", "Pod", pod_since("new", "new", "10.0.0.1", &waited));
-    live.until("the new pod", |v| holds(v, "10.0.0.1", Some("new"))).await;
+    live.until("the new pod", |v| has_address(v, "10.0.0.1", Some("new"))).await;
     let cluster = live.view.current();
     assert_eq!(uid(&cluster, "10.0.0.1", at(15)).as_deref(), Some("old"));
     assert_eq!(uid(&cluster, "10.0.0.1", Time(ended.0 + 1_500_000_000)).as_deref(), Some("new"));
@@ -362,7 +383,7 @@ async fn the_end_of_the_last_container_is_that_of_the_pod() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_is_noticed_late_ends_with_the_start_of_the_next() {
+async fn a_pod_whose_deletion_was_missed_ends_when_the_next_one_starts() {
     let server = Server::start();
     server.put("pods", "Pod", pod("old", "old", "10.0.0.1"));
     let live = Live::ready(&server, Extent::Cluster).await;
@@ -370,7 +391,7 @@ async fn a_deletion_that_is_noticed_late_ends_with_the_start_of_the_next() {
     let next = pod_since("new", "new", "10.0.0.1", &whole(at(20)));
     server.vanish("pods", "shop/old");
     server.put("pods", "Pod", next);
-    live.until("the new pod", |v| holds(v, "10.0.0.1", Some("new"))).await;
+    live.until("the new pod", |v| has_address(v, "10.0.0.1", Some("new"))).await;
     let cluster = live.view.current();
     assert_eq!(uid(&cluster, "10.0.0.1", at(30)).as_deref(), Some("old"));
     assert_eq!(uid(&cluster, "10.0.0.1", at(10)).as_deref(), Some("new"));

@@ -1,8 +1,9 @@
-//! What is on its way: one batch that is being delivered, and what has been gathered since.
+//! The outbox: one batch that is being delivered, and what has been gathered since.
 //!
-//! Owns retrying and the spool. Nothing piles up while nothing can be delivered: what comes merges
-//! into the batch that waits. A batch that is refused for good is set aside, and the next goes on.
-//! Must never change a batch that delivery was tried of: whoever takes it may have it already.
+//! Owns retries and the spool. While nothing can be delivered, new observations merge into the
+//! batch that grows, so nothing piles up. A batch that is refused for good is set aside, and the
+//! next one follows. Must never change a batch after the first attempt to deliver it: the receiver
+//! may have it already.
 
 mod aside;
 
@@ -11,89 +12,99 @@ use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::outlet::{Outlet, Undelivered};
+use super::outlet::{DeliveryError, Outlet};
 use crate::model::{Time, counter};
 use crate::observed::{self, Gatherer, Observed, Reader};
 use crate::private;
-use aside::Aside;
+use aside::RefusedBatches;
 
+/// Wait after the first failure. It doubles with each further one.
+const MIN_WAIT: Duration = Duration::from_millis(500);
 /// Longest wait between two attempts.
 const MAX_WAIT: Duration = Duration::from_secs(30);
-/// A batch that fails for so long in a way of its own, such as an error of whoever reads it, is
-/// given up, so that it does not silence the node. The next one may do better.
+/// A batch that itself may be the cause of its failures, such as an error in the recorder while it
+/// reads the batch, is given up after this long. Otherwise it would block all later ones.
 const MAX_FAILING: Duration = Duration::from_secs(60 * 60);
-/// How often what waits is written to the spool while nothing can be delivered: so much may a crash
-/// take.
+/// How often the spool is written while nothing can be delivered. A crash loses at most so much.
 const SPOOL_EVERY: Duration = Duration::from_secs(1);
-/// Writing the spool takes one in this many parts of the time, at most.
+/// Writing the spool takes at most one part in this many of the time.
 const SPOOL_SHARE: u32 = 20;
 
 /// When batches are made and delivered.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// What was told before is told again after this long, with what has come meanwhile.
+pub struct DeliveryPace {
+    /// A batch of calls that were all sent before is made after this long. New calls do not wait.
     pub refresh: Duration,
-    /// A batch is this old before it is delivered: whoever resolves it in this process must know
-    /// the cluster as of then.
-    pub settle: Duration,
+    /// How old a batch is before it is delivered. Where batches are resolved in this process, its
+    /// view must first contain the cluster as of the batch's time.
+    pub delay: Duration,
 }
 
-/// What was delivered and what not.
+/// Counts of batches that were delivered, refused and spooled since the agent began.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Batches delivered.
+pub struct DeliveryProgress {
+    /// Batches that were delivered.
     pub delivered: u64,
-    /// Edges in them.
+    /// Edges in the delivered batches.
     pub edges: u64,
     /// Batches that were refused for good, or given up.
     pub refused: u64,
     /// Refused batches that are in the spool.
     pub set_aside: u64,
-    /// Refused batches that are nowhere any more: there was no spool, or no room in it.
+    /// Refused batches that were deleted or not stored: there was no spool, or no room in it.
     pub discarded: u64,
     /// Attempts that failed.
     pub failures: u64,
-    /// Why the last attempt failed; `None` once one has worked again.
+    /// Why the last attempt failed; `None` after an attempt that succeeded.
     pub failing: Option<String>,
-    /// Times that the spool could not be written.
+    /// How often writing the spool failed.
     pub spool_failures: u64,
 }
 
-/// A batch on its way and what follows it.
+/// Delivers one batch after the other, and spools what cannot be delivered.
 pub struct Outbox {
     outlet: Box<dyn Outlet>,
-    pace: Pace,
+    pace: DeliveryPace,
     spool: Option<PathBuf>,
-    aside: Option<Aside>,
-    /// Since when the batch on its way fails in a way of its own.
-    suspect: Option<Instant>,
-    /// What it holds, while it holds anything.
+    refused_batches: Option<RefusedBatches>,
+    /// Since when the batch in flight fails, if it may itself be the cause.
+    suspect_since: Option<Instant>,
+    /// What was last written to the spool; `None` while there is no spool file.
     spooled: Option<Spooled>,
-    /// With when it may be tried, and how long to wait after the next failure.
-    inflight: Option<(Observed, Instant, Duration)>,
-    taken: Instant,
-    /// What it has done.
-    pub progress: Progress,
+    in_flight: Option<InFlight>,
+    /// When the last batch was made.
+    last_batch: Instant,
+    /// What the outbox has done so far.
+    pub progress: DeliveryProgress,
 }
 
-/// What the spool holds.
+/// The batch that is being delivered.
+struct InFlight {
+    batch: Observed,
+    /// When it may be tried next.
+    next_try: Instant,
+    /// How long to wait after the next failure.
+    wait: Duration,
+}
+
+/// The state of the spool file.
 struct Spooled {
-    /// When it may be written again, if that is no hurry.
-    next: Instant,
-    /// Of the gatherer.
+    /// When it may be written again, if nothing urgent requires it before.
+    next_write: Instant,
+    /// The gatherer's revision that the file contains.
     revision: u64,
 }
 
 impl Outbox {
-    /// With what an earlier run left in the spool: its batch is delivered as it was, the rest is
-    /// gathered anew.
+    /// Opens the outbox, with what an earlier run left in the spool: a batch that had its identity
+    /// is delivered unchanged, the rest is gathered again.
     ///
     /// # Errors
-    /// When the spool cannot be read or written. What is malformed in it is told in the second
-    /// value and kept aside.
+    /// When the spool cannot be read or written. Malformed lines are no error: they are described
+    /// in the second value, and the file is renamed to `spool.damaged`.
     pub fn open(
         outlet: Box<dyn Outlet>,
-        pace: Pace,
+        pace: DeliveryPace,
         spool: Option<&Path>,
         gatherer: &mut Gatherer,
     ) -> io::Result<(Self, Vec<String>)> {
@@ -102,26 +113,27 @@ impl Outbox {
             outlet,
             pace,
             spool: None,
-            aside: None,
-            suspect: None,
+            refused_batches: None,
+            suspect_since: None,
             spooled: None,
-            inflight: None,
-            taken: now,
-            progress: Progress::default(),
+            in_flight: None,
+            last_batch: now,
+            progress: DeliveryProgress::default(),
         };
         let mut problems = Vec::new();
         let Some(dir) = spool else { return Ok((this, problems)) };
         private::create_dir_all(dir)?;
-        let aside = Aside::of(dir);
-        this.progress.set_aside = aside.kept()?;
-        this.aside = Some(aside);
+        let refused_batches = RefusedBatches::of(dir);
+        this.progress.set_aside = refused_batches.stored()?;
+        this.refused_batches = Some(refused_batches);
         let path = dir.join("spool.ndjson");
         match File::open(&path) {
             Ok(file) => {
                 for batch in Reader::new(BufReader::new(file)) {
                     match batch {
-                        Ok(batch) if this.inflight.is_none() && !batch.id.source.is_empty() => {
-                            this.inflight = Some((batch, now, Duration::from_millis(500)));
+                        Ok(batch) if this.in_flight.is_none() && !batch.id.source.is_empty() => {
+                            this.in_flight =
+                                Some(InFlight { batch, next_try: now, wait: MIN_WAIT });
                         }
                         Ok(batch) => gatherer.absorb(&batch),
                         Err(e) => problems.push(format!("{}: {e}", path.display())),
@@ -139,83 +151,42 @@ impl Outbox {
         Ok((this, problems))
     }
 
-    /// Makes a batch where one is due, and delivers what can be. `last`: whatever there is is due.
+    /// Makes a batch if one is due, and tries to deliver it. With `last`, everything that waits is
+    /// due at once.
     ///
     /// # Errors
-    /// When nothing will be delivered any more.
+    /// When no batch can be delivered any more, now or later.
     pub fn step(&mut self, made: Time, gatherer: &mut Gatherer, last: bool) -> Result<(), String> {
         let now = Instant::now();
-        if self.inflight.is_none()
-            && (last || gatherer.is_fresh() || now >= self.taken + self.pace.refresh)
-        {
-            self.taken = now;
-            if let Some(batch) = gatherer.take(made) {
-                self.inflight = Some((batch, now + self.pace.settle, Duration::from_millis(500)));
-                // What the spool holds of it has no identity yet: delivered now and taken up by the
-                // next run, it would count twice.
-                if self.spooled.is_some() {
-                    self.save(gatherer);
-                }
-            }
-        }
-        // Whatever comes while nothing can be delivered. A spool that could not be written is tried
-        // again as well.
-        let behind = |s: &Spooled| now >= s.next && s.revision != gatherer.revision();
-        if self.inflight.is_some()
-            && self.progress.failing.is_some()
-            && self.spooled.as_ref().is_none_or(behind)
-        {
-            self.save(gatherer);
-        }
-        let Some((batch, at, wait)) = &mut self.inflight else { return Ok(()) };
-        if now < *at && !last {
+        self.make_batch(now, made, gatherer, last);
+        self.spool_while_failing(now, gatherer);
+        let Some(in_flight) = &self.in_flight else { return Ok(()) };
+        if now < in_flight.next_try && !last {
             return Ok(());
         }
-        match self.outlet.deliver(batch) {
+        match self.outlet.deliver(&in_flight.batch) {
             Ok(()) => {
-                self.progress.delivered += 1;
-                self.progress.edges += batch.edges.len() as u64;
-                self.suspect = None;
-                if self.progress.failing.take().is_some() {
-                    let failures = self.progress.failures;
-                    tracing::info!(failures, "batches are delivered again");
-                }
-                self.inflight = None;
-                if self.spooled.is_some() {
-                    self.save(gatherer);
-                }
-                // What came meanwhile does not have to wait for the next tick.
+                self.delivered(gatherer);
+                // With `last`, continue with what was gathered meanwhile.
                 if last { self.step(made, gatherer, true) } else { Ok(()) }
             }
-            Err(Undelivered::UnderWay) => {
+            Err(DeliveryError::UnderWay) => {
                 if last && self.spooled.is_none() {
                     self.save(gatherer);
                 }
                 Ok(())
             }
-            Err(Undelivered::Never(why)) => {
+            Err(DeliveryError::Never(why)) => {
                 self.save(gatherer);
                 Err(why)
             }
-            Err(Undelivered::Refused(why)) => {
+            Err(DeliveryError::Refused(why)) => {
                 self.refused(&why, gatherer);
                 if last { self.step(made, gatherer, true) } else { Ok(()) }
             }
-            Err(Undelivered::Later { why, after, of_batch }) => {
-                self.progress.failures += 1;
-                if self.progress.failing.as_ref() != Some(&why) {
-                    tracing::warn!(reason = %why, "a batch cannot be delivered; it is kept, and tried again");
-                }
-                let since = if of_batch { Some(*self.suspect.get_or_insert(now)) } else { None };
-                self.suspect = since;
-                if since.is_some_and(|since| now.duration_since(since) >= MAX_FAILING) {
-                    self.refused(&format!("given up after an hour: {why}"), gatherer);
-                    return Ok(());
-                }
-                self.progress.failing = Some(why);
-                *at = now + after.unwrap_or(*wait);
-                *wait = (*wait * 2).min(MAX_WAIT);
-                if last || self.spooled.is_none() {
+            Err(DeliveryError::Later { why, after, batch_suspect }) => {
+                let is_given_up = self.failed(now, why, after, batch_suspect, gatherer);
+                if !is_given_up && (last || self.spooled.is_none()) {
                     self.save(gatherer);
                 }
                 Ok(())
@@ -223,47 +194,129 @@ impl Outbox {
         }
     }
 
-    /// Sets the batch on its way aside, so that the next goes on.
+    /// Takes a batch from the gatherer if none is in flight and one is due.
+    fn make_batch(&mut self, now: Instant, made: Time, gatherer: &mut Gatherer, last: bool) {
+        let is_due = last || gatherer.is_fresh() || now >= self.last_batch + self.pace.refresh;
+        if self.in_flight.is_some() || !is_due {
+            return;
+        }
+        self.last_batch = now;
+        let Some(batch) = gatherer.take(made) else { return };
+        self.in_flight = Some(InFlight { batch, next_try: now + self.pace.delay, wait: MIN_WAIT });
+        // The spool still contains this data without an identity. It is rewritten now: otherwise a
+        // run after a crash would deliver the data again under another identity, and it would
+        // count twice.
+        if self.spooled.is_some() {
+            self.save(gatherer);
+        }
+    }
+
+    /// While deliveries fail, writes what was gathered since to the spool, and repeats a write that
+    /// failed.
+    fn spool_while_failing(&mut self, now: Instant, gatherer: &Gatherer) {
+        let is_behind = |s: &Spooled| now >= s.next_write && s.revision != gatherer.revision();
+        if self.in_flight.is_some()
+            && self.progress.failing.is_some()
+            && self.spooled.as_ref().is_none_or(is_behind)
+        {
+            self.save(gatherer);
+        }
+    }
+
+    /// Counts the batch in flight as delivered, and removes it from the spool.
+    fn delivered(&mut self, gatherer: &Gatherer) {
+        let Some(InFlight { batch, .. }) = self.in_flight.take() else { return };
+        self.progress.delivered += 1;
+        self.progress.edges += batch.edges.len() as u64;
+        self.suspect_since = None;
+        if self.progress.failing.take().is_some() {
+            let failures = self.progress.failures;
+            tracing::info!(failures, "batches are delivered again");
+        }
+        if self.spooled.is_some() {
+            self.save(gatherer);
+        }
+    }
+
+    /// Plans the next attempt, or gives the batch in flight up. Returns whether it was given up.
+    fn failed(
+        &mut self,
+        now: Instant,
+        why: String,
+        after: Option<Duration>,
+        batch_suspect: bool,
+        gatherer: &mut Gatherer,
+    ) -> bool {
+        self.progress.failures += 1;
+        if self.progress.failing.as_ref() != Some(&why) {
+            tracing::warn!(reason = %why, "a batch cannot be delivered now; it will be tried again");
+        }
+        let since = batch_suspect.then(|| *self.suspect_since.get_or_insert(now));
+        self.suspect_since = since;
+        if since.is_some_and(|since| now.duration_since(since) >= MAX_FAILING) {
+            self.refused(&format!("given up after an hour: {why}"), gatherer);
+            return true;
+        }
+        self.progress.failing = Some(why);
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.next_try = now + after.unwrap_or(in_flight.wait);
+            in_flight.wait = (in_flight.wait * 2).min(MAX_WAIT);
+        }
+        false
+    }
+
+    /// Sets the batch in flight aside, so that the next one can follow.
     fn refused(&mut self, why: &str, gatherer: &mut Gatherer) {
-        let Some((batch, ..)) = self.inflight.take() else { return };
-        self.suspect = None;
+        let Some(InFlight { batch, .. }) = self.in_flight.take() else { return };
+        self.suspect_since = None;
         self.progress.failing = None;
         self.progress.refused += 1;
         gatherer.count(counter::EDGES_REFUSED, batch.edges.len() as u64);
         let (id, edges) = (&batch.id, batch.edges.len());
-        match self.aside.as_ref().map(|aside| aside.set(&batch, why)) {
-            Some(Ok(set)) => {
-                self.progress.set_aside = set.kept;
-                self.progress.discarded += set.dropped;
-                let path = set.path.unwrap_or_default();
-                tracing::error!(batch = %id, edges, reason = %why, path = %path.display(), dropped = set.dropped, "a batch was refused for good; it is set aside, and the next goes on");
+        match self.refused_batches.as_ref().map(|refused| refused.add(&batch, why)) {
+            Some(Ok(added)) => {
+                self.progress.set_aside = added.stored;
+                self.progress.discarded += added.dropped;
+                let path = added.path.unwrap_or_default();
+                tracing::error!(
+                    batch = %id, edges, reason = %why, path = %path.display(),
+                    dropped = added.dropped,
+                    "a batch was refused for good; it is set aside, and the next one follows"
+                );
             }
             Some(Err(error)) => {
                 self.progress.discarded += 1;
                 self.progress.spool_failures += 1;
-                tracing::error!(batch = %id, edges, reason = %why, %error, "a batch was refused for good, and cannot be set aside: what it told is lost");
+                tracing::error!(
+                    batch = %id, edges, reason = %why, %error,
+                    "a batch was refused for good, and cannot be set aside: its content is lost"
+                );
             }
             None => {
                 self.progress.discarded += 1;
-                tracing::error!(batch = %id, edges, reason = %why, "a batch was refused for good, and there is no spool to set it aside in: what it told is lost");
+                tracing::error!(
+                    batch = %id, edges, reason = %why,
+                    "a batch was refused for good, and there is no spool to set it aside in: its \
+                     content is lost"
+                );
             }
         }
         self.save(gatherer);
     }
 
-    /// Whether anything waits to be delivered.
+    /// Whether no batch waits to be delivered.
     pub fn is_empty(&self) -> bool {
-        self.inflight.is_none()
+        self.in_flight.is_none()
     }
 
-    /// Writes what waits to the spool, whole or not at all.
+    /// Writes the batch in flight and what was gathered since to the spool, whole or not at all.
+    /// Removes the spool file if there is neither.
     fn save(&mut self, gatherer: &Gatherer) {
         let Some(path) = &self.spool else { return };
         let begun = Instant::now();
-        let next = |begun: Instant| Instant::now() + SPOOL_EVERY.max(begun.elapsed() * SPOOL_SHARE);
         let write = || -> io::Result<bool> {
             let pending = gatherer.pending();
-            if self.inflight.is_none() && pending.is_none() {
+            if self.in_flight.is_none() && pending.is_none() {
                 return match fs::remove_file(path) {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
                     _ => Ok(false),
@@ -271,8 +324,8 @@ impl Outbox {
             }
             let new = path.with_extension("new");
             let mut file = io::BufWriter::new(private::create(&new)?);
-            if let Some((batch, ..)) = &self.inflight {
-                observed::write(batch, &mut file)?;
+            if let Some(in_flight) = &self.in_flight {
+                observed::write(&in_flight.batch, &mut file)?;
             }
             if let Some(pending) = pending {
                 observed::write(&pending, &mut file)?;
@@ -282,16 +335,21 @@ impl Outbox {
             fs::rename(&new, path)?;
             Ok(true)
         };
-        match write() {
-            Ok(holds) => {
-                self.spooled =
-                    holds.then(|| Spooled { next: next(begun), revision: gatherer.revision() })
+        let written = write();
+        let next_write = Instant::now() + SPOOL_EVERY.max(begun.elapsed() * SPOOL_SHARE);
+        match written {
+            Ok(true) => {
+                self.spooled = Some(Spooled { next_write, revision: gatherer.revision() });
             }
+            Ok(false) => self.spooled = None,
             Err(error) => {
                 self.progress.spool_failures += 1;
-                tracing::warn!(%error, path = %path.display(), "the spool cannot be written: what waits is only in memory");
-                // It may hold what it held before.
-                self.spooled = Some(Spooled { next: next(begun), revision: u64::MAX });
+                tracing::warn!(
+                    %error, path = %path.display(),
+                    "the spool cannot be written: what waits is only in memory"
+                );
+                // The file of before may still be there, so it counts as a spool that is behind.
+                self.spooled = Some(Spooled { next_write, revision: u64::MAX });
             }
         }
     }

@@ -1,7 +1,7 @@
-//! Where batches go.
+//! Outlets: where an agent's batches go.
 //!
-//! Owns delivery. A batch is delivered when it is durable there; until then the agent keeps it.
-//! Must never deliver a part of one.
+//! Owns delivery. A batch is delivered when it is durable at its destination; until then the agent
+//! retains it. Must never deliver a part of a batch.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use hyper::{Method, StatusCode, Uri};
 use tokio::runtime::Handle;
 
-use crate::http::{Answer, Http};
+use crate::http::{Http, HttpAnswer};
 use crate::learn;
 use crate::novelty::{self, Patience};
 use crate::observed::{self, Observed};
@@ -22,38 +22,45 @@ use crate::view::View;
 
 /// Why a batch was not delivered.
 #[derive(Debug, thiserror::Error)]
-pub enum Undelivered {
-    /// It is on its way: ask again with the same batch.
+pub enum DeliveryError {
+    /// The delivery has not ended yet: call again with the same batch.
     #[error("it is on its way")]
     UnderWay,
-    /// It may be delivered later.
+    /// Trying again later may succeed.
     #[error("{why}")]
     Later {
-        /// Why not now.
+        /// Why the attempt failed.
         why: String,
-        /// When to try again, where whoever refused has said so.
+        /// When to try again, if the receiver has said so.
         after: Option<Duration>,
-        /// It may be the batch's own fault: others may be taken.
-        of_batch: bool,
+        /// The batch itself may be the cause: another one may succeed.
+        batch_suspect: bool,
     },
-    /// This batch will never be taken, others may be.
+    /// The receiver will never accept this batch. It may accept others.
     #[error("{0}")]
     Refused(String),
-    /// It will never be: the agent has to end.
+    /// No batch can be delivered any more: the agent has to end.
     #[error("{0}")]
     Never(String),
 }
 
-/// Takes batches.
-pub trait Outlet: Send {
-    /// Delivers a batch. Delivering it again after a failure changes nothing more.
-    ///
-    /// # Errors
-    /// See [`Undelivered`].
-    fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered>;
+impl DeliveryError {
+    /// Trying again later may succeed, and the batch is not the cause.
+    fn later(why: impl ToString) -> Self {
+        Self::Later { why: why.to_string(), after: None, batch_suspect: false }
+    }
 }
 
-/// A file that grows.
+/// A destination of batches.
+pub trait Outlet: Send {
+    /// Delivers a batch. To deliver it again after a failure does no harm: it counts once.
+    ///
+    /// # Errors
+    /// See [`DeliveryError`].
+    fn deliver(&mut self, batch: &Observed) -> Result<(), DeliveryError>;
+}
+
+/// A file that batches are appended to.
 #[derive(Debug)]
 pub struct ToFile {
     path: PathBuf,
@@ -67,7 +74,7 @@ impl ToFile {
     /// When it cannot be written.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
-        // What a killed agent left of a line must not run into the next one.
+        // A killed agent may have left a line without its end. The next line must not continue it.
         let length = file.seek(SeekFrom::End(0))?;
         if length > 0 {
             let mut last = [0];
@@ -82,42 +89,40 @@ impl ToFile {
 }
 
 impl Outlet for ToFile {
-    fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
-        let later = |e: io::Error| Undelivered::Later {
-            why: format!("cannot write {}: {e}", self.path.display()),
-            after: None,
-            of_batch: false,
+    fn deliver(&mut self, batch: &Observed) -> Result<(), DeliveryError> {
+        let later = |e: io::Error| {
+            DeliveryError::later(format!("cannot write {}: {e}", self.path.display()))
         };
         let mut text = Vec::new();
         observed::write(batch, &mut text).map_err(later)?;
         let before = self.file.seek(SeekFrom::End(0)).map_err(later)?;
         let written = self.file.write_all(&text).and_then(|()| self.file.sync_data());
         written.map_err(|e| {
-            // A part of a batch would be read as a cut one: away with it, the whole of it follows.
+            // Remove what was written: the whole batch will be written again.
             let _ = self.file.set_len(before);
             later(e)
         })
     }
 }
 
-/// Standard output.
+/// Writes batches to standard output.
 #[derive(Debug, Default)]
 pub struct ToStdout;
 
 impl Outlet for ToStdout {
-    fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
+    fn deliver(&mut self, batch: &Observed) -> Result<(), DeliveryError> {
         let mut text = Vec::new();
         let written = observed::write(batch, &mut text).and_then(|()| {
             let mut out = io::stdout().lock();
             out.write_all(&text)?;
             out.flush()
         });
-        // A part may be written: it cannot be taken back.
-        written.map_err(|e| Undelivered::Never(format!("cannot write to standard output: {e}")))
+        // Trying again would be wrong: a part may be written, and cannot be removed.
+        written.map_err(|e| DeliveryError::Never(format!("cannot write to standard output: {e}")))
     }
 }
 
-/// A recorder.
+/// Sends batches to a recorder over HTTP.
 #[derive(Debug)]
 pub struct ToRecorder {
     http: Http,
@@ -127,13 +132,13 @@ pub struct ToRecorder {
 }
 
 /// How long the recorder may take to answer.
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl ToRecorder {
-    /// Posts to `url`, with what stands in the file `token` at that time: Kubernetes renews it.
+    /// Posts to `url`. The file `token` is read for each request, since Kubernetes renews it.
     ///
     /// # Errors
-    /// When the URL is none, or the authority cannot be used.
+    /// When `url` is no URL of http or https, or the authority's certificate cannot be used.
     pub fn new(
         url: &str,
         token: PathBuf,
@@ -152,12 +157,11 @@ impl ToRecorder {
 }
 
 impl Outlet for ToRecorder {
-    fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
-        let later = |why: String| Undelivered::Later { why, after: None, of_batch: false };
+    fn deliver(&mut self, batch: &Observed) -> Result<(), DeliveryError> {
         let mut text = Vec::new();
-        observed::write(batch, &mut text).map_err(|e| later(e.to_string()))?;
-        let body = zstd::encode_all(text.as_slice(), 1).map_err(|e| later(e.to_string()))?;
-        // A recorder that asks nobody who they are needs none.
+        observed::write(batch, &mut text).map_err(DeliveryError::later)?;
+        let body = zstd::encode_all(text.as_slice(), 1).map_err(DeliveryError::later)?;
+        // A missing token is no error here: a recorder without authentication needs none.
         let token = std::fs::read_to_string(&self.token).unwrap_or_default();
         let bearer = format!("Bearer {}", token.trim());
         let mut headers =
@@ -165,43 +169,47 @@ impl Outlet for ToRecorder {
         if !token.trim().is_empty() {
             headers.push(("authorization", &bearer));
         }
-        let answer =
-            self.runtime.block_on(self.http.send(Method::POST, &self.to, &headers, body, ANSWER));
-        let answer = answer.map_err(|e| later(e.to_string()))?;
+        let request = self.http.send(Method::POST, &self.to, &headers, body, ANSWER_TIMEOUT);
+        let answer = self.runtime.block_on(request).map_err(DeliveryError::later)?;
         match answer.status {
             s if s.is_success() => Ok(()),
-            StatusCode::BAD_REQUEST if version(&answer) < observed::VERSION => Err(later(format!(
-                "the recorder reads batches up to version {}, and this agent writes version {}: \
-                 upgrade the recorder; until then batches wait",
-                version(&answer),
-                observed::VERSION
-            ))),
-            s if for_good(s, &answer.body) => Err(Undelivered::Refused(answer.words())),
-            s => Err(Undelivered::Later {
+            StatusCode::BAD_REQUEST if version_read(&answer) < observed::VERSION => {
+                Err(DeliveryError::later(format!(
+                    "the recorder reads batches up to version {}, and this agent writes version \
+                     {}: upgrade the recorder; until then batches wait",
+                    version_read(&answer),
+                    observed::VERSION
+                )))
+            }
+            s if is_refused_for_good(s, &answer.body) => {
+                Err(DeliveryError::Refused(answer.words()))
+            }
+            s => Err(DeliveryError::Later {
                 why: format!("the recorder answers {}", answer.words()),
                 after: answer.retry_after(),
-                of_batch: s == StatusCode::INTERNAL_SERVER_ERROR
+                batch_suspect: s == StatusCode::INTERNAL_SERVER_ERROR
                     || s == StatusCode::REQUEST_TIMEOUT,
             }),
         }
     }
 }
 
-/// The version of batches that a recorder reads. Those that do not say it are of before.
-fn version(answer: &Answer) -> u32 {
-    let said = answer.headers.get(observed::VERSION_HEADER);
-    said.and_then(|v| v.to_str().ok()?.trim().parse().ok()).unwrap_or(1)
+/// The newest version of batches that the recorder reads. A recorder that does not name one is
+/// older than version 2.
+fn version_read(answer: &HttpAnswer) -> u32 {
+    let header = answer.headers.get(observed::VERSION_HEADER);
+    header.and_then(|v| v.to_str().ok()?.trim().parse().ok()).unwrap_or(1)
 }
 
-/// Whether a batch is refused however often it is sent. A token that is not valid (401), or not an
-/// agent's (403), is no fault of the batch: it will be renewed, or somebody will set things right.
-/// Where it is the batch that may not be brought, the recorder says so.
-fn for_good(status: StatusCode, body: &[u8]) -> bool {
+/// Whether the recorder will refuse this batch however often it is sent. With 401 and 403 the batch
+/// is not the cause: the token will be renewed, or somebody will grant the right. Where the cause is
+/// the batch after all, the answer says `"batch": "refused"`.
+fn is_refused_for_good(status: StatusCode, body: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
-    struct Refusal {
+    struct RefusalBody {
         batch: Option<String>,
     }
-    let said = || serde_json::from_slice::<Refusal>(body).ok()?.batch;
+    let said = || serde_json::from_slice::<RefusalBody>(body).ok()?.batch;
     matches!(
         status,
         StatusCode::BAD_REQUEST
@@ -211,24 +219,25 @@ fn for_good(status: StatusCode, body: &[u8]) -> bool {
     ) || status.is_client_error() && said().is_some_and(|batch| batch == "refused")
 }
 
-/// An outlet that takes its time, on a thread of its own: while a recorder does not answer, packets
-/// go on to come.
+/// Runs a slow outlet on a thread of its own, so that the pipeline reads packets while a recorder
+/// does not answer.
 #[derive(Debug)]
-pub struct Aside {
+pub struct DeliveryThread {
     batches: Sender<Arc<Observed>>,
-    results: Receiver<Result<(), Undelivered>>,
-    /// One is on its way.
-    waits: bool,
+    results: Receiver<Result<(), DeliveryError>>,
+    /// Whether a batch was handed to the thread whose result has not come yet.
+    is_under_way: bool,
 }
 
-/// How long a delivery is waited for before it is asked for another time: most take less.
-const PROMPT: Duration = Duration::from_millis(100);
+/// How long `deliver` waits for the result before it returns [`DeliveryError::UnderWay`]. Most
+/// deliveries take less.
+const RESULT_WAIT: Duration = Duration::from_millis(100);
 
-impl Aside {
-    /// Starts the thread. It ends with this, or with the delivery that it is at.
+impl DeliveryThread {
+    /// Starts the thread. It ends when this value is dropped, after a delivery that it has begun.
     ///
     /// # Errors
-    /// When there is no thread to be had.
+    /// When the system gives no thread.
     pub fn new(mut outlet: impl Outlet + 'static) -> io::Result<Self> {
         let (batches, todo) = channel::<Arc<Observed>>();
         let (done, results) = channel();
@@ -240,31 +249,31 @@ impl Aside {
             }
         };
         std::thread::Builder::new().name("delivery".to_owned()).spawn(work)?;
-        Ok(Self { batches, results, waits: false })
+        Ok(Self { batches, results, is_under_way: false })
     }
 }
 
-impl Outlet for Aside {
-    /// A batch that is on its way never changes, so that it is the one that is asked for again.
-    fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
+impl Outlet for DeliveryThread {
+    /// The caller passes the same batch until its result is there.
+    fn deliver(&mut self, batch: &Observed) -> Result<(), DeliveryError> {
         let dead =
-            || Undelivered::Never("the thread that delivers has ended; this is a bug".into());
-        if !self.waits {
+            || DeliveryError::Never("the thread that delivers has ended; this is a bug".into());
+        if !self.is_under_way {
             self.batches.send(Arc::new(batch.clone())).map_err(|_| dead())?;
-            self.waits = true;
+            self.is_under_way = true;
         }
-        match self.results.recv_timeout(PROMPT) {
+        match self.results.recv_timeout(RESULT_WAIT) {
             Ok(result) => {
-                self.waits = false;
+                self.is_under_way = false;
                 result
             }
-            Err(RecvTimeoutError::Timeout) => Err(Undelivered::UnderWay),
+            Err(RecvTimeoutError::Timeout) => Err(DeliveryError::UnderWay),
             Err(RecvTimeoutError::Disconnected) => Err(dead()),
         }
     }
 }
 
-/// A store in this process: learning and all.
+/// Learns from batches in this process, and stores what is learned.
 #[derive(Debug)]
 pub struct ToStore {
     store: Store,
@@ -272,7 +281,7 @@ pub struct ToStore {
 }
 
 impl ToStore {
-    /// Learns with this view of the cluster.
+    /// Resolves batches with this view of the cluster.
     pub fn new(mut store: Store, view: View) -> Self {
         store.stay();
         Self { store, view }
@@ -280,41 +289,27 @@ impl ToStore {
 }
 
 impl Outlet for ToStore {
-    fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
+    fn deliver(&mut self, batch: &Observed) -> Result<(), DeliveryError> {
         if !self.view.status().synced {
-            return Err(Undelivered::Later {
-                why: "the view of the cluster is not complete yet".to_owned(),
-                after: None,
-                of_batch: false,
-            });
+            return Err(DeliveryError::later("the view of the cluster is not complete yet"));
         }
         let records = learn::batch(&self.view.current(), batch);
-        // What is raised is what is stored.
-        let records = match self.store.fold(records) {
-            Ok(folded) => folded,
-            Err(e @ StoreError::DiskFull { .. }) => {
-                return Err(Undelivered::Later {
-                    why: e.to_string(),
-                    after: None,
-                    of_batch: false,
-                });
-            }
-            Err(e) => return Err(Undelivered::Never(e.to_string())),
-        };
-        match self.store.apply(&records) {
-            Ok(_) => {
-                let patience = Patience::default();
-                let new = novelty::notice(&mut self.store, &records, batch.made, patience)
-                    .map_err(|e| Undelivered::Never(e.to_string()))?;
-                for alert in new {
-                    tracing::warn!(alert = %alert.id(), "{}", alert.text());
-                }
-                Ok(())
-            }
-            Err(e @ StoreError::DiskFull { .. }) => {
-                Err(Undelivered::Later { why: e.to_string(), after: None, of_batch: false })
-            }
-            Err(e) => Err(Undelivered::Never(e.to_string())),
+        // Alerts must name what is stored, so the folded records are used for both.
+        let records = self.store.fold(records).map_err(store_failure)?;
+        self.store.apply(&records).map_err(store_failure)?;
+        let new = novelty::notice(&mut self.store, &records, batch.made, Patience::default())
+            .map_err(|e| DeliveryError::Never(e.to_string()))?;
+        for alert in new {
+            tracing::warn!(alert = %alert.id(), "{}", alert.text());
         }
+        Ok(())
+    }
+}
+
+/// A full disk may have room later. After any other error the store writes nothing more.
+fn store_failure(e: StoreError) -> DeliveryError {
+    match e {
+        StoreError::DiskFull { .. } => DeliveryError::later(e),
+        _ => DeliveryError::Never(e.to_string()),
     }
 }

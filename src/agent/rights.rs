@@ -1,38 +1,40 @@
-//! Capabilities: the one that capturing needs, and no other (capabilities(7)).
+//! Capabilities: the process retains the one that capturing needs and drops all others
+//! (capabilities(7)).
 //!
-//! Owns what the process may do. Must be called before any thread is started: capabilities are per
-//! thread, and threads inherit them.
+//! Owns what the process may do. Must be called before any thread is started: each thread has its
+//! own capabilities, and inherits them from the thread that starts it.
 
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs,
 };
 
-/// What is missing.
+/// The process does not have `CAP_NET_RAW`.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "capturing needs the capability CAP_NET_RAW, which this process does not have; run it as root, or give the capability to the \
-     program (`setcap cap_net_raw+ep $(command -v sidecarta)`), or in Kubernetes to the container \
+    "capturing needs the capability CAP_NET_RAW, which this process does not have; run it as \
+     root, or give the capability to the program \
+     (`setcap cap_net_raw+ep $(command -v sidecarta)`), or in Kubernetes to the container \
      (`securityContext.capabilities: {{drop: [ALL], add: [NET_RAW]}}` with `hostNetwork: true`)"
 )]
-pub struct Missing;
+pub struct MissingCapability;
 
-/// Keeps `CAP_NET_RAW` and drops everything else, for good. True where nothing else was held.
+/// Drops all capabilities but `CAP_NET_RAW`, for good. Returns true if there was no other.
 ///
 /// # Errors
 /// When `CAP_NET_RAW` is not permitted.
-pub fn keep_only_capture() -> Result<bool, Missing> {
-    let held = capabilities(None).map_err(|_| Missing)?;
-    if !held.permitted.contains(CapabilitySet::NET_RAW) {
-        return Err(Missing);
+pub fn keep_only_capture() -> Result<bool, MissingCapability> {
+    let before = capabilities(None).map_err(|_| MissingCapability)?;
+    if !before.permitted.contains(CapabilitySet::NET_RAW) {
+        return Err(MissingCapability);
     }
     let only = CapabilitySets {
         effective: CapabilitySet::NET_RAW,
         permitted: CapabilitySet::NET_RAW,
         inheritable: CapabilitySet::empty(),
     };
-    set_capabilities(None, only).map_err(|_| Missing)?;
-    // Nothing is executed, so nothing could regain them; where the kernel has no such bit, that
-    // stays true.
+    set_capabilities(None, only).map_err(|_| MissingCapability)?;
+    // An error is ignored: the agent executes no other program, so it cannot regain capabilities
+    // even where the kernel does not support this bit.
     let _ = set_no_new_privs(true);
-    Ok(held.permitted == CapabilitySet::NET_RAW)
+    Ok(before.permitted == CapabilitySet::NET_RAW)
 }

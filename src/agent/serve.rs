@@ -1,7 +1,7 @@
-//! What the agent tells of itself.
+//! Metrics and readiness of the agent over HTTP.
 //!
-//! Owns the names of its metrics (`docs/metrics.md` lists them). Only reads what the pipeline has
-//! left.
+//! Owns the names of its metrics (`docs/metrics.md` lists them). Must never change the state that
+//! the pipeline publishes.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,21 +14,22 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::state::{Shared, lock};
+use super::state::{SharedState, lock};
 use crate::ops;
 
-/// Serves until `stopped` turns true.
+/// Serves until `stopped` becomes true.
 pub(super) async fn start(
     address: SocketAddr,
-    state: Shared,
+    state: SharedState,
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<JoinHandle<()>> {
-    let metrics = Metrics(state.clone());
+    let metrics = AgentMetrics(state.clone());
     ops::start(address, "sidecarta_agent", metrics, move || missing(&state), Vec::new, stopped)
         .await
 }
 
-fn missing(state: &Shared) -> Vec<String> {
+/// What readiness lacks, one line for each reason; empty when the agent is ready.
+fn missing(state: &SharedState) -> Vec<String> {
     let state = lock(state).clone();
     let mut missing = Vec::new();
     if !state.synced {
@@ -47,15 +48,15 @@ fn missing(state: &Shared) -> Vec<String> {
     missing
 }
 
-struct Metrics(Shared);
+struct AgentMetrics(SharedState);
 
-impl fmt::Debug for Metrics {
+impl fmt::Debug for AgentMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Metrics")
+        f.write_str("AgentMetrics")
     }
 }
 
-impl Collector for Metrics {
+impl Collector for AgentMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let state = lock(&self.0).clone();
         let mut events = encoder.encode_descriptor(
@@ -101,7 +102,7 @@ impl Collector for Metrics {
             "Observations that wait for the watch of pods",
             state.waiting,
         )?;
-        gauge("waiting_edges", "Edges that wait to be delivered", state.edges)?;
+        gauge("waiting_edges", "Edges that wait to be delivered", state.waiting_edges)?;
         gauge(
             "view_synced",
             "1 when the view of the cluster is complete",

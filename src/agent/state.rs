@@ -1,31 +1,37 @@
-//! What the agent does, for those who ask.
+//! The state of the agent, for its metrics and its readiness.
+//!
+//! Owns the lock that the pipeline and the server share. Must never delay the pipeline.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sidecarta_capture::live::collector::CollectorStatus;
 
-use super::outbox::Progress;
+use super::outbox::DeliveryProgress;
 
-/// What the agent does, for those who ask.
+/// What the agent has done and what keeps it from its work, as of the pipeline's last report.
 #[derive(Clone, Debug, Default)]
-pub(super) struct State {
+pub(super) struct AgentState {
     pub collected: CollectorStatus,
-    pub progress: Progress,
+    pub progress: DeliveryProgress,
     /// All counters, by name.
     pub counted: std::collections::BTreeMap<String, u64>,
+    /// Observations that wait for the watch of pods.
     pub waiting: usize,
-    pub edges: usize,
+    /// Edges that wait to be delivered.
+    pub waiting_edges: usize,
+    /// The kinds that are watched, each with the status of its watch.
     pub kinds: Vec<(String, String)>,
     pub synced: bool,
-    /// Why pods will not be told of.
+    /// Why the API server delivers no pods.
     pub blind: Option<String>,
     pub draining: bool,
 }
 
-/// The state, of all threads.
-pub(super) type Shared = Arc<Mutex<State>>;
+/// The agent's state, shared by its threads.
+pub(super) type SharedState = Arc<Mutex<AgentState>>;
 
-/// Whole even where somebody panicked: nothing panics half-way through a change.
-pub(super) fn lock(state: &Shared) -> MutexGuard<'_, State> {
+/// Locks the state, even after a thread panicked: no change of the state can panic half-way, so
+/// the state is always whole.
+pub(super) fn lock(state: &SharedState) -> MutexGuard<'_, AgentState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
-//! Whose an observation is, at the time of its packets; what nobody is known for yet waits for the
-//! watch to tell.
+//! Attributes each observation to the pod that sent its packets. An observation whose pod is not
+//! known yet waits until the watch of pods may have delivered the pod.
 //!
-//! Owns that waiting, and the counters of what is nobody's. Must never guess, and never let what
-//! waits grow without bound.
+//! Owns the queue of waiting observations, and the counters of those without a pod. Must never
+//! guess, and never let the queue grow without bound.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -14,28 +14,28 @@ use crate::cluster::{Cluster, Pod};
 use crate::model::{Time, counter};
 use crate::observed::{Gatherer, protocol};
 
-/// Bytes of observations that wait at once, about: a burst of connections of pods that have just
-/// started.
-const TOTAL: usize = 16 * 1024 * 1024;
-/// Bytes of those seen on one interface, while there is room for all.
-const SHARE: usize = 4 * 1024 * 1024;
-/// Bytes of those seen on one interface in any case, whatever comes on others.
-const LEAST: usize = 32 * 1024;
+/// Bytes of all waiting observations, approximately: enough for a burst of connections of pods that
+/// have just started.
+const TOTAL_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of those seen on one interface, while `TOTAL_BYTES` is not reached.
+const MAX_INTERFACE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of those seen on one interface that are always accepted, whatever waits of others.
+const MIN_INTERFACE_BYTES: usize = 32 * 1024;
 
-/// Attributes observations.
+/// Attributes observations, and queues those whose pod is not known yet.
 #[derive(Debug)]
-pub struct Waiting {
-    /// How long the watch may lag, in nanoseconds.
-    patience: i64,
-    /// Only pods of this node are this agent's.
+pub struct WaitingObservations {
+    patience_nanos: i64,
+    /// If given, only calls of this node's pods are sent.
     node: Option<String>,
+    /// Each with the packet time at which it stops waiting.
     queue: VecDeque<(i64, Observation)>,
     /// Bytes that wait, by the interface that they were seen on.
-    bytes: HashMap<InterfaceId, usize>,
-    total: usize,
+    interface_bytes: HashMap<InterfaceId, usize>,
+    total_bytes: usize,
 }
 
-/// Bytes that an observation takes, about, and the interface that it was seen on.
+/// The interface that an observation was seen on, and the bytes that it takes, approximately.
 fn size(observation: &Observation) -> (InterfaceId, usize) {
     let text = |s: &Option<String>| s.as_ref().map_or(0, String::len);
     let plain = std::mem::size_of::<(i64, Observation)>();
@@ -54,25 +54,28 @@ fn size(observation: &Observation) -> (InterfaceId, usize) {
     }
 }
 
+/// What has become of an observation.
 enum Verdict {
+    /// It was gathered or counted.
     Done,
+    /// Its pod is not known. If it stays unknown, the observation is counted under this name.
     Wait(&'static str),
 }
 
-impl Waiting {
-    /// With the time for which an unknown address may wait, and the node whose pods are told of,
-    /// where it matters.
+impl WaitingObservations {
+    /// `patience`: how long an observation of an unknown address may wait. `node`: if given, only
+    /// calls of this node's pods are sent.
     pub fn new(patience: std::time::Duration, node: Option<String>) -> Self {
         Self {
-            patience: i64::try_from(patience.as_nanos()).unwrap_or(i64::MAX),
+            patience_nanos: i64::try_from(patience.as_nanos()).unwrap_or(i64::MAX),
             node,
             queue: VecDeque::new(),
-            bytes: HashMap::new(),
-            total: 0,
+            interface_bytes: HashMap::new(),
+            total_bytes: 0,
         }
     }
 
-    /// Observations that wait.
+    /// How many observations wait.
     pub fn len(&self) -> usize {
         self.queue.len()
     }
@@ -82,7 +85,8 @@ impl Waiting {
         self.queue.is_empty()
     }
 
-    /// Takes in how many connections of each address were too many to be looked at one by one.
+    /// Adds, for each source address, the connections beyond the address's share: the capture layer
+    /// has counted but not reported them.
     pub fn overflow(
         &mut self,
         now: i64,
@@ -92,14 +96,15 @@ impl Waiting {
     ) {
         for (address, n) in over {
             match attribute(cluster, *address, Time(now)) {
-                Attribution::Pod(pod) if self.mine(pod) => out.overflow(pod, *n),
+                Attribution::Pod(pod) if self.is_own(pod) => out.overflow(pod, *n),
                 _ => out.count(counter::WAITING_OVERFLOW, *n),
             }
         }
     }
 
-    /// Takes new observations in, and those again that wait. `synced`: the watch has told of all
-    /// that is there; before, its lag says nothing. `last`: nothing waits any longer.
+    /// Attributes the new observations and again those that wait, and gathers what can be
+    /// attributed. `synced`: the watch has listed all pods; until then nothing stops waiting, as
+    /// the patience counts from there. `last`: nothing waits any longer.
     pub fn take(
         &mut self,
         now: i64,
@@ -110,12 +115,12 @@ impl Waiting {
         out: &mut Gatherer,
     ) {
         let waited = std::mem::take(&mut self.queue);
-        self.bytes.clear();
-        self.total = 0;
-        let due = now.saturating_add(self.patience);
+        self.interface_bytes.clear();
+        self.total_bytes = 0;
+        let due = now.saturating_add(self.patience_nanos);
         for (until, observation) in waited.into_iter().chain(new.into_iter().map(|o| (due, o))) {
             let Verdict::Wait(name) = self.attribute(&observation, cluster, out) else { continue };
-            // A clock that was set back must not make it wait for ever.
+            // `min`: after the clock was set back, an observation must not wait for ever.
             let until = if synced { until.min(due) } else { due };
             if !last && now < until && self.has_room(&observation) {
                 self.queue.push_back((until, observation));
@@ -133,19 +138,22 @@ impl Waiting {
         }
     }
 
-    /// Whether one more may wait, beside what waits of its interface and of others.
+    /// Whether the observation may wait. If so, its bytes are added to the sums.
     fn has_room(&mut self, observation: &Observation) -> bool {
         let (interface, bytes) = size(observation);
-        let of = self.bytes.entry(interface).or_default();
-        let room = *of + bytes <= LEAST || *of + bytes <= SHARE && self.total + bytes <= TOTAL;
-        if room {
-            *of += bytes;
-            self.total += bytes;
+        let of_interface = self.interface_bytes.entry(interface).or_default();
+        let after = *of_interface + bytes;
+        let has_room = after <= MIN_INTERFACE_BYTES
+            || after <= MAX_INTERFACE_BYTES && self.total_bytes + bytes <= TOTAL_BYTES;
+        if has_room {
+            *of_interface = after;
+            self.total_bytes += bytes;
         }
-        room
+        has_room
     }
 
-    fn mine(&self, pod: &Pod) -> bool {
+    /// Whether this agent sends the calls of the pod.
+    fn is_own(&self, pod: &Pod) -> bool {
         is_told(pod, self.node.as_deref())
     }
 
@@ -189,10 +197,10 @@ impl Waiting {
 
     fn interface(&self, s: &InterfaceSpan, cluster: &Cluster, out: &mut Gatherer) -> Verdict {
         match watched(cluster, s) {
-            Watched::Pod(pod) if self.mine(pod) => out.watch(pod, s),
+            Watched::Pod(pod) if self.is_own(pod) => out.watch(pod, s),
             Watched::Pod(_) => {}
-            // Whose it is may be known when it has shown more, or when the watch has told; its span
-            // is told again then.
+            // The owner may become known with more packets, or when the watch has delivered the
+            // pod. The collector reports the interface's span again then.
             Watched::OneConversation(..) | Watched::NoPod => return Verdict::Wait(""),
         }
         Verdict::Done
@@ -204,7 +212,7 @@ mod tests {
     use super::*;
     use crate::observed::tests::connection;
 
-    /// From an address that nobody knows yet, seen on an interface.
+    /// A connection from an address without a known pod, seen on this interface.
     fn unknown(index: u32, n: u32) -> Observation {
         let mut c = connection(40_000, 80, 5);
         c.initiator = (IpAddr::from(n.to_be_bytes()), 40_000).into();
@@ -213,11 +221,11 @@ mod tests {
     }
 
     #[test]
-    fn who_floods_an_interface_takes_no_room_of_others() {
-        let mut waiting = Waiting::new(std::time::Duration::from_secs(5), None);
+    fn a_flood_on_one_interface_leaves_room_for_other_interfaces() {
+        let mut waiting = WaitingObservations::new(std::time::Duration::from_secs(5), None);
         let mut out = Gatherer::new("n1", "boot");
         let cluster = Cluster::default();
-        let mut take = |waiting: &mut Waiting, all: Vec<Observation>| {
+        let mut take = |waiting: &mut WaitingObservations, all: Vec<Observation>| {
             waiting.take(1, all, &cluster, true, false, &mut out);
         };
         for flood in 10..20 {
@@ -225,10 +233,14 @@ mod tests {
             take(&mut waiting, all);
         }
         let before = waiting.len();
-        assert!(waiting.total <= TOTAL + 20 * LEAST, "{}", waiting.total);
+        assert!(
+            waiting.total_bytes <= TOTAL_BYTES + 20 * MIN_INTERFACE_BYTES,
+            "{}",
+            waiting.total_bytes
+        );
         take(&mut waiting, (0..50).map(|n| unknown(1, 0x0a00_0000 + n)).collect());
         assert_eq!(waiting.len(), before + 50, "the quiet interface has its room");
         let lost = out.totals()[counter::WAITING_OVERFLOW];
-        assert_eq!(lost, 400_000 - before as u64, "what had none is counted");
+        assert_eq!(lost, 400_000 - before as u64, "observations without room are counted");
     }
 }

@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 
 use super::config::{Form, Invalid, Webhook};
 use super::words::{Undelivered, cut, hex};
-use crate::http::{Answer, Http};
+use crate::http::{Http, HttpAnswer};
 
 /// Bytes that are told of an answer.
 const WORDS: usize = 200;
@@ -116,7 +116,7 @@ impl Target {
         let mut headers = vec![("content-type", "application/json"), ("user-agent", "sidecarta")];
         headers.extend(key.iter().map(|k| ("idempotency-key", k.as_str())));
         headers.extend(self.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        let answer = http.tell(Method::POST, &self.url, &headers, body, within).await;
+        let answer = http.notify(Method::POST, &self.url, &headers, body, within).await;
         let answer = answer.map_err(|e| Undelivered::later(format!("{}: {e}", self.name), None))?;
         let why = || format!("{}: {}", self.name, self.words(&answer));
         match answer.status.as_u16() {
@@ -133,7 +133,7 @@ impl Target {
     /// The status and, where it is one harmless line, what the answer says. Receivers like to
     /// repeat what they were asked for, so nothing is told of an answer that holds a part of the
     /// address or of a header.
-    fn words(&self, answer: &Answer) -> String {
+    fn words(&self, answer: &HttpAnswer) -> String {
         let status = answer.status;
         let body = String::from_utf8_lossy(&answer.body);
         let text = body.trim().trim_matches('"');

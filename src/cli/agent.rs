@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,10 +13,10 @@ use tokio::runtime::Runtime;
 
 use super::duration::duration;
 use super::log::{LogOptions, listen};
-use super::{Outcome, SnapshotOptions, StoreOptions};
-use crate::agent::outbox::Pace;
-use crate::agent::outlet::{Aside, Outlet, ToFile, ToRecorder, ToStdout, ToStore};
-use crate::agent::{Config, keep_only_capture, run as live};
+use super::{CommandOutcome, SnapshotOptions, StoreOptions};
+use crate::agent::outbox::DeliveryPace;
+use crate::agent::outlet::{DeliveryThread, Outlet, ToFile, ToRecorder, ToStdout, ToStore};
+use crate::agent::{AgentConfig, keep_only_capture, run as live};
 use crate::life::raise_descriptors;
 use crate::private;
 use crate::snapshot;
@@ -29,19 +29,19 @@ Examples:
   sidecarta agent --pods pods.yaml --to - | sidecarta import --cluster cluster.yaml -
   sidecarta agent --node worker-1 --spool /var/lib/sidecarta --to /var/lib/sidecarta/observed.ndjson --log-format json
 
-It needs CAP_NET_RAW and nothing else: as root all other capabilities are dropped. In Kubernetes it runs on the host's network, and reads
-the pods of its node.";
+It needs CAP_NET_RAW and nothing else: as root all other capabilities are dropped. In Kubernetes it
+runs on the host's network, and reads the pods of its node.";
 
 const RUN_EXAMPLE: &str = "\
 Examples:
   sudo sidecarta run
   sudo sidecarta run --cluster cluster.yaml --store learned
 
-Interrupt it, and look at what was learned: sidecarta status, sidecarta dependencies, sidecarta generate.";
+Interrupt it, and read what was learned: sidecarta status, sidecarta dependencies, sidecarta generate.";
 
 /// How interfaces are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Capture {
+enum CaptureMode {
     /// One handle for each pod's interface
     Each,
     /// One handle for all interfaces of the node, filtered
@@ -50,36 +50,52 @@ enum Capture {
 
 /// Which packets of a pod's interface are read, as in `tcpdump -Q` on the node's side of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Direction {
-    /// What the pod sends and what it gets
+enum PacketDirection {
+    /// What the pod sends and what it receives
     Inout,
-    /// Only what the pod sends: a third less cost for the traffic. Not seen are DNS answers, which
-    /// name what is outside the cluster, what refuses a call, and calls of pods whose own interface
-    /// is not watched yet
+    /// Only what the pod sends: costs the traffic a third less. Not seen are DNS answers, which
+    /// name destinations outside the cluster, packets that refuse a call, and calls of pods whose
+    /// own interface is not watched yet
     In,
 }
 
-/// What both commands have in common.
+/// The options that both commands have.
 #[derive(Debug, Args)]
 struct LiveOptions {
     /// Name of this node, as in the pods' spec.nodeName
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: Option<String>,
     /// How interfaces are read
-    #[arg(long, value_enum, default_value_t = Capture::Each, env = "SIDECARTA_CAPTURE")]
-    capture: Capture,
+    #[arg(long, value_enum, default_value_t = CaptureMode::Each, env = "SIDECARTA_CAPTURE")]
+    capture: CaptureMode,
     /// Which packets of each pod's interface are read
-    #[arg(long, value_enum, default_value_t = Direction::Inout, env = "SIDECARTA_DIRECTION")]
-    direction: Direction,
-    /// Keep one in N packets of those that begin nothing; 1 keeps all. A connection older than the
-    /// agent that carries one packet a second is found after N seconds on average
-    #[arg(long, value_name = "N", default_value_t = HandleConfig::default().sample, value_parser = clap::value_parser!(u32).range(1..), env = "SIDECARTA_SAMPLE")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = PacketDirection::Inout,
+        env = "SIDECARTA_DIRECTION"
+    )]
+    direction: PacketDirection,
+    /// Of packets that open, close or name nothing, read one in N; 1 reads all. A connection older
+    /// than the agent that carries one packet a second is found after N seconds on average
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = HandleConfig::default().sample,
+        value_parser = clap::value_parser!(u32).range(1..),
+        env = "SIDECARTA_SAMPLE"
+    )]
     sample: u32,
-    /// Kernel ring of each interface, in KiB; what comes in bursts while the agent does other
-    /// things is held there
-    #[arg(long, value_name = "KIB", default_value_t = HandleConfig::default().ring_bytes / 1024, value_parser = clap::value_parser!(u32).range(64..1_048_576))]
+    /// Kernel ring of each interface, in KiB; it buffers bursts of packets until the agent reads
+    /// them
+    #[arg(
+        long,
+        value_name = "KIB",
+        default_value_t = HandleConfig::default().ring_bytes / 1024,
+        value_parser = clap::value_parser!(u32).range(64..1_048_576)
+    )]
     ring: u32,
-    /// Tell what is known already again after this long
+    /// Send calls that were sent before again after this long
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     refresh: Duration,
     /// How long an address may wait for the watch of pods to name its pod
@@ -100,7 +116,7 @@ struct LiveOptions {
     log: LogOptions,
 }
 
-/// Watch this node's pods and tell what they call
+/// Watch this node's pods and send what they call
 #[derive(Debug, Args)]
 #[command(after_help = AGENT_EXAMPLE)]
 pub(super) struct AgentOptions {
@@ -120,10 +136,10 @@ pub(super) struct AgentOptions {
         env = "SIDECARTA_TOKEN_FILE"
     )]
     token_file: PathBuf,
-    /// Authority that signed the recorder's certificate, in PEM; those of the system without it
+    /// Authority that signed the recorder's certificate, in PEM [default: those of the system]
     #[arg(long, value_name = "FILE", env = "SIDECARTA_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// Directory that keeps what could not be delivered, over restarts as well
+    /// Directory that stores batches which could not be delivered, over restarts as well
     #[arg(long, value_name = "DIR", env = "SIDECARTA_SPOOL")]
     spool: Option<PathBuf>,
 }
@@ -138,18 +154,22 @@ pub(super) struct RunOptions {
     store: StoreOptions,
     #[command(flatten)]
     cluster: SnapshotOptions,
-    /// How long before what was seen is resolved, so that the watches have told of what is new
+    /// How long a batch waits before it is resolved, so that the watches can deliver new pods and
+    /// Services first
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     settle: Duration,
 }
 
-/// Where the knowledge of pods comes from.
-enum Knowledge {
+/// Where the agent reads the objects of the cluster.
+enum ObjectSource {
+    /// A snapshot.
     Fixed(View),
+    /// The API server, with what is watched and the DNS domain if one is given.
     Api(kube::Client, Extent, Option<String>),
 }
 
-impl Knowledge {
+impl ObjectSource {
+    /// The view of the cluster, and the task of its watches if there are any.
     async fn begin(
         self,
         stopped: tokio::sync::watch::Receiver<bool>,
@@ -165,6 +185,7 @@ impl Knowledge {
 }
 
 impl LiveOptions {
+    /// The name of this node: as given, else the host's name.
     fn node(&self) -> anyhow::Result<String> {
         let name = self
             .node
@@ -180,11 +201,11 @@ impl LiveOptions {
     fn config(
         &self,
         own_pods_only: bool,
-        settle: Duration,
+        delay: Duration,
         spool: Option<PathBuf>,
-    ) -> anyhow::Result<Config> {
-        let pod_sends_only = self.direction == Direction::In;
-        let any = self.capture == Capture::Any;
+    ) -> anyhow::Result<AgentConfig> {
+        let pod_sends_only = self.direction == PacketDirection::In;
+        let any = self.capture == CaptureMode::Any;
         anyhow::ensure!(
             !(any && pod_sends_only),
             "`--direction in` needs a handle for each interface: leave `--capture any` out"
@@ -195,12 +216,12 @@ impl LiveOptions {
             pod_sends_only,
             ..HandleConfig::default()
         };
-        Ok(Config {
+        Ok(AgentConfig {
             node: self.node()?,
             own_pods_only,
             collector: CollectorConfig { handle, any, ..CollectorConfig::default() },
             patience: self.patience,
-            pace: Pace { refresh: self.refresh, settle },
+            pace: DeliveryPace { refresh: self.refresh, delay },
             spool,
             listen: listen(&self.listen)?,
             drain: self.drain,
@@ -209,8 +230,8 @@ impl LiveOptions {
     }
 }
 
-impl Knowledge {
-    /// The cluster to be asked whether the node is one of its own.
+impl ObjectSource {
+    /// The client of the API server, which is asked whether the node exists.
     fn client(&self) -> Option<kube::Client> {
         match self {
             Self::Fixed(_) => None,
@@ -218,8 +239,12 @@ impl Knowledge {
         }
     }
 
-    /// Refuses the name of a node that a snapshot does not hold, where it names nodes at all.
-    fn has(&self, node: &str) -> anyhow::Result<()> {
+    /// Checks that a snapshot has a pod on this node. Passes if no pod of the snapshot names its
+    /// node.
+    ///
+    /// # Errors
+    /// When the pods of the snapshot are all on other nodes.
+    fn check_node(&self, node: &str) -> anyhow::Result<()> {
         let Self::Fixed(view) = self else { return Ok(()) };
         let cluster = view.current();
         let nodes: BTreeSet<&str> = cluster.pods().iter().map(|p| &*p.node).collect();
@@ -232,39 +257,41 @@ impl Knowledge {
     }
 }
 
-/// A runtime, and a client where the API server is asked. Before capabilities are dropped: the
-/// kubeconfig may be another user's.
+/// The runtime, the source of objects, and whether a part of the snapshot could not be read. Called
+/// before capabilities are dropped: the kubeconfig may belong to another user.
 fn connect(
-    fixed: &[PathBuf],
+    snapshot_paths: &[PathBuf],
     domain: Option<&str>,
-    extent: impl FnOnce() -> anyhow::Result<Extent>,
-) -> anyhow::Result<(Runtime, Knowledge, bool)> {
+    extent: Extent,
+) -> anyhow::Result<(Runtime, ObjectSource, bool)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)
         .build()?;
-    if fixed.is_empty() {
+    if snapshot_paths.is_empty() {
         let client = runtime.block_on(crate::view::client(None, None))?;
-        return Ok((runtime, Knowledge::Api(client, extent()?, domain.map(str::to_owned)), false));
+        let objects = ObjectSource::Api(client, extent, domain.map(str::to_owned));
+        return Ok((runtime, objects, false));
     }
-    let (cluster, report) = snapshot::load(fixed, domain)?;
+    let (cluster, report) = snapshot::load(snapshot_paths, domain)?;
     let partial = super::report_snapshot(&report);
-    Ok((runtime, Knowledge::Fixed(View::fixed(cluster)), partial))
+    Ok((runtime, ObjectSource::Fixed(View::fixed(cluster)), partial))
 }
 
-pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<Outcome> {
+/// Runs `sidecarta agent`.
+pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<CommandOutcome> {
     options.live.log.init()?;
     raise_descriptors();
     let mut config = options.live.config(true, Duration::ZERO, options.spool.clone())?;
-    let (runtime, knowledge, partial) =
-        connect(&options.pods, None, || Ok(Extent::Node(config.node.clone())))?;
-    knowledge.has(&config.node)?;
-    config.check = knowledge.client();
+    let (runtime, objects, partial) =
+        connect(&options.pods, None, Extent::Node(config.node.clone()))?;
+    objects.check_node(&config.node)?;
+    config.check = objects.client();
     let outlet: Box<dyn Outlet> = match options.to.to_str() {
         Some("-") => Box::new(ToStdout),
         Some(url) if url.contains("://") => {
             let handle = runtime.handle().clone();
-            Box::new(Aside::new(ToRecorder::new(
+            Box::new(DeliveryThread::new(ToRecorder::new(
                 url,
                 options.token_file.clone(),
                 options.ca_file.as_deref(),
@@ -281,39 +308,35 @@ pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<Outcome> {
             .with_context(|| format!("cannot make the spool {}", spool.display()))?;
     }
     keep_only_capture()?;
-    // A snapshot may hold no names of nodes at all, or those of another cluster: then all its pods
-    // may be here.
-    live(runtime, config, |_| outlet, async |stopped| Ok(knowledge.begin(stopped).await))?;
-    Ok(if partial { Outcome::Partial } else { Outcome::Done })
+    live(runtime, config, |_| outlet, async |stopped| Ok(objects.begin(stopped).await))?;
+    Ok(if partial { CommandOutcome::Partial } else { CommandOutcome::Done })
 }
 
-pub(super) fn run(options: &RunOptions) -> anyhow::Result<Outcome> {
+/// Runs `sidecarta run`.
+pub(super) fn run(options: &RunOptions) -> anyhow::Result<CommandOutcome> {
     options.live.log.init()?;
     raise_descriptors();
     let mut config = options.live.config(false, options.settle, None)?;
-    let (runtime, knowledge, partial) =
-        connect(&options.cluster.cluster, options.cluster.cluster_domain.as_deref(), || {
-            Ok(Extent::Cluster)
-        })?;
-    // What is not named is the name of the host, of which nothing depends here.
+    let domain = options.cluster.cluster_domain.as_deref();
+    let (runtime, objects, partial) = connect(&options.cluster.cluster, domain, Extent::Cluster)?;
+    // Without --node the node has the host's name. Nothing here depends on it, so it is not
+    // checked.
     if options.live.node.is_some() {
-        knowledge.has(&config.node)?;
-        config.check = knowledge.client();
+        objects.check_node(&config.node)?;
+        config.check = objects.client();
     }
-    // The directory may lie where only root with all its rights may make one; sled's threads must
-    // not keep those.
-    make(&options.store.store)?;
+    // The directory is made first: it may need rights that are dropped next. The store is opened
+    // afterwards: the database's threads must not inherit those rights.
+    let dir = &options.store.store;
+    private::create_dir_all(dir)
+        .with_context(|| format!("cannot make the store {}", dir.display()))?;
     keep_only_capture()?;
     let store = Store::open(&options.store.store, Access::CreateOrOpen)?;
     live(
         runtime,
         config,
         |view| Box::new(ToStore::new(store, view)),
-        async |stopped| Ok(knowledge.begin(stopped).await),
+        async |stopped| Ok(objects.begin(stopped).await),
     )?;
-    Ok(if partial { Outcome::Partial } else { Outcome::Done })
-}
-
-fn make(dir: &Path) -> anyhow::Result<()> {
-    private::create_dir_all(dir).with_context(|| format!("cannot make the store {}", dir.display()))
+    Ok(if partial { CommandOutcome::Partial } else { CommandOutcome::Done })
 }

@@ -8,19 +8,22 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::output::{self, Format};
-use super::remote::{Place, query};
-use super::{Outcome, OutputOptions, ReadOptions, ViewOptions, read_all, reading, writing};
+use super::remote::{RecordSource, query};
+use super::{
+    CommandOutcome, OutputOptions, ReadOptions, ViewOptions, open_to_change, open_to_read,
+    read_outcome,
+};
 use crate::clock::now;
-use crate::memory::Missing;
 use crate::model::Alert;
 use crate::novelty::{self, Decision, Patience};
 use crate::present::ShownAlert;
+use crate::records::StoreDefect;
 use crate::store::{Access, Store};
 
-/// How often `--follow` looks.
-const LOOK: Duration = Duration::from_secs(2);
+/// How often `--follow` asks the recorder.
+const FOLLOW_EVERY: Duration = Duration::from_secs(2);
 
-/// Accept what is known: from then on, what is not among it raises an alert
+/// Accept what is known: from then on, every other dependency raises an alert
 ///
 /// All workloads of a namespace, or of all namespaces: from then on, another workload that calls
 /// raises an alert as well.
@@ -40,7 +43,7 @@ pub(super) struct AcceptOptions {
     workloads: Vec<String>,
 }
 
-/// Say of an alert that nobody wants to hear of it, and why
+/// Silence an alert, and say why
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  sidecarta ignore new-dependency/shop/Deployment/web/shop/cart:80 --reason 'moved in release 12'"
@@ -56,7 +59,7 @@ pub(super) struct IgnoreOptions {
     reason: String,
 }
 
-/// Show what is not as it was accepted
+/// Show what differs from what was accepted
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sidecarta alerts -n shop\n  sidecarta alerts --follow --recorder https://recorder.sidecarta:15098"
@@ -71,31 +74,31 @@ pub(super) struct AlertsOptions {
     /// Also those that are ignored
     #[arg(long)]
     all: bool,
-    /// Go on, and print each new one on a line of its own (asks a recorder)
+    /// Run until interrupted, and print each new alert on a line of its own (asks a recorder)
     #[arg(long)]
     follow: bool,
 }
 
-/// Who decides here and now, on a store of this machine: whoever runs this program.
-fn local() -> Decision {
+/// The decision of the user who runs this program, on a store of this machine.
+fn local_decision() -> Decision {
     let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
     let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
     Decision { by: Some(format!("{user} (local)")), at: now() }
 }
 
-pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<Outcome> {
+pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<CommandOutcome> {
     let (namespace, names) = (options.view.namespace.as_deref(), &options.workloads);
-    let accepted: Vec<(String, u64)> = match options.read.place()? {
-        Place::Recorder(recorder) => {
+    let accepted: Vec<(String, u64)> = match options.read.source()? {
+        RecordSource::Recorder(recorder) => {
             let body = json!({"namespace": namespace, "workloads": names}).to_string().into_bytes();
             let answer: Value =
                 serde_json::from_slice(&recorder.ask(Method::POST, "/v1/accept", body)?.body)?;
             let all = answer["accepted"].as_object().cloned().unwrap_or_default();
             all.into_iter().map(|(id, n)| (id, n.as_u64().unwrap_or(0))).collect()
         }
-        Place::Store(store) => {
-            let mut store = writing(&store)?;
-            let accepted = novelty::accept(&mut store, namespace, names, &local())?;
+        RecordSource::Store(store) => {
+            let mut store = open_to_change(&store)?;
+            let accepted = novelty::accept(&mut store, namespace, names, &local_decision())?;
             store.close()?;
             accepted.into_iter().map(|(id, n)| (id.to_string(), n as u64)).collect()
         }
@@ -109,22 +112,23 @@ pub(super) fn accept(options: &AcceptOptions) -> anyhow::Result<Outcome> {
         output::line(&mut out, format_args!("{id}: {n} dependencies accepted"));
         output::print(&out)?;
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
-pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<Outcome> {
+pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<CommandOutcome> {
     anyhow::ensure!(
         !options.reason.trim().is_empty(),
-        "the reason is empty: say why nobody wants to hear of it"
+        "the reason is empty: say why the alert is silenced"
     );
-    match options.read.place()? {
-        Place::Recorder(recorder) => {
+    match options.read.source()? {
+        RecordSource::Recorder(recorder) => {
             let body = json!({"id": options.id, "reason": options.reason}).to_string().into_bytes();
             recorder.ask(Method::POST, "/v1/ignore", body)?;
         }
-        Place::Store(store) => {
-            let mut store = writing(&store)?;
-            let n = novelty::ignore(&mut store, &options.id, &options.reason, &local())?;
+        RecordSource::Store(store) => {
+            let mut store = open_to_change(&store)?;
+            let decision = local_decision();
+            let n = novelty::ignore(&mut store, &options.id, &options.reason, &decision)?;
             store.close()?;
             anyhow::ensure!(
                 n > 0,
@@ -133,42 +137,44 @@ pub(super) fn ignore(options: &IgnoreOptions) -> anyhow::Result<Outcome> {
             );
         }
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
-/// Alerts, and whether something of the store is missing.
-fn fetch(options: &AlertsOptions, place: &Place) -> anyhow::Result<(Vec<Alert>, Outcome)> {
+/// The alerts, and the outcome: `Partial` if a part of the store is missing.
+fn fetch(
+    options: &AlertsOptions,
+    source: &RecordSource,
+) -> anyhow::Result<(Vec<Alert>, CommandOutcome)> {
     let namespace = options.view.namespace.as_deref();
-    let (mut all, outcome): (Vec<Alert>, Outcome) = match place {
-        Place::Recorder(recorder) => {
+    let (mut all, outcome): (Vec<Alert>, CommandOutcome) = match source {
+        RecordSource::Recorder(recorder) => {
             let path = format!("/v1/alerts{}", query(namespace));
             let answer = recorder.ask(Method::GET, &path, Vec::new())?;
-            (serde_json::from_slice(&answer.body)?, Outcome::Done)
+            (serde_json::from_slice(&answer.body)?, CommandOutcome::Done)
         }
-        Place::Store(store) => {
-            // Whatever has filled the store, a replay or an import: it is held against what was
-            // accepted now.
-            // Where it cannot be written, that is found out without being kept.
+        RecordSource::Store(store) => {
+            // A replay or an import compares nothing with what was accepted, so that is done now.
+            // If the store cannot be written, the alerts are found but not stored.
             let mut store = match Store::open(store, Access::Existing) {
                 Ok(store) => store,
-                Err(_) => reading(store)?,
+                Err(_) => open_to_read(store)?,
             };
             novelty::review(&mut store, now(), Patience::default())?;
-            let (all, missing) = (store.alerts(namespace)?, Missing::of(&store));
+            let (all, missing) = (store.alerts(namespace)?, StoreDefect::of(&store));
             store.close()?;
-            (all.into_iter().map(|r| r.alert).collect(), read_all(missing.as_ref()))
+            (all.into_iter().map(|r| r.alert).collect(), read_outcome(missing.as_ref()))
         }
     };
     all.retain(|a| options.all || a.ignored.is_none());
     Ok((all, outcome))
 }
 
-pub(super) fn alerts(options: &AlertsOptions) -> anyhow::Result<Outcome> {
-    let place = options.read.place()?;
-    let (all, outcome) = fetch(options, &place)?;
+pub(super) fn alerts(options: &AlertsOptions) -> anyhow::Result<CommandOutcome> {
+    let source = options.read.source()?;
+    let (all, outcome) = fetch(options, &source)?;
     if options.follow {
         anyhow::ensure!(
-            matches!(place, Place::Recorder(_)),
+            matches!(source, RecordSource::Recorder(_)),
             "--follow asks a recorder: pass --recorder URL"
         );
         let mut shown = BTreeSet::new();
@@ -181,8 +187,8 @@ pub(super) fn alerts(options: &AlertsOptions) -> anyhow::Result<Outcome> {
                 output::print(&out)?;
             }
             shown.extend(next.iter().map(Alert::id));
-            std::thread::sleep(LOOK);
-            next = fetch(options, &place)?.0;
+            std::thread::sleep(FOLLOW_EVERY);
+            next = fetch(options, &source)?.0;
         }
     }
     match options.output.output {
@@ -194,7 +200,9 @@ pub(super) fn alerts(options: &AlertsOptions) -> anyhow::Result<Outcome> {
 
 fn table(all: &[Alert]) -> String {
     if all.is_empty() {
-        return "no alerts: all that is seen was accepted, or nothing was accepted yet (`sidecarta accept`)\n".to_owned();
+        return "no alerts: all that is seen was accepted, or nothing was accepted yet \
+                (`sidecarta accept`)\n"
+            .to_owned();
     }
     let mut t = output::table(&["ID", "RAISED", "CONNECTIONS", "LAST SEEN", "WHAT"]);
     for a in all {

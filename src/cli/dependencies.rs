@@ -4,11 +4,11 @@ use clap::{Args, ValueEnum};
 
 use super::duration::nanoseconds;
 use super::output::{self, Format};
-use super::{Outcome, ReadOptions, ViewOptions, graph};
+use super::{CommandOutcome, ReadOptions, ViewOptions, graph};
 use crate::clock;
-use crate::memory::Decided;
 use crate::model::{Dependency, Grade};
-use crate::present::Shown;
+use crate::present::ShownDependency;
+use crate::records::Decided;
 use crate::verify;
 
 const EXAMPLE: &str = "\
@@ -19,7 +19,7 @@ Example:
 /// Show what each workload calls, with the evidence
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(super) struct Options {
+pub(super) struct DependenciesOptions {
     #[command(flatten)]
     read: ReadOptions,
     #[command(flatten)]
@@ -28,12 +28,12 @@ pub(super) struct Options {
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = nanoseconds)]
     stale_after: u64,
     /// Output format
-    #[arg(short, long, value_enum, default_value_t = View::Table)]
-    output: View,
+    #[arg(short, long, value_enum, default_value_t = DependenciesFormat::Table)]
+    output: DependenciesFormat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum View {
+enum DependenciesFormat {
     Table,
     Json,
     Yaml,
@@ -41,25 +41,27 @@ enum View {
     Dot,
 }
 
-pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let memory = options.read.place()?.memory(options.view.namespace.as_deref())?;
-    let outcome = super::read_all(memory.missing.as_ref());
-    let seen = memory.last_seen(verify::latest(clock::now()));
+/// Runs `sidecarta dependencies`.
+pub(super) fn run(options: &DependenciesOptions) -> anyhow::Result<CommandOutcome> {
+    let records = options.read.source()?.records(options.view.namespace.as_deref())?;
+    let outcome = super::read_outcome(records.missing.as_ref());
+    let seen = records.last_seen(verify::latest(clock::now()));
     let stale = |d: &Dependency| {
         seen.get(&d.key.workload).is_some_and(|s| d.is_stale(*s, options.stale_after))
     };
-    let (all, decided) = (memory.dependencies, memory.decided);
+    let (all, decided) = (records.dependencies, records.decided);
+    let shown = || all.iter().map(ShownDependency::from).collect::<Vec<_>>();
     match options.output {
-        View::Table => output::print(&table(&all, stale, &decided))?,
-        View::Json => output::data(Format::Json, &all.iter().map(Shown::from).collect::<Vec<_>>())?,
-        View::Yaml => output::data(Format::Yaml, &all.iter().map(Shown::from).collect::<Vec<_>>())?,
-        View::Mermaid => output::print(&graph::mermaid(&all))?,
-        View::Dot => output::print(&graph::dot(&all))?,
+        DependenciesFormat::Table => output::print(&table(&all, stale, &decided))?,
+        DependenciesFormat::Json => output::data(Format::Json, &shown())?,
+        DependenciesFormat::Yaml => output::data(Format::Yaml, &shown())?,
+        DependenciesFormat::Mermaid => output::print(&graph::mermaid(&all))?,
+        DependenciesFormat::Dot => output::print(&graph::dot(&all))?,
     }
     Ok(outcome)
 }
 
-/// What a dependency deserves to be marked with in a table.
+/// The remarks about a dependency in a table.
 pub(super) fn remarks(d: &Dependency) -> String {
     let mut out = Vec::new();
     if let Some(missed) = d.scope_miss {
@@ -79,7 +81,7 @@ pub(super) fn remarks(d: &Dependency) -> String {
 
 fn table(all: &[Dependency], stale: impl Fn(&Dependency) -> bool, decided: &Decided) -> String {
     if all.is_empty() {
-        return "no dependencies are known here yet; `sidecarta status` tells what was watched\n"
+        return "no dependencies are known here yet; `sidecarta status` shows what was watched\n"
             .to_owned();
     }
     let mut t = output::table(&[
@@ -94,6 +96,14 @@ fn table(all: &[Dependency], stale: impl Fn(&Dependency) -> bool, decided: &Deci
     ]);
     for d in all {
         let evidence = d.strongest().map_or("none", Grade::describe);
+        let all_remarks: Vec<String> = [
+            stale(d).then(|| "stale".to_owned()),
+            decided.lacks(d).map(str::to_owned),
+            Some(remarks(d)).filter(|r| !r.is_empty()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         t.add_row([
             d.key.workload.to_string(),
             d.key.destination.to_string(),
@@ -102,15 +112,7 @@ fn table(all: &[Dependency], stale: impl Fn(&Dependency) -> bool, decided: &Deci
             d.tally.connections.to_string(),
             output::moment(d.tally.last_seen),
             evidence.to_owned(),
-            [
-                stale(d).then(|| "stale".to_owned()),
-                decided.lacks(d).map(str::to_owned),
-                Some(remarks(d)).filter(|r| !r.is_empty()),
-            ]
-            .into_iter()
-            .flatten()
-            .collect::<Vec<_>>()
-            .join(", "),
+            all_remarks.join(", "),
         ]);
     }
     output::render(&t)

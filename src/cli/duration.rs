@@ -1,11 +1,11 @@
-//! Times as people write them, one way for all options.
+//! Lengths of time as people write them, read in the same way for all options.
 
 use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
 
-/// A time: `30s`, `1h30m`, `7d` (days have 24 hours), `1.5h`, `500ms`; a number alone is one of
-/// seconds.
+/// Reads a length of time: `30s`, `1h30m`, `7d` (days have 24 hours), `1.5h`, `500ms`. A number
+/// without a unit means seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let help = |why: &dyn std::fmt::Display| format!("{why}; write 30s, 5m, 1h30m or 7d");
     let text = text.trim();
@@ -17,7 +17,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| help(&"a time is not negative"))
 }
 
-/// The same in nanoseconds, at the most 584 years.
+/// The same in nanoseconds, at most 584 years.
 pub(super) fn nanoseconds(text: &str) -> Result<u64, String> {
     duration(text).map(|d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_read_as_people_write_it_or_refused_with_a_word() {
+    fn a_length_of_time_is_read_or_refused_with_an_example() {
         for (text, millis) in [
             ("0s", 0),
             ("0", 0),

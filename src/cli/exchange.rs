@@ -1,6 +1,6 @@
 //! `sidecarta export` and `sidecarta import`.
 //!
-//! An import is an export of a store, or the batches of an agent: the first line tells.
+//! An import is an export of a store, or the batches of an agent: its first line shows which.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,13 +11,13 @@ use anyhow::Context;
 use clap::Args;
 use hyper::Method;
 
-use super::remote::Place;
-use super::{Outcome, ReadOptions, StoreOptions, output};
+use super::remote::RecordSource;
+use super::{CommandOutcome, ReadOptions, StoreOptions, output};
 use crate::clock;
 use crate::learn::{self, Union};
-use crate::memory::Missing;
 use crate::model::counter;
-use crate::observed::{ReadError, Reader};
+use crate::observed::{Observed, ReadError, Reader};
+use crate::records::StoreDefect;
 use crate::snapshot;
 use crate::store::{Applied, Store};
 use crate::verify::{self, Checked, Rules, check};
@@ -52,8 +52,8 @@ pub(super) struct ImportOptions {
     /// DNS domain of the cluster [default: as the proxies of its pods have it, else cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     cluster_domain: Option<String>,
-    /// For an agent's batches: leave out what they tell of pods that the snapshot does not hold.
-    /// Without it their word is taken: whoever imports a file vouches for it
+    /// For an agent's batches: leave out lines about pods that the snapshot does not contain.
+    /// Without it these lines are believed: whoever imports a file vouches for it
     #[arg(long)]
     known_pods_only: bool,
     /// File to read, `-` for standard input
@@ -61,12 +61,14 @@ pub(super) struct ImportOptions {
     file: Option<PathBuf>,
 }
 
-pub(super) fn export(options: &ExportOptions) -> anyhow::Result<Outcome> {
-    // Asked before the file is made: where there is nothing to export, there is to be no file.
-    let source = match options.read.place()? {
-        Place::Store(dir) => Source::Store(Box::new(super::reading(&dir)?)),
-        Place::Recorder(recorder) => {
-            Source::Packed(recorder.ask(Method::GET, "/v1/export", Vec::new())?.body.to_vec())
+/// Runs `sidecarta export`.
+pub(super) fn export(options: &ExportOptions) -> anyhow::Result<CommandOutcome> {
+    // The source is opened before the file is made, so that a failure leaves no empty file.
+    let source = match options.read.source()? {
+        RecordSource::Store(dir) => ExportSource::Store(Box::new(super::open_to_read(&dir)?)),
+        RecordSource::Recorder(recorder) => {
+            let answer = recorder.ask(Method::GET, "/v1/export", Vec::new())?;
+            ExportSource::Packed(answer.body.to_vec())
         }
     };
     match &options.file {
@@ -83,19 +85,19 @@ pub(super) fn export(options: &ExportOptions) -> anyhow::Result<Outcome> {
         }
     }
     Ok(match &source {
-        Source::Store(store) => super::read_all(Missing::of(store).as_ref()),
-        Source::Packed(_) => Outcome::Done,
+        ExportSource::Store(store) => super::read_outcome(StoreDefect::of(store).as_ref()),
+        ExportSource::Packed(_) => CommandOutcome::Done,
     })
 }
 
 /// What is exported.
-enum Source {
+enum ExportSource {
     Store(Box<Store>),
-    /// A recorder's answer.
+    /// The answer of a recorder: an export, compressed with zstd.
     Packed(Vec<u8>),
 }
 
-impl Source {
+impl ExportSource {
     fn write(&self, out: &mut impl Write) -> anyhow::Result<()> {
         match self {
             Self::Store(store) => {
@@ -112,8 +114,9 @@ impl Source {
     }
 }
 
-pub(super) fn import(options: &ImportOptions) -> anyhow::Result<Outcome> {
-    // `--cluster PATH... FILE` reads naturally, and a parser gives all of it to `--cluster`.
+/// Runs `sidecarta import`.
+pub(super) fn import(options: &ImportOptions) -> anyhow::Result<CommandOutcome> {
+    // In `--cluster PATH... FILE` the parser takes FILE as the last path.
     let mut cluster = options.cluster.clone();
     let file =
         options.file.clone().or_else(|| if cluster.len() > 1 { cluster.pop() } else { None });
@@ -132,11 +135,12 @@ pub(super) fn import(options: &ImportOptions) -> anyhow::Result<Outcome> {
     if of_agent {
         anyhow::ensure!(
             !cluster.is_empty(),
-            "{} holds an agent's batches, which do not say whose the addresses called are: pass --cluster with what `kubectl get \
-             pods,services,endpointslices,… -A -o yaml` printed at that time",
+            "{} contains an agent's batches, which do not say who had the called addresses: pass \
+             --cluster with what `kubectl get pods,services,endpointslices,… -A -o yaml` printed \
+             at that time",
             file.display()
         );
-        return learn(options, &cluster, &file, input);
+        return import_batches(options, &cluster, &file, input);
     }
     let mut store = options.store.create()?;
     let imported =
@@ -145,55 +149,58 @@ pub(super) fn import(options: &ImportOptions) -> anyhow::Result<Outcome> {
     output::say(&imported);
     if let Some(missing) = &imported.salvaged {
         output::warn(format_args!("the export was made of a damaged store: {missing}"));
-        return Ok(Outcome::Partial);
+        return Ok(CommandOutcome::Partial);
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
-/// Learns from an agent's batches. One that cannot be read is named, and the rest goes on; so is
-/// what of a batch is refused.
-fn learn(
+/// Sums over the batches that were merged.
+#[derive(Default)]
+struct ImportedBatches {
+    new: u64,
+    already_merged: u64,
+    edges: u64,
+    /// Lines that `verify` counted, by counter.
+    counted: BTreeMap<&'static str, u64>,
+}
+
+/// Learns from an agent's batches. A batch that cannot be read is reported and skipped; refused
+/// lines of the others are reported by number.
+fn import_batches(
     options: &ImportOptions,
     cluster: &[PathBuf],
     file: &Path,
     input: Box<dyn BufRead>,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<CommandOutcome> {
     let (cluster, report) = snapshot::load(cluster, options.cluster_domain.as_deref())?;
     let mut partial = super::report_snapshot(&report);
-    // Made with the first batch that can be read: where none can, nothing is left behind.
+    // Made with the first batch that can be read: if there is none, no store is left behind.
     let mut store = None;
     let now = clock::now();
-    let (mut new, mut held, mut edges) = (0u64, 0u64, 0u64);
-    let mut found: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut imported = ImportedBatches::default();
     for batch in Reader::new(input) {
         match batch {
             Ok(batch) => {
-                let told = batch.edges.len() as u64;
+                let edges = batch.edges.len() as u64;
                 let rules = Rules::of_file(&batch, now);
                 let Checked { mut batch, unknown } = check(batch, &cluster, &rules);
                 let unverified = batch.counters.get(counter::UNVERIFIED).copied();
                 if let Some(n) = unverified.filter(|_| options.known_pods_only) {
                     batch.counters.insert(counter::DROPPED.to_owned(), n);
                 }
-                let mut taught = Union::default();
-                taught.add(learn::batch(&cluster, &batch));
+                let mut learned = Union::default();
+                learned.add(learn::batch(&cluster, &batch));
                 if let Some(unknown) = unknown.filter(|_| !options.known_pods_only) {
-                    taught.add(learn::batch(&cluster, &unknown));
+                    learned.add(learn::batch(&cluster, &unknown));
                 }
-                let Some(taught) = taught.batch() else { continue };
+                let Some(learned) = learned.batch() else { continue };
                 let store = match &mut store {
                     Some(store) => store,
                     none => none.insert(options.store.create()?),
                 };
-                match store.apply(&taught)? {
-                    Applied::New => {
-                        (new, edges) = (new + 1, edges + told);
-                        for name in verify::COUNTED {
-                            *found.entry(name).or_default() +=
-                                batch.counters.get(name).copied().unwrap_or(0);
-                        }
-                    }
-                    Applied::AlreadyHeld => held += 1,
+                match store.apply(&learned)? {
+                    Applied::New => imported.add(&batch, edges),
+                    Applied::AlreadyHeld => imported.already_merged += 1,
                 }
             }
             Err(e @ ReadError::Io { .. }) => {
@@ -208,29 +215,51 @@ fn learn(
     if let Some(store) = store {
         store.close()?;
     }
-    for (name, what, refused) in [
-        (
-            counter::LINES_ELSEWHERE,
-            "are about pods that the snapshot has on other nodes: refused",
-            true,
-        ),
-        (counter::IMPOSSIBLE, "contradict themselves: refused", true),
-        (counter::DROPPED, "are about pods that the snapshot does not hold: left out", true),
-        (counter::CORRECTED, "have times or counts that cannot be true: corrected", false),
-    ] {
-        let n = found.get(name).copied().unwrap_or(0);
-        if n > 0 {
-            output::warn(format_args!("{}: {n} lines {what} ({name})", file.display()));
-            partial |= refused;
+    partial |= imported.report(file, options.known_pods_only);
+    Ok(if partial { CommandOutcome::Partial } else { CommandOutcome::Done })
+}
+
+impl ImportedBatches {
+    /// Adds a batch that was merged, with the edges that it had before it was checked.
+    fn add(&mut self, batch: &Observed, edges: u64) {
+        self.new += 1;
+        self.edges += edges;
+        for name in verify::COUNTED {
+            *self.counted.entry(name).or_default() +=
+                batch.counters.get(name).copied().unwrap_or(0);
         }
     }
-    let unverified = found.get(counter::UNVERIFIED).copied().unwrap_or(0);
-    if unverified > 0 && !options.known_pods_only {
-        output::note(format_args!(
-            "{unverified} lines are about pods that the snapshot does not hold: what the batches say \
-             of these pods is taken as it is (--known-pods-only leaves them out)"
+
+    /// Prints the sums. Returns whether lines were refused or left out.
+    fn report(&self, file: &Path, known_pods_only: bool) -> bool {
+        let mut partial = false;
+        for (name, what, refused) in [
+            (
+                counter::LINES_ELSEWHERE,
+                "are about pods that the snapshot has on other nodes: refused",
+                true,
+            ),
+            (counter::IMPOSSIBLE, "contradict themselves: refused", true),
+            (counter::DROPPED, "are about pods that the snapshot does not contain: left out", true),
+            (counter::CORRECTED, "have times or counts that cannot be true: corrected", false),
+        ] {
+            let n = self.counted.get(name).copied().unwrap_or(0);
+            if n > 0 {
+                output::warn(format_args!("{}: {n} lines {what} ({name})", file.display()));
+                partial |= refused;
+            }
+        }
+        let unverified = self.counted.get(counter::UNVERIFIED).copied().unwrap_or(0);
+        if unverified > 0 && !known_pods_only {
+            output::note(format_args!(
+                "{unverified} lines are about pods that the snapshot does not contain: what the \
+                 batches say of these pods is believed (--known-pods-only leaves them out)"
+            ));
+        }
+        output::say(format_args!(
+            "{} batches with {} edges learned; {} were already merged",
+            self.new, self.edges, self.already_merged
         ));
+        partial
     }
-    output::say(format_args!("{new} batches with {edges} edges learned; {held} were held already"));
-    Ok(if partial { Outcome::Partial } else { Outcome::Done })
 }

@@ -4,13 +4,16 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
-use super::generate::{ReadyOptions, SourceOptions, find, gather, outcomes};
+use super::generate::{
+    GenerationInput, ReadyOptions, SourceOptions, find_workload, no_such_workload, outcomes,
+    read_input,
+};
 use super::output::{self, Format};
-use super::{Outcome, OutputOptions};
+use super::{CommandOutcome, OutputOptions};
 use crate::generate::calls::Origin;
 use crate::generate::minimal::{FORCE_SCAN, Reason};
-use crate::generate::{self, KeptCall, SILENT};
-use crate::model::{Dependency, Example, Grade, Tally};
+use crate::generate::{self, Kept, SILENT};
+use crate::model::{Dependency, Example, Grade, Tally, WorkloadId};
 use crate::scope::Route;
 
 const EXAMPLE: &str = "\
@@ -21,7 +24,7 @@ Examples:
 /// Show for each egress host of a workload which calls and which evidence ask for it
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(super) struct Options {
+pub(super) struct ExplainOptions {
     #[command(flatten)]
     source: SourceOptions,
     /// The workload, or a pod of it; then, only this host
@@ -39,25 +42,27 @@ struct Explanation {
     workload: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     withheld: Option<generate::Withheld>,
-    /// Calls that are known and that no list is sure to keep.
+    /// Known calls that no list is sure to keep.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gaps: Vec<generate::Gap>,
-    hosts: Vec<Host>,
+    hosts: Vec<ExplainedHost>,
     not_covered: Vec<NotCovered>,
-    rejected: Vec<Rejected>,
+    rejected: Vec<RejectedHost>,
     notes: Vec<String>,
 }
 
+/// An egress host that is listed, with the calls that ask for it.
 #[derive(Debug, Serialize)]
-struct Host {
+struct ExplainedHost {
     host: String,
     why: String,
-    calls: Vec<Called>,
+    calls: Vec<ExplainedCall>,
 }
 
+/// A call with its route and the evidence for it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Called {
+struct ExplainedCall {
     host: String,
     port: u16,
     protocol: &'static str,
@@ -71,123 +76,147 @@ struct Called {
     example: Option<Example>,
 }
 
+/// A call that no egress host concerns.
 #[derive(Debug, Serialize)]
 struct NotCovered {
     #[serde(flatten)]
-    call: Called,
+    call: ExplainedCall,
     why: String,
 }
 
+/// A candidate that is not listed.
 #[derive(Debug, Serialize)]
-struct Rejected {
+struct RejectedHost {
     host: String,
     why: String,
 }
 
-pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
+/// Runs `sidecarta explain`.
+pub(super) fn run(options: &ExplainOptions) -> anyhow::Result<CommandOutcome> {
     let (cluster, names) = options.source.cluster.and_names(&options.names);
     let (workload, host) = match names.as_slice() {
         [workload] => (workload, None),
-        [workload, host] => (workload, Some(host)),
+        [workload, host] => (workload, Some(host.as_str())),
         _ => anyhow::bail!(
-            "name one workload: `sidecarta explain --cluster PATH... NAMESPACE/WORKLOAD [HOST]`; given are {names:?}"
+            "name one workload: `sidecarta explain --cluster PATH... NAMESPACE/WORKLOAD [HOST]`; \
+             given are {names:?}"
         ),
     };
-    let gathered = gather(&options.source, &cluster)?;
-    let id = find(workload, &gathered.snapshot, &gathered.subjects).with_context(|| {
-        format!("no workload and no pod is called {}; name it NAMESPACE/NAME as `sidecarta status` shows it", workload)
-    })?;
-    let mut how =
-        generate::GenerateOptions { detail: true, ..generate::GenerateOptions::default() };
+    let input = read_input(&options.source, &cluster)?;
+    let id = find_workload(workload, &input.snapshot, &input.subjects)
+        .with_context(|| no_such_workload(workload))?;
+    let mut how = generate::Options { detail: true, ..generate::Options::default() };
     options.ready.apply(&mut how);
-    let all = outcomes(&gathered, &how, &|w| *w == id);
+    let all = outcomes(&input, &how, &|w| *w == id);
     let outcome = all.into_iter().next().with_context(|| format!("nothing is known of {id}"))?;
-    let called = |k: &KeptCall| {
-        let known = gathered.known.get(&k.workload);
-        called(
-            k,
-            k.planned.dependency.and_then(|i| known?.dependencies.get(i)),
-            gathered.snapshot.meshes.first(),
-        )
-    };
-    let wanted = |text: &str| {
-        host.is_none_or(|h| {
-            let h = h.to_ascii_lowercase();
-            text == h
-                || text.ends_with(&format!("/{h}"))
-                || text.starts_with(&format!("{h}."))
-                || text.contains(&format!("/{h}."))
-        })
-    };
-    let proof = outcome.proof.as_ref();
-    let hosts =
-        proof.map(|p| p.hosts.clone()).unwrap_or_default().into_iter().filter(|h| wanted(h));
-    let hosts = hosts.map(|host| {
-        let why = match proof.and_then(|p| p.reasons.get(&host)) {
-            _ if host == SILENT => "nothing was called that a host could cover".to_owned(),
-            _ if host == FORCE_SCAN => "makes istiod scan instead of looking exact hosts up".to_owned(),
-            Some(Reason::Call(i)) => match outcome.calls.get(*i) {
-                Some(k) => format!("without it the call of {}:{} would be treated otherwise", k.planned.call.host, k.planned.call.port),
-                None => "a call needs it".to_owned(),
-            },
-            Some(Reason::Implied(h, p)) => {
-                let by: Vec<&str> = outcome.implied.iter().filter(|i| i.host == *h && i.port == *p).map(|i| i.why.as_str()).collect();
-                format!("implied: the proxy itself sends to {h}:{p} ({})", by.join("; "))
-            }
-            Some(Reason::Inbound(pod, port)) => format!(
-                "the workload's own Service: without it port {port} of {pod} loses the connection pool that a DestinationRule sets"
-            ),
-            Some(Reason::Assumed) => {
-                "it was called, and the snapshot has no such Service: it is listed by its name".to_owned()
-            }
-            Some(Reason::Unproved) => "no narrower list keeps every call as it is".to_owned(),
-            None => "it can be left out".to_owned(),
-        };
-        let calls = outcome.calls.iter().filter(|k| k.hosts.contains(&host)).map(called).collect();
-        Host { host, why, calls }
-    });
-    let not_covered =
-        outcome.calls.iter().filter(|k| k.treatment.unknown() && wanted(&k.planned.call.host));
-    let explanation = Explanation {
-        workload: id.to_string(),
-        withheld: outcome.withheld.clone(),
-        gaps: outcome.gaps.clone(),
-        hosts: hosts.collect(),
-        not_covered: not_covered
-            .map(|k| NotCovered {
-                call: called(k),
-                why:
-                    "no Service, ServiceEntry or VirtualService that this workload may see has this host and port: it is treated \
-                      the same with and without the Sidecar"
-                        .to_owned(),
-            })
-            .collect(),
-        rejected: outcome
-            .rejected
-            .iter()
-            .filter(|(h, _)| wanted(h))
-            .map(|(host, why)| Rejected { host: host.clone(), why: why.clone() })
-            .collect(),
-        notes: outcome.remarks.clone(),
-    };
+    let explanation = explain(&id, &outcome, &input, host);
     if let Some(host) = host
         && explanation.hosts.is_empty()
         && explanation.not_covered.is_empty()
         && explanation.rejected.is_empty()
     {
-        let listed = proof.map(|p| p.hosts.join(", ")).unwrap_or_default();
+        let listed = outcome.proof.as_ref().map(|p| p.hosts.join(", ")).unwrap_or_default();
         anyhow::bail!("nothing that is known of {id} concerns {host}; its hosts are {listed}");
     }
     match options.output.output {
         Format::Table => output::print(&text(&explanation))?,
         format => output::data(format, &explanation)?,
     }
-    Ok(if gathered.partial { Outcome::Partial } else { Outcome::Done })
+    Ok(if input.partial { CommandOutcome::Partial } else { CommandOutcome::Done })
 }
 
-fn called(k: &KeptCall, dependency: Option<&Dependency>, mesh: &crate::mesh::Mesh) -> Called {
+/// The explanation of a workload; with `host`, only what concerns this host.
+fn explain(
+    id: &WorkloadId,
+    outcome: &generate::Outcome,
+    input: &GenerationInput,
+    host: Option<&str>,
+) -> Explanation {
+    let mesh = input.snapshot.meshes.first();
+    let explained_call = |k: &Kept| {
+        let known = input.known.get(&k.workload);
+        let dependency = k.planned.dependency.and_then(|i| known?.dependencies.get(i));
+        explained_call(k, dependency, mesh)
+    };
+    let wanted = |text: &str| host.is_none_or(|h| concerns(text, &h.to_ascii_lowercase()));
+    let listed = outcome.proof.iter().flat_map(|p| &p.hosts).filter(|h| wanted(h));
+    let hosts = listed.map(|host| ExplainedHost {
+        host: host.clone(),
+        why: why_listed(host, outcome),
+        calls: outcome
+            .calls
+            .iter()
+            .filter(|k| k.hosts.contains(host))
+            .map(explained_call)
+            .collect(),
+    });
+    let not_covered =
+        outcome.calls.iter().filter(|k| k.treatment.unknown() && wanted(&k.planned.call.host));
+    let not_covered = not_covered.map(|k| NotCovered {
+        call: explained_call(k),
+        why: "no Service, ServiceEntry or VirtualService that this workload may see has this host \
+              and port: it is treated the same with and without the Sidecar"
+            .to_owned(),
+    });
+    let rejected = outcome.rejected.iter().filter(|(h, _)| wanted(h));
+    let rejected =
+        rejected.map(|(host, why)| RejectedHost { host: host.clone(), why: why.clone() });
+    Explanation {
+        workload: id.to_string(),
+        withheld: outcome.withheld.clone(),
+        gaps: outcome.gaps.clone(),
+        hosts: hosts.collect(),
+        not_covered: not_covered.collect(),
+        rejected: rejected.collect(),
+        notes: outcome.notes.clone(),
+    }
+}
+
+/// Whether a host or egress host is the given one, or begins with its first labels.
+fn concerns(text: &str, host: &str) -> bool {
+    text == host
+        || text.ends_with(&format!("/{host}"))
+        || text.starts_with(&format!("{host}."))
+        || text.contains(&format!("/{host}."))
+}
+
+/// Why an egress host is listed.
+fn why_listed(host: &str, outcome: &generate::Outcome) -> String {
+    match outcome.proof.as_ref().and_then(|p| p.reasons.get(host)) {
+        _ if host == SILENT => "nothing was called that a host could cover".to_owned(),
+        _ if host == FORCE_SCAN => "makes istiod scan instead of looking exact hosts up".to_owned(),
+        Some(Reason::Call(i)) => match outcome.calls.get(*i) {
+            Some(k) => format!(
+                "without it the call of {}:{} would be treated otherwise",
+                k.planned.call.host, k.planned.call.port
+            ),
+            None => "a call needs it".to_owned(),
+        },
+        Some(Reason::Implied(host, port)) => {
+            let senders = outcome.implied.iter().filter(|i| i.host == *host && i.port == *port);
+            let by: Vec<&str> = senders.map(|i| i.why.as_str()).collect();
+            format!("implied: the proxy itself sends to {host}:{port} ({})", by.join("; "))
+        }
+        Some(Reason::Inbound(pod, port)) => format!(
+            "the workload's own Service: without it port {port} of {pod} loses the connection \
+             pool that a DestinationRule sets"
+        ),
+        Some(Reason::Assumed) => {
+            "it was called, and the snapshot has no such Service: it is listed by its name"
+                .to_owned()
+        }
+        Some(Reason::Unproved) => "no narrower list keeps every call as it is".to_owned(),
+        None => "it can be left out".to_owned(),
+    }
+}
+
+fn explained_call(
+    k: &Kept,
+    dependency: Option<&Dependency>,
+    mesh: &crate::mesh::Mesh,
+) -> ExplainedCall {
     let call = &k.planned.call;
-    Called {
+    ExplainedCall {
         host: call.host.clone(),
         port: call.port,
         protocol: call.protocol.name(),
@@ -200,6 +229,7 @@ fn called(k: &KeptCall, dependency: Option<&Dependency>, mesh: &crate::mesh::Mes
     }
 }
 
+/// The explanation as text for people.
 fn text(e: &Explanation) -> String {
     let mut out = String::new();
     output::line(&mut out, &e.workload);
@@ -214,12 +244,12 @@ fn text(e: &Explanation) -> String {
         out.push('\n');
         output::line(&mut out, &h.host);
         output::line(&mut out, format_args!("  {}", h.why));
-        h.calls.iter().for_each(|c| line(c, &mut out));
+        h.calls.iter().for_each(|c| add_call(c, &mut out));
     }
     if !e.not_covered.is_empty() {
         out.push_str("\nnot covered by any host:\n");
         for n in &e.not_covered {
-            line(&n.call, &mut out);
+            add_call(&n.call, &mut out);
             output::line(&mut out, format_args!("    {}", n.why));
         }
     }
@@ -235,7 +265,8 @@ fn text(e: &Explanation) -> String {
     out
 }
 
-fn line(c: &Called, out: &mut String) {
+/// Adds the lines of a call.
+fn add_call(c: &ExplainedCall, out: &mut String) {
     let origin = match c.origin {
         Origin::Learned => "seen",
         Origin::Addressed => "addressed by this name",

@@ -3,9 +3,9 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::generate::{ChoiceOptions, ReadyOptions, SourceOptions, gather, outcomes};
+use super::generate::{ChoiceOptions, ReadyOptions, SourceOptions, outcomes, read_input};
 use super::output::{self, Format};
-use super::{Outcome, OutputOptions};
+use super::{CommandOutcome, OutputOptions};
 use crate::generate;
 use crate::model::WorkloadId;
 use crate::scope::clusters::Size;
@@ -15,13 +15,13 @@ Examples:
   sidecarta forecast --cluster cluster.yaml
   sidecarta forecast --cluster cluster.yaml -n bookinfo -o json
 
-`before` is with all hosts imported, `today` under the Sidecar that applies now, `after` under the one that would be
-generated; workloads that are not ready yet are included.";
+`before` is with all hosts imported, `today` under the Sidecar that applies now, `after` under the
+one that would be generated; workloads that are not ready yet are included.";
 
 /// Show clusters and endpoints per workload, before and after
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(super) struct Options {
+pub(super) struct ForecastOptions {
     #[command(flatten)]
     source: SourceOptions,
     #[command(flatten)]
@@ -34,46 +34,47 @@ pub(super) struct Options {
 
 #[derive(Debug, Serialize)]
 struct Forecast {
-    workloads: Vec<Row>,
-    totals: Row3,
+    workloads: Vec<GroupForecast>,
+    totals: ForecastSizes,
 }
 
+/// The forecast of workloads that share a Sidecar.
 #[derive(Debug, Serialize)]
-struct Row {
+struct GroupForecast {
     workloads: Vec<WorkloadId>,
     #[serde(flatten)]
-    sizes: Row3,
+    sizes: ForecastSizes,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Row3 {
+struct ForecastSizes {
     before: Size,
     today: Size,
     after: Size,
 }
 
-pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let gathered = gather(&options.source, &options.source.cluster)?;
-    let chosen = options.choice.chosen(&gathered)?;
-    let mut how =
-        generate::GenerateOptions { detail: true, ..generate::GenerateOptions::default() };
+/// Runs `sidecarta forecast`.
+pub(super) fn run(options: &ForecastOptions) -> anyhow::Result<CommandOutcome> {
+    let input = read_input(&options.source, &options.source.cluster)?;
+    let chosen = options.choice.chosen(&input)?;
+    let mut how = generate::Options { detail: true, ..generate::Options::default() };
     options.ready.apply(&mut how);
-    let all = outcomes(&gathered, &how, &chosen);
-    let mut forecast = Forecast { workloads: Vec::new(), totals: Row3::default() };
-    let counts = |o: &&generate::GroupOutcome| o.withheld.as_ref().is_none_or(|w| w.unready);
+    let all = outcomes(&input, &how, &chosen);
+    let mut forecast = Forecast { workloads: Vec::new(), totals: ForecastSizes::default() };
+    let counts = |o: &&generate::Outcome| o.withheld.as_ref().is_none_or(|w| w.unready);
     for o in all.iter().filter(counts) {
         let Some(proof) = &o.proof else { continue };
-        let sizes = Row3 { before: o.before, today: o.today, after: proof.after };
+        let sizes = ForecastSizes { before: o.before, today: o.today, after: proof.after };
         forecast.totals.before += sizes.before;
         forecast.totals.today += sizes.today;
         forecast.totals.after += sizes.after;
-        forecast.workloads.push(Row { workloads: o.workloads.clone(), sizes });
+        forecast.workloads.push(GroupForecast { workloads: o.workloads.clone(), sizes });
     }
     match options.output.output {
         Format::Table => output::print(&table(&forecast))?,
         format => output::data(format, &forecast)?,
     }
-    Ok(if gathered.partial { Outcome::Partial } else { Outcome::Done })
+    Ok(if input.partial { CommandOutcome::Partial } else { CommandOutcome::Done })
 }
 
 fn table(forecast: &Forecast) -> String {
@@ -86,7 +87,7 @@ fn table(forecast: &Forecast) -> String {
         "TODAY",
         "AFTER",
     ]);
-    let mut row = |name: String, r: &Row3| {
+    let mut row = |name: String, r: &ForecastSizes| {
         let n = |n: u64| n.to_string();
         t.add_row([
             name,

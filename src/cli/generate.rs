@@ -1,25 +1,22 @@
-//! `sidecarta generate`, and what `explain` and `forecast` share with it.
+//! `sidecarta generate`, and the options that `explain` and `forecast` share with it.
 
-use std::collections::BTreeMap;
+mod input;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::duration::nanoseconds;
-use super::remote::{RecorderOptions, STORE};
-use super::{ClusterOptions, Outcome, ViewOptions, output};
-use crate::clock;
+use super::{CommandOutcome, ViewOptions, output};
 use crate::generate::group::GroupBy;
 use crate::generate::readiness::Thresholds;
-use crate::generate::{self as generation, GenerateInput, Learned, Subject, generate, subjects};
-use crate::generate::{Cause, DeclaredCall, SILENT, UnreadableCall};
-use crate::memory::Missing;
-use crate::model::{Dependency, Time, WorkloadId, valid};
-use crate::snapshot::{self, Snapshot};
-use crate::verify;
+use crate::generate::{self as generation, Cause, Input, SILENT, Subject, generate};
+use crate::model::{WorkloadId, valid};
+
+pub(super) use input::{GenerationInput, SourceOptions, find_workload, read_input};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -27,31 +24,10 @@ Examples:
   sidecarta generate --cluster cluster.yaml --output sidecars    # one file per workload, for a pull request
   sidecarta generate --cluster cluster.yaml --calls calls.jsonl --workload shop/web   # from declared calls
 
-Each Sidecar is proved: every call keeps its route, and no host can be left out. What is not ready is withheld, listed
-with the reason, and gives exit code 5.";
+Each Sidecar is proved: every call keeps its route, and no host can be left out. A workload that is
+not ready is withheld and listed with the reason, and gives exit code 5.";
 
-/// Where the store is; without one, declared calls can stand alone.
-#[derive(Debug, Args)]
-pub(super) struct SourceOptions {
-    /// Directory of the store (default: sidecarta-store; with --calls no store is needed)
-    #[arg(long, value_name = "DIR", env = "SIDECARTA_STORE")]
-    store: Option<PathBuf>,
-    #[command(flatten)]
-    recorder: RecorderOptions,
-    #[command(flatten)]
-    pub(super) cluster: ClusterOptions,
-    /// Calls that people or other tools declare: JSON Lines of {"workload": "NAMESPACE/NAME",
-    /// "host", "port", "protocol", "address"}; a workload or a pod, the last three optional. Joined
-    /// with what was learned. A host may be a URL or HOST:PORT. A workload with a line that cannot
-    /// be read is withheld, and the line named
-    #[arg(long, value_name = "FILE")]
-    calls: Vec<PathBuf>,
-    /// Leave out what was not seen for this long while its workload was; each is named
-    #[arg(long, value_name = "TIME", value_parser = nanoseconds)]
-    drop_stale: Option<u64>,
-}
-
-/// Which workloads.
+/// Which workloads get a Sidecar.
 #[derive(Debug, Args)]
 pub(super) struct ChoiceOptions {
     #[command(flatten)]
@@ -71,7 +47,7 @@ pub(super) struct ReadyOptions {
     /// 7d). Where no connection was seen, from a pod's start; Jobs count completed runs instead
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = nanoseconds)]
     min_coverage: u64,
-    /// Least confidence, 0 to 1, that the next connection is of a dependency already known
+    /// Least confidence, 0 to 1, that the next connection is of a known dependency
     /// (Good-Turing estimate, from 30 connections on; a workload with fewer must have been watched
     /// 7 times as long)
     #[arg(long, value_name = "SHARE", default_value_t = 0.95, value_parser = share)]
@@ -79,14 +55,14 @@ pub(super) struct ReadyOptions {
     /// Write Sidecars of workloads that are not ready all the same
     #[arg(long)]
     include_unready: bool,
-    /// Write Sidecars of workloads of which a call is known that the Sidecar would not keep for
-    /// sure; each such call is named
+    /// Write Sidecars of workloads with a known call that the Sidecar is not sure to keep; each
+    /// such call is named
     #[arg(long)]
     include_incomplete: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum By {
+enum GroupByOption {
     Workload,
     App,
     Namespace,
@@ -95,16 +71,16 @@ enum By {
 /// Write one Sidecar per workload
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(super) struct Options {
+pub(super) struct GenerateOptions {
     #[command(flatten)]
     source: SourceOptions,
     #[command(flatten)]
     choice: ChoiceOptions,
     #[command(flatten)]
     ready: ReadyOptions,
-    /// What shares a Sidecar
-    #[arg(long, value_enum, default_value_t = By::Workload)]
-    group_by: By,
+    /// Which workloads share a Sidecar
+    #[arg(long, value_enum, default_value_t = GroupByOption::Workload)]
+    group_by: GroupByOption,
     /// Also a default Sidecar per namespace, the union of its workloads: a safety net for new ones
     #[arg(long)]
     namespace_default: bool,
@@ -116,9 +92,10 @@ pub(super) struct Options {
     output: Option<PathBuf>,
 }
 
-/// Lines that are named of those that are no calls.
+/// Messages of one kind that are printed one by one. Of more, the number is printed.
 const SHOWN: usize = 20;
 
+/// Reads a share of `--min-confidence`.
 fn share(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
@@ -126,155 +103,18 @@ fn share(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "a share lies between 0 and 1".to_owned())
 }
 
-/// Snapshot, subjects and knowledge, gathered.
-pub(super) struct Gathered {
-    pub(super) snapshot: Snapshot,
-    pub(super) subjects: Vec<Subject>,
-    pub(super) known: BTreeMap<WorkloadId, Learned>,
-    pub(super) partial: bool,
-}
-
-/// Reads all that generation works on.
-pub(super) fn gather(source: &SourceOptions, cluster: &ClusterOptions) -> anyhow::Result<Gathered> {
-    let snapshot = snapshot::load_mesh(&cluster.cluster, cluster.cluster_domain.as_deref())?;
-    let mut partial = super::report_snapshot(&snapshot.report);
-    snapshot.report.not_given().iter().for_each(output::note);
-    let (mut all, mut stored) = (BTreeMap::new(), Vec::new());
-    // Declared calls may stand alone; a store or a recorder that was named must be there.
-    let here = source.store.is_some() || source.recorder.is_given() || Path::new(STORE).exists();
-    if source.calls.is_empty() || here {
-        let mut memory = source.recorder.place(source.store.as_deref())?.memory(None)?;
-        if let Some(missing @ Missing::Damaged(_)) = &memory.missing {
-            anyhow::bail!(
-                "{missing}; a Sidecar from what is left could lack hosts that are called: restore \
-                 the store from an export, or replay the captures into a new one"
-            );
-        }
-        partial |= memory.missing.is_some();
-        let seen = memory.last_seen(verify::latest(clock::now()));
-        stored = std::mem::take(&mut memory.workloads);
-        all = memory.into_known();
-        if let Some(after) = source.drop_stale {
-            drop_stale(&mut all, &seen, after);
-        }
-    }
-    generation::separate_past_proxy(&snapshot.cluster, &mut all);
-    let subjects = subjects(&snapshot.cluster, &stored);
-    for file in &source.calls {
-        partial |= declared(file, &snapshot, &subjects, &mut all)?;
-    }
-    Ok(Gathered { snapshot, subjects, known: all, partial })
-}
-
-/// Leaves out what has become stale, and names it.
-fn drop_stale(
-    all: &mut BTreeMap<WorkloadId, Learned>,
-    seen: &BTreeMap<WorkloadId, Time>,
-    after: u64,
-) {
-    for (id, seen) in seen {
-        let Some(known) = all.get_mut(id) else { continue };
-        let (stale, fresh) = std::mem::take(&mut known.dependencies)
-            .into_iter()
-            .partition(|d| d.is_stale(*seen, after));
-        known.dependencies = fresh;
-        let stale: Vec<Dependency> = stale;
-        for d in stale {
-            let (to, port, last) =
-                (&d.key.destination, d.key.port, output::moment(d.tally.last_seen));
-            output::note(format_args!("{id}: {to}:{port} is left out as stale: last seen {last}"));
-        }
-    }
-}
-
-/// Reads declared calls; whether a line names a workload that is not there. Each such line is
-/// named. A line that is no call is its workload's: nothing is written for it.
-///
-/// # Errors
-/// When a line is no call and its workload cannot be told: any list could be shorter than what is
-/// known.
-fn declared(
-    file: &Path,
-    snapshot: &Snapshot,
-    subjects: &[Subject],
-    all: &mut BTreeMap<WorkloadId, Learned>,
-) -> anyhow::Result<bool> {
-    let open = fs::File::open(file)
-        .with_context(|| format!("cannot read the calls {}", file.display()))?;
-    let mut partial = false;
-    let mut refused: Vec<String> = Vec::new();
-    for (n, line) in std::io::BufReader::new(open).lines().enumerate() {
-        let place = format!("{}:{}", file.display(), n + 1);
-        let line = line.with_context(|| format!("cannot read the calls {place}"))?;
-        // Some editors begin a file with a mark of its byte order.
-        let line = line.trim_start_matches('\u{feff}');
-        if line.trim().is_empty() {
-            continue;
-        }
-        let (workload, call) = match DeclaredCall::read(line) {
-            Ok(call) => (call.workload.clone(), Ok(DeclaredCall { from: place.clone(), ..call })),
-            Err(UnreadableCall { workload: Some(workload), why }) => (workload, Err(why)),
-            Err(UnreadableCall { workload: None, why }) => {
-                refused.push(format!("{place}: {why}"));
-                continue;
-            }
-        };
-        match (find(&workload, snapshot, subjects), call) {
-            (Some(id), Ok(call)) => all.entry(id).or_default().declared.push(call),
-            (Some(id), Err(why)) => {
-                output::warn(format_args!("{place}: {why}: {workload} is withheld for it"));
-                all.entry(id).or_default().unreadable.push(format!("{place}: {why}"));
-            }
-            (None, _) => {
-                output::warn(format_args!(
-                    "{place}: no workload and no pod of the snapshot is called {workload}; the line is skipped"
-                ));
-                partial = true;
-            }
-        }
-    }
-    anyhow::ensure!(
-        refused.is_empty(),
-        "{}{}\nnothing is written, for these lines do not say whose calls they are, and a Sidecar without them would be too \
-         narrow: mend the lines",
-        refused.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("\n"),
-        if refused.len() > SHOWN {
-            format!("\n… and {} more", refused.len() - SHOWN)
-        } else {
-            String::new()
-        }
-    );
-    Ok(partial)
-}
-
-/// The workload of this name, or of the pod of this name.
-pub(super) fn find(name: &str, snapshot: &Snapshot, subjects: &[Subject]) -> Option<WorkloadId> {
-    let (namespace, name) = name.split_once('/')?;
-    // Where workloads of several kinds share a name, the one that a Sidecar can serve is meant.
-    let named = subjects.iter().filter(|s| s.id.namespace == namespace && s.id.name == name);
-    let workload =
-        named.min_by_key(|s| s.data_plane.why_no_sidecar().is_some()).map(|s| s.id.clone());
-    let pods = snapshot.cluster.pods().iter();
-    workload.or_else(|| {
-        pods.filter(|p| p.workload.namespace == namespace && *p.name == *name)
-            .map(|p| p.workload.clone())
-            .next()
-    })
-}
-
 impl ChoiceOptions {
-    /// The workloads asked for.
+    /// The condition that the chosen workloads meet.
     ///
     /// # Errors
-    /// When a workload that is named is not there.
+    /// When a named workload is not in the input.
     pub(super) fn chosen(
         &self,
-        gathered: &Gathered,
+        input: &GenerationInput,
     ) -> anyhow::Result<impl Fn(&WorkloadId) -> bool + use<>> {
         let find = |name: &String| {
-            find(name, &gathered.snapshot, &gathered.subjects).with_context(|| {
-                format!("no workload and no pod is called {name}; name it NAMESPACE/NAME as `sidecarta status` shows it")
-            })
+            find_workload(name, &input.snapshot, &input.subjects)
+                .with_context(|| no_such_workload(name))
         };
         let only = self.workload.iter().map(find).collect::<anyhow::Result<Vec<_>>>()?;
         let (namespace, exclude) = (self.view.namespace.clone(), self.exclude.clone());
@@ -290,8 +130,17 @@ impl ChoiceOptions {
     }
 }
 
+/// The message for a name that is neither a workload nor a pod.
+pub(super) fn no_such_workload(name: &str) -> String {
+    format!(
+        "no workload and no pod is called {name}; name it NAMESPACE/NAME as `sidecarta status` \
+         shows it"
+    )
+}
+
 impl ReadyOptions {
-    pub(super) fn apply(&self, options: &mut generation::GenerateOptions) {
+    /// Sets the thresholds of generation as these options say.
+    pub(super) fn apply(&self, options: &mut generation::Options) {
         options.least =
             Thresholds { min_coverage: self.min_coverage, min_confidence: self.min_confidence };
         options.include_unready = self.include_unready;
@@ -299,113 +148,136 @@ impl ReadyOptions {
     }
 }
 
-pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let gathered = gather(&options.source, &options.source.cluster)?;
-    let chosen = options.choice.chosen(&gathered)?;
-    let mut how = generation::GenerateOptions {
+/// What happened to the workloads, for the summary at the end.
+#[derive(Default)]
+struct WrittenSummary {
+    written: usize,
+    /// Withheld Sidecars that more watching would make ready.
+    unready: usize,
+    /// Withheld Sidecars of workloads of which something is known.
+    known: usize,
+    /// Withheld workloads by cause.
+    withheld: BTreeMap<Cause, usize>,
+}
+
+/// Runs `sidecarta generate`.
+pub(super) fn run(options: &GenerateOptions) -> anyhow::Result<CommandOutcome> {
+    let input = read_input(&options.source, &options.source.cluster)?;
+    let chosen = options.choice.chosen(&input)?;
+    let mut how = generation::Options {
         group_by: match options.group_by {
-            By::Workload => GroupBy::Workload,
-            By::App => GroupBy::App,
-            By::Namespace => GroupBy::Namespace,
+            GroupByOption::Workload => GroupBy::Workload,
+            GroupByOption::App => GroupBy::App,
+            GroupByOption::Namespace => GroupBy::Namespace,
         },
         namespace_default: options.namespace_default,
         adopt: options.adopt,
         ..generation::GenerateOptions::default()
     };
     options.ready.apply(&mut how);
-    let outcomes = outcomes(&gathered, &how, &chosen);
-    let (mut written, mut unready, mut known) = (0, 0, 0);
-    let mut withheld: BTreeMap<Cause, usize> = BTreeMap::new();
-    for outcome in &outcomes {
-        let Some(manifest) = &outcome.manifest else {
-            let why = outcome.withheld.as_ref();
-            unready += usize::from(why.is_some_and(|w| w.unready));
-            known += usize::from(why.is_some_and(|w| w.known));
-            let all: Vec<String> = outcome.workloads.iter().map(ToString::to_string).collect();
-            if let Some(why) = why {
-                *withheld.entry(why.code).or_default() += all.len();
-            }
-            // A reason for each is for `explain`; a few are shown at once.
-            if withheld.values().sum::<usize>() > SHOWN {
-                continue;
-            }
+    let mut summary = WrittenSummary::default();
+    for outcome in &outcomes(&input, &how, &chosen) {
+        if write_manifest(outcome, options.output.as_deref())? {
+            summary.written += 1;
+        } else {
+            summary.add_withheld(outcome);
+        }
+    }
+    summary.print(options.output.as_deref());
+    Ok(match () {
+        () if summary.known > 0 => CommandOutcome::Unready,
+        () if input.partial => CommandOutcome::Partial,
+        () => CommandOutcome::Done,
+    })
+}
+
+/// Prints a manifest, or writes it to its file, and reports what a reviewer should know of it.
+/// Returns false if there is none: the workloads are withheld.
+fn write_manifest(outcome: &generation::Outcome, dir: Option<&Path>) -> anyhow::Result<bool> {
+    let Some(manifest) = &outcome.manifest else { return Ok(false) };
+    let (namespace, name) = (manifest.namespace(), manifest.name());
+    for gap in &outcome.gaps {
+        output::warn(format_args!(
+            "{namespace}/{name} is written though this call is not kept for sure: {gap}"
+        ));
+    }
+    if manifest.hosts().all(|h| h == SILENT) {
+        output::note(format_args!(
+            "{namespace}/{name} gets {SILENT}: nothing is known that it calls in the mesh"
+        ));
+    }
+    let text = manifest.to_yaml(&outcome.notes)?;
+    match dir {
+        Some(dir) => write_file(dir, namespace, name, &text)?,
+        None => output::print(&format!("---\n{text}"))?,
+    }
+    Ok(true)
+}
+
+impl WrittenSummary {
+    /// Counts withheld workloads, and prints the reason of the first ones. `explain` gives the
+    /// reason of each.
+    fn add_withheld(&mut self, outcome: &generation::Outcome) {
+        let why = outcome.withheld.as_ref();
+        self.unready += usize::from(why.is_some_and(|w| w.unready));
+        self.known += usize::from(why.is_some_and(|w| w.known));
+        let all: Vec<String> = outcome.workloads.iter().map(ToString::to_string).collect();
+        if let Some(why) = why {
+            *self.withheld.entry(why.code).or_default() += all.len();
+        }
+        if self.withheld.values().sum::<usize>() <= SHOWN {
             output::say(format_args!(
                 "withheld: {}: {}",
                 all.join(", "),
                 why.map_or("no reason was given", |w| &w.reason)
             ));
-            continue;
-        };
-        for gap in &outcome.gaps {
-            output::warn(format_args!(
-                "{}/{} is written though this call is not kept for sure: {gap}",
-                manifest.namespace(),
-                manifest.name()
-            ));
         }
-        if manifest.hosts().all(|h| h == SILENT) {
+    }
+
+    /// Prints the summary to standard error.
+    fn print(&self, dir: Option<&Path>) {
+        let below = dir.map(|d| format!(" below {}", d.display())).unwrap_or_default();
+        let sidecars = if self.written == 1 { "Sidecar" } else { "Sidecars" };
+        output::say(format_args!("{} {sidecars} written{below}", self.written));
+        if !self.withheld.is_empty() {
+            let causes: Vec<String> =
+                self.withheld.iter().map(|(code, n)| format!("{n} {}", code.name())).collect();
+            let n = self.withheld.values().sum::<usize>();
+            let workloads = if n == 1 { "workload" } else { "workloads" };
             output::say(format_args!(
-                "note: {}/{} gets {SILENT}: nothing is known that it calls in the mesh",
-                manifest.namespace(),
-                manifest.name()
+                "{n} {workloads} withheld ({}): `sidecarta explain --cluster PATH... \
+                 NAMESPACE/NAME` says why, and what is known",
+                causes.join(", ")
             ));
         }
-        let text = manifest.to_yaml(&outcome.remarks)?;
-        match &options.output {
-            Some(dir) => write(dir, manifest.namespace(), manifest.name(), &text)?,
-            None => output::print(&format!("---\n{text}"))?,
+        if self.unready > 0 {
+            output::say(format_args!(
+                "{} workloads are not ready: watch them for longer, or pass --include-unready",
+                self.unready
+            ));
         }
-        written += 1;
     }
-    let below =
-        options.output.as_ref().map(|d| format!(" below {}", d.display())).unwrap_or_default();
-    let sidecars = if written == 1 { "Sidecar" } else { "Sidecars" };
-    output::say(format_args!("{written} {sidecars} written{below}"));
-    if !withheld.is_empty() {
-        let causes: Vec<String> =
-            withheld.iter().map(|(code, n)| format!("{n} {}", code.name())).collect();
-        let n = withheld.values().sum::<usize>();
-        let workloads = if n == 1 { "workload" } else { "workloads" };
-        output::say(format_args!(
-            "{n} {workloads} withheld ({}): `sidecarta explain --cluster PATH... NAMESPACE/NAME` says why, and what is known",
-            causes.join(", ")
-        ));
-    }
-    if unready > 0 {
-        output::say(format_args!(
-            "{unready} workloads are not ready: watch them for longer, or pass --include-unready"
-        ));
-    }
-    Ok(match () {
-        () if known > 0 => Outcome::Unready,
-        () if gathered.partial => Outcome::Partial,
-        () => Outcome::Done,
-    })
 }
 
-/// Generates for the chosen workloads. Groups are formed over all, so that a choice changes no
-/// Sidecar.
+/// Generates for the chosen workloads. Groups are formed of all workloads in their namespaces, so
+/// that a choice changes no Sidecar.
 pub(super) fn outcomes(
-    gathered: &Gathered,
-    how: &generation::GenerateOptions,
+    input: &GenerationInput,
+    how: &generation::Options,
     chosen: &impl Fn(&WorkloadId) -> bool,
-) -> Vec<generation::GroupOutcome> {
-    let near: std::collections::BTreeSet<&str> = gathered
+) -> Vec<generation::Outcome> {
+    let chosen_subjects = input.subjects.iter().filter(|s| chosen(&s.id));
+    let namespaces: BTreeSet<&str> = chosen_subjects.map(|s| s.id.namespace.as_str()).collect();
+    let subjects: Vec<Subject> = input
         .subjects
         .iter()
-        .filter(|s| chosen(&s.id))
-        .map(|s| s.id.namespace.as_str())
-        .collect();
-    let subjects: Vec<Subject> = gathered
-        .subjects
-        .iter()
-        .filter(|s| near.contains(s.id.namespace.as_str()))
+        .filter(|s| namespaces.contains(s.id.namespace.as_str()))
         .cloned()
         .collect();
-    let input = GenerateInput {
-        cluster: &gathered.snapshot.cluster,
-        meshes: &gathered.snapshot.meshes,
-        learned: &gathered.known,
+    let input = Input {
+        cluster: &input.snapshot.cluster,
+        meshes: &input.snapshot.meshes,
+        known: &input.known,
         options: how,
     };
     let mut all = generate(&input, &subjects);
@@ -413,8 +285,8 @@ pub(super) fn outcomes(
     all
 }
 
-/// Writes one file whole or not at all.
-fn write(dir: &Path, namespace: &str, name: &str, text: &str) -> anyhow::Result<()> {
+/// Writes the file `NAMESPACE/NAME.yaml` below a directory, whole or not at all.
+fn write_file(dir: &Path, namespace: &str, name: &str, text: &str) -> anyhow::Result<()> {
     valid::namespace(namespace)
         .and_then(|()| valid::object_name(name))
         .with_context(|| format!("cannot make a file name of {namespace:?}/{name:?}"))?;

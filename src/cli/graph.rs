@@ -6,9 +6,11 @@ use std::fmt::Write;
 use crate::model::{Dependency, Destination};
 use crate::text;
 
-/// Nodes by label, numbered in order, and edges.
+/// Who calls what.
 struct Graph {
+    /// The kind of each node, by label.
     nodes: BTreeMap<String, &'static str>,
+    /// Label of the caller, label of the destination, label of the edge.
     edges: Vec<(String, String, String)>,
 }
 
@@ -19,7 +21,7 @@ fn graph(all: &[Dependency]) -> Graph {
         let from = d.key.workload.to_string();
         let to = d.key.destination.to_string();
         g.nodes.entry(from.clone()).or_insert("workload");
-        // A Service often has its workload's name: the kind keeps the two nodes apart.
+        // A Service often has its workload's name: the kind distinguishes the two nodes.
         let to_label = format!("{} {to}", d.key.destination.kind());
         g.nodes.insert(to_label.clone(), d.key.destination.kind());
         g.edges.push((from, to_label, format!("{}/{}", d.key.port, d.key.protocol)));

@@ -1,4 +1,4 @@
-//! Options of what runs long: its log and addresses.
+//! Options of the commands that run until a signal: the log and the address of the metrics.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -55,7 +55,8 @@ impl LogOptions {
     }
 }
 
-/// Writes a field of a log in text form. What others wrote stays on its line.
+/// Writes a field of a log line in text form. Foreign text is escaped, so that it cannot begin a
+/// line of its own.
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let value = format!("{value:?}");
     let value = text::log_field(&value);
@@ -66,7 +67,7 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt:
     }
 }
 
-/// An address, or `none`.
+/// Reads the address of `--listen`; `none` is `None`.
 pub(super) fn listen(text: &str) -> anyhow::Result<Option<SocketAddr>> {
     if text == "none" {
         return Ok(None);

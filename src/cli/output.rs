@@ -35,8 +35,8 @@ pub(super) fn data<T: Serialize>(format: Format, value: &T) -> anyhow::Result<()
     }
 }
 
-/// Prints lines of text, what a terminal would obey escaped; a closed pipe is an error that
-/// [`is_broken_pipe`] recognises. Foreign strings in them are for [`line`] to keep on their line.
+/// Prints lines of text. Control characters that a terminal would obey are escaped. A closed pipe
+/// is an error that [`is_broken_pipe`] recognises. Lines with foreign strings are made by [`line`].
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     write(&text::lines(text))
 }
@@ -48,33 +48,33 @@ fn write(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds a line, whatever is in it.
+/// Adds one line. Line breaks in the text are escaped.
 pub(super) fn line(out: &mut String, text: impl Display) {
     out.push_str(&text::line(&text.to_string()));
     out.push('\n');
 }
 
-/// Says something to people on standard error, on one line.
+/// Prints a line for people to standard error.
 pub(super) fn say(text: impl Display) {
     eprintln!("{}", text::line(&text.to_string()));
 }
 
-/// Says that something is amiss, and the work goes on.
+/// Prints a warning: something is wrong, and the command continues.
 pub(super) fn warn(text: impl Display) {
     say(format_args!("warning: {text}"));
 }
 
-/// Says what people should know.
+/// Prints a note: nothing is wrong, and people should know it.
 pub(super) fn note(text: impl Display) {
     say(format_args!("note: {text}"));
 }
 
-/// Says why a command failed. The reason may have several lines.
+/// Prints why a command failed. The reason may have several lines.
 pub(super) fn error(text: impl Display) {
     eprintln!("error: {}", text::message(&text.to_string()));
 }
 
-/// Whether an error is that of a reader who stopped early.
+/// Whether an error came from a reader of standard output that stopped early, such as `head`.
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
@@ -82,7 +82,7 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// A table without lines, as `kubectl` prints them. What is in a cell stays in it.
+/// A table without ruled lines, as `kubectl` prints them. Line breaks in cells are escaped.
 pub(super) struct Table(comfy_table::Table);
 
 impl Table {
@@ -98,7 +98,7 @@ pub(super) fn table(header: &[&str]) -> Table {
     Table(table)
 }
 
-/// The table as text without trailing blanks.
+/// The table as text, without blanks at the end of lines.
 pub(super) fn render(table: &Table) -> String {
     let mut out = String::new();
     for line in table.0.to_string().lines() {

@@ -1,4 +1,4 @@
-//! A line of progress on standard error, for people who wait.
+//! A line of progress on standard error, for people at a terminal.
 
 #![allow(clippy::print_stderr)] // moves the cursor, which output.rs would escape
 
@@ -11,14 +11,14 @@ use sidecarta_capture::source::ReadProgress;
 /// How often the line changes.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// Shows how far reading has come, where standard error is a terminal.
-pub(super) struct Line {
+/// Shows how much of the captures was read. Prints nothing if standard error is no terminal.
+pub(super) struct ProgressLine {
     shown: bool,
     enabled: bool,
     next: Instant,
 }
 
-impl Line {
+impl ProgressLine {
     pub fn new() -> Self {
         Self {
             shown: false,
@@ -43,7 +43,7 @@ impl Line {
         let _ = std::io::stderr().flush();
     }
 
-    /// Takes the line away again.
+    /// Removes the line from the terminal.
     pub fn clear(&mut self) {
         if self.shown {
             eprint!("\r\x1b[K");

@@ -9,7 +9,7 @@ use hyper::Uri;
 
 use super::duration::duration;
 use super::log::{LogOptions, listen};
-use super::{Outcome, SnapshotOptions, StoreOptions};
+use super::{CommandOutcome, SnapshotOptions, StoreOptions};
 use crate::alert::{self, Form, Webhook};
 use crate::generate::readiness::Thresholds;
 use crate::novelty::Patience;
@@ -27,10 +27,10 @@ Examples:
 
 Agents send to it with `sidecarta agent --to https://HOST:15098`, people ask it with `--recorder https://HOST:15098`.";
 
-/// Receive what agents see, learn it and keep it, for a whole cluster
+/// Receive what agents see, learn from it and store it, for a whole cluster
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(super) struct Options {
+pub(super) struct RecorderRunOptions {
     #[command(flatten)]
     store: StoreOptions,
     /// Where agents and people are served
@@ -53,23 +53,24 @@ pub(super) struct Options {
     /// Audience that the agents' tokens are made for
     #[arg(long, value_name = "NAME", default_value = "sidecarta-recorder")]
     audience: String,
-    /// Ask nobody who they are; only where nobody else can reach the address
+    /// Turn authentication off; only where nobody else can reach the address
     #[arg(long)]
     no_auth: bool,
     #[command(flatten)]
     cluster: SnapshotOptions,
-    /// How long a batch waits before it is resolved, so that the watches have told of what is new
+    /// How long a batch waits before it is resolved, so that the watches can deliver new pods and
+    /// Services first
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     settle: Duration,
     /// How long a batch waits for the API server; then it is resolved with what is known, and
     /// counted
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     patience: Duration,
-    /// How long to keep what agents tell of pods that the API server does not know: it teaches
-    /// nothing unless the API server tells of the pod within that time
+    /// How long to store what agents send about pods that the API server does not know: nothing is
+    /// learned from it unless the API server knows the pod within that time
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     unverified_for: Duration,
-    /// Accept a workload's dependencies by itself once it was watched for this long (and
+    /// Accept a workload's dependencies automatically once it was watched for this long (and
     /// --accept-confidence is reached)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     accept_after: Option<Duration>,
@@ -101,8 +102,8 @@ pub(super) struct Options {
     /// Alerts to this Alertmanager (API v2); may be repeated
     #[arg(long, value_name = "URL", env = "SIDECARTA_ALERTMANAGER", value_delimiter = ' ')]
     alertmanager: Vec<Uri>,
-    /// Authority that signed the certificates of webhooks and Alertmanagers, in PEM; those of the
-    /// system without it
+    /// Authority that signed the certificates of webhooks and Alertmanagers, in PEM [default: those
+    /// of the system]
     #[arg(long, value_name = "FILE")]
     alert_ca_file: Option<PathBuf>,
     /// Serve /metrics, /healthz and /readyz here; `none` serves nothing
@@ -125,7 +126,7 @@ fn account(text: &str) -> Result<(String, String), String> {
     Ok((namespace.to_owned(), name.to_owned()))
 }
 
-fn sinks(options: &Options) -> alert::Config {
+fn sinks(options: &RecorderRunOptions) -> alert::Config {
     let hook = |url: &Uri, form| Webhook { url: url.clone(), form, headers: Vec::new() };
     let json = options.webhook.iter().map(|u| hook(u, Form::Json));
     alert::Config {
@@ -137,7 +138,8 @@ fn sinks(options: &Options) -> alert::Config {
     }
 }
 
-pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
+/// Runs `sidecarta recorder`.
+pub(super) fn run(options: &RecorderRunOptions) -> anyhow::Result<CommandOutcome> {
     options.log.init()?;
     crate::life::raise_descriptors();
     let tls = options
@@ -152,7 +154,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     );
     anyhow::ensure!(
         tls.is_some() || local,
-        "tokens would pass the network in the clear: pass --tls-cert and --tls-key, or a loopback --address"
+        "tokens would pass the network in the clear: pass --tls-cert and --tls-key, or a loopback \
+         --address"
     );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -192,5 +195,5 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         drain: options.drain,
     };
     live(runtime, config, options.store.create()?, knowledge)?;
-    Ok(if partial { Outcome::Partial } else { Outcome::Done })
+    Ok(if partial { CommandOutcome::Partial } else { CommandOutcome::Done })
 }

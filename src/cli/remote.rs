@@ -1,4 +1,7 @@
-//! Where what is known is asked for: in a store, or of a recorder, named or found in the cluster.
+//! Chooses the source of records for a read command: a local store, a recorder by URL, or the
+//! recorder that is found through the kubeconfig.
+//!
+//! Owns the requests to a recorder. Must never change what it answers.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,23 +10,23 @@ use anyhow::Context;
 use clap::Args;
 use hyper::{Method, StatusCode, Uri};
 
-use crate::http::{Answer, Http, Trust};
-use crate::memory::{Decided, Memory};
+use crate::http::{Http, HttpAnswer, Trust};
 use crate::present::NodeUnverified;
-use crate::reach::{self, Unreached};
+use crate::reach::{self, FoundRecorder, Unreached};
+use crate::records::{Decided, Records};
 use crate::view::ViewError;
 
-/// How long an answer may take: a large cluster has some hundred megabytes.
-const WITHIN: Duration = Duration::from_secs(120);
+/// How long an answer may take: that of a large cluster has some hundred megabytes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Where Kubernetes puts the token of a pod's ServiceAccount.
 const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-/// The store where none is named.
+/// The directory of the store if none is named.
 pub(super) const STORE: &str = "sidecarta-store";
 
-/// A recorder, in place of a store.
+/// Which recorder is asked, in place of a store.
 #[derive(Debug, Args)]
 pub(super) struct RecorderOptions {
-    /// Ask this recorder in place of a store. Where neither is named and there is no
+    /// Ask this recorder in place of a store. If neither is named and there is no
     /// ./sidecarta-store, the recorder of the kubeconfig's cluster is asked, through the API server
     #[arg(long, value_name = "URL", env = "SIDECARTA_RECORDER")]
     recorder: Option<String>,
@@ -38,73 +41,73 @@ pub(super) struct RecorderOptions {
         env = "SIDECARTA_RECORDER_NAMESPACE"
     )]
     recorder_namespace: String,
-    /// File with the token to show to the recorder (`kubectl create token NAME > FILE`); of a
-    /// recorder that is found in the cluster, the kubeconfig's own without it
+    /// File with the token for the recorder (`kubectl create token NAME > FILE`); a recorder that
+    /// is found in the cluster gets the kubeconfig's own token without it
     #[arg(long, value_name = "FILE", env = "SIDECARTA_TOKEN_FILE")]
     token_file: Option<PathBuf>,
-    /// Authority that signed the recorder's certificate, in PEM; without it the ConfigMap
-    /// sidecarta-ca of a recorder that is found in the cluster, else those of the system
+    /// Authority that signed the recorder's certificate, in PEM [default: the ConfigMap
+    /// sidecarta-ca of a recorder that is found in the cluster, else those of the system]
     #[arg(long, value_name = "FILE", env = "SIDECARTA_CA_FILE")]
     ca_file: Option<PathBuf>,
 }
 
-/// Where what is known is.
-pub(super) enum Place {
-    /// In a store.
+/// Where records are read.
+pub(super) enum RecordSource {
+    /// The store in this directory.
     Store(PathBuf),
-    /// A recorder has it.
-    Recorder(Box<Recorder>),
+    /// A recorder.
+    Recorder(Box<RecorderClient>),
 }
 
-/// A recorder that is asked.
-pub(super) struct Recorder {
+/// A client of a recorder's API.
+pub(super) struct RecorderClient {
     url: String,
     token: String,
     http: Http,
     runtime: tokio::runtime::Runtime,
-    /// Where it was found; absent where it was named.
-    found: Option<reach::Recorder>,
+    /// The recorder in the cluster, if it was found through the kubeconfig.
+    found: Option<FoundRecorder>,
 }
 
 /// What the answers of a recorder lack.
 #[derive(serde::Deserialize)]
-pub(super) struct Limits {
-    /// In words.
+pub(super) struct RecorderLimits {
+    /// One sentence for each limit.
     pub limits: Vec<String>,
-    /// What it keeps apart; recorders of old versions do not say.
+    /// Lines about pods that the API server does not know. Old recorders do not send it.
     #[serde(default)]
     pub unverified: Vec<NodeUnverified>,
 }
 
 impl RecorderOptions {
-    /// Whether a recorder is asked, whatever is here.
+    /// Whether the options name a recorder or a context.
     pub(super) fn is_given(&self) -> bool {
         self.recorder.is_some() || self.context.is_some()
     }
 
-    /// Where to ask: a recorder or a store that is named, the store that is here, the recorder of
-    /// the cluster.
-    pub(super) fn place(&self, store: Option<&Path>) -> anyhow::Result<Place> {
+    /// The source of records. In this order: the recorder or the store that is named, the store in
+    /// the working directory, the recorder of the cluster.
+    pub(super) fn source(&self, store: Option<&Path>) -> anyhow::Result<RecordSource> {
         if let Some(url) = &self.recorder {
-            return Ok(Place::Recorder(Box::new(self.named(url)?)));
+            return Ok(RecordSource::Recorder(Box::new(self.named(url)?)));
         }
         if let Some(store) = store {
-            return Ok(Place::Store(store.to_owned()));
+            return Ok(RecordSource::Store(store.to_owned()));
         }
         if self.context.is_none() && Path::new(STORE).exists() {
-            return Ok(Place::Store(STORE.into()));
+            return Ok(RecordSource::Store(STORE.into()));
         }
         match self.find() {
-            Ok(recorder) => Ok(Place::Recorder(Box::new(recorder))),
-            // Nothing speaks of a cluster: what is missing is the store, and opening it says what
-            // to do.
+            Ok(recorder) => Ok(RecordSource::Recorder(Box::new(recorder))),
+            // There is no kubeconfig: so the store is what is missing. The error of opening it
+            // says what to do.
             Err(e)
                 if matches!(
                     e.downcast_ref(),
                     Some(Unreached::Kubeconfig(ViewError::Nowhere { .. }))
                 ) =>
             {
-                Ok(Place::Store(STORE.into()))
+                Ok(RecordSource::Store(STORE.into()))
             }
             Err(e) if self.context.is_none() => {
                 Err(e.context(format!("there is no {STORE} here, and no recorder could be found")))
@@ -113,7 +116,7 @@ impl RecorderOptions {
         }
     }
 
-    fn named(&self, url: &str) -> anyhow::Result<Recorder> {
+    fn named(&self, url: &str) -> anyhow::Result<RecorderClient> {
         let url = url.trim_end_matches('/').to_owned();
         let to: Uri = url.parse().with_context(|| format!("{url} is no URL"))?;
         anyhow::ensure!(
@@ -124,7 +127,7 @@ impl RecorderOptions {
             Some(file) => read(file)?,
             None => std::fs::read_to_string(POD_TOKEN).unwrap_or_default(),
         };
-        Ok(Recorder {
+        Ok(RecorderClient {
             url,
             token,
             http: Http::new(self.ca_file.as_deref())?,
@@ -133,17 +136,17 @@ impl RecorderOptions {
         })
     }
 
-    fn find(&self) -> anyhow::Result<Recorder> {
+    fn find(&self) -> anyhow::Result<RecorderClient> {
         let runtime = runtime()?;
         let find = async {
             let config = reach::config(self.context.as_deref()).await?;
-            let recorder = reach::Recorder::find(config.clone(), &self.recorder_namespace).await?;
+            let recorder = FoundRecorder::find(config.clone(), &self.recorder_namespace).await?;
             let authority = match &self.ca_file {
                 Some(_) => None,
                 None => recorder.authority().await?,
             };
             let (pod, _) = recorder.pod().await?;
-            // Last: whether there is a recorder matters more than who asks.
+            // The token comes last: first the user should hear whether there is a recorder.
             let token = match &self.token_file {
                 Some(file) => read(file)?,
                 None => reach::token(&config).await?,
@@ -157,12 +160,12 @@ impl RecorderOptions {
             (None, Some(pem)) => Trust::Pem(pem),
             (None, None) => Trust::System,
         };
-        let way = recorder.clone();
+        let path = recorder.clone();
         let streams = move || {
-            let way = way.clone();
-            async move { way.stream().await }
+            let path = path.clone();
+            async move { path.stream().await }
         };
-        Ok(Recorder {
+        Ok(RecorderClient {
             url: recorder.url(),
             token,
             http: Http::through(streams, trust)?,
@@ -172,18 +175,18 @@ impl RecorderOptions {
     }
 }
 
-impl Recorder {
-    /// All records of a namespace, or of all.
-    pub(super) fn memory(&self, namespace: Option<&str>) -> anyhow::Result<Memory> {
+impl RecorderClient {
+    /// All records of a namespace, or of all namespaces.
+    pub(super) fn records(&self, namespace: Option<&str>) -> anyhow::Result<Records> {
         let answer =
             self.ask(Method::GET, &format!("/v1/records{}", query(namespace)), Vec::new())?;
-        let mut memory =
-            Memory::read(&*answer.body).context("the recorder's answer cannot be read")?;
-        memory.decided = self.decided(namespace)?;
-        Ok(memory)
+        let mut records =
+            Records::read(&*answer.body).context("the recorder's answer cannot be read")?;
+        records.decided = self.decided(namespace)?;
+        Ok(records)
     }
 
-    /// What was accepted of a namespace, or of all.
+    /// What was accepted in a namespace, or in all.
     fn decided(&self, namespace: Option<&str>) -> anyhow::Result<Decided> {
         let path = format!("/v1/baselines{}", query(namespace));
         let answer = self.answer(Method::GET, &path, Vec::new())?;
@@ -195,19 +198,27 @@ impl Recorder {
         serde_json::from_slice(&answer.body).context("the recorder's answer cannot be read")
     }
 
-    /// What its answers lack, for what it does not see of the cluster, and what it keeps apart.
-    pub(super) fn limits(&self, namespace: Option<&str>) -> anyhow::Result<Limits> {
+    /// What the recorder's answers lack: objects that it cannot watch, and unverified lines.
+    pub(super) fn limits(&self, namespace: Option<&str>) -> anyhow::Result<RecorderLimits> {
         let answer = self.ask(Method::GET, &format!("/v1/mesh{}", query(namespace)), Vec::new())?;
         serde_json::from_slice(&answer.body).context("the recorder's answer cannot be read")
     }
 
-    /// Asks, and gives what is answered well.
-    pub(super) fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// When the status of the answer is not 200.
+    pub(super) fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<HttpAnswer> {
         good(self.answer(method, path, body)?)
     }
 
-    /// Asks, and gives what is answered, well or not.
-    fn answer(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
+    /// Sends a request, and returns the answer whatever its status.
+    fn answer(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<HttpAnswer> {
         let to: Uri = format!("{}{path}", self.url)
             .parse()
             .with_context(|| format!("{}{path} is no URL", self.url))?;
@@ -216,16 +227,18 @@ impl Recorder {
         if !self.token.trim().is_empty() {
             headers.push(("authorization", &bearer));
         }
-        let answer = self.runtime.block_on(self.http.send(method, &to, &headers, body, WITHIN));
-        let said = |found: &reach::Recorder| self.runtime.block_on(found.failure());
-        answer.map_err(|e| match self.found.as_ref().and_then(said) {
+        let request = self.http.send(method, &to, &headers, body, ANSWER_TIMEOUT);
+        let answer = self.runtime.block_on(request);
+        let failure = |found: &FoundRecorder| self.runtime.block_on(found.failure());
+        answer.map_err(|e| match self.found.as_ref().and_then(failure) {
             Some(why) => anyhow::anyhow!("{e} ({why})"),
             None => e.into(),
         })
     }
 }
 
-fn good(answer: Answer) -> anyhow::Result<Answer> {
+/// The answer if its status is 200, else an error with its text.
+fn good(answer: HttpAnswer) -> anyhow::Result<HttpAnswer> {
     match answer.status {
         StatusCode::OK => Ok(answer),
         StatusCode::UNAUTHORIZED => {
@@ -247,7 +260,7 @@ fn read(token: &Path) -> anyhow::Result<String> {
         .with_context(|| format!("cannot read the token {}", token.display()))
 }
 
-/// Restricts a request to a namespace.
+/// The query that restricts a request to a namespace; empty for all.
 pub(super) fn query(namespace: Option<&str>) -> String {
     namespace.map(|n| format!("?namespace={n}")).unwrap_or_default()
 }

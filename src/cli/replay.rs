@@ -13,8 +13,8 @@ use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::source::{self, CaptureReader, Damage, Digests};
 
 use super::output::{self, Format};
-use super::progress::Line;
-use super::{ClusterOptions, Outcome, OutputOptions, StoreOptions};
+use super::progress::ProgressLine;
+use super::{ClusterOptions, CommandOutcome, OutputOptions, StoreOptions};
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::learn::{CaptureLearner, Earlier, LearnedCapture, Union};
@@ -65,7 +65,7 @@ fn divide(cluster: &[PathBuf], captures: &[PathBuf]) -> (Vec<PathBuf>, Vec<PathB
     (snapshots, found)
 }
 
-pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
+pub(super) fn run(options: &Options) -> anyhow::Result<CommandOutcome> {
     let (snapshots, captures) = divide(&options.cluster.cluster, &options.captures);
     anyhow::ensure!(
         !captures.is_empty(),
@@ -167,7 +167,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
              cluster or another time",
             count(counter::CONNECTIONS)
         ));
-        return Ok(Outcome::Mismatch);
+        return Ok(CommandOutcome::Mismatch);
     }
     let (packets, connections) = (count(counter::PACKETS), count(counter::CONNECTIONS));
     if packets > 0 && count(counter::USED) == 0 {
@@ -187,7 +187,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     std::mem::forget((summary, reading));
     std::mem::forget((ledger, again));
     std::mem::forget(cluster);
-    Ok(if partial { Outcome::Partial } else { Outcome::Done })
+    Ok(if partial { CommandOutcome::Partial } else { CommandOutcome::Done })
 }
 
 /// What the packets were that could not be used, in words.
@@ -457,7 +457,7 @@ fn read(
     in_vain: &AtomicBool,
 ) -> anyhow::Result<(CaptureReader, Digests)> {
     let progress = reader.progress();
-    let mut line = Line::new();
+    let mut line = ProgressLine::new();
     let mut prefetch = source::spawn(reader)?;
     while let Some(batch) = prefetch.next_batch(in_vain) {
         meter.batch(&batch, &mut |o| learned.observe(o));

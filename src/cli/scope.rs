@@ -1,4 +1,4 @@
-//! `sidecarta scope`: an `istioctl proxy-config` without a cluster.
+//! `sidecarta scope`: what a pod sees, as `istioctl proxy-config` shows it, from a snapshot.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::output::{self, Format};
-use super::{ClusterOptions, Outcome, OutputOptions};
+use super::{ClusterOptions, CommandOutcome, OutputOptions};
 use crate::cluster::Cluster;
 use crate::generate::DeclaredCall;
 use crate::generate::calls::Planner;
@@ -26,21 +26,22 @@ Examples:
   sidecarta scope --cluster cluster.yaml shop/web-7d4b9c --call reviews:9080 --call https://api.example.com:443
   sidecarta scope --cluster cluster.yaml shop/web-7d4b9c --sidecar new.yaml -o json
 
-A call is [PROTOCOL://]HOST:PORT[@ADDRESS]; the protocol is http, tls or tcp, by default as the port declares.";
+A call is [PROTOCOL://]HOST:PORT[@ADDRESS]; the protocol is http, tls or tcp, by default as the port
+declares.";
 
 /// Show what a pod sees under Istio's scoping, and why
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(super) struct Options {
+pub(super) struct ScopeOptions {
     #[command(flatten)]
     cluster: ClusterOptions,
     /// The pod (or a workload: its first pod)
     #[arg(value_name = "NAMESPACE/POD")]
     pod: Vec<String>,
-    /// As if this Sidecar applied in place of the one that does
+    /// Try this Sidecar in place of the one that applies
     #[arg(long, value_name = "FILE")]
     sidecar: Option<PathBuf>,
-    /// Also the route of this call; may be repeated
+    /// Also show the route of this call; may be repeated
     #[arg(long, value_name = "CALL")]
     call: Vec<String>,
     #[command(flatten)]
@@ -49,18 +50,19 @@ pub(super) struct Options {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+struct ScopeAnswer {
     #[serde(flatten)]
     scope: ScopeReport,
-    /// The Sidecar that is tried does not select the pod: what is shown would not hold for it.
+    /// The Sidecar that is tried would not apply to the pod.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     does_not_select: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     calls: Vec<CallAnswer>,
-    /// VirtualServices of the mesh that the pod does not see, with the reason.
-    virtual_services_not_in_scope: Vec<Unseen>,
+    /// VirtualServices of the mesh that are not in the pod's scope, with the reason.
+    virtual_services_not_in_scope: Vec<OutOfScope>,
 }
 
+/// A call and its route in the scope.
 #[derive(Debug, Serialize)]
 struct CallAnswer {
     host: String,
@@ -72,14 +74,15 @@ struct CallAnswer {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Unseen {
+struct OutOfScope {
     virtual_service: String,
     #[serde(skip)]
     kind: &'static str,
     why: String,
 }
 
-pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
+/// Runs `sidecarta scope`.
+pub(super) fn run(options: &ScopeOptions) -> anyhow::Result<CommandOutcome> {
     let (cluster, names) = options.cluster.and_names(&options.pod);
     let [name] = names.as_slice() else {
         bail!(
@@ -96,14 +99,16 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     let tried = options.sidecar.as_ref().map(read_sidecar).transpose()?;
     let applied = match &tried {
         Some(s) => {
-            if foreign(s, client.namespace, &mesh.config.root_namespace) {
+            if is_of_other_namespace(s, client.namespace, &mesh.config.root_namespace) {
                 output::warn(format_args!(
-                    "the Sidecar {}/{} is of another namespace than the pod and would not apply to it; shown is what it would give",
+                    "the Sidecar {}/{} is of another namespace than the pod and would not apply to \
+                     it; shown is what it would give",
                     s.namespace, s.name
                 ));
             } else if !s.selects(client.labels) {
                 output::warn(format_args!(
-                    "the selector of {} does not match the pod, so the Sidecar would not apply to it; shown is what it would give",
+                    "the selector of {} does not match the pod, so the Sidecar would not apply to \
+                     it; shown is what it would give",
                     s.name
                 ));
             }
@@ -120,10 +125,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         }
     }
     let scope = Scope::new(mesh, client.namespace, &egress, policy(mesh, applied));
-    for (host, further) in dual_stack(&snapshot.cluster, &scope, pod) {
+    for (host, others) in dual_stack(&snapshot.cluster, &scope, pod) {
         output::note(format_args!(
-            "dual stack is not modelled: {host} has {further} as well, and where istiod and the proxy have both families, its \
-             listener has them too (`GetExtraAddressesForProxy`, pilot/pkg/model/service.go)"
+            "dual stack is not modelled: {host} has {others} as well, and where istiod and the \
+             proxy have both families, its listener has them too (`GetExtraAddressesForProxy`, \
+             pilot/pkg/model/service.go)"
         ));
     }
     let mut calls = Vec::new();
@@ -140,24 +146,25 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
             });
         }
     }
-    let answer = Answer {
+    let answer = ScopeAnswer {
         scope: ScopeReport::new(&scope, &client, applied),
         does_not_select: applied.is_some_and(|s| {
             let root = &mesh.config.root_namespace;
-            tried.is_some() && (foreign(s, client.namespace, root) || !s.selects(client.labels))
+            tried.is_some()
+                && (is_of_other_namespace(s, client.namespace, root) || !s.selects(client.labels))
         }),
         calls,
-        virtual_services_not_in_scope: unseen(mesh, &scope),
+        virtual_services_not_in_scope: out_of_scope(mesh, &scope),
     };
     match options.output.output {
         Format::Table => output::print(&table(&answer, applied, mesh))?,
         format => output::data(format, &answer)?,
     }
-    Ok(if partial { Outcome::Partial } else { Outcome::Done })
+    Ok(if partial { CommandOutcome::Partial } else { CommandOutcome::Done })
 }
 
-/// Services in scope with addresses of both families, where the pod has both, with those addresses
-/// that the model gives no listener.
+/// If the pod has addresses of both families: the hosts of Services in scope that have both as
+/// well, with their addresses for which the model has no listener.
 fn dual_stack(cluster: &Cluster, scope: &Scope<'_>, pod: &MeshPod) -> Vec<(String, String)> {
     let both = |all: &[IpAddr]| all.iter().any(IpAddr::is_ipv4) && all.iter().any(IpAddr::is_ipv6);
     if !both(&pod.addresses) {
@@ -176,8 +183,8 @@ fn dual_stack(cluster: &Cluster, scope: &Scope<'_>, pod: &MeshPod) -> Vec<(Strin
     found.collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 
-/// Whether a Sidecar is of another namespace than the pod and no default of the mesh.
-fn foreign(s: &Sidecar, namespace: &str, root: &str) -> bool {
+/// Whether a Sidecar is of another namespace than the pod, and not the mesh's default.
+fn is_of_other_namespace(s: &Sidecar, namespace: &str, root: &str) -> bool {
     let default = s.selector.is_none() && s.namespace == root;
     !s.namespace.is_empty() && s.namespace != namespace && !default
 }
@@ -197,11 +204,13 @@ fn pod<'s>(snapshot: &'s snapshot::Snapshot, name: &str) -> anyhow::Result<&'s M
         .iter()
         .filter(|p| p.workload.namespace == namespace && p.workload.name == short);
     of_workload.filter_map(|p| known(&p.name)).next().with_context(|| {
-        let near: Vec<&str> =
-            snapshot.meshes.first().pods().iter().filter(|p| p.namespace == namespace).map(|p| p.name.as_str()).take(5).collect();
-        match near.as_slice() {
-            [] => format!("no pod and no workload {name} is in the snapshot, nor any pod of the namespace {namespace}"),
-            some => format!("no pod and no workload {name} is in the snapshot; of {namespace} there are {}", some.join(", ")),
+        let all = snapshot.meshes.first().pods().iter();
+        let same_namespace = all.filter(|p| p.namespace == namespace);
+        let examples: Vec<&str> = same_namespace.map(|p| p.name.as_str()).take(5).collect();
+        let absent = format!("no pod and no workload {name} is in the snapshot");
+        match examples.as_slice() {
+            [] => format!("{absent}, nor any pod of the namespace {namespace}"),
+            some => format!("{absent}; of {namespace} there are {}", some.join(", ")),
         }
     })
 }
@@ -212,11 +221,13 @@ fn read_sidecar(path: &PathBuf) -> anyhow::Result<Sidecar> {
     sidecar_from_text(&text).map_err(|e| anyhow::anyhow!("{} is no Sidecar: {e}", path.display()))
 }
 
-/// `[PROTOCOL://]HOST:PORT[@ADDRESS]`.
+/// Reads a call, `[PROTOCOL://]HOST:PORT[@ADDRESS]`. A host with several addresses gives several
+/// calls.
 fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Vec<Call>> {
     let wrong = || {
         format!(
-            "{text:?} is no call: write [PROTOCOL://]HOST:PORT[@ADDRESS], for example reviews.shop.svc.cluster.local:9080"
+            "{text:?} is no call: write [PROTOCOL://]HOST:PORT[@ADDRESS], for example \
+             reviews.shop.svc.cluster.local:9080"
         )
     };
     let (protocol, rest) =
@@ -227,7 +238,7 @@ fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Ve
     let address = address.map(str::parse).transpose().ok().with_context(wrong)?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     valid::called_host(&host).with_context(wrong)?;
-    // The mesh as a whole tells what the host resolves to, whether it is in scope or not.
+    // The host is resolved in the whole mesh, whether it is in scope or not.
     let everything = [everything()];
     let full = Scope::new(scope.mesh, scope.namespace, &everything, scope.policy);
     let mut planner = Planner::new(&full, client);
@@ -244,8 +255,8 @@ fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Ve
     Ok(plan.calls.into_iter().map(|p| p.call).collect())
 }
 
-fn unseen(mesh: &Mesh, scope: &Scope<'_>) -> Vec<Unseen> {
-    let seen = |v: &VirtualService| {
+fn out_of_scope(mesh: &Mesh, scope: &Scope<'_>) -> Vec<OutOfScope> {
+    let in_scope = |v: &VirtualService| {
         scope.listeners.iter().any(|l| l.virtual_services.iter().any(|x| x.order == v.order))
     };
     let why = |v: &VirtualService| {
@@ -263,15 +274,33 @@ fn unseen(mesh: &Mesh, scope: &Scope<'_>) -> Vec<Unseen> {
             )
         }
     };
-    let all = mesh.virtual_services().iter().filter(|v| !seen(v));
-    let mut out: Vec<Unseen> =
-        all.map(|v| Unseen { virtual_service: v.id(), kind: v.kind(), why: why(v) }).collect();
+    let all = mesh.virtual_services().iter().filter(|v| !in_scope(v));
+    let mut out: Vec<OutOfScope> =
+        all.map(|v| OutOfScope { virtual_service: v.id(), kind: v.kind(), why: why(v) }).collect();
     out.sort_by(|a, b| a.virtual_service.cmp(&b.virtual_service));
     out
 }
 
-fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
+/// The answer as text for people.
+fn table(answer: &ScopeAnswer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
     let mut out = String::new();
+    add_sidecar(&mut out, answer, applied, mesh);
+    add_listeners(&mut out, &answer.scope);
+    add_services(&mut out, &answer.scope);
+    for call in &answer.calls {
+        add_call(&mut out, call);
+    }
+    if !answer.virtual_services_not_in_scope.is_empty() {
+        out.push_str("\nnot in scope:\n");
+        for u in &answer.virtual_services_not_in_scope {
+            output::line(&mut out, format_args!("  {} {}: {}", u.kind, u.virtual_service, u.why));
+        }
+    }
+    out
+}
+
+/// Adds the Sidecar that applies, and the size of the scope.
+fn add_sidecar(out: &mut String, answer: &ScopeAnswer, applied: Option<&Sidecar>, mesh: &Mesh) {
     match applied {
         Some(s) => {
             let kind = match (&s.selector, s.namespace == mesh.config.root_namespace) {
@@ -280,10 +309,7 @@ fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
                 (None, true) => "the mesh's default",
                 (None, false) => "the namespace's default",
             };
-            output::line(
-                &mut out,
-                format_args!("Sidecar        {}/{} ({kind})", s.namespace, s.name),
-            );
+            output::line(out, format_args!("Sidecar        {}/{} ({kind})", s.namespace, s.name));
         }
         None => out.push_str(
             "Sidecar        none: everything that is exported to the namespace is imported\n",
@@ -293,6 +319,10 @@ fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
     out.push_str(&format!("unknown hosts  {}\n", s.outbound_traffic_policy));
     let endpoints: u64 = s.clusters.values().sum();
     out.push_str(&format!("clusters       {} with {endpoints} endpoints\n\n", s.clusters.len()));
+}
+
+/// Adds the egress listeners with their hosts and VirtualServices.
+fn add_listeners(out: &mut String, s: &ScopeReport) {
     for l in &s.listeners {
         let port = l.port.map_or_else(|| "catch-all".to_owned(), |p| format!("port {p}"));
         let virtuals = if l.virtual_services.is_empty() {
@@ -300,10 +330,14 @@ fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
         } else {
             l.virtual_services.join(", ")
         };
-        output::line(&mut out, format_args!("egress listener, {port}: {}", l.hosts.join(", ")));
-        output::line(&mut out, format_args!("  VirtualServices: {virtuals}"));
+        output::line(out, format_args!("egress listener, {port}: {}", l.hosts.join(", ")));
+        output::line(out, format_args!("  VirtualServices: {virtuals}"));
     }
     out.push('\n');
+}
+
+/// Adds the table of Services.
+fn add_services(out: &mut String, s: &ScopeReport) {
     let mut t =
         output::table(&["HOST", "NAMESPACE", "KIND", "PORTS", "DESTINATION RULES", "ALIASES"]);
     for x in &s.services {
@@ -319,29 +353,23 @@ fn table(answer: &Answer, applied: Option<&Sidecar>, mesh: &Mesh) -> String {
         ]);
     }
     out.push_str(&output::render(&t));
-    for c in &answer.calls {
-        let by: Vec<String> = c.route.virtual_services.iter().cloned().collect();
-        let to: Vec<String> = c.route.clusters.iter().cloned().collect();
-        let mut call = format!(
-            "call {}://{}:{} to {}: {}",
-            c.protocol, c.host, c.port, c.address, c.route.kind
-        );
-        if !by.is_empty() {
-            call.push_str(&format!(", by {}", by.join(", ")));
-        }
-        out.push('\n');
-        output::line(&mut out, call);
-        to.iter().for_each(|to| output::line(&mut out, format_args!("  {to}")));
-        if !c.route.mirrors.is_empty() {
-            let all: Vec<String> = c.route.mirrors.iter().cloned().collect();
-            output::line(&mut out, format_args!("  mirrored to {}", all.join(", ")));
-        }
+}
+
+/// Adds a call with its route.
+fn add_call(out: &mut String, c: &CallAnswer) {
+    let by: Vec<String> = c.route.virtual_services.iter().cloned().collect();
+    let mut call =
+        format!("call {}://{}:{} to {}: {}", c.protocol, c.host, c.port, c.address, c.route.kind);
+    if !by.is_empty() {
+        call.push_str(&format!(", by {}", by.join(", ")));
     }
-    if !answer.virtual_services_not_in_scope.is_empty() {
-        out.push_str("\nnot in scope:\n");
-        for u in &answer.virtual_services_not_in_scope {
-            output::line(&mut out, format_args!("  {} {}: {}", u.kind, u.virtual_service, u.why));
-        }
+    out.push('\n');
+    output::line(out, call);
+    for cluster in &c.route.clusters {
+        output::line(out, format_args!("  {cluster}"));
     }
-    out
+    if !c.route.mirrors.is_empty() {
+        let all: Vec<String> = c.route.mirrors.iter().cloned().collect();
+        output::line(out, format_args!("  mirrored to {}", all.join(", ")));
+    }
 }

@@ -3,10 +3,10 @@
 use clap::Args;
 
 use super::output::{self, Format};
-use super::remote::Place;
-use super::{Outcome, OutputOptions, ReadOptions, ViewOptions};
+use super::remote::RecordSource;
+use super::{CommandOutcome, OutputOptions, ReadOptions, ViewOptions};
 use crate::model::Source;
-use crate::present::{NodeUnverified, Status};
+use crate::present::{NodeUnverified, StatusReport};
 
 const EXAMPLE: &str = "\
 Example:
@@ -16,7 +16,7 @@ Example:
 /// Show per workload what was watched, what is known, and what is not
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(super) struct Options {
+pub(super) struct StatusOptions {
     #[command(flatten)]
     read: ReadOptions,
     #[command(flatten)]
@@ -25,16 +25,17 @@ pub(super) struct Options {
     output: OutputOptions,
 }
 
-pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
+/// Runs `sidecarta status`.
+pub(super) fn run(options: &StatusOptions) -> anyhow::Result<CommandOutcome> {
     let namespace = options.view.namespace.as_deref();
-    let place = options.read.place()?;
-    let memory = place.memory(namespace)?;
-    let outcome = super::read_all(memory.missing.as_ref());
-    let mut status = Status::of(memory);
+    let source = options.read.source()?;
+    let records = source.records(namespace)?;
+    let outcome = super::read_outcome(records.missing.as_ref());
+    let mut status = StatusReport::of(records);
     let mut limits = Vec::new();
-    if let Place::Recorder(recorder) = &place {
-        let told = recorder.limits(namespace)?;
-        (limits, status.unverified) = (told.limits, told.unverified);
+    if let RecordSource::Recorder(recorder) = &source {
+        let answer = recorder.limits(namespace)?;
+        (limits, status.unverified) = (answer.limits, answer.unverified);
     } else {
         limits.extend(status.unverified.iter().map(NodeUnverified::text));
     }
@@ -52,7 +53,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-fn table(status: &Status) -> String {
+fn table(status: &StatusReport) -> String {
     let missing = status.missing.as_ref().map(|m| format!("missing: {m}\n")).unwrap_or_default();
     if status.workloads.is_empty() {
         return missing + "the store knows no workload yet: `sidecarta replay` fills it\n";
@@ -96,7 +97,8 @@ fn table(status: &Status) -> String {
             output::line(
                 &mut out,
                 format_args!(
-                    "scope miss: {} reached {}:{} at the Service's own address {} times, last {}: its Sidecar lacks the host",
+                    "scope miss: {} reached {}:{} at the Service's own address {} times, last {}: \
+                     its Sidecar lacks the host",
                     w.workload,
                     m.destination,
                     m.port,
@@ -127,7 +129,7 @@ fn table(status: &Status) -> String {
     out
 }
 
-/// The losses of a source, in words.
+/// The losses of a source: name and number of each.
 pub(super) fn losses(source: &Source) -> Vec<String> {
     source.losses().map(|(name, n)| format!("{name} {n}")).collect()
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use sidecarta_capture::observation::{Connection, ConnectionNames, Content, Observation};
 
 use super::*;
-use crate::agent::waiting::Waiting;
-use crate::cluster::{ClusterBuilder, EndTime, PodBrief, Pool, objects};
+use crate::agent::waiting::WaitingObservations;
+use crate::cluster::{Builder, Ended, PodBrief, Pool, objects};
 use crate::learn;
 use crate::model::{Dependency, Destination, Record, Time};
 use crate::observed::Gatherer;
@@ -157,16 +157,9 @@ fn each_host_of_a_connection_is_a_call_of_its_own() {
         Observation::Connection(Connection { names, packets, content: Content::Http1, ..c })
     };
     let mut out = Gatherer::new("n1", "boot");
-    let mut waiting = Waiting::new(std::time::Duration::ZERO, Some("n1".to_owned()));
-    waiting.take(
-        0,
-        vec![connection_for("a", 9), connection_for("b", 0)],
-        &cluster,
-        true,
-        false,
-        &mut out,
-    );
-    let batch = out.take(Time(2 * CHANGE_OF_HANDS * SECOND)).unwrap();
+    let mut waiting = WaitingObservations::new(std::time::Duration::ZERO, Some("n1".to_owned()));
+    waiting.take(0, vec![told("a", 9), told("b", 0)], &cluster, true, false, &mut out);
+    let batch = out.take(Time(2 * TURN * SECOND)).unwrap();
     assert_eq!(
         batch.edges.iter().map(|e| e.call.authority.as_deref()).collect::<Vec<_>>(),
         [Some("a"), Some("b")]
@@ -200,7 +193,7 @@ proptest! {
         for agent in 0..2 {
             let node = format!("n{}", agent + 1);
             let mut out = Gatherer::new(&node, "boot");
-            let mut waiting = Waiting::new(std::time::Duration::ZERO, Some(node));
+            let mut waiting = WaitingObservations::new(std::time::Duration::ZERO, Some(node));
             for (i, cut) in order.iter().zip(&cuts) {
                 let (of, observation, _) = &truth[*i];
                 if *of == agent {

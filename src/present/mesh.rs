@@ -1,18 +1,18 @@
-//! How much of the cluster a recorder sees, and what its answers lack for it.
+//! `/v1/mesh`: which objects of the cluster a recorder can watch, and what its answers lack.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::NodeUnverified;
-use crate::view::{KindStatus, Status};
+use crate::view::{KindStatus, ViewStatus};
 
-/// What the recorder's view knows of the cluster.
+/// The state of the recorder's view of the cluster.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Mesh {
-    /// Whether the API server is watched; otherwise all there is is a snapshot, and no kind is
-    /// listed.
+pub(crate) struct MeshStatus {
+    /// Whether the API server is watched. If not, the recorder has a snapshot, and `kinds` is
+    /// empty.
     pub live: bool,
     /// Whether every kind that is served and allowed was listed once.
     pub synced: bool,
@@ -20,36 +20,37 @@ pub(crate) struct Mesh {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind_seconds: Option<u64>,
     /// Each watched kind.
-    pub kinds: BTreeMap<String, MeshKind>,
+    pub kinds: BTreeMap<String, MeshKindStatus>,
     /// Versions of objects that could not be read, since the start.
     pub unreadable: u64,
-    /// Acknowledged batches that no answer holds yet.
+    /// Acknowledged batches that no answer contains yet.
     pub batches_waiting: u64,
-    /// What no answer holds because its pods are not known, by node; nothing where that is nothing.
+    /// Unverified lines, which no answer contains, by node.
     pub unverified: Vec<NodeUnverified>,
-    /// What answers lack, in words; nothing where they lack nothing.
+    /// What answers lack, one sentence for each reason.
     pub limits: Vec<String>,
 }
 
-/// How the watch of a kind does.
+/// The state of the watch of a kind.
 #[derive(Debug, Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub(crate) enum MeshKind {
+pub(crate) enum MeshKindStatus {
     /// The first list is not complete.
     Listing,
-    /// Watched.
+    /// It was listed and is watched.
     Synced { objects: usize },
-    /// Not served by the API server.
+    /// The API server does not serve the kind.
     Absent,
-    /// Not allowed, in the API server's words.
+    /// The API server does not allow it, with its message.
     Forbidden { why: String },
-    /// Not to be had at the moment; what was known stays in use.
+    /// Listing and watching fail at the moment; the known objects stay in use.
     Failing { why: String, behind_seconds: u64, objects: usize },
 }
 
-impl Mesh {
-    /// Of a view, of batches that wait to be resolved, and of what is kept apart.
-    pub fn of(view: &Status, waiting: u64, unverified: Vec<NodeUnverified>) -> Self {
+impl MeshStatus {
+    /// Describes a view, with the number of batches that wait to be resolved and the unverified
+    /// lines.
+    pub fn of(view: &ViewStatus, waiting: u64, unverified: Vec<NodeUnverified>) -> Self {
         let live = !view.kinds.is_empty();
         let mut limits: Vec<String> = Vec::new();
         if !live {
@@ -78,7 +79,7 @@ impl Mesh {
             kinds: view
                 .kinds
                 .iter()
-                .map(|(kind, status)| (kind.clone(), MeshKind::from(status)))
+                .map(|(kind, status)| (kind.clone(), MeshKindStatus::from(status)))
                 .collect(),
             unreadable: view.broken,
             batches_waiting: waiting,
@@ -88,7 +89,7 @@ impl Mesh {
     }
 }
 
-impl From<&KindStatus> for MeshKind {
+impl From<&KindStatus> for MeshKindStatus {
     fn from(status: &KindStatus) -> Self {
         match status {
             KindStatus::Listing => Self::Listing,
@@ -104,10 +105,10 @@ impl From<&KindStatus> for MeshKind {
     }
 }
 
-/// What it means for answers when a kind is not known, or not as it is now.
+/// What answers lack if a kind is unknown or out of date.
 fn without(kind: &str) -> &'static str {
     match kind {
-        "Pod" => "whose an address was may be unknown or out of date",
+        "Pod" => "which pod had an address may be unknown or out of date",
         "Service" | "EndpointSlice" => {
             "calls of Services may show as calls of pods or of addresses"
         }
@@ -128,7 +129,7 @@ mod tests {
     use crate::model::Time;
 
     #[test]
-    fn every_state_is_told_and_all_but_one_is_a_limit() {
+    fn every_state_of_a_kind_is_reported_and_all_but_synced_are_limits() {
         let failing = KindStatus::Failing {
             why: "connection refused".into(),
             behind: Duration::from_secs(7),
@@ -142,15 +143,16 @@ mod tests {
             ("ServiceEntry", KindStatus::Absent),
         ];
         let kinds = kinds.map(|(kind, status)| (kind.to_owned(), status)).into();
-        let view = Status { synced: true, kinds, behind: Some(Duration::from_secs(7)), broken: 1 };
+        let view =
+            ViewStatus { synced: true, kinds, behind: Some(Duration::from_secs(7)), broken: 1 };
         let unverified = NodeUnverified {
             node: "n1".into(),
             lines: 3,
             pods: 2,
             since: Time(1_764_061_200_000_000_000),
         };
-        let mesh = Mesh::of(&view, 4, vec![unverified]);
-        let told = serde_json::to_value(&mesh).unwrap();
+        let mesh = MeshStatus::of(&view, 4, vec![unverified]);
+        let value = serde_json::to_value(&mesh).unwrap();
         let kinds = serde_json::json!({
             "CronJob": {"state": "listing"},
             "Node": {"state": "forbidden", "why": "nodes is forbidden"},
@@ -158,9 +160,9 @@ mod tests {
             "Service": {"state": "synced", "objects": 3},
             "ServiceEntry": {"state": "absent"},
         });
-        assert_eq!(told["kinds"], kinds);
+        assert_eq!(value["kinds"], kinds);
         assert_eq!(
-            (&told["live"], &told["behindSeconds"], &told["batchesWaiting"]),
+            (&value["live"], &value["behindSeconds"], &value["batchesWaiting"]),
             (&true.into(), &7.into(), &4.into())
         );
         let begin = [
@@ -170,9 +172,9 @@ mod tests {
             "ServiceEntry: not served",
             "1 versions",
             "4 batches",
-            "unverified: the agent on n1 told 3 lines about 2 pods",
+            "unverified: the agent on n1 sent 3 lines about 2 pods",
         ];
-        assert_eq!(told["unverified"][0]["lines"], 3);
+        assert_eq!(value["unverified"][0]["lines"], 3);
         assert_eq!(mesh.limits.len(), begin.len(), "{:?}", mesh.limits);
         for (limit, begin) in mesh.limits.iter().zip(begin) {
             assert!(limit.starts_with(begin), "{limit}");
@@ -180,11 +182,16 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_a_limit_and_a_whole_view_is_none() {
-        let fixed = Mesh::of(&Status { synced: true, ..Status::default() }, 0, Vec::new());
+    fn a_snapshot_has_a_limit_and_a_complete_view_has_none() {
+        let fixed =
+            MeshStatus::of(&ViewStatus { synced: true, ..ViewStatus::default() }, 0, Vec::new());
         assert!(!fixed.live && fixed.limits.len() == 1, "{fixed:?}");
         let kinds = [("Pod".to_owned(), KindStatus::Synced { objects: 0 })].into();
-        let whole = Mesh::of(&Status { synced: true, kinds, ..Status::default() }, 0, Vec::new());
+        let whole = MeshStatus::of(
+            &ViewStatus { synced: true, kinds, ..ViewStatus::default() },
+            0,
+            Vec::new(),
+        );
         assert!(whole.live && whole.limits.is_empty(), "{whole:?}");
     }
 }

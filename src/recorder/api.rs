@@ -23,10 +23,12 @@ use super::asking::{Said, Wanted, Who, body as read_body, identify, not_so, nowh
 use super::engine::Refused;
 use super::places::MAX_BODY;
 use crate::clock;
-use crate::memory::{Decided, Memory};
 use crate::novelty::{self, Decision};
 use crate::observed::{self, MAX_TEXT, Observed, Packed, Reader, VERSION_HEADER, allowance};
-use crate::present::{Coverage, Mesh, NodeUnverified, Shown, ShownAlert, Status};
+use crate::present::{
+    Coverage, MeshStatus, NodeUnverified, ShownAlert, ShownDependency, StatusReport,
+};
+use crate::records::{Decided, Records};
 use crate::store::{Applied, Store, StoreError};
 
 /// How hard a backup is packed: hard enough for a twentieth of its size, and as fast as it is read.
@@ -201,9 +203,9 @@ async fn records(
     wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let memory = read_store(&app, &headers, wanted, Memory::of).await?;
+    let records = read_store(&app, &headers, wanted, Records::of).await?;
     let mut text = Vec::new();
-    for record in memory.into_records() {
+    for record in records.into_records() {
         serde_json::to_writer(&mut text, &record)
             .map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
         text.push(b'\n');
@@ -233,7 +235,7 @@ async fn dependencies(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let all = read_store(&app, &headers, wanted, Store::dependencies).await?;
-    Ok(Json(all.iter().map(Shown::from).collect::<Vec<_>>()).into_response())
+    Ok(Json(all.iter().map(ShownDependency::from).collect::<Vec<_>>()).into_response())
 }
 
 async fn workloads(
@@ -241,8 +243,8 @@ async fn workloads(
     wanted: Wanted,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let memory = read_store(&app, &headers, wanted, Memory::of).await?;
-    Ok(Json(Status::of(memory)).into_response())
+    let records = read_store(&app, &headers, wanted, Records::of).await?;
+    Ok(Json(StatusReport::of(records)).into_response())
 }
 
 async fn coverage(
@@ -268,7 +270,7 @@ async fn mesh(
         let view = app.view.status_in(namespace.as_deref());
         let progress = app.engine.progress();
         let unverified = NodeUnverified::of(&progress.unverified, namespace.as_deref());
-        Ok(Json(Mesh::of(&view, progress.waiting, unverified)).into_response())
+        Ok(Json(MeshStatus::of(&view, progress.waiting, unverified)).into_response())
     };
     result.await.map_err(|r| app.refuse(r))
 }

@@ -20,7 +20,7 @@ use super::app::{App, Refusal, token};
 use super::engine::Refused;
 use super::places::{Kept, MAX_WORDS, NoBody, OfCaller, Read};
 use crate::model::valid;
-use crate::serve::Connection;
+use crate::serve::ServedConnection;
 
 /// Who asks: an agent on a node, or a person by name; nobody where everybody may do everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) async fn identify(
     next: Next,
 ) -> Response {
     let brings = request.uri().path() == "/v1/batches";
-    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    let connection = request.extensions().get::<Arc<ServedConnection>>().cloned();
     // Without the body: it is nobody's business yet.
     let found = who(&app, request.headers().clone(), connection, brings).await;
     let who = match found {
@@ -56,7 +56,7 @@ pub(super) async fn identify(
 async fn who(
     app: &App,
     headers: HeaderMap,
-    connection: Option<Arc<Connection>>,
+    connection: Option<Arc<ServedConnection>>,
     brings: bool,
 ) -> Result<Who, Refusal> {
     let Some(gate) = &app.gate else { return Ok(Who(None)) };

@@ -1,8 +1,8 @@
-//! Who is in: the open connections, and which of them ends when there is no room for another.
+//! The open connections, and the choice of one to end when there is no room for a new one.
 //!
-//! Owns that choice. A connection that nobody has proved to be good ends first, of the address
-//! that has most of them, the oldest first: so a flood ends its own connections. Must never keep
-//! everybody out while there is a connection that could be ended.
+//! Owns that choice. Connections that have not proven good end first, those of the address that
+//! has most of them, the oldest first: so a flood ends its own connections. Must never refuse all
+//! new connections while there is one that could be ended.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -13,29 +13,32 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// How long is waited for a connection that was told to end.
+/// How long to wait until a connection that was asked to end has ended.
 const LEAVE: Duration = Duration::from_secs(1);
-/// After how long without accepting, or without room, nobody can get in.
+/// Without accepting, or without room, for this long, the server is reported as stuck.
 const STUCK: Duration = Duration::from_secs(30);
-/// After how long of failures to accept.
+/// Failures to accept are reported after this long.
 const FAILING: Duration = Duration::from_secs(10);
 
 /// An open connection.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ServedConnection {
     peer: IpAddr,
+    /// The client has shown who it is, or was answered with success.
     proven: AtomicBool,
-    asked: AtomicUsize,
+    /// Requests that are not answered yet.
+    requests: AtomicUsize,
+    /// It was asked to end.
     leaving: AtomicBool,
     leave: Notify,
 }
 
-impl Connection {
+impl ServedConnection {
     fn new(peer: IpAddr) -> Self {
         Self {
             peer,
             proven: AtomicBool::new(false),
-            asked: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
             leaving: AtomicBool::new(false),
             leave: Notify::new(),
         }
@@ -46,18 +49,18 @@ impl Connection {
         self.peer
     }
 
-    /// Notes that whoever is at its other end has shown who they are, or was answered well.
+    /// Records that the client has shown who it is, or was answered with success.
     pub fn prove(&self) {
         self.proven.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that a request is under way, until the answer is dropped.
-    pub fn is_asked(self: &Arc<Self>) -> impl Drop + Send + use<> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+    /// Counts a request as open until the returned value is dropped.
+    pub fn begin_request(self: &Arc<Self>) -> impl Drop + Send + use<> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         Busy(Arc::clone(self))
     }
 
-    /// Waits until it has to end, for another needs its place.
+    /// Waits until this connection has to end because a new one needs its slot.
     pub async fn must_leave(&self) {
         self.leave.notified().await;
     }
@@ -67,58 +70,58 @@ impl Connection {
     }
 
     fn is_idle(&self) -> bool {
-        self.asked.load(Ordering::Relaxed) == 0
+        self.requests.load(Ordering::Relaxed) == 0
     }
 }
 
-struct Busy(Arc<Connection>);
+struct Busy(Arc<ServedConnection>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.asked.fetch_sub(1, Ordering::Relaxed);
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// How accepting goes.
+/// The open connections, and the state of the loop that accepts them.
 #[derive(Debug)]
-struct State {
+struct DoorState {
     /// By number, the oldest first.
-    open: BTreeMap<u64, Arc<Connection>>,
+    open: BTreeMap<u64, Arc<ServedConnection>>,
     next: u64,
-    /// When the loop that accepts was last seen.
+    /// When the loop last showed that it runs.
     beat: Instant,
     /// Since when accepting fails, and why.
     failing: Option<(Instant, String)>,
-    /// Since when nobody was let in for want of room.
+    /// Since when connections are refused because there is no room.
     full: Option<Instant>,
 }
 
-/// Bounds connections.
+/// Bounds the number of connections.
 #[derive(Debug)]
 pub struct Door {
     limit: usize,
-    state: Mutex<State>,
+    state: Mutex<DoorState>,
     left: Notify,
     ended: AtomicU64,
     refused: AtomicU64,
 }
 
-/// A connection's place; it is free again when this is dropped.
+/// The slot of a connection. It is free again when this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Slot {
     door: Arc<Door>,
     number: u64,
-    connection: Arc<Connection>,
+    connection: Arc<ServedConnection>,
 }
 
-impl Place {
-    /// Whose it is.
-    pub fn connection(&self) -> Arc<Connection> {
+impl Slot {
+    /// The connection in this slot.
+    pub fn connection(&self) -> Arc<ServedConnection> {
         Arc::clone(&self.connection)
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.door.state().open.remove(&self.number);
         self.door.left.notify_one();
@@ -126,9 +129,9 @@ impl Drop for Place {
 }
 
 impl Door {
-    /// Lets in so many at once.
+    /// Allows at most `limit` connections at once.
     pub fn new(limit: usize) -> Arc<Self> {
-        let state = State {
+        let state = DoorState {
             open: BTreeMap::new(),
             next: 0,
             beat: Instant::now(),
@@ -144,13 +147,13 @@ impl Door {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DoorState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection from this address; another one may have to end for it. `None`
-    /// where none can.
-    pub async fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+    /// A slot for a connection from this address. If there is none, another connection is ended;
+    /// `None` if none can be ended.
+    pub async fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<Slot> {
         let until = tokio::time::Instant::now() + LEAVE;
         loop {
             {
@@ -159,12 +162,12 @@ impl Door {
                 state.failing = None;
                 if state.open.len() < self.limit {
                     state.full = None;
-                    let (number, connection) = (state.next, Arc::new(Connection::new(peer)));
+                    let (number, connection) = (state.next, Arc::new(ServedConnection::new(peer)));
                     state.next += 1;
                     state.open.insert(number, Arc::clone(&connection));
-                    return Some(Place { door: Arc::clone(self), number, connection });
+                    return Some(Slot { door: Arc::clone(self), number, connection });
                 }
-                // One that is told to end leaves room for one.
+                // A connection that was asked to end will free a slot, so no second one is ended.
                 let leaving = state.open.values().any(|c| c.leaving.load(Ordering::Relaxed));
                 if !leaving && !self.end_one(&state) {
                     state.full.get_or_insert_with(Instant::now);
@@ -180,7 +183,8 @@ impl Door {
         }
     }
 
-    /// Notes that a connection could not be accepted. Where descriptors are short, one is ended.
+    /// Records that accepting failed, and ends a connection: the reason may be that no descriptor
+    /// is left.
     pub fn failed(&self, error: &io::Error) {
         tracing::debug!(%error, "a connection could not be accepted");
         let mut state = self.state();
@@ -189,8 +193,8 @@ impl Door {
         self.end_one(&state);
     }
 
-    /// Notes that accepting goes on, and nobody comes.
-    pub fn waits(&self) {
+    /// Records that the loop runs and no client connects.
+    pub fn beat(&self) {
         let mut state = self.state();
         state.beat = Instant::now();
         state.failing = None;
@@ -199,8 +203,8 @@ impl Door {
         }
     }
 
-    /// Ends a connection for another, where one may be.
-    fn end_one(&self, state: &State) -> bool {
+    /// Asks a connection to end, if one may be ended. Returns whether there was one.
+    fn end_one(&self, state: &DoorState) -> bool {
         let victim = victim(state.open.values(), self.limit);
         if let Some(victim) = &victim {
             victim.leaving.store(true, Ordering::Relaxed);
@@ -210,7 +214,7 @@ impl Door {
         victim.is_some()
     }
 
-    /// Why nobody can get in; `None` where they can.
+    /// Why no client can connect; `None` if clients can.
     pub fn trouble(&self) -> Option<String> {
         let state = self.state();
         if let Some((since, error)) = &state.failing
@@ -226,29 +230,29 @@ impl Door {
         }
         let silent = state.beat.elapsed();
         (silent >= STUCK)
-            .then(|| format!("nobody has looked for connections for {} s", silent.as_secs()))
+            .then(|| format!("connections were not accepted for {} s", silent.as_secs()))
     }
 
-    /// Connections that are open.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         self.state().open.len()
     }
 
-    /// Connections that were ended for another, and those that were not let in.
+    /// How many connections were ended to make room, and how many were refused.
     pub fn turned_away(&self) -> (u64, u64) {
         (self.ended.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
     }
 }
 
-/// Which connection ends for another: one that nobody has proved; else one without a request; else
-/// any of an address that has more than a quarter of all. Of these the oldest, of the address that
-/// has most of them.
+/// The connection to end for a new one: one that is not proven; else one without an open request;
+/// else one of an address that has more than a quarter of all. Of these, the oldest of the address
+/// that has most of them.
 fn victim<'a>(
-    open: impl Iterator<Item = &'a Arc<Connection>> + Clone,
+    open: impl Iterator<Item = &'a Arc<ServedConnection>> + Clone,
     limit: usize,
-) -> Option<Arc<Connection>> {
-    let of_most = |eligible: &dyn Fn(&Connection) -> bool, least: usize| {
-        let mut peers: HashMap<IpAddr, (usize, &Arc<Connection>)> = HashMap::new();
+) -> Option<Arc<ServedConnection>> {
+    let of_most = |eligible: &dyn Fn(&ServedConnection) -> bool, least: usize| {
+        let mut peers: HashMap<IpAddr, (usize, &Arc<ServedConnection>)> = HashMap::new();
         for c in open.clone().filter(|c| !c.leaving.load(Ordering::Relaxed) && eligible(c)) {
             peers.entry(c.peer).or_insert((0, c)).0 += 1;
         }
@@ -259,7 +263,7 @@ fn victim<'a>(
             .map(|(_, (_, oldest))| Arc::clone(oldest))
     };
     of_most(&|c| !c.is_proven(), 1)
-        .or_else(|| of_most(&Connection::is_idle, 1))
+        .or_else(|| of_most(&ServedConnection::is_idle, 1))
         .or_else(|| of_most(&|_| true, limit / 4 + 1))
 }
 
@@ -275,24 +279,24 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
     }
 
-    /// Ends as a connection's task does when it is told to.
-    async fn ends_when_told(place: Place) {
-        place.connection().must_leave().await;
+    /// Drops a slot when its connection is asked to end, as the connection's task does.
+    async fn end_when_asked(slot: Slot) {
+        slot.connection().must_leave().await;
     }
 
     #[test]
-    fn a_flood_ends_its_own_connections_and_no_one_elses() {
+    fn a_flood_ends_only_its_own_connections() {
         runtime().block_on(async {
             let door = Door::new(8);
             let proven = door.enter(at(1)).await.unwrap();
             proven.connection().prove();
             let young = door.enter(at(2)).await.unwrap();
             for _ in 0..100 {
-                tokio::spawn(ends_when_told(door.enter(at(66)).await.unwrap()));
+                tokio::spawn(end_when_asked(door.enter(at(66)).await.unwrap()));
             }
             assert_eq!(door.open(), 8);
-            for kept in [&proven, &young] {
-                assert!(!kept.connection.leaving.load(Ordering::Relaxed));
+            for other in [&proven, &young] {
+                assert!(!other.connection.leaving.load(Ordering::Relaxed));
             }
             let (ended, refused) = door.turned_away();
             assert_eq!((ended, refused, door.trouble()), (94, 0, None));
@@ -300,14 +304,14 @@ mod tests {
     }
 
     #[test]
-    fn the_proven_end_only_when_they_ask_nothing_or_are_far_too_many() {
+    fn proven_connections_end_only_if_idle_or_if_their_address_has_too_many() {
         let busy = |n, proven| {
-            let c = Arc::new(Connection::new(at(n)));
+            let c = Arc::new(ServedConnection::new(at(n)));
             c.proven.store(proven, Ordering::Relaxed);
-            c.asked.store(1, Ordering::Relaxed);
+            c.requests.store(1, Ordering::Relaxed);
             c
         };
-        let idle = Arc::new(Connection::new(at(9)));
+        let idle = Arc::new(ServedConnection::new(at(9)));
         idle.prove();
         let mut open = vec![busy(1, true), busy(2, true), idle];
         assert_eq!(victim(open.iter(), 12).unwrap().peer, at(9));
@@ -320,28 +324,28 @@ mod tests {
     }
 
     #[test]
-    fn trouble_is_told_when_nobody_can_get_in() {
+    fn trouble_is_reported_when_no_client_can_connect() {
         runtime().block_on(async {
             let door = Door::new(1);
             let only = door.enter(at(1)).await.unwrap();
             only.connection().prove();
-            let asked = only.connection().is_asked();
-            // An address that has all the room has more than its share, but it does not end.
+            let asked = only.connection().begin_request();
+            // Its address has more than its share, but this connection does not end in time.
             assert!(door.enter(at(2)).await.is_none());
             assert_eq!(door.turned_away().1, 1);
             let long_ago = Instant::now().checked_sub(STUCK).unwrap();
             door.state().full = Some(long_ago);
             assert!(door.trouble().unwrap().contains("all 1 connections are taken"));
             drop((asked, only));
-            door.waits();
+            door.beat();
             assert_eq!(door.trouble(), None);
             door.failed(&io::Error::from_raw_os_error(24));
-            assert_eq!(door.trouble(), None, "once is nothing");
+            assert_eq!(door.trouble(), None, "a single failure is no trouble");
             door.state().failing.as_mut().unwrap().0 = long_ago;
             assert!(door.trouble().unwrap().contains("cannot be accepted"));
-            door.waits();
+            door.beat();
             door.state().beat = long_ago;
-            assert!(door.trouble().unwrap().contains("nobody has looked"));
+            assert!(door.trouble().unwrap().contains("were not accepted for"));
         });
     }
 }

@@ -1,7 +1,8 @@
-//! A stream that does not wait for ever for a client that does not read.
+//! A stream that fails if the client reads too slowly.
 //!
-//! Owns the least pace of answers. An answer is held in memory until it is sent. Must never cut a
-//! client that reads at that pace.
+//! Owns the least pace at which a client must read. An answer is buffered in memory until it is
+//! sent, so a client that does not read would hold that memory for ever. Must never cut a client
+//! that reads at that pace.
 
 use std::io;
 use std::pin::Pin;
@@ -11,28 +12,31 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long a client may take for [`LEAST`] bytes once it no longer takes what it is sent.
+/// How long a client may take for [`MIN_BYTES`] after a write had to wait for it.
 const WITHIN: Duration = Duration::from_secs(10);
-/// 64 KiB a second: 100 MB take 26 minutes.
-const LEAST: usize = 640 * 1024;
+/// Bytes that must be written within [`WITHIN`]: 64 KiB a second, so that 100 MB take 26 minutes.
+const MIN_BYTES: usize = 640 * 1024;
 
 /// A stream with a least pace of writing.
 pub(super) struct Patient<S> {
     stream: S,
     within: Duration,
-    least: usize,
-    /// Runs since a write had to wait, until enough was written.
+    min_bytes: usize,
+    /// Begins when a write has to wait, and is removed when enough was written.
     until: Option<Pin<Box<Sleep>>>,
+    /// Bytes written since `until` began.
     written: usize,
+    /// Whether the last write had to wait.
     waits: bool,
 }
 
 impl<S> Patient<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, within: WITHIN, least: LEAST, until: None, written: 0, waits: false }
+        let min_bytes = MIN_BYTES;
+        Self { stream, within: WITHIN, min_bytes, until: None, written: 0, waits: false }
     }
 
-    /// Holds what a write gave against the pace.
+    /// Checks the result of a write against the least pace.
     fn pace(
         &mut self,
         cx: &mut Context<'_>,
@@ -40,14 +44,14 @@ impl<S> Patient<S> {
     ) -> Poll<io::Result<usize>> {
         let over = self.until.as_ref().is_some_and(|u| u.deadline() <= Instant::now());
         if over && !self.waits {
-            // It waited a while ago, and then there was nothing to write.
+            // The deadline is of an earlier wait, after which there was nothing to write.
             self.until = None;
         }
         match wrote {
             Poll::Ready(result) => {
                 self.waits = false;
                 self.written += *result.as_ref().unwrap_or(&0);
-                if self.written >= self.least {
+                if self.written >= self.min_bytes {
                     self.until = None;
                 }
                 Poll::Ready(result)
@@ -113,12 +117,12 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     #[test]
-    fn who_does_not_read_is_cut_and_who_reads_slowly_is_not() {
+    fn a_client_that_does_not_read_is_cut_and_one_that_reads_slowly_is_not() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let patient = |stream| Patient {
                 within: Duration::from_millis(200),
-                least: 1_000,
+                min_bytes: 1_000,
                 ..Patient::new(stream)
             };
             let (near, _far) = duplex(100);
@@ -138,7 +142,7 @@ mod tests {
                 wrote
             };
             assert!(read(100, 1).await.is_ok(), "ten times the least pace");
-            // A little now and then is not enough: it would hold the answer for ever.
+            // A few bytes now and then are not enough: the answer would be buffered for ever.
             assert!(read(10, 50).await.is_err());
         });
     }

@@ -562,6 +562,6 @@ fn counters_that_are_as_large_as_can_be_stay_so() {
     let all = [d.tally.connections, d.midway, d.guessed, d.unanswered, watch.packets];
     assert_eq!(all, [u64::MAX; 5]);
     assert_eq!(source.counters["packets"], u64::MAX);
-    let memory = crate::memory::Memory::of(&store, None).unwrap();
-    serde_json::to_string(&crate::present::Status::of(memory)).unwrap();
+    let records = crate::records::Records::of(&store, None).unwrap();
+    serde_json::to_string(&crate::present::StatusReport::of(records)).unwrap();
 }

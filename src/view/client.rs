@@ -1,4 +1,7 @@
-//! The way to the API server.
+//! The client of the API server, from a kubeconfig or from a pod's own account.
+//!
+//! Owns finding the configuration. Must never fall back to another cluster when a kubeconfig is
+//! broken.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,15 +27,15 @@ pub enum ViewError {
         /// Why this is not in a cluster.
         in_cluster: Box<InClusterError>,
     },
-    /// A kubeconfig is there, and is no good.
+    /// There is a kubeconfig, and it cannot be used.
     #[error("cannot use the kubeconfig{}: {error}; try `kubectl config get-contexts`", of(path.as_deref()))]
     Kubeconfig {
-        /// The file, where one was asked for.
+        /// The file, if one was named.
         path: Option<PathBuf>,
         /// The reason.
         error: Box<KubeconfigError>,
     },
-    /// It says where, and no connection can be made of it.
+    /// The configuration names a server, and no client can be made of it.
     #[error(
         "cannot make a client for {server}: {error}; check the certificates and the user in the kubeconfig"
     )]
@@ -48,19 +51,19 @@ fn of(path: Option<&Path>) -> String {
     path.map(|p| format!(" {}", p.display())).unwrap_or_default()
 }
 
-/// A client of this kubeconfig and context, as [`config`] finds it. Does not connect yet.
+/// A client for this kubeconfig and context, as [`config`] finds them. Does not connect yet.
 ///
 /// # Errors
-/// When nothing says where the API server is, or what says so is no good.
+/// When there is no configuration, or it cannot be used.
 pub async fn client(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Client, ViewError> {
     connect(config(kubeconfig, context).await?)
 }
 
-/// What this kubeconfig (else `$KUBECONFIG`, `~/.kube/config`, or the pod's own account) and
-/// context (else the current one) say.
+/// The configuration from this kubeconfig and this context. Without a kubeconfig: `$KUBECONFIG`,
+/// `~/.kube/config`, or the pod's own account. Without a context: the current one.
 ///
 /// # Errors
-/// When nothing says where the API server is, or what says so is no good.
+/// When there is no configuration, or it cannot be used.
 pub async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Config, ViewError> {
     let options =
         KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
@@ -75,8 +78,8 @@ pub async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
         }
         None => match Config::from_kubeconfig(&options).await {
             Ok(config) => config,
-            // A context is one of a kubeconfig; and a broken kubeconfig must not lead to another
-            // cluster unnoticed.
+            // The pod's own account is used only if no context is named and there is no
+            // kubeconfig: a broken kubeconfig must not lead to another cluster unnoticed.
             Err(error) if context.is_some() || !missing(&error) => return Err(fail(error)),
             Err(error) => Config::incluster().map_err(|in_cluster| ViewError::Nowhere {
                 kubeconfig: Box::new(error),
@@ -88,17 +91,17 @@ pub async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
     Ok(config)
 }
 
-/// A client. Does not connect yet.
+/// A client for this configuration. Does not connect yet.
 ///
 /// # Errors
-/// When what it shows or trusts is no good.
+/// When the credentials or the authority in it cannot be used.
 pub fn connect(config: Config) -> Result<Client, ViewError> {
     let server = config.cluster_url.to_string();
     // TLS is rustls with the only provider that is compiled in, ring; a test builds such a client.
     Client::try_from(config).map_err(|error| ViewError::Client { server, error: Box::new(error) })
 }
 
-/// Whether there is no kubeconfig at all, or one without a word in it.
+/// Whether there is no kubeconfig, or an empty one.
 fn missing(error: &KubeconfigError) -> bool {
     match error {
         KubeconfigError::FindPath | KubeconfigError::CurrentContextNotSet => true,

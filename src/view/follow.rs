@@ -1,4 +1,6 @@
-//! One kind's watch: lists, follows, and begins again when it must.
+//! The watch of one kind: lists its objects, follows their changes, and lists again after errors.
+//!
+//! Owns retries and their pauses. Must never change the cache but through `SharedCache::change`.
 
 use std::fmt::Debug;
 use std::future::poll_fn;
@@ -13,9 +15,9 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::kinds::{self, CONTROLLERS, Kind, Slim};
-use super::known::State;
-use super::shared::Shared;
+use super::cache::WatchState;
+use super::kinds::{self, CONTROLLERS, Slim, WatchedKind};
+use super::shared::SharedCache;
 use super::status::PODS;
 use crate::cluster::objects::Check;
 
@@ -27,7 +29,7 @@ const PAGE: u32 = 500;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Watches every kind of the whole cluster.
-pub(super) fn all(client: &Client, shared: &Arc<Shared>, watches: &mut JoinSet<()>) {
+pub(super) fn all(client: &Client, shared: &Arc<SharedCache>, watches: &mut JoinSet<()>) {
     kinds::PODS.follow(client, None, shared, watches);
     kinds::SERVICES.follow(client, None, shared, watches);
     kinds::SLICES.follow(client, None, shared, watches);
@@ -40,66 +42,71 @@ pub(super) fn all(client: &Client, shared: &Arc<Shared>, watches: &mut JoinSet<(
     }
 }
 
-impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> Kind<T> {
+impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> WatchedKind<T> {
     /// Watches this kind, of the whole cluster or what the fields select of it.
     pub(super) fn follow(
         self,
         client: &Client,
         fields: Option<String>,
-        shared: &Arc<Shared>,
+        shared: &Arc<SharedCache>,
         watches: &mut JoinSet<()>,
     ) {
-        shared.known().expect(self.name);
+        shared.cache().expect(self.name);
         let (client, shared) = (client.clone(), Arc::clone(shared));
         watches.spawn(async move { follow(client, &self, fields, &shared).await });
     }
 }
 
 /// Watches a kind for ever.
-async fn follow<T>(client: Client, kind: &Kind<T>, fields: Option<String>, shared: &Shared)
-where
+async fn follow<T>(
+    client: Client,
+    kind: &WatchedKind<T>,
+    fields: Option<String>,
+    shared: &SharedCache,
+) where
     T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static,
 {
     let api: Api<Slim<T>> = Api::all_with(client, &kind.resource());
     let mut config = watcher::Config::default().page_size(PAGE);
     config.field_selector = fields;
-    // Grows with errors, and begins anew after two minutes without one. Not sooner: where lists
-    // work and watches fail, a list that was complete is no reason to hurry.
+    // The pause grows with errors, and is short again after two minutes without one. Not sooner:
+    // where lists work and watches fail, a complete list must not shorten it.
     let mut backoff = DefaultBackoff::default();
     loop {
         let end = session(&api, config.clone(), kind, shared).await;
         let pause = match &end {
-            End::Is(State::Absent | State::Forbidden(_)) => ASK_AGAIN,
+            SessionEnd::In(WatchState::Absent | WatchState::Forbidden(_)) => ASK_AGAIN,
             _ => backoff.next().unwrap_or(ASK_AGAIN),
         };
-        if let End::Is(state) = end {
-            // Once is enough to say; the status tells the latest reason.
-            if !shared.known().is(kind.name, &state) {
-                tell(kind, &state, pause);
+        if let SessionEnd::In(state) = end {
+            // Each state is logged once. The status shows the latest reason.
+            if !shared.cache().is_in_state(kind.name, &state) {
+                log_state(kind, &state, pause);
             }
-            shared.change(|known| known.set(kind.name, state));
+            shared.change(|cache| cache.set_state(kind.name, state));
         }
         sleep(pause).await;
     }
 }
 
 /// How a session ended.
-enum End {
-    /// The server has forgotten the version to go on from: a list makes up for it.
+enum SessionEnd {
+    /// The server no longer has the version to continue from: a new list is needed.
     Outdated,
-    /// In this state.
-    Is(State),
+    /// The kind is in this state from now on.
+    In(WatchState),
 }
 
-/// Lists a kind and follows it, until something goes wrong. After an error a new list shows that
-/// all is well again, and what was missed; a watch that is merely taken up again would show nothing
-/// before the next change. A connection that ends in due course is no error, and is taken up.
+/// Lists a kind and follows it until an error. After an error the next session begins with a list:
+/// it shows at once that the server answers again, and what was missed. A watch that merely
+/// continued would show nothing before the next change. A connection that the server closes after
+/// its usual time is no error, and the watch continues.
 async fn session<T>(
     api: &Api<Slim<T>>,
     config: watcher::Config,
-    kind: &Kind<T>,
-    shared: &Shared,
-) -> End
+    kind: &WatchedKind<T>,
+    shared: &SharedCache,
+) -> SessionEnd
 where
     T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static,
 {
@@ -111,7 +118,7 @@ where
             Some(_) => match timeout(PATIENCE, next(events.as_mut())).await {
                 Ok(event) => event,
                 Err(_) => {
-                    return End::Is(State::failing(format!(
+                    return SessionEnd::In(WatchState::failing(format!(
                         "no answer within {} s",
                         PATIENCE.as_secs()
                     )));
@@ -122,34 +129,35 @@ where
             Some(Ok(Event::Init)) => listed = Some(Vec::new()),
             Some(Ok(Event::InitApply(object))) => {
                 let seen = kind.seen(object, &mut shared.pool());
-                listed.get_or_insert_default().push(shared.known().familiar(kind.name, seen));
+                listed.get_or_insert_default().push(shared.cache().reuse_known(kind.name, seen));
             }
             Some(Ok(Event::InitDone)) => {
                 let objects = listed.take().unwrap_or_default();
                 tracing::debug!(kind = kind.name, objects = objects.len(), "listed");
-                shared.change(|known| known.replace(kind.name, objects));
+                shared.change(|cache| cache.replace(kind.name, objects));
             }
             Some(Ok(Event::Apply(object))) => {
                 let seen = kind.seen(object, &mut shared.pool());
-                shared.change(|known| known.put(kind.name, seen));
+                shared.change(|cache| cache.put(kind.name, seen));
             }
             Some(Ok(Event::Delete(object))) => {
                 let seen = kind.seen(object, &mut shared.pool());
-                shared.change(|known| known.delete(kind.name, seen));
+                shared.change(|cache| cache.delete(kind.name, seen));
             }
             Some(Err(error)) => return end(&error),
-            None => return End::Is(State::failing("the watch ended".to_owned())),
+            None => return SessionEnd::In(WatchState::failing("the watch ended".to_owned())),
         }
     }
 }
 
-/// The next item of a stream. `Stream` itself is named by no dependency; a bound on what extends it
-/// brings its methods along.
+/// The next item of a stream. No direct dependency exports the trait `Stream`; the bound on
+/// `WatchStreamExt`, which extends it, gives its methods.
 async fn next<S: WatchStreamExt>(mut stream: Pin<&mut S>) -> Option<S::Item> {
     poll_fn(|cx| stream.as_mut().poll_next(cx)).await
 }
 
-fn end(error: &watcher::Error) -> End {
+/// How an error ends a session.
+fn end(error: &watcher::Error) -> SessionEnd {
     use watcher::Error::{
         InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed,
     };
@@ -159,15 +167,18 @@ fn end(error: &watcher::Error) -> End {
             status
         }
         InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => {
-            return End::Is(State::failing(chain(error)));
+            return SessionEnd::In(WatchState::failing(chain(error)));
         }
-        NoResourceVersion => return End::Is(State::failing(error.to_string())),
+        NoResourceVersion => return SessionEnd::In(WatchState::failing(error.to_string())),
     };
     match status.code {
-        410 => End::Outdated,
-        404 => End::Is(State::Absent),
-        403 => End::Is(State::Forbidden(status.message.clone())),
-        code => End::Is(State::failing(format!("{} ({code} {})", status.message, status.reason))),
+        410 => SessionEnd::Outdated,
+        404 => SessionEnd::In(WatchState::Absent),
+        403 => SessionEnd::In(WatchState::Forbidden(status.message.clone())),
+        code => SessionEnd::In(WatchState::failing(format!(
+            "{} ({code} {})",
+            status.message, status.reason
+        ))),
     }
 }
 
@@ -185,33 +196,36 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn tell<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static>(
-    kind: &Kind<T>,
-    state: &State,
+/// Logs a state that a kind has entered.
+fn log_state<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static>(
+    kind: &WatchedKind<T>,
+    state: &WatchState,
     pause: Duration,
 ) {
     let (name, again) = (kind.name, pause.as_secs());
     match state {
-        State::Absent if name == PODS => tracing::warn!(
+        WatchState::Absent if name == PODS => tracing::warn!(
             kind = name,
-            "not served, so nothing can be attributed: is this the address of an API server? Asking again in {again} s"
+            "not served, so nothing can be attributed: is this the address of an API server? \
+             Asking again in {again} s"
         ),
-        State::Absent => tracing::debug!(
+        WatchState::Absent => tracing::debug!(
             kind = name,
             "the API server does not serve this kind; asking again in {again} s"
         ),
-        State::Forbidden(why) => tracing::warn!(
+        WatchState::Forbidden(why) => tracing::warn!(
             kind = name,
-            "not allowed, so this kind is missing: {why}; allow `list` and `watch` on {}; asking again in {again} s",
+            "not allowed, so this kind is missing: {why}; allow `list` and `watch` on {}; asking \
+             again in {again} s",
             kind.rule()
         ),
-        State::Failing { why, .. } => {
+        WatchState::Failing { why, .. } => {
             tracing::warn!(
                 kind = name,
                 "cannot be watched at the moment: {why}; trying again in {} ms",
                 pause.as_millis()
             );
         }
-        State::Listing | State::Synced => {}
+        WatchState::Listing | WatchState::Synced => {}
     }
 }

@@ -1,8 +1,8 @@
-//! Endpoints that were there: a connection is resolved after it was seen, and its pod may have been
-//! taken out of its Services meanwhile.
+//! Former endpoints. A connection is resolved some time after it was seen, and its pod may have
+//! been removed from its Services meanwhile.
 //!
-//! Owns what EndpointSlices have lost, for as long as packets of it may still be told. Must never
-//! keep what is there.
+//! Owns the endpoints that EndpointSlices have lost, for as long as packets to them may still be
+//! resolved. Must never contain an endpoint that a slice still has.
 
 use std::sync::Arc;
 
@@ -11,62 +11,62 @@ use tokio::time::Instant;
 use crate::cluster::EndTime;
 use crate::cluster::objects::EndpointSlice;
 
-/// What slices have lost.
+/// The endpoints that slices have lost.
 #[derive(Debug, Default)]
-pub(super) struct Former(Vec<Lost>);
+pub(super) struct FormerEndpoints(Vec<FormerSlice>);
 
-/// Addresses that a slice had and has no more.
+/// A slice with only the endpoints that it has lost.
 #[derive(Debug)]
-pub(super) struct Lost {
+pub(super) struct FormerSlice {
     pub slice: Arc<EndpointSlice>,
     pub ended: EndTime,
     pub forget: Instant,
 }
 
-impl Former {
-    /// A slice has another version now, or none.
-    pub fn lost(
+impl FormerEndpoints {
+    /// Adds the endpoints that a slice has lost with its new version, or with its deletion.
+    pub fn add(
         &mut self,
         old: &EndpointSlice,
         new: Option<&EndpointSlice>,
         ended: EndTime,
         forget: Instant,
     ) {
-        let gone = |address: &String| {
-            let there = |n: &EndpointSlice| {
+        let is_lost = |address: &String| {
+            let has_it = |n: &EndpointSlice| {
                 n.ports == old.ports && n.endpoints.iter().any(|e| e.addresses.contains(address))
             };
-            !new.is_some_and(there)
+            !new.is_some_and(has_it)
         };
         let mut slice = old.clone();
-        slice.endpoints.iter_mut().for_each(|e| e.addresses.retain(gone));
+        slice.endpoints.iter_mut().for_each(|e| e.addresses.retain(is_lost));
         slice.endpoints.retain(|e| !e.addresses.is_empty());
         if !slice.endpoints.is_empty() {
-            self.0.push(Lost { slice: Arc::new(slice), ended, forget });
+            self.0.push(FormerSlice { slice: Arc::new(slice), ended, forget });
         }
     }
 
-    /// Forgets what was lost long ago.
+    /// Forgets what is due to be forgotten at this time.
     pub fn forget(&mut self, at: Instant) {
         self.0.retain(|l| l.forget > at);
     }
 
-    /// What was lost, and until when it was there.
-    pub fn all(&self) -> Vec<(Arc<EndpointSlice>, EndTime)> {
+    /// The lost endpoints, each with the time of its end.
+    pub fn all(&self) -> Vec<(Arc<EndpointSlice>, Ended)> {
         self.0.iter().map(|l| (Arc::clone(&l.slice), l.ended)).collect()
     }
 
-    /// What was lost.
-    pub fn iter(&self) -> impl Iterator<Item = &Lost> {
+    /// The lost endpoints, slice by slice.
+    pub fn iter(&self) -> impl Iterator<Item = &FormerSlice> {
         self.0.iter()
     }
 
-    /// Takes up what an earlier run has seen lost.
-    pub fn recall(&mut self, lost: Lost) {
+    /// Adds what an earlier run has saved.
+    pub fn recall(&mut self, lost: FormerSlice) {
         self.0.push(lost);
     }
 
-    /// When something is forgotten next.
+    /// The next time at which something is to be forgotten.
     pub fn next(&self) -> Option<Instant> {
         self.0.iter().map(|l| l.forget).min()
     }

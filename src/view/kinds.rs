@@ -1,5 +1,8 @@
-//! The kinds that are watched, and their objects: read slim one by one, so that a page of whole
-//! ones never stands in memory, and a broken one spoils nothing else.
+//! The kinds that are watched, and how their objects are read. Each object of a page is reduced on
+//! its own as soon as it is read: a page of whole objects is never in memory, and a broken object
+//! does not spoil the others.
+//!
+//! Owns names and versions of the kinds. Must never decide what an object means.
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -11,20 +14,20 @@ use kube::core::{DynamicResourceScope, GroupVersionKind, Resource};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 
-use super::object::{Object, Seen};
+use super::object::{IndexObject, ObjectVersion};
 use crate::cluster::objects::{
     Check, Controller, EndpointSlice, Node, Pod, Service, ServiceEntry, VirtualService,
     WorkloadEntryObject,
 };
 use crate::cluster::{ControllerBrief, PodBrief, Pool};
 
-/// A kind, and the type that its objects are read as.
-pub(super) struct Kind<T> {
+/// A kind that is watched; `T` is the type that its objects are read as.
+pub(super) struct WatchedKind<T> {
     pub name: &'static str,
     group: &'static str,
     version: &'static str,
     plural: &'static str,
-    wrap: fn(T, &mut Pool) -> Object,
+    wrap: fn(T, &mut Pool) -> IndexObject,
 }
 
 const fn kind<T>(
@@ -32,34 +35,36 @@ const fn kind<T>(
     group: &'static str,
     version: &'static str,
     plural: &'static str,
-    wrap: fn(T, &mut Pool) -> Object,
-) -> Kind<T> {
-    Kind { name, group, version, plural, wrap }
+    wrap: fn(T, &mut Pool) -> IndexObject,
+) -> WatchedKind<T> {
+    WatchedKind { name, group, version, plural, wrap }
 }
 
-pub(super) const PODS: Kind<Pod> =
-    kind("Pod", "", "v1", "pods", |o, pool| Object::Pod(Arc::new(PodBrief::new(&o, pool))));
-pub(super) const SERVICES: Kind<Service> =
-    kind("Service", "", "v1", "services", |o, pool| Object::Service(Arc::new(pool.service(o))));
-pub(super) const SLICES: Kind<EndpointSlice> =
+pub(super) const PODS: WatchedKind<Pod> =
+    kind("Pod", "", "v1", "pods", |o, pool| IndexObject::Pod(Arc::new(PodBrief::new(&o, pool))));
+pub(super) const SERVICES: WatchedKind<Service> =
+    kind("Service", "", "v1", "services", |o, pool| {
+        IndexObject::Service(Arc::new(pool.service(o)))
+    });
+pub(super) const SLICES: WatchedKind<EndpointSlice> =
     kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", |o, pool| {
-        Object::Slice(Arc::new(pool.slice(o)))
+        IndexObject::Slice(Arc::new(pool.slice(o)))
     });
-pub(super) const NODES: Kind<Node> =
-    kind("Node", "", "v1", "nodes", |o, _| Object::Node(Arc::new(o)));
-pub(super) const ENTRIES: Kind<ServiceEntry> =
+pub(super) const NODES: WatchedKind<Node> =
+    kind("Node", "", "v1", "nodes", |o, _| IndexObject::Node(Arc::new(o)));
+pub(super) const ENTRIES: WatchedKind<ServiceEntry> =
     kind("ServiceEntry", "networking.istio.io", "v1", "serviceentries", |o, _| {
-        Object::Entry(Arc::new(o))
+        IndexObject::Entry(Arc::new(o))
     });
-pub(super) const WORKLOAD_ENTRIES: Kind<WorkloadEntryObject> =
+pub(super) const WORKLOAD_ENTRIES: WatchedKind<WorkloadEntryObject> =
     kind("WorkloadEntry", "networking.istio.io", "v1", "workloadentries", |o, _| {
-        Object::WorkloadEntry(Arc::new(o))
+        IndexObject::WorkloadEntry(Arc::new(o))
     });
-pub(super) const VIRTUAL_SERVICES: Kind<VirtualService> =
+pub(super) const VIRTUAL_SERVICES: WatchedKind<VirtualService> =
     kind("VirtualService", "networking.istio.io", "v1", "virtualservices", |o, pool| {
-        Object::Routed(pool.word(&o.metadata.namespace), o.hosts().into())
+        IndexObject::Routed(pool.word(&o.metadata.namespace), o.hosts().into())
     });
-pub(super) const CONTROLLERS: [Kind<Controller>; 6] = [
+pub(super) const CONTROLLERS: [WatchedKind<Controller>; 6] = [
     kind("ReplicaSet", "apps", "v1", "replicasets", controller),
     kind("Deployment", "apps", "v1", "deployments", controller),
     kind("StatefulSet", "apps", "v1", "statefulsets", controller),
@@ -68,11 +73,11 @@ pub(super) const CONTROLLERS: [Kind<Controller>; 6] = [
     kind("CronJob", "batch", "v1", "cronjobs", controller),
 ];
 
-fn controller(object: Controller, pool: &mut Pool) -> Object {
-    Object::Controller(Arc::new(ControllerBrief::new(object, pool)))
+fn controller(object: Controller, pool: &mut Pool) -> IndexObject {
+    IndexObject::Controller(Arc::new(ControllerBrief::new(object, pool)))
 }
 
-impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> Kind<T> {
+impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> WatchedKind<T> {
     pub(super) fn resource(&self) -> ApiResource {
         ApiResource::from_gvk_with_plural(
             &GroupVersionKind::gvk(self.group, self.version, self.name),
@@ -80,7 +85,7 @@ impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> Kind<T
         )
     }
 
-    /// How RBAC names it.
+    /// The name of the kind in rules of RBAC.
     pub(super) fn rule(&self) -> String {
         if self.group.is_empty() {
             self.plural.to_owned()
@@ -89,38 +94,39 @@ impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> Kind<T
         }
     }
 
-    /// What the indexes need of an object, sharing with others what they have in common.
-    pub(super) fn seen(&self, slim: Slim<T>, pool: &mut Pool) -> Seen {
+    /// Reduces an object to what the indexes need. Equal strings are shared through the pool.
+    pub(super) fn seen(&self, slim: Slim<T>, pool: &mut Pool) -> ObjectVersion {
         let Slim { meta, object } = slim;
         let (name, uid) = (meta.name.unwrap_or_default(), meta.uid.unwrap_or_default());
         let checked = object.and_then(|o| o.check().map(|()| o).map_err(|e| e.to_string()));
         let object = checked.map(|o| (self.wrap)(o, pool));
         let (name, uid) = match &object {
-            Ok(Object::Pod(pod)) => (Arc::clone(&pod.name), Arc::clone(&pod.uid)),
-            Ok(Object::Controller(controller)) => (Arc::clone(&controller.name), uid.into()),
+            Ok(IndexObject::Pod(pod)) => (Arc::clone(&pod.name), Arc::clone(&pod.uid)),
+            Ok(IndexObject::Controller(controller)) => (Arc::clone(&controller.name), uid.into()),
             _ => (name.into(), uid.into()),
         };
-        Seen { key: (pool.word(&meta.namespace.unwrap_or_default()), name), uid, object }
+        ObjectVersion { key: (pool.word(&meta.namespace.unwrap_or_default()), name), uid, object }
     }
 }
 
-/// An object on its way from the API server: whole in text, slim as soon as it is read.
+/// An object as it is deserialized from the API server's answer: its identity, and the fields that
+/// are needed or why they cannot be read.
 #[derive(Clone, Debug)]
 pub(super) struct Slim<T> {
     meta: ObjectMeta,
     object: Result<T, String>,
 }
 
-/// What of its metadata tells it from others.
+/// The metadata that identify an object.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Identity {
-    metadata: Named,
+struct ObjectIdentity {
+    metadata: MetadataNames,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Named {
+struct MetadataNames {
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
@@ -134,8 +140,8 @@ struct Named {
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Slim<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
-        let Identity { metadata: Named { name, namespace, uid, resource_version } } =
-            Identity::deserialize(&value).map_err(D::Error::custom)?;
+        let ObjectIdentity { metadata: MetadataNames { name, namespace, uid, resource_version } } =
+            ObjectIdentity::deserialize(&value).map_err(D::Error::custom)?;
         let meta = ObjectMeta { name, namespace, uid, resource_version, ..ObjectMeta::default() };
         // A wrong type in one object must not make an error of the whole list.
         Ok(Self { meta, object: T::deserialize(value).map_err(|e| e.to_string()) })

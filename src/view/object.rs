@@ -1,26 +1,29 @@
 //! Objects as the indexes need them, whatever their kind.
+//!
+//! Owns these forms. Must never contain a field that no index reads.
 
 use std::sync::Arc;
 
 use crate::cluster::objects::{EndpointSlice, Node, Service, ServiceEntry, WorkloadEntryObject};
 use crate::cluster::{ClusterBuilder, ControllerBrief, PodBrief};
 
-/// An object as far as the indexes need it. The builder shares it.
+/// The fields of an object that the indexes need. Cache and indexes share them.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Object {
+pub(super) enum IndexObject {
     Pod(Arc<PodBrief>),
     Service(Arc<Service>),
     Slice(Arc<EndpointSlice>),
     Node(Arc<Node>),
     Entry(Arc<ServiceEntry>),
     WorkloadEntry(Arc<WorkloadEntryObject>),
-    /// Hosts that a VirtualService of this namespace routes: nothing else of it is needed.
+    /// The hosts that a VirtualService routes, with its namespace. Nothing else of it is needed.
     Routed(Arc<str>, Arc<[String]>),
     Controller(Arc<ControllerBrief>),
 }
 
-impl Object {
-    pub(super) fn feed(self, kind: &str, builder: &mut ClusterBuilder) {
+impl IndexObject {
+    /// Adds the object to the indexes.
+    pub(super) fn feed(self, kind: &str, builder: &mut Builder) {
         match self {
             Self::Pod(o) => builder.brief(o, None),
             Self::Service(o) => builder.shared_service(o),
@@ -35,14 +38,14 @@ impl Object {
 }
 
 /// Namespace and name.
-pub(super) type Key = (Arc<str>, Arc<str>);
+pub(super) type ObjectKey = (Arc<str>, Arc<str>);
 
-/// A version of an object, as a watch tells it.
+/// A version of an object, as a watch delivers it.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct ObjectVersion {
     /// Namespace and name.
-    pub key: Key,
+    pub key: ObjectKey,
     pub uid: Arc<str>,
-    /// Or why it cannot be read.
-    pub object: Result<Object, String>,
+    /// The object, or why it cannot be read.
+    pub object: Result<IndexObject, String>,
 }

@@ -1,4 +1,6 @@
-//! Builds the indexes anew when something has changed, and not too often.
+//! Builds new indexes when the cache has changed.
+//!
+//! Owns how often they are built. Must never publish indexes that are built in part.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,28 +9,29 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::known::Input;
-use super::shared::Shared;
-use crate::cluster::{Cluster, ClusterBuilder};
+use super::cache::IndexInput;
+use super::shared::SharedCache;
+use crate::cluster::{Builder, Cluster};
 
-/// Changes come in bursts: when none came for so long, one has ended.
+/// Changes come in bursts. A burst has ended when no change came for this long.
 const QUIET: Duration = Duration::from_millis(50);
-/// A busy cluster is never quiet.
+/// In a busy cluster bursts never end: a build waits no longer than this for it.
 const AT_LATEST: Duration = Duration::from_millis(500);
-/// One build per this many times its duration: a tenth of a core at most.
+/// From one build to the next there is this many times the duration of the first: building takes a
+/// tenth of a core at most.
 const SHARE: u32 = 10;
-/// Where nothing is to be forgotten, this is as good as never.
+/// How long to wait if nothing is to be forgotten: as good as never.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Keeps the indexes up to date until the word to stop. A build that runs then is awaited.
-pub(super) async fn keep(
-    shared: &Shared,
+/// Rebuilds the indexes after changes until `stop` becomes true. Waits for a build that runs then.
+pub(super) async fn run(
+    shared: &SharedCache,
     domain: Option<&str>,
     publish: &watch::Sender<Arc<Cluster>>,
-    tell: &watch::Sender<bool>,
+    publish_synced: &watch::Sender<bool>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut said = BTreeSet::new();
+    let mut logged = BTreeSet::new();
     let mut forget = None;
     let mut not_before = Instant::now();
     loop {
@@ -36,9 +39,9 @@ pub(super) async fn keep(
             () = stopped(&mut stop) => return,
             () = pause(shared, forget, not_before) => {}
         }
-        let input = shared.known().input(Instant::now());
+        let input = shared.cache().input(Instant::now());
         shared.pool().sweep();
-        let settled = input.settled;
+        let synced = input.synced;
         forget = input.forget;
         let domain = domain.map(str::to_owned);
         let begun = Instant::now();
@@ -50,17 +53,17 @@ pub(super) async fn keep(
                     "indexes built"
                 );
                 publish.send_replace(Arc::new(cluster));
-                // Before everything is listed, much seems to contradict itself. Later, each is said
-                // once as long as it lasts.
-                if settled {
+                // Before all kinds are listed, many objects seem to contradict each other, so
+                // problems are logged only afterwards: each once, for as long as it lasts.
+                if synced {
                     let problems = BTreeSet::from_iter(problems);
-                    problems.difference(&said).for_each(|problem| tracing::warn!("{problem}"));
-                    said = problems;
-                    tell.send_if_modified(|synced| !std::mem::replace(synced, true));
+                    problems.difference(&logged).for_each(|problem| tracing::warn!("{problem}"));
+                    logged = problems;
+                    publish_synced.send_if_modified(|synced| !std::mem::replace(synced, true));
                 }
             }
             Err(error) => {
-                tracing::error!("the indexes could not be built, the former ones stay: {error}")
+                tracing::error!("the indexes could not be built, the old ones stay: {error}")
             }
         }
         not_before = begun + begun.elapsed() * SHARE;
@@ -68,7 +71,7 @@ pub(super) async fn keep(
 }
 
 /// Waits for a change, or for something to forget, and then until it is time to build.
-async fn pause(shared: &Shared, forget: Option<Instant>, not_before: Instant) {
+async fn pause(shared: &SharedCache, forget: Option<Instant>, not_before: Instant) {
     tokio::select! {
         () = shared.changed.notified() => {}
         () = sleep_until(forget.unwrap_or_else(|| Instant::now() + LONG)) => {}
@@ -85,13 +88,12 @@ async fn pause(shared: &Shared, forget: Option<Instant>, not_before: Instant) {
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // Nobody is left who could say so: then there is nobody to serve either.
+    // An error means that the sender was dropped, which is a stop as well.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-fn build(input: Input, domain: Option<&str>) -> (Cluster, Vec<String>) {
-    let mut builder =
-        domain.map_or_else(ClusterBuilder::default, |d| ClusterBuilder::default().domain(d));
+fn build(input: IndexInput, domain: Option<&str>) -> (Cluster, Vec<String>) {
+    let mut builder = domain.map_or_else(Builder::default, |d| Builder::default().domain(d));
     input.feed(&mut builder);
     builder.build()
 }

@@ -1,4 +1,6 @@
-//! How far a view has come, in words for people and programs.
+//! The state of a view's watches, for people and programs.
+//!
+//! Owns these words. Must never decide what to do about a state.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,29 +9,29 @@ use std::time::Duration;
 /// The kind that nothing works without.
 pub(super) const PODS: &str = "Pod";
 
-/// How far the view has come.
+/// The state of a view.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// The indexes hold every kind that is served and allowed, and pods in any case. Stays true
-    /// from then on.
+pub struct ViewStatus {
+    /// The indexes contain every kind that is served and allowed, and pods in any case. Once true,
+    /// it stays true.
     pub synced: bool,
-    /// Each watched kind; none where a snapshot is all there is.
+    /// Each watched kind; empty for the view of a snapshot.
     pub kinds: BTreeMap<String, KindStatus>,
     /// For how long the kind that fails longest has failed; the indexes may be that much behind. A
-    /// connection that breaks without a word is noticed within five minutes.
+    /// connection that breaks silently is detected within five minutes.
     pub behind: Option<Duration>,
     /// Versions of objects that could not be read, since the start.
     pub broken: u64,
 }
 
-/// How a watch does.
+/// The state of the watch of a kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KindStatus {
-    /// Its first list is not complete.
+    /// The first list is not complete.
     Listing,
-    /// It is watched.
+    /// It was listed and is watched.
     Synced {
-        /// Objects known.
+        /// Number of known objects.
         objects: usize,
     },
     /// The API server does not serve this kind. Asked again every minute.
@@ -37,19 +39,19 @@ pub enum KindStatus {
     /// The API server does not allow to list or to watch it, in its words. Asked again every
     /// minute.
     Forbidden(String),
-    /// Neither list nor watch can be had at the moment. What was known stays in use.
+    /// Listing and watching fail at the moment. The known objects stay in use.
     Failing {
-        /// Why.
+        /// The last error.
         why: String,
         /// For how long there was no success.
         behind: Duration,
-        /// Objects known.
+        /// Number of known objects.
         objects: usize,
     },
 }
 
-impl Status {
-    /// Why pods are not told of, where they never will be until somebody changes the cluster.
+impl ViewStatus {
+    /// Why the API server delivers no pods, if only a change of the cluster can mend it.
     pub fn blind(&self) -> Option<&KindStatus> {
         self.kinds
             .get(PODS)

@@ -1,4 +1,4 @@
-//! The recorded cases: reading them, and their meshes as a snapshot.
+//! The recorded cases of Istio's scoping: reads them, and makes snapshots of their meshes.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -10,7 +10,7 @@ use sidecarta::mesh::Mesh;
 use sidecarta::scope::{Call, CallProtocol};
 use sidecarta::snapshot::{self, Builders, Snapshot};
 
-/// The workload that is asked about.
+/// The workload of a case.
 #[derive(Debug, Deserialize)]
 pub struct CaseClient {
     pub namespace: String,
@@ -37,7 +37,7 @@ impl Case {
     }
 }
 
-/// Where the cases are: SIDECARTA_SCOPE_CASES, else those of the project.
+/// The directory of the cases: SIDECARTA_SCOPE_CASES, else that of the project.
 fn directory() -> PathBuf {
     std::env::var_os("SIDECARTA_SCOPE_CASES").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scope-cases"),
@@ -72,7 +72,7 @@ pub fn list(mesh: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
 
-/// A mesh of a case in both forms.
+/// A mesh of a case as a snapshot, with the indexes of addresses and Istio's configuration.
 pub fn snapshot(mesh: &Value) -> Snapshot {
     let mut builders = Builders::both(None);
     let mut report = snapshot::Report::default();

@@ -1,4 +1,4 @@
-//! A small disk, to be filled or made read-only.
+//! A small disk for tests, which can be filled or made read-only.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 #![allow(dead_code)] // each test file uses a part of it
@@ -12,8 +12,8 @@ use super::rights::{not_run, rooted};
 pub struct Disk(tempfile::TempDir);
 
 impl Disk {
-    /// `None` where the calling test does not go on: as no root may mount here, it was run in a
-    /// user namespace, or it said that it could not be.
+    /// Mounts a disk of this size. `None` if the calling test does not go on: without root it was
+    /// run in a user namespace, or it printed why it cannot run.
     pub fn mount(what: &str, size: &str) -> Option<Self> {
         if !rooted(what) {
             return None;
@@ -37,7 +37,7 @@ impl Disk {
         None
     }
 
-    /// `ro` or `rw`.
+    /// Mounts it again; `mode` is `ro` or `rw`.
     pub fn remount(&self, mode: &str) {
         assert!(
             Command::new("mount")
@@ -49,7 +49,7 @@ impl Disk {
         );
     }
 
-    /// Where it is.
+    /// The directory at which it is mounted.
     pub fn path(&self) -> &Path {
         self.0.path()
     }

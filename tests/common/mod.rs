@@ -1,5 +1,4 @@
-//! What the tests of the command line share: the binary, the samples, and a directory that goes
-//! away.
+//! What the tests of the command line share: the program, the samples, and a small disk.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 #![allow(dead_code)] // each test file uses a part of it
@@ -43,7 +42,7 @@ pub fn captures(case: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Runs the program.
+/// Runs the program, without a store from the environment.
 pub fn run<S: AsRef<OsStr>>(args: &[S]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sidecarta"))
         .args(args)
@@ -52,15 +51,15 @@ pub fn run<S: AsRef<OsStr>>(args: &[S]) -> Output {
         .unwrap()
 }
 
-/// Runs the program, which must exit with `code`, and gives its standard output.
+/// Runs the program, which must exit with `code`, and returns its standard output.
 pub fn expect<S: AsRef<OsStr>>(code: i32, args: &[S]) -> String {
     let out = run(args);
-    let said: Vec<_> = args.iter().map(|a| a.as_ref().to_string_lossy().into_owned()).collect();
+    let words: Vec<_> = args.iter().map(|a| a.as_ref().to_string_lossy().into_owned()).collect();
     assert_eq!(
         out.status.code(),
         Some(code),
         "{}\n{}{}",
-        said.join(" "),
+        words.join(" "),
         String::from_utf8_lossy(&out.stdout),
         String::from_utf8_lossy(&out.stderr)
     );

@@ -8,14 +8,15 @@ use std::io::Write;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-/// A user namespace whose root this user is, with mounts and a network of its own: `ip netns` keeps
-/// its files below /run, which is not this user's, and comes back to the network where it began.
+/// A user namespace in which this user is root, with its own mounts and its own network. `ip netns`
+/// needs both: its files are below /run, which this user cannot write, and it returns to the
+/// network in which it began.
 const ENTER: [&str; 4] = ["--map-root-user", "--mount", "--net", "sh"];
 const BEGIN: &str = "mount -t tmpfs tmpfs /run && ip link set lo up && exec \"$0\" \"$@\"";
 
-/// Whether the calling test goes on: as root it does. Otherwise it is run again in a process of its
-/// own, as root of a user namespace, and has passed or failed there. Where that cannot be, it says
-/// loudly that the test did not run, and why; in CI it fails.
+/// Whether the calling test goes on. As root it does. Otherwise it is run again in another process,
+/// as root of a user namespace, and passes or fails there. If that is impossible, this prints that
+/// the test did not run, and why; in CI the test fails then.
 ///
 /// # Panics
 /// When the test fails in the namespace, or does not run in CI.
@@ -31,12 +32,13 @@ pub fn rooted(what: &str) -> bool {
     false
 }
 
-/// Whether this is root, be it of a user namespace.
+/// Whether this process is root, also of a user namespace.
 pub fn root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Says that a test did not run, past the capture of output, which shows that of failed tests only.
+/// Prints that a test did not run. It bypasses the test harness, which hides the output of tests
+/// that pass.
 ///
 /// # Panics
 /// In CI.
@@ -68,14 +70,14 @@ fn unshare(command: &[&str]) -> std::io::Result<Output> {
     Command::new("unshare").args(ENTER).args(["-c", BEGIN]).args(command).output()
 }
 
-/// Why this user cannot be root of a namespace; `None` where it can.
+/// Why this user cannot be root of a namespace; `None` if it can.
 fn refused() -> Option<String> {
     let why = match unshare(&["ip", "netns", "add", "probe"]) {
         Ok(out) if out.status.success() => return None,
         Ok(out) => String::from_utf8_lossy(&out.stderr).trim().to_owned(),
         Err(error) => format!("unshare (util-linux): {error}"),
     };
-    // What distributions forbid it by, each with the value that does.
+    // The settings by which distributions forbid it, each with the value that does.
     let settings = [
         ("kernel/unprivileged_userns_clone", "0"),
         ("kernel/apparmor_restrict_unprivileged_userns", "1"),

@@ -1,4 +1,4 @@
-//! Pods from an API server.
+//! Agents whose pods come from an API server.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
 
@@ -34,8 +34,8 @@ impl Api {
         self.server.as_ref().unwrap()
     }
 
-    /// Tells of all objects of a world.
-    pub fn tell(&self, world: &World) {
+    /// Adds all objects of a world.
+    pub fn add_objects(&self, world: &World) {
         world.objects.iter().for_each(|o| self.put(o));
     }
 
@@ -53,7 +53,7 @@ impl Api {
 impl Drop for Api {
     fn drop(&mut self) {
         let server = self.server.take();
-        // It wakes its own listener, which is nowhere else.
+        // `kill` connects to the listener to wake it, so it must run in the same namespace.
         let _ = inside(&self.ns, move || drop(server)).join();
     }
 }
@@ -71,18 +71,18 @@ fn jiff_now() -> i64 {
 }
 
 #[test]
-fn an_address_that_changes_hands_within_a_second_is_attributed_to_each() {
+fn an_address_that_changes_owner_within_a_second_is_attributed_by_time() {
     if !possible() {
         return;
     }
     let mut world = World::new();
     let api = Api::start(&mut world);
     world.cart();
-    api.tell(&world);
+    api.add_objects(&world);
     let agent = agent(&world, "");
     for n in 0..3 {
         let name = format!("job{n}");
-        // As in life, the pod calls before the API has its address.
+        // As in a real cluster, the pod calls before the API has its address.
         let net = world.node.bridged(&name, 20);
         world.object(
             &name,
@@ -107,21 +107,21 @@ fn an_address_that_changes_hands_within_a_second_is_attributed_to_each() {
         requests.iter().all(|r| r.contains("fieldSelector=spec.nodeName%3Dn1")),
         "{requests:?}"
     );
-    // Whoever learns from the batches need not know any more who held the address.
+    // The batches name the pods, so `import` need not know who had the address.
     world.objects.retain(|o| !o["metadata"]["name"].as_str().unwrap().starts_with("job"));
     let want = expected(&[("job0 -> cart:80", 3), ("job1 -> cart:80", 3), ("job2 -> cart:80", 3)]);
     assert_eq!(world.learned(), want, "{:?}", world.counters());
 }
 
 #[test]
-fn what_is_seen_before_the_first_list_waits_for_it() {
+fn observations_from_before_the_first_list_wait_for_it() {
     if !possible() {
         return;
     }
     let mut world = World::new();
     let api = Api::start(&mut world);
     let (web, _) = world.web_and_cart();
-    api.tell(&world);
+    api.add_objects(&world);
     api.server().refuse("pods", 500);
     let agent = agent(&world, "--patience 1s --listen 127.0.0.1:15099");
     call(&web, "10.244.1.11:8080", REQUEST);
@@ -137,7 +137,7 @@ fn what_is_seen_before_the_first_list_waits_for_it() {
 }
 
 #[test]
-fn without_the_right_to_list_pods_it_is_not_ready_and_says_so() {
+fn an_agent_that_may_not_list_pods_is_not_ready_and_says_why() {
     if !possible() {
         return;
     }
@@ -165,7 +165,7 @@ fn run_learns_with_an_api_server() {
     let mut world = World::new();
     let api = Api::start(&mut world);
     let (web, _) = world.web_and_cart();
-    api.tell(&world);
+    api.add_objects(&world);
     let run = world.start(&format!("run --store {}", world.path("store").display()), "--settle 1s");
     for _ in 0..5 {
         call(&web, "10.244.1.11:8080", REQUEST);

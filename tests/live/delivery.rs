@@ -1,4 +1,4 @@
-//! An agent that is killed, and an output that fails.
+//! Agents that are killed, and outputs that fail.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
 
@@ -25,8 +25,8 @@ fn shop() -> (World, Net) {
     (world, web)
 }
 
-/// Kills an agent as if while it wrote its second batch, `cut` of which is in the file; gives what
-/// is said of it.
+/// Kills an agent as if it was writing its second batch: `cut` gives how much of that is in the file.
+/// Imports the file afterwards, and returns standard error.
 fn killed(cut: impl Fn(&str) -> usize) -> String {
     let (world, web) = shop();
     let out = world.path("out.ndjson");
@@ -51,7 +51,7 @@ fn killed(cut: impl Fn(&str) -> usize) -> String {
 }
 
 #[test]
-fn a_file_of_a_killed_agent_goes_on() {
+fn a_file_of_a_killed_agent_is_continued() {
     if !possible() {
         return;
     }
@@ -61,7 +61,7 @@ fn a_file_of_a_killed_agent_goes_on() {
     assert!(said.contains("its batch is skipped"), "{said}");
 }
 
-/// A file system that is full, until it is freed.
+/// A file system that is full until `free` is called.
 struct Full(PathBuf);
 
 impl Full {
@@ -95,7 +95,7 @@ impl Drop for Full {
 }
 
 #[test]
-fn what_cannot_be_written_is_kept_and_told_once() {
+fn a_batch_that_cannot_be_written_is_delivered_once_later() {
     if !possible() {
         return;
     }
@@ -119,9 +119,9 @@ fn what_cannot_be_written_is_kept_and_told_once() {
     (0..3).for_each(|_| call(&web, "10.244.1.11:8081", REQUEST));
     spooled("10.244.1.11:8081");
     call(&web, "10.244.1.11:8082", REQUEST);
-    // Behind the batch whose delivery fails, which is not changed any more.
+    // This goes into the next batch: the one whose delivery fails is not changed any more.
     spooled("10.244.1.11:8082");
-    assert!(agent.log().contains("a batch cannot be delivered; it is kept"), "{}", agent.log());
+    assert!(agent.log().contains("a batch cannot be delivered now"), "{}", agent.log());
     agent.kill();
 
     let agent = start();
@@ -141,7 +141,7 @@ fn what_cannot_be_written_is_kept_and_told_once() {
 }
 
 #[test]
-fn without_a_spool_it_waits_in_memory() {
+fn without_a_spool_batches_wait_in_memory() {
     if !possible() {
         return;
     }

@@ -1,5 +1,5 @@
-//! Devices that show less, or other frames, than a plain pod's: tagged frames, and hosts that the
-//! answers pass by.
+//! Devices that show other frames than a plain pod's, or fewer: tagged frames, and answers that do
+//! not pass the node's side.
 //!
 //! Tagged frames are put on the pods' interfaces as they are, so that the kernel needs no VLAN
 //! devices. What a netkit device's messages look like is tested beside their parser, as many
@@ -12,19 +12,11 @@ use std::process::Command;
 use etherparse::{EtherType, Ethernet2Header, Ipv4Header, SingleVlanHeader, TcpHeader, VlanId};
 use serde_json::json;
 
-use crate::netns::{Net, inside, ip};
+use crate::frames::send;
+use crate::netns::ip;
 use crate::world::{REQUEST, World, call, expected, possible, serve};
 
-/// Puts frames on a pod's interface as they are.
-fn send(net: &Net, frames: Vec<Vec<u8>>) {
-    let send = move || {
-        let mut interface = pcap::Capture::from_device("eth0").unwrap().open().unwrap();
-        frames.iter().for_each(|frame| interface.sendpacket(frame.as_slice()).unwrap());
-    };
-    inside(&net.ns, send).join().unwrap();
-}
-
-/// A TCP segment in as many VLAN tags.
+/// A TCP segment within this number of VLAN tags.
 fn tagged(
     tags: u16,
     from: ([u8; 4], u16),
@@ -79,7 +71,7 @@ fn tagged(
     frame
 }
 
-/// Tagged frames of a call, as a pod with a VLAN of its own sends and gets them.
+/// Sends the tagged frames of a call, as a pod with its own VLAN sends and receives them.
 fn tagged_frames_are_learned(tags: u16, more: &str) {
     let mut world = World::new();
     let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
@@ -123,11 +115,11 @@ fn tagged_frames_are_learned_from_by_one_handle_for_all() {
     }
 }
 
-/// The pod sends through its interface and gets the answers another way, as where a network plugin
-/// redirects them past the host's side (Cilium's host routing). Here they come over a second
+/// The pod sends through its interface and receives the answers on another path, as where a network
+/// plugin redirects them past the host's side (Cilium's host routing). Here they come over a second
 /// interface that does not lead to the node.
 #[test]
-fn what_a_pod_sends_is_enough() {
+fn calls_are_learned_from_what_a_pod_sends_alone() {
     if !possible() {
         return;
     }
@@ -164,7 +156,7 @@ fn what_a_pod_sends_is_enough() {
 /// Of a call: what opens it, the request, and what closes it. The answer is there all the same, for
 /// the request acknowledges it.
 #[test]
-fn only_what_a_pod_sends_is_read_where_that_is_asked_for() {
+fn direction_in_reads_only_what_a_pod_sends() {
     if !possible() {
         return;
     }

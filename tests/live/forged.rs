@@ -1,80 +1,16 @@
-//! A pod that sends as if it were another.
+//! A pod that sends with the address of another pod.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use etherparse::PacketBuilder;
 use serde_json::{Value, json};
 
 use crate::common::expect;
+use crate::frames::{datagram, dns_message, request, send, syn, syn_ack};
 use crate::netns::{Net, inside};
 use crate::world::{REQUEST, World, call, expected, possible, serve};
-
-/// Puts frames on a pod's interface as they are.
-pub fn send(net: &Net, frames: Vec<Vec<u8>>) {
-    let send = move || {
-        let mut interface = pcap::Capture::from_device("eth0").unwrap().open().unwrap();
-        frames.iter().for_each(|frame| interface.sendpacket(frame.as_slice()).unwrap());
-    };
-    inside(&net.ns, send).join().unwrap();
-}
-
-/// Where the node's side of routed pods is; bridges send what is for nobody they know to all.
-const NODE: [u8; 6] = [0xee; 6];
-
-fn builder(from: [u8; 4], to: [u8; 4]) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
-    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], NODE).ipv4(from, to, 64)
-}
-
-/// What opens a connection.
-pub fn syn(from: ([u8; 4], u16), to: ([u8; 4], u16), sequence: u32) -> Vec<u8> {
-    let step = builder(from.0, to.0).tcp(from.1, to.1, sequence, 64_000).syn();
-    let mut frame = Vec::new();
-    step.write(&mut frame, b"").unwrap();
-    frame
-}
-
-/// What accepts one that was never opened.
-fn accepted(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
-    let mut frame = Vec::new();
-    builder(from.0, to.0).tcp(from.1, to.1, 7, 64_000).syn().ack(8).write(&mut frame, b"").unwrap();
-    frame
-}
-
-/// A request on a connection that nothing opened.
-fn request(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
-    let step = builder(from.0, to.0).tcp(from.1, to.1, 8, 64_000).ack(8).psh();
-    let mut frame = Vec::new();
-    step.write(&mut frame, b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n").unwrap();
-    frame
-}
-
-pub fn datagram(from: ([u8; 4], u16), to: ([u8; 4], u16), payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    builder(from.0, to.0).udp(from.1, to.1).write(&mut frame, payload).unwrap();
-    frame
-}
-
-/// A DNS message (RFC 1035 §4.1) with one question for an address, and an answer where there is
-/// one.
-pub fn message(id: u16, name: &str, answer: Option<[u8; 4]>) -> Vec<u8> {
-    let mut message = id.to_be_bytes().to_vec();
-    let (flags, answers) = if answer.is_some() { ([0x81, 0x80], 1) } else { ([0x01, 0x00], 0) };
-    message.extend(flags);
-    message.extend([0, 1, 0, answers, 0, 0, 0, 0]);
-    for label in name.split('.') {
-        message.push(label.len() as u8);
-        message.extend(label.as_bytes());
-    }
-    message.extend([0, 0, 1, 0, 1]);
-    if let Some(address) = answer {
-        message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4]);
-        message.extend(address);
-    }
-    message
-}
 
 const WEB: [u8; 4] = [10, 244, 1, 10];
 const CART: [u8; 4] = [10, 244, 1, 11];
@@ -83,7 +19,7 @@ const FAR: [u8; 4] = [10, 9, 0, 5];
 /// A pod of another node.
 const OTHER: [u8; 4] = [10, 244, 7, 7];
 
-/// All that one pod can pretend another has sent, or was sent.
+/// All frames by which a pod can pretend that another pod has sent or received something.
 fn lies(victim: [u8; 4], target: [u8; 4]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for n in 0..20 {
@@ -93,11 +29,15 @@ fn lies(victim: [u8; 4], target: [u8; 4]) -> Vec<Vec<u8>> {
         all.push(datagram(from(43_000), (target, 8_080), b"x"));
         all.push(request(from(44_000), (target, 8_080)));
         // As if the target had asked for it.
-        all.push(accepted((victim, 6_666), (target, 45_000 + n)));
-        all.push(datagram((victim, 53), (target, 46_000 + n), &message(n, "evil.example", None)));
-        let answer = message(n, "evil.example", Some(CART));
+        all.push(syn_ack((victim, 6_666), (target, 45_000 + n)));
+        all.push(datagram(
+            (victim, 53),
+            (target, 46_000 + n),
+            &dns_message(n, "evil.example", None),
+        ));
+        let answer = dns_message(n, "evil.example", Some(CART));
         all.push(datagram((victim, 53), (target, 47_000 + n), &answer));
-        all.push(datagram(from(48_000), (target, 53), &message(n, "stolen.shop.svc", None)));
+        all.push(datagram(from(48_000), (target, 53), &dns_message(n, "stolen.shop.svc", None)));
     }
     all
 }
@@ -113,7 +53,7 @@ fn world() -> (World, [Net; 5]) {
     world.object("mole", "mole-1", &["10.9.0.6"], &json!({}));
     world.service("far", "10.96.0.12", &[("10.9.0.5", 9090)]);
     serve(&far, "0.0.0.0:9090");
-    // Nothing on the way drops what is forged.
+    // Neither kernel nor bridge drops forged packets.
     for conf in ["all", "default", "br0", "veth-far", "veth-mole"] {
         world.node.run(&format!("sysctl -qw net.ipv4.conf.{conf}.rp_filter=0"));
     }
@@ -136,8 +76,8 @@ fn of<'a>(status: &'a Value, name: &str) -> &'a Value {
     all.iter().find(|w| w["workload"]["name"] == name).unwrap_or_else(|| panic!("{name}: {status}"))
 }
 
-/// `known`: the node has spoken to the pods before, so that they are its neighbours.
-fn who_sends_as_another_teaches_nothing(known: bool, more: &str) {
+/// `known`: the node has sent to the pods before, so that it has neighbour entries for them.
+fn nothing_is_learned_from_forged_packets(known: bool, more: &str) {
     let (world, [web, cart, evil, far, mole]) = world();
     if known {
         let reach = || {
@@ -152,9 +92,10 @@ fn who_sends_as_another_teaches_nothing(known: bool, more: &str) {
     calls(&web, &evil, &far, &mole);
     send(&evil, [lies(WEB, CART), lies(FAR, CART), lies(CART, WEB), lies(OTHER, WEB)].concat());
     send(&mole, [lies(FAR, CART), lies(WEB, CART), lies(OTHER, FAR)].concat());
-    // With its own address it may send what it likes, and teaches nothing of whom it sends to.
-    let own =
-        |n: u16| datagram((EVIL, 53), (WEB, 47_100 + n), &message(n, "evil.example", Some(CART)));
+    // With its own address it may send anything; nothing is learned of the receiver from that.
+    let own = |n: u16| {
+        datagram((EVIL, 53), (WEB, 47_100 + n), &dns_message(n, "evil.example", Some(CART)))
+    };
     send(&evil, (0..20).map(own).collect());
     calls(&web, &evil, &far, &mole);
     assert_eq!(agent.end(), Some(0));
@@ -186,35 +127,35 @@ fn who_sends_as_another_teaches_nothing(known: bool, more: &str) {
         assert_eq!(of["watched"]["pods"], 1, "{of}");
         assert!(!of["unknown"].to_string().contains("forged"), "{of}");
     }
-    // Whether the node knows whose an interface is, is said where it does not.
+    // If the node does not know the owner of an interface, `status` says so.
     let by_packets = |name| of(&status, name)["unknown"].to_string().contains("owner: packets");
     assert_eq!([by_packets("web"), by_packets("evil")], [!known; 2], "{status}");
     assert_eq!([by_packets("far"), by_packets("mole")], [false; 2], "{status}");
 }
 
 #[test]
-fn who_sends_as_another_pod_teaches_nothing_of_it() {
+fn nothing_is_learned_of_a_pod_from_packets_forged_with_its_address() {
     if possible() {
-        who_sends_as_another_teaches_nothing(true, "");
+        nothing_is_learned_from_forged_packets(true, "");
     }
 }
 
 #[test]
-fn who_sends_as_another_pod_teaches_nothing_where_the_node_knows_no_neighbour() {
+fn nothing_is_learned_from_forged_packets_where_the_node_has_no_neighbour_entry() {
     if possible() {
-        who_sends_as_another_teaches_nothing(false, "");
+        nothing_is_learned_from_forged_packets(false, "");
     }
 }
 
 #[test]
-fn who_sends_as_another_pod_teaches_nothing_to_one_handle_for_all() {
+fn nothing_is_learned_from_forged_packets_with_one_handle_for_all_interfaces() {
     if possible() {
-        who_sends_as_another_teaches_nothing(true, "--capture any");
+        nothing_is_learned_from_forged_packets(true, "--capture any");
     }
 }
 
 #[test]
-fn who_sends_as_another_pod_is_alerted() {
+fn forged_packets_raise_an_alert() {
     if !possible() {
         return;
     }

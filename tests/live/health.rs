@@ -10,7 +10,7 @@ use crate::world::{REQUEST, World, ask, call, eventually, expected, metric, poss
 const NET_RAW: u64 = 1 << 13;
 
 #[test]
-fn metrics_and_health_tell_what_it_does() {
+fn metrics_and_health_show_what_the_agent_does() {
     if !possible() {
         return;
     }
@@ -37,8 +37,8 @@ fn metrics_and_health_tell_what_it_does() {
     assert_eq!(world.learned(), expected(&[("web -> cart:80", 1)]));
 }
 
-/// Every line is a comment of a known kind or a sample with a number; every sample belongs to the
-/// family announced before; it ends with EOF
+/// Checks the text format: every line is a comment of a known kind or a sample with a number; every
+/// sample belongs to the family announced before; the last line is EOF
 /// (<https://prometheus.io/docs/specs/om/open_metrics_spec>).
 fn assert_open_metrics(text: &str) {
     assert!(text.ends_with("# EOF\n"), "{text}");
@@ -62,7 +62,7 @@ fn assert_open_metrics(text: &str) {
     assert!(families.len() > 8, "{families:?}");
 }
 
-/// All threads have `CAP_NET_RAW` and nothing else.
+/// Checks that all threads have `CAP_NET_RAW` and no other capability.
 fn assert_rights(process: u32) {
     let mut threads = 0;
     for task in std::fs::read_dir(format!("/proc/{process}/task")).unwrap() {
@@ -82,13 +82,13 @@ fn assert_rights(process: u32) {
 }
 
 #[test]
-fn a_second_signal_aborts() {
+fn a_second_signal_aborts_draining() {
     if !possible() {
         return;
     }
     let mut world = World::new();
     world.object("web", "web-1", &["10.244.1.10"], &json!({}));
-    // It settles for so long before the last batch is resolved.
+    // It waits this long before the last batch is resolved.
     let run = world.start(
         &format!("run --cluster {} --store {}", world.snapshot(), world.path("store").display()),
         "--settle 15s",
@@ -103,7 +103,7 @@ fn a_second_signal_aborts() {
 }
 
 #[test]
-fn without_the_right_to_capture_it_says_what_to_do() {
+fn without_the_right_to_capture_the_error_says_what_to_do() {
     if !possible() {
         return;
     }
@@ -121,9 +121,9 @@ fn without_the_right_to_capture_it_says_what_to_do() {
     assert!(said.contains("CAP_NET_RAW") && said.contains("setcap cap_net_raw+ep"), "{said}");
 }
 
-/// Of one Ctrl-C, `sudo` passes on what the terminal has sent already.
+/// On one Ctrl-C, the terminal sends a signal, and `sudo` forwards another one.
 #[test]
-fn the_same_signal_twice_at_once_is_one_wish() {
+fn the_same_signal_twice_at_once_counts_once() {
     if !possible() {
         return;
     }
@@ -140,7 +140,7 @@ fn the_same_signal_twice_at_once_is_one_wish() {
 }
 
 #[test]
-fn a_node_that_does_not_exist_is_said_and_ends_it() {
+fn an_agent_on_a_node_that_does_not_exist_ends_with_a_message() {
     if !possible() {
         return;
     }
@@ -161,7 +161,7 @@ fn a_node_that_does_not_exist_is_said_and_ends_it() {
 }
 
 #[test]
-fn the_limit_of_descriptors_is_raised_and_said() {
+fn the_limit_of_descriptors_is_raised_and_logged() {
     if !possible() {
         return;
     }
@@ -178,7 +178,8 @@ fn the_limit_of_descriptors_is_raised_and_said() {
     assert_eq!(world.learned(), expected(&[("web -> cart:80", 1)]));
 }
 
-/// With too few descriptors even after raising, what cannot be opened is counted, and tried again.
+/// If descriptors are too few even after the limit was raised, interfaces that cannot be opened are
+/// counted and tried again.
 #[test]
 fn interfaces_without_a_descriptor_are_counted() {
     if !possible() {

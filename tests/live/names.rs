@@ -8,23 +8,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::frames::dns_message;
 use crate::netns::{Net, inside};
 use crate::world::{REQUEST, World, call, eventually, exchange, expected, possible, serve};
 
-/// A message with one question for an address (RFC 1035 §4.1).
-fn question(id: u16, name: &str) -> Vec<u8> {
-    let mut message = id.to_be_bytes().to_vec();
-    message.extend([0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0]);
-    for label in name.split('.') {
-        message.push(label.len() as u8);
-        message.extend(label.as_bytes());
-    }
-    message.extend([0, 0, 1, 0, 1]);
-    message
-}
-
-/// Answers every question with this address, or with NXDOMAIN where the name has `cluster.local`
-/// twice.
+/// Answers every question with this address; names that have `cluster.local` twice, as the search
+/// path makes them, with NXDOMAIN.
 fn answer(net: &Net, address: [u8; 4]) {
     let socket = inside(&net.ns, || UdpSocket::bind("0.0.0.0:53").unwrap()).join().unwrap();
     std::thread::spawn(move || {
@@ -50,7 +39,7 @@ fn look_up(net: &Net, names: &'static [&'static str]) {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         for (id, name) in names.iter().enumerate() {
-            socket.send_to(&question(id as u16, name), "10.244.1.53:53").unwrap();
+            socket.send_to(&dns_message(id as u16, name, None), "10.244.1.53:53").unwrap();
             socket.recv(&mut [0; 512]).unwrap();
         }
     };
@@ -218,10 +207,9 @@ fn the_first_segment_of_a_client_hello_is_enough_for_a_name_in_it() {
     }
 }
 
-/// The second host is told though nothing opens a connection any more, and before all that goes on
-/// is told again.
+/// The second host is sent although no new connection opens, and before the next refresh.
 #[test]
-fn a_later_request_for_another_host_is_told_promptly() {
+fn a_later_request_for_another_host_is_sent_promptly() {
     if !possible() {
         return;
     }
@@ -233,7 +221,7 @@ fn a_later_request_for_another_host_is_told_promptly() {
     let mut stream = inside(&web.ns, connect).join().unwrap();
     exchange(&mut stream, REQUEST);
     world.wait_for_batch(r#""authority":"cart""#);
-    // What is sent back begins as a request does, and is none.
+    // The echoed answer begins as a request does, and is none.
     exchange(&mut stream, b"POST / HTTP/1.1\r\nHost: stock\r\n\r\n");
     exchange(&mut stream, REQUEST);
     world.wait_for_batch(r#""authority":"stock""#);

@@ -14,12 +14,12 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// Whether the command that makes namespaces is there.
+/// Whether the command that makes namespaces is installed.
 pub fn installed() -> bool {
     Command::new("ip").arg("-V").output().is_ok_and(|o| o.status.success())
 }
 
-/// `ip`, which must work.
+/// Runs `ip`, which must succeed.
 pub fn ip(args: &str) {
     let out = Command::new("ip").args(args.split_whitespace()).output().unwrap();
     assert!(out.status.success(), "ip {args}: {}", String::from_utf8_lossy(&out.stderr));
@@ -48,12 +48,12 @@ pub struct Net {
     pub ns: String,
     /// The interface of the node that leads to it.
     pub host_side: String,
-    /// When the node's side was told to be up.
+    /// When the node's side was set up.
     pub up: Instant,
 }
 
 impl Node {
-    /// With a bridge `br0` that has the first address of 10.244.1.0/24 and of fd00:1::/64.
+    /// A node with a bridge `br0` that has the first address of 10.244.1.0/24 and of fd00:1::/64.
     pub fn new() -> Self {
         let ns = format!("sc{}n{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         ip(&format!("netns add {ns}"));
@@ -67,12 +67,12 @@ impl Node {
         node
     }
 
-    /// `ip` in the node.
+    /// Runs `ip` in the node.
     pub fn ip(&self, args: &str) {
         ip(&format!("-n {} {args}", self.ns));
     }
 
-    /// A command in the node.
+    /// Runs a command in the node, which must succeed.
     pub fn run(&self, command: &str) {
         let out = self.command(command).output().unwrap();
         assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
@@ -94,7 +94,7 @@ impl Node {
         String::from_utf8_lossy(&out.stdout).split(':').next().unwrap().parse().unwrap()
     }
 
-    /// Address of the link layer of an interface of the node.
+    /// Link-layer address of an interface of the node.
     pub fn mac(&self, name: &str) -> [u8; 6] {
         let out = self.command(&format!("cat /sys/class/net/{name}/address")).output().unwrap();
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
@@ -103,7 +103,7 @@ impl Node {
         bytes.try_into().unwrap()
     }
 
-    /// Rules of netfilter in the node.
+    /// Loads netfilter rules in the node.
     pub fn nft(&self, rules: &str) {
         let mut child =
             self.command("nft -f -").stdin(std::process::Stdio::piped()).spawn().unwrap();
@@ -151,9 +151,9 @@ impl Node {
         net
     }
 
-    /// A pod is gone, with its interface.
+    /// Deletes a pod and its interface.
     pub fn remove(&mut self, net: &Net) {
-        // The namespace goes when nobody is in it any more; the interface at once.
+        // The kernel removes the namespace when its last process ends, the interface at once.
         self.ip(&format!("link del {}", net.host_side));
         ip(&format!("netns del {}", net.ns));
         self.pods.retain(|p| *p != net.ns);
@@ -168,7 +168,7 @@ impl Drop for Node {
     }
 }
 
-/// Does something in a namespace, on a thread of its own.
+/// Runs a closure in a namespace, on its own thread.
 pub fn inside<T: Send + 'static>(
     ns: &str,
     work: impl FnOnce() -> T + Send + 'static,

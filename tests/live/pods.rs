@@ -1,4 +1,4 @@
-//! Pods that are there, that come, that go, and of every kind of network.
+//! Pods that exist before the agent, that are created and deleted, on every kind of network.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::netns::inside;
 use crate::world::{REQUEST, World, call, expected, possible, serve};
 
-/// Pods behind a bridge and on routes of their own, calling each other by IPv4 and IPv6.
+/// Pods behind a bridge and pods with their own routes call each other by IPv4 and IPv6.
 fn every_kind_of_network(more: &str) {
     let mut world = World::new();
     let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
@@ -47,7 +47,7 @@ fn pods_of_every_kind_of_network_are_learned() {
 }
 
 #[test]
-fn one_handle_for_all_learns_the_same() {
+fn one_handle_for_all_interfaces_learns_the_same() {
     if possible() {
         every_kind_of_network("--capture any");
     }
@@ -128,7 +128,7 @@ fn the_last_connection_of_a_deleted_pod_is_learned() {
     let agent = world.agent("");
     for pod in &pods {
         call(pod, "10.244.1.11:8080", REQUEST);
-        // Refused by the node itself: no other pod's interface sees it.
+        // The node itself refuses this: no other pod's interface sees it.
         let refused = || {
             TcpStream::connect_timeout(&"10.244.1.1:77".parse().unwrap(), Duration::from_secs(1))
                 .is_err()

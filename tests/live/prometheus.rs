@@ -1,4 +1,4 @@
-//! A real Prometheus: what it makes of the metrics, and the alerting rules of the project.
+//! A real Prometheus scrapes the metrics and evaluates the alerting rules of the project.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
 
@@ -15,20 +15,20 @@ use crate::world::{REQUEST, World, call, eventually, get, possible, serve};
 /// The project's rules.
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus-rules.yaml");
 
-/// Whether a program of Prometheus is here. In CI it must be; elsewhere it is said that the test
-/// did not run.
+/// Whether a program of Prometheus is installed. If not, this prints that the test did not run; in
+/// CI the test fails.
 fn installed(program: &str) -> bool {
     let is = Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
     if !is {
         assert!(std::env::var_os("CI").is_none(), "{program} is not installed: run `./setup test`");
-        // Past the capture of output, which shows that of failed tests only.
+        // This bypasses the test harness, which hides the output of tests that pass.
         let _ =
             writeln!(std::io::stderr(), "NOT RUN: {program} is not installed: run `./setup test`");
     }
     is
 }
 
-/// A process, ended when it goes out of scope.
+/// A process that is killed when this value is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -47,7 +47,7 @@ fn start(world: &World, command: &str) -> Running {
     Running(command.spawn().unwrap())
 }
 
-/// What Prometheus answers.
+/// The answer of Prometheus.
 fn asked(world: &World, path: &str) -> Value {
     let (code, body) = get(&world.node, "127.0.0.1:9090", &format!("/api/v1/{path}"));
     assert_eq!(code, 200, "{path}: {body}");
@@ -78,7 +78,7 @@ fn documented() -> BTreeMap<String, Option<String>> {
 }
 
 #[test]
-fn the_real_one_scrapes_both_and_fires_the_rules() {
+fn prometheus_scrapes_agent_and_recorder_and_fires_the_rules() {
     if !possible() || !installed("prometheus") {
         return;
     }
@@ -89,7 +89,7 @@ fn the_real_one_scrapes_both_and_fires_the_rules() {
     world.service("db", "10.96.0.12", &[("10.244.1.12", 5432)]);
     serve(&db, "0.0.0.0:5432");
     let api = Api::start(&mut world);
-    api.tell(&world);
+    api.add_objects(&world);
     let program = env!("CARGO_BIN_EXE_sidecarta");
     let store = world.path("store");
     let _recorder = start(
@@ -138,14 +138,14 @@ fn the_real_one_scrapes_both_and_fires_the_rules() {
         found["result"][0]["value"][1].as_str()?.parse().ok()
     };
     eventually("the edge", || value("sidecarta_recorder_edges_total").is_some_and(|n| n >= 1.0));
-    // Nothing is called otherwise than documented, and nothing that is documented is missing.
+    // The names are exactly the documented ones.
     let documented = documented();
     assert!(documented.len() > 25, "{documented:?}");
     for (metric, label) in &documented {
         let series = || {
             asked(&world, &format!("query?query={metric}"))["result"].as_array().unwrap().clone()
         };
-        // What has just happened is there after the next scrape.
+        // The last change is visible after the next scrape.
         eventually(&format!("the documented {metric}"), || !series().is_empty());
         for one in series() {
             let labels: BTreeSet<&str> =
@@ -165,7 +165,7 @@ fn the_real_one_scrapes_both_and_fires_the_rules() {
     let undocumented: Vec<&str> = own.filter(|n| !documented.contains_key(*n)).collect();
     assert!(undocumented.is_empty(), "{undocumented:?}");
 
-    // The rule on losses takes for a loss what everyone else does.
+    // The rule on losses agrees with the definition of a loss.
     let rules: Value = sidecarta::yaml::from_str(&std::fs::read_to_string(RULES).unwrap()).unwrap();
     let all =
         rules["groups"].as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap());
@@ -185,7 +185,7 @@ fn the_real_one_scrapes_both_and_fires_the_rules() {
         assert_eq!(source.losses().next().is_none(), not_lost.contains(event), "{event}");
     }
 
-    // What was accepted, and then something else: it fires.
+    // A dependency that was not accepted makes the rule fire.
     let firing = || -> BTreeSet<String> {
         let alerts = asked(&world, "alerts");
         let firing = alerts["alerts"].as_array().unwrap().iter().filter(|a| a["state"] == "firing");
@@ -213,7 +213,7 @@ fn each_rule_fires_when_it_should_and_not_before() {
         let said = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success() && said.contains("SUCCESS"), "{args:?}: {said}");
     }
-    // None is left out of the test.
+    // The test has each rule.
     let rules: Value = sidecarta::yaml::from_str(&std::fs::read_to_string(RULES).unwrap()).unwrap();
     let tested = std::fs::read_to_string(file).unwrap();
     let all =

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::common::expect;
-use crate::forged::{datagram, message, syn};
+use crate::frames::{datagram, dns_message, syn};
 use crate::netns::inside;
 use crate::world::{REQUEST, World, call, metric, possible};
 
@@ -23,7 +23,7 @@ fn peak(process: u32) -> u64 {
 }
 
 #[test]
-fn a_pod_that_scans_takes_neither_memory_nor_room_of_others() {
+fn a_pod_that_scans_takes_neither_memory_nor_the_share_of_others() {
     if !possible() {
         return;
     }
@@ -31,7 +31,6 @@ fn a_pod_that_scans_takes_neither_memory_nor_room_of_others() {
     let (web, _cart) = world.web_and_cart();
     let scan = world.node.bridged("scan", 12);
     world.object("scan", "scan-1", &["10.244.1.12"], &json!({}));
-    // A slow disk under the batches must not matter either.
     let agent = world.agent("--sample 1 --listen 127.0.0.1:15099");
     call(&scan, "10.244.1.11:8080", REQUEST);
     let gateway = world.node.mac("br0");
@@ -42,7 +41,7 @@ fn a_pod_that_scans_takes_neither_memory_nor_room_of_others() {
             let [a, b, c, d] = n.to_be_bytes();
             let port = 20_000 + (n % 40_000) as u16;
             let name = format!("host-{n}.{}.scan{}.example", "x".repeat(40), n % 100);
-            let question = message(n as u16, &name, None);
+            let question = dns_message(n as u16, &name, None);
             for mut frame in [
                 syn((SCAN, port), ([11 + a, b, c, d], 443), n),
                 datagram((SCAN, port), ([10, 244, 1, 53], 53), &question),
@@ -59,7 +58,7 @@ fn a_pod_that_scans_takes_neither_memory_nor_room_of_others() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let took = scanning.join().unwrap();
-    // What is told late is told now.
+    // By now everything was reported.
     std::thread::sleep(Duration::from_secs(4));
     let interfaces = metric(&world.node, "sidecarta_agent_interfaces");
     let peak = peak(agent.id());
@@ -68,7 +67,8 @@ fn a_pod_that_scans_takes_neither_memory_nor_room_of_others() {
     assert!(peak < 100 * 1024, "{peak} kB");
     assert_eq!(interfaces, 3);
     let learned = world.learned();
-    // A connection that the flow table had no room for is joined midway, and counts twice.
+    // A connection that was evicted from the full flow table is found again midway, and counts
+    // twice.
     let twice = world.counters().get("midway").copied().unwrap_or(0);
     let calls = learned.get("web -> cart:80").copied().unwrap_or(0);
     assert!((quiet..=quiet + twice).contains(&calls), "{calls}: {:?}", world.counters());

@@ -1,4 +1,4 @@
-//! Much traffic, old connections, addresses of Services, and what the kernel drops.
+//! Much traffic, connections older than the agent, addresses of Services, and kernel drops.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
 
@@ -31,7 +31,7 @@ fn serve_many(net: &Net, address: &str) {
     }
 }
 
-/// A request on a connection of its own, from within a namespace already.
+/// Sends a request on its own connection, from the namespace of the calling thread.
 fn once(to: SocketAddr) {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -63,8 +63,8 @@ fn shop() -> (World, Vec<Net>) {
     (world, pods)
 }
 
-/// Calls each service in turn from each pod until told to stop or so often; gives what each did, as
-/// it is to be learned.
+/// Calls each Service in turn from each pod, `each` times or until `stop`. Returns the calls as they
+/// are to be learned.
 fn storm(pods: &[Net], each: u64, stop: &Arc<AtomicBool>) -> BTreeMap<String, u64> {
     let threads: Vec<_> = pods
         .iter()
@@ -118,7 +118,7 @@ fn ten_thousand_connections_are_all_counted() {
 }
 
 #[test]
-fn what_was_complete_when_the_signal_came_is_told() {
+fn connections_that_were_complete_at_the_signal_are_delivered() {
     if !possible() {
         return;
     }
@@ -147,7 +147,7 @@ fn a_connection_older_than_the_agent_is_found() {
     let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
     world.object("web", "web-1", &["10.244.1.10"], &json!({}));
     world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
-    // Its port is above the client's: nothing but the snapshot tells which end is which.
+    // Its port is above the client's: only the snapshot shows which end is the server.
     world.service("cart", "10.96.0.11", &[("10.244.1.11", 61_999)]);
     serve(&cart, "0.0.0.0:61999");
     let stop = Arc::<AtomicBool>::default();
@@ -177,8 +177,8 @@ fn a_connection_older_than_the_agent_is_found() {
     assert_eq!(world.rows()[0]["midway"], 1);
 }
 
-/// The client calls the Service's own address, which the node rewrites: its interface shows that
-/// one, the server's the other.
+/// The client calls the Service's own address, which the node translates: the client's interface
+/// shows that address, the server's interface the translated one.
 fn rewritten(more: &str) {
     let mut world = World::new();
     let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
@@ -225,15 +225,15 @@ fn rewritten(more: &str) {
 }
 
 #[test]
-fn the_address_of_a_service_is_told_once() {
+fn a_call_to_a_service_address_counts_once() {
     if possible() {
         rewritten("");
     }
 }
 
-/// Datagrams have no sequence number by which the translated ones would be known.
+/// Datagrams have no sequence number by which a translated duplicate could be recognised.
 #[test]
-fn datagrams_to_the_address_of_a_service_are_told_once() {
+fn datagrams_to_a_service_address_count_once() {
     if !possible() {
         return;
     }
@@ -271,14 +271,14 @@ fn datagrams_to_the_address_of_a_service_are_told_once() {
 }
 
 #[test]
-fn the_address_of_a_service_is_told_once_by_one_handle_for_all() {
+fn a_call_to_a_service_address_counts_once_with_one_handle_for_all_interfaces() {
     if possible() {
         rewritten("--capture any");
     }
 }
 
 #[test]
-fn what_the_kernel_drops_is_said_and_what_goes_on_is_learned() {
+fn kernel_drops_are_counted_and_later_calls_are_learned() {
     if !possible() {
         return;
     }
@@ -289,7 +289,7 @@ fn what_the_kernel_drops_is_said_and_what_goes_on_is_learned() {
     let agent = world.agent("--ring 512 --sample 8 --listen 127.0.0.1:15099");
     let rounds = Arc::<AtomicU64>::default();
     agent.signal("STOP");
-    // Opened while nobody reads, and after the rings are full.
+    // These open while the agent is stopped, after the rings are full.
     storm(&pods, 1_500, &Arc::default());
     let (stop, counted) = (Arc::<AtomicBool>::default(), Arc::clone(&rounds));
     let stopped = Arc::clone(&stop);

@@ -1,5 +1,5 @@
-//! A node with an agent on it, what its API server would say, and what clients and servers do in
-//! its pods.
+//! A node with an agent on it, the objects that its API server would have, and the clients and
+//! servers in its pods.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
 
@@ -28,14 +28,14 @@ pub fn possible() -> bool {
     rooted(WHAT)
 }
 
-/// A node, and what its cluster's API server would say.
+/// A node, and the objects of its cluster's API server.
 pub struct World {
     pub node: Node,
     dir: tempfile::TempDir,
     pub objects: Vec<Value>,
-    /// Where the API server is, where there is one.
+    /// The kubeconfig, if there is an API server.
     pub kubeconfig: Option<PathBuf>,
-    /// A command that starts the agent, where it is not started as it is.
+    /// A command that starts the agent, such as `setpriv …`; empty to start it directly.
     pub through: &'static str,
 }
 
@@ -54,7 +54,7 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// A pod of the Deployment `app`.
+    /// Adds a pod of the Deployment `app`; `more` adds fields to it.
     pub fn object(&mut self, app: &str, pod: &str, addresses: &[&str], more: &Value) {
         let ips: Vec<Value> = addresses.iter().map(|a| json!({"ip": a})).collect();
         let mut object = json!({"apiVersion": "v1", "kind": "Pod",
@@ -68,7 +68,7 @@ impl World {
         self.objects.push(object);
     }
 
-    /// A pod on the bridge that answers behind a Service of its name, `cart`.
+    /// Adds the pod `cart` on the bridge. It answers calls, and has a Service of its name.
     pub fn cart(&mut self) -> Net {
         let cart = self.node.bridged("cart", 11);
         self.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
@@ -77,19 +77,19 @@ impl World {
         cart
     }
 
-    /// That, and a pod beside it that calls: `web`.
+    /// Adds the pods `web`, which calls, and `cart`, which answers.
     pub fn web_and_cart(&mut self) -> (Net, Net) {
         let web = self.node.bridged("web", 10);
         self.object("web", "web-1", &["10.244.1.10"], &json!({}));
         (web, self.cart())
     }
 
-    /// A Service on port 80, and what stands behind it.
+    /// Adds a Service on TCP port 80 with these endpoints.
     pub fn service(&mut self, name: &str, cluster_ip: &str, endpoints: &[(&str, u16)]) {
         self.service_over("TCP", name, cluster_ip, endpoints);
     }
 
-    /// A Service with port 80 of a protocol.
+    /// Adds a Service on port 80 of a protocol with these endpoints.
     pub fn service_over(
         &mut self,
         protocol: &str,
@@ -133,7 +133,7 @@ impl World {
         agent
     }
 
-    /// Starts it, and does not wait.
+    /// Starts a command, and does not wait until it runs.
     pub fn begin(&self, what: &str, more: &str) -> Agent {
         let log = self.path("agent.log");
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
@@ -158,15 +158,15 @@ impl World {
         self.dependencies()
     }
 
-    /// Learns from the batches, which must end with this code; gives what is said of them.
+    /// Imports the batches, which must end with this exit code. Returns standard error.
     pub fn import(&self, code: i32) -> String {
         let store = self.path("store");
         let _ = std::fs::remove_dir_all(&store);
         let (store, snapshot) = (store.display().to_string(), self.snapshot());
-        let out = self.path("out.ndjson").display().to_string();
-        let told = run(&["import", "--store", &store, "--cluster", &snapshot, &out]);
-        let said = String::from_utf8_lossy(&told.stderr).into_owned();
-        assert_eq!(told.status.code(), Some(code), "{said}");
+        let batches = self.path("out.ndjson").display().to_string();
+        let out = run(&["import", "--store", &store, "--cluster", &snapshot, &batches]);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(code), "{said}");
         said
     }
 
@@ -191,14 +191,14 @@ impl World {
         out
     }
 
-    /// What was learned, in full.
+    /// The dependencies that were learned, in JSON.
     pub fn rows(&self) -> Vec<Value> {
         let store = self.path("store").display().to_string();
         serde_json::from_str(&expect(0, &["dependencies", "-o", "json", "--store", &store]))
             .unwrap()
     }
 
-    /// Names that were evidence of this grade for a dependency on this port, each once.
+    /// The names that are evidence of this grade for dependencies on this port, each once.
     pub fn evidence(&self, grade: &str, port: u16) -> Vec<String> {
         let rows = self.rows();
         let of_port = rows.iter().filter(|r| r["port"] == port);
@@ -211,14 +211,14 @@ impl World {
         names.into_iter().map(str::to_owned).collect()
     }
 
-    /// Waits until the batches hold these words.
+    /// Waits until the batches contain this text.
     pub fn wait_for_batch(&self, words: &str) {
         eventually(words, || {
             std::fs::read_to_string(self.path("out.ndjson")).is_ok_and(|t| t.contains(words))
         });
     }
 
-    /// Counters of all batches.
+    /// The counters of all batches, summed.
     pub fn counters(&self) -> BTreeMap<String, u64> {
         let text = std::fs::read_to_string(self.path("out.ndjson")).unwrap();
         let mut all = BTreeMap::new();
@@ -237,7 +237,7 @@ impl World {
 pub struct Agent {
     child: Child,
     pub log: PathBuf,
-    /// Where in the log it begins.
+    /// The position in the log at which its own lines begin.
     start: usize,
 }
 
@@ -270,17 +270,17 @@ impl Agent {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Waits until it has ended of itself.
+    /// Waits until it has ended without a signal, and returns its exit code.
     pub fn ended(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 
-    /// Ends it as the kernel does when memory is out.
+    /// Kills it with SIGKILL, as the kernel does when memory is out.
     pub fn kill(self) {
         drop(self);
     }
 
-    /// Ends it as Kubernetes does, and gives its exit code.
+    /// Ends it with SIGTERM, as Kubernetes does, and returns its exit code.
     pub fn end(mut self) -> Option<i32> {
         self.signal("TERM");
         let code = self.child.wait().unwrap().code();
@@ -298,7 +298,7 @@ impl Drop for Agent {
     }
 }
 
-/// Answers every connection with what it was sent, in a pod, until the test ends.
+/// Starts a server in a pod that echoes what it receives, until the test ends.
 pub fn serve(net: &Net, address: &str) {
     let address: SocketAddr = address.parse().unwrap();
     let listener = inside(&net.ns, move || TcpListener::bind(address).unwrap()).join().unwrap();
@@ -317,7 +317,7 @@ pub fn serve(net: &Net, address: &str) {
     });
 }
 
-/// One exchange on a connection of its own.
+/// Opens a connection from a pod, sends the text and reads the echo.
 pub fn call(net: &Net, to: &str, text: &'static [u8]) {
     let to: SocketAddr = to.parse().unwrap();
     inside(&net.ns, move || {
@@ -340,7 +340,7 @@ pub fn expected(all: &[(&str, u64)]) -> BTreeMap<String, u64> {
     all.iter().map(|(d, n)| ((*d).to_owned(), *n)).collect()
 }
 
-/// Waits until something is so.
+/// Waits until the condition holds.
 pub fn eventually(what: &str, so: impl Fn() -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !so() {
@@ -349,15 +349,15 @@ pub fn eventually(what: &str, so: impl Fn() -> bool) {
     }
 }
 
-/// What the agent answers on its port for metrics and health.
+/// The agent's answer on its port for metrics and health: status and body.
 pub fn ask(node: &Node, path: &str) -> (u16, String) {
     let answer = get(node, "127.0.0.1:15099", path);
     assert_ne!(answer.0, 0, "the agent does not listen");
     answer
 }
 
-/// What is answered at an address of the node: the status, 0 where nobody listens, and the body.
-/// Asked in the old way, so that it comes in one piece.
+/// The answer at an address of the node: the status (0 if nothing listens) and the body. Asked with
+/// HTTP/1.0, so that the body comes unchunked.
 pub fn get(node: &Node, address: &'static str, path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     let answer = inside(&node.ns, move || {
@@ -372,7 +372,7 @@ pub fn get(node: &Node, address: &'static str, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// A metric, by its name with labels.
+/// The value of a metric, by its name with labels; 0 if it is absent.
 pub fn metric(node: &Node, name: &str) -> u64 {
     let (_, text) = ask(node, "/metrics");
     let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));

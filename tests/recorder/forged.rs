@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use sidecarta::agent::outbox::{Outbox, Pace};
+use sidecarta::agent::outbox::{DeliveryPace, Outbox};
 use sidecarta::agent::outlet::ToRecorder;
 use sidecarta::model::Time;
 use sidecarta::observed::{Gatherer, Reader};
@@ -193,7 +193,7 @@ fn an_agent_speaks_for_the_pods_of_its_node_as_the_api_server_knows_them() {
     let ask = ["--recorder", &url, "--token-file", &token];
     let status = expect(0, &[&["status"][..], &ask].concat());
     assert!(status.contains("lost: n1: lines-of-other-nodes 4"), "{status}");
-    assert!(status.contains("unverified: the agent on n1 told 2 lines about 1 pods"), "{status}");
+    assert!(status.contains("unverified: the agent on n1 sent 2 lines about 1 pods"), "{status}");
     let status = expect(0, &[&["status", "-o", "json"][..], &ask].concat());
     let status: Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["unverified"][0]["lines"], 2, "{status}");
@@ -389,7 +389,7 @@ impl Agent {
         let handle = runtime.handle().clone();
         let to = ToRecorder::new(&recorder.url(), token.to_owned(), None, handle).unwrap();
         let mut gatherer = Gatherer::new(node, boot);
-        let pace = Pace { refresh: Duration::ZERO, settle: Duration::ZERO };
+        let pace = DeliveryPace { refresh: Duration::ZERO, delay: Duration::ZERO };
         let (outbox, problems) =
             Outbox::open(Box::new(to), pace, Some(spool), &mut gatherer).unwrap();
         assert_eq!(problems, Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! A small API server: lists, watches, and what goes wrong with them. One thread per connection.
+//! A small API server with lists and watches, which can also fail. One thread per connection.
 
 #![allow(dead_code)] // each test file, and the benchmark, uses a part of it
 
@@ -12,9 +12,9 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-/// What the cluster holds; outlives the server, as etcd does.
+/// The objects of the cluster. They outlive the server, as those in etcd do.
 #[derive(Default)]
-pub struct Cluster {
+pub struct FakeCluster {
     version: u64,
     /// By plural, then by namespace and name.
     objects: BTreeMap<String, BTreeMap<String, Value>>,
@@ -26,7 +26,7 @@ pub struct Cluster {
     pub requests: Vec<String>,
 }
 
-impl Cluster {
+impl FakeCluster {
     fn put(&mut self, plural: &str, kind: &str, mut object: Value) {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -34,10 +34,11 @@ impl Cluster {
         let event =
             if all.insert(key(&object), object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
         object["kind"] = json!(kind);
-        self.tell(plural, event, &object);
+        self.send(plural, event, &object);
     }
 
-    fn tell(&mut self, plural: &str, event: &str, object: &Value) {
+    /// Sends an event to all watchers of a kind.
+    fn send(&mut self, plural: &str, event: &str, object: &Value) {
         let line = format!("{}\n", json!({"type": event, "object": object}));
         self.watchers.retain(|(p, to)| p != plural || to.send(line.clone()).is_ok());
     }
@@ -54,7 +55,7 @@ fn key(object: &Value) -> String {
 /// A running server, or a stopped one that can be started again at its address.
 pub struct Server {
     pub address: SocketAddr,
-    pub cluster: Arc<Mutex<Cluster>>,
+    pub cluster: Arc<Mutex<FakeCluster>>,
     connections: Arc<Mutex<Vec<TcpStream>>>,
     stopped: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -96,7 +97,7 @@ impl Server {
         }));
     }
 
-    /// Breaks every connection, and listens no more.
+    /// Closes every connection, and stops listening.
     pub fn kill(&mut self) {
         self.stopped.store(true, Ordering::SeqCst);
         // Wakes the listener.
@@ -119,7 +120,7 @@ impl Server {
         self.cluster.lock().unwrap().put(plural, kind, object);
     }
 
-    /// Deletes an object, and tells its last version.
+    /// Deletes an object, and sends its last version, changed by `change`, to the watchers.
     pub fn delete(&self, plural: &str, key: &str, kind: &str, change: impl FnOnce(&mut Value)) {
         let mut cluster = self.cluster.lock().unwrap();
         let mut object = cluster.objects.get_mut(plural).unwrap().remove(key).unwrap();
@@ -127,25 +128,25 @@ impl Server {
         object["metadata"]["resourceVersion"] = json!(cluster.version.to_string());
         object["kind"] = json!(kind);
         change(&mut object);
-        cluster.tell(plural, "DELETED", &object);
+        cluster.send(plural, "DELETED", &object);
     }
 
-    /// Removes an object without a word, forgets all versions so far, and tells the watchers just
-    /// that.
+    /// Removes an object without an event for it. All versions so far are outdated then, and the
+    /// watchers get the error for that.
     pub fn vanish(&self, plural: &str, key: &str) {
         let mut cluster = self.cluster.lock().unwrap();
         cluster.objects.get_mut(plural).unwrap().remove(key).unwrap();
         cluster.version += 1;
         cluster.forgotten = cluster.version - 1;
-        cluster.tell(plural, "ERROR", &status(410, "Expired", "too old resource version"));
+        cluster.send(plural, "ERROR", &status(410, "Expired", "too old resource version"));
     }
 
-    /// Answers with this status from now on, whatever is asked about this kind.
+    /// Answers all requests for this kind with this status from now on.
     pub fn refuse(&self, plural: &str, code: u16) {
         self.cluster.lock().unwrap().refused.insert(plural.to_owned(), code);
     }
 
-    /// Answers as it should again.
+    /// Answers requests for this kind normally again.
     pub fn allow(&self, plural: &str) {
         self.cluster.lock().unwrap().refused.remove(plural);
     }
@@ -163,7 +164,7 @@ fn status(code: u16, reason: &str, message: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code, "reason": reason, "message": message})
 }
 
-fn serve(stream: &TcpStream, cluster: &Mutex<Cluster>) {
+fn serve(stream: &TcpStream, cluster: &Mutex<FakeCluster>) {
     let mut reader = BufReader::new(stream);
     loop {
         let mut head = Vec::new();
@@ -184,7 +185,11 @@ fn serve(stream: &TcpStream, cluster: &Mutex<Cluster>) {
     }
 }
 
-fn answer(mut stream: &TcpStream, target: &str, cluster: &Mutex<Cluster>) -> std::io::Result<()> {
+fn answer(
+    mut stream: &TcpStream,
+    target: &str,
+    cluster: &Mutex<FakeCluster>,
+) -> std::io::Result<()> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let plural = path.rsplit('/').next().unwrap().to_owned();
     let parameter = |name: &str| {
@@ -204,13 +209,13 @@ fn answer(mut stream: &TcpStream, target: &str, cluster: &Mutex<Cluster>) -> std
             let (to, events) = mpsc::channel();
             let from: u64 = parameter("resourceVersion").unwrap().parse().unwrap();
             if from <= cluster.forgotten {
-                let gone = json!({"type": "ERROR", "object": status(410, "Expired", "too old resource version")});
-                to.send(format!("{gone}\n")).unwrap();
+                let expired = json!({"type": "ERROR", "object": status(410, "Expired", "too old resource version")});
+                to.send(format!("{expired}\n")).unwrap();
             }
             cluster.watchers.push((plural, to));
             (200, Value::Null, Some(events))
         } else {
-            // Pages of what is asked for, beginning after the last key of the page before.
+            // One page of the list, beginning after the last key of the page before.
             let after = parameter("continue").unwrap_or_default().replace("%2F", "/");
             let limit = parameter("limit").map_or(usize::MAX, |l| l.parse().unwrap());
             let all = cluster.objects.get(&plural);

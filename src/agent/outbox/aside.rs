@@ -1,7 +1,7 @@
-//! Batches that were refused for good: set aside in the spool, for people to look at.
+//! Batches that were refused for good. They are set aside in the spool for people to read.
 //!
 //! Owns the directory `refused` of the spool: `N.ndjson`, which `sidecarta import --cluster` reads,
-//! and `N.txt` with the reason. Must never grow without bound, and never hold up what follows.
+//! and `N.txt` with the reason. Must never grow without bound, and never delay later batches.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -9,47 +9,47 @@ use std::path::{Path, PathBuf};
 
 use crate::observed::{self, Observed};
 
-/// Batches that are kept.
+/// Batches that are stored at most.
 const MAX_BATCHES: usize = 16;
-/// Bytes of them, with their reasons.
+/// Bytes of all stored batches and their reasons, at most.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What was set aside.
+/// The directory of the batches that were set aside.
 #[derive(Debug)]
-pub(super) struct Aside {
+pub(super) struct RefusedBatches {
     dir: PathBuf,
 }
 
-/// What setting a batch aside has led to.
+/// The result of setting a batch aside.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Set {
-    /// Where it is; `None` where it alone is more than may be kept.
+pub(super) struct AddedBatch {
+    /// The file of the batch; `None` if the batch alone exceeds `MAX_BYTES` and was not stored.
     pub path: Option<PathBuf>,
-    /// Batches that had to make room: they are gone.
+    /// Batches that are lost: older ones that were deleted to make room, or this one.
     pub dropped: u64,
-    /// Batches there are now.
-    pub kept: u64,
+    /// Batches that are stored now.
+    pub stored: u64,
 }
 
-impl Aside {
-    /// Within a spool.
+impl RefusedBatches {
+    /// Those of this spool.
     pub fn of(spool: &Path) -> Self {
         Self { dir: spool.join("refused") }
     }
 
-    /// How many there are.
+    /// How many batches are stored.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn kept(&self) -> io::Result<u64> {
+    pub fn stored(&self) -> io::Result<u64> {
         Ok(self.numbers()?.len() as u64)
     }
 
-    /// Keeps a batch with the reason of its refusal; the oldest make room for it.
+    /// Stores a batch with the reason of its refusal. Deletes the oldest ones if there is no room.
     ///
     /// # Errors
-    /// When it cannot be written; then it is not there.
-    pub fn set(&self, batch: &Observed, why: &str) -> io::Result<Set> {
+    /// When it cannot be written; no part of it is stored then.
+    pub fn add(&self, batch: &Observed, why: &str) -> io::Result<AddedBatch> {
         fs::create_dir_all(&self.dir)?;
         let mut text = Vec::new();
         observed::write(batch, &mut text)?;
@@ -57,7 +57,7 @@ impl Aside {
         let number = numbers.last().map_or(1, |n| n + 1);
         let size = (text.len() + why.len()) as u64;
         if size > MAX_BYTES {
-            return Ok(Set { path: None, dropped: 1, kept: numbers.len() as u64 });
+            return Ok(AddedBatch { path: None, dropped: 1, stored: numbers.len() as u64 });
         }
         let mut dropped = 0;
         while numbers.len() >= MAX_BATCHES || self.bytes(&numbers)? + size > MAX_BYTES {
@@ -80,14 +80,14 @@ impl Aside {
             let _ = remove(&reason);
             return Err(e);
         }
-        Ok(Set { path: Some(path), dropped, kept: numbers.len() as u64 + 1 })
+        Ok(AddedBatch { path: Some(path), dropped, stored: numbers.len() as u64 + 1 })
     }
 
     fn path(&self, number: u64, extension: &str) -> PathBuf {
         self.dir.join(format!("{number}.{extension}"))
     }
 
-    /// Numbers of the batches, ascending.
+    /// Numbers of the stored batches, ascending.
     fn numbers(&self) -> io::Result<Vec<u64>> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
@@ -105,6 +105,7 @@ impl Aside {
         Ok(out)
     }
 
+    /// Bytes of these batches and their reasons.
     fn bytes(&self, numbers: &[u64]) -> io::Result<u64> {
         let size = |path: PathBuf| match fs::metadata(path) {
             Ok(found) => Ok(found.len()),
@@ -117,6 +118,7 @@ impl Aside {
     }
 }
 
+/// Removes a file if it is there.
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),

@@ -5,22 +5,24 @@ use super::*;
 use crate::model::Span;
 use crate::observed::tests::{connection, pod};
 
-/// What is durable somewhere, and how the spool was at each moment that a crash could have come.
+/// The receiver's durable batches, and the content of the spool at each moment at which the agent
+/// could crash.
 #[derive(Default)]
-struct Disk {
+struct CrashDisk {
     delivered: Vec<Observed>,
     failing: bool,
     spool: PathBuf,
     moments: Vec<(Vec<Observed>, Option<Vec<u8>>)>,
 }
 
-impl Disk {
-    fn crash(&mut self) {
+impl CrashDisk {
+    /// Records the state that a crash at this moment would leave.
+    fn record_moment(&mut self) {
         let spool = fs::read(&self.spool).ok();
         self.moments.push((self.delivered.clone(), spool));
     }
 
-    /// Connections, each batch counted once however often it was delivered.
+    /// Connections in all batches; a batch that was delivered twice counts once.
     fn connections(delivered: &[Observed]) -> u64 {
         let once: BTreeMap<(&str, u64), &Observed> =
             delivered.iter().map(|b| ((b.id.source.as_str(), b.id.sequence), b)).collect();
@@ -28,61 +30,71 @@ impl Disk {
     }
 }
 
-struct Fake(Arc<Mutex<Disk>>);
+struct FakeOutlet(Arc<Mutex<CrashDisk>>);
 
-impl Outlet for Fake {
-    fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
+impl Outlet for FakeOutlet {
+    fn deliver(&mut self, batch: &Observed) -> Result<(), DeliveryError> {
         let mut disk = self.0.lock().unwrap();
-        disk.crash();
+        disk.record_moment();
         if disk.failing {
-            return Err(Undelivered::Later {
-                why: "full".to_owned(),
-                after: None,
-                of_batch: false,
-            });
+            return Err(later("full", false));
         }
         disk.delivered.push(batch.clone());
-        // It is delivered, and the agent does not know it yet.
-        disk.crash();
+        // The batch is delivered, and the agent does not know it yet.
+        disk.record_moment();
         Ok(())
     }
 }
 
-const PACE: Pace = Pace { refresh: Duration::from_secs(3600), settle: Duration::ZERO };
+fn later(why: &str, batch_suspect: bool) -> DeliveryError {
+    DeliveryError::Later { why: why.to_owned(), after: None, batch_suspect }
+}
 
-fn opened(disk: &Arc<Mutex<Disk>>, dir: &Path, boot: &str) -> (Outbox, Gatherer) {
+const PACE: DeliveryPace =
+    DeliveryPace { refresh: Duration::from_secs(3600), delay: Duration::ZERO };
+
+/// As if the wait for the next attempt had passed.
+fn end_wait(outbox: &mut Outbox) {
+    if let Some(in_flight) = &mut outbox.in_flight {
+        in_flight.next_try = Instant::now();
+    }
+}
+
+fn opened(disk: &Arc<Mutex<CrashDisk>>, dir: &Path, boot: &str) -> (Outbox, Gatherer) {
     disk.lock().unwrap().spool = dir.join("spool.ndjson");
     let mut gatherer = Gatherer::new("n1", boot);
     let (outbox, problems) =
-        Outbox::open(Box::new(Fake(Arc::clone(disk))), PACE, Some(dir), &mut gatherer).unwrap();
+        Outbox::open(Box::new(FakeOutlet(Arc::clone(disk))), PACE, Some(dir), &mut gatherer)
+            .unwrap();
     assert_eq!(problems, Vec::<String>::new());
     (outbox, gatherer)
 }
 
-/// Takes up what a crash at this moment left, and gives all that is delivered in the end.
-fn after_crash(delivered: Vec<Observed>, spool: Option<&[u8]>) -> u64 {
+/// Starts an agent on what a crash left, lets it deliver all, and returns how many connections are
+/// delivered in the end.
+fn connections_after_crash(delivered: Vec<Observed>, spool: Option<&[u8]>) -> u64 {
     let dir = tempfile::tempdir().unwrap();
     if let Some(spool) = spool {
         fs::write(dir.path().join("spool.ndjson"), spool).unwrap();
     }
-    let disk = Arc::new(Mutex::new(Disk { delivered, ..Disk::default() }));
+    let disk = Arc::new(Mutex::new(CrashDisk { delivered, ..CrashDisk::default() }));
     let (mut outbox, mut gatherer) = opened(&disk, dir.path(), "second");
     outbox.step(Time(20), &mut gatherer, true).unwrap();
     assert!(outbox.is_empty() && gatherer.pending().is_none());
-    assert!(!dir.path().join("spool.ndjson").exists(), "what is delivered is not kept");
-    // And a third run finds nothing to do.
+    assert!(!dir.path().join("spool.ndjson").exists(), "the spool has no delivered batch");
+    // A third run has nothing to deliver.
     let before = disk.lock().unwrap().delivered.len();
     let (mut outbox, mut gatherer) = opened(&disk, dir.path(), "third");
     outbox.step(Time(30), &mut gatherer, true).unwrap();
     let disk = disk.lock().unwrap();
     assert_eq!(disk.delivered.len(), before);
-    Disk::connections(&disk.delivered)
+    CrashDisk::connections(&disk.delivered)
 }
 
 #[test]
-fn whenever_it_crashes_nothing_counts_twice_and_what_was_spooled_counts() {
+fn after_a_crash_at_any_moment_nothing_counts_twice_and_what_was_spooled_counts() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = Arc::<Mutex<Disk>>::default();
+    let disk = Arc::<Mutex<CrashDisk>>::default();
     let (mut outbox, mut gatherer) = opened(&disk, dir.path(), "first");
     let mut taken = 0;
     let mut take = |gatherer: &mut Gatherer| {
@@ -94,66 +106,63 @@ fn whenever_it_crashes_nothing_counts_twice_and_what_was_spooled_counts() {
         );
         u64::from(taken)
     };
-    // With when the output works: at first, then not, then again.
+    // Whether the receiver works in each round.
     let rounds = [true, false, false, false, true, true, false, true];
-    let mut least = Vec::new();
+    // Moments at which everything is either in the spool or delivered, with its count.
+    let mut complete = Vec::new();
     for works in rounds {
         disk.lock().unwrap().failing = !works;
         let all = take(&mut gatherer);
-        // As if the time for the next attempt, and for writing the spool, had come.
-        if let Some((_, at, _)) = &mut outbox.inflight {
-            *at = Instant::now();
-        }
+        end_wait(&mut outbox);
         if let Some(spooled) = &mut outbox.spooled {
-            spooled.next = Instant::now();
+            spooled.next_write = Instant::now();
         }
         outbox.step(Time(10), &mut gatherer, false).unwrap();
         let mut disk = disk.lock().unwrap();
-        disk.crash();
-        // From here on, where all of it is in the spool or delivered.
+        disk.record_moment();
         if !works {
-            least.push((disk.moments.len() - 1, all));
+            complete.push((disk.moments.len() - 1, all));
         }
     }
     outbox.step(Time(11), &mut gatherer, true).unwrap();
     let all = u64::from(taken);
     let mut disk = disk.lock().unwrap();
-    disk.crash();
-    assert_eq!(Disk::connections(&disk.delivered), all);
-    least.push((disk.moments.len() - 1, all));
+    disk.record_moment();
+    assert_eq!(CrashDisk::connections(&disk.delivered), all);
+    complete.push((disk.moments.len() - 1, all));
     let mut tried = 0;
     for (n, (delivered, spool)) in disk.moments.iter().enumerate() {
-        let got = after_crash(delivered.clone(), spool.as_deref());
+        let got = connections_after_crash(delivered.clone(), spool.as_deref());
         assert!(got <= all, "at moment {n}: {got} of {all}");
-        if let Some((_, want)) = least.iter().find(|(at, _)| *at == n) {
+        if let Some((_, want)) = complete.iter().find(|(at, _)| *at == n) {
             assert_eq!(got, *want, "at moment {n}");
             tried += 1;
         }
     }
-    assert_eq!(tried, least.len());
+    assert_eq!(tried, complete.len());
 }
 
 #[test]
-fn a_spool_that_is_damaged_is_kept_aside() {
+fn a_damaged_spool_is_renamed_and_described() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("spool.ndjson"), "{\"observed\":").unwrap();
     let mut gatherer = Gatherer::new("n1", "boot");
-    let disk = Arc::<Mutex<Disk>>::default();
+    let disk = Arc::<Mutex<CrashDisk>>::default();
     let (_, problems) =
-        Outbox::open(Box::new(Fake(disk)), PACE, Some(dir.path()), &mut gatherer).unwrap();
+        Outbox::open(Box::new(FakeOutlet(disk)), PACE, Some(dir.path()), &mut gatherer).unwrap();
     assert_eq!(problems.len(), 1);
     assert!(dir.path().join("spool.damaged").exists() && !dir.path().join("spool.ndjson").exists());
 }
 
-/// Refuses what calls this port, or fails with it, and takes everything else.
-struct Picky {
+/// Fails on batches with a call to this port, and accepts all others.
+struct PickyOutlet {
     port: u16,
-    answer: fn() -> Undelivered,
+    answer: fn() -> DeliveryError,
     taken: Arc<Mutex<Vec<Observed>>>,
 }
 
-impl Outlet for Picky {
-    fn deliver(&mut self, batch: &Observed) -> Result<(), Undelivered> {
+impl Outlet for PickyOutlet {
+    fn deliver(&mut self, batch: &Observed) -> Result<(), DeliveryError> {
         if batch.edges.iter().any(|e| e.call.responder.port() == self.port) {
             return Err((self.answer)());
         }
@@ -162,10 +171,13 @@ impl Outlet for Picky {
     }
 }
 
-/// With a spool, and what it has delivered.
-fn picky(dir: &Path, answer: fn() -> Undelivered) -> (Outbox, Gatherer, Arc<Mutex<Vec<Observed>>>) {
+/// An outbox with a spool that fails on batches for port 666, and the batches that it delivered.
+fn picky(
+    dir: &Path,
+    answer: fn() -> DeliveryError,
+) -> (Outbox, Gatherer, Arc<Mutex<Vec<Observed>>>) {
     let taken = Arc::<Mutex<Vec<Observed>>>::default();
-    let outlet = Picky { port: 666, answer, taken: Arc::clone(&taken) };
+    let outlet = PickyOutlet { port: 666, answer, taken: Arc::clone(&taken) };
     let mut gatherer = Gatherer::new("n1", "boot");
     let (outbox, problems) =
         Outbox::open(Box::new(outlet), PACE, Some(dir), &mut gatherer).unwrap();
@@ -173,75 +185,96 @@ fn picky(dir: &Path, answer: fn() -> Undelivered) -> (Outbox, Gatherer, Arc<Mute
     (outbox, gatherer, taken)
 }
 
-#[test]
-fn a_refused_batch_is_set_aside_and_the_next_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut outbox, mut gatherer, taken) =
-        picky(dir.path(), || Undelivered::Refused("400: no".to_owned()));
-    let files = || {
-        let entries = fs::read_dir(dir.path().join("refused")).unwrap();
-        let mut names: Vec<String> =
-            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    };
-    for n in 0..20 {
-        gatherer.connection(&pod("a"), &connection(40_000 + n, 666, i64::from(n)), || Span::ALWAYS);
-        outbox.step(Time(10), &mut gatherer, true).unwrap();
-        gatherer.connection(&pod("a"), &connection(40_000 + n, 80, i64::from(n)), || Span::ALWAYS);
-        outbox.step(Time(10), &mut gatherer, true).unwrap();
-        if n == 0 {
-            assert_eq!(files(), ["1.ndjson", "1.txt"]);
+/// Names of the files in `refused`, sorted.
+fn refused_files(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir.join("refused")).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Gathers and delivers one call to the refused port and one to another, `rounds` times.
+fn deliver_good_and_refused(outbox: &mut Outbox, gatherer: &mut Gatherer, rounds: u16) {
+    for n in 0..rounds {
+        for port in [666, 80] {
+            let call = connection(40_000 + n, port, i64::from(n));
+            gatherer.connection(&pod("a"), &call, || Span::ALWAYS);
+            outbox.step(Time(10), gatherer, true).unwrap();
         }
     }
-    let connections: u64 =
-        taken.lock().unwrap().iter().flat_map(|b| &b.edges).map(|e| e.connections).sum();
-    assert_eq!((connections, outbox.is_empty()), (20, true));
-    // No more is kept than there is room for, and what had to go is counted.
-    let progress = &outbox.progress;
-    assert_eq!((progress.refused, progress.set_aside, progress.discarded), (20, 16, 4));
-    assert_eq!(progress.failing, None);
-    assert_eq!(gatherer.totals()[counter::EDGES_REFUSED], 20);
-    let names = files();
-    assert_eq!((names.len(), names.contains(&"20.ndjson".to_owned())), (32, true));
-    let last = File::open(dir.path().join("refused/20.ndjson")).unwrap();
-    let last: Vec<_> = Reader::new(BufReader::new(last)).map(Result::unwrap).collect();
-    assert_eq!((last.len(), last[0].edges[0].call.responder.port()), (1, 666));
-    let why = fs::read_to_string(dir.path().join("refused/20.txt")).unwrap();
-    assert!(why.contains("400: no"), "{why}");
-    // The next run finds them.
-    let (outbox, ..) = picky(dir.path(), || Undelivered::Refused(String::new()));
-    assert_eq!(outbox.progress.set_aside, 16);
+}
+
+fn refuse() -> DeliveryError {
+    DeliveryError::Refused("400: no".to_owned())
 }
 
 #[test]
-fn a_batch_that_fails_by_itself_is_given_up_in_the_end_and_a_failure_of_all_is_not() {
-    fn of_batch() -> Undelivered {
-        Undelivered::Later { why: "500".to_owned(), after: None, of_batch: true }
-    }
-    fn of_all() -> Undelivered {
-        Undelivered::Later { why: "503".to_owned(), after: None, of_batch: false }
-    }
-    for (answer, given_up) in [(of_batch as fn() -> Undelivered, 1), (of_all, 0)] {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut outbox, mut gatherer, taken) = picky(dir.path(), answer);
-        gatherer.connection(&pod("a"), &connection(40_000, 666, 1), || Span::ALWAYS);
-        let step = |outbox: &mut Outbox, gatherer: &mut Gatherer| {
-            if let Some((_, at, _)) = &mut outbox.inflight {
-                *at = Instant::now();
-            }
-            outbox.step(Time(10), gatherer, false).unwrap();
-        };
-        step(&mut outbox, &mut gatherer);
-        gatherer.connection(&pod("a"), &connection(40_000, 80, 1), || Span::ALWAYS);
-        step(&mut outbox, &mut gatherer);
-        assert_eq!((outbox.progress.refused, outbox.progress.failing.is_some()), (0, true));
-        // As if an hour had passed.
-        let long = Instant::now().checked_sub(MAX_FAILING);
-        outbox.suspect = outbox.suspect.and(long);
-        step(&mut outbox, &mut gatherer);
-        step(&mut outbox, &mut gatherer);
-        assert_eq!((outbox.progress.refused, outbox.progress.set_aside), (given_up, given_up));
-        assert_eq!(taken.lock().unwrap().len() as u64, given_up, "the next goes on");
-    }
+fn a_refused_batch_is_set_aside_with_its_reason_and_the_next_is_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut outbox, mut gatherer, taken) = picky(dir.path(), refuse);
+    deliver_good_and_refused(&mut outbox, &mut gatherer, 1);
+    assert_eq!(refused_files(dir.path()), ["1.ndjson", "1.txt"]);
+    let file = File::open(dir.path().join("refused/1.ndjson")).unwrap();
+    let batches: Vec<_> = Reader::new(BufReader::new(file)).map(Result::unwrap).collect();
+    assert_eq!((batches.len(), batches[0].edges[0].call.responder.port()), (1, 666));
+    let why = fs::read_to_string(dir.path().join("refused/1.txt")).unwrap();
+    assert!(why.contains("400: no"), "{why}");
+    assert_eq!((taken.lock().unwrap().len(), outbox.is_empty()), (1, true));
+    assert_eq!(outbox.progress.failing, None);
+}
+
+#[test]
+fn sixteen_refused_batches_are_stored_and_each_older_one_counts_as_discarded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut outbox, mut gatherer, taken) = picky(dir.path(), refuse);
+    deliver_good_and_refused(&mut outbox, &mut gatherer, 20);
+    let connections: u64 =
+        taken.lock().unwrap().iter().flat_map(|b| &b.edges).map(|e| e.connections).sum();
+    assert_eq!((connections, outbox.is_empty()), (20, true));
+    let progress = &outbox.progress;
+    assert_eq!((progress.refused, progress.set_aside, progress.discarded), (20, 16, 4));
+    assert_eq!(gatherer.totals()[counter::EDGES_REFUSED], 20);
+    let names = refused_files(dir.path());
+    assert_eq!((names.len(), names.contains(&"20.ndjson".to_owned())), (32, true));
+    // The next run counts them again.
+    let (outbox, ..) = picky(dir.path(), refuse);
+    assert_eq!(outbox.progress.set_aside, 16);
+}
+
+/// Lets a batch fail with this answer for an hour, and returns the outbox with the number of
+/// batches that it delivered.
+fn fail_for_an_hour(answer: fn() -> DeliveryError) -> (Outbox, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut outbox, mut gatherer, taken) = picky(dir.path(), answer);
+    gatherer.connection(&pod("a"), &connection(40_000, 666, 1), || Span::ALWAYS);
+    let step = |outbox: &mut Outbox, gatherer: &mut Gatherer| {
+        end_wait(outbox);
+        outbox.step(Time(10), gatherer, false).unwrap();
+    };
+    step(&mut outbox, &mut gatherer);
+    gatherer.connection(&pod("a"), &connection(40_000, 80, 1), || Span::ALWAYS);
+    step(&mut outbox, &mut gatherer);
+    assert_eq!((outbox.progress.refused, outbox.progress.failing.is_some()), (0, true));
+    // As if an hour had passed.
+    let an_hour_ago = Instant::now().checked_sub(MAX_FAILING);
+    outbox.suspect_since = outbox.suspect_since.and(an_hour_ago);
+    step(&mut outbox, &mut gatherer);
+    step(&mut outbox, &mut gatherer);
+    let delivered = taken.lock().unwrap().len();
+    (outbox, delivered)
+}
+
+#[test]
+fn a_suspect_batch_is_given_up_after_an_hour_and_the_next_is_delivered() {
+    let (outbox, delivered) = fail_for_an_hour(|| later("500", true));
+    assert_eq!((outbox.progress.refused, outbox.progress.set_aside), (1, 1));
+    assert_eq!(delivered, 1);
+}
+
+#[test]
+fn a_batch_is_not_given_up_while_the_receiver_fails_for_all() {
+    let (outbox, delivered) = fail_for_an_hour(|| later("503", false));
+    assert_eq!((outbox.progress.refused, outbox.progress.set_aside), (0, 0));
+    assert_eq!(delivered, 0);
 }

@@ -112,7 +112,7 @@ impl Work {
             let more = changes.more;
             if !changes.is_empty() {
                 match self.store.note(&changes.put, &changes.remove) {
-                    Ok(()) => self.view.noted(changes),
+                    Ok(()) => self.view.saved(changes),
                     // What was noted before stays true as of its time.
                     Err(StoreError::DiskFull { .. }) => break,
                     Err(e) => return Err(e),

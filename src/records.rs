@@ -1,6 +1,6 @@
-//! What is known, wherever it is kept: records read from a store, or fetched from a recorder.
+//! Records that were read from a store or fetched from a recorder, with what people accepted.
 //!
-//! Owns nothing but their order. Must never change a record.
+//! Owns only their order. Must never change a record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,50 +17,50 @@ use crate::store::{Store, StoreError};
 
 /// Records of one namespace or of all, each kind sorted by key.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
-    /// What is called.
+pub struct Records {
+    /// What workloads call.
     pub dependencies: Vec<Dependency>,
-    /// Who is known.
+    /// The workloads that were seen.
     pub workloads: Vec<Workload>,
-    /// What was watched.
+    /// Which pods were watched, and when.
     pub watches: Vec<Watch>,
-    /// What was asked for.
+    /// Names that workloads asked the DNS for.
     pub lookups: Vec<Lookups>,
-    /// Totals of sources, of all namespaces.
+    /// Totals of all sources, whatever the namespace.
     pub sources: Vec<Source>,
-    /// What a store keeps apart, of all namespaces; of a recorder its status tells.
+    /// Unverified lines of all namespaces. Empty if a recorder was asked: `/v1/mesh` has them.
     pub unverified: Vec<Unverified>,
-    /// The namespace that was asked for.
+    /// The namespace that was asked for; `None` for all.
     pub namespace: Option<String>,
-    /// What is missing: the store is damaged, or has what was saved of a damaged one.
-    pub missing: Option<Missing>,
-    /// What was accepted. Not among the records.
+    /// Why a part of the records is missing, if so.
+    pub missing: Option<StoreDefect>,
+    /// What people accepted. It is not one of the records.
     pub decided: Decided,
 }
 
-/// What is missing of a store, in words.
+/// Why a store lacks a part of what was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// It is damaged.
+pub enum StoreDefect {
+    /// The store is damaged, with the reason.
     Damaged(String),
-    /// The export that was imported into it was made of a damaged one.
+    /// The store was imported from an export of a damaged store, with the reason.
     Salvaged(String),
 }
 
-impl Missing {
-    /// Of a store.
+impl StoreDefect {
+    /// The defect of this store, if it has one.
     pub fn of(store: &Store) -> Option<Self> {
         let damaged = store.damage().map(|why| Self::Damaged(why.to_owned()));
         damaged.or_else(|| store.salvaged().map(|why| Self::Salvaged(why.to_owned())))
     }
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for StoreDefect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Damaged(why) => write!(f, "the store is damaged: {why}"),
             Self::Salvaged(why) => {
-                write!(f, "the store holds what was saved of a damaged one: {why}")
+                write!(f, "the store contains what was saved of a damaged one: {why}")
             }
         }
     }
@@ -72,12 +72,12 @@ impl fmt::Display for Missing {
 pub struct Decided {
     /// By workload.
     pub baselines: Vec<Baseline>,
-    /// Namespaces that were accepted as a whole; all, where one has no name.
+    /// Namespaces that were accepted as a whole. An acceptance without a name covers all.
     pub namespaces: Vec<Acceptance>,
 }
 
 impl Decided {
-    /// Reads a store.
+    /// Reads what was accepted in a namespace, or in all, from a store.
     ///
     /// # Errors
     /// When a row cannot be read.
@@ -87,20 +87,20 @@ impl Decided {
         Ok(Self { baselines: store.baselines(namespace)?, namespaces })
     }
 
-    /// What was accepted of a workload.
+    /// The baseline of a workload, if one was accepted.
     pub fn baseline(&self, workload: &WorkloadId) -> Option<&Baseline> {
         let at = self.baselines.binary_search_by(|b| b.workload.cmp(workload)).ok()?;
         self.baselines.get(at)
     }
 
-    /// Whether a workload is new: nothing of it was accepted, though its namespace was.
+    /// Whether a workload is new: it has no baseline, though its namespace was accepted.
     pub fn is_new(&self, workload: &WorkloadId) -> bool {
         let covered = || self.namespaces.iter().any(|a| a.covers(&workload.namespace));
         self.baseline(workload).is_none() && covered()
     }
 
-    /// Why a dependency is not accepted, in words; `None` where it is, where nobody has decided
-    /// yet, and of the mesh's own calls, of which nobody decides.
+    /// The remark for a dependency that is not accepted. `None` if it is accepted, if nobody has
+    /// decided on its workload yet, and for calls of the mesh itself, which nobody decides on.
     pub fn lacks(&self, d: &Dependency) -> Option<&'static str> {
         if matches!(d.key.destination, Destination::Infrastructure { .. }) {
             return None;
@@ -112,8 +112,8 @@ impl Decided {
     }
 }
 
-impl Memory {
-    /// Reads a store.
+impl Records {
+    /// Reads the records of a namespace, or of all, from a store.
     ///
     /// # Errors
     /// When a row cannot be read.
@@ -126,15 +126,15 @@ impl Memory {
             sources: store.sources()?,
             unverified: store.unverified()?,
             namespace: namespace.map(str::to_owned),
-            missing: Missing::of(store),
+            missing: StoreDefect::of(store),
             decided: Decided::of(store, namespace)?,
         })
     }
 
-    /// Reads records as lines of JSON.
+    /// Reads records from lines of JSON.
     ///
     /// # Errors
-    /// When a line is none.
+    /// When the input cannot be read, or a line is no record.
     pub fn read(input: impl BufRead) -> std::io::Result<Self> {
         let mut out = Self::default();
         for line in input.lines() {
@@ -149,9 +149,9 @@ impl Memory {
         Ok(out)
     }
 
-    /// When each workload was last seen: the newest time that is not later than `limit`. A capture
-    /// or an agent whose clock was wrong must not make all that was seen before look stale. A
-    /// workload that has none was not seen at any time that can be true.
+    /// When each workload was last seen: the newest time that is not later than `limit`. Later
+    /// times come from a wrong clock, and must not make stale what was seen before. A workload
+    /// without a time up to `limit` is absent.
     pub fn last_seen(&self, limit: Time) -> BTreeMap<WorkloadId, Time> {
         let mut seen: BTreeMap<WorkloadId, Time> = BTreeMap::new();
         let mut see = |id: &WorkloadId, time: Time| {
@@ -164,20 +164,21 @@ impl Memory {
             }
         };
         self.workloads.iter().for_each(|w| see(&w.id, w.last_seen));
-        // Where the last time is to be believed, nothing of the workload is later.
-        let strange: BTreeSet<&WorkloadId> =
+        // If a workload's own time is believable, its other records have no later one. Only for
+        // the rest all records are searched.
+        let too_late: BTreeSet<&WorkloadId> =
             self.workloads.iter().filter(|w| w.last_seen > limit).map(|w| &w.id).collect();
-        let dependencies = self.dependencies.iter().filter(|d| strange.contains(&d.key.workload));
+        let dependencies = self.dependencies.iter().filter(|d| too_late.contains(&d.key.workload));
         dependencies.for_each(|d| see(&d.key.workload, d.tally.last_seen));
-        let lookups = self.lookups.iter().filter(|l| strange.contains(&l.workload));
+        let lookups = self.lookups.iter().filter(|l| too_late.contains(&l.workload));
         lookups.for_each(|l| see(&l.workload, l.tally.last_seen));
-        for w in self.watches.iter().filter(|w| strange.contains(&w.workload)) {
+        for w in self.watches.iter().filter(|w| too_late.contains(&w.workload)) {
             w.spans.0.iter().flat_map(|s| [s.from, s.to]).for_each(|t| see(&w.workload, t));
         }
         seen
     }
 
-    /// All records.
+    /// All records, workloads first and sources last.
     pub fn into_records(self) -> impl Iterator<Item = Record> {
         let workloads = self.workloads.into_iter().map(Record::Workload);
         let dependencies = self.dependencies.into_iter().map(Record::Dependency);
@@ -190,9 +191,9 @@ impl Memory {
             .chain(self.sources.into_iter().map(Record::Source))
     }
 
-    /// By workload.
-    pub fn into_known(self) -> BTreeMap<WorkloadId, Learned> {
-        let mut all: BTreeMap<WorkloadId, Learned> = BTreeMap::new();
+    /// Groups dependencies, watches and lookups by workload.
+    pub fn into_known(self) -> BTreeMap<WorkloadId, Known> {
+        let mut all: BTreeMap<WorkloadId, Known> = BTreeMap::new();
         for d in self.dependencies {
             all.entry(d.key.workload.clone()).or_default().dependencies.push(d);
         }

@@ -1,0 +1,111 @@
+//! Coverage in JSON: what was watched, pod by pod, and what was lost, source by source.
+//!
+//! Owns the shape of this JSON. Must never attribute a loss to a workload: a lost packet does not
+//! show its workload.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::model::{Merge, Source, Spans, Time, Watch, Workload, WorkloadId};
+
+/// How long and how completely the pods of a workload were watched.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WatchedPods {
+    pub pods: u64,
+    pub pods_from_start: u64,
+    pub nanoseconds: u64,
+    pub spans: Spans,
+    pub packets: u64,
+}
+
+impl WatchedPods {
+    /// Sums up the watches of one workload's pods.
+    pub(super) fn of(watches: &[Watch]) -> Self {
+        let mut spans = Spans::default();
+        watches.iter().for_each(|w| spans.merge(&w.spans));
+        Self {
+            pods: watches.len() as u64,
+            pods_from_start: watches.iter().filter(|w| w.from_start()).count() as u64,
+            nanoseconds: spans.total(),
+            spans,
+            packets: watches.iter().map(|w| w.packets).fold(0, u64::saturating_add),
+        }
+    }
+}
+
+/// What was watched, pod by pod, and what was lost, source by source.
+#[derive(Debug, Serialize)]
+pub(crate) struct Coverage {
+    pub workloads: Vec<WorkloadCoverage>,
+    /// Losses are known only for a whole source, an agent or a capture: a lost packet does not
+    /// show its workload.
+    pub sources: Vec<SourceCoverage>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct WorkloadCoverage {
+    pub workload: WorkloadId,
+    /// The sum of all pods, as `status` shows it.
+    pub watched: WatchedPods,
+    /// Sorted by name.
+    pub pods: Vec<PodCoverage>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PodCoverage {
+    pub pod: String,
+    /// When the pod started, if known.
+    pub started: Option<Time>,
+    pub from_start: bool,
+    pub nanoseconds: u64,
+    pub spans: Spans,
+    pub packets: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct SourceCoverage {
+    pub source: String,
+    pub label: String,
+    pub spans: Spans,
+    /// The losses by cause; empty if nothing was lost.
+    pub lost: BTreeMap<String, u64>,
+}
+
+impl Coverage {
+    /// The coverage of all workloads, watched or not, and of all sources.
+    pub fn of(workloads: Vec<Workload>, watches: Vec<Watch>, sources: Vec<Source>) -> Self {
+        let mut known: BTreeMap<WorkloadId, Vec<Watch>> =
+            workloads.into_iter().map(|w| (w.id, Vec::new())).collect();
+        for watch in watches {
+            known.entry(watch.workload.clone()).or_default().push(watch);
+        }
+        let workloads = known.into_iter().map(|(workload, watches)| WorkloadCoverage {
+            workload,
+            watched: WatchedPods::of(&watches),
+            pods: watches.into_iter().map(PodCoverage::from).collect(),
+        });
+        let sources = sources.into_iter().map(|s| SourceCoverage {
+            lost: s.losses().map(|(cause, n)| (cause.to_owned(), n)).collect(),
+            source: s.source,
+            label: s.label,
+            spans: s.spans,
+        });
+        Self { workloads: workloads.collect(), sources: sources.collect() }
+    }
+}
+
+impl From<Watch> for PodCoverage {
+    fn from(watch: Watch) -> Self {
+        Self {
+            started: watch.started,
+            from_start: watch.from_start(),
+            nanoseconds: watch.spans.total(),
+            pod: watch.pod,
+            spans: watch.spans,
+            packets: watch.packets,
+        }
+    }
+}
