@@ -192,8 +192,8 @@ impl Records {
     }
 
     /// Groups dependencies, watches and lookups by workload.
-    pub fn into_known(self) -> BTreeMap<WorkloadId, Known> {
-        let mut all: BTreeMap<WorkloadId, Known> = BTreeMap::new();
+    pub fn into_known(self) -> BTreeMap<WorkloadId, Learned> {
+        let mut all: BTreeMap<WorkloadId, Learned> = BTreeMap::new();
         for d in self.dependencies {
             all.entry(d.key.workload.clone()).or_default().dependencies.push(d);
         }

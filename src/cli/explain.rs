@@ -12,7 +12,7 @@ use super::output::{self, Format};
 use super::{CommandOutcome, OutputOptions};
 use crate::generate::calls::Origin;
 use crate::generate::minimal::{FORCE_SCAN, Reason};
-use crate::generate::{self, Kept, SILENT};
+use crate::generate::{self, KeptCall, SILENT};
 use crate::model::{Dependency, Example, Grade, Tally, WorkloadId};
 use crate::scope::Route;
 
@@ -105,7 +105,8 @@ pub(super) fn run(options: &ExplainOptions) -> anyhow::Result<CommandOutcome> {
     let input = read_input(&options.source, &cluster)?;
     let id = find_workload(workload, &input.snapshot, &input.subjects)
         .with_context(|| no_such_workload(workload))?;
-    let mut how = generate::Options { detail: true, ..generate::Options::default() };
+    let mut how =
+        generate::GenerateOptions { detail: true, ..generate::GenerateOptions::default() };
     options.ready.apply(&mut how);
     let all = outcomes(&input, &how, &|w| *w == id);
     let outcome = all.into_iter().next().with_context(|| format!("nothing is known of {id}"))?;
@@ -128,12 +129,12 @@ pub(super) fn run(options: &ExplainOptions) -> anyhow::Result<CommandOutcome> {
 /// The explanation of a workload; with `host`, only what concerns this host.
 fn explain(
     id: &WorkloadId,
-    outcome: &generate::Outcome,
+    outcome: &generate::GroupOutcome,
     input: &GenerationInput,
     host: Option<&str>,
 ) -> Explanation {
     let mesh = input.snapshot.meshes.first();
-    let explained_call = |k: &Kept| {
+    let explained_call = |k: &KeptCall| {
         let known = input.known.get(&k.workload);
         let dependency = k.planned.dependency.and_then(|i| known?.dependencies.get(i));
         explained_call(k, dependency, mesh)
@@ -168,7 +169,7 @@ fn explain(
         hosts: hosts.collect(),
         not_covered: not_covered.collect(),
         rejected: rejected.collect(),
-        notes: outcome.notes.clone(),
+        notes: outcome.remarks.clone(),
     }
 }
 
@@ -181,7 +182,7 @@ fn concerns(text: &str, host: &str) -> bool {
 }
 
 /// Why an egress host is listed.
-fn why_listed(host: &str, outcome: &generate::Outcome) -> String {
+fn why_listed(host: &str, outcome: &generate::GroupOutcome) -> String {
     match outcome.proof.as_ref().and_then(|p| p.reasons.get(host)) {
         _ if host == SILENT => "nothing was called that a host could cover".to_owned(),
         _ if host == FORCE_SCAN => "makes istiod scan instead of looking exact hosts up".to_owned(),
@@ -211,7 +212,7 @@ fn why_listed(host: &str, outcome: &generate::Outcome) -> String {
 }
 
 fn explained_call(
-    k: &Kept,
+    k: &KeptCall,
     dependency: Option<&Dependency>,
     mesh: &crate::mesh::Mesh,
 ) -> ExplainedCall {

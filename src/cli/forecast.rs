@@ -57,11 +57,12 @@ struct ForecastSizes {
 pub(super) fn run(options: &ForecastOptions) -> anyhow::Result<CommandOutcome> {
     let input = read_input(&options.source, &options.source.cluster)?;
     let chosen = options.choice.chosen(&input)?;
-    let mut how = generate::Options { detail: true, ..generate::Options::default() };
+    let mut how =
+        generate::GenerateOptions { detail: true, ..generate::GenerateOptions::default() };
     options.ready.apply(&mut how);
     let all = outcomes(&input, &how, &chosen);
     let mut forecast = Forecast { workloads: Vec::new(), totals: ForecastSizes::default() };
-    let counts = |o: &&generate::Outcome| o.withheld.as_ref().is_none_or(|w| w.unready);
+    let counts = |o: &&generate::GroupOutcome| o.withheld.as_ref().is_none_or(|w| w.unready);
     for o in all.iter().filter(counts) {
         let Some(proof) = &o.proof else { continue };
         let sizes = ForecastSizes { before: o.before, today: o.today, after: proof.after };

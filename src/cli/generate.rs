@@ -13,7 +13,7 @@ use super::duration::nanoseconds;
 use super::{CommandOutcome, ViewOptions, output};
 use crate::generate::group::GroupBy;
 use crate::generate::readiness::Thresholds;
-use crate::generate::{self as generation, Cause, Input, SILENT, Subject, generate};
+use crate::generate::{self as generation, Cause, GenerateInput, SILENT, Subject, generate};
 use crate::model::{WorkloadId, valid};
 
 pub(super) use input::{GenerationInput, SourceOptions, find_workload, read_input};
@@ -140,7 +140,7 @@ pub(super) fn no_such_workload(name: &str) -> String {
 
 impl ReadyOptions {
     /// Sets the thresholds of generation as these options say.
-    pub(super) fn apply(&self, options: &mut generation::Options) {
+    pub(super) fn apply(&self, options: &mut generation::GenerateOptions) {
         options.least =
             Thresholds { min_coverage: self.min_coverage, min_confidence: self.min_confidence };
         options.include_unready = self.include_unready;
@@ -164,7 +164,7 @@ struct WrittenSummary {
 pub(super) fn run(options: &GenerateOptions) -> anyhow::Result<CommandOutcome> {
     let input = read_input(&options.source, &options.source.cluster)?;
     let chosen = options.choice.chosen(&input)?;
-    let mut how = generation::Options {
+    let mut how = generation::GenerateOptions {
         group_by: match options.group_by {
             GroupByOption::Workload => GroupBy::Workload,
             GroupByOption::App => GroupBy::App,
@@ -193,7 +193,7 @@ pub(super) fn run(options: &GenerateOptions) -> anyhow::Result<CommandOutcome> {
 
 /// Prints a manifest, or writes it to its file, and reports what a reviewer should know of it.
 /// Returns false if there is none: the workloads are withheld.
-fn write_manifest(outcome: &generation::Outcome, dir: Option<&Path>) -> anyhow::Result<bool> {
+fn write_manifest(outcome: &generation::GroupOutcome, dir: Option<&Path>) -> anyhow::Result<bool> {
     let Some(manifest) = &outcome.manifest else { return Ok(false) };
     let (namespace, name) = (manifest.namespace(), manifest.name());
     for gap in &outcome.gaps {
@@ -206,7 +206,7 @@ fn write_manifest(outcome: &generation::Outcome, dir: Option<&Path>) -> anyhow::
             "{namespace}/{name} gets {SILENT}: nothing is known that it calls in the mesh"
         ));
     }
-    let text = manifest.to_yaml(&outcome.notes)?;
+    let text = manifest.to_yaml(&outcome.remarks)?;
     match dir {
         Some(dir) => write_file(dir, namespace, name, &text)?,
         None => output::print(&format!("---\n{text}"))?,
@@ -217,7 +217,7 @@ fn write_manifest(outcome: &generation::Outcome, dir: Option<&Path>) -> anyhow::
 impl WrittenSummary {
     /// Counts withheld workloads, and prints the reason of the first ones. `explain` gives the
     /// reason of each.
-    fn add_withheld(&mut self, outcome: &generation::Outcome) {
+    fn add_withheld(&mut self, outcome: &generation::GroupOutcome) {
         let why = outcome.withheld.as_ref();
         self.unready += usize::from(why.is_some_and(|w| w.unready));
         self.known += usize::from(why.is_some_and(|w| w.known));
@@ -263,9 +263,9 @@ impl WrittenSummary {
 /// that a choice changes no Sidecar.
 pub(super) fn outcomes(
     input: &GenerationInput,
-    how: &generation::Options,
+    how: &generation::GenerateOptions,
     chosen: &impl Fn(&WorkloadId) -> bool,
-) -> Vec<generation::Outcome> {
+) -> Vec<generation::GroupOutcome> {
     let chosen_subjects = input.subjects.iter().filter(|s| chosen(&s.id));
     let namespaces: BTreeSet<&str> = chosen_subjects.map(|s| s.id.namespace.as_str()).collect();
     let subjects: Vec<Subject> = input
@@ -274,10 +274,10 @@ pub(super) fn outcomes(
         .filter(|s| namespaces.contains(s.id.namespace.as_str()))
         .cloned()
         .collect();
-    let input = Input {
+    let input = GenerateInput {
         cluster: &input.snapshot.cluster,
         meshes: &input.snapshot.meshes,
-        known: &input.known,
+        learned: &input.known,
         options: how,
     };
     let mut all = generate(&input, &subjects);

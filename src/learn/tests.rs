@@ -10,7 +10,7 @@ use sidecarta_capture::observation::{Connection, ConnectionNames, Content, Obser
 
 use super::*;
 use crate::agent::waiting::WaitingObservations;
-use crate::cluster::{Builder, Ended, PodBrief, Pool, objects};
+use crate::cluster::{ClusterBuilder, EndTime, PodBrief, Pool, objects};
 use crate::learn;
 use crate::model::{Dependency, Destination, Record, Time};
 use crate::observed::Gatherer;
@@ -158,8 +158,15 @@ fn each_host_of_a_connection_is_a_call_of_its_own() {
     };
     let mut out = Gatherer::new("n1", "boot");
     let mut waiting = WaitingObservations::new(std::time::Duration::ZERO, Some("n1".to_owned()));
-    waiting.take(0, vec![told("a", 9), told("b", 0)], &cluster, true, false, &mut out);
-    let batch = out.take(Time(2 * TURN * SECOND)).unwrap();
+    waiting.take(
+        0,
+        vec![connection_for("a", 9), connection_for("b", 0)],
+        &cluster,
+        true,
+        false,
+        &mut out,
+    );
+    let batch = out.take(Time(2 * CHANGE_OF_HANDS * SECOND)).unwrap();
     assert_eq!(
         batch.edges.iter().map(|e| e.call.authority.as_deref()).collect::<Vec<_>>(),
         [Some("a"), Some("b")]

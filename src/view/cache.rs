@@ -16,7 +16,7 @@ use super::object::{IndexObject, ObjectKey, ObjectVersion};
 use super::status::{KindStatus, PODS, ViewStatus};
 use crate::clock::now;
 use crate::cluster::objects::EndpointSlice;
-use crate::cluster::{Builder, Ended, PodBrief};
+use crate::cluster::{ClusterBuilder, EndTime, PodBrief};
 use crate::model::Time;
 
 /// The objects of all watched kinds.
@@ -57,10 +57,10 @@ impl CachedKind {
     }
 
     /// When an object ended that is missing now.
-    fn ended(&self) -> Ended {
+    fn ended(&self) -> EndTime {
         match self.recalled_from {
-            Some(last) => Ended::Between(last.min(now()), now()),
-            None => Ended::By(now()),
+            Some(last) => EndTime::Between(last.min(now()), now()),
+            None => EndTime::By(now()),
         }
     }
 
@@ -117,7 +117,7 @@ impl WatchState {
 #[derive(Debug)]
 struct DeletedPod {
     pod: Arc<PodBrief>,
-    ended: Ended,
+    ended: EndTime,
     forget: Instant,
 }
 
@@ -125,8 +125,8 @@ struct DeletedPod {
 #[derive(Debug)]
 pub(super) struct IndexInput {
     objects: Vec<(&'static str, IndexObject)>,
-    deleted: Vec<(Arc<PodBrief>, Ended)>,
-    former: Vec<(Arc<EndpointSlice>, Ended)>,
+    deleted: Vec<(Arc<PodBrief>, EndTime)>,
+    former: Vec<(Arc<EndpointSlice>, EndTime)>,
     /// Whether all kinds count as synced.
     pub synced: bool,
     /// When a deleted pod or a former endpoint is to be forgotten next.
@@ -135,7 +135,7 @@ pub(super) struct IndexInput {
 
 impl IndexInput {
     /// Adds everything to the indexes.
-    pub(super) fn feed(self, builder: &mut Builder) {
+    pub(super) fn feed(self, builder: &mut ClusterBuilder) {
         for (pod, ended) in self.deleted {
             builder.brief(pod, Some(ended));
         }
@@ -354,7 +354,7 @@ impl FormerEndpoints {
         &mut self,
         old: &IndexObject,
         new: Option<&IndexObject>,
-        ended: Ended,
+        ended: EndTime,
         horizon: Duration,
     ) {
         let forget = Instant::now() + horizon;
@@ -369,7 +369,7 @@ impl FormerEndpoints {
 }
 
 /// Remembers a pod, since some of its packets may still have to be attributed.
-fn retire(deleted: &mut Vec<DeletedPod>, entry: CachedObject, ended: Ended, horizon: Duration) {
+fn retire(deleted: &mut Vec<DeletedPod>, entry: CachedObject, ended: EndTime, horizon: Duration) {
     if let IndexObject::Pod(pod) = entry.object
         && !pod.host_network
         && !pod.addresses.is_empty()

@@ -52,7 +52,7 @@ impl FormerEndpoints {
     }
 
     /// The lost endpoints, each with the time of its end.
-    pub fn all(&self) -> Vec<(Arc<EndpointSlice>, Ended)> {
+    pub fn all(&self) -> Vec<(Arc<EndpointSlice>, EndTime)> {
         self.0.iter().map(|l| (Arc::clone(&l.slice), l.ended)).collect()
     }
 

@@ -23,7 +23,7 @@ pub(super) enum IndexObject {
 
 impl IndexObject {
     /// Adds the object to the indexes.
-    pub(super) fn feed(self, kind: &str, builder: &mut Builder) {
+    pub(super) fn feed(self, kind: &str, builder: &mut ClusterBuilder) {
         match self {
             Self::Pod(o) => builder.brief(o, None),
             Self::Service(o) => builder.shared_service(o),

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::cache::IndexInput;
 use super::shared::SharedCache;
-use crate::cluster::{Builder, Cluster};
+use crate::cluster::{Cluster, ClusterBuilder};
 
 /// Changes come in bursts. A burst has ended when no change came for this long.
 const QUIET: Duration = Duration::from_millis(50);
@@ -93,7 +93,8 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 fn build(input: IndexInput, domain: Option<&str>) -> (Cluster, Vec<String>) {
-    let mut builder = domain.map_or_else(Builder::default, |d| Builder::default().domain(d));
+    let mut builder =
+        domain.map_or_else(ClusterBuilder::default, |d| ClusterBuilder::default().domain(d));
     input.feed(&mut builder);
     builder.build()
 }

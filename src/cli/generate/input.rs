@@ -16,7 +16,9 @@ use super::super::remote::{RecorderOptions, STORE};
 use super::super::{ClusterOptions, output, report_snapshot};
 use super::SHOWN;
 use crate::clock;
-use crate::generate::{self as generation, Declared, Known, Refused, Subject, subjects};
+use crate::generate::{
+    self as generation, DeclaredCall, Learned, Subject, UnreadableCall, subjects,
+};
 use crate::model::{Dependency, Time, WorkloadId};
 use crate::records::StoreDefect;
 use crate::snapshot::{self, Snapshot};
@@ -47,7 +49,7 @@ pub(in crate::cli) struct SourceOptions {
 pub(in crate::cli) struct GenerationInput {
     pub(in crate::cli) snapshot: Snapshot,
     pub(in crate::cli) subjects: Vec<Subject>,
-    pub(in crate::cli) known: BTreeMap<WorkloadId, Known>,
+    pub(in crate::cli) known: BTreeMap<WorkloadId, Learned>,
     /// A part of the input could not be read.
     pub(in crate::cli) partial: bool,
 }
@@ -80,7 +82,7 @@ pub(in crate::cli) fn read_input(
             drop_stale(&mut known, &seen, after);
         }
     }
-    generation::set_apart(&snapshot.cluster, &mut known);
+    generation::separate_past_proxy(&snapshot.cluster, &mut known);
     let subjects = subjects(&snapshot.cluster, &stored);
     for file in &source.calls {
         partial |= read_declared(file, &snapshot, &subjects, &mut known)?;
@@ -90,7 +92,7 @@ pub(in crate::cli) fn read_input(
 
 /// Removes stale dependencies, and names each of them.
 fn drop_stale(
-    known: &mut BTreeMap<WorkloadId, Known>,
+    known: &mut BTreeMap<WorkloadId, Learned>,
     seen: &BTreeMap<WorkloadId, Time>,
     after: u64,
 ) {
@@ -119,7 +121,7 @@ fn read_declared(
     file: &Path,
     snapshot: &Snapshot,
     subjects: &[Subject],
-    known: &mut BTreeMap<WorkloadId, Known>,
+    known: &mut BTreeMap<WorkloadId, Learned>,
 ) -> anyhow::Result<bool> {
     let open = fs::File::open(file)
         .with_context(|| format!("cannot read the calls {}", file.display()))?;
@@ -133,10 +135,12 @@ fn read_declared(
         if line.trim().is_empty() {
             continue;
         }
-        let (workload, call) = match Declared::read(line) {
-            Ok(call) => (call.workload.clone(), Ok(Declared { from: position.clone(), ..call })),
-            Err(Refused { workload: Some(workload), why }) => (workload, Err(why)),
-            Err(Refused { workload: None, why }) => {
+        let (workload, call) = match DeclaredCall::read(line) {
+            Ok(call) => {
+                (call.workload.clone(), Ok(DeclaredCall { from: position.clone(), ..call }))
+            }
+            Err(UnreadableCall { workload: Some(workload), why }) => (workload, Err(why)),
+            Err(UnreadableCall { workload: None, why }) => {
                 refused.push(format!("{position}: {why}"));
                 continue;
             }

@@ -3,7 +3,7 @@
 //!
 //! Owns the form of the rows in the store, and what they mean after a restart. While no recorder
 //! runs, an address may pass to another pod. An object that was saved and is missing in the first
-//! list ended at some time between the two ([`Ended::Between`]); in between, the owner of its
+//! list ended at some time between the two ([`EndTime::Between`]); in between, the owner of its
 //! address is unknown unless more is known. The time while no recorder runs does not count towards
 //! forgetting: afterwards agents send what they have spooled from before. Must never treat what is
 //! recalled as present: the first list decides.
@@ -22,7 +22,7 @@ use super::super::object::{IndexObject, ObjectKey};
 use super::{CachedKind, CachedObject, DeletedPod, ObjectCache, PODS, WatchState};
 use crate::clock::now;
 use crate::cluster::objects::EndpointSlice;
-use crate::cluster::{Ended, PodBrief, Pool};
+use crate::cluster::{EndTime, PodBrief, Pool};
 use crate::model::Time;
 
 /// The kind that has endpoints.
@@ -79,9 +79,9 @@ enum SavedRow<'a> {
     /// By kind: when all its other rows were last known to be up to date.
     Current(BTreeMap<Cow<'a, str>, Time>),
     /// A pod that has addresses, or had them until `ended`.
-    Pod { pod: Cow<'a, PodBrief>, ended: Option<Ended> },
+    Pod { pod: Cow<'a, PodBrief>, ended: Option<EndTime> },
     /// A slice as it is, or with `ended` the endpoints that it has lost.
-    Slice { uid: Cow<'a, str>, slice: Cow<'a, EndpointSlice>, ended: Option<Ended> },
+    Slice { uid: Cow<'a, str>, slice: Cow<'a, EndpointSlice>, ended: Option<EndTime> },
 }
 
 impl SavedRow<'_> {
@@ -208,7 +208,7 @@ impl ObjectCache {
     }
 
     /// For how much longer an object is remembered that ended before the view was last up to date.
-    fn remaining(&self, ended: Ended, last_current: Option<Time>) -> Duration {
+    fn remaining(&self, ended: EndTime, last_current: Option<Time>) -> Duration {
         let remembered = last_current.map_or(0, |l| l.since(ended.noticed()));
         self.horizon.saturating_sub(Duration::from_nanos(remembered))
     }

@@ -89,19 +89,19 @@ fn a_pod_missing_after_a_restart_ended_between_the_last_save_and_the_first_list(
     // Meanwhile `a` was deleted, its successor of the same name has its address, and the slice has
     // lost an endpoint.
     listed(&mut cache, vec![seen("a", "3", "10.0.0.1")], vec![slice(&["10.0.0.1"])]);
-    let ended = |cache: &ObjectCache| -> Vec<(String, Ended)> {
+    let ended = |cache: &ObjectCache| -> Vec<(String, EndTime)> {
         cache.deleted.iter().map(|g| (g.pod.uid.to_string(), g.ended)).collect()
     };
     let [(b, by), (a, between)] = &ended(&cache)[..] else { panic!("{:?}", cache.deleted) };
     assert_eq!((a.as_str(), b.as_str()), ("1", "2"));
-    assert!(matches!(by, Ended::By(t) if *t >= looked));
-    assert!(matches!(between, Ended::Between(k, m) if *k == looked && m > k), "{between:?}");
+    assert!(matches!(by, EndTime::By(t) if *t >= looked));
+    assert!(matches!(between, EndTime::Between(k, m) if *k == looked && m > k), "{between:?}");
     let lost: Vec<_> = cache.former.all();
     assert_eq!((lost.len(), &lost[0].0.endpoints[0].addresses), (1, &vec!["10.0.0.2".to_owned()]));
-    assert!(matches!(lost[0].1, Ended::Between(k, _) if k == looked || k < now()));
+    assert!(matches!(lost[0].1, EndTime::Between(k, _) if k == looked || k < now()));
     // From then on deletions are seen.
     cache.delete(PODS, seen("a", "3", "10.0.0.1"));
-    assert!(matches!(cache.deleted[2].ended, Ended::By(_)));
+    assert!(matches!(cache.deleted[2].ended, EndTime::By(_)));
 
     // The next run recalls the same.
     disk.write(&mut cache, &mut saved);
