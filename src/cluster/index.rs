@@ -16,7 +16,6 @@ use super::owners::Owners;
 use super::pool::Pool;
 use super::tenancy::{EndTime, hand_over_endpoints};
 use crate::mesh::Discovery;
-use pods::ambient_ports;
 
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
@@ -189,7 +188,7 @@ impl ClusterBuilder {
         let services: Vec<&objects::Service> = self.services.values().map(|s| &**s).collect();
         hand_over_endpoints(&mut cluster, &services);
         entries::fill(&mut cluster, &self.entries, &self.workload_entries, &mut problems);
-        ambient_ports(&mut cluster);
+        Self::ambient_ports_into(&mut cluster);
         (cluster, problems)
     }
 

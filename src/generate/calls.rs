@@ -4,6 +4,7 @@
 //! names, lookups and addresses say for or against each. Must never drop a possible call without
 //! saying so.
 
+mod ending;
 mod expand;
 mod reverse;
 
@@ -20,8 +21,8 @@ use crate::mesh::Mesh;
 use crate::mesh::host::matches;
 use crate::model::{Dependency, Destination, Grade, Protocol, Unresolved};
 use crate::scope::{Call, CallProtocol, Client, Scope, Step};
+use ending::Ending;
 use expand::{Expander, has_port};
-use reverse::Ending;
 
 /// Where a call comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

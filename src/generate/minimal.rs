@@ -286,7 +286,7 @@ impl<'a, 'm> Search<'a, 'm> {
     /// Takes out every host that nothing misses, the most expensive ones first. Returns the reason
     /// for each host that is left.
     fn reduce(&self, hosts: &mut Vec<String>) -> BTreeMap<String, Reason> {
-        let direct = needed::directly_needed(self, hosts).into_iter();
+        let direct = self.directly_needed(hosts).into_iter();
         let mut needed: BTreeMap<String, Reason> =
             direct.map(|(h, call)| (h, Reason::Call(call))).collect();
         needed.retain(|h, _| hosts.contains(h));

@@ -95,6 +95,31 @@ impl ClusterBuilder {
             .collect();
         cluster.pod_ranges.extend(near_pods);
     }
+
+    /// Indexes the ports of pods that accept tunnels: a tunnel to such a pod may be for any of them.
+    pub(super) fn ambient_ports_into(cluster: &mut Cluster) {
+        let accepts_tunnels = |a: &IpAddr| {
+            let holders = cluster.pods_by_address.get(a).into_iter().flatten();
+            holders.map(|&i| &cluster.pods[i as usize]).any(supports_tunnels)
+        };
+        let mut found: HashMap<IpAddr, BTreeSet<u16>> = HashMap::default();
+        for (address, port, _) in cluster
+            .endpoints
+            .keys()
+            .filter(|(a, _, protocol)| *protocol == Protocol::Tcp && accepts_tunnels(a))
+        {
+            found.entry(*address).or_default().insert(*port);
+        }
+        for pod in cluster.pods.iter().filter(|p| supports_tunnels(p)) {
+            for a in &*pod.addresses {
+                let ports = cluster.entry_ports(*a);
+                if !ports.is_empty() {
+                    found.entry(*a).or_default().extend(ports);
+                }
+            }
+        }
+        cluster.ambient_ports = found;
+    }
 }
 
 /// Reduces the selector of each workload to the labels that all its pods have, so that it matches
@@ -130,31 +155,6 @@ fn common_selectors(cluster: &mut Cluster, owners: &Owners, pool: &mut Pool) {
 fn supports_tunnels(pod: &Pod) -> bool {
     pod.data_plane == DataPlane::Ambient
         || pod.labels.get("networking.istio.io/tunnel").is_some_and(|t| t == "http")
-}
-
-/// Indexes the ports of pods that accept tunnels: a tunnel to such a pod may be for any of them.
-pub(super) fn ambient_ports(cluster: &mut Cluster) {
-    let accepts_tunnels = |a: &IpAddr| {
-        let holders = cluster.pods_by_address.get(a).into_iter().flatten();
-        holders.map(|&i| &cluster.pods[i as usize]).any(supports_tunnels)
-    };
-    let mut found: HashMap<IpAddr, BTreeSet<u16>> = HashMap::default();
-    for (address, port, _) in cluster
-        .endpoints
-        .keys()
-        .filter(|(a, _, protocol)| *protocol == Protocol::Tcp && accepts_tunnels(a))
-    {
-        found.entry(*address).or_default().insert(*port);
-    }
-    for pod in cluster.pods.iter().filter(|p| supports_tunnels(p)) {
-        for a in &*pod.addresses {
-            let ports = cluster.entry_ports(*a);
-            if !ports.is_empty() {
-                found.entry(*a).or_default().extend(ports);
-            }
-        }
-    }
-    cluster.ambient_ports = found;
 }
 
 /// Reports the pods that claim one address at one time.

@@ -5,28 +5,13 @@
 
 use std::collections::BTreeSet;
 
+use super::ending::Ending;
 use super::expand::{Expander, OUTSIDE, has_port};
 use super::{Origin, Planner, wire_addresses};
 use crate::generate::names::full_name;
 use crate::mesh::host::{is_wildcard, matches};
 use crate::model::{Dependency, Grade};
 use crate::scope::{Call, CallProtocol, Step, Treatment};
-
-/// A dependency whose connections ended at a host.
-#[derive(Clone, Copy)]
-pub(super) struct Ending<'d> {
-    /// Index of the dependency.
-    pub index: usize,
-    pub dependency: &'d Dependency,
-    /// The host where the connections ended.
-    pub host: &'d str,
-}
-
-impl Ending<'_> {
-    fn port(&self) -> u16 {
-        self.dependency.key.port
-    }
-}
 
 impl Planner<'_, '_> {
     /// Adds the calls of the host where a dependency ended, and those of the hosts that lead there.

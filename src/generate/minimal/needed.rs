@@ -9,18 +9,20 @@ use foldhash::HashMap;
 use super::Search;
 use crate::mesh::host::{is_wildcard, matches, subset_of};
 
-/// Entries that are needed, each with the index of a call that needs it. There are two reasons. A
-/// call's route ends in the host's Service, and nothing else would bring that Service in: the route
-/// would lack its Envoy cluster. Or a step of the route is a rule of a VirtualService that no other
-/// entry imports.
-pub(super) fn directly_needed(search: &Search<'_, '_>, hosts: &[String]) -> HashMap<String, usize> {
-    let mut needed = HashMap::default();
-    add_only_services(search, hosts, &mut needed);
-    // A listener with a port may import the VirtualService as well.
-    if search.demand.bound.is_empty() {
-        add_only_rules(search, hosts, &mut needed);
+impl Search<'_, '_> {
+    /// Entries that are needed, each with the index of a call that needs it. There are two reasons.
+    /// A call's route ends in the host's Service, and nothing else would bring that Service in: the
+    /// route would lack its Envoy cluster. Or a step of the route is a rule of a VirtualService that
+    /// no other entry imports.
+    pub(super) fn directly_needed(&self, hosts: &[String]) -> HashMap<String, usize> {
+        let mut needed = HashMap::default();
+        add_only_services(self, hosts, &mut needed);
+        // A listener with a port may import the VirtualService as well.
+        if self.demand.bound.is_empty() {
+            add_only_rules(self, hosts, &mut needed);
+        }
+        needed
     }
-    needed
 }
 
 /// Adds the hosts of Services that a call needs and that only one entry brings in.
