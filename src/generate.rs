@@ -24,8 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cluster::{Cluster, lasting};
 use crate::mesh::{Egress, Mesh, MeshPod, Meshes, Sidecar, TrafficMode};
 use crate::model::{DataPlane, Time, Workload, WorkloadId};
-use crate::scope::clusters::Size;
-use crate::scope::{Call, Client, Scope, Treatment, everything, listeners, policy};
+use crate::scope::clusters::ProxySize;
+use crate::scope::{Client, Scope, ScopeCall, Treatment, everything, listeners, policy};
 use calls::{Plan, Planned, Planner};
 use group::{Group, GroupBy, Running};
 use implied::Implied;
@@ -99,9 +99,9 @@ pub struct Outcome {
     /// How much is known.
     pub readiness: BTreeMap<WorkloadId, Readiness>,
     /// Clusters and endpoints with all hosts imported; with [`Options::detail`] only.
-    pub before: Size,
+    pub before: ProxySize,
     /// Clusters and endpoints under what applies today; with [`Options::detail`] only.
-    pub today: Size,
+    pub today: ProxySize,
 }
 
 /// All that generation works on.
@@ -379,7 +379,7 @@ impl<'a> Work<'a> {
         let unready = || g.members.iter().find_map(|m| self.unready.get(m)).cloned();
         let mut outcome = Outcome::new(g.members.clone(), withheld::refused(g).or_else(unready));
         outcome.notes.clone_from(&g.notes);
-        let mut all: BTreeMap<Call, (WorkloadId, Planned)> = BTreeMap::new();
+        let mut all: BTreeMap<ScopeCall, (WorkloadId, Planned)> = BTreeMap::new();
         let mut assumed: BTreeSet<String> = BTreeSet::new();
         let mut unreached: BTreeSet<String> = BTreeSet::new();
         let mut gaps: BTreeSet<Gap> = BTreeSet::new();
@@ -400,7 +400,7 @@ impl<'a> Work<'a> {
                 all.entry(planned.call.clone()).or_insert_with(|| (id.clone(), planned));
             }
         }
-        let calls: Vec<Call> = all.keys().cloned().collect();
+        let calls: Vec<ScopeCall> = all.keys().cloned().collect();
         let instances: Vec<Instance<'_>> =
             shape.pods.iter().map(|(p, w)| Instance::new(p, callers.contains(w))).collect();
         let implied: BTreeSet<Implied> = shape
@@ -496,7 +496,7 @@ impl<'a> Work<'a> {
     }
 
     /// Clusters and endpoints under the Sidecar that applies now, whoever wrote it.
-    fn today(&self, shape: &Shape<'_>, client: &Client<'_>) -> Size {
+    fn today(&self, shape: &Shape<'_>, client: &Client<'_>) -> ProxySize {
         let egress = listeners(shape.mesh.applied(shape.namespace, client.labels));
         Scope::new(shape.mesh, shape.namespace, &egress, shape.policy).size(client.labels)
     }
@@ -591,8 +591,8 @@ impl Outcome {
             implied: Vec::new(),
             rejected: BTreeMap::new(),
             readiness: BTreeMap::new(),
-            before: Size::default(),
-            today: Size::default(),
+            before: ProxySize::default(),
+            today: ProxySize::default(),
         }
     }
 }

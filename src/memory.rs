@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::generate::Known;
 use crate::model::{
-    Acceptance, Baseline, Dependency, Destination, Lookups, Record, Source, Time, Unverified,
+    Acceptance, Baseline, Dependency, Destination, Lookups, Record, Source, Time, UnverifiedBatch,
     Watch, Workload, WorkloadId,
 };
 use crate::store::{Store, StoreError};
@@ -29,7 +29,7 @@ pub struct Memory {
     /// Totals of sources, of all namespaces.
     pub sources: Vec<Source>,
     /// What a store keeps apart, of all namespaces; of a recorder its status tells.
-    pub unverified: Vec<Unverified>,
+    pub unverified: Vec<UnverifiedBatch>,
     /// The namespace that was asked for.
     pub namespace: Option<String>,
     /// What is missing: the store is damaged, or has what was saved of a damaged one.

@@ -13,10 +13,10 @@ use crate::cluster::Cluster;
 use crate::generate::Known;
 use crate::generate::readiness::{Readiness, Thresholds};
 use crate::memory::Memory;
-use crate::model::Raised;
+use crate::model::RaisedAlert;
 use crate::model::{
-    Acceptance, Accepted, Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge,
-    Record, Spans, Tally, Time, WorkloadId,
+    Acceptance, AcceptedDependency, Alert, AlertKind, Baseline, Batch, Dependency, Destination,
+    Merge, Record, Spans, Tally, Time, WorkloadId,
 };
 use crate::store::{Store, StoreError};
 use found::Found;
@@ -128,10 +128,10 @@ fn accept_chosen(
     whole: bool,
     decision: &Decision,
 ) -> Result<BTreeMap<WorkloadId, usize>, StoreError> {
-    let mut all: BTreeMap<WorkloadId, BTreeSet<Accepted>> =
+    let mut all: BTreeMap<WorkloadId, BTreeSet<AcceptedDependency>> =
         store.workloads(namespace)?.into_iter().map(|w| (w.id, BTreeSet::new())).collect();
     for d in store.dependencies(namespace)? {
-        all.entry(d.key.workload.clone()).or_default().insert(Accepted::from(&d.key));
+        all.entry(d.key.workload.clone()).or_default().insert(AcceptedDependency::from(&d.key));
     }
     all.retain(|id, _| chosen(id));
     let Decision { by, at: accepted } = decision;
@@ -200,7 +200,7 @@ pub fn ignore(
     reason: &str,
     decision: &Decision,
 ) -> Result<usize, StoreError> {
-    let mut found: Vec<Raised> =
+    let mut found: Vec<RaisedAlert> =
         store.alerts(None)?.into_iter().filter(|r| r.alert.id() == id).collect();
     for raised in &mut found {
         raised.alert.ignored = Some(reason.to_owned());
@@ -324,7 +324,7 @@ pub fn coverage(
         match (lost, store.alert(&alert)?) {
             (true, None) => {
                 new.push(alert.clone());
-                rows.push(Raised { alert, deliveries: BTreeMap::new() });
+                rows.push(RaisedAlert { alert, deliveries: BTreeMap::new() });
             }
             (false, Some(_)) => over.push(alert),
             _ => {}

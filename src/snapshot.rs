@@ -19,9 +19,11 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use siphasher::sip::SipHasher13;
 
-use crate::cluster::objects::{Check, Controller, Envelope, Known, Refused, read_checked};
+use crate::cluster::objects::{
+    AnyObject, CheckNames, Controller, Envelope, ObjectError, read_checked,
+};
 use crate::cluster::{Builder, Cluster};
-use crate::mesh::{self, Meshes, Unread};
+use crate::mesh::{self, Meshes, UnreadObject};
 use crate::yaml::{self, depth::TooDeep};
 use text::{End, Piece, decoded, guess_name, is_table, pieces};
 use versions::{Item, Versions};
@@ -151,7 +153,7 @@ pub struct Builders {
     domain: Option<String>,
     domains: domain::Domains,
     /// Objects that the mesh does not read, and that could matter.
-    unread: Vec<Unread>,
+    unread: Vec<UnreadObject>,
     /// Only addresses matter.
     addresses_only: bool,
 }
@@ -171,7 +173,7 @@ impl Builders {
     /// Both forms, with what was read so far.
     pub fn build(self, mut report: Report) -> Snapshot {
         let domain = self.domains.decide(self.domain, &mut report.problems);
-        let (mut cluster, mut mesh) = (Builder::default(), mesh::Builder::default());
+        let (mut cluster, mut mesh) = (Builder::default(), mesh::MeshBuilder::default());
         if let Some(domain) = &domain {
             (cluster, mesh) = (cluster.domain(domain), mesh.domain(domain));
         }
@@ -337,7 +339,7 @@ fn read_yaml(file: &Path, piece: Piece<'_>, builders: &mut Builders, report: &mu
     };
     let value = match parsed {
         Ok(value) => value,
-        Err(yaml::Error::Deep(deep)) => {
+        Err(yaml::YamlError::Deep(deep)) => {
             let deep = deep.within(piece.line, 1);
             report.problems.push(too_deep(file, deep, piece.text));
             return true;
@@ -519,7 +521,7 @@ impl Source<'_> {
     }
 
     /// The object, where its fields have the right types and its names are names.
-    fn object<T: DeserializeOwned + Check>(&self) -> Result<T, Refused<String>> {
+    fn object<T: DeserializeOwned + CheckNames>(&self) -> Result<T, ObjectError<String>> {
         match self {
             Self::Yaml(value) => read_checked(value).map_err(in_words),
             Self::Json(text) => {
@@ -529,11 +531,11 @@ impl Source<'_> {
     }
 
     /// The object, where the mesh is made of such.
-    fn known(&self, envelope: &Envelope) -> Option<Result<Known, Refused<String>>> {
+    fn known(&self, envelope: &Envelope) -> Option<Result<AnyObject, ObjectError<String>>> {
         Some(match self {
-            Self::Yaml(value) => Known::read(envelope, value)?.map_err(in_words),
+            Self::Yaml(value) => AnyObject::read(envelope, value)?.map_err(in_words),
             Self::Json(text) => {
-                Known::read(envelope, &mut serde_json::Deserializer::from_str(text))?
+                AnyObject::read(envelope, &mut serde_json::Deserializer::from_str(text))?
                     .map_err(in_words)
             }
         })
@@ -554,10 +556,10 @@ impl Source<'_> {
     }
 }
 
-fn in_words<E: ToString>(refused: Refused<E>) -> Refused<String> {
+fn in_words<E: ToString>(refused: ObjectError<E>) -> ObjectError<String> {
     match refused {
-        Refused::Type(e) => Refused::Type(e.to_string()),
-        Refused::Name(e) => Refused::Name(e),
+        ObjectError::Type(e) => ObjectError::Type(e.to_string()),
+        ObjectError::Name(e) => ObjectError::Name(e),
     }
 }
 
@@ -621,7 +623,7 @@ fn accept(
                 // Any object may own pods: what it selects by and whom it belongs to is read of all.
                 if let Ok(owner) = source.object::<Controller>() {
                     let meta = &owner.metadata;
-                    let unread = Unread::of(kind, group, &meta.namespace, &meta.name);
+                    let unread = UnreadObject::of(kind, group, &meta.namespace, &meta.name);
                     let item = Item::Controller(kind.to_owned(), owner);
                     if builders.versions.add(kind, item, digest) {
                         builders.unread.extend(unread);
@@ -651,8 +653,8 @@ fn accept(
         Err(refused) => {
             let what = guess_name(text);
             let why = match refused {
-                Refused::Type(e) => format!("has a wrong type and is skipped: {e}"),
-                Refused::Name(e) => {
+                ObjectError::Type(e) => format!("has a wrong type and is skipped: {e}"),
+                ObjectError::Name(e) => {
                     report.invalid += 1;
                     format!("is skipped: {e}")
                 }

@@ -6,8 +6,8 @@
 //! take it. Nothing is asked of a cluster, and nothing is started.
 //!
 //! ```text
-//! objects ─► mesh::Builder ─► Mesh ─► Scope::new ─► Scope ─► treat(call) ─► Treatment, Route
-//!                             of all   of a namespace        of a client
+//! objects ─► MeshBuilder ─► Mesh ─► Scope::new ─► Scope ─► treat(call) ─► Treatment, Route
+//!                         of all   of a namespace        of a client
 //! ```
 //!
 //! Owns the rules of istiod. Must never know captures, a store, an async runtime or a client of
@@ -47,9 +47,9 @@
 //! # Example
 //!
 //! ```
-//! use sidecarta_istio::mesh::Builder;
+//! use sidecarta_istio::mesh::MeshBuilder;
 //! use sidecarta_istio::objects::read_yaml;
-//! use sidecarta_istio::scope::{Call, CallProtocol, Client, Route, Scope, listeners, policy};
+//! use sidecarta_istio::scope::{CallProtocol, Client, Route, Scope, ScopeCall, listeners, policy};
 //!
 //! let objects = read_yaml("
 //! apiVersion: v1
@@ -66,7 +66,7 @@
 //!   workloadSelector: {labels: {app: web}}
 //!   egress: [{hosts: [./cart.shop.svc.cluster.local]}]
 //! ")?;
-//! let mut builder = Builder::default();
+//! let mut builder = MeshBuilder::default();
 //! objects.into_iter().for_each(|o| builder.add(o));
 //! let (mesh, problems) = builder.build();
 //! assert!(problems.is_empty());
@@ -81,7 +81,7 @@
 //!
 //! // Where a call of it goes.
 //! let client = Client { namespace: "shop", labels: &labels, address: None };
-//! let call = Call {
+//! let call = ScopeCall {
 //!     host: "cart.shop.svc.cluster.local".to_owned(),
 //!     port: 80,
 //!     protocol: CallProtocol::Http,
@@ -90,7 +90,7 @@
 //! let route = Route::of(&scope.treat(&client, &call), &mesh);
 //! assert_eq!(route.kind, "http");
 //! assert!(route.clusters.contains("outbound|80||cart.shop.svc.cluster.local"));
-//! # Ok::<(), sidecarta_istio::objects::ReadError>(())
+//! # Ok::<(), sidecarta_istio::objects::ReadObjectsError>(())
 //! ```
 
 #![warn(unreachable_pub)]

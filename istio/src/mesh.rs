@@ -24,17 +24,19 @@ use foldhash::HashMap;
 use serde_json::Value;
 use sidecarta_model::{Time, selects};
 
-use destinationrule::Rules;
+use destinationrule::RuleIndex;
 
 pub use crate::objects::{Egress, EgressPort};
-pub use build::{Builder, sidecar_from_text};
+pub use build::{MeshBuilder, sidecar_from_text};
 pub use config::{MeshConfig, Provider, TrafficMode};
-pub use destinationrule::Merged;
+pub use destinationrule::MergedRule;
 pub use discovery::{DEFAULT_REVISION, Discovery, revision_of};
-pub use meshes::{Meshes, Taken};
+pub use meshes::{Meshes, SidecarNames};
 pub use proxy::NamedCluster;
-pub use service::{AppProtocol, Export, Port, Registry, Resolution, Service, UNSPECIFIED};
-pub use unread::Unread;
+pub use service::{
+    AppProtocol, ExportTo, MeshPort, MeshService, Registry, ServiceResolution, UNSPECIFIED,
+};
+pub use unread::UnreadObject;
 pub use validate::egress_host as validate_egress_host;
 pub use virtualservice::VirtualService;
 
@@ -71,7 +73,7 @@ impl Sidecar {
 
 /// Somebody who answers for a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Endpoint {
+pub struct MeshEndpoint {
     /// Address, or a name that the proxy resolves.
     pub address: String,
     /// Name of the Service port that it answers on.
@@ -119,7 +121,7 @@ pub struct ProviderUse {
 
 /// One entry of the index by host and namespace.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Indexed {
+pub(crate) struct IndexedService {
     /// The Service that istiod keeps of several.
     pub service: u32,
     /// Several were equally entitled: which one istiod keeps can differ from one start to the next.
@@ -136,21 +138,21 @@ pub struct Mesh {
     /// The revision of the istiod that holds this.
     pub revision: String,
     pub(crate) discovery: Discovery,
-    pub(crate) unread: Vec<Unread>,
+    pub(crate) unread: Vec<UnreadObject>,
     /// Names that DNS clusters resolve.
     pub(crate) dns_names: foldhash::HashSet<String>,
-    pub(crate) services: Vec<Service>,
-    pub(crate) by_host: HashMap<String, BTreeMap<String, Indexed>>,
+    pub(crate) services: Vec<MeshService>,
+    pub(crate) by_host: HashMap<String, BTreeMap<String, IndexedService>>,
     pub(crate) by_namespace: HashMap<String, Vec<u32>>,
     pub(crate) virtual_services: Vec<VirtualService>,
     pub(crate) virtual_by_namespace: HashMap<String, VirtualIndex>,
-    pub(crate) rules: Rules,
+    pub(crate) rules: RuleIndex,
     pub(crate) sidecars: Vec<Sidecar>,
-    pub(crate) endpoints: HashMap<(String, String), Vec<Endpoint>>,
+    pub(crate) endpoints: HashMap<(String, String), Vec<MeshEndpoint>>,
     pub(crate) pods: Vec<MeshPod>,
     pub(crate) provider_uses: Vec<ProviderUse>,
     /// Service ports by the pods behind them: what inbound settings depend on.
-    pub(crate) targets: HashMap<(String, String), Vec<Target>>,
+    pub(crate) targets: HashMap<(String, String), Vec<ServedPort>>,
 }
 
 /// VirtualServices of a namespace by host.
@@ -163,7 +165,7 @@ pub(crate) struct VirtualIndex {
 
 /// A Service port that a pod answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct ServedPort {
     pub service: u32,
     /// The Service's port.
     pub port: u16,
@@ -173,7 +175,7 @@ pub(crate) struct Target {
 
 impl Mesh {
     /// All Services, in istiod's order.
-    pub fn services(&self) -> &[Service] {
+    pub fn services(&self) -> &[MeshService] {
         &self.services
     }
 
@@ -201,7 +203,7 @@ impl Mesh {
     }
 
     /// The Services of one host that istiod keeps, one for each namespace.
-    pub fn services_of(&self, host: &str) -> impl Iterator<Item = &Service> {
+    pub fn services_of(&self, host: &str) -> impl Iterator<Item = &MeshService> {
         self.indexed(host).map(|(_, i)| &self.services[i.service as usize])
     }
 
@@ -237,12 +239,12 @@ impl Mesh {
     }
 
     /// The Services of one host, by namespace.
-    pub(crate) fn indexed(&self, host: &str) -> impl Iterator<Item = (&str, Indexed)> {
+    pub(crate) fn indexed(&self, host: &str) -> impl Iterator<Item = (&str, IndexedService)> {
         self.by_host.get(host).into_iter().flatten().map(|(n, i)| (n.as_str(), *i))
     }
 
     /// The Service of this host in this namespace.
-    pub fn service_in(&self, namespace: &str, host: &str) -> Option<&Service> {
+    pub fn service_in(&self, namespace: &str, host: &str) -> Option<&MeshService> {
         let found = self.by_host.get(host)?.get(namespace)?;
         Some(&self.services[found.service as usize])
     }
@@ -276,12 +278,12 @@ impl Mesh {
     }
 
     /// The DestinationRules that a client in this namespace finds for a Service.
-    pub fn rules(&self, client: &str, service: &Service) -> Vec<&Merged> {
+    pub fn rules(&self, client: &str, service: &MeshService) -> Vec<&MergedRule> {
         self.rules.lookup(client, &service.host, &service.namespace)
     }
 
     /// Endpoints of a Service, whatever the port.
-    pub fn endpoints(&self, service: &Service) -> &[Endpoint] {
+    pub fn endpoints(&self, service: &MeshService) -> &[MeshEndpoint] {
         if service.hidden_from_all() && service.registry == Registry::Kubernetes {
             return &[];
         }
@@ -294,9 +296,9 @@ impl Mesh {
     /// port's name decides).
     pub(crate) fn endpoints_by_number<'m>(
         &'m self,
-        service: &Service,
-        port: &Port,
-    ) -> impl Iterator<Item = &'m Endpoint> {
+        service: &MeshService,
+        port: &MeshPort,
+    ) -> impl Iterator<Item = &'m MeshEndpoint> {
         let (name, number) = (port.name.clone(), port.number);
         self.endpoints(service)
             .iter()

@@ -25,23 +25,24 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use sidecarta_model::{Protocol, Time};
 
-pub use check::Check;
+pub use check::CheckNames;
 pub use entry::{
     EntryAddress, ServiceEntry, ServiceEntryPort, ServiceEntrySpec, ServiceEntryStatus,
     WorkloadEntry, WorkloadEntryObject, WorkloadSelector,
 };
 pub use gateway::{GatewayRoute, GatewayRouteSpec};
-pub(crate) use gateway::{GatewayRule, GatewayValue, Reference};
+pub(crate) use gateway::{GatewayRule, GatewayValue, ObjectReference};
 pub use istio::{
     AuthorizationPolicy, AuthorizationPolicySpec, ConfigMap, DestinationRule, DestinationRuleSpec,
-    Egress, EgressPort, Object, Sidecar, SidecarSpec, Telemetry, TelemetrySpec, VirtualService,
-    VirtualServiceSpec,
+    Egress, EgressPort, SidecarObject, SidecarSpec, SpecObject, Telemetry, TelemetrySpec,
+    VirtualServiceObject, VirtualServiceSpec,
 };
 pub(crate) use istio::{
     HttpMatch, HttpRoute, L4Match, L4Route, LabelSelector, MeshConfigSpec, Mirror, Percent,
-    PortSelector, Provided, ProxyConfigSpec, StringMatch, Subset, Target, Weighted,
+    PortSelector, ProxyConfigSpec, RouteDestination, StringMatch, Subset, TelemetryProviders,
+    WeightedDestination,
 };
-pub use known::{Known, ReadError, Refused, read_checked, read_yaml};
+pub use known::{AnyObject, ObjectError, ReadObjectsError, read_checked, read_yaml};
 pub use proxy::{EnvoyFilter, EnvoyFilterSpec, Namespace, WasmPlugin, WasmPluginSpec};
 
 pub use sidecarta_model::Labels;
@@ -56,7 +57,7 @@ pub(crate) fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>
 /// What every object says of itself (`ObjectMeta` of `meta/v1`).
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Meta {
+pub struct ObjectMeta {
     pub name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub namespace: String,
@@ -87,8 +88,8 @@ pub struct OwnerReference {
 
 /// A pod (`core/v1`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Pod {
-    pub metadata: Meta,
+pub struct PodObject {
+    pub metadata: ObjectMeta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: PodSpec,
     #[serde(default, deserialize_with = "nullable")]
@@ -161,7 +162,7 @@ pub struct PodCondition {
     pub status: String,
 }
 
-impl Pod {
+impl PodObject {
     /// Whether its condition `Ready` is true.
     pub fn is_ready(&self) -> bool {
         self.status.conditions.iter().any(|c| c.kind == "Ready" && c.status == "True")
@@ -191,15 +192,15 @@ pub struct ContainerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct ContainerState {
     #[serde(default)]
-    pub running: Option<Running>,
+    pub running: Option<ContainerRunning>,
     #[serde(default)]
-    pub terminated: Option<Terminated>,
+    pub terminated: Option<ContainerTerminated>,
 }
 
 /// A container runs.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Running {
+pub struct ContainerRunning {
     #[serde(default)]
     pub started_at: Option<Time>,
 }
@@ -207,7 +208,7 @@ pub struct Running {
 /// A container has ended.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Terminated {
+pub struct ContainerTerminated {
     #[serde(default)]
     pub started_at: Option<Time>,
     #[serde(default)]
@@ -216,8 +217,8 @@ pub struct Terminated {
 
 /// A Service (`core/v1`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Service {
-    pub metadata: Meta,
+pub struct ServiceObject {
+    pub metadata: ObjectMeta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: ServiceSpec,
     #[serde(default, deserialize_with = "nullable")]
@@ -305,12 +306,12 @@ pub struct ServiceStatus {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct LoadBalancer {
     #[serde(default, deserialize_with = "nullable")]
-    pub ingress: Vec<Ingress>,
+    pub ingress: Vec<LoadBalancerIngress>,
 }
 
 /// An address of a load balancer.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Ingress {
+pub struct LoadBalancerIngress {
     #[serde(default, deserialize_with = "nullable")]
     pub ip: String,
 }
@@ -319,12 +320,12 @@ pub struct Ingress {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
-    pub metadata: Meta,
+    pub metadata: ObjectMeta,
     /// `IPv4`, `IPv6` or `FQDN`; in what was kept before, absent.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub address_type: String,
     #[serde(default, deserialize_with = "nullable")]
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<SliceEndpoint>,
     #[serde(default, deserialize_with = "nullable")]
     pub ports: Vec<EndpointPort>,
 }
@@ -332,11 +333,11 @@ pub struct EndpointSlice {
 /// One endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Endpoint {
+pub struct SliceEndpoint {
     #[serde(default, deserialize_with = "nullable")]
     pub addresses: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
-    pub conditions: Conditions,
+    pub conditions: EndpointConditions,
     #[serde(default)]
     pub target_ref: Option<TargetRef>,
 }
@@ -352,7 +353,7 @@ pub struct TargetRef {
 
 /// Whether an endpoint takes connections.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Conditions {
+pub struct EndpointConditions {
     /// Absent means ready (`discovery.k8s.io/v1`).
     #[serde(default)]
     pub ready: Option<bool>,
@@ -372,7 +373,7 @@ pub struct EndpointPort {
 /// Any controller: only its owner, selector and template labels matter.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Controller {
-    pub metadata: Meta,
+    pub metadata: ObjectMeta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: ControllerSpec,
 }
@@ -382,9 +383,9 @@ pub struct Controller {
 #[serde(rename_all = "camelCase")]
 pub struct ControllerSpec {
     #[serde(default, deserialize_with = "nullable")]
-    pub selector: Selector,
+    pub selector: ControllerSelector,
     #[serde(default, deserialize_with = "nullable")]
-    pub template: Template,
+    pub template: PodTemplate,
     #[serde(default, deserialize_with = "nullable")]
     pub job_template: JobTemplate,
     /// Of a Rollout: the Deployment whose template it takes.
@@ -396,14 +397,14 @@ pub struct ControllerSpec {
 /// ReplicationController have them without `matchLabels`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Selector {
+pub struct ControllerSelector {
     #[serde(default, deserialize_with = "nullable")]
     pub match_labels: BTreeMap<String, String>,
     #[serde(flatten)]
     others: BTreeMap<String, serde_json::Value>,
 }
 
-impl Selector {
+impl ControllerSelector {
     /// The labels, in whichever form they stand.
     pub fn labels(self) -> BTreeMap<String, String> {
         if !self.match_labels.is_empty() || self.others.contains_key("matchExpressions") {
@@ -416,7 +417,7 @@ impl Selector {
 
 /// What a pod of a controller is made from.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub struct Template {
+pub struct PodTemplate {
     #[serde(default, deserialize_with = "nullable")]
     pub metadata: TemplateMeta,
 }
@@ -439,7 +440,7 @@ pub struct JobTemplate {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct JobSpec {
     #[serde(default, deserialize_with = "nullable")]
-    pub template: Template,
+    pub template: PodTemplate,
 }
 
 /// A node (`core/v1`).
@@ -552,7 +553,7 @@ pub fn read<T: FromStr>(text: &str, refuse: impl FnOnce(&str)) -> Option<T> {
 }
 
 /// A pod's addresses, the first one first. What is no address is given to `refuse`.
-pub fn addresses(pod: &Pod, mut refuse: impl FnMut(&str)) -> Vec<IpAddr> {
+pub fn addresses(pod: &PodObject, mut refuse: impl FnMut(&str)) -> Vec<IpAddr> {
     let all = std::iter::once(&pod.status.pod_ip).chain(pod.status.pod_ips.iter().map(|p| &p.ip));
     let mut out: Vec<IpAddr> = Vec::new();
     for a in all.filter_map(|a| read(a, &mut refuse)) {
@@ -564,7 +565,7 @@ pub fn addresses(pod: &Pod, mut refuse: impl FnMut(&str)) -> Vec<IpAddr> {
 }
 
 /// The ports of a pod that have a name.
-pub fn named_ports(pod: &Pod) -> impl Iterator<Item = (&str, u16)> {
+pub fn named_ports(pod: &PodObject) -> impl Iterator<Item = (&str, u16)> {
     let ports = pod.spec.containers.iter().chain(&pod.spec.init_containers).flat_map(|c| &c.ports);
     ports.filter(|p| !p.name.is_empty()).map(|p| (p.name.as_str(), p.container_port))
 }

@@ -22,14 +22,16 @@ use std::collections::BTreeMap;
 
 use foldhash::HashMap;
 
-use crate::mesh::{Egress, Merged, Mesh, Registry, Service, Sidecar, destinationrule};
+use crate::mesh::{Egress, MergedRule, Mesh, MeshService, Registry, Sidecar, destinationrule};
 use imports::Imports;
 use scoped::{trim_to, whole};
 
 pub use crate::mesh::TrafficMode;
-pub use call::{Address, Call, CallProtocol, Cluster, Route, RouteKind, Step, Treatment};
-pub use listener::Listener;
-pub use scoped::Scoped;
+pub use call::{
+    Address, CallProtocol, EnvoyCluster, Route, RouteKind, RouteStep, ScopeCall, Treatment,
+};
+pub use listener::ScopeListener;
+pub use scoped::ScopedService;
 
 /// The workload that is asked about: a pod of it stands for all.
 #[derive(Clone, Copy, Debug)]
@@ -53,10 +55,10 @@ pub struct Scope<'m> {
     /// In force for unknown destinations.
     pub policy: TrafficMode,
     /// Egress listeners, in the Sidecar's order.
-    pub listeners: Vec<Listener<'m>>,
+    pub listeners: Vec<ScopeListener<'m>>,
     /// The union over the listeners, one per host, with the destinations of imported
     /// VirtualServices.
-    pub services: Vec<Scoped<'m>>,
+    pub services: Vec<ScopedService<'m>>,
     by_host: HashMap<&'m str, u32>,
 }
 
@@ -93,7 +95,7 @@ impl<'m> Scope<'m> {
             .map(|e| {
                 let imports = Imports::new(&e.hosts, namespace);
                 let services = select::services(mesh, namespace, e, &imports);
-                Listener::new(e, services, select::virtual_services(mesh, namespace, &imports))
+                ScopeListener::new(e, services, select::virtual_services(mesh, namespace, &imports))
             })
             .collect();
         let mut scope = Self {
@@ -109,12 +111,16 @@ impl<'m> Scope<'m> {
     }
 
     /// The Service that this host has in scope.
-    pub fn service(&self, host: &str) -> Option<&Scoped<'m>> {
+    pub fn service(&self, host: &str) -> Option<&ScopedService<'m>> {
         self.by_host.get(host).map(|&i| &self.services[i as usize])
     }
 
     /// The DestinationRules that apply to a Service of the scope for this client, merged.
-    pub fn rule(&self, service: &Service, labels: &BTreeMap<String, String>) -> Option<&'m Merged> {
+    pub fn rule(
+        &self,
+        service: &MeshService,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<&'m MergedRule> {
         destinationrule::select(&self.mesh.rules(self.namespace, service), self.namespace, labels)
     }
 
@@ -148,7 +154,7 @@ impl<'m> Scope<'m> {
     /// The Service that a VirtualService's destination stands for: the client's namespace's
     /// (visible or not), else a visible one of Kubernetes, else the oldest visible one
     /// (`pickBestVisibleNamespace`).
-    fn destination(&self, host: &str) -> Option<&'m Service> {
+    fn destination(&self, host: &str) -> Option<&'m MeshService> {
         let all = || self.mesh.services_of(host);
         if let Some(own) = self.mesh.service_in(self.namespace, host) {
             return Some(own);
@@ -161,7 +167,7 @@ impl<'m> Scope<'m> {
 
     /// `appendSidecarServices`: one Service per host; a Kubernetes Service before others; ports of
     /// one namespace's are merged.
-    fn append(&mut self, new: Scoped<'m>) {
+    fn append(&mut self, new: ScopedService<'m>) {
         let host = new.service.host.as_str();
         let Some(&at) = self.by_host.get(host) else {
             self.by_host.insert(host, self.services.len() as u32);
@@ -183,7 +189,7 @@ impl<'m> Scope<'m> {
 }
 
 /// `canMergeServices`.
-fn mergeable(a: &Service, b: &Service) -> bool {
+fn mergeable(a: &MeshService, b: &MeshService) -> bool {
     a.namespace == b.namespace
         && a.resolution == b.resolution
         && a.labels == b.labels

@@ -174,7 +174,7 @@ pub struct Delivery {
 /// An alert, and where it has gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Raised {
+pub struct RaisedAlert {
     /// The alert.
     #[serde(flatten)]
     pub alert: Alert,
@@ -183,7 +183,7 @@ pub struct Raised {
     pub deliveries: BTreeMap<String, Delivery>,
 }
 
-impl Raised {
+impl RaisedAlert {
     /// Whether a sink has yet to be tried, or tried again.
     pub fn waits(&self) -> bool {
         self.alert.ignored.is_none()

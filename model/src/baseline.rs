@@ -9,7 +9,7 @@ use super::{Alert, AlertKind, DependencyKey, Destination, Protocol, Time, Worklo
 /// A dependency of a known workload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Accepted {
+pub struct AcceptedDependency {
     /// What is called.
     pub destination: Destination,
     /// Port, as in dependencies.
@@ -18,7 +18,7 @@ pub struct Accepted {
     pub protocol: Protocol,
 }
 
-impl From<&DependencyKey> for Accepted {
+impl From<&DependencyKey> for AcceptedDependency {
     fn from(key: &DependencyKey) -> Self {
         Self { destination: key.destination.clone(), port: key.port, protocol: key.protocol }
     }
@@ -37,7 +37,7 @@ pub struct Baseline {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     /// What.
-    pub dependencies: BTreeSet<Accepted>,
+    pub dependencies: BTreeSet<AcceptedDependency>,
 }
 
 /// All workloads of a namespace, or of all namespaces, were accepted: their learning is over, so a
@@ -65,7 +65,7 @@ impl Acceptance {
 impl Baseline {
     /// Whether it holds a dependency of its workload.
     pub fn holds(&self, key: &DependencyKey) -> bool {
-        self.dependencies.contains(&Accepted::from(key))
+        self.dependencies.contains(&AcceptedDependency::from(key))
     }
 
     /// Whether it answers an alert: what was new is accepted now.
@@ -73,8 +73,11 @@ impl Baseline {
         match (alert.kind, &alert.destination, alert.protocol) {
             (AlertKind::NewWorkload, ..) => alert.workload == self.workload,
             (AlertKind::NewDependency, Some(destination), Some(protocol)) => {
-                let accepted =
-                    Accepted { destination: destination.clone(), port: alert.port, protocol };
+                let accepted = AcceptedDependency {
+                    destination: destination.clone(),
+                    port: alert.port,
+                    protocol,
+                };
                 self.dependencies.contains(&accepted)
             }
             _ => false,

@@ -110,7 +110,7 @@ pub enum Record {
 
 /// What makes two records the same. The order groups by kind, then by workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Key<'a> {
+pub enum RecordKey<'a> {
     /// By workload.
     Workload(&'a WorkloadId),
     /// By dependency.
@@ -125,13 +125,13 @@ pub enum Key<'a> {
 
 impl Record {
     /// Its key.
-    pub fn key(&self) -> Key<'_> {
+    pub fn key(&self) -> RecordKey<'_> {
         match self {
-            Self::Workload(w) => Key::Workload(&w.id),
-            Self::Dependency(d) => Key::Dependency(&d.key),
-            Self::Watch(w) => Key::Watch(&w.workload, &w.pod),
-            Self::Lookups(l) => Key::Lookups(&l.workload, &l.host),
-            Self::Source(s) => Key::Source(&s.source),
+            Self::Workload(w) => RecordKey::Workload(&w.id),
+            Self::Dependency(d) => RecordKey::Dependency(&d.key),
+            Self::Watch(w) => RecordKey::Watch(&w.workload, &w.pod),
+            Self::Lookups(l) => RecordKey::Lookups(&l.workload, &l.host),
+            Self::Source(s) => RecordKey::Source(&s.source),
         }
     }
 }

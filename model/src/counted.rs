@@ -22,7 +22,7 @@ const TRANSLATED: u64 = 1_000_000_000;
 /// A connection with several hosts (later HTTP/1 requests) is counted once for each of them, and
 /// has one of these for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Counted {
+pub struct LedgerEntry {
     /// First packet.
     pub first: Time,
     /// Up to here further packets between the same ends are the same connection's.
@@ -39,12 +39,12 @@ pub struct Counted {
     /// Digest of the host that was asked for, of HTTP; 0 without one.
     pub host: u32,
     /// What of the dependency it was counted in besides the number of its connections: a bit for
-    /// each. At most [`Counted::FACETS`].
+    /// each. At most [`LedgerEntry::FACETS`].
     pub facets: u16,
 }
 
-impl Counted {
-    /// Bits that [`Counted::facets`] may have.
+impl LedgerEntry {
+    /// Bits that [`LedgerEntry::facets`] may have.
     pub const FACETS: u16 = 0x7fff;
     /// Nothing that was seen.
     pub const NOTHING: Self = Self {
@@ -139,7 +139,7 @@ impl Counted {
 
     /// Appends its bytes, big endian.
     pub fn write(&self, out: &mut Vec<u8>) {
-        const HAS_ISN: u16 = !Counted::FACETS;
+        const HAS_ISN: u16 = !LedgerEntry::FACETS;
         let flags = self.facets & Self::FACETS | if self.isn.is_some() { HAS_ISN } else { 0 };
         out.extend(self.first.0.to_be_bytes());
         out.extend(self.until.0.to_be_bytes());
@@ -152,7 +152,7 @@ impl Counted {
         out.extend(flags.to_be_bytes());
     }
 
-    /// Reads [`Counted::write`] back, one after the other; `None` where the bytes are not whole.
+    /// Reads [`LedgerEntry::write`] back, one after the other; `None` where the bytes are not whole.
     pub fn read_all(bytes: &[u8]) -> Option<Vec<Self>> {
         let (all, rest) = bytes.as_chunks::<{ Self::BYTES }>();
         rest.is_empty().then(|| all.iter().filter_map(Self::read).collect::<Vec<_>>())
@@ -177,7 +177,7 @@ impl Counted {
 
 /// What was counted before of a connection that is seen now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Before {
+pub struct CountedBefore {
     /// What was counted of the dependency that it is resolved to now; `None` where it was counted
     /// for others only.
     pub facets: Option<u16>,
@@ -191,14 +191,14 @@ pub struct Before {
 #[derive(Debug, Default)]
 pub struct Ledger {
     /// With the digest of the snapshot that it was resolved by.
-    all: Vec<(Counted, u64)>,
+    all: Vec<(LedgerEntry, u64)>,
     by_pair: Vec<((u64, u64), u32)>,
     by_opening: Vec<((u64, u64), u32)>,
 }
 
 impl Ledger {
     /// Of what was counted, each with the digest of the snapshot that it was resolved by.
-    pub fn new(all: Vec<(Counted, u64)>) -> Self {
+    pub fn new(all: Vec<(LedgerEntry, u64)>) -> Self {
         let places = || (0u32..).zip(&all);
         let mut by_pair: Vec<_> = places().map(|(i, (c, _))| (c.pair(), i)).collect();
         let mut by_opening: Vec<_> =
@@ -214,12 +214,12 @@ impl Ledger {
     }
 
     /// Whether something that was counted may be this one.
-    pub fn mentions(&self, now: &Counted) -> bool {
+    pub fn mentions(&self, now: &LedgerEntry) -> bool {
         !self.is_empty() && self.of(now).any(|(c, _)| c.is_of(now))
     }
 
     /// What was counted between the same ends, or opened by the same packet.
-    fn of(&self, now: &Counted) -> impl Iterator<Item = &(Counted, u64)> {
+    fn of(&self, now: &LedgerEntry) -> impl Iterator<Item = &(LedgerEntry, u64)> {
         let opened = now.opening().into_iter().flat_map(|key| in_order(&self.by_opening, key));
         let places = in_order(&self.by_pair, now.pair()).chain(opened);
         places.filter_map(|i| self.all.get(i as usize))
@@ -228,7 +228,7 @@ impl Ledger {
     /// What was counted before of something that is seen now; `None`: nothing, so that it counts
     /// now. What was counted by another snapshot, and for another dependency, is none of it: a
     /// wrong snapshot does no lasting harm.
-    pub fn before(&self, now: &Counted, snapshot: u64) -> Option<Before> {
+    pub fn before(&self, now: &LedgerEntry, snapshot: u64) -> Option<CountedBefore> {
         if self.is_empty() {
             return None;
         }
@@ -245,12 +245,12 @@ impl Ledger {
             return None;
         }
         let same = || known().filter(|c| c.to == now.to);
-        let covers = |c: &Counted| {
+        let covers = |c: &LedgerEntry| {
             let bits = now.facets & !c.facets == 0;
             let time = c.first <= now.first && now.until <= c.until;
             bits && time && c.host == now.host && (c.isn.is_some() || now.isn.is_none())
         };
-        Some(Before {
+        Some(CountedBefore {
             facets: same().next().map(|_| same().fold(0, |bits, c| bits | c.facets)),
             any: known().fold(0, |bits, c| bits | c.facets),
             noted: same().any(covers),
@@ -270,9 +270,9 @@ mod tests {
 
     const SECOND: i64 = 1_000_000_000;
 
-    fn counted(from: u16, to: u16, isn: Option<u32>, first: i64, until: i64) -> Counted {
-        let end = |port| Counted::end(6, SocketAddr::from(([10, 0, 0, 1], port)));
-        Counted {
+    fn counted(from: u16, to: u16, isn: Option<u32>, first: i64, until: i64) -> LedgerEntry {
+        let end = |port| LedgerEntry::end(6, SocketAddr::from(([10, 0, 0, 1], port)));
+        LedgerEntry {
             first: Time(first * SECOND),
             until: Time(until * SECOND),
             initiator: end(from),
@@ -287,31 +287,31 @@ mod tests {
     /// They are stored: another value would count every connection twice after an upgrade.
     #[test]
     fn digests_are_those_that_stores_hold() {
-        let v4 = Counted::end(6, SocketAddr::from(([10, 244, 1, 10], 9080)));
-        let v6 = Counted::end(17, "[fd00::1]:53".parse().unwrap());
+        let v4 = LedgerEntry::end(6, SocketAddr::from(([10, 244, 1, 10], 9080)));
+        let v6 = LedgerEntry::end(17, "[fd00::1]:53".parse().unwrap());
         let json = serde_json::json!({"name": "cart", "port": 8080});
         assert_eq!(
-            [v4, v6, Counted::wide(&json)],
+            [v4, v6, LedgerEntry::wide(&json)],
             [0x5f86_c591_a87e_af9b, 0x3c12_3344_79c1_a968, 0x8e96_a90a_31f8_f16a]
         );
-        assert_eq!(Counted::digest(&json), 0xbf6e_5860);
+        assert_eq!(LedgerEntry::digest(&json), 0xbf6e_5860);
     }
 
     #[test]
     fn bytes_are_read_back_and_cut_ones_refused() {
         let all = [
             counted(1, 2, Some(7), 3, 4),
-            Counted {
-                facets: Counted::FACETS,
+            LedgerEntry {
+                facets: LedgerEntry::FACETS,
                 host: 9,
                 ..counted(1, 2, None, -3, i64::MAX / SECOND)
             },
         ];
         let mut bytes = Vec::new();
         all.iter().for_each(|c| c.write(&mut bytes));
-        assert_eq!(bytes.len(), 2 * Counted::BYTES);
-        assert_eq!(Counted::read_all(&bytes).unwrap(), all);
-        assert_eq!(Counted::read_all(&bytes[1..]), None);
+        assert_eq!(bytes.len(), 2 * LedgerEntry::BYTES);
+        assert_eq!(LedgerEntry::read_all(&bytes).unwrap(), all);
+        assert_eq!(LedgerEntry::read_all(&bytes[1..]), None);
     }
 
     #[test]
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_connection_of_several_hosts_counts_once_for_each_in_any_order() {
-        let of = |host| Counted { host, ..counted(40_000, 80, Some(7), 10, 20) };
+        let of = |host| LedgerEntry { host, ..counted(40_000, 80, Some(7), 10, 20) };
         for order in [[0, 1, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0], [0, 2, 1], [2, 0, 1]] {
             let (mut seen, mut n) = (Vec::new(), 0);
             for host in order {
@@ -354,11 +354,11 @@ mod tests {
     fn another_snapshot_counts_what_it_resolves_to_something_else() {
         let ledger = Ledger::new(vec![(counted(40_000, 80, Some(7), 10, 20), 5)]);
         let now = counted(40_000, 80, Some(7), 10, 20);
-        let before = Before { facets: Some(1), any: 1, noted: true };
+        let before = CountedBefore { facets: Some(1), any: 1, noted: true };
         assert_eq!(ledger.before(&now, 5), Some(before));
         assert_eq!(ledger.before(&now, 6), Some(before), "the same dependency");
-        let other = Counted { to: 2, ..now };
-        let elsewhere = Before { facets: None, any: 1, noted: false };
+        let other = LedgerEntry { to: 2, ..now };
+        let elsewhere = CountedBefore { facets: None, any: 1, noted: false };
         assert_eq!(ledger.before(&other, 5), Some(elsewhere), "by the same snapshot");
         assert_eq!(ledger.before(&other, 6), None);
     }

@@ -8,7 +8,7 @@ use std::fmt;
 
 /// What a counter counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Unit {
+pub enum CounterUnit {
     /// Packets.
     Packets,
     /// Bytes of packets.
@@ -29,7 +29,7 @@ pub enum Unit {
     Times,
 }
 
-impl fmt::Display for Unit {
+impl fmt::Display for CounterUnit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Packets => "packets",
@@ -47,7 +47,7 @@ impl fmt::Display for Unit {
 
 /// Who counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Counts {
+pub enum CountedBy {
     /// The capture layer.
     Capture,
     /// An agent: collecting, attribution, gathering. A replay counts the same.
@@ -64,9 +64,9 @@ pub struct Counter {
     /// Its name, as it is stored and shown.
     pub name: &'static str,
     /// What it counts.
-    pub unit: Unit,
+    pub unit: CounterUnit,
     /// Who counts it.
-    pub by: Counts,
+    pub by: CountedBy,
     /// Something that was there to be learned may be missing for it.
     pub is_loss: bool,
 }
@@ -78,8 +78,8 @@ macro_rules! counters {
         /// All counters, in the order of their definition.
         pub const ALL: &[Counter] = &[$(Counter {
             name: $name,
-            unit: Unit::$unit,
-            by: Counts::$by,
+            unit: CounterUnit::$unit,
+            by: CountedBy::$by,
             is_loss: counters!(@ $loss),
         }),+];
     };
@@ -238,7 +238,7 @@ pub fn is_loss(name: &str) -> bool {
 
 /// Whether a batch may carry a counter of this name.
 pub fn is_told(name: &str) -> bool {
-    named(name).is_some_and(|c| matches!(c.by, Counts::Capture | Counts::Agent))
+    named(name).is_some_and(|c| matches!(c.by, CountedBy::Capture | CountedBy::Agent))
 }
 
 #[cfg(test)]

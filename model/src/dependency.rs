@@ -25,7 +25,7 @@ const ADDRESSED: usize = 32;
 
 /// A dependency with its evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", from = "Flat")]
+#[serde(rename_all = "camelCase", from = "DependencyFields")]
 pub struct Dependency {
     /// Which one.
     #[serde(flatten)]
@@ -61,7 +61,7 @@ pub struct Dependency {
 /// long as all else.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Flat {
+struct DependencyFields {
     workload: WorkloadId,
     destination: Destination,
     port: u16,
@@ -84,10 +84,17 @@ struct Flat {
     unanswered: u64,
 }
 
-impl From<Flat> for Dependency {
-    fn from(flat: Flat) -> Self {
-        let Flat {
-            workload, destination, port, protocol, connections, first_seen, last_seen, ..
+impl From<DependencyFields> for Dependency {
+    fn from(flat: DependencyFields) -> Self {
+        let DependencyFields {
+            workload,
+            destination,
+            port,
+            protocol,
+            connections,
+            first_seen,
+            last_seen,
+            ..
         } = flat;
         Self {
             key: DependencyKey { workload, destination, port, protocol },

@@ -66,7 +66,7 @@ const EXAMPLES: usize = 3;
 
 /// What one grade of evidence amounts to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Flat")]
+#[serde(from = "EvidenceFields")]
 pub struct Evidence {
     /// How often, first and last time.
     #[serde(flatten)]
@@ -78,15 +78,17 @@ pub struct Evidence {
 /// Evidence as it is read, which is quicker without a flattened field.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Flat {
+struct EvidenceFields {
     connections: u64,
     first_seen: Time,
     last_seen: Time,
     examples: Vec<Example>,
 }
 
-impl From<Flat> for Evidence {
-    fn from(Flat { connections, first_seen, last_seen, examples }: Flat) -> Self {
+impl From<EvidenceFields> for Evidence {
+    fn from(
+        EvidenceFields { connections, first_seen, last_seen, examples }: EvidenceFields,
+    ) -> Self {
         Self { tally: Tally { connections, first_seen, last_seen }, examples }
     }
 }

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Acceptance, Baseline, BatchId, Raised, Record};
+use crate::{Acceptance, Baseline, BatchId, RaisedAlert, Record};
 
 /// Version of the export format.
 pub const VERSION: u32 = 1;
@@ -12,30 +12,30 @@ pub const VERSION: u32 = 1;
 /// A line of an export.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Line {
+pub enum ExportLine {
     /// The first one.
-    Sidecarta(Header),
+    Sidecarta(ExportHeader),
     /// A record.
     Row(Box<Record>),
     /// A batch that the store holds.
     Batch(BatchId),
     /// A part of an agent's batch that waits to be resolved; its parts follow each other.
-    Kept(Kept),
+    Kept(QueuedPart),
     /// What was accepted of a workload.
     Baseline(Box<Baseline>),
     /// An alert, and where it has gone.
-    Alert(Box<Raised>),
+    Alert(Box<RaisedAlert>),
     /// Who accepted what.
     Accepted(Acceptance),
     /// Connections and lookups that a batch counted.
     Counted(CountedLine),
     /// The last one.
-    End(Footer),
+    End(ExportFooter),
 }
 
 /// The first line.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Header {
+pub struct ExportHeader {
     /// See [`VERSION`].
     pub version: u32,
     /// What is missing: the export was made of a damaged store.
@@ -45,7 +45,7 @@ pub struct Header {
 
 /// A part of an agent's batch that waits to be resolved.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Kept {
+pub struct QueuedPart {
     /// Which batch.
     #[serde(flatten)]
     pub id: BatchId,
@@ -69,7 +69,7 @@ pub struct CountedLine {
 
 /// The last line: how much there is.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Footer {
+pub struct ExportFooter {
     /// Lines of records, baselines, alerts and what was accepted.
     pub rows: u64,
     /// Lines of batches.

@@ -26,10 +26,10 @@ mod unverified;
 pub mod valid;
 mod workload;
 
-pub use alert::{Alert, AlertKind, Delivery, Raised};
-pub use baseline::{Acceptance, Accepted, Baseline};
-pub use batch::{Batch, BatchId, Key, Record, Source};
-pub use counted::{Before, Counted, Ledger};
+pub use alert::{Alert, AlertKind, Delivery, RaisedAlert};
+pub use baseline::{Acceptance, AcceptedDependency, Baseline};
+pub use batch::{Batch, BatchId, Record, RecordKey, Source};
+pub use counted::{CountedBefore, Ledger, LedgerEntry};
 pub use coverage::{Lookups, OwnedBy, Ownership, Span, Spans, Watch};
 pub use dependency::{Dependency, DependencyKey};
 pub use destination::{Destination, Infrastructure, ServicePort, Unresolved};
@@ -38,7 +38,7 @@ pub use folded::{Folded, domain};
 pub use pod::{CaptureScope, Labels, Pod};
 pub use tally::Tally;
 pub use time::Time;
-pub use unverified::{Amount, Unverified};
+pub use unverified::{UnverifiedAmount, UnverifiedBatch};
 pub use workload::{DataPlane, Protocol, Workload, WorkloadId, selects};
 
 /// Two records of the same thing become one.

@@ -16,15 +16,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{BatchId, Folded, Merge, Ownership, Pod, Spans, Tally, Time};
 
-pub use call::{Begun, Call, CallRef, Edge, Opening};
+pub use call::{Call, CallRef, Edge, EdgeConnection, Opening};
 pub use ndjson::{
-    MAX_MEMORY, MAX_TEXT, Packed, ReadError, Reader, VERSION, VERSION_HEADER, allowance, write,
+    BatchReadError, MAX_MEMORY, MAX_TEXT, Packed, Reader, VERSION, VERSION_HEADER, allowance, write,
 };
 
 /// That a pod asked the DNS for a name, and was not told that there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Asked {
+pub struct AskedName {
     /// Index of the pod in [`Observed::pods`].
     pub pod: u32,
     /// The name, lower case, without the final dot.
@@ -37,7 +37,7 @@ pub struct Asked {
 /// That a pod's interface was watched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Watching {
+pub struct WatchedInterface {
     /// Index of the pod in [`Observed::pods`].
     pub pod: u32,
     /// When, since it was last told.
@@ -53,7 +53,7 @@ pub struct Watching {
     pub folded: Folded,
 }
 
-impl Watching {
+impl WatchedInterface {
     /// Of a pod, and nothing yet.
     pub fn of(pod: u32) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl Watching {
     }
 }
 
-impl Merge for Watching {
+impl Merge for WatchedInterface {
     /// Of the same pod.
     fn merge(&mut self, other: &Self) {
         self.spans.merge(&other.spans);
@@ -94,9 +94,9 @@ pub struct Observed {
     /// Connections.
     pub edges: Vec<Edge>,
     /// Names asked for.
-    pub asked: Vec<Asked>,
+    pub asked: Vec<AskedName>,
     /// What was watched.
-    pub watching: Vec<Watching>,
+    pub watching: Vec<WatchedInterface>,
 }
 
 impl Observed {

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::learn::{self, Union};
 use crate::memory::Missing;
 use crate::model::counter;
-use crate::observed::{ReadError, Reader};
+use crate::observed::{BatchReadError, Reader};
 use crate::snapshot;
 use crate::store::{Applied, Store};
 use crate::verify::{self, Checked, Rules, check};
@@ -196,7 +196,7 @@ fn learn(
                     Applied::AlreadyHeld => held += 1,
                 }
             }
-            Err(e @ ReadError::Io { .. }) => {
+            Err(e @ BatchReadError::Io { .. }) => {
                 return Err(e).with_context(|| format!("cannot read {}", file.display()));
             }
             Err(e) => {

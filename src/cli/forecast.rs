@@ -8,7 +8,7 @@ use super::output::{self, Format};
 use super::{Outcome, OutputOptions};
 use crate::generate;
 use crate::model::WorkloadId;
-use crate::scope::clusters::Size;
+use crate::scope::clusters::ProxySize;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -47,9 +47,9 @@ struct Row {
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 struct Row3 {
-    before: Size,
-    today: Size,
-    after: Size,
+    before: ProxySize,
+    today: ProxySize,
+    after: ProxySize,
 }
 
 pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {

@@ -17,7 +17,7 @@ use crate::generate::calls::Planner;
 use crate::mesh::{Mesh, MeshPod, Sidecar, VirtualService, sidecar_from_text};
 use crate::model::valid;
 use crate::scope::report::ScopeReport;
-use crate::scope::{Call, Client, Route, Scope, everything, listeners, policy};
+use crate::scope::{Client, Route, Scope, ScopeCall, everything, listeners, policy};
 use crate::snapshot;
 
 const EXAMPLE: &str = "\
@@ -130,7 +130,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     for text in &options.call {
         for call in parse(text, &scope, client)? {
             let route = Route::of(&scope.treat(&client, &call), mesh);
-            let Call { host, port, protocol, address } = call;
+            let ScopeCall { host, port, protocol, address } = call;
             calls.push(CallAnswer {
                 host,
                 port,
@@ -213,7 +213,7 @@ fn read_sidecar(path: &PathBuf) -> anyhow::Result<Sidecar> {
 }
 
 /// `[PROTOCOL://]HOST:PORT[@ADDRESS]`.
-fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Vec<Call>> {
+fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Vec<ScopeCall>> {
     let wrong = || {
         format!(
             "{text:?} is no call: write [PROTOCOL://]HOST:PORT[@ADDRESS], for example reviews.shop.svc.cluster.local:9080"

@@ -29,7 +29,7 @@ pub struct Builder {
     owners: Owners,
     /// With when it was deleted, where it is no more.
     pods: Vec<(Arc<PodBrief>, Option<Ended>)>,
-    services: BTreeMap<(String, String), Arc<objects::Service>>,
+    services: BTreeMap<(String, String), Arc<objects::ServiceObject>>,
     /// With until when it was as it is, where it is no more.
     slices: Vec<(Arc<objects::EndpointSlice>, Option<Ended>)>,
     nodes: Vec<objects::Node>,
@@ -53,12 +53,12 @@ impl Builder {
     }
 
     #[cfg(test)]
-    pub(crate) fn pod(&mut self, pod: &objects::Pod) {
+    pub(crate) fn pod(&mut self, pod: &objects::PodObject) {
         self.pod_until(pod, None);
     }
 
     /// A pod; with an end where it is known to be gone since.
-    pub(crate) fn pod_until(&mut self, pod: &objects::Pod, gone: Option<Ended>) {
+    pub(crate) fn pod_until(&mut self, pod: &objects::PodObject, gone: Option<Ended>) {
         let brief = PodBrief::new(pod, &mut self.pool);
         self.brief(Arc::new(brief), gone);
     }
@@ -69,12 +69,12 @@ impl Builder {
         self.pods.push((pod, deleted));
     }
 
-    pub(crate) fn service(&mut self, service: objects::Service) {
+    pub(crate) fn service(&mut self, service: objects::ServiceObject) {
         let service = self.pool.service(service);
         self.shared_service(Arc::new(service));
     }
 
-    pub(crate) fn shared_service(&mut self, service: Arc<objects::Service>) {
+    pub(crate) fn shared_service(&mut self, service: Arc<objects::ServiceObject>) {
         self.services
             .insert((service.metadata.namespace.clone(), service.metadata.name.clone()), service);
     }
@@ -130,7 +130,7 @@ impl Builder {
 
     /// Hosts that a VirtualService routes: a look-up of one is a look-up of the mesh, whether it is
     /// a Service's or not.
-    pub(crate) fn virtual_service(&mut self, rule: &objects::VirtualService) {
+    pub(crate) fn virtual_service(&mut self, rule: &objects::VirtualServiceObject) {
         self.routed(&rule.metadata.namespace, rule.hosts());
     }
 
@@ -183,7 +183,7 @@ impl Builder {
         }
         self.workload_entries_into(&mut cluster);
         self.pods_into(&mut cluster, &mut problems);
-        let services: Vec<&objects::Service> = self.services.values().map(|s| &**s).collect();
+        let services: Vec<&objects::ServiceObject> = self.services.values().map(|s| &**s).collect();
         hand_over_endpoints(&mut cluster, &services);
         entries::fill(&mut cluster, &self.entries, &self.workload_entries, &mut problems);
         ambient_ports(&mut cluster);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::objects::Meta;
+use super::objects::ObjectMeta;
 use super::pool::Pool;
 
 /// Labels that a controller or the injector sets on pods and that a rollout or a new pod changes:
@@ -182,7 +182,7 @@ impl Owner {
 }
 
 /// The controller of an object, else its first owner.
-pub(super) fn controller_of(meta: &Meta, pool: &mut Pool) -> Option<Owner> {
+pub(super) fn controller_of(meta: &ObjectMeta, pool: &mut Pool) -> Option<Owner> {
     let owner =
         meta.owner_references.iter().find(|o| o.controller).or(meta.owner_references.first())?;
     // A static pod is "owned" by its node, which is no workload.

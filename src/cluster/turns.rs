@@ -115,7 +115,7 @@ pub(super) fn hand_over(cluster: &mut Cluster, turns: &[Turn]) {
 
 /// An endpoint begins with the pod that has its address, unless those before it stood behind the
 /// same Service; and what may have gone on while nobody looked ends there.
-pub(super) fn hand_over_endpoints(cluster: &mut Cluster, services: &[&objects::Service]) {
+pub(super) fn hand_over_endpoints(cluster: &mut Cluster, services: &[&objects::ServiceObject]) {
     let Cluster { endpoints, pods, pods_by_address, .. } = cluster;
     for ((address, ..), all) in endpoints.iter_mut() {
         let holders =

@@ -15,9 +15,9 @@ use super::known::{Gap, Known};
 use super::place::{Place, cluster_name, place};
 use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{is_wildcard, matches, qualify};
-use crate::mesh::{AppProtocol, Mesh, Registry, Resolution, Service};
+use crate::mesh::{AppProtocol, Mesh, MeshService, Registry, ServiceResolution};
 use crate::model::{Dependency, Destination, Grade, Protocol, Unresolved};
-use crate::scope::{Call, CallProtocol, Client, Scope, Step, Treatment};
+use crate::scope::{CallProtocol, Client, RouteStep, Scope, ScopeCall, Treatment};
 
 /// Stands for an address of the world outside where none is known (TEST-NET-3, RFC 5737).
 const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
@@ -43,7 +43,7 @@ pub enum Origin {
 #[derive(Clone, Debug)]
 pub struct Planned {
     /// The call.
-    pub call: Call,
+    pub call: ScopeCall,
     /// Where from.
     pub origin: Origin,
     /// Index of the dependency, where one is behind it.
@@ -74,7 +74,7 @@ pub struct Plan {
 pub struct Planner<'a, 'm> {
     full: &'a Scope<'m>,
     client: Client<'a>,
-    found: BTreeMap<Call, (Origin, Option<usize>)>,
+    found: BTreeMap<ScopeCall, (Origin, Option<usize>)>,
     /// Hosts of the mesh that were called or are declared, with their namespaces: a call must reach
     /// each of them.
     called: BTreeSet<(String, String)>,
@@ -100,7 +100,7 @@ impl<'a, 'm> Planner<'a, 'm> {
         self.full.mesh
     }
 
-    fn add(&mut self, call: Call, origin: Origin, dependency: Option<usize>) {
+    fn add(&mut self, call: ScopeCall, origin: Origin, dependency: Option<usize>) {
         let new = (origin, dependency);
         self.plan.covered.extend(dependency);
         let old = self.found.entry(call).or_insert(new);
@@ -118,7 +118,7 @@ impl<'a, 'm> Planner<'a, 'm> {
         let mut reached: BTreeSet<String> = BTreeSet::new();
         for call in self.found.keys() {
             let treatment = self.full.treat(&self.client, call);
-            let all = treatment.steps.iter().flat_map(Step::all_clusters);
+            let all = treatment.steps.iter().flat_map(RouteStep::all_clusters);
             reached.extend(all.map(|c| c.host.to_string()));
         }
         for (namespace, host) in std::mem::take(&mut self.called) {
@@ -232,7 +232,7 @@ impl<'a, 'm> Planner<'a, 'm> {
                     // Its address and port are all that a proxy has to go by.
                     for protocol in [CallProtocol::Http, CallProtocol::Tls, CallProtocol::Tcp] {
                         let (host, port) = (address.to_string(), d.key.port);
-                        let call = Call { host, port, protocol, address: *address };
+                        let call = ScopeCall { host, port, protocol, address: *address };
                         self.add(call, Origin::Learned, Some(i));
                     }
                 }
@@ -243,7 +243,11 @@ impl<'a, 'm> Planner<'a, 'm> {
                     } else {
                         CallProtocol::Tcp
                     };
-                    self.add(Call { host, port, protocol, address: *a }, Origin::Learned, Some(i));
+                    self.add(
+                        ScopeCall { host, port, protocol, address: *a },
+                        Origin::Learned,
+                        Some(i),
+                    );
                 }
                 Destination::Pod { namespace, .. } => {
                     let own = self.mesh().hides(namespace);
@@ -251,7 +255,7 @@ impl<'a, 'm> Planner<'a, 'm> {
                         self.plan.covered.insert(i);
                     }
                     for a in wire_addresses(d) {
-                        let call = Call {
+                        let call = ScopeCall {
                             host: a.to_string(),
                             port: d.key.port,
                             protocol: CallProtocol::Tcp,
@@ -443,7 +447,7 @@ impl<'a, 'm> Planner<'a, 'm> {
                     .clone()
                     .into_iter()
                     .filter(|c| c.address == SOMEWHERE)
-                    .map(|c| Call { address: a, ..c }),
+                    .map(|c| ScopeCall { address: a, ..c }),
             );
         }
         for call in calls {
@@ -465,7 +469,7 @@ impl<'a, 'm> Planner<'a, 'm> {
             ports.insert(d.key.port);
         }
         let ends_there = |t: &Treatment| {
-            let mut clusters = t.steps.iter().flat_map(Step::all_clusters);
+            let mut clusters = t.steps.iter().flat_map(RouteStep::all_clusters);
             clusters.any(|c| c.host == host && c.port == d.key.port)
         };
         let mut any = false;
@@ -484,7 +488,8 @@ impl<'a, 'm> Planner<'a, 'm> {
     fn own_ports(&self, host: &str) -> BTreeSet<u16> {
         let of = |host: &str| {
             let all = self.mesh().services_of(host);
-            let own = all.filter(|s| s.resolution != Resolution::Alias && !is_wildcard(&s.host));
+            let own =
+                all.filter(|s| s.resolution != ServiceResolution::Alias && !is_wildcard(&s.host));
             own.flat_map(|s| s.ports.iter().map(|p| p.number)).collect::<BTreeSet<u16>>()
         };
         let own = of(host);
@@ -511,7 +516,7 @@ impl<'a, 'm> Planner<'a, 'm> {
                 listener.services.iter().filter(|s| s.aliases.iter().any(|(_, h)| h == host));
             // A pod below a headless Service.
             let below = listener.services.iter().filter(|s| {
-                s.service.resolution == Resolution::Passthrough
+                s.service.resolution == ServiceResolution::Passthrough
                     && s.service.registry == Registry::Kubernetes
                     && host.strip_suffix(s.service.host.as_str()).is_some_and(|h| h.ends_with('.'))
             });
@@ -535,7 +540,7 @@ impl<'a, 'm> Planner<'a, 'm> {
         port: u16,
         protocol: Option<CallProtocol>,
         address: Option<IpAddr>,
-    ) -> Vec<Call> {
+    ) -> Vec<ScopeCall> {
         let (mesh, full) = (self.mesh(), self.full);
         let mut addresses: BTreeSet<IpAddr> = address.into_iter().collect();
         let mut protocols: BTreeSet<CallProtocol> = protocol.into_iter().collect();
@@ -577,26 +582,26 @@ impl<'a, 'm> Planner<'a, 'm> {
             });
         }
         let all = protocols.iter().flat_map(|p| addresses.iter().map(move |a| (*p, *a)));
-        all.map(|(protocol, address)| Call { host: host.to_owned(), port, protocol, address })
+        all.map(|(protocol, address)| ScopeCall { host: host.to_owned(), port, protocol, address })
             .collect()
     }
 
     /// Services that have this address, where the host is one.
-    fn at_address<'s>(&'s self, host: &'s str) -> impl Iterator<Item = &'m Service> + 's {
+    fn at_address<'s>(&'s self, host: &'s str) -> impl Iterator<Item = &'m MeshService> + 's {
         let is_address = host.parse::<IpAddr>().is_ok();
         let all = self.mesh().services().iter();
         all.filter(move |s| is_address && s.address == host)
     }
 
     /// The address of a pod that is named below a headless Service.
-    fn pod_address(&self, s: &Service, host: &str) -> Option<IpAddr> {
+    fn pod_address(&self, s: &MeshService, host: &str) -> Option<IpAddr> {
         let name = host.strip_suffix(s.host.as_str())?.strip_suffix('.')?;
         self.mesh().pod(&s.namespace, name)?.addresses.first().copied()
     }
 
     /// What the host of a Service resolves to: its address, of a headless one an endpoint, else
     /// somewhere outside.
-    fn address(&self, s: &Service) -> Option<IpAddr> {
+    fn address(&self, s: &MeshService) -> Option<IpAddr> {
         if s.address != UNSPECIFIED {
             return s.address.split('/').next()?.parse().ok();
         }
@@ -630,15 +635,15 @@ pub fn full_name(mesh: &Mesh, name: &str, namespace: &str) -> String {
     // The pod of a headless Service, in short: `kafka-0.brokers.data`.
     let below = name.split_once('.').and_then(|(pod, rest)| {
         let found = full_name(mesh, rest, namespace);
-        let headless = |s: &Service| {
-            s.registry == Registry::Kubernetes && s.resolution == Resolution::Passthrough
+        let headless = |s: &MeshService| {
+            s.registry == Registry::Kubernetes && s.resolution == ServiceResolution::Passthrough
         };
         mesh.services_of(&found).any(headless).then(|| format!("{pod}.{found}"))
     });
     below.unwrap_or(name)
 }
 
-fn has_port(service: &Service, port: u16) -> bool {
+fn has_port(service: &MeshService, port: u16) -> bool {
     service.ports.iter().any(|p| p.number == port)
 }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::known::Subject;
 use crate::cluster::{Cluster, Pod};
-use crate::mesh::{Mesh, Sidecar, Taken};
+use crate::mesh::{Mesh, Sidecar, SidecarNames};
 use crate::model::{DataPlane, Time, WorkloadId, selects};
 
 /// What one Sidecar is written for.
@@ -320,7 +320,7 @@ pub fn check<'m>(
 
 /// Gives a group another name where an object of another's has it: applying would replace that
 /// object, whatever it selects. `used` are the names of the Sidecars that are written together.
-pub fn rename(g: &mut Group, taken: &Taken, used: &mut BTreeSet<(String, String)>) {
+pub fn rename(g: &mut Group, taken: &SidecarNames, used: &mut BTreeSet<(String, String)>) {
     let free = |name: &str, used: &BTreeSet<(String, String)>| {
         // `default` stands for a namespace's default in every document about Sidecars.
         let reserved = g.selector.is_some() && name == "default";

@@ -11,9 +11,9 @@ use foldhash::HashMap;
 use crate::mesh::host::{is_wildcard, matches, subset_of};
 use crate::mesh::{Egress, Mesh, MeshPod, Sidecar};
 use crate::model::valid;
-use crate::scope::clusters::Size;
+use crate::scope::clusters::ProxySize;
 use crate::scope::inbound::{self, own_services};
-use crate::scope::{Call, Client, Scope, Scoped, Treatment};
+use crate::scope::{Client, Scope, ScopeCall, ScopedService, Treatment};
 
 /// Imports nothing: what a workload without calls needs (an empty list would mean `*/*`).
 pub const SILENT: &str = "~/*";
@@ -61,7 +61,7 @@ pub struct Demand<'a, 'm> {
     /// Pods.
     pub instances: &'a [Instance<'m>],
     /// Calls.
-    pub calls: &'a [Call],
+    pub calls: &'a [ScopeCall],
     /// Clusters that the proxy itself sends to: host and port.
     pub implied: &'a [(String, u16)],
     /// Entries that are listed whatever the proof says: the snapshot lacks their Services.
@@ -99,7 +99,7 @@ pub struct Minimal {
     /// For each host: why it cannot be left out.
     pub reasons: BTreeMap<String, Reason>,
     /// Clusters and endpoints with these hosts.
-    pub after: Size,
+    pub after: ProxySize,
 }
 
 /// Why a host cannot be left out.
@@ -298,11 +298,11 @@ impl<'a, 'm> Search<'a, 'm> {
         (more.len() > hosts.len() && self.broken(&more).is_none()).then_some(more)
     }
 
-    fn size(&self, hosts: &[String]) -> Size {
+    fn size(&self, hosts: &[String]) -> ProxySize {
         self.scope(&self.egress(hosts)).size(self.demand.labels().unwrap_or(&BTreeMap::new()))
     }
 
-    fn each_wanted(&self) -> impl Iterator<Item = (&'a Call, Vec<&Treatment>)> {
+    fn each_wanted(&self) -> impl Iterator<Item = (&'a ScopeCall, Vec<&Treatment>)> {
         let calls = self.demand.calls.iter().enumerate();
         calls.map(|(i, c)| (c, self.wanted.treatments.iter().map(|t| &t[i]).collect()))
     }
@@ -354,8 +354,8 @@ impl<'a, 'm> Search<'a, 'm> {
         let Some((namespace, host)) = entry.split_once('/') else { return (0, 0) };
         let Some(labels) = self.demand.labels() else { return (0, 0) };
         let full = self.demand.full;
-        let sum = |all: &mut dyn Iterator<Item = &Scoped<'_>>| {
-            let mut size = Size::default();
+        let sum = |all: &mut dyn Iterator<Item = &ScopedService<'_>>| {
+            let mut size = ProxySize::default();
             all.filter(|s| namespace == "*" || s.service.namespace == namespace)
                 .for_each(|s| size += full.size_of(s, labels));
             (size.clusters, size.endpoints)

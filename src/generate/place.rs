@@ -4,7 +4,7 @@
 //! guess a namespace that the name does not hold.
 
 use crate::mesh::host::{is_wildcard, matches};
-use crate::mesh::{Mesh, Registry, Resolution};
+use crate::mesh::{Mesh, Registry, ServiceResolution};
 use crate::scope::Scope;
 
 /// Where a name of the cluster's own domain leads.
@@ -48,8 +48,9 @@ pub fn place(full: &Scope<'_>, host: &str, namespace: &str) -> Place {
 }
 
 fn headless(mesh: &Mesh, host: &str) -> bool {
-    mesh.services_of(host)
-        .any(|s| s.registry == Registry::Kubernetes && s.resolution == Resolution::Passthrough)
+    mesh.services_of(host).any(|s| {
+        s.registry == Registry::Kubernetes && s.resolution == ServiceResolution::Passthrough
+    })
 }
 
 fn routed(full: &Scope<'_>, host: &str) -> bool {

@@ -13,7 +13,7 @@ use super::share::{Share, Sighting, for_call, of_call, of_lookup};
 use super::{Earlier, Listener};
 use crate::attribute::{Watched, Whose, asker, caller, watched};
 use crate::cluster::{Cluster, Pod};
-use crate::model::{Batch, BatchId, Counted, Span, Tally, Time, counter, sums};
+use crate::model::{Batch, BatchId, LedgerEntry, Span, Tally, Time, counter, sums};
 use crate::observed::{self, Budget, Edge, Gatherer, protocol};
 use crate::resolve::resolve;
 
@@ -27,11 +27,11 @@ struct Shown {
     /// New connections.
     connections: u64,
     /// What was counted, and which of the edges or names asked for that are gathered it was.
-    counted: Vec<(Counted, Sighting)>,
+    counted: Vec<(LedgerEntry, Sighting)>,
     /// What is known now of what was counted before.
     more: Lesson,
     /// What of it is noted from here on.
-    noted: Vec<Counted>,
+    noted: Vec<LedgerEntry>,
     /// What was counted before, by the names of counters.
     before: BTreeMap<&'static str, u64>,
     /// It teaches more than what was learned before.
@@ -67,7 +67,7 @@ impl Shown {
     }
 
     /// Takes over what was found of a connection or a look-up that was counted before.
-    fn share(&mut self, share: &Share, now: Counted) {
+    fn share(&mut self, share: &Share, now: LedgerEntry) {
         self.elsewhere += u64::from(share.elsewhere);
         self.is_new |= share.is_new;
         if share.is_noted {
@@ -82,7 +82,7 @@ pub struct Taught {
     /// What it taught that was not learned before.
     pub batch: Batch,
     /// What was counted.
-    pub counted: Vec<Counted>,
+    pub counted: Vec<LedgerEntry>,
     /// What was in it and was counted before, by name as in
     /// [`Source::counters`](crate::model::Source::counters).
     pub before: BTreeMap<String, u64>,
@@ -270,7 +270,7 @@ impl<'a> Captures<'a> {
         let mut lesson = shown.more;
         lesson.learn(self.cluster, &gathered, &mut resolved);
         let all = shown.counted.into_iter().filter_map(|(now, of)| resolved.complete(now, of));
-        let mut counted: Vec<Counted> = all.chain(shown.noted).collect();
+        let mut counted: Vec<LedgerEntry> = all.chain(shown.noted).collect();
         counted.sort_unstable();
         let connections = (counter::CONNECTIONS.to_owned(), shown.connections);
         sums::merge(&mut counters, &gathered.counters);
@@ -351,29 +351,29 @@ impl Shown {
 /// What the edges and names asked for of a batch were resolved to, by their places.
 #[derive(Debug, Default)]
 struct Resolved {
-    edges: Vec<Counted>,
-    asked: BTreeMap<u32, Counted>,
+    edges: Vec<LedgerEntry>,
+    asked: BTreeMap<u32, LedgerEntry>,
 }
 
 impl Listener for Resolved {
     fn edge(&mut self, _: usize, pod: &Pod, edge: &Edge, parts: &[Part<'_>]) {
         let to = parts.first().map(|part| (&pod.workload, &part.resolution));
-        self.edges.push(for_call(Counted::NOTHING, to).asking(edge.call.authority.as_deref()));
+        self.edges.push(for_call(LedgerEntry::NOTHING, to).asking(edge.call.authority.as_deref()));
     }
 
     fn asked(&mut self, i: usize, pod: &Pod, host: &str) {
-        self.asked.insert(i as u32, Counted::NOTHING.for_host(&pod.workload, host));
+        self.asked.insert(i as u32, LedgerEntry::NOTHING.for_host(&pod.workload, host));
     }
 }
 
 impl Resolved {
     /// What was counted, with what it was counted for; `None` of a name that is nobody's.
-    fn complete(&self, now: Counted, of: Sighting) -> Option<Counted> {
+    fn complete(&self, now: LedgerEntry, of: Sighting) -> Option<LedgerEntry> {
         let to = match of {
             Sighting::Nobody => return Some(now),
             Sighting::Edge(i) => self.edges.get(i as usize)?,
             Sighting::Asked(i) => self.asked.get(&i)?,
         };
-        Some(Counted { to: to.to, host: to.host, facets: to.facets, ..now })
+        Some(LedgerEntry { to: to.to, host: to.host, facets: to.facets, ..now })
     }
 }

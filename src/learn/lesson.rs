@@ -12,10 +12,10 @@ use super::records::Records;
 use super::share::{Facets, MISSED, facet};
 use crate::cluster::{Cluster, Named, Pod};
 use crate::model::{
-    Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Key, Lookups,
-    Record, Source, Spans, Tally, Time, Watch, Workload, WorkloadId, counter, sums,
+    Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Lookups, Record,
+    RecordKey, Source, Spans, Tally, Time, Watch, Workload, WorkloadId, counter, sums,
 };
-use crate::observed::{Edge, Opening, Watching};
+use crate::observed::{Edge, Opening, WatchedInterface};
 use crate::resolve::{Resolution, resolve};
 
 /// Addresses outside the cluster that are listed one by one per workload. A scanner or a crawler
@@ -144,7 +144,7 @@ impl Lesson {
             key.destination,
             Destination::External { namespace: None, .. } | Destination::Unresolved { .. }
         );
-        if !unbounded || self.records.get_mut(&Key::Dependency(key)).is_some() {
+        if !unbounded || self.records.get_mut(&RecordKey::Dependency(key)).is_some() {
             return true;
         }
         let listed = self.addresses.entry(key.workload.clone()).or_default();
@@ -160,8 +160,8 @@ impl Lesson {
     }
 
     /// Learns that a pod was watched.
-    pub fn watched(&mut self, pod: &Pod, watching: Watching) {
-        let Watching { spans, packets, ownership, folded, .. } = watching;
+    pub fn watched(&mut self, pod: &Pod, watching: WatchedInterface) {
+        let WatchedInterface { spans, packets, ownership, folded, .. } = watching;
         let seen = spans.0.last().map_or(pod.start, |s| s.to);
         if spans.0.is_empty() && folded.connections() == 0 && ownership.is_empty() {
             // Names alone: it was not watched on its own interface for all that is known.
@@ -181,7 +181,7 @@ impl Lesson {
 
     /// Learns that a pod's workload was there then.
     pub fn seen(&mut self, pod: &Pod, seen: Time) {
-        match self.records.get_mut(&Key::Workload(&pod.workload)) {
+        match self.records.get_mut(&RecordKey::Workload(&pod.workload)) {
             Some(Record::Workload(w)) if w.last_seen >= seen => {}
             // The usual case, once an edge: nothing is new but the time.
             Some(Record::Workload(w))

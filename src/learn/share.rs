@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use sidecarta_capture::meter::FlowConfig;
 use sidecarta_capture::observation::{Connection, Lookup, Transport};
 
-use crate::model::{Counted, Grade, Ledger, Time, WorkloadId};
+use crate::model::{Grade, Ledger, LedgerEntry, Time, WorkloadId};
 use crate::resolve::Resolution;
 
 /// What was counted before, for captures that may show the same connections.
@@ -81,17 +81,17 @@ fn strongest(facets: u16) -> u32 {
 }
 
 /// Counted for this call of a workload, where it is one of a workload.
-pub(super) fn for_call(seen: Counted, call: Option<(&WorkloadId, &Resolution)>) -> Counted {
+pub(super) fn for_call(seen: LedgerEntry, call: Option<(&WorkloadId, &Resolution)>) -> LedgerEntry {
     let (to, facets) = call.map_or((0, 0), |(workload, r)| {
         let facets = r.grades.keys().fold(0, |bits, grade| bits | facet(*grade));
         let missed = if r.scope_miss { MISSED } else { 0 };
-        (Counted::digest(&(workload, &r.destination, r.port)), facets | missed)
+        (LedgerEntry::digest(&(workload, &r.destination, r.port)), facets | missed)
     });
-    Counted { to, facets, ..seen }
+    LedgerEntry { to, facets, ..seen }
 }
 
 /// A connection in short.
-pub(super) fn of_call(c: &Connection, limits: &FlowConfig) -> Counted {
+pub(super) fn of_call(c: &Connection, limits: &FlowConfig) -> LedgerEntry {
     let kind = match c.transport {
         Transport::Tcp => 6,
         Transport::Udp => 17,
@@ -105,40 +105,40 @@ pub(super) fn of_call(c: &Connection, limits: &FlowConfig) -> Counted {
     } else {
         limits.idle_established
     };
-    Counted {
+    LedgerEntry {
         first: Time(c.first),
         until: Time(c.last.saturating_add(idle)),
-        initiator: Counted::end(kind, c.initiator),
-        responder: Counted::end(kind, c.responder),
+        initiator: LedgerEntry::end(kind, c.initiator),
+        responder: LedgerEntry::end(kind, c.responder),
         isn: c.isn,
-        ..Counted::NOTHING
+        ..LedgerEntry::NOTHING
     }
 }
 
 /// A look-up in short: a look-up is no connection, and has neither a number nor facets.
-pub(super) fn of_lookup(l: &Lookup) -> Counted {
+pub(super) fn of_lookup(l: &Lookup) -> LedgerEntry {
     /// No transport's number.
     const LOOKUP: u8 = 255;
     /// The same look-up on two interfaces, and the question where another capture has the answer,
     /// are not further apart, in nanoseconds.
     const SAME: i64 = 1_000_000_000;
-    Counted {
+    LedgerEntry {
         first: Time(l.time),
         until: Time(l.time.saturating_add(SAME)),
-        initiator: Counted::end(LOOKUP, SocketAddr::new(l.client, 0)),
-        responder: Counted::wide(&l.question),
-        ..Counted::NOTHING
+        initiator: LedgerEntry::end(LOOKUP, SocketAddr::new(l.client, 0)),
+        responder: LedgerEntry::wide(&l.question),
+        ..LedgerEntry::NOTHING
     }
 }
 
 impl Earlier<'_> {
     /// Whether something that was counted before may be this one.
-    pub(super) fn mentions(&self, now: &Counted) -> bool {
+    pub(super) fn mentions(&self, now: &LedgerEntry) -> bool {
         self.ledger.wait().mentions(now)
     }
 
     /// What of it is new, where it was counted before.
-    pub(super) fn share(&self, now: &Counted) -> Option<Share> {
+    pub(super) fn share(&self, now: &LedgerEntry) -> Option<Share> {
         let before = self.ledger.wait().before(now, self.snapshot)?;
         let (facets, teaches) = match before.facets {
             Some(facets) => (Facets { n: 1, before: facets }, true),

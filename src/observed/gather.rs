@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup};
 
-use super::{Asked, Call, CallRef, Edge, Observed, Watching, seen};
+use super::{AskedName, Call, CallRef, Edge, Observed, WatchedInterface, seen};
 use crate::attribute::owned_by;
 use crate::cluster::Pod;
 use crate::model::{BatchId, Folded, Merge, Ownership, Span, Spans, Tally, Time, counter, sums};
@@ -96,9 +96,9 @@ pub struct Gatherer {
     total: usize,
     edges: Vec<Growing>,
     edge_index: HashTable<u32>,
-    asked: Vec<Asked>,
+    asked: Vec<AskedName>,
     asked_index: HashTable<u32>,
-    watching: HashMap<u32, Watching>,
+    watching: HashMap<u32, WatchedInterface>,
     counters: BTreeMap<String, u64>,
     attributed: Attributed,
     /// Counters of the batches before.
@@ -226,7 +226,11 @@ impl Gatherer {
     fn fold(&mut self, at: u32, folded: &Folded) {
         if !folded.is_empty() {
             self.fresh |= !self.watching.contains_key(&at);
-            self.watching.entry(at).or_insert_with(|| Watching::of(at)).folded.merge(folded);
+            self.watching
+                .entry(at)
+                .or_insert_with(|| WatchedInterface::of(at))
+                .folded
+                .merge(folded);
         }
     }
 
@@ -251,7 +255,7 @@ impl Gatherer {
 
     fn ask(&mut self, at: u32, question: &str, tally: Tally) -> Option<usize> {
         let hash = self.hasher.hash_one((at, question));
-        let is_it = |known: &Asked| known.pod == at && known.question == question;
+        let is_it = |known: &AskedName| known.pod == at && known.question == question;
         if let Some(i) = self.asked_index.find(hash, |i| is_it(&self.asked[*i as usize])) {
             let i = *i as usize;
             self.asked[i].tally.merge(&tally);
@@ -267,7 +271,7 @@ impl Gatherer {
         self.taken[at as usize].names += bytes;
         self.total += bytes;
         let i = self.asked.len();
-        self.asked.push(Asked { pod: at, question: question.to_owned(), tally });
+        self.asked.push(AskedName { pod: at, question: question.to_owned(), tally });
         let (asked, hasher) = (&self.asked, &self.hasher);
         self.asked_index.insert_unique(hash, i as u32, |i| {
             let asked = &asked[*i as usize];
@@ -287,8 +291,9 @@ impl Gatherer {
             claimed: s.claimed.iter().copied().collect(),
         };
         self.fresh |= s.forged > 0;
-        let told = Watching { spans, packets: s.packets, ownership, ..Watching::of(at) };
-        self.watching.entry(at).or_insert_with(|| Watching::of(at)).merge(&told);
+        let told =
+            WatchedInterface { spans, packets: s.packets, ownership, ..WatchedInterface::of(at) };
+        self.watching.entry(at).or_insert_with(|| WatchedInterface::of(at)).merge(&told);
     }
 
     /// Takes in that an interface was watched which is no pod's.
@@ -358,7 +363,7 @@ impl Gatherer {
     /// All that was taken in since the last batch, in the order in which it was gathered, as a
     /// batch without an identity: for whoever learns from it at once.
     pub fn drain(&mut self) -> Observed {
-        let mut watching: Vec<Watching> =
+        let mut watching: Vec<WatchedInterface> =
             std::mem::take(&mut self.watching).into_values().collect();
         watching.sort_unstable_by_key(|w| w.pod);
         self.pod_index.clear();
@@ -421,7 +426,7 @@ impl Gatherer {
         });
         let mut asked = self.asked.clone();
         asked.sort_unstable_by(|a, b| (a.pod, &a.question).cmp(&(b.pod, &b.question)));
-        let mut watching: Vec<Watching> = self.watching.values().cloned().collect();
+        let mut watching: Vec<WatchedInterface> = self.watching.values().cloned().collect();
         watching.sort_unstable_by_key(|w| w.pod);
         let batch = Observed {
             id: BatchId { source: String::new(), sequence: 0 },
@@ -448,7 +453,7 @@ impl Gatherer {
         }
         for w in &batch.watching {
             let pod = at[w.pod as usize];
-            self.watching.entry(pod).or_insert_with(|| Watching::of(pod)).merge(w);
+            self.watching.entry(pod).or_insert_with(|| WatchedInterface::of(pod)).merge(w);
         }
         self.spans.merge(&batch.spans);
         batch.counters.iter().for_each(|(name, n)| self.count(name, *n));

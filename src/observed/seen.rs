@@ -5,7 +5,7 @@
 
 use sidecarta_capture::observation::{Connection, ConnectionNames, Orientation, Transport};
 
-use super::{Begun, CallRef, Opening};
+use super::{CallRef, EdgeConnection, Opening};
 use crate::model::{Protocol, Time};
 
 /// The protocol of a transport.
@@ -38,8 +38,8 @@ fn questions(names: &ConnectionNames) -> impl Iterator<Item = &str> {
 }
 
 /// How it began, and what counts of it.
-pub fn begun(c: &Connection) -> Begun {
-    Begun {
+pub fn begun(c: &Connection) -> EdgeConnection {
+    EdgeConnection {
         opening: Opening { began: Time(c.first), from: c.initiator },
         last: Time(c.last),
         is_new: c.is_new,

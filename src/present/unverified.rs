@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Time, Unverified};
+use crate::model::{Time, UnverifiedBatch};
 
 /// What is kept apart of one node: it teaches nothing until the cluster knows the pods.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub(crate) struct NodeUnverified {
 
 impl NodeUnverified {
     /// By node; of pods that are said to be of a namespace, or of all.
-    pub fn of(all: &[Unverified], namespace: Option<&str>) -> Vec<Self> {
+    pub fn of(all: &[UnverifiedBatch], namespace: Option<&str>) -> Vec<Self> {
         let mut nodes: BTreeMap<&str, Self> = BTreeMap::new();
         for part in all {
             let amount = part.amount(namespace);

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::cluster::objects::{
-    self, Controller, EndpointSlice, Known, Meta, Node, Pod, Service, addresses,
+    self, AnyObject, Controller, EndpointSlice, Node, ObjectMeta, PodObject, ServiceObject,
+    addresses,
 };
 use crate::cluster::{Builder, Ended};
 use crate::mesh;
@@ -19,7 +20,7 @@ pub(super) enum Item {
     Node(Node),
     /// With its kind.
     Controller(String, Controller),
-    Known(Box<Known>),
+    Known(Box<AnyObject>),
 }
 
 /// Which object it is. A pod's UID belongs to it: pods of one name may follow each other.
@@ -86,10 +87,10 @@ impl Versions {
     }
 
     /// The pods, each once.
-    fn pods(&self) -> impl Iterator<Item = (&Pod, &Texts)> {
+    fn pods(&self) -> impl Iterator<Item = (&PodObject, &Texts)> {
         self.found.values().filter_map(|texts| match &texts.versions.first()?.item {
             Item::Known(known) => match &**known {
-                Known::Pod(pod) => Some((pod, texts)),
+                AnyObject::Pod(pod) => Some((pod, texts)),
                 _ => None,
             },
             _ => None,
@@ -101,7 +102,7 @@ impl Versions {
     pub fn feed(
         mut self,
         cluster: &mut Builder,
-        mut mesh: Option<&mut mesh::Builder>,
+        mut mesh: Option<&mut mesh::MeshBuilder>,
         problems: &mut Vec<String>,
     ) {
         for texts in self.found.values_mut() {
@@ -118,7 +119,7 @@ impl Versions {
                 Item::Controller(kind, o) => cluster.controller(&kind, o),
                 Item::Known(known) => {
                     if let Some(mesh) = &mut mesh {
-                        mesh.add(Known::clone(&known));
+                        mesh.add(AnyObject::clone(&known));
                     }
                     hand_over(*known, older, &gone, cluster);
                 }
@@ -129,8 +130,8 @@ impl Versions {
     /// Pods that were gone by a time, because another had their address from then on: never seen in
     /// one file together, the later one was in none with the earlier.
     fn handed_over(&self) -> BTreeMap<(String, IpAddr), Time> {
-        let mut holders: BTreeMap<IpAddr, Vec<(Time, &Pod, &Texts)>> = BTreeMap::new();
-        let ended = |p: &Pod| matches!(p.status.phase.as_str(), "Succeeded" | "Failed");
+        let mut holders: BTreeMap<IpAddr, Vec<(Time, &PodObject, &Texts)>> = BTreeMap::new();
+        let ended = |p: &PodObject| matches!(p.status.phase.as_str(), "Succeeded" | "Failed");
         for (pod, texts) in self.pods().filter(|(p, _)| !p.spec.host_network && !ended(p)) {
             let start = pod.status.start_time.or(pod.metadata.creation_timestamp);
             let Some(start) = start else { continue };
@@ -156,12 +157,12 @@ impl Versions {
     fn of_several_clusters(&self, problems: &mut Vec<String>) -> bool {
         let mut several = false;
         for texts in self.found.values().filter(|t| t.versions.len() > 1) {
-            let services: Vec<(&Version, &Service)> = texts
+            let services: Vec<(&Version, &ServiceObject)> = texts
                 .versions
                 .iter()
                 .filter_map(|v| match &v.item {
                     Item::Known(known) => match &**known {
-                        Known::Service(s) => Some((v, s)),
+                        AnyObject::Service(s) => Some((v, s)),
                         _ => None,
                     },
                     _ => None,
@@ -191,7 +192,7 @@ impl Versions {
     }
 }
 
-fn key_of(meta: &Meta) -> String {
+fn key_of(meta: &ObjectMeta) -> String {
     format!("{}/{}/{}", meta.namespace, meta.name, meta.uid)
 }
 
@@ -218,7 +219,7 @@ fn describe(kind: &str, item: &Item, digest: u64) -> (Identity, Age) {
 
 type Described<'a> = (&'a str, &'a String, &'a String, (Option<Time>, Option<u64>));
 
-fn of_meta(m: &Meta) -> Described<'_> {
+fn of_meta(m: &ObjectMeta) -> Described<'_> {
     let age = (m.creation_timestamp, m.resource_version.parse().ok());
     (&m.namespace, &m.name, &m.uid, age)
 }
@@ -231,8 +232,8 @@ fn uid_of(item: &Item) -> &str {
     }
 }
 
-fn shares_address(a: &Service, b: &Service) -> bool {
-    let own = |s: &Service| -> BTreeSet<String> {
+fn shares_address(a: &ServiceObject, b: &ServiceObject) -> bool {
+    let own = |s: &ServiceObject| -> BTreeSet<String> {
         let all = s.spec.cluster_ips.iter().chain(std::iter::once(&s.spec.cluster_ip));
         all.filter(|a| !a.is_empty() && *a != "None").cloned().collect()
     };
@@ -242,7 +243,7 @@ fn shares_address(a: &Service, b: &Service) -> bool {
 
 /// Hands an object to the indexes of addresses, with what older texts of it add.
 fn hand_over(
-    known: Known,
+    known: AnyObject,
     older: Vec<Version>,
     gone: &BTreeMap<(String, IpAddr), Time>,
     cluster: &mut Builder,
@@ -252,11 +253,11 @@ fn hand_over(
         _ => None,
     });
     match known {
-        Known::Pod(mut pod) => {
+        AnyObject::Pod(mut pod) => {
             // An end takes the addresses out of the status.
             if addresses(&pod, |_| {}).is_empty() {
                 let before = older.filter_map(|o| match o {
-                    Known::Pod(p) => Some(p.status),
+                    AnyObject::Pod(p) => Some(p.status),
                     _ => None,
                 });
                 if let Some(status) =
@@ -271,9 +272,9 @@ fn hand_over(
             let until = all.into_iter().filter_map(|a| gone.get(&(key.clone(), a))).min().copied();
             cluster.pod_until(&pod, until.map(Ended::By));
         }
-        Known::Service(mut service) => {
+        AnyObject::Service(mut service) => {
             for o in older {
-                let Known::Service(o) = o else { continue };
+                let AnyObject::Service(o) = o else { continue };
                 let ports = &mut service.spec.ports;
                 let same = |p: &objects::ServicePortSpec, q: &objects::ServicePortSpec| {
                     p.port == q.port && p.protocol == q.protocol
@@ -292,18 +293,18 @@ fn hand_over(
             }
             cluster.service(service);
         }
-        Known::EndpointSlice(slice) => {
+        AnyObject::EndpointSlice(slice) => {
             let now: BTreeSet<String> =
                 slice.endpoints.iter().flat_map(|e| &e.addresses).cloned().collect();
             for o in older {
-                let Known::EndpointSlice(o) = o else { continue };
+                let AnyObject::EndpointSlice(o) = o else { continue };
                 former(o, &now, gone, cluster);
             }
             cluster.slice(slice);
         }
-        Known::ServiceEntry(entry) => {
+        AnyObject::ServiceEntry(entry) => {
             for o in older {
-                if let Known::ServiceEntry(o) = o
+                if let AnyObject::ServiceEntry(o) = o
                     && o.spec != entry.spec
                 {
                     cluster.entry(o);
@@ -311,21 +312,21 @@ fn hand_over(
             }
             cluster.entry(entry);
         }
-        Known::WorkloadEntry(o) => cluster.workload_entry(o),
-        Known::VirtualService(o) => cluster.virtual_service(&o),
-        Known::ConfigMap(o) => cluster.config_map(o),
-        Known::Namespace(o) => cluster.namespace(o),
-        Known::DestinationRule(o) => cluster.destination_rule(&o),
+        AnyObject::WorkloadEntry(o) => cluster.workload_entry(o),
+        AnyObject::VirtualService(o) => cluster.virtual_service(&o),
+        AnyObject::ConfigMap(o) => cluster.config_map(o),
+        AnyObject::Namespace(o) => cluster.namespace(o),
+        AnyObject::DestinationRule(o) => cluster.destination_rule(&o),
         // What these say decides nothing about addresses.
-        Known::Sidecar(_)
-        | Known::Telemetry(_)
-        | Known::AuthorizationPolicy(_)
-        | Known::EnvoyFilter(_)
-        | Known::WasmPlugin(_)
-        | Known::HttpRoute(_)
-        | Known::GrpcRoute(_)
-        | Known::TcpRoute(_)
-        | Known::TlsRoute(_) => {}
+        AnyObject::Sidecar(_)
+        | AnyObject::Telemetry(_)
+        | AnyObject::AuthorizationPolicy(_)
+        | AnyObject::EnvoyFilter(_)
+        | AnyObject::WasmPlugin(_)
+        | AnyObject::HttpRoute(_)
+        | AnyObject::GrpcRoute(_)
+        | AnyObject::TcpRoute(_)
+        | AnyObject::TlsRoute(_) => {}
     }
 }
 
@@ -337,14 +338,15 @@ fn former(
     gone: &BTreeMap<(String, IpAddr), Time>,
     cluster: &mut Builder,
 ) {
-    let mut by_end: BTreeMap<Option<Time>, Vec<objects::Endpoint>> = BTreeMap::new();
+    let mut by_end: BTreeMap<Option<Time>, Vec<objects::SliceEndpoint>> = BTreeMap::new();
     for endpoint in &slice.endpoints {
         for address in endpoint.addresses.iter().filter(|a| !now.contains(*a)) {
             let until = address
                 .parse::<IpAddr>()
                 .ok()
                 .and_then(|a| gone.iter().filter(|((_, b), _)| *b == a).map(|(_, t)| *t).max());
-            let alone = objects::Endpoint { addresses: vec![address.clone()], ..endpoint.clone() };
+            let alone =
+                objects::SliceEndpoint { addresses: vec![address.clone()], ..endpoint.clone() };
             by_end.entry(until).or_default().push(alone);
         }
     }

@@ -17,7 +17,7 @@ use super::kinds::{self, CONTROLLERS, Kind, Slim};
 use super::known::State;
 use super::shared::Shared;
 use super::status::PODS;
-use crate::cluster::objects::Check;
+use crate::cluster::objects::CheckNames;
 
 /// When to ask again for what is absent or forbidden: somebody has to change the cluster first.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ pub(super) fn all(client: &Client, shared: &Arc<Shared>, watches: &mut JoinSet<(
     }
 }
 
-impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> Kind<T> {
+impl<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static> Kind<T> {
     /// Watches this kind, of the whole cluster or what the fields select of it.
     pub(super) fn follow(
         self,
@@ -58,7 +58,7 @@ impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> Kind<T
 /// Watches a kind for ever.
 async fn follow<T>(client: Client, kind: &Kind<T>, fields: Option<String>, shared: &Shared)
 where
-    T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static,
+    T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static,
 {
     let api: Api<Slim<T>> = Api::all_with(client, &kind.resource());
     let mut config = watcher::Config::default().page_size(PAGE);
@@ -101,7 +101,7 @@ async fn session<T>(
     shared: &Shared,
 ) -> End
 where
-    T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static,
+    T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static,
 {
     let mut events = pin!(watcher(api.clone(), config));
     let mut listed = None;
@@ -185,7 +185,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn tell<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static>(
+fn tell<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static>(
     kind: &Kind<T>,
     state: &State,
     pause: Duration,

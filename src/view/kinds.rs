@@ -13,8 +13,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::object::{Object, Seen};
 use crate::cluster::objects::{
-    Check, Controller, EndpointSlice, Node, Pod, Service, ServiceEntry, VirtualService,
-    WorkloadEntryObject,
+    CheckNames, Controller, EndpointSlice, Node, PodObject, ServiceEntry, ServiceObject,
+    VirtualServiceObject, WorkloadEntryObject,
 };
 use crate::cluster::{ControllerBrief, PodBrief, Pool};
 
@@ -37,9 +37,9 @@ const fn kind<T>(
     Kind { name, group, version, plural, wrap }
 }
 
-pub(super) const PODS: Kind<Pod> =
+pub(super) const PODS: Kind<PodObject> =
     kind("Pod", "", "v1", "pods", |o, pool| Object::Pod(Arc::new(PodBrief::new(&o, pool))));
-pub(super) const SERVICES: Kind<Service> =
+pub(super) const SERVICES: Kind<ServiceObject> =
     kind("Service", "", "v1", "services", |o, pool| Object::Service(Arc::new(pool.service(o))));
 pub(super) const SLICES: Kind<EndpointSlice> =
     kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", |o, pool| {
@@ -55,7 +55,7 @@ pub(super) const WORKLOAD_ENTRIES: Kind<WorkloadEntryObject> =
     kind("WorkloadEntry", "networking.istio.io", "v1", "workloadentries", |o, _| {
         Object::WorkloadEntry(Arc::new(o))
     });
-pub(super) const VIRTUAL_SERVICES: Kind<VirtualService> =
+pub(super) const VIRTUAL_SERVICES: Kind<VirtualServiceObject> =
     kind("VirtualService", "networking.istio.io", "v1", "virtualservices", |o, pool| {
         Object::Routed(pool.word(&o.metadata.namespace), o.hosts().into())
     });
@@ -72,7 +72,7 @@ fn controller(object: Controller, pool: &mut Pool) -> Object {
     Object::Controller(Arc::new(ControllerBrief::new(object, pool)))
 }
 
-impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> Kind<T> {
+impl<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static> Kind<T> {
     pub(super) fn resource(&self) -> ApiResource {
         ApiResource::from_gvk_with_plural(
             &GroupVersionKind::gvk(self.group, self.version, self.name),

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::cluster::objects::{EndpointSlice, Node, Service, ServiceEntry, WorkloadEntryObject};
+use crate::cluster::objects::{
+    EndpointSlice, Node, ServiceEntry, ServiceObject, WorkloadEntryObject,
+};
 use crate::cluster::{Builder, ControllerBrief, PodBrief};
 
 /// An object as far as the indexes need it. The builder shares it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Object {
     Pod(Arc<PodBrief>),
-    Service(Arc<Service>),
+    Service(Arc<ServiceObject>),
     Slice(Arc<EndpointSlice>),
     Node(Arc<Node>),
     Entry(Arc<ServiceEntry>),

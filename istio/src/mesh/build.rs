@@ -7,63 +7,63 @@ use foldhash::{HashMap, HashMapExt, HashSet};
 use serde_json::Value;
 
 use super::config::{self, MeshConfig};
-use super::destinationrule::Rules;
+use super::destinationrule::RuleIndex;
 use super::discovery::{
     DEFAULT_REVISION, Discovery, config_map_name, in_revision, mesh_configs, of_one_revision,
     revision_of,
 };
-use super::gateway::{self, Kind};
+use super::gateway::{self, GatewayRouteKind};
 use super::host::is_wildcard;
-use super::meshes::{Meshes, Taken};
+use super::meshes::{Meshes, SidecarNames};
 use super::proxy;
 
-use super::service::{Registry, Resolution, from_entry, from_kube};
+use super::service::{Registry, ServiceResolution, from_entry, from_kube};
 use super::{
-    Endpoint, Indexed, Mesh, MeshPod, ProviderUse, Service, Sidecar, Target, Unread, validate,
-    virtualservice,
+    IndexedService, Mesh, MeshEndpoint, MeshPod, MeshService, ProviderUse, ServedPort, Sidecar,
+    UnreadObject, validate, virtualservice,
 };
-use crate::objects::{self, Known, Meta, Provided};
+use crate::objects::{self, AnyObject, ObjectMeta, TelemetryProviders};
 use sidecarta_model::{Time, selects};
 use sidecarta_text::yaml;
 
 /// Default DNS domain of a cluster.
 const DOMAIN: &str = "cluster.local";
 
-/// Collects objects; [`Builder::build`] makes the mesh.
+/// Collects objects; [`MeshBuilder::build`] makes the mesh.
 ///
 /// # Examples
 /// ```
-/// use sidecarta_istio::mesh::Builder;
+/// use sidecarta_istio::mesh::MeshBuilder;
 /// use sidecarta_istio::objects::read_yaml;
 ///
-/// let mut builder = Builder::default().domain("cluster.example");
+/// let mut builder = MeshBuilder::default().domain("cluster.example");
 /// let text = "{apiVersion: v1, kind: Service, metadata: {name: cart, namespace: shop}}";
 /// read_yaml(text)?.into_iter().for_each(|object| builder.add(object));
 /// let (mesh, _) = builder.build();
 /// assert!(mesh.has_host("cart.shop.svc.cluster.example"));
-/// # Ok::<(), sidecarta_istio::objects::ReadError>(())
+/// # Ok::<(), sidecarta_istio::objects::ReadObjectsError>(())
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Builder {
+pub struct MeshBuilder {
     domain: Option<String>,
-    pods: Vec<objects::Pod>,
-    services: Vec<objects::Service>,
+    pods: Vec<objects::PodObject>,
+    services: Vec<objects::ServiceObject>,
     slices: Vec<objects::EndpointSlice>,
     entries: Vec<objects::ServiceEntry>,
-    virtual_services: Vec<objects::VirtualService>,
+    virtual_services: Vec<objects::VirtualServiceObject>,
     rules: Vec<objects::DestinationRule>,
-    sidecars: Vec<objects::Sidecar>,
+    sidecars: Vec<objects::SidecarObject>,
     telemetries: Vec<objects::Telemetry>,
     policies: Vec<objects::AuthorizationPolicy>,
     config_maps: Vec<objects::ConfigMap>,
     filters: Vec<objects::EnvoyFilter>,
     plugins: Vec<objects::WasmPlugin>,
     namespaces: Vec<objects::Namespace>,
-    routes: Vec<(Kind, objects::GatewayRoute)>,
-    unread: Vec<Unread>,
+    routes: Vec<(GatewayRouteKind, objects::GatewayRoute)>,
+    unread: Vec<UnreadObject>,
 }
 
-impl Builder {
+impl MeshBuilder {
     /// Uses this DNS domain in place of `cluster.local`.
     #[must_use]
     pub fn domain(mut self, domain: &str) -> Self {
@@ -72,37 +72,37 @@ impl Builder {
     }
 
     /// Takes an object.
-    pub fn add(&mut self, object: Known) {
+    pub fn add(&mut self, object: AnyObject) {
         match object {
-            Known::Pod(o) => self.pods.push(o),
-            Known::Service(o) => self.services.push(o),
-            Known::EndpointSlice(o) => self.slices.push(o),
-            Known::ConfigMap(o) => self.config_maps.push(o),
-            Known::ServiceEntry(o) => self.entries.push(o),
-            Known::VirtualService(o) => self.virtual_services.push(o),
-            Known::DestinationRule(o) => self.rules.push(o),
-            Known::Sidecar(o) => self.sidecars.push(o),
-            Known::Telemetry(o) => self.telemetries.push(o),
-            Known::AuthorizationPolicy(o) => self.policies.push(o),
+            AnyObject::Pod(o) => self.pods.push(o),
+            AnyObject::Service(o) => self.services.push(o),
+            AnyObject::EndpointSlice(o) => self.slices.push(o),
+            AnyObject::ConfigMap(o) => self.config_maps.push(o),
+            AnyObject::ServiceEntry(o) => self.entries.push(o),
+            AnyObject::VirtualService(o) => self.virtual_services.push(o),
+            AnyObject::DestinationRule(o) => self.rules.push(o),
+            AnyObject::Sidecar(o) => self.sidecars.push(o),
+            AnyObject::Telemetry(o) => self.telemetries.push(o),
+            AnyObject::AuthorizationPolicy(o) => self.policies.push(o),
             // It gives endpoints, and changes no host.
-            Known::WorkloadEntry(_) => {}
-            Known::EnvoyFilter(o) => self.filters.push(o),
-            Known::WasmPlugin(o) => self.plugins.push(o),
-            Known::Namespace(o) => self.namespaces.push(o),
-            Known::HttpRoute(o) => self.routes.push((Kind::Http, o)),
-            Known::GrpcRoute(o) => self.routes.push((Kind::Grpc, o)),
-            Known::TcpRoute(o) => self.routes.push((Kind::Tcp, o)),
-            Known::TlsRoute(o) => self.routes.push((Kind::Tls, o)),
+            AnyObject::WorkloadEntry(_) => {}
+            AnyObject::EnvoyFilter(o) => self.filters.push(o),
+            AnyObject::WasmPlugin(o) => self.plugins.push(o),
+            AnyObject::Namespace(o) => self.namespaces.push(o),
+            AnyObject::HttpRoute(o) => self.routes.push((GatewayRouteKind::Http, o)),
+            AnyObject::GrpcRoute(o) => self.routes.push((GatewayRouteKind::Grpc, o)),
+            AnyObject::TcpRoute(o) => self.routes.push((GatewayRouteKind::Tcp, o)),
+            AnyObject::TlsRoute(o) => self.routes.push((GatewayRouteKind::Tls, o)),
         }
     }
 
     /// Takes note of an object that is not read.
-    pub fn unread(&mut self, object: Unread) {
+    pub fn unread(&mut self, object: UnreadObject) {
         self.unread.push(object);
     }
 
     /// The mesh, and what in the objects istiod would refuse or leave out, in words. Of several
-    /// revisions it is that of most pods: see [`Builder::build_all`].
+    /// revisions it is that of most pods: see [`MeshBuilder::build_all`].
     pub fn build(self) -> (Mesh, Vec<String>) {
         let (meshes, problems) = self.build_all();
         (meshes.into_first(), problems)
@@ -111,7 +111,7 @@ impl Builder {
     /// A mesh for each revision of istiod whose configuration can differ, and what in the objects
     /// istiod would refuse or leave out, in words.
     pub fn build_all(self) -> (Meshes, Vec<String>) {
-        let taken = Taken::new(self.sidecars.iter().map(sidecar));
+        let taken = SidecarNames::new(self.sidecars.iter().map(sidecar));
         let mut by_revision: BTreeMap<String, usize> = BTreeMap::new();
         for revision in self.pods.iter().filter_map(revision_of) {
             *by_revision.entry(revision).or_default() += 1;
@@ -142,7 +142,7 @@ impl Builder {
 
     /// Whether two revisions can have another mesh.
     fn differs(&self) -> bool {
-        fn any<S>(all: &[objects::Object<S>]) -> bool {
+        fn any<S>(all: &[objects::SpecObject<S>]) -> bool {
             all.iter().any(|o| of_one_revision(&o.metadata))
         }
         mesh_configs(&self.config_maps, DEFAULT_REVISION).len() > 1
@@ -159,8 +159,8 @@ impl Builder {
 
     /// Takes out what the istiod of this revision does not look at.
     fn restrict(&mut self, revision: &str, discovery: &Discovery) {
-        let of_kubernetes = |m: &Meta| !discovery.hides(&m.namespace);
-        let of_istio = |m: &Meta| in_revision(m, revision) && of_kubernetes(m);
+        let of_kubernetes = |m: &ObjectMeta| !discovery.hides(&m.namespace);
+        let of_istio = |m: &ObjectMeta| in_revision(m, revision) && of_kubernetes(m);
         if discovery.is_limited() {
             self.pods.retain(|o| of_kubernetes(&o.metadata));
             self.services.retain(|o| of_kubernetes(&o.metadata));
@@ -205,7 +205,7 @@ impl Builder {
         );
         virtual_services.extend(gateway::convert(&self.routes, &self.entries, &domain));
         virtualservice::sort(&mut virtual_services);
-        let rules = Rules::build(
+        let rules = RuleIndex::build(
             &self.rules,
             &config.root_namespace,
             &config.destination_rule_export,
@@ -225,7 +225,7 @@ impl Builder {
         self.services_into(&mut mesh);
         self.endpoints_into(&mut mesh);
         self.targets_into(&mut mesh);
-        for s in mesh.services.iter().filter(|s| s.resolution == Resolution::Dns) {
+        for s in mesh.services.iter().filter(|s| s.resolution == ServiceResolution::Dns) {
             let names = mesh.endpoints(s).iter().map(|e| e.address.to_ascii_lowercase());
             mesh.dns_names.extend(names.collect::<Vec<_>>());
         }
@@ -281,7 +281,8 @@ impl Builder {
     }
 
     fn pods_into(&self, mesh: &mut Mesh) {
-        let ended = |p: &&objects::Pod| !matches!(p.status.phase.as_str(), "Succeeded" | "Failed");
+        let ended =
+            |p: &&objects::PodObject| !matches!(p.status.phase.as_str(), "Succeeded" | "Failed");
         mesh.pods = self
             .pods
             .iter()
@@ -300,10 +301,10 @@ impl Builder {
 
     fn services_into(&self, mesh: &mut Mesh) {
         let of_entries = self.entries.iter().flat_map(|e| from_entry(e, mesh.config.dns_capture));
-        let mut all: Vec<Service> =
+        let mut all: Vec<MeshService> =
             self.services.iter().map(|s| from_kube(s, &mesh.domain)).chain(of_entries).collect();
         all.sort_by(|a, b| {
-            let key = |s: &Service| (s.created, s.sort_name().to_owned(), s.namespace.clone());
+            let key = |s: &MeshService| (s.created, s.sort_name().to_owned(), s.namespace.clone());
             key(a).cmp(&key(b)).then_with(|| {
                 (a.registry, &a.object, &a.address).cmp(&(b.registry, &b.object, &b.address))
             })
@@ -322,7 +323,7 @@ impl Builder {
         }
         for (i, s) in all.iter().enumerate() {
             mesh.by_namespace.entry(s.namespace.clone()).or_default().push(i as u32);
-            let new = Indexed { service: i as u32, uncertain: false };
+            let new = IndexedService { service: i as u32, uncertain: false };
             let by_namespace = mesh.by_host.entry(s.host.clone()).or_default();
             let Some(old) = by_namespace.get_mut(&s.namespace) else {
                 by_namespace.insert(s.namespace.clone(), new);
@@ -360,7 +361,7 @@ impl Builder {
             .map(|s| (s.metadata.namespace.as_str(), s.metadata.name.as_str()))
             .collect();
         let nobody = Arc::new(BTreeMap::new());
-        let mut all: HashMap<(String, String), Vec<Endpoint>> = HashMap::new();
+        let mut all: HashMap<(String, String), Vec<MeshEndpoint>> = HashMap::new();
         for slice in &self.slices {
             let meta = &slice.metadata;
             let Some(service) = meta.labels.get("kubernetes.io/service-name") else { continue };
@@ -379,7 +380,7 @@ impl Builder {
                         .and_then(|t| by_name.get(&(meta.namespace.as_str(), t.name.as_str())));
                     let labels = pod.or_else(|| by_address.get(a)).map_or(&nobody, |p| &p.labels);
                     for port in &slice.ports {
-                        let new = Endpoint {
+                        let new = MeshEndpoint {
                             address: a.clone(),
                             port_name: port.name.clone(),
                             port_number: None,
@@ -401,7 +402,7 @@ impl Builder {
                 let into = all.entry((entry.metadata.namespace.clone(), host.clone())).or_default();
                 let mut add = |address: &str, labels: &Arc<BTreeMap<String, String>>| {
                     for port in &spec.ports {
-                        into.push(Endpoint {
+                        into.push(MeshEndpoint {
                             address: address.to_owned(),
                             port_name: port.name.clone(),
                             port_number: Some(port.number),
@@ -435,17 +436,17 @@ impl Builder {
 
     /// Which Service ports each pod answers, the oldest Service first.
     fn targets_into(&self, mesh: &mut Mesh) {
-        let by_name: HashMap<(&str, &str), &objects::Service> = self
+        let by_name: HashMap<(&str, &str), &objects::ServiceObject> = self
             .services
             .iter()
             .map(|s| ((s.metadata.namespace.as_str(), s.metadata.name.as_str()), s))
             .collect();
-        let mut of_namespace: HashMap<&str, Vec<&objects::Pod>> = HashMap::new();
+        let mut of_namespace: HashMap<&str, Vec<&objects::PodObject>> = HashMap::new();
         for p in &self.pods {
             of_namespace.entry(p.metadata.namespace.as_str()).or_default().push(p);
         }
         for (i, s) in mesh.services.iter().enumerate().filter(|(_, s)| !s.selector.is_empty()) {
-            if s.resolution == Resolution::Alias {
+            if s.resolution == ServiceResolution::Alias {
                 continue;
             }
             let matching = of_namespace.get(s.namespace.as_str()).into_iter().flatten();
@@ -464,7 +465,7 @@ impl Builder {
                     });
                     let Some(target) = target else { continue };
                     let key = (s.namespace.clone(), p.metadata.name.clone());
-                    mesh.targets.entry(key).or_default().push(Target {
+                    mesh.targets.entry(key).or_default().push(ServedPort {
                         service: i as u32,
                         port: port.number,
                         target,
@@ -483,7 +484,7 @@ impl Builder {
             if !spec.target_refs.is_empty() || spec.target_ref.is_some() {
                 continue;
             }
-            let part = |all: &[Provided]| {
+            let part = |all: &[TelemetryProviders]| {
                 let on = all.iter().filter(|p| !p.disabled && !p.disable_span_reporting);
                 on.flat_map(|p| p.providers.iter().map(|n| n.name.clone())).collect::<Vec<_>>()
             };
@@ -493,8 +494,9 @@ impl Builder {
                 ("metrics", &spec.metrics),
             ];
             // One that sets only a rate, say, leaves the providers as they are.
-            let says =
-                |p: &Provided| !p.providers.is_empty() || p.disabled || p.disable_span_reporting;
+            let says = |p: &TelemetryProviders| {
+                !p.providers.is_empty() || p.disabled || p.disable_span_reporting
+            };
             let said = parts.into_iter().filter(|(_, p)| p.iter().any(says));
             let providers = said.map(|(name, p)| (name, part(p))).collect();
             out.push(ProviderUse {
@@ -533,8 +535,8 @@ impl Builder {
 
 /// ExternalName Services by the host that they lead to in the end (`resolveServiceAliases`). A
 /// circle leads nowhere.
-fn aliases(services: &[Service]) -> HashMap<String, Vec<(String, String)>> {
-    let alias = |s: &&Service| s.resolution == Resolution::Alias;
+fn aliases(services: &[MeshService]) -> HashMap<String, Vec<(String, String)>> {
+    let alias = |s: &&MeshService| s.resolution == ServiceResolution::Alias;
     let to: HashMap<&str, &str> = services
         .iter()
         .filter(alias)
@@ -563,7 +565,7 @@ fn aliases(services: &[Service]) -> HashMap<String, Vec<(String, String)>> {
 }
 
 /// Reads a Sidecar.
-pub(super) fn sidecar(object: &objects::Sidecar) -> Sidecar {
+pub(super) fn sidecar(object: &objects::SidecarObject) -> Sidecar {
     let (meta, spec) = (&object.metadata, object.spec.clone().unwrap_or_default());
     let set = |v: Option<Value>| v.filter(|v| !v.is_null());
     Sidecar {
@@ -592,6 +594,6 @@ pub fn sidecar_from_text(text: &str) -> Result<Sidecar, String> {
     if kind != "Sidecar" {
         return Err(format!("it holds {kind}, not a Sidecar"));
     }
-    let object: objects::Sidecar = yaml::from_value(value).map_err(|e| e.to_string())?;
+    let object: objects::SidecarObject = yaml::from_value(value).map_err(|e| e.to_string())?;
     Ok(sidecar(&object))
 }

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::service::Export;
+use super::service::ExportTo;
 use crate::objects::{LabelSelector, MeshConfigSpec, ProxyConfigSpec};
 use sidecarta_text::yaml;
 
@@ -62,11 +62,11 @@ pub struct MeshConfig {
     /// In force where a Sidecar says nothing.
     pub outbound: TrafficMode,
     /// Of Services that say nothing.
-    pub service_export: Export,
+    pub service_export: ExportTo,
     /// Of VirtualServices that say nothing.
-    pub virtual_service_export: Export,
+    pub virtual_service_export: ExportTo,
     /// Of DestinationRules that say nothing.
-    pub destination_rule_export: Export,
+    pub destination_rule_export: ExportTo,
     /// `extensionProviders` that have a Service.
     pub providers: Vec<Provider>,
     /// Providers in force without a Telemetry, by part: `tracing`, `accessLogging`, `metrics`.
@@ -138,7 +138,7 @@ impl Default for MeshConfig {
 impl MeshConfig {
     pub(super) fn new(spec: MeshConfigSpec) -> Self {
         let export = |list: Vec<String>| {
-            if list.is_empty() { Export::new(vec!["*".to_owned()]) } else { Export::new(list) }
+            if list.is_empty() { ExportTo::new(vec!["*".to_owned()]) } else { ExportTo::new(list) }
         };
         let default = spec.default_providers.unwrap_or_default();
         let proxy = spec.default_config.unwrap_or_default();

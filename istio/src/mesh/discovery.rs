@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::config;
-use crate::objects::{ConfigMap, LabelSelector, MeshConfigSpec, Meta, Namespace, Pod};
+use crate::objects::{ConfigMap, LabelSelector, MeshConfigSpec, Namespace, ObjectMeta, PodObject};
 
 /// The revision of an istiod that was installed without one.
 pub const DEFAULT_REVISION: &str = "default";
@@ -17,18 +17,18 @@ pub const DEFAULT_REVISION: &str = "default";
 const LABEL: &str = "istio.io/rev";
 
 /// Whether an istiod of this revision reads an object with these labels.
-pub(super) fn in_revision(meta: &Meta, revision: &str) -> bool {
+pub(super) fn in_revision(meta: &ObjectMeta, revision: &str) -> bool {
     meta.labels.get(LABEL).is_none_or(|r| r == revision)
 }
 
 /// Whether an object belongs to one revision alone.
-pub(super) fn of_one_revision(meta: &Meta) -> bool {
+pub(super) fn of_one_revision(meta: &ObjectMeta) -> bool {
     meta.labels.contains_key(LABEL)
 }
 
 /// The revision of the istiod that a pod's proxy talks to: what the injector wrote, else the pod's
 /// label. `None` for a pod without a proxy.
-pub fn revision_of(pod: &Pod) -> Option<String> {
+pub fn revision_of(pod: &PodObject) -> Option<String> {
     let meta = &pod.metadata;
     let status = meta.annotations.get("sidecar.istio.io/status");
     let written = status

@@ -9,11 +9,11 @@ use super::{Mesh, Sidecar};
 
 /// The names of all Sidecars, whatever their revision: applying one replaces the object of its name.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub struct SidecarNames {
     by_name: BTreeMap<(String, String), Sidecar>,
 }
 
-impl Taken {
+impl SidecarNames {
     pub(super) fn new(all: impl Iterator<Item = Sidecar>) -> Self {
         Self { by_name: all.map(|s| ((s.namespace.clone(), s.name.clone()), s)).collect() }
     }
@@ -30,11 +30,11 @@ pub struct Meshes {
     /// That of most pods.
     first: Mesh,
     others: Vec<Mesh>,
-    taken: Taken,
+    taken: SidecarNames,
 }
 
 impl Meshes {
-    pub(super) fn new(all: Vec<Mesh>, taken: Taken) -> Self {
+    pub(super) fn new(all: Vec<Mesh>, taken: SidecarNames) -> Self {
         let mut all = all.into_iter();
         Self { first: all.next().unwrap_or_default(), others: all.collect(), taken }
     }
@@ -67,7 +67,7 @@ impl Meshes {
     }
 
     /// The names of Sidecars.
-    pub fn taken(&self) -> &Taken {
+    pub fn taken(&self) -> &SidecarNames {
         &self.taken
     }
 }

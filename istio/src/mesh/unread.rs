@@ -7,7 +7,7 @@ use super::Mesh;
 
 /// An object that is not read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Unread {
+pub struct UnreadObject {
     /// Its kind.
     pub kind: String,
     /// Its namespace.
@@ -16,7 +16,7 @@ pub struct Unread {
     pub name: String,
 }
 
-impl Unread {
+impl UnreadObject {
     /// An object of this kind and group, where it could matter to a proxy.
     pub fn of(kind: &str, group: &str, namespace: &str, name: &str) -> Option<Self> {
         /// Kinds that decide nothing of what a sidecar imports or calls by itself.
@@ -60,8 +60,8 @@ impl Unread {
 impl Mesh {
     /// Objects that are not read and that could matter to the workloads of a namespace: its own, and
     /// those of the root namespace.
-    pub fn unread_for(&self, namespace: &str) -> impl Iterator<Item = &Unread> {
-        let near = move |u: &&Unread| {
+    pub fn unread_for(&self, namespace: &str) -> impl Iterator<Item = &UnreadObject> {
+        let near = move |u: &&UnreadObject| {
             u.namespace == namespace || u.namespace == self.config.root_namespace
         };
         self.unread.iter().filter(near)

@@ -4,7 +4,7 @@
 //! Owns the wording. Nothing is left out for it: istiod's own behaviour towards such an object is
 //! what `scope` models.
 
-use crate::objects::{DestinationRule, Egress, Sidecar, VirtualService};
+use crate::objects::{DestinationRule, Egress, SidecarObject, VirtualServiceObject};
 use sidecarta_model::valid;
 
 /// Why an egress host is refused; `None` when it is fine.
@@ -40,12 +40,12 @@ pub fn egress_host(entry: &str) -> Option<&'static str> {
 
 /// Checks all objects.
 pub(super) fn all(
-    sidecars: &[Sidecar],
-    virtual_services: &[VirtualService],
+    sidecars: &[SidecarObject],
+    virtual_services: &[VirtualServiceObject],
     rules: &[DestinationRule],
     problems: &mut Vec<String>,
 ) {
-    let mut sorted: Vec<&Sidecar> = sidecars.iter().collect();
+    let mut sorted: Vec<&SidecarObject> = sidecars.iter().collect();
     sorted.sort_by_key(|o| (&o.metadata.namespace, &o.metadata.name));
     for object in sorted {
         for why in sidecar(object) {
@@ -77,7 +77,7 @@ pub(super) fn all(
     }
 }
 
-fn sidecar(object: &Sidecar) -> Vec<String> {
+fn sidecar(object: &SidecarObject) -> Vec<String> {
     let spec = object.spec.clone().unwrap_or_default();
     let mut out = Vec::new();
     if let Some(selector) = &spec.workload_selector {

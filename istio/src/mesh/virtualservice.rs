@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::host::qualify;
-use super::service::Export;
-use crate::objects::{HttpMatch, HttpRoute, L4Route, Object, StringMatch, VirtualServiceSpec};
+use super::service::ExportTo;
+use crate::objects::{HttpMatch, HttpRoute, L4Route, SpecObject, StringMatch, VirtualServiceSpec};
 use sidecarta_model::Time;
 
 /// The gateway that stands for all sidecars.
@@ -25,7 +25,7 @@ pub struct VirtualService {
     /// Hosts, fully qualified.
     pub hosts: Vec<String>,
     /// In force, the mesh's default included; `.` is spelled as the namespace.
-    pub export: Export,
+    pub export: ExportTo,
     /// Its place in istiod's order.
     pub order: u32,
     /// Applies to sidecars.
@@ -95,8 +95,8 @@ impl VirtualService {
 /// Resolves and merges all VirtualServices. What a delegate does wrong is told
 /// in `problems`.
 pub(super) fn merge_all(
-    objects: &[Object<VirtualServiceSpec>],
-    default_export: &Export,
+    objects: &[SpecObject<VirtualServiceSpec>],
+    default_export: &ExportTo,
     domain: &str,
     problems: &mut Vec<String>,
 ) -> Vec<VirtualService> {
@@ -163,8 +163,8 @@ fn with_delegate(
 
 /// Makes host names whole and the exports plain.
 fn resolve(
-    object: &Object<VirtualServiceSpec>,
-    default_export: &Export,
+    object: &SpecObject<VirtualServiceSpec>,
+    default_export: &ExportTo,
     domain: &str,
 ) -> VirtualService {
     let (meta, mut spec) = (&object.metadata, object.spec.clone().unwrap_or_default());
@@ -184,7 +184,7 @@ fn resolve(
         name: meta.name.clone(),
         created: meta.creation_timestamp.unwrap_or(Time::MIN),
         hosts: spec.hosts,
-        export: Export::new(export.iter().map(own).collect()),
+        export: ExportTo::new(export.iter().map(own).collect()),
         order: 0,
         mesh: spec.gateways.is_empty() || spec.gateways.iter().any(|g| g == MESH_GATEWAY),
         route: None,

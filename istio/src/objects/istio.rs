@@ -6,17 +6,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Meta, WorkloadSelector, nullable};
+use super::{ObjectMeta, WorkloadSelector, nullable};
 
 /// Any object of which only metadata and specification matter.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Object<S> {
-    pub metadata: Meta,
+pub struct SpecObject<S> {
+    pub metadata: ObjectMeta,
     #[serde(default = "Option::default")]
     pub spec: Option<S>,
 }
 
-impl VirtualService {
+impl VirtualServiceObject {
     /// The hosts that it routes, as it spells them.
     pub fn hosts(&self) -> &[String] {
         self.spec.as_ref().map_or(&[], |s| &s.hosts)
@@ -24,15 +24,15 @@ impl VirtualService {
 }
 
 /// A VirtualService (`networking.istio.io`).
-pub type VirtualService = Object<VirtualServiceSpec>;
+pub type VirtualServiceObject = SpecObject<VirtualServiceSpec>;
 /// A DestinationRule (`networking.istio.io`).
-pub type DestinationRule = Object<DestinationRuleSpec>;
+pub type DestinationRule = SpecObject<DestinationRuleSpec>;
 /// A Sidecar (`networking.istio.io`).
-pub type Sidecar = Object<SidecarSpec>;
+pub type SidecarObject = SpecObject<SidecarSpec>;
 /// A Telemetry (`telemetry.istio.io`).
-pub type Telemetry = Object<TelemetrySpec>;
+pub type Telemetry = SpecObject<TelemetrySpec>;
 /// An AuthorizationPolicy (`security.istio.io`).
-pub type AuthorizationPolicy = Object<AuthorizationPolicySpec>;
+pub type AuthorizationPolicy = SpecObject<AuthorizationPolicySpec>;
 
 impl DestinationRule {
     /// The host of which the proxy dials the address that was called, as the rule spells it: it
@@ -74,7 +74,7 @@ pub(crate) struct HttpRoute {
     #[serde(default, rename = "match", deserialize_with = "nullable")]
     pub(crate) matches: Vec<HttpMatch>,
     #[serde(default, deserialize_with = "nullable")]
-    pub(crate) route: Vec<Weighted>,
+    pub(crate) route: Vec<WeightedDestination>,
     #[serde(default)]
     pub(crate) delegate: Option<Delegate>,
     #[serde(default)]
@@ -82,7 +82,7 @@ pub(crate) struct HttpRoute {
     #[serde(default)]
     pub(crate) direct_response: Option<Value>,
     #[serde(default)]
-    pub(crate) mirror: Option<Target>,
+    pub(crate) mirror: Option<RouteDestination>,
     #[serde(default)]
     pub(crate) mirror_percent: Option<Value>,
     #[serde(default)]
@@ -102,7 +102,7 @@ pub(crate) struct Delegate {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Mirror {
     #[serde(default)]
-    pub destination: Option<Target>,
+    pub destination: Option<RouteDestination>,
     #[serde(default)]
     pub percentage: Option<Percent>,
 }
@@ -114,16 +114,16 @@ pub(crate) struct Percent {
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Weighted {
+pub(crate) struct WeightedDestination {
     #[serde(default)]
-    pub destination: Option<Target>,
+    pub destination: Option<RouteDestination>,
     #[serde(default, deserialize_with = "nullable")]
     pub weight: i64,
 }
 
 /// Where a rule sends traffic.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Target {
+pub(crate) struct RouteDestination {
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) host: String,
     #[serde(default, deserialize_with = "nullable")]
@@ -183,7 +183,7 @@ pub(crate) struct L4Route {
     #[serde(default, rename = "match", deserialize_with = "nullable")]
     pub matches: Vec<L4Match>,
     #[serde(default, deserialize_with = "nullable")]
-    pub route: Vec<Weighted>,
+    pub route: Vec<WeightedDestination>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -297,17 +297,17 @@ pub struct TelemetrySpec {
     #[serde(default)]
     pub(crate) target_ref: Option<Value>,
     #[serde(default, deserialize_with = "nullable")]
-    pub(crate) tracing: Vec<Provided>,
+    pub(crate) tracing: Vec<TelemetryProviders>,
     #[serde(default, deserialize_with = "nullable")]
-    pub(crate) access_logging: Vec<Provided>,
+    pub(crate) access_logging: Vec<TelemetryProviders>,
     #[serde(default, deserialize_with = "nullable")]
-    pub(crate) metrics: Vec<Provided>,
+    pub(crate) metrics: Vec<TelemetryProviders>,
 }
 
 /// A part of a Telemetry resource that names providers.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Provided {
+pub(crate) struct TelemetryProviders {
     #[serde(default, deserialize_with = "nullable")]
     pub providers: Vec<ProviderName>,
     #[serde(default, deserialize_with = "nullable")]
@@ -341,7 +341,7 @@ pub struct AuthorizationPolicySpec {
 /// A ConfigMap: only the mesh's own is read.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ConfigMap {
-    pub(crate) metadata: Meta,
+    pub(crate) metadata: ObjectMeta,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) data: BTreeMap<String, String>,
 }

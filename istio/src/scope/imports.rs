@@ -12,13 +12,13 @@ pub(super) const ANY: &str = "*";
 
 /// Hosts listed under one namespace.
 #[derive(Debug, Default)]
-pub(super) struct Class<'a> {
+pub(super) struct HostClass<'a> {
     pub exact: HashSet<&'a str>,
     pub wild: Vec<&'a str>,
     excluded: Vec<&'a str>,
 }
 
-impl Class<'_> {
+impl HostClass<'_> {
     /// Whether a `~` entry takes the host away.
     pub(super) fn excludes(&self, host: &str) -> bool {
         self.excluded.iter().any(|e| subset_of(host, e))
@@ -41,7 +41,7 @@ impl Class<'_> {
 /// The hosts of a listener.
 #[derive(Debug, Default)]
 pub(super) struct Imports<'a> {
-    pub classes: BTreeMap<&'a str, Class<'a>>,
+    pub classes: BTreeMap<&'a str, HostClass<'a>>,
     /// Exact hosts of named namespaces only: istiod looks them up instead of scanning.
     pub all_exact: bool,
     /// A host is listed under two namespaces.
@@ -79,7 +79,7 @@ impl<'a> Imports<'a> {
     }
 
     /// Hosts listed under `*`.
-    pub(super) fn any(&self) -> Option<&Class<'a>> {
+    pub(super) fn any(&self) -> Option<&HostClass<'a>> {
         self.classes.get(ANY)
     }
 }

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Client, Scope, Scoped};
+use super::{Client, Scope, ScopedService};
 use crate::mesh::{Registry, Sidecar};
 
 /// A namespace and a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Named {
+pub struct NamespacedName {
     /// Namespace.
     pub namespace: String,
     /// Name.
@@ -53,7 +53,7 @@ pub struct ListenerReport {
 #[serde(rename_all = "camelCase")]
 pub struct ScopeReport {
     /// The Sidecar that applies.
-    pub sidecar: Option<Named>,
+    pub sidecar: Option<NamespacedName>,
     /// In force for unknown destinations.
     pub outbound_traffic_policy: &'static str,
     /// In the Sidecar's order.
@@ -66,7 +66,7 @@ pub struct ScopeReport {
     pub clusters: BTreeMap<String, u64>,
 }
 
-fn service(s: &Scoped<'_>) -> ServiceReport {
+fn service(s: &ScopedService<'_>) -> ServiceReport {
     let mut ports: Vec<u16> = s.ports.iter().map(|p| p.number).collect();
     ports.sort_unstable();
     ServiceReport {
@@ -84,7 +84,7 @@ fn service(s: &Scoped<'_>) -> ServiceReport {
     }
 }
 
-fn services(all: &[Scoped<'_>]) -> Vec<ServiceReport> {
+fn services(all: &[ScopedService<'_>]) -> Vec<ServiceReport> {
     let mut out: Vec<ServiceReport> = all.iter().map(service).collect();
     // A host may stand here more than once; then the ports decide, as text.
     let words =
@@ -115,7 +115,7 @@ impl ScopeReport {
         });
         Self {
             sidecar: sidecar
-                .map(|s| Named { namespace: s.namespace.clone(), name: s.name.clone() }),
+                .map(|s| NamespacedName { namespace: s.namespace.clone(), name: s.name.clone() }),
             outbound_traffic_policy: scope.policy.name(),
             listeners: listeners.collect(),
             services: services(&scope.services),

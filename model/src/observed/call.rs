@@ -103,7 +103,7 @@ pub struct Opening {
 
 /// What an edge takes of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Begun {
+pub struct EdgeConnection {
     /// When and from where.
     pub opening: Opening,
     /// Its last packet.
@@ -120,7 +120,7 @@ pub struct Begun {
 
 /// Connections of one pod that are one [`Call`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", try_from = "Flat")]
+#[serde(rename_all = "camelCase", try_from = "EdgeFields")]
 pub struct Edge {
     /// Index of the pod in [`Observed::pods`](super::Observed::pods).
     pub pod: u32,
@@ -149,7 +149,7 @@ impl Edge {
     pub const MAX_OPENINGS: usize = 3;
 
     /// Of one connection.
-    pub fn of(pod: u32, call: Call, begun: &Begun) -> Self {
+    pub fn of(pod: u32, call: Call, begun: &EdgeConnection) -> Self {
         let mut edge = Self {
             pod,
             call,
@@ -175,7 +175,7 @@ impl Edge {
     }
 
     /// Adds a connection of the same pod and call.
-    pub fn add(&mut self, begun: &Begun) {
+    pub fn add(&mut self, begun: &EdgeConnection) {
         self.open(begun.opening);
         self.last = self.last.max(begun.last);
         let n = u64::from(begun.is_new);
@@ -220,7 +220,7 @@ impl Merge for Edge {
 /// An edge as it is read, which is quicker without a flattened field.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Flat {
+struct EdgeFields {
     pod: u32,
     responder: SocketAddr,
     last: Time,
@@ -239,12 +239,12 @@ struct Flat {
     #[serde(default)]
     unanswered: u64,
     // Of the first version: one way of connecting for all connections of an edge.
-    transport: Option<Transport>,
+    transport: Option<FirstVersionTransport>,
     #[serde(default)]
-    orientation: Orientation,
+    orientation: FirstVersionOrientation,
     from_start: Option<bool>,
     answered: Option<bool>,
-    names: Option<Names>,
+    names: Option<FirstVersionNames>,
     initiator: Option<SocketAddr>,
     first: Option<Time>,
     last_began: Option<Time>,
@@ -252,7 +252,7 @@ struct Flat {
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Transport {
+enum FirstVersionTransport {
     Tcp,
     Udp,
     Sctp,
@@ -260,7 +260,7 @@ enum Transport {
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Orientation {
+enum FirstVersionOrientation {
     Guessed,
     #[default]
     #[serde(other)]
@@ -269,24 +269,24 @@ enum Orientation {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Names {
+struct FirstVersionNames {
     sni: Option<String>,
     nameless_hello: bool,
     authority: Option<String>,
-    dns: Vec<DnsName>,
+    dns: Vec<FirstVersionDnsName>,
 }
 
 #[derive(Deserialize)]
-struct DnsName {
+struct FirstVersionDnsName {
     question: String,
 }
 
-impl Names {
+impl FirstVersionNames {
     /// The names of DNS answers that are evidence, each once: a client that was given a host name
     /// puts it into its ClientHello.
     fn questions(&mut self) -> Vec<String> {
         let mut out: Vec<String> = Vec::new();
-        for DnsName { question } in std::mem::take(&mut self.dns) {
+        for FirstVersionDnsName { question } in std::mem::take(&mut self.dns) {
             if !self.nameless_hello && !out.contains(&question) {
                 out.push(question);
             }
@@ -295,10 +295,10 @@ impl Names {
     }
 }
 
-impl TryFrom<Flat> for Edge {
+impl TryFrom<EdgeFields> for Edge {
     type Error = &'static str;
 
-    fn try_from(flat: Flat) -> Result<Self, Self::Error> {
+    fn try_from(flat: EdgeFields) -> Result<Self, Self::Error> {
         match flat.transport {
             Some(transport) => flat.of_first_version(transport),
             None => flat.of_today(),
@@ -306,7 +306,7 @@ impl TryFrom<Flat> for Edge {
     }
 }
 
-impl Flat {
+impl EdgeFields {
     fn of_today(self) -> Result<Edge, &'static str> {
         let Self { pod, responder, sni, authority, dns, openings, last, connections, .. } = self;
         let Self { midway, guessed, unanswered, .. } = self;
@@ -318,15 +318,15 @@ impl Flat {
         Ok(Edge { pod, call, openings, last, connections, midway, guessed, unanswered })
     }
 
-    fn of_first_version(self, transport: Transport) -> Result<Edge, &'static str> {
+    fn of_first_version(self, transport: FirstVersionTransport) -> Result<Edge, &'static str> {
         let protocol = match transport {
-            Transport::Tcp => Protocol::Tcp,
-            Transport::Udp => Protocol::Udp,
-            Transport::Sctp => Protocol::Sctp,
+            FirstVersionTransport::Tcp => Protocol::Tcp,
+            FirstVersionTransport::Udp => Protocol::Udp,
+            FirstVersionTransport::Sctp => Protocol::Sctp,
         };
         let mut names = self.names.unwrap_or_default();
         let dns = names.questions();
-        let Names { sni, authority, .. } = names;
+        let FirstVersionNames { sni, authority, .. } = names;
         let from = self.initiator.ok_or("an edge without an initiator")?;
         let first = self.first.ok_or("an edge without its first time")?;
         let last_began = self.last_began.unwrap_or(first);
@@ -341,8 +341,10 @@ impl Flat {
             openings,
             last: self.last,
             connections: self.connections,
-            midway: all_if(transport == Transport::Tcp && self.from_start == Some(false)),
-            guessed: all_if(self.orientation == Orientation::Guessed),
+            midway: all_if(
+                transport == FirstVersionTransport::Tcp && self.from_start == Some(false),
+            ),
+            guessed: all_if(self.orientation == FirstVersionOrientation::Guessed),
             unanswered: all_if(self.answered == Some(false)),
         })
     }

@@ -6,7 +6,7 @@
 
 use std::mem::size_of;
 
-use super::{Asked, Edge, Observed, Opening, Watching};
+use super::{AskedName, Edge, Observed, Opening, WatchedInterface};
 use crate::{Labels, Pod, Span, Spans};
 
 /// A leaf of a B-tree has room for 11 entries, and is there for the first one.
@@ -60,14 +60,14 @@ pub(crate) fn edge(edge: &Edge) -> usize {
 }
 
 /// Of a name in [`Observed::asked`], in bytes.
-pub(crate) fn asked(asked: &Asked) -> usize {
-    size_of::<Asked>() + block(asked.question.len())
+pub(crate) fn asked(asked: &AskedName) -> usize {
+    size_of::<AskedName>() + block(asked.question.len())
 }
 
 /// Of an entry of [`Observed::watching`], in bytes.
-pub(crate) fn watching(watching: &Watching) -> usize {
+pub(crate) fn watching(watching: &WatchedInterface) -> usize {
     let domains = &watching.folded.domains;
-    size_of::<Watching>()
+    size_of::<WatchedInterface>()
         + spans(&watching.spans)
         + map::<std::net::IpAddr, ()>(watching.ownership.claimed.len())
         + map::<String, u64>(domains.len())

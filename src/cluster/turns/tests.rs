@@ -18,7 +18,7 @@ fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {
 }
 
 /// A pod of the Service of its name, with the time of its first container where it has run.
-fn pod(name: &str, start: i64, up: Option<i64>) -> objects::Pod {
+fn pod(name: &str, start: i64, up: Option<i64>) -> objects::PodObject {
     let ran = up.map(|up| json!([{"state": {"running": {"startedAt": at(up)}}}]));
     parsed(json!({
         "metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": name}},
@@ -26,7 +26,7 @@ fn pod(name: &str, start: i64, up: Option<i64>) -> objects::Pod {
     }))
 }
 
-fn service(name: &str) -> objects::Service {
+fn service(name: &str) -> objects::ServiceObject {
     parsed(json!({
         "metadata": {"name": name, "namespace": "n"},
         "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]},
@@ -41,7 +41,7 @@ fn slice(name: &str) -> objects::EndpointSlice {
 }
 
 /// A pod that is no more.
-fn gone(builder: &mut Builder, pod: objects::Pod, ended: Ended) {
+fn gone(builder: &mut Builder, pod: objects::PodObject, ended: Ended) {
     builder.brief(Arc::new(PodBrief::new(&pod, &mut Pool::default())), Some(ended));
 }
 
