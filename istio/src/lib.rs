@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! objects ─► MeshBuilder ─► Mesh ─► Scope::new ─► Scope ─► treat(call) ─► Treatment, Route
-//!                         of all   of a namespace        of a client
+//!                           of all   of a namespace        of a client
 //! ```
 //!
 //! Owns the rules of istiod. Must never know captures, a store, an async runtime or a client of

@@ -8,11 +8,15 @@ mod build;
 pub(crate) mod config;
 pub(crate) mod destinationrule;
 mod discovery;
+mod endpoints;
 mod gateway;
 pub mod host;
 mod meshes;
+mod provideruse;
 mod proxy;
+mod registry;
 pub(crate) mod service;
+mod sidecar;
 mod unread;
 mod validate;
 pub(crate) mod virtualservice;
@@ -27,7 +31,7 @@ use sidecarta_model::{Time, selects};
 use destinationrule::RuleIndex;
 
 pub use crate::objects::{Egress, EgressPort};
-pub use build::{MeshBuilder, sidecar_from_text};
+pub use build::MeshBuilder;
 pub use config::{MeshConfig, Provider, TrafficMode};
 pub use destinationrule::MergedRule;
 pub use discovery::{DEFAULT_REVISION, Discovery, revision_of};
@@ -36,6 +40,7 @@ pub use proxy::NamedCluster;
 pub use service::{
     AppProtocol, ExportTo, MeshPort, MeshService, Registry, ServiceResolution, UNSPECIFIED,
 };
+pub use sidecar::sidecar_from_text;
 pub use unread::UnreadObject;
 pub use validate::egress_host as validate_egress_host;
 pub use virtualservice::VirtualService;

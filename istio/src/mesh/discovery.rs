@@ -136,7 +136,7 @@ fn meets(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::istio::LabelExpression;
+    use crate::objects::LabelExpression;
 
     #[test]
     fn selectors_are_alternatives_and_their_conditions_are_not() {
