@@ -223,7 +223,7 @@ pub fn generate(input: &Input<'_>, subjects: &[Subject]) -> Vec<Outcome> {
         .map(|(g, mesh)| group::check(g, mesh, &running, &served, adopt))
         .collect();
     let mut used = BTreeSet::new();
-    groups.iter_mut().for_each(|g| group::rename(g, input.meshes.taken(), &mut used));
+    groups.iter_mut().for_each(|g| group::rename(g, input.meshes.sidecar_names(), &mut used));
     let work = Work { input, running: &running, by_id: &by_id, unready: &unready };
     let shapes: Vec<Shape<'_>> = groups
         .iter()

@@ -106,7 +106,7 @@ impl Decided {
             return None;
         }
         match self.baseline(&d.key.workload) {
-            Some(baseline) => (!baseline.holds(&d.key)).then_some("not accepted"),
+            Some(baseline) => (!baseline.contains(&d.key)).then_some("not accepted"),
             None => self.is_new(&d.key.workload).then_some("workload not accepted"),
         }
     }

@@ -237,7 +237,7 @@ fn look<'a>(
         if baseline.is_none() && accepted.iter().any(|a| a.covers(&workload.namespace)) {
             new_workloads.insert(workload);
         }
-        let unaccepted = baseline.is_some_and(|b| !b.holds(&d.key));
+        let unaccepted = baseline.is_some_and(|b| !b.contains(&d.key));
         let long = d.tally.last_seen.since(d.tally.first_seen) >= patience.ambiguous;
         let ambiguous = matches!(d.key.destination, Destination::Ambiguous { .. }) && long;
         let found = [

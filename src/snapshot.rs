@@ -177,7 +177,7 @@ impl Builders {
         if let Some(domain) = &domain {
             (cluster, mesh) = (cluster.domain(domain), mesh.domain(domain));
         }
-        self.unread.into_iter().for_each(|object| mesh.unread(object));
+        self.unread.into_iter().for_each(|object| mesh.add_unread(object));
         let into = (!self.addresses_only).then_some(&mut mesh);
         self.versions.feed(&mut cluster, into, &mut report.problems);
         let (cluster, problems) = cluster.build();

@@ -1,8 +1,8 @@
-//! The mesh's configuration as istiod holds it: Services and ServiceEntries in one form,
+//! The mesh's configuration as istiod has it: Services and ServiceEntries in one form,
 //! VirtualServices, DestinationRules and Sidecars, each in istiod's order and with its indexes.
 //!
-//! Owns what is true of the mesh whoever asks. Must never decide what a workload sees; that is
-//! `scope`'s part. No I/O.
+//! Owns configuration that is the same for every workload. Must never decide what one workload
+//! sees: that is the task of `scope`. No I/O.
 
 mod build;
 pub(crate) mod config;
@@ -64,8 +64,8 @@ pub struct Sidecar {
     pub ingress: Vec<Value>,
     /// `inboundConnectionPool` as written.
     pub inbound_connection_pool: Option<Value>,
-    /// Label `app.kubernetes.io/managed-by: sidecarta`: written by us, so it is no setting of the
-    /// user's.
+    /// It has the label `app.kubernetes.io/managed-by: sidecarta`, so Sidecarta wrote it and no
+    /// user.
     pub generated: bool,
 }
 
@@ -76,16 +76,16 @@ impl Sidecar {
     }
 }
 
-/// Somebody who answers for a Service.
+/// An endpoint of a Service or of a host of a ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MeshEndpoint {
     /// Address, or a name that the proxy resolves.
     pub address: String,
-    /// Name of the Service port that it answers on.
+    /// Name of the Service port that it serves.
     pub port_name: String,
-    /// Number of that port, of a ServiceEntry's endpoint.
+    /// Number of that port; only endpoints of ServiceEntries have it.
     pub port_number: Option<u16>,
-    /// Labels, of its pod for instance: subsets select by them.
+    /// Labels of its pod, or of the ServiceEntry's endpoint. Subsets select by them.
     pub labels: std::sync::Arc<BTreeMap<String, String>>,
 }
 
@@ -106,8 +106,8 @@ pub struct MeshPod {
     pub revision: Option<std::sync::Arc<str>>,
 }
 
-/// An object that makes the proxy itself call: a Telemetry or AuthorizationPolicy by providers that
-/// it names, an EnvoyFilter or WasmPlugin by clusters.
+/// An object because of which the proxy itself makes calls. A Telemetry or AuthorizationPolicy
+/// names providers, an EnvoyFilter or WasmPlugin names Envoy clusters.
 #[derive(Clone, Debug)]
 pub struct ProviderUse {
     /// Its kind.
@@ -124,12 +124,12 @@ pub struct ProviderUse {
     pub clusters: Vec<NamedCluster>,
 }
 
-/// One entry of the index by host and namespace.
+/// A Service in the index by host and namespace.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IndexedService {
-    /// The Service that istiod keeps of several.
+    /// Index of the Service that istiod uses, of several with this host and namespace.
     pub service: u32,
-    /// Several were equally entitled: which one istiod keeps can differ from one start to the next.
+    /// Several have the same rank. Which of them istiod uses can change with its next start.
     pub uncertain: bool,
 }
 
@@ -140,7 +140,7 @@ pub struct Mesh {
     pub config: MeshConfig,
     /// DNS domain.
     pub domain: String,
-    /// The revision of the istiod that holds this.
+    /// The revision of the istiod that has this configuration.
     pub revision: String,
     pub(crate) discovery: Discovery,
     pub(crate) unread: Vec<UnreadObject>,
@@ -168,7 +168,7 @@ pub(crate) struct VirtualIndex {
     pub wild: Vec<(String, u32)>,
 }
 
-/// A Service port that a pod answers.
+/// A Service port that a pod serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ServedPort {
     pub service: u32,
@@ -207,7 +207,7 @@ impl Mesh {
         at.ok().map(|i| &self.pods[i])
     }
 
-    /// The Services of one host that istiod keeps, one for each namespace.
+    /// The Services of one host that istiod uses, one for each namespace.
     pub fn services_of(&self, host: &str) -> impl Iterator<Item = &MeshService> {
         self.indexed(host).map(|(_, i)| &self.services[i.service as usize])
     }
@@ -217,12 +217,12 @@ impl Mesh {
         self.by_host.contains_key(host)
     }
 
-    /// Whether istiod looks away from a namespace (`discoverySelectors`): nothing in it exists.
+    /// Whether istiod ignores a namespace and all of its objects (`discoverySelectors`).
     pub fn hides(&self, namespace: &str) -> bool {
         self.discovery.hides(namespace)
     }
 
-    /// Whether proxies look a name up by themselves: it is an endpoint of a DNS cluster
+    /// Whether proxies resolve a name by themselves, because it is an endpoint of a DNS cluster
     /// (`networking/core/cluster.go`).
     pub fn looked_up_by_proxies(&self, name: &str) -> bool {
         self.dns_names.contains(name)
@@ -233,12 +233,12 @@ impl Mesh {
         self.services.iter().any(|s| s.registry == Registry::Kubernetes && s.object == name)
     }
 
-    /// Whether a namespace is one of the cluster, as far as the objects tell.
-    pub fn knows_namespace(&self, namespace: &str) -> bool {
-        self.by_namespace.contains_key(namespace) || self.discovery.knows(namespace)
+    /// Whether any object shows that the cluster has this namespace.
+    pub fn has_namespace(&self, namespace: &str) -> bool {
+        self.by_namespace.contains_key(namespace) || self.discovery.has_namespace(namespace)
     }
 
-    /// All objects that make the proxy itself call.
+    /// All objects because of which proxies themselves make calls.
     pub fn provider_uses(&self) -> &[ProviderUse] {
         &self.provider_uses
     }
@@ -261,7 +261,7 @@ impl Mesh {
         self.first(namespace, labels, |_| true)
     }
 
-    /// As [`Mesh::applied`], as if the Sidecars that were generated before were not there.
+    /// As [`Mesh::applied`], without the Sidecars that Sidecarta generated.
     pub fn applied_before(
         &self,
         namespace: &str,

@@ -3,7 +3,7 @@
 //! Owns, for a namespace and a list of egress listeners, which Services and VirtualServices are
 //! imported (`model/sidecar.go`, `model/virtualservice.go`), which DestinationRules apply, which
 //! clusters follow, and the route of a call. Pure. Must never decide what a Sidecar should list;
-//! that is `generate`'s part.
+//! that is the task of `generate`.
 
 mod call;
 mod chain;
@@ -33,7 +33,7 @@ pub use call::{
 pub use listener::ScopeListener;
 pub use scoped::ScopedService;
 
-/// The workload that is asked about: a pod of it stands for all.
+/// The pod that calls. One pod represents its workload.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
     /// Namespace.
@@ -52,7 +52,7 @@ pub struct Scope<'m> {
     pub mesh: &'m Mesh,
     /// Namespace of the client.
     pub namespace: &'m str,
-    /// In force for unknown destinations.
+    /// Applies to calls for which the proxy has no route.
     pub policy: TrafficMode,
     /// Egress listeners, in the Sidecar's order.
     pub listeners: Vec<ScopeListener<'m>>,
@@ -62,12 +62,13 @@ pub struct Scope<'m> {
     by_host: HashMap<&'m str, u32>,
 }
 
-/// The listener that a Sidecar without `egress` has, and a namespace without a Sidecar.
+/// The egress listener with all hosts (`*/*`): that of a Sidecar without `egress`, and of a
+/// namespace without a Sidecar.
 pub fn everything() -> Egress {
     Egress { hosts: vec!["*/*".to_owned()], ..Egress::default() }
 }
 
-/// The egress listeners of what applies: the Sidecar's, else everything.
+/// The egress listeners in effect: those of the Sidecar, else [`everything`].
 pub fn listeners(sidecar: Option<&Sidecar>) -> Vec<Egress> {
     sidecar
         .map(|s| s.egress.clone())
@@ -75,7 +76,7 @@ pub fn listeners(sidecar: Option<&Sidecar>) -> Vec<Egress> {
         .unwrap_or_else(|| vec![everything()])
 }
 
-/// The policy that a Sidecar puts in force: its own, else the mesh's.
+/// The policy in effect under a Sidecar: its own, else the mesh's.
 pub fn policy(mesh: &Mesh, sidecar: Option<&Sidecar>) -> TrafficMode {
     sidecar
         .and_then(|s| s.outbound_traffic_policy.as_ref())
@@ -124,7 +125,8 @@ impl<'m> Scope<'m> {
         destinationrule::select(&self.mesh.rules(self.namespace, service), self.namespace, labels)
     }
 
-    /// `collectImportedServices`.
+    /// Collects the Services of all listeners, and the destinations of their VirtualServices
+    /// (`collectImportedServices`).
     fn collect(&mut self) {
         let listeners = std::mem::take(&mut self.listeners);
         let expected = listeners.iter().map(|l| l.services.len()).sum();
@@ -180,8 +182,8 @@ impl<'m> Scope<'m> {
             (Registry::External, Registry::Kubernetes) => *old = new,
             _ if old.ports == new.ports || !mergeable(old.service, new.service) => {}
             _ => {
-                let known: Vec<u16> = old.ports.iter().map(|p| p.number).collect();
-                let more = new.ports.iter().filter(|p| !known.contains(&p.number));
+                let present: Vec<u16> = old.ports.iter().map(|p| p.number).collect();
+                let more = new.ports.iter().filter(|p| !present.contains(&p.number));
                 old.ports = old.ports.iter().chain(more).cloned().collect::<Vec<_>>().into();
             }
         }

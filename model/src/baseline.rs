@@ -1,4 +1,6 @@
-//! What people accepted: alerts are about what is not in it.
+//! What people accepted. Alerts are raised for what is not accepted.
+//!
+//! Owns when a dependency is accepted. Must never raise an alert.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Alert, AlertKind, DependencyKey, Destination, Protocol, Time, WorkloadId};
 
-/// A dependency of a known workload.
+/// An accepted dependency of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AcceptedDependency {
@@ -28,7 +30,7 @@ impl From<&DependencyKey> for AcceptedDependency {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Baseline {
-    /// Whose.
+    /// The workload whose dependencies were accepted.
     pub workload: WorkloadId,
     /// When, by the clock of whoever accepted.
     pub accepted: Time,
@@ -36,12 +38,12 @@ pub struct Baseline {
     /// Baselines of older programs lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// What.
+    /// The accepted dependencies.
     pub dependencies: BTreeSet<AcceptedDependency>,
 }
 
-/// All workloads of a namespace, or of all namespaces, were accepted: their learning is over, so a
-/// workload that calls and was not among them is new.
+/// The mark that all workloads of a namespace, or of all namespaces, were accepted. A workload that
+/// calls and was not among them is new.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Acceptance {
@@ -63,8 +65,8 @@ impl Acceptance {
 }
 
 impl Baseline {
-    /// Whether it holds a dependency of its workload.
-    pub fn holds(&self, key: &DependencyKey) -> bool {
+    /// Whether it contains a dependency of its workload.
+    pub fn contains(&self, key: &DependencyKey) -> bool {
         self.dependencies.contains(&AcceptedDependency::from(key))
     }
 

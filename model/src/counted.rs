@@ -1,9 +1,9 @@
-//! What was counted of captures: which connections and look-ups, so that another capture of the
-//! same ones counts nothing.
+//! The ledger: which connections and look-ups of captures were counted, so that another capture of
+//! the same ones counts nothing.
 //!
-//! Owns when two sightings are of one connection, by the rules of the capture layer's flow table,
-//! and the bytes that are stored. Must never take two connections for one where the flow table
-//! would not.
+//! Owns when two sightings belong to one connection, by the rules of the capture layer's flow
+//! table, and the stored bytes. Must never take two connections for one where the flow table would
+//! not.
 
 use std::hash::Hasher;
 use std::net::SocketAddr;
@@ -17,7 +17,8 @@ use super::{Time, WorkloadId};
 /// apart, in nanoseconds: the same as in the flow table.
 const TRANSLATED: u64 = 1_000_000_000;
 
-/// Something that was counted, in short: digests stand for addresses and names.
+/// One entry of the ledger: a connection or look-up that was counted. Digests stand for addresses
+/// and names.
 ///
 /// A connection with several hosts (later HTTP/1 requests) is counted once for each of them, and
 /// has one of these for each.
@@ -25,12 +26,12 @@ const TRANSLATED: u64 = 1_000_000_000;
 pub struct LedgerEntry {
     /// First packet.
     pub first: Time,
-    /// Up to here further packets between the same ends are the same connection's.
+    /// Until then, later packets between the same ends belong to this connection.
     pub until: Time,
-    /// Digest of transport, address and port of whoever opened it. Wide, for who may choose a port
-    /// must not find one that takes his connection for another's.
+    /// Digest of transport, address and port of the initiator. It has 64 bits, so that an attacker
+    /// who chooses ports cannot find a digest that equals that of another connection.
     pub initiator: u64,
-    /// The same of whoever was called.
+    /// Digest of transport, address and port of the responder.
     pub responder: u64,
     /// The initiator's initial sequence number, where it was seen.
     pub isn: Option<u32>,
@@ -38,15 +39,15 @@ pub struct LedgerEntry {
     pub to: u32,
     /// Digest of the host that was asked for, of HTTP; 0 without one.
     pub host: u32,
-    /// What of the dependency it was counted in besides the number of its connections: a bit for
-    /// each. At most [`LedgerEntry::FACETS`].
+    /// In which counts of the dependency it was counted besides the number of connections: one bit
+    /// for each. At most [`LedgerEntry::FACETS`].
     pub facets: u16,
 }
 
 impl LedgerEntry {
     /// Bits that [`LedgerEntry::facets`] may have.
     pub const FACETS: u16 = 0x7fff;
-    /// Nothing that was seen.
+    /// An entry of zeros, to fill in.
     pub const NOTHING: Self = Self {
         first: Time(0),
         until: Time(0),
@@ -109,7 +110,7 @@ impl LedgerEntry {
         Self { to: Self::digest(&(workload, host)), ..self }
     }
 
-    /// Whether both are of one connection.
+    /// Whether both belong to one connection.
     pub fn is_of(&self, other: &Self) -> bool {
         let overlaps = self.first <= other.until && other.first <= self.until;
         let ends = (self.initiator, self.responder) == (other.initiator, other.responder);
@@ -152,7 +153,8 @@ impl LedgerEntry {
         out.extend(flags.to_be_bytes());
     }
 
-    /// Reads [`LedgerEntry::write`] back, one after the other; `None` where the bytes are not whole.
+    /// Reads [`LedgerEntry::write`] back, one after the other; `None` where the bytes are not
+    /// whole.
     pub fn read_all(bytes: &[u8]) -> Option<Vec<Self>> {
         let (all, rest) = bytes.as_chunks::<{ Self::BYTES }>();
         rest.is_empty().then(|| all.iter().filter_map(Self::read).collect::<Vec<_>>())
@@ -183,11 +185,11 @@ pub struct CountedBefore {
     pub facets: Option<u16>,
     /// What was counted of all dependencies that it was counted for.
     pub any: u16,
-    /// All that could be noted of it now is noted.
-    pub noted: bool,
+    /// Whether the ledger already has all that could be recorded of it now.
+    pub recorded: bool,
 }
 
-/// All that was counted, to be searched.
+/// Everything that was counted, with indexes.
 #[derive(Debug, Default)]
 pub struct Ledger {
     /// With the digest of the snapshot that it was resolved by.
@@ -197,12 +199,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Of what was counted, each with the digest of the snapshot that it was resolved by.
+    /// From all entries, each with the digest of the snapshot by which it was resolved.
     pub fn new(all: Vec<(LedgerEntry, u64)>) -> Self {
-        let places = || (0u32..).zip(&all);
-        let mut by_pair: Vec<_> = places().map(|(i, (c, _))| (c.pair(), i)).collect();
+        let indexed = || (0u32..).zip(&all);
+        let mut by_pair: Vec<_> = indexed().map(|(i, (c, _))| (c.pair(), i)).collect();
         let mut by_opening: Vec<_> =
-            places().filter_map(|(i, (c, _))| Some((c.opening()?, i))).collect();
+            indexed().filter_map(|(i, (c, _))| Some((c.opening()?, i))).collect();
         by_pair.sort_unstable();
         by_opening.sort_unstable();
         Self { all, by_pair, by_opening }
@@ -225,26 +227,26 @@ impl Ledger {
         places.filter_map(|i| self.all.get(i as usize))
     }
 
-    /// What was counted before of something that is seen now; `None`: nothing, so that it counts
-    /// now. What was counted by another snapshot, and for another dependency, is none of it: a
-    /// wrong snapshot does no lasting harm.
+    /// What was counted before of a connection that is seen now. `None`: nothing, so it counts now.
+    /// Entries of another snapshot for another dependency are ignored, so that a replay with a
+    /// wrong snapshot can be corrected.
     pub fn before(&self, now: &LedgerEntry, snapshot: u64) -> Option<CountedBefore> {
         if self.is_empty() {
             return None;
         }
-        let known = || {
+        let earlier = || {
             self.of(now)
                 .filter(|(c, by)| (*by == snapshot || c.to == now.to) && c.is_of(now))
                 .map(|(c, _)| c)
         };
-        known().next()?;
-        // A connection of several hosts counts once for each; one of which no host was read counts
-        // once, whatever host another capture tells of it.
-        let hosts = || known().filter(|c| c.host != 0);
+        earlier().next()?;
+        // A connection of several hosts counts once for each. A connection without a known host
+        // counts once, whatever host another capture shows.
+        let hosts = || earlier().filter(|c| c.host != 0);
         if now.host != 0 && hosts().next().is_some() && !hosts().any(|c| c.host == now.host) {
             return None;
         }
-        let same = || known().filter(|c| c.to == now.to);
+        let same = || earlier().filter(|c| c.to == now.to);
         let covers = |c: &LedgerEntry| {
             let bits = now.facets & !c.facets == 0;
             let time = c.first <= now.first && now.until <= c.until;
@@ -252,13 +254,13 @@ impl Ledger {
         };
         Some(CountedBefore {
             facets: same().next().map(|_| same().fold(0, |bits, c| bits | c.facets)),
-            any: known().fold(0, |bits, c| bits | c.facets),
-            noted: same().any(covers),
+            any: earlier().fold(0, |bits, c| bits | c.facets),
+            recorded: same().any(covers),
         })
     }
 }
 
-/// Places of a key in a sorted index.
+/// Positions of the entries with this key in a sorted index.
 fn in_order(index: &[((u64, u64), u32)], key: (u64, u64)) -> impl Iterator<Item = u32> + '_ {
     let start = index.partition_point(|(k, _)| *k < key);
     index[start..].iter().take_while(move |(k, _)| *k == key).map(|(_, i)| *i)
@@ -284,9 +286,9 @@ mod tests {
         }
     }
 
-    /// They are stored: another value would count every connection twice after an upgrade.
+    /// Digests are stored. With other values, every connection would count twice after an upgrade.
     #[test]
-    fn digests_are_those_that_stores_hold() {
+    fn digests_are_those_that_stores_contain() {
         let v4 = LedgerEntry::end(6, SocketAddr::from(([10, 244, 1, 10], 9080)));
         let v6 = LedgerEntry::end(17, "[fd00::1]:53".parse().unwrap());
         let json = serde_json::json!({"name": "cart", "port": 8080});
@@ -324,7 +326,7 @@ mod tests {
             (counted(40_000, 8080, Some(7), 12, 30), false, "too late to be a translated one"),
             (counted(40_001, 80, Some(7), 10, 20), false, "another port"),
             (counted(40_000, 80, None, 15, 30), true, "joined midway"),
-            (counted(80, 40_000, None, 15, 30), true, "joined midway, and told the wrong way"),
+            (counted(80, 40_000, None, 15, 30), true, "midway, in the wrong direction"),
             (counted(40_000, 80, None, 9, 30), false, "an older one, which the SYN ended"),
             (counted(40_000, 80, None, 21, 30), false, "one that came after it was forgotten"),
             (counted(40_000, 80, Some(7), 21, 30), false, "the same number, much later"),
@@ -354,11 +356,11 @@ mod tests {
     fn another_snapshot_counts_what_it_resolves_to_something_else() {
         let ledger = Ledger::new(vec![(counted(40_000, 80, Some(7), 10, 20), 5)]);
         let now = counted(40_000, 80, Some(7), 10, 20);
-        let before = CountedBefore { facets: Some(1), any: 1, noted: true };
+        let before = CountedBefore { facets: Some(1), any: 1, recorded: true };
         assert_eq!(ledger.before(&now, 5), Some(before));
         assert_eq!(ledger.before(&now, 6), Some(before), "the same dependency");
         let other = LedgerEntry { to: 2, ..now };
-        let elsewhere = CountedBefore { facets: None, any: 1, noted: false };
+        let elsewhere = CountedBefore { facets: None, any: 1, recorded: false };
         assert_eq!(ledger.before(&other, 5), Some(elsewhere), "by the same snapshot");
         assert_eq!(ledger.before(&other, 6), None);
     }

@@ -17,13 +17,14 @@ pub enum ExportLine {
     Sidecarta(ExportHeader),
     /// A record.
     Row(Box<Record>),
-    /// A batch that the store holds.
+    /// A batch that the store has merged.
     Batch(BatchId),
-    /// A part of an agent's batch that waits to be resolved; its parts follow each other.
-    Kept(QueuedPart),
+    /// A part of a queued batch. The parts of one batch follow each other.
+    #[serde(rename = "kept")]
+    Queued(QueuedPart),
     /// What was accepted of a workload.
     Baseline(Box<Baseline>),
-    /// An alert, and where it has gone.
+    /// An alert, and how its delivery stands.
     Alert(Box<RaisedAlert>),
     /// Who accepted what.
     Accepted(Acceptance),
@@ -43,7 +44,7 @@ pub struct ExportHeader {
     pub salvaged: Option<String>,
 }
 
-/// A part of an agent's batch that waits to be resolved.
+/// A part of a queued batch: the recorder acknowledged it and has not resolved it yet.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct QueuedPart {
     /// Which batch.
@@ -57,7 +58,7 @@ pub struct QueuedPart {
     pub lines: Option<String>,
 }
 
-/// What was counted of a batch, or a part of it.
+/// Ledger entries of a batch, or some of them.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CountedLine {
     /// Which batch.
@@ -74,7 +75,7 @@ pub struct ExportFooter {
     pub rows: u64,
     /// Lines of batches.
     pub batches: u64,
-    /// Lines of batches that wait.
+    /// Lines of queued batches.
     #[serde(default, skip_serializing_if = "crate::is_zero")]
     pub kept: u64,
     /// Lines of what was counted.

@@ -1,5 +1,7 @@
-//! Lines of agents about pods that the cluster does not know: kept apart, and teaching nothing,
-//! until it does.
+//! Unverified lines: lines of agents about pods that the API server does not know. They are stored
+//! and not learned until it does.
+//!
+//! Owns their summary. Must never contain the lines themselves.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{BatchId, Time};
 
-/// What is kept apart of one batch, in short.
+/// Summary of the unverified lines of one batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnverifiedBatch {
     /// The batch.
     pub id: BatchId,
-    /// The node whose agent told it.
+    /// The node whose agent sent it.
     pub node: String,
-    /// When it was put aside, by the clock of whoever did so.
+    /// When it was stored as unverified, by the recorder's clock.
     pub since: Time,
     /// Bytes of its text, unpacked.
     pub bytes: u64,
@@ -24,7 +26,7 @@ pub struct UnverifiedBatch {
     pub namespaces: BTreeMap<String, UnverifiedAmount>,
 }
 
-/// How much is kept apart.
+/// How much is unverified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnverifiedAmount {
     /// Pods, of this batch alone: two batches may speak of the same.

@@ -146,7 +146,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         Host { host, why, calls }
     });
     let not_covered =
-        outcome.calls.iter().filter(|k| k.treatment.unknown() && wanted(&k.planned.call.host));
+        outcome.calls.iter().filter(|k| k.treatment.is_unrouted() && wanted(&k.planned.call.host));
     let explanation = Explanation {
         workload: id.to_string(),
         withheld: outcome.withheld.clone(),

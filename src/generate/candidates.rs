@@ -30,7 +30,7 @@ impl Demand<'_, '_> {
     ) {
         let full = self.full;
         let mesh = full.mesh;
-        for want in wants.iter().filter(|w| !w.unknown()) {
+        for want in wants.iter().filter(|w| !w.is_unrouted()) {
             let taken_by = want.taken_by.map(|s| &mesh.services()[s as usize]);
             let backing = want.backing.iter().flatten().map(|&s| &mesh.services()[s as usize]);
             out.extend(backing.map(|s| s.entry()));

@@ -77,7 +77,7 @@ pub(super) fn cluster_name(mesh: &Mesh, host: &str, client: &str) -> Option<(Str
         (namespace.to_owned(), format!("{name}.{namespace}.svc.{domain}"))
     };
     match short.unwrap_or(host).rsplit_once('.') {
-        Some((name, namespace)) if short.is_some() || mesh.knows_namespace(namespace) => {
+        Some((name, namespace)) if short.is_some() || mesh.has_namespace(namespace) => {
             // Below a Service that is not there: the Service's own name is the last one.
             let name = name.rsplit('.').next().unwrap_or(name);
             Some(of(name, namespace))

@@ -149,7 +149,7 @@ impl Earlier<'_> {
                 (Facets { n: 0, before: 0 }, teaches)
             }
         };
-        let is_noted = teaches && !before.noted;
+        let is_noted = teaches && !before.recorded;
         let more = before.facets.is_none_or(|facets| now.facets & !facets != 0);
         Some(Share {
             facets,

@@ -163,7 +163,9 @@ impl Gatherer {
         let call = seen::call(c);
         let hash = self.hasher.hash_one((at, &call));
         let is_it = |known: &Growing| {
-            known.edge.pod == at && known.edge.call.is(&call) && known.steady.holds(Time(c.first))
+            known.edge.pod == at
+                && known.edge.call.is(&call)
+                && known.steady.contains(Time(c.first))
         };
         if let Some(i) = self.edge_index.find(hash, |i| is_it(&self.edges[*i as usize])) {
             let i = *i as usize;

@@ -110,7 +110,7 @@ impl Store {
             // One line even of nothing.
             for piece in bytes.chunks(PIECE).chain(bytes.is_empty().then_some(&[][..])) {
                 let (id, zstd) = (id.clone(), Some(hexadecimal(piece)));
-                out.line(&ExportLine::Kept(QueuedPart { id, zstd, lines: None }))?;
+                out.line(&ExportLine::Queued(QueuedPart { id, zstd, lines: None }))?;
             }
         }
         let (rows, batches, kept, counted) = (out.rows, out.batches, out.kept, out.counted);
@@ -344,7 +344,7 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
                 valid::record(&record).map_err(|e| fail(e.to_string()))?;
                 out.records.push(*record);
             }
-            ExportLine::Kept(kept) => out
+            ExportLine::Queued(kept) => out
                 .keep(kept)
                 .ok_or_else(|| fail("a batch that waits cannot be read".to_owned()))?,
             ExportLine::Baseline(baseline) => {

@@ -19,7 +19,7 @@ pub use serde_yaml::{Value, from_value};
 /// Why a text cannot be read, or a value not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum YamlError {
-    /// The library says so.
+    /// The library refuses it.
     #[error(transparent)]
     Library(#[from] serde_yaml::Error),
     /// It nests too deep.
@@ -85,7 +85,8 @@ pub fn to_string<T: Serialize>(value: &T) -> Result<String, YamlError> {
     Ok(words.restore(&guard(&serde_yaml::to_string(&value)?)))
 }
 
-/// Strings that are written otherwise than by the library, and the words that stand for them.
+/// Strings that this module writes itself, and the words that replace them while the library writes
+/// the rest.
 struct Words {
     /// Begins each word, and nothing else in the text.
     prefix: String,
@@ -166,7 +167,7 @@ fn guard(text: &str) -> String {
             }
         }
         if matches!(value.as_bytes().first(), Some(b'|' | b'>')) {
-            // A block scalar's lines are indented deeper than the line that holds its key or dash.
+            // A block scalar's lines are indented deeper than the line with its key or dash.
             block = Some(if key.is_some() { depth } else { depth.saturating_sub(2) });
             out.push_str(value);
         } else {

@@ -1,4 +1,7 @@
-//! Builds the mesh from objects, whatever order they come in.
+//! Builds a mesh from objects. The order of the objects does not matter.
+//!
+//! Owns the order of the steps and which objects an istiod of one revision reads. Must never
+//! decide what one workload sees.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,7 +70,7 @@ impl MeshBuilder {
         self
     }
 
-    /// Takes an object.
+    /// Adds an object.
     pub fn add(&mut self, object: AnyObject) {
         match object {
             AnyObject::Pod(o) => self.pods.push(o),
@@ -80,7 +83,7 @@ impl MeshBuilder {
             AnyObject::Sidecar(o) => self.sidecars.push(o),
             AnyObject::Telemetry(o) => self.telemetries.push(o),
             AnyObject::AuthorizationPolicy(o) => self.policies.push(o),
-            // It gives endpoints, and changes no host.
+            // A WorkloadEntry adds endpoints. It does not change hosts.
             AnyObject::WorkloadEntry(_) => {}
             AnyObject::EnvoyFilter(o) => self.filters.push(o),
             AnyObject::WasmPlugin(o) => self.plugins.push(o),
@@ -92,22 +95,22 @@ impl MeshBuilder {
         }
     }
 
-    /// Takes note of an object that is not read.
-    pub fn unread(&mut self, object: UnreadObject) {
+    /// Adds an object that the model does not read.
+    pub fn add_unread(&mut self, object: UnreadObject) {
         self.unread.push(object);
     }
 
-    /// The mesh, and what in the objects istiod would refuse or leave out, in words. Of several
-    /// revisions it is that of most pods: see [`MeshBuilder::build_all`].
+    /// The mesh, and a message for each object or field that istiod would refuse or leave out. With
+    /// several revisions it is the mesh of most pods: see [`MeshBuilder::build_all`].
     pub fn build(self) -> (Mesh, Vec<String>) {
         let (meshes, problems) = self.build_all();
         (meshes.into_first(), problems)
     }
 
-    /// A mesh for each revision of istiod whose configuration can differ, and what in the objects
-    /// istiod would refuse or leave out, in words.
+    /// A mesh for each revision of istiod whose configuration can differ, and a message for each
+    /// object or field that istiod would refuse or leave out.
     pub fn build_all(self) -> (Meshes, Vec<String>) {
-        let taken = SidecarNames::new(self.sidecars.iter().map(sidecar));
+        let names = SidecarNames::new(self.sidecars.iter().map(sidecar));
         let mut by_revision: BTreeMap<String, usize> = BTreeMap::new();
         for revision in self.pods.iter().filter_map(revision_of) {
             *by_revision.entry(revision).or_default() += 1;
@@ -118,7 +121,7 @@ impl MeshBuilder {
         if revisions.is_empty() {
             revisions.push(DEFAULT_REVISION.to_owned());
         }
-        // Where nothing is one revision's own, all have the same.
+        // If no object belongs to one revision only, all revisions have the same mesh.
         if !self.differs() {
             revisions.truncate(1);
         }
@@ -133,10 +136,10 @@ impl MeshBuilder {
         }
         let mut said = HashSet::default();
         problems.retain(|p: &String| said.insert(p.clone()));
-        (Meshes::new(meshes, taken), problems)
+        (Meshes::new(meshes, names), problems)
     }
 
-    /// Whether two revisions can have another mesh.
+    /// Whether the meshes of two revisions can differ.
     fn differs(&self) -> bool {
         fn any<S>(all: &[objects::SpecObject<S>]) -> bool {
             all.iter().any(|o| of_one_revision(&o.metadata))
@@ -153,7 +156,7 @@ impl MeshBuilder {
             || self.entries.iter().any(|e| of_one_revision(&e.metadata))
     }
 
-    /// Takes out what the istiod of this revision does not look at.
+    /// Removes the objects that the istiod of this revision does not read.
     fn restrict(&mut self, revision: &str, discovery: &Discovery) {
         let of_kubernetes = |m: &ObjectMeta| !discovery.hides(&m.namespace);
         let of_istio = |m: &ObjectMeta| in_revision(m, revision) && of_kubernetes(m);
@@ -178,17 +181,18 @@ impl MeshBuilder {
         let domain = self.domain.take().unwrap_or_else(|| DOMAIN.to_owned());
         let config = self.config(&revision, problems);
         let discovery = Discovery::new(config.discovery_selectors.clone(), &self.namespaces);
-        let unsure: std::collections::BTreeSet<&str> = self
+        let uncertain: std::collections::BTreeSet<&str> = self
             .services
             .iter()
             .map(|s| s.metadata.namespace.as_str())
-            .filter(|n| discovery.unsure(n))
+            .filter(|n| discovery.is_uncertain(n))
             .collect();
-        if !unsure.is_empty() {
+        if !uncertain.is_empty() {
             problems.push(format!(
-                "discoverySelectors choose namespaces by their labels, and the snapshot lacks the Namespace of {}: they are \
+                "discoverySelectors choose namespaces by their labels, and the snapshot lacks \
+                 the Namespace of {}: they are \
                  taken to be looked at; add `kubectl get namespaces -o yaml`",
-                unsure.into_iter().collect::<Vec<_>>().join(", ")
+                uncertain.into_iter().collect::<Vec<_>>().join(", ")
             ));
         }
         self.restrict(&revision, &discovery);
@@ -251,14 +255,15 @@ impl MeshBuilder {
         mesh
     }
 
-    /// The ConfigMap `istio`, of a revision `istio-REVISION`.
+    /// The MeshConfig of a revision: from ConfigMap `istio`, or `istio-REVISION`.
     fn config(&self, revision: &str, problems: &mut Vec<String>) -> MeshConfig {
         let found = mesh_configs(&self.config_maps, revision);
         let Some(map) = found.first() else { return MeshConfig::default() };
         let (own, m) = (config_map_name(revision), &map.metadata);
         if m.name != own {
             problems.push(format!(
-                "the MeshConfig of revision {revision} (ConfigMap {own}) is not in the snapshot: {}/{} is used",
+                "the MeshConfig of revision {revision} (ConfigMap {own}) is not in the snapshot: \
+                 {}/{} is used",
                 m.namespace, m.name
             ));
         }

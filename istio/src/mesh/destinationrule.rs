@@ -1,8 +1,8 @@
 //! DestinationRules as istiod merges and indexes them (`model/destination_rule.go`,
 //! `setDestinationRules` and `destinationRule` in `model/push_context.go`).
 //!
-//! Owns which rules a client in a namespace finds for a Service. Must never ask whether the Service
-//! is in scope.
+//! Owns which rules a client in a namespace finds for a Service. Must never decide whether the
+//! Service is in scope.
 
 use std::collections::BTreeMap;
 
@@ -101,7 +101,7 @@ impl RuleIndex {
                     &rule,
                 );
             }
-            // Of the mesh's default only `.` and `*` are honoured.
+            // istiod reads only `.` and `*` of the mesh's default.
             let private = (export.is_empty() && default_export.lists("."))
                 || (export.len() == 1 && (export.lists(".") || export.lists(namespace)));
             if !private {
@@ -145,8 +145,8 @@ impl RuleIndex {
     }
 }
 
-/// Of the rules that were found, the one for pods with these labels: one whose selector matches and
-/// that lives in the client's namespace, else the last without a selector
+/// Selects from `found` the rule for pods with these labels: the first rule of the client's
+/// namespace whose selector matches, else the last rule without a selector
 /// (`SidecarScope.DestinationRule`).
 pub(crate) fn select<'r>(
     found: &[&'r MergedRule],
@@ -160,12 +160,12 @@ pub(crate) fn select<'r>(
     by_selector.or_else(|| found.iter().rev().find(|m| m.selector.is_none()).copied())
 }
 
-/// The last rule without a selector: what the receiving side uses.
+/// The rule that the receiving proxy uses: the last one without a selector.
 pub(crate) fn inbound<'r>(found: &[&'r MergedRule]) -> Option<&'r MergedRule> {
     found.iter().rev().find(|m| m.selector.is_none()).copied()
 }
 
-/// `mergeDestinationRule`.
+/// Merges a rule into those of its host, or adds it (`mergeDestinationRule`).
 fn merge(all: &mut Vec<MergedRule>, into: &mut RulesByHost, host: &str, rule: &MergedRule) {
     let list = into.or_insert(host.to_owned(), Vec::new());
     let mut separate = true;
@@ -185,8 +185,8 @@ fn merge(all: &mut Vec<MergedRule>, into: &mut RulesByHost, host: &str, rule: &M
                 continue;
             }
             (Some(_), Some(_)) | (None, None) => separate = false,
-            // One with a selector and one without are merged, and the new one stands by itself as
-            // well.
+            // A rule with a selector and one without are merged, and the new rule is also added on
+            // its own.
             _ => {}
         }
         existing.from.extend(rule.from.iter().cloned());

@@ -33,7 +33,7 @@ pub(super) fn add_endpoints(
         .filter(|s| s.spec.publish_not_ready_addresses)
         .map(|s| (s.metadata.namespace.as_str(), s.metadata.name.as_str()))
         .collect();
-    let nobody = Arc::new(BTreeMap::new());
+    let no_labels = Arc::new(BTreeMap::new());
     let mut all: HashMap<(String, String), Vec<MeshEndpoint>> = HashMap::new();
     for slice in slices {
         let meta = &slice.metadata;
@@ -50,7 +50,7 @@ pub(super) fn add_endpoints(
                 let named = e.target_ref.as_ref().filter(|t| t.kind == "Pod");
                 let pod =
                     named.and_then(|t| by_name.get(&(meta.namespace.as_str(), t.name.as_str())));
-                let labels = pod.or_else(|| by_address.get(a)).map_or(&nobody, |p| &p.labels);
+                let labels = pod.or_else(|| by_address.get(a)).map_or(&no_labels, |p| &p.labels);
                 for port in &slice.ports {
                     let new = MeshEndpoint {
                         address: a.clone(),
@@ -67,7 +67,7 @@ pub(super) fn add_endpoints(
     }
     for entry in entries {
         let spec = &entry.spec;
-        // istiod makes a Service for each address, and each brings the endpoints once more.
+        // istiod makes a Service for each address. Each of them adds the same endpoints again.
         let addresses = from_entry(entry, mesh.config.dns_capture).len() / spec.hosts.len().max(1);
         for host in spec.hosts.iter().flat_map(|h| std::iter::repeat_n(h, addresses)) {
             let into = all.entry((entry.metadata.namespace.clone(), host.clone())).or_default();
@@ -92,7 +92,7 @@ pub(super) fn add_endpoints(
                     }
                 }
             } else if spec.endpoints.is_empty() && dns {
-                add(host, &nobody);
+                add(host, &no_labels);
             } else {
                 for e in &spec.endpoints {
                     add(&e.address, &Arc::new(e.labels.clone()));
@@ -103,7 +103,7 @@ pub(super) fn add_endpoints(
     mesh.endpoints = all;
 }
 
-/// Which Service ports each pod answers, the oldest Service first.
+/// Adds the Service ports that each pod serves, the oldest Service first.
 pub(super) fn add_served_ports(mesh: &mut Mesh, services: &[ServiceObject], pods: &[PodObject]) {
     let by_name: HashMap<(&str, &str), &ServiceObject> = services
         .iter()

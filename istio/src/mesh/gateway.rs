@@ -1,8 +1,8 @@
-//! Routes of the Gateway API whose parent is a Service or a ServiceEntry, as the VirtualServices that
-//! istiod makes of them (`pilot/pkg/config/kube/gateway/route_collections.go`, the branch
+//! Routes of the Gateway API whose parent is a Service or a ServiceEntry, as the VirtualServices
+//! that istiod makes of them (`pilot/pkg/config/kube/gateway/route_collections.go`, the branch
 //! `parent.IsMesh()`).
 //!
-//! Owns the conversion. Must never ask who imports one.
+//! Owns the conversion. Must never decide who imports a route.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use crate::objects::{
 };
 use sidecarta_model::Time;
 
-/// What the routes of a kind speak.
+/// The kind of a route of the Gateway API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum GatewayRouteKind {
     Http,
@@ -37,8 +37,8 @@ impl GatewayRouteKind {
     }
 }
 
-/// One VirtualService for each namespace, port and host; routes of the same are merged, the oldest
-/// first. `entries` are the ServiceEntries, which may be parents as well.
+/// Makes one VirtualService for each namespace, port and host. Routes with the same three are
+/// merged, the oldest first. `entries` are the ServiceEntries that may be parents of routes.
 pub(super) fn convert(
     routes: &[(GatewayRouteKind, GatewayRoute)],
     entries: &[objects::ServiceEntry],
@@ -78,7 +78,7 @@ pub(super) fn convert(
     made.into_values().collect()
 }
 
-/// Whether a route has a parent in the mesh.
+/// The hosts of a route's parent; none where the parent is no Service or ServiceEntry.
 fn parent_hosts(
     parent: &ObjectReference,
     meta: &ObjectMeta,
@@ -192,7 +192,7 @@ fn named(all: &[GatewayValue]) -> BTreeMap<String, StringMatch> {
     all.iter().map(|v| (v.name.clone(), compared(v, "Exact"))).collect()
 }
 
-/// A value with its way to compare; `absent` stands where none is given.
+/// A value with its kind of comparison. `absent` is the kind where the route gives none.
 fn compared(value: &GatewayValue, absent: &str) -> StringMatch {
     let kind = if value.kind.is_empty() { absent } else { value.kind.as_str() };
     let text = value.value.clone();

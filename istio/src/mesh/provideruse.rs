@@ -13,7 +13,7 @@ pub(super) fn provider_uses(
     let mut out = Vec::new();
     for t in telemetries {
         let spec = t.spec.clone().unwrap_or_default();
-        // One with target references is for what it names alone: a gateway, a waypoint
+        // An object with target references applies only to these: gateways and waypoints
         // (`ShouldAttachPolicy`).
         if !spec.target_refs.is_empty() || spec.target_ref.is_some() {
             continue;
@@ -27,7 +27,7 @@ pub(super) fn provider_uses(
             ("accessLogging", &spec.access_logging),
             ("metrics", &spec.metrics),
         ];
-        // One that sets only a rate, say, leaves the providers as they are.
+        // A section that sets, for example, only a sampling rate does not change the providers.
         let says = |p: &TelemetryProviders| {
             !p.providers.is_empty() || p.disabled || p.disable_span_reporting
         };

@@ -41,12 +41,12 @@ pub(super) fn add_services(mesh: &mut Mesh, services: &[ServiceObject], entries:
             by_namespace.insert(s.namespace.clone(), new);
             continue;
         };
-        let kept = &all[old.service as usize];
-        if kept.registry == Registry::External && s.registry == Registry::Kubernetes {
+        let current = &all[old.service as usize];
+        if current.registry == Registry::External && s.registry == Registry::Kubernetes {
             *old = new;
-        } else if kept.registry == s.registry
-            && kept.created == s.created
-            && kept.sort_name() == s.sort_name()
+        } else if current.registry == s.registry
+            && current.created == s.created
+            && current.sort_name() == s.sort_name()
         {
             old.uncertain = true;
         }
@@ -57,8 +57,8 @@ pub(super) fn add_services(mesh: &mut Mesh, services: &[ServiceObject], entries:
     mesh.services = all;
 }
 
-/// ExternalName Services by the host that they lead to in the end (`resolveServiceAliases`). A
-/// circle leads nowhere.
+/// ExternalName Services by the host at the end of their chain (`resolveServiceAliases`). Services
+/// of a circular chain are left out.
 fn aliases(services: &[MeshService]) -> HashMap<String, Vec<(String, String)>> {
     let alias = |s: &&MeshService| s.resolution == ServiceResolution::Alias;
     let to: HashMap<&str, &str> = services

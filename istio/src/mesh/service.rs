@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use crate::objects::{ServiceEntry, ServiceObject as KubeService, ServicePortSpec};
 use sidecarta_model::{Protocol, Time};
 
-/// Where "no address of its own" is: every address.
+/// The address of a Service without an address of its own. Its listener binds to every address.
 pub const UNSPECIFIED: &str = "0.0.0.0";
 
 /// The application protocol of a Service port (`pkg/config/protocol/instance.go`).
@@ -137,7 +137,7 @@ pub enum Registry {
 /// How the proxy finds a Service's endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ServiceResolution {
-    /// istiod tells them (EDS).
+    /// istiod sends the endpoints (EDS).
     Endpoints,
     /// By DNS.
     Dns,
@@ -145,7 +145,7 @@ pub enum ServiceResolution {
     DynamicDns,
     /// The original destination: headless Services, `resolution: NONE`.
     Passthrough,
-    /// None: an ExternalName Service that leads to another.
+    /// It has none: an ExternalName Service stands for another host.
     Alias,
 }
 
@@ -161,7 +161,7 @@ impl ExportTo {
         Self(to)
     }
 
-    /// Nothing is said.
+    /// Whether the object declares no `exportTo`.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -171,7 +171,7 @@ impl ExportTo {
         self.0.iter().any(|e| e == word)
     }
 
-    /// To everyone.
+    /// Whether every namespace sees the object (`*`).
     pub fn public(&self) -> bool {
         self.lists("*")
     }
@@ -216,24 +216,24 @@ pub struct MeshService {
     pub labels: BTreeMap<String, String>,
     /// Labels of the pods behind it.
     pub selector: BTreeMap<String, String>,
-    /// As declared; empty where nothing is.
+    /// `exportTo` as the object declares it; empty where it declares none.
     pub declared_export: ExportTo,
-    /// In force, the mesh's default included.
+    /// `exportTo` in effect: as declared, else the mesh's default.
     pub export: ExportTo,
     /// ExternalName Services that lead here: namespace and host, sorted.
     pub aliases: Vec<(String, String)>,
     /// For an ExternalName Service, the host that it leads to.
     pub external_name: Option<String>,
-    /// Outside the mesh.
+    /// Whether it is outside the mesh: `MESH_EXTERNAL` or ExternalName.
     pub mesh_external: bool,
-    /// Its place in istiod's order: by creation, then name, then namespace.
+    /// Its index in istiod's order: by creation, then name, then namespace.
     pub order: u32,
-    /// Its host is one of other namespaces as well.
+    /// A Service of another namespace has the same host.
     pub contested: bool,
 }
 
 impl MeshService {
-    /// The name that istiod sorts by: of a ServiceEntry's host it is the host.
+    /// The name that istiod sorts by: the object's name, or the host of a ServiceEntry.
     pub fn sort_name(&self) -> &str {
         match self.registry {
             Registry::Kubernetes => &self.object,
@@ -241,13 +241,13 @@ impl MeshService {
         }
     }
 
-    /// Visible in the namespace.
+    /// Whether clients in the namespace may see it.
     pub fn visible_in(&self, namespace: &str) -> bool {
         self.export.visible(&self.namespace, namespace)
     }
 
-    /// Declared to be exported to nobody: istiod keeps no endpoints of it (of one that is hidden by
-    /// the mesh's default it does).
+    /// Whether `exportTo` of the Service itself includes `~`. istiod stores no endpoints of such a
+    /// Service. It does store those of a Service that only the mesh's default hides.
     pub fn hidden_from_all(&self) -> bool {
         self.declared_export.lists("~")
     }
@@ -361,8 +361,8 @@ pub(super) fn from_entry(entry: &ServiceEntry, dns_capture: bool) -> Vec<MeshSer
         .collect()
 }
 
-/// An address of an entry as its listener binds: a range of a single address is that address;
-/// nonsense is left out.
+/// The address that a listener binds to for an address of a ServiceEntry. A range with a single
+/// address is that address. `None` where the text is neither an address nor a range.
 fn listen_address(text: &str) -> Option<String> {
     if text.parse::<IpAddr>().is_ok() {
         return Some(text.to_owned());

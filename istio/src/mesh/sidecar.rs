@@ -32,7 +32,7 @@ pub(super) fn sidecar(object: &objects::SidecarObject) -> Sidecar {
 /// Reads one Sidecar from YAML or JSON text, as a file that is to be tried.
 ///
 /// # Errors
-/// When the text is no Sidecar, with line and column where the reader tells them.
+/// When the text is no Sidecar, with line and column where the parser gives them.
 pub fn sidecar_from_text(text: &str) -> Result<Sidecar, String> {
     let value: yaml::Value = yaml::from_str(text).map_err(|e| e.to_string())?;
     let kind = value.get("kind").and_then(yaml::Value::as_str).unwrap_or("an object without kind");

@@ -1,7 +1,7 @@
-//! Objects of Istio's that the model does not read, and what they could do.
+//! Istio objects that the model does not read, and what they could do.
 //!
-//! Owns which kinds are named, and for whom. Must never name one that cannot change what a proxy has
-//! or calls.
+//! Owns which kinds are reported, and for which namespaces. Must never report a kind that cannot
+//! change what a proxy has or calls.
 
 use super::Mesh;
 
@@ -17,9 +17,9 @@ pub struct UnreadObject {
 }
 
 impl UnreadObject {
-    /// An object of this kind and group, where it could matter to a proxy.
+    /// An object of this kind and group; `None` where it cannot matter to a proxy.
     pub fn of(kind: &str, group: &str, namespace: &str, name: &str) -> Option<Self> {
-        /// Kinds that decide nothing of what a sidecar imports or calls by itself.
+        /// Kinds that change neither what a sidecar imports nor what it calls by itself.
         const HARMLESS: [&str; 9] = [
             "Gateway",
             "GatewayClass",
@@ -42,11 +42,12 @@ impl UnreadObject {
         })
     }
 
-    /// What it could do to the proof.
+    /// A sentence: how the object could make the proof wrong.
     pub fn effect(&self) -> &'static str {
         match self.kind.as_str() {
             "RequestAuthentication" => {
-                "where istiod runs with PILOT_JWT_ENABLE_REMOTE_JWKS the proxy fetches keys itself, and the host of its jwksUri \
+                "where istiod runs with PILOT_JWT_ENABLE_REMOTE_JWKS the proxy fetches keys \
+                 itself, and the host of its jwksUri \
                  must be listed"
             }
             "ProxyConfig" => {
@@ -58,8 +59,8 @@ impl UnreadObject {
 }
 
 impl Mesh {
-    /// Objects that are not read and that could matter to the workloads of a namespace: its own, and
-    /// those of the root namespace.
+    /// Objects that are not read and that could matter to the workloads of a namespace: its own,
+    /// and those of the root namespace.
     pub fn unread_for(&self, namespace: &str) -> impl Iterator<Item = &UnreadObject> {
         let near = move |u: &&UnreadObject| {
             u.namespace == namespace || u.namespace == self.config.root_namespace

@@ -1,7 +1,8 @@
-//! VirtualServices as istiod uses them: short names made whole, delegates merged into their roots.
+//! VirtualServices as istiod uses them: short names are qualified, delegates are merged into their
+//! roots.
 //!
-//! Owns the merge (`model/virtualservice.go`, `model/virtualservice_controller.go`) and what
-//! follows from a rule alone (its destinations). Must never ask who imports one.
+//! Owns the merge (`model/virtualservice.go`, `model/virtualservice_controller.go`) and the
+//! destinations of a rule. Must never decide who imports a VirtualService.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +27,7 @@ pub struct VirtualService {
     pub hosts: Vec<String>,
     /// In force, the mesh's default included; `.` is spelled as the namespace.
     pub export: ExportTo,
-    /// Its place in istiod's order.
+    /// Its index in istiod's order.
     pub order: u32,
     /// Applies to sidecars.
     pub mesh: bool,
@@ -49,9 +50,9 @@ impl VirtualService {
         self.route.unwrap_or("VirtualService")
     }
 
-    /// Whether its HTTP rules hold for a Service of this namespace, asked for from that one: a
-    /// route of the Gateway API is the producer's or the consumer's
-    /// (`BuildSidecarVirtualHostWrapper`).
+    /// Whether its HTTP rules apply when a client in namespace `client` calls a Service in
+    /// `service_namespace`. A route of the Gateway API applies only in the namespace of the Service
+    /// (producer route) or of the client (consumer route) (`BuildSidecarVirtualHostWrapper`).
     pub(crate) fn serves(&self, service_namespace: &str, client: &str) -> bool {
         self.route.is_none() || self.namespace == service_namespace || self.namespace == client
     }
@@ -62,8 +63,8 @@ impl VirtualService {
     pub fn destinations(&self, namespace: &str) -> BTreeMap<&str, BTreeSet<Option<u16>>> {
         let mut out: BTreeMap<&str, BTreeSet<Option<u16>>> = BTreeMap::new();
         for rule in &self.http {
-            // One match that names this namespace lets the rule in; matches that name only others
-            // keep it out.
+            // A rule whose matches name only other namespaces is left out. One match that names
+            // this namespace is enough to use the rule.
             let named: Vec<&str> = rule
                 .matches
                 .iter()
@@ -92,8 +93,7 @@ impl VirtualService {
     }
 }
 
-/// Resolves and merges all VirtualServices. What a delegate does wrong is told
-/// in `problems`.
+/// Resolves and merges all VirtualServices. Faults of delegates are added to `problems`.
 pub(super) fn merge_all(
     objects: &[SpecObject<VirtualServiceSpec>],
     default_export: &ExportTo,
@@ -142,7 +142,8 @@ fn with_delegate(
     let namespace = if to.namespace.is_empty() { &root.namespace } else { &to.namespace };
     let Some(delegate) = delegates.get(&(namespace.as_str(), to.name.as_str())) else {
         problems.push(format!(
-            "VirtualService {}: its delegate {namespace}/{} is not in the mesh; istiod leaves that rule out",
+            "VirtualService {}: its delegate {namespace}/{} is not in the mesh; \
+             istiod leaves that rule out",
             root.id(),
             to.name
         ));
@@ -151,7 +152,8 @@ fn with_delegate(
     // The root's namespace must see it, whatever the client sees.
     if !delegate.export.public() && !delegate.export.lists(&root.namespace) {
         problems.push(format!(
-            "VirtualService {}: its delegate {} is not exported to {}; istiod leaves that rule out",
+            "VirtualService {}: its delegate {} is not exported to {}; \
+             istiod leaves that rule out",
             root.id(),
             delegate.id(),
             root.namespace
@@ -161,7 +163,7 @@ fn with_delegate(
     delegate.http.iter().filter_map(|sub| merge_rule(rule, sub)).collect()
 }
 
-/// Makes host names whole and the exports plain.
+/// Qualifies host names, and replaces `.` in `exportTo` by the namespace.
 fn resolve(
     object: &SpecObject<VirtualServiceSpec>,
     default_export: &ExportTo,

@@ -1,8 +1,8 @@
-//! Whether the names in an object are names.
+//! Checks whether the names in an object are valid.
 //!
-//! Owns which names of an object count: those that others are told of, or that a Sidecar holds. The
-//! API server has checked them; a file need not come from one. Must never
-//! change an object. What istiod refuses beside names is the part of [`crate::mesh`].
+//! Owns which names of an object are checked: those that are shown, sent, or written into a
+//! Sidecar. An API server has checked its objects, but a file may come from anywhere. Must never
+//! change an object. What else istiod refuses is checked in [`crate::mesh`].
 
 use sidecarta_model::valid::{self, InvalidName};
 

@@ -29,7 +29,7 @@ pub struct ControllerSpec {
     pub template: PodTemplate,
     #[serde(default, deserialize_with = "nullable")]
     pub job_template: JobTemplate,
-    /// Of a Rollout: the Deployment whose template it takes.
+    /// The Deployment whose template a Rollout uses.
     #[serde(default)]
     pub workload_ref: Option<TargetRef>,
 }

@@ -1,5 +1,5 @@
-//! Routes of the Gateway API (`gateway.networking.k8s.io`), as far as sidecars have them: those whose
-//! parent is a Service or a ServiceEntry.
+//! Routes of the Gateway API (`gateway.networking.k8s.io`), as far as sidecars have them: those
+//! whose parent is a Service or a ServiceEntry.
 
 use std::collections::BTreeMap;
 

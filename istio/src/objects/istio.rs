@@ -35,8 +35,8 @@ pub type Telemetry = SpecObject<TelemetrySpec>;
 pub type AuthorizationPolicy = SpecObject<AuthorizationPolicySpec>;
 
 impl DestinationRule {
-    /// The host of which the proxy dials the address that was called, as the rule spells it: it
-    /// balances some of it with `PASSTHROUGH` (`applyLoadBalancer`,
+    /// The rule's host as written, where a policy of the rule has the load balancer `PASSTHROUGH`:
+    /// the proxy then connects to the address that the application called (`applyLoadBalancer`,
     /// `pilot/pkg/networking/core/cluster_traffic_policy.go`: ORIGINAL_DST).
     pub fn passed_through(&self) -> Option<&str> {
         let spec = self.spec.as_ref()?;
@@ -226,7 +226,7 @@ pub(crate) struct MatchLabels {
     pub match_labels: BTreeMap<String, String>,
 }
 
-/// A named part of a Service's endpoints.
+/// A named subset of a Service's endpoints.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Subset {
@@ -304,7 +304,7 @@ pub struct TelemetrySpec {
     pub(crate) metrics: Vec<TelemetryProviders>,
 }
 
-/// A part of a Telemetry resource that names providers.
+/// A section of a Telemetry that names providers.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TelemetryProviders {

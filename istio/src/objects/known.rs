@@ -1,6 +1,6 @@
 //! Objects by their kind.
 //!
-//! Owns which kinds the mesh is made of. Must never change an object.
+//! Owns which kinds a mesh consists of. Must never change an object.
 
 use serde::de::{DeserializeOwned, Deserializer};
 use sidecarta_model::valid::InvalidName;
@@ -15,7 +15,7 @@ use super::{
 /// The group of the Gateway API.
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
-/// An object of a kind that the mesh is made of.
+/// An object of any kind that a mesh consists of.
 #[derive(Clone, Debug)]
 pub enum AnyObject {
     /// `v1`
@@ -44,7 +44,7 @@ pub enum AnyObject {
     EnvoyFilter(EnvoyFilter),
     /// `extensions.istio.io`
     WasmPlugin(WasmPlugin),
-    /// `v1`; its labels decide whether istiod knows it.
+    /// `v1`; its labels decide whether istiod reads it (`discoverySelectors`).
     Namespace(Namespace),
     /// `gateway.networking.k8s.io`
     HttpRoute(GatewayRoute),
@@ -56,21 +56,21 @@ pub enum AnyObject {
     TlsRoute(GatewayRoute),
 }
 
-/// Why an object is not taken.
+/// Why an object is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError<E> {
     /// A field has a wrong type.
     #[error(transparent)]
     Type(E),
-    /// A name in it is none.
+    /// A name is invalid.
     #[error("{0}")]
     Name(InvalidName),
 }
 
-/// Reads an object whose fields have the right types and whose names are names.
+/// Reads an object, and checks the types of its fields and its names.
 ///
 /// # Errors
-/// The first that has not, or is none.
+/// The first field of a wrong type, or the first invalid name.
 pub fn read_checked<'de, T: DeserializeOwned + CheckNames, D: Deserializer<'de>>(
     from: D,
 ) -> Result<T, ObjectError<D::Error>> {
@@ -80,7 +80,7 @@ pub fn read_checked<'de, T: DeserializeOwned + CheckNames, D: Deserializer<'de>>
 }
 
 impl AnyObject {
-    /// What it says of itself.
+    /// The object's metadata.
     pub fn metadata(&self) -> &ObjectMeta {
         match self {
             Self::Pod(o) => &o.metadata,
@@ -103,10 +103,10 @@ impl AnyObject {
         }
     }
 
-    /// Reads an object of this kind; `None` where the mesh is not made of such.
+    /// Reads an object of the envelope's kind; `None` where a mesh has no objects of that kind.
     ///
     /// # Errors
-    /// When a field has a wrong type, or a name is none.
+    /// When a field has a wrong type, or a name is invalid.
     pub fn read<'de, D: Deserializer<'de>>(
         envelope: &Envelope,
         from: D,
@@ -158,7 +158,7 @@ pub enum ReadObjectsError {
 }
 
 /// Reads the objects of a text of YAML or JSON: its documents, and the items of Lists. Objects of
-/// other kinds than [`AnyObject`] has are passed over.
+/// kinds that [`AnyObject`] lacks are skipped.
 ///
 /// # Errors
 /// At the first document or object that cannot be read: nothing is guessed or left out.

@@ -18,13 +18,13 @@ pub struct ConfigMap {
 }
 
 impl ConfigMap {
-    /// Whether it can hold a MeshConfig.
+    /// Whether it contains a MeshConfig.
     pub fn is_mesh_config(&self) -> bool {
         self.data.contains_key("mesh")
     }
 }
 
-/// The part of MeshConfig that scoping depends on.
+/// The fields of a MeshConfig that scoping depends on.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeshConfigSpec {

@@ -140,8 +140,8 @@ pub struct ContainerTerminated {
     pub finished_at: Option<Time>,
 }
 
-/// Reads an address or a range. What is none is given to `refuse`, but for the empty string and
-/// the word that stands for no address (`clusterIP: None`).
+/// Reads an address or a range. Calls `refuse` with a text that is neither. The empty string and
+/// `None` (as in `clusterIP: None`) mean "no address" and are not refused.
 pub fn read<T: FromStr>(text: &str, refuse: impl FnOnce(&str)) -> Option<T> {
     let read = text.parse().ok();
     if read.is_none() && !text.is_empty() && text != "None" {
@@ -150,7 +150,8 @@ pub fn read<T: FromStr>(text: &str, refuse: impl FnOnce(&str)) -> Option<T> {
     read
 }
 
-/// A pod's addresses, the first one first. What is no address is given to `refuse`.
+/// A pod's addresses, its primary one (`podIP`) first. Calls `refuse` with a text that is no
+/// address.
 pub fn addresses(pod: &PodObject, mut refuse: impl FnMut(&str)) -> Vec<IpAddr> {
     let all = std::iter::once(&pod.status.pod_ip).chain(pod.status.pod_ips.iter().map(|p| &p.ip));
     let mut out: Vec<IpAddr> = Vec::new();

@@ -12,7 +12,7 @@ pub type EnvoyFilter = SpecObject<EnvoyFilterSpec>;
 /// A WasmPlugin (`extensions.istio.io`).
 pub type WasmPlugin = SpecObject<WasmPluginSpec>;
 
-/// A namespace (`v1`): its labels decide whether istiod knows it.
+/// A namespace (`v1`). Its labels decide whether istiod reads it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Namespace {
     pub metadata: ObjectMeta,

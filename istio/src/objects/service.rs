@@ -114,7 +114,7 @@ pub struct LoadBalancerIngress {
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
     pub metadata: ObjectMeta,
-    /// `IPv4`, `IPv6` or `FQDN`; in what was kept before, absent.
+    /// `IPv4`, `IPv6` or `FQDN`; absent in views that older programs saved.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub address_type: String,
     #[serde(default, deserialize_with = "nullable")]
@@ -163,8 +163,8 @@ pub struct EndpointPort {
     pub protocol: ProtocolName,
 }
 
-/// The port of a pod with these named ports that a Service port leads to; `None` when it has a name
-/// that the pod does not know.
+/// The pod's port behind a Service port. `named`: the pod's named ports. `None` where the Service
+/// port refers to a name that the pod lacks.
 pub fn target_port<'a>(
     port: &ServicePortSpec,
     mut named: impl Iterator<Item = (&'a str, u16)>,
@@ -173,7 +173,7 @@ pub fn target_port<'a>(
         None | Some(PortRef::Number(0)) => Some(port.port),
         Some(PortRef::Number(n)) => Some(*n),
         Some(PortRef::Name(name)) => {
-            named.find(|(known, _)| known == name).map(|(_, number)| number)
+            named.find(|(candidate, _)| candidate == name).map(|(_, number)| number)
         }
     }
 }

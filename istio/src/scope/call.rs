@@ -1,6 +1,6 @@
-//! A call, and how it is treated: the words.
+//! A call, its route and its treatment: types only.
 //!
-//! Owns when two scopes treat a call alike. Must never find out how one does.
+//! Owns when two scopes treat a call alike. Must never compute a treatment.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -28,7 +28,7 @@ impl CallProtocol {
         }
     }
 
-    /// What a client of such a port speaks.
+    /// The protocol that clients of a port with this declaration speak.
     pub fn of(port: AppProtocol) -> Self {
         match port {
             p if p.is_tls() => Self::Tls,
@@ -38,7 +38,7 @@ impl CallProtocol {
     }
 }
 
-/// What a host resolved to.
+/// The address that a host resolved to.
 pub type Address = IpAddr;
 
 /// One call of an application.
@@ -61,9 +61,9 @@ pub enum RouteKind {
     Http,
     /// Routed as a TCP connection.
     Tcp,
-    /// The proxy does not know it and lets it through.
+    /// The proxy has no route for it and lets it through.
     Passthrough,
-    /// The proxy does not know it and refuses it.
+    /// The proxy has no route for it and refuses it.
     Blackhole,
     /// The proxy's configuration cannot take it (another protocol than declared, no such virtual
     /// host).
@@ -130,22 +130,22 @@ pub struct Treatment {
     pub kind: RouteKind,
     /// The steps, in the order in which the proxy tries them.
     pub steps: Vec<RouteStep>,
-    /// For each of [`RouteStep::all_clusters`], in the order of the steps: the Service that makes it in
-    /// this scope, `None` when there is none.
+    /// For each of [`RouteStep::all_clusters`], in the order of the steps: the Service that makes
+    /// it in this scope, `None` when there is none.
     pub backing: Vec<Option<u32>>,
-    /// istiod may give another answer after its next start.
+    /// The treatment can change when istiod starts again.
     pub uncertain: bool,
-    /// The Service whose listener took the call; it decides nothing by itself.
+    /// Index of the Service whose listener takes the call. [`Treatment::keeps`] ignores it.
     pub taken_by: Option<u32>,
 }
 
 impl Treatment {
-    /// Not known to the proxy.
-    pub fn unknown(&self) -> bool {
+    /// Whether the proxy has no route for the call (unrouted).
+    pub fn is_unrouted(&self) -> bool {
         matches!(self.kind, RouteKind::Passthrough | RouteKind::Blackhole | RouteKind::None)
     }
 
-    /// Whether this scope keeps what `full` does.
+    /// Whether the call is treated as under the baseline scope (`full`), and certainly so.
     pub fn keeps(&self, full: &Self) -> bool {
         !self.uncertain
             && self.kind == full.kind

@@ -2,7 +2,7 @@
 //! (`buildSidecarOutboundListener`, `mergeTCPFilterChains`), and which chain a connection takes
 //! (Envoy's `FilterChainMatch`).
 //!
-//! Owns conflicts between protocols on one port. Must never know what is behind a chain.
+//! Owns conflicts between protocols on one port. Must never decide where a chain sends a call.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ pub(super) enum ChainAction {
 pub(super) struct FilterChain {
     pub sni: Vec<String>,
     pub ranges: Vec<String>,
-    /// Only for plain text in which HTTP was detected.
+    /// It takes only connections in plain text in which Envoy detected HTTP.
     pub detected_http: bool,
     pub action: ChainAction,
     pub uncertain: bool,
@@ -41,7 +41,8 @@ impl FilterChain {
             && self.ranges.is_empty()
     }
 
-    /// `conflictsWith`: the same conditions, so the second can never be reached.
+    /// Whether both have the same conditions, so that the second is never reached
+    /// (`conflictsWith`).
     fn conflicts(&self, other: &Self) -> bool {
         let sni = |c: &Self| c.sni.iter().filter(|s| *s != "*").cloned().collect::<BTreeSet<_>>();
         let ranges = |c: &Self| c.ranges.iter().filter_map(|r| range(r)).collect::<BTreeSet<_>>();
@@ -60,7 +61,7 @@ fn range(text: &str) -> Option<IpNet> {
 /// A listener of the proxy, being built.
 #[derive(Debug, Default)]
 pub(super) struct ProxyListener {
-    /// `Unsupported` once HTTP and TCP are mixed.
+    /// `None` before the first Service; `Unsupported` once HTTP and TCP are mixed.
     pub protocol: Option<AppProtocol>,
     chains: Vec<FilterChain>,
     pub locked: bool,
@@ -109,7 +110,8 @@ impl ProxyListener {
         }
     }
 
-    /// The chain that Envoy takes: each criterion in turn keeps the chains that match it best.
+    /// The chain that Envoy takes. Each criterion in turn leaves only the chains that match it
+    /// best.
     pub(super) fn choose(&self, call: &ScopeCall) -> Option<&FilterChain> {
         let tls =
             call.protocol == CallProtocol::Tls && self.chains.iter().any(|c| !c.sni.is_empty());

@@ -14,7 +14,7 @@ use crate::mesh::{
 use crate::objects::Subset;
 use sidecarta_model::selects;
 
-/// What a proxy must hold.
+/// The size of a proxy's configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ProxySize {
     /// Outbound clusters.
@@ -118,7 +118,7 @@ impl<'m> Scope<'m> {
         out
     }
 
-    /// What one Service of the scope costs.
+    /// How many clusters and endpoints one Service of the scope adds.
     pub fn size_of(&self, s: &ScopedService<'_>, labels: &BTreeMap<String, String>) -> ProxySize {
         let mut out = ProxySize::default();
         if s.service.resolution != ServiceResolution::Alias {
@@ -185,7 +185,7 @@ fn each_endpoint<'m>(
     if service.resolution == ServiceResolution::Dns {
         return mesh.endpoints_by_number(service, port).filter(wanted).for_each(take);
     }
-    // What istiod tells are addresses: it leaves names out.
+    // istiod sends only addresses. It leaves out endpoints with names.
     let usable =
         |e: &&MeshEndpoint| e.address.is_empty() || e.address.parse::<std::net::IpAddr>().is_ok();
     mesh.endpoints(service)

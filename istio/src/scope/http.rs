@@ -1,5 +1,7 @@
 //! Virtual hosts and HTTP rules (`networking/core/httproute.go`, `networking/core/route/route.go`),
 //! for one host at a time.
+//!
+//! Owns which virtual host takes a call, and the rules of it. Must never choose a listener.
 
 use super::call::{EnvoyCluster, RouteStep, ScopeCall};
 use super::l4::destination;
@@ -11,12 +13,12 @@ use crate::mesh::{MeshPort, ServiceResolution, VirtualService};
 use crate::objects::{HttpMatch, HttpRoute, Percent, RouteDestination};
 use sidecarta_model::selects;
 
-/// What the virtual hosts of a port have for a call.
+/// What the virtual hosts of a port do with a call.
 pub(super) enum HttpOutcome {
     /// The rules, in order.
     Steps(Vec<RouteStep>),
     /// The catch-all virtual host.
-    Unknown,
+    Unrouted,
     /// No virtual host at all.
     Nothing,
 }
@@ -40,19 +42,19 @@ pub(super) fn route(
 ) -> HttpOutcome {
     let listener = &scope.listeners[listener];
     let index = listener.index(scope.mesh);
-    let Some(at) = index.ports.get(&call.port) else { return HttpOutcome::Unknown };
+    let Some(at) = index.ports.get(&call.port) else { return HttpOutcome::Unrouted };
     let hosts = VirtualHosts { listener, index, at, client, port: call.port };
     if let Some(host) = only {
         // The one virtual host of the Service takes every authority.
         return hosts.exact(host).map_or(HttpOutcome::Nothing, HttpOutcome::Steps);
     }
     let found = hosts.exact(&call.host).or_else(|| hosts.wildcard(&call.host));
-    found.map_or(HttpOutcome::Unknown, HttpOutcome::Steps)
+    found.map_or(HttpOutcome::Unrouted, HttpOutcome::Steps)
 }
 
 impl VirtualHosts<'_, '_> {
-    /// The virtual host that has exactly this domain. VirtualServices come first, in order; the
-    /// first to have a domain keeps it.
+    /// The virtual host that has exactly this domain. VirtualServices come first, in order. The
+    /// first virtual host with a domain has it.
     fn exact(&self, host: &str) -> Option<Vec<RouteStep>> {
         let by_name = self.at.names.get(host).copied().or_else(|| self.by_address(host));
         let by_alias = self.at.aliases.get(host).into_iter().flatten().copied();
@@ -167,7 +169,7 @@ impl VirtualHosts<'_, '_> {
         if !speaks || scoped.service.resolution == ServiceResolution::Alias {
             return None;
         }
-        // Taken out once a VirtualService has made a virtual host for it.
+        // There is no default route once a VirtualService has a virtual host for the Service.
         if self.routed_by(service).iter().any(|&v| self.rules(v).is_some()) {
             return None;
         }
@@ -206,7 +208,8 @@ impl VirtualHosts<'_, '_> {
         (!out.is_empty()).then_some(out)
     }
 
-    /// `sourceMatchHTTP`: where gateways are named, only they are asked.
+    /// Whether a match applies to the client (`sourceMatchHTTP`). A match that names gateways is
+    /// decided by them alone.
     fn of_client(&self, m: &HttpMatch) -> bool {
         if !m.gateways.is_empty() {
             return m.gateways.iter().any(|g| g == MESH_GATEWAY);
@@ -216,7 +219,7 @@ impl VirtualHosts<'_, '_> {
     }
 
     fn cluster(&self, target: &RouteDestination) -> EnvoyCluster {
-        // Services with this port are looked at, each with this port alone.
+        // istiod searches only Services with this port, and of each only this port.
         let found =
             self.at.names.get(target.host.as_str()).map(|&s| &self.listener.services[s as usize]);
         let mut cluster = destination(target, found, self.port);
@@ -257,7 +260,8 @@ impl VirtualHosts<'_, '_> {
     }
 }
 
-/// `IsCatchAllRoute`: nothing after it can be reached.
+/// Whether a match takes every request, so that later rules are never reached
+/// (`IsCatchAllRoute`).
 fn takes_all(m: &HttpMatch) -> bool {
     let path =
         m.uri.as_ref().is_none_or(|u| u.exact.is_empty() && (u.prefix == "/" || u.regex == ".*"));

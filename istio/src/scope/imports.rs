@@ -1,5 +1,7 @@
 //! The hosts of one egress listener, by the namespace that they name (`hostClassification` in
 //! `model/sidecar.go`).
+//!
+//! Owns the reading of egress hosts. Must never decide which Services exist.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +9,7 @@ use foldhash::HashSet;
 
 use crate::mesh::host::{is_wildcard, matches, subset_of};
 
-/// The namespace that stands for all.
+/// The namespace of an egress host that means all namespaces.
 pub(super) const ANY: &str = "*";
 
 /// Hosts listed under one namespace.
@@ -19,7 +21,7 @@ pub(super) struct HostClass<'a> {
 }
 
 impl HostClass<'_> {
-    /// Whether a `~` entry takes the host away.
+    /// Whether an entry with `~` excludes the host.
     pub(super) fn excludes(&self, host: &str) -> bool {
         self.excluded.iter().any(|e| subset_of(host, e))
     }
@@ -42,7 +44,7 @@ impl HostClass<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Imports<'a> {
     pub classes: BTreeMap<&'a str, HostClass<'a>>,
-    /// Exact hosts of named namespaces only: istiod looks them up instead of scanning.
+    /// All entries are exact hosts of named namespaces. istiod then finds them by an index.
     pub all_exact: bool,
     /// A host is listed under two namespaces.
     pub repeated: bool,

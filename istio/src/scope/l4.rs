@@ -52,7 +52,8 @@ fn of_host<'m>(scope: &Scope<'m>, listener: usize, host: &str) -> Vec<&'m Virtua
     found.into_iter().map(|i| listener.virtual_services[i as usize]).collect()
 }
 
-/// `matchTLS`, `matchTCP`: what is known when the configuration is made.
+/// Whether a match applies, as far as istiod decides it before any connection (`matchTLS`,
+/// `matchTCP`).
 fn applies(m: &L4Match, client: &Client<'_>, port: u16) -> bool {
     (m.gateways.is_empty() || m.gateways.iter().any(|g| g == MESH_GATEWAY))
         && selects(&m.source_labels, client.labels)
@@ -77,7 +78,7 @@ fn tls(
                 if !m.destination_subnets.is_empty() {
                     ranges.clone_from(&m.destination_subnets);
                 }
-                // What is equal at run time can only be reached once.
+                // Two matches with the same conditions: the second is never reached, so skip it.
                 if handled.insert((m.sni_hosts.join(","), m.destination_subnets.join(","))) {
                     let action = proxy(scope, Some(v.order), &rule.route, port);
                     out.push(FilterChain {
@@ -142,7 +143,8 @@ fn tcp(
             let mut subnets: Vec<String> =
                 found.iter().flat_map(|m| m.destination_subnets.iter().cloned()).collect();
             if !subnets.is_empty() {
-                // Such a chain does not say which VirtualService it comes from; its clusters tell.
+                // istiod does not name the VirtualService of such a chain. Its clusters identify
+                // it.
                 out.push(chain(subnets.clone(), proxy(scope, None, &rule.route, port)));
                 subnets.sort();
                 if subnets == ranges {

@@ -1,8 +1,8 @@
-//! What an egress listener imports, and by port, address and host what it holds, so that a call asks
-//! only what it can meet.
+//! What an egress listener imports, with indexes by port, address and host, so that the route of a
+//! call is found without visiting all Services.
 //!
 //! Owns what the proxy's listeners bind to (`buildSidecarOutboundListeners` in
-//! `networking/core/listener.go`). Must never look at a call.
+//! `networking/core/listener.go`). Must never depend on a call.
 
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -158,7 +158,7 @@ impl<'m> ScopeListener<'m> {
                 }
                 let port = MeshPort { protocol: declared.unwrap_or(port.protocol), ..port.clone() };
                 match bind(mesh, s, &port) {
-                    // More HTTP Services change nothing about the listener.
+                    // Further HTTP Services do not change the listener.
                     BindAddress::Every if port.protocol.is_http() && at.has_http => {}
                     BindAddress::Every => {
                         at.has_http |= port.protocol.is_http();

@@ -1,5 +1,7 @@
-//! A scope as people and programs read it: the JSON has the shape that istiod's answers are
-//! recorded in.
+//! A scope as a report. Its JSON has the shape in which istiod's answers are recorded
+//! (`tests/scope-cases/FORMAT.md`).
+//!
+//! Owns the shape of the report. Must never compute a scope.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,13 +56,13 @@ pub struct ListenerReport {
 pub struct ScopeReport {
     /// The Sidecar that applies.
     pub sidecar: Option<NamespacedName>,
-    /// In force for unknown destinations.
+    /// Applies to calls for which the proxy has no route.
     pub outbound_traffic_policy: &'static str,
     /// In the Sidecar's order.
     pub listeners: Vec<ListenerReport>,
     /// One per host.
     pub services: Vec<ServiceReport>,
-    /// Host to the rules whose merge applies.
+    /// By host: `namespace/name` of the DestinationRules that were merged for it.
     pub destination_rules: BTreeMap<String, Vec<String>>,
     /// Outbound clusters with their endpoints.
     pub clusters: BTreeMap<String, u64>,

@@ -18,7 +18,7 @@ impl<'m> Scope<'m> {
         let (exact, every) = self.entries(client, call.port, &address);
         let entry = if exact.protocol.is_some() { exact } else { every };
         let chain = if entry.protocol.is_some() { entry.choose(call) } else { None };
-        let Some(chain) = chain else { return self.unknown(client) };
+        let Some(chain) = chain else { return self.unrouted(client) };
         let mut treatment = match &chain.action {
             ChainAction::Http { .. } if call.protocol != CallProtocol::Http => {
                 self.ends(client, RouteKind::None, Vec::new())
@@ -26,7 +26,7 @@ impl<'m> Scope<'m> {
             ChainAction::Http { listener, only } => {
                 match http::route(self, *listener, client, call, only.as_deref()) {
                     http::HttpOutcome::Steps(steps) => self.ends(client, RouteKind::Http, steps),
-                    http::HttpOutcome::Unknown => self.unknown(client),
+                    http::HttpOutcome::Unrouted => self.unrouted(client),
                     http::HttpOutcome::Nothing => self.ends(client, RouteKind::None, Vec::new()),
                 }
             }
@@ -45,7 +45,7 @@ impl<'m> Scope<'m> {
         treatment
     }
 
-    fn unknown(&self, client: &Client<'_>) -> Treatment {
+    fn unrouted(&self, client: &Client<'_>) -> Treatment {
         let refused = self.policy == TrafficMode::RegistryOnly;
         self.ends(
             client,

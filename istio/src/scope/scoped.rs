@@ -1,12 +1,13 @@
-//! A Service as one scope holds it.
+//! A Service as one scope has it.
 //!
-//! Owns what of a Service a list of hosts, or a port, leaves. Must never decide which is imported.
+//! Owns which ports of a Service remain on a listener with a port. Must never decide which Service
+//! is imported.
 
 use std::borrow::Cow;
 
 use crate::mesh::{AppProtocol, Egress, MeshPort, MeshService};
 
-/// A Service as one scope holds it: perhaps with fewer ports and aliases than it has.
+/// A Service as one scope has it. It may have fewer ports and aliases than in the mesh.
 #[derive(Clone, Debug)]
 pub struct ScopedService<'m> {
     /// The Service.
@@ -15,7 +16,7 @@ pub struct ScopedService<'m> {
     pub ports: Cow<'m, [MeshPort]>,
     /// ExternalName Services in scope that lead to it.
     pub aliases: Cow<'m, [(String, String)]>,
-    /// istiod may keep another Service of this host and namespace after its next start.
+    /// istiod may use another Service of this host and namespace after its next start.
     pub uncertain: bool,
 }
 
@@ -34,7 +35,7 @@ pub(super) fn match_port(egress: &Egress) -> Option<u16> {
     (!proxy).then_some(port.number)
 }
 
-/// The Service with all that it has.
+/// The Service with all of its ports and aliases.
 pub(super) fn whole(service: &MeshService) -> ScopedService<'_> {
     ScopedService {
         service,
@@ -44,7 +45,7 @@ pub(super) fn whole(service: &MeshService) -> ScopedService<'_> {
     }
 }
 
-/// The Service with the ports that are wanted; `None` when it has none of them.
+/// The Service with those of its ports for which `wanted` is true; `None` where there are none.
 pub(super) fn trim_to(
     service: &MeshService,
     wanted: impl Fn(&MeshPort) -> bool,

@@ -36,7 +36,7 @@ pub(super) fn services<'m>(
             out.push(scoped);
         }
     }
-    // Looked up under one namespace each, no host can be there twice.
+    // Each exact host was found in one namespace, so no host can appear twice.
     if imports.all_exact && !imports.repeated { out } else { one_namespace_per_host(out, client) }
 }
 
@@ -65,15 +65,15 @@ fn import<'m>(
     (port.is_none() || !scoped.ports.is_empty()).then_some(scoped)
 }
 
-/// Services that the listener's hosts may mean, in the order in which istiod looks at them.
+/// Services that may match the listener's hosts, in the order in which istiod reads them.
 fn candidates(mesh: &Mesh, client: &str, imports: &Imports<'_>) -> Vec<(u32, bool)> {
     if imports.all_exact {
         let mut out: Vec<(u32, bool)> = Vec::new();
         for (namespace, class) in &imports.classes {
             for host in &class.exact {
                 let found = mesh.by_host.get(*host).and_then(|by| by.get(*namespace));
-                // Of several Services of one host and namespace only one is looked at, visible or
-                // not.
+                // istiod reads only one of several Services of one host and namespace, whether it
+                // is visible or not.
                 let found = found.filter(|f| mesh.services[f.service as usize].visible_in(client));
                 out.extend(found.map(|f| (f.service, f.uncertain)));
             }
@@ -98,7 +98,7 @@ fn candidates(mesh: &Mesh, client: &str, imports: &Imports<'_>) -> Vec<(u32, boo
             }
         }
     }
-    // `~` beside other names hides from the scan, though not from the look-up of exact hosts.
+    // `~` beside other names hides a Service here, but not where exact hosts are found by index.
     let visible = |s: &crate::mesh::MeshService| {
         s.visible_in(client) && (s.export.public() || !s.export.lists("~"))
     };
@@ -109,8 +109,8 @@ fn candidates(mesh: &Mesh, client: &str, imports: &Imports<'_>) -> Vec<(u32, boo
     out.into_iter().map(|i| (i, false)).collect()
 }
 
-/// Of a host in several namespaces one namespace is taken: the client's, else a Kubernetes
-/// Service's, else the first.
+/// Selects one namespace for each host that several namespaces have: the client's, else that of a
+/// Kubernetes Service, else the first.
 fn one_namespace_per_host<'m>(
     mut imported: Vec<ScopedService<'m>>,
     client: &str,

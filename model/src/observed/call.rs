@@ -1,7 +1,8 @@
 //! A call of a pod, and the connections that are equal as calls.
 //!
-//! Owns what of a connection is told, and when two connections are one edge: when resolution reads
-//! the same of both. Must never hold what resolution does not read, but for counts.
+//! Owns which fields of a connection are sent, and when two connections are one edge: when
+//! resolution reads the same of both. Must never contain what resolution does not read, except
+//! counts.
 
 use std::net::SocketAddr;
 
@@ -63,8 +64,8 @@ impl Call {
     }
 }
 
-/// A [`Call`], borrowed: a connection is compared with the calls that are known before anything of
-/// it is copied.
+/// A [`Call`], borrowed. With it a connection is compared with existing calls before anything is
+/// copied.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CallRef<'a> {
     /// See [`Call::responder`].
@@ -108,7 +109,7 @@ pub struct EdgeConnection {
     pub opening: Opening,
     /// Its last packet.
     pub last: Time,
-    /// It was not told before.
+    /// It was not reported before.
     pub is_new: bool,
     /// It is older than the capture.
     pub is_midway: bool,
@@ -131,7 +132,7 @@ pub struct Edge {
     pub openings: Vec<Opening>,
     /// Last packet of any.
     pub last: Time,
-    /// New connections; 0 where it is only told that known ones go on.
+    /// New connections; 0 where only connections that were reported before go on.
     pub connections: u64,
     /// Of these, those that are older than the capture.
     #[serde(skip_serializing_if = "crate::is_zero")]
@@ -186,7 +187,8 @@ impl Edge {
         add(&mut self.unanswered, !begun.is_answered);
     }
 
-    /// Keeps the two first and the last of all openings, so that the order of adding does not show.
+    /// Adds an opening. Only the two first and the last stay, so that the order of adding has no
+    /// effect.
     fn open(&mut self, opening: Opening) {
         let Err(at) = self.openings.binary_search(&opening) else { return };
         match self.openings.len() {
@@ -217,7 +219,7 @@ impl Merge for Edge {
     }
 }
 
-/// An edge as it is read, which is quicker without a flattened field.
+/// The fields of an edge as they are read. Reading is quicker without a flattened field.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct EdgeFields {
@@ -238,7 +240,8 @@ struct EdgeFields {
     guessed: u64,
     #[serde(default)]
     unanswered: u64,
-    // Of the first version: one way of connecting for all connections of an edge.
+    // Of the first version: all connections of an edge have the same transport, orientation and
+    // initiator.
     transport: Option<FirstVersionTransport>,
     #[serde(default)]
     orientation: FirstVersionOrientation,

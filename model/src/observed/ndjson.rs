@@ -1,8 +1,8 @@
 //! Batches as lines of JSON.
 //!
-//! Owns the form. The first line of a batch names it, the last one closes it: a batch that a crash
-//! cut short is known as one. Must never give out a part of a batch, nor hold more memory for what
-//! is read than its limits say, whatever the text is.
+//! Owns the form. The first line of a batch has its identity, the last line its number of lines, so
+//! that a batch that a crash cut short is recognised. Must never return a part of a batch, nor take
+//! more memory than its limits allow, whatever the text is.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -13,7 +13,7 @@ use super::valid::validate;
 use super::{AskedName, Edge, Observed, WatchedInterface, size};
 use crate::{BatchId, Folded, Labels, Ownership, Pod, Spans, Time};
 
-/// Version of the form. The first one, whose edges told more of a connection apart, is read as well.
+/// Version of the form that is written. Version 1 is read, too: its edges have more fields.
 pub const VERSION: u32 = 2;
 /// Header in which a recorder says up to which version it reads batches; without it, it reads the
 /// first one only.
@@ -29,7 +29,7 @@ const MAX_WINDOW: u32 = 23;
 /// Longest line that is read. Lines of edges have some hundred bytes; the spans of a pod that was
 /// watched for weeks while nothing could be delivered have some hundred kilobytes.
 const MAX_LINE: u64 = 1024 * 1024;
-/// Edges, and names asked for, of one batch: an agent keeps less (`gather`).
+/// Edges, and names asked for, of one batch. An agent has fewer (`gather`).
 const MAX_EACH: usize = 131_072;
 /// Pods of one batch.
 const MAX_PODS: usize = 65_536;
@@ -38,15 +38,15 @@ const MAX_COUNTERS: usize = 1_024;
 /// Bytes of a name: a host of the DNS has 253 (RFC 1035), twice that with all of it escaped; an
 /// authority has a port as well. Istio's server names have a prefix.
 const MAX_NAME: usize = 1_024;
-/// DNS answers of an edge: the capture layer tells four.
+/// DNS answers of an edge. The capture layer reports at most four.
 const MAX_NAMES: usize = 16;
 /// Labels of a pod, and labels that select its workload.
 const MAX_LABELS: usize = 1_024;
 /// Addresses of a pod, and the ranges and ports of its annotations.
 const MAX_ADDRESSES: usize = 4_096;
 
-/// The memory that a batch with so many bytes of text may take: a small multiple. What an agent
-/// tells of connections takes about as much as its text, pods with few labels three times that.
+/// The memory that a batch with so many bytes of text may take: a small multiple. Lines of
+/// connections take about as much memory as their text, pods with few labels three times that.
 pub fn allowance(text: u64) -> usize {
     let text = usize::try_from(text).unwrap_or(usize::MAX);
     text.saturating_mul(6).saturating_add(64 * 1024).min(MAX_MEMORY)
@@ -170,13 +170,13 @@ pub struct Reader<R> {
     memory: usize,
     /// The first line of the next batch, where it ended a cut one.
     next: Option<(u64, BatchHeader)>,
-    over: bool,
+    is_over: bool,
 }
 
 impl<R: BufRead> Reader<R> {
     /// From the beginning of the first batch.
     pub fn new(input: R) -> Self {
-        Self { input, line: 0, memory: MAX_MEMORY, next: None, over: false }
+        Self { input, line: 0, memory: MAX_MEMORY, next: None, is_over: false }
     }
 
     /// Reads only batches that take at most so many bytes of memory ([`Observed::footprint`]), at
@@ -200,7 +200,7 @@ impl<R: BufRead> Reader<R> {
                 return Ok(None);
             }
             if n as u64 == MAX_LINE {
-                self.over = true;
+                self.is_over = true;
                 return Err(BatchReadError::Malformed {
                     line,
                     why: format!("it is longer than {MAX_LINE} bytes: this is no file of batches"),
@@ -385,11 +385,11 @@ impl<R: BufRead> Iterator for Reader<R> {
     type Item = Result<Observed, BatchReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.over {
+        if self.is_over {
             return None;
         }
         let next = self.batch();
-        self.over |= matches!(next, Ok(None) | Err(BatchReadError::Io { .. }));
+        self.is_over |= matches!(next, Ok(None) | Err(BatchReadError::Io { .. }));
         next.transpose()
     }
 }

@@ -1,17 +1,17 @@
-//! Whether a batch can be an agent's.
+//! Checks whether an agent can have made a batch.
 //!
-//! Owns which words of a batch are names, and of what. Whoever may bring batches may write any text
-//! into them. Must never look at numbers; what they mean is for whoever reads them.
+//! Owns which texts of a batch are names, and of what. A sender may write any text into a batch.
+//! Must never check numbers: their reader does that.
 
 use super::Observed;
 use crate::Pod;
 use crate::valid::{self, InvalidName};
 
-/// Checks every word of a batch: names of objects by the rules of Kubernetes, names on the wire by
+/// Checks every text of a batch: names of objects by the rules of Kubernetes, names on the wire by
 /// what the capture layer can write.
 ///
 /// # Errors
-/// The first word that breaks a rule, and whose it is.
+/// The first text that breaks a rule, and where it is.
 pub(super) fn validate(batch: &Observed) -> Result<(), String> {
     words(batch).map_err(|e| e.to_string())?;
     for pod in &batch.pods {
