@@ -12,10 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cluster::Cluster;
 use crate::generate::Learned;
 use crate::generate::readiness::{Readiness, Thresholds};
-use crate::model::Raised;
+use crate::memory::Memory;
+use crate::model::RaisedAlert;
 use crate::model::{
-    Acceptance, Accepted, Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge,
-    Record, Spans, Tally, Time, WorkloadId,
+    Acceptance, AcceptedDependency, Alert, AlertKind, Baseline, Batch, Dependency, Destination,
+    Merge, Record, Spans, Tally, Time, WorkloadId,
 };
 use crate::records::Records;
 use crate::store::{Store, StoreError};
@@ -128,10 +129,10 @@ fn accept_chosen(
     whole: bool,
     decision: &Decision,
 ) -> Result<BTreeMap<WorkloadId, usize>, StoreError> {
-    let mut all: BTreeMap<WorkloadId, BTreeSet<Accepted>> =
+    let mut all: BTreeMap<WorkloadId, BTreeSet<AcceptedDependency>> =
         store.workloads(namespace)?.into_iter().map(|w| (w.id, BTreeSet::new())).collect();
     for d in store.dependencies(namespace)? {
-        all.entry(d.key.workload.clone()).or_default().insert(Accepted::from(&d.key));
+        all.entry(d.key.workload.clone()).or_default().insert(AcceptedDependency::from(&d.key));
     }
     all.retain(|id, _| chosen(id));
     let Decision { by, at: accepted } = decision;
@@ -200,7 +201,7 @@ pub fn ignore(
     reason: &str,
     decision: &Decision,
 ) -> Result<usize, StoreError> {
-    let mut found: Vec<Raised> =
+    let mut found: Vec<RaisedAlert> =
         store.alerts(None)?.into_iter().filter(|r| r.alert.id() == id).collect();
     for raised in &mut found {
         raised.alert.ignored = Some(reason.to_owned());
@@ -237,7 +238,7 @@ fn look<'a>(
         if baseline.is_none() && accepted.iter().any(|a| a.covers(&workload.namespace)) {
             new_workloads.insert(workload);
         }
-        let unaccepted = baseline.is_some_and(|b| !b.holds(&d.key));
+        let unaccepted = baseline.is_some_and(|b| !b.contains(&d.key));
         let long = d.tally.last_seen.since(d.tally.first_seen) >= patience.ambiguous;
         let ambiguous = matches!(d.key.destination, Destination::Ambiguous { .. }) && long;
         let found = [
@@ -324,7 +325,7 @@ pub fn coverage(
         match (lost, store.alert(&alert)?) {
             (true, None) => {
                 new.push(alert.clone());
-                rows.push(Raised { alert, deliveries: BTreeMap::new() });
+                rows.push(RaisedAlert { alert, deliveries: BTreeMap::new() });
             }
             (false, Some(_)) => over.push(alert),
             _ => {}

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::generate::Learned;
 use crate::model::{
-    Acceptance, Baseline, Dependency, Destination, Lookups, Record, Source, Time, Unverified,
+    Acceptance, Baseline, Dependency, Destination, Lookups, Record, Source, Time, UnverifiedBatch,
     Watch, Workload, WorkloadId,
 };
 use crate::store::{Store, StoreError};
@@ -28,9 +28,9 @@ pub struct Records {
     pub lookups: Vec<Lookups>,
     /// Totals of all sources, whatever the namespace.
     pub sources: Vec<Source>,
-    /// Unverified lines of all namespaces. Empty if a recorder was asked: `/v1/mesh` has them.
-    pub unverified: Vec<Unverified>,
-    /// The namespace that was asked for; `None` for all.
+    /// What a store keeps apart, of all namespaces; of a recorder its status tells.
+    pub unverified: Vec<UnverifiedBatch>,
+    /// The namespace that was asked for.
     pub namespace: Option<String>,
     /// Why a part of the records is missing, if so.
     pub missing: Option<StoreDefect>,
@@ -106,7 +106,7 @@ impl Decided {
             return None;
         }
         match self.baseline(&d.key.workload) {
-            Some(baseline) => (!baseline.holds(&d.key)).then_some("not accepted"),
+            Some(baseline) => (!baseline.contains(&d.key)).then_some("not accepted"),
             None => self.is_new(&d.key.workload).then_some("workload not accepted"),
         }
     }

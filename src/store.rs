@@ -32,7 +32,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::model::{
-    Batch, BatchId, Counted, Dependency, Lookups, Merge, Record, Source, Watch, Workload,
+    Batch, BatchId, Dependency, LedgerEntry, Lookups, Merge, Record, Source, Watch, Workload,
     WorkloadId,
 };
 use database::Rows;
@@ -156,7 +156,7 @@ impl Store {
         &mut self,
         batch: &Batch,
         also: &BTreeSet<BatchId>,
-        counted: &[(BatchId, Vec<Counted>)],
+        counted: &[(BatchId, Vec<LedgerEntry>)],
     ) -> Result<Applied, StoreError> {
         if self.stopped {
             return Err(StoreError::Stopped(self.dir.clone()));

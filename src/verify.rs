@@ -17,7 +17,7 @@ mod names;
 
 use crate::cluster::{Cluster, Pod};
 use crate::model::{Merge, Span, Spans, Tally, Time, counter, sums};
-use crate::observed::{Asked, Edge, Observed, Watching};
+use crate::observed::{AskedName, Edge, Observed, WatchedInterface};
 
 const SECOND: i64 = 1_000_000_000;
 /// How far clocks of nodes may be ahead of the one that a batch is held against, in nanoseconds:
@@ -378,7 +378,7 @@ impl Line for Edge {
     }
 }
 
-impl Line for Asked {
+impl Line for AskedName {
     fn pod(&self) -> u32 {
         self.pod
     }
@@ -394,7 +394,7 @@ impl Line for Asked {
     }
 }
 
-impl Line for Watching {
+impl Line for WatchedInterface {
     fn pod(&self) -> u32 {
         self.pod
     }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sidecarta::model::counter::{self, Counter, Counts};
+use sidecarta::model::counter::{self, CountedBy, Counter};
 use sidecarta_capture::loss::CaptureCounters;
 
 /// Rows of the tables of events: unit and whether it is a loss, by name.
@@ -35,7 +35,7 @@ fn the_alerting_rule_excludes_exactly_the_counters_that_are_no_loss() {
     let rules = include_str!("../deploy/prometheus-rules.yaml");
     let list = rules.split("events_total{event!~\"").nth(1).unwrap().split('"').next().unwrap();
     let passed: BTreeSet<&str> = list.split('|').collect();
-    let agents = counter::ALL.iter().filter(|c| c.by <= Counts::Agent);
+    let agents = counter::ALL.iter().filter(|c| c.by <= CountedBy::Agent);
     let facts: BTreeSet<&str> = agents.filter(|c| !c.is_loss).map(|c| c.name).collect();
     assert_eq!(passed, facts);
 }
@@ -44,6 +44,6 @@ fn the_alerting_rule_excludes_exactly_the_counters_that_are_no_loss() {
 fn every_counter_of_the_capture_layer_is_defined() {
     let reported: BTreeSet<&str> =
         CaptureCounters::default().named().iter().map(|(name, _)| *name).collect();
-    let defined = counter::ALL.iter().filter(|c| c.by == Counts::Capture).map(|c| c.name);
-    assert_eq!(reported, defined.collect());
+    let defined = counter::ALL.iter().filter(|c| c.by == CountedBy::Capture).map(|c| c.name);
+    assert_eq!(told, defined.collect());
 }

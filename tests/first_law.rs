@@ -185,7 +185,7 @@ proptest! {
             // host may also be brought in as the destination of a route.
             let proved = outcome.calls.iter().any(|c| {
                 c.planned.call.host == host && c.hosts.iter().all(|h| hosts.contains(&h.as_str()))
-                    && (!c.treatment.unknown() || host == "api.example.com")
+                    && (!c.treatment.is_unrouted() || host == "api.example.com")
             });
             prop_assert!(proved || hosts.contains(&entry.as_str()) || hosts.contains(&"*/*"),
                 "{entry} is absent from {hosts:?}: {:?}", outcome.remarks);

@@ -10,9 +10,9 @@ use common::cases::{self, Case};
 use serde_json::{Value, json};
 use sidecarta::generate::minimal::{Demand, Instance, SILENT, Widening, minimal};
 use sidecarta::mesh::Sidecar;
-use sidecarta::scope::clusters::Size;
+use sidecarta::scope::clusters::ProxySize;
 use sidecarta::scope::report::ScopeReport;
-use sidecarta::scope::{Call, Client, Route, Scope, everything, listeners, policy};
+use sidecarta::scope::{Client, Route, Scope, ScopeCall, everything, listeners, policy};
 
 /// Differences shown before the rest is only counted.
 const SHOWN: usize = 40;
@@ -130,7 +130,7 @@ fn every_call_takes_the_route_that_istiod_gives_it() {
         let client = client(case);
         let mut found = Vec::new();
         for call in line["calls"].as_array().expect("calls") {
-            let wanted: Call = cases::call(call);
+            let wanted: ScopeCall = cases::call(call);
             let got = serde_json::to_value(Route::of(&full.treat(&client, &wanted), full.mesh))
                 .expect("json");
             let path = format!(
@@ -149,9 +149,9 @@ fn every_call_takes_the_route_that_istiod_gives_it() {
 
 #[test]
 fn generated_lists_are_proved_and_no_larger_than_the_references() {
-    let (mut ours, mut theirs) = (Size::default(), Size::default());
+    let (mut ours, mut theirs) = (ProxySize::default(), ProxySize::default());
     each_call_case(|line, case, full, sidecar| {
-        let calls: Vec<Call> =
+        let calls: Vec<ScopeCall> =
             line["calls"].as_array().expect("calls").iter().map(cases::call).collect();
         let pod = full.mesh.pod(full.namespace, &case.client.pod).expect("pod");
         let instances = [Instance::new(pod, true)];
@@ -181,7 +181,7 @@ fn generated_lists_are_proved_and_no_larger_than_the_references() {
                 case.id, found.after, found.hosts, line["reference"]
             );
         }
-        theirs += Size { clusters: reference("clusters"), endpoints: reference("endpoints") };
+        theirs += ProxySize { clusters: reference("clusters"), endpoints: reference("endpoints") };
         ours += found.after;
         wrong
     });

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use sidecarta::generate::minimal::{Demand, Instance, SILENT, minimal};
 use sidecarta::mesh::{Egress, EgressPort};
-use sidecarta::scope::{Call, CallProtocol, Client, Scope, TrafficMode, everything};
+use sidecarta::scope::{CallProtocol, Client, Scope, ScopeCall, TrafficMode, everything};
 
 fn egress() -> impl Strategy<Value = Egress> {
     let namespace = prop_oneof![
@@ -43,7 +43,7 @@ fn egress() -> impl Strategy<Value = Egress> {
     })
 }
 
-fn call() -> impl Strategy<Value = Call> {
+fn call() -> impl Strategy<Value = ScopeCall> {
     let host = prop_oneof![
         "(web|api|cache|db|queue|search)\\.(shop|pay|edge|data|front)\\.svc\\.cluster\\.local",
         "(www|api|one)\\.(example\\.com|partner\\.net)",
@@ -54,7 +54,7 @@ fn call() -> impl Strategy<Value = Call> {
     let protocol =
         prop_oneof![Just(CallProtocol::Http), Just(CallProtocol::Tls), Just(CallProtocol::Tcp)];
     let address = prop_oneof!["10\\.96\\.0\\.(1[0-9])", "10\\.77\\.0\\.[4-7]", "203\\.0\\.113\\.9"];
-    (host, port, protocol, address).prop_map(|(host, port, protocol, a)| Call {
+    (host, port, protocol, address).prop_map(|(host, port, protocol, a)| ScopeCall {
         host,
         port,
         protocol,

@@ -12,17 +12,17 @@ use sidecarta_capture::meter::Meter;
 use sidecarta_capture::observation::InterfaceId;
 use sidecarta_capture::source::CaptureReader;
 use sidecarta_capture::{dns, http, tls};
-use sidecarta_istio::mesh::{Builder, sidecar_from_text};
+use sidecarta_istio::mesh::{MeshBuilder, sidecar_from_text};
 use sidecarta_istio::objects::read_yaml;
-use sidecarta_istio::scope::{Address, Call, CallProtocol, Client, Scope, listeners, policy};
+use sidecarta_istio::scope::{Address, CallProtocol, Client, Scope, ScopeCall, listeners, policy};
 use sidecarta_model::observed;
 use sidecarta_model::{Time, domain, valid};
 
 /// A parser, as a function of bytes.
-pub type Target = fn(&[u8]);
+pub type FuzzTarget = fn(&[u8]);
 
 /// All targets with their names.
-pub const TARGETS: &[(&str, Target)] = &[
+pub const TARGETS: &[(&str, FuzzTarget)] = &[
     ("packets", packets),
     ("captures", captures),
     ("tls", tls_records),
@@ -34,7 +34,7 @@ pub const TARGETS: &[(&str, Target)] = &[
 ];
 
 /// The target of this name.
-pub fn target(name: &str) -> Option<Target> {
+pub fn target(name: &str) -> Option<FuzzTarget> {
     TARGETS.iter().find(|(known, _)| *known == name).map(|(_, target)| *target)
 }
 
@@ -119,7 +119,7 @@ fn objects(bytes: &[u8]) {
     let _ = sidecarta_text::yaml::documents(text);
     let _ = sidecar_from_text(text);
     let Ok(objects) = read_yaml(text) else { return };
-    let mut builder = Builder::default();
+    let mut builder = MeshBuilder::default();
     objects.into_iter().for_each(|object| builder.add(object));
     let (mesh, _) = builder.build();
     let labels = [("app".to_owned(), "cart".to_owned())].into();
@@ -133,7 +133,8 @@ fn objects(bytes: &[u8]) {
         for host in hosts.chain(["nowhere.example".to_owned()]) {
             for protocol in [CallProtocol::Http, CallProtocol::Tls, CallProtocol::Tcp] {
                 let address = Address::from([10, 96, 0, 7]);
-                scope.treat(&client, &Call { host: host.clone(), port: 80, protocol, address });
+                scope
+                    .treat(&client, &ScopeCall { host: host.clone(), port: 80, protocol, address });
             }
         }
     }

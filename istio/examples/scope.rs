@@ -13,14 +13,14 @@
 use std::fs;
 
 use anyhow::{Context, bail};
-use sidecarta_istio::mesh::{Builder, Mesh};
+use sidecarta_istio::mesh::{Mesh, MeshBuilder};
 use sidecarta_istio::objects::read_yaml;
-use sidecarta_istio::scope::{Call, CallProtocol, Client, Route, Scope, listeners, policy};
+use sidecarta_istio::scope::{CallProtocol, Client, Route, Scope, ScopeCall, listeners, policy};
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let name = args.next().context("usage: scope NAMESPACE/POD PATH... [--call CALL]...")?;
-    let (mut builder, mut calls) = (Builder::default(), Vec::new());
+    let (mut builder, mut calls) = (MeshBuilder::default(), Vec::new());
     while let Some(arg) = args.next() {
         if arg == "--call" {
             calls.push(args.next().context("--call needs a call")?);
@@ -72,7 +72,7 @@ fn show(mesh: &Mesh, scope: &Scope<'_>, client: Client<'_>, text: &str) -> anyho
 }
 
 /// Reads `PROTOCOL://HOST:PORT`.
-fn parse(mesh: &Mesh, text: &str) -> anyhow::Result<Call> {
+fn parse(mesh: &Mesh, text: &str) -> anyhow::Result<ScopeCall> {
     let (protocol, rest) = text.split_once("://").context("a call is PROTOCOL://HOST:PORT")?;
     let (host, port) = rest.rsplit_once(':').context("a call has a port")?;
     let protocol = match protocol {
@@ -83,5 +83,5 @@ fn parse(mesh: &Mesh, text: &str) -> anyhow::Result<Call> {
     };
     let address = mesh.services_of(host).find_map(|s| s.address.parse().ok());
     let address = address.with_context(|| format!("no Service has the host {host}"))?;
-    Ok(Call { host: host.to_owned(), port: port.parse()?, protocol, address })
+    Ok(ScopeCall { host: host.to_owned(), port: port.parse()?, protocol, address })
 }

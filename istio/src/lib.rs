@@ -3,11 +3,11 @@
 //! Objects go in as `kubectl` prints them. What comes out is what istiod would send to the proxy of
 //! a pod: the Sidecar that applies, the Services, VirtualServices and DestinationRules in scope,
 //! clusters with their endpoints, and for one call the listener, the rules and the clusters that
-//! take it. Nothing is asked of a cluster, and nothing is started.
+//! take it. The model needs no cluster and starts no process.
 //!
 //! ```text
-//! objects ─► mesh::Builder ─► Mesh ─► Scope::new ─► Scope ─► treat(call) ─► Treatment, Route
-//!                             of all   of a namespace        of a client
+//! objects ─► MeshBuilder ─► Mesh ─► Scope::new ─► Scope ─► treat(call) ─► Treatment, Route
+//!                           of all   of a namespace        of a client
 //! ```
 //!
 //! Owns the rules of istiod. Must never know captures, a store, an async runtime or a client of
@@ -20,36 +20,38 @@
 //! `model/virtualservice.go` and `model/destination_rule.go` decide the scope;
 //! `networking/core/listener.go`, `tls.go`, `httproute.go`, `route/route.go`, `cluster.go` and
 //! `xds/endpoints/endpoint_builder.go` decide what is sent. Answers of that code for random meshes
-//! stand beside the tests of Sidecarta (`tests/scope-cases/FORMAT.md` tells the commit), and the
-//! model gives the same.
+//! are stored beside the tests of Sidecarta (`tests/scope-cases/FORMAT.md` names the commit), and
+//! the model gives the same answers.
 //!
 //! # What is modelled
 //!
 //! - Services of Kubernetes (headless and ExternalName ones as well) and hosts of ServiceEntries,
-//!   with `exportTo`, and which of several of one host istiod keeps;
-//! - Sidecars: which applies, its egress listeners (`port`, `bind`, `hosts`), its policy for unknown
-//!   hosts, the connection pools of its ingress;
-//! - VirtualServices for sidecars with delegates, and their rules for HTTP, TLS and TCP: whether a
-//!   match on the path or on headers can decide is kept as a step of the route, for it is the
-//!   request's to say;
+//!   with `exportTo`, and which of several Services of one host istiod uses;
+//! - Sidecars: which applies, its egress listeners (`port`, `bind`, `hosts`), its policy for
+//!   unknown hosts, the connection pools of its ingress;
+//! - VirtualServices for sidecars with delegates, and their rules for HTTP, TLS and TCP: a
+//!   rule that matches on path or headers is one step of the route, because only the request
+//!   decides whether it applies;
 //! - DestinationRules: merging, selectors, subsets; settings are carried, not applied;
 //! - HTTPRoutes, GRPCRoutes, TCPRoutes and TLSRoutes whose parent is a Service or a ServiceEntry;
-//! - the settings of MeshConfig that these depend on, and what makes the proxy itself call: providers
-//!   that Telemetries and AuthorizationPolicies name, clusters that EnvoyFilters and WasmPlugins name;
-//! - one mesh for each revision of istiod, without the namespaces that `discoverySelectors` leave out.
+//! - the settings of MeshConfig that these depend on, and what makes the proxy itself call:
+//!   providers that Telemetries and AuthorizationPolicies name, clusters that EnvoyFilters and
+//!   WasmPlugins name;
+//! - one mesh for each revision of istiod, without the namespaces that `discoverySelectors` leave
+//!   out.
 //!
 //! # What is not
 //!
-//! Gateways, waypoints and ambient mode, WorkloadEntry objects, several clusters, locality and traffic
-//! policies of endpoints, mutual TLS, what EnvoyFilters and WebAssembly plugins do beside calling, and
-//! feature flags other than the default ones.
+//! Gateways, waypoints and ambient mode, WorkloadEntry objects, several clusters, locality and
+//! traffic policies of endpoints, mutual TLS, what EnvoyFilters and WebAssembly plugins do beside
+//! calling, and feature flags other than the default ones.
 //!
 //! # Example
 //!
 //! ```
-//! use sidecarta_istio::mesh::Builder;
+//! use sidecarta_istio::mesh::MeshBuilder;
 //! use sidecarta_istio::objects::read_yaml;
-//! use sidecarta_istio::scope::{Call, CallProtocol, Client, Route, Scope, listeners, policy};
+//! use sidecarta_istio::scope::{CallProtocol, Client, Route, Scope, ScopeCall, listeners, policy};
 //!
 //! let objects = read_yaml("
 //! apiVersion: v1
@@ -66,7 +68,7 @@
 //!   workloadSelector: {labels: {app: web}}
 //!   egress: [{hosts: [./cart.shop.svc.cluster.local]}]
 //! ")?;
-//! let mut builder = Builder::default();
+//! let mut builder = MeshBuilder::default();
 //! objects.into_iter().for_each(|o| builder.add(o));
 //! let (mesh, problems) = builder.build();
 //! assert!(problems.is_empty());
@@ -81,7 +83,7 @@
 //!
 //! // Where a call of it goes.
 //! let client = Client { namespace: "shop", labels: &labels, address: None };
-//! let call = Call {
+//! let call = ScopeCall {
 //!     host: "cart.shop.svc.cluster.local".to_owned(),
 //!     port: 80,
 //!     protocol: CallProtocol::Http,
@@ -90,7 +92,7 @@
 //! let route = Route::of(&scope.treat(&client, &call), &mesh);
 //! assert_eq!(route.kind, "http");
 //! assert!(route.clusters.contains("outbound|80||cart.shop.svc.cluster.local"));
-//! # Ok::<(), sidecarta_istio::objects::ReadError>(())
+//! # Ok::<(), sidecarta_istio::objects::ReadObjectsError>(())
 //! ```
 
 #![warn(unreachable_pub)]

@@ -1,18 +1,22 @@
-//! The mesh's configuration as istiod holds it: Services and ServiceEntries in one form,
+//! The mesh's configuration as istiod has it: Services and ServiceEntries in one form,
 //! VirtualServices, DestinationRules and Sidecars, each in istiod's order and with its indexes.
 //!
-//! Owns what is true of the mesh whoever asks. Must never decide what a workload sees; that is
-//! `scope`'s part. No I/O.
+//! Owns configuration that is the same for every workload. Must never decide what one workload
+//! sees: that is the task of `scope`. No I/O.
 
 mod build;
 pub(crate) mod config;
 pub(crate) mod destinationrule;
 mod discovery;
+mod endpoints;
 mod gateway;
 pub mod host;
 mod meshes;
+mod provideruse;
 mod proxy;
+mod registry;
 pub(crate) mod service;
+mod sidecar;
 mod unread;
 mod validate;
 pub(crate) mod virtualservice;
@@ -24,17 +28,20 @@ use foldhash::HashMap;
 use serde_json::Value;
 use sidecarta_model::{Time, selects};
 
-use destinationrule::Rules;
+use destinationrule::RuleIndex;
 
 pub use crate::objects::{Egress, EgressPort};
-pub use build::{Builder, sidecar_from_text};
+pub use build::MeshBuilder;
 pub use config::{MeshConfig, Provider, TrafficMode};
-pub use destinationrule::Merged;
+pub use destinationrule::MergedRule;
 pub use discovery::{DEFAULT_REVISION, Discovery, revision_of};
-pub use meshes::{Meshes, Taken};
+pub use meshes::{Meshes, SidecarNames};
 pub use proxy::NamedCluster;
-pub use service::{AppProtocol, Export, Port, Registry, Resolution, Service, UNSPECIFIED};
-pub use unread::Unread;
+pub use service::{
+    AppProtocol, ExportTo, MeshPort, MeshService, Registry, ServiceResolution, UNSPECIFIED,
+};
+pub use sidecar::sidecar_from_text;
+pub use unread::UnreadObject;
 pub use validate::egress_host as validate_egress_host;
 pub use virtualservice::VirtualService;
 
@@ -57,8 +64,8 @@ pub struct Sidecar {
     pub ingress: Vec<Value>,
     /// `inboundConnectionPool` as written.
     pub inbound_connection_pool: Option<Value>,
-    /// Label `app.kubernetes.io/managed-by: sidecarta`: written by us, so it is no setting of the
-    /// user's.
+    /// It has the label `app.kubernetes.io/managed-by: sidecarta`, so Sidecarta wrote it and no
+    /// user.
     pub generated: bool,
 }
 
@@ -69,16 +76,16 @@ impl Sidecar {
     }
 }
 
-/// Somebody who answers for a Service.
+/// An endpoint of a Service or of a host of a ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Endpoint {
+pub struct MeshEndpoint {
     /// Address, or a name that the proxy resolves.
     pub address: String,
-    /// Name of the Service port that it answers on.
+    /// Name of the Service port that it serves.
     pub port_name: String,
-    /// Number of that port, of a ServiceEntry's endpoint.
+    /// Number of that port; only endpoints of ServiceEntries have it.
     pub port_number: Option<u16>,
-    /// Labels, of its pod for instance: subsets select by them.
+    /// Labels of its pod, or of the ServiceEntry's endpoint. Subsets select by them.
     pub labels: std::sync::Arc<BTreeMap<String, String>>,
 }
 
@@ -99,8 +106,8 @@ pub struct MeshPod {
     pub revision: Option<std::sync::Arc<str>>,
 }
 
-/// An object that makes the proxy itself call: a Telemetry or AuthorizationPolicy by providers that
-/// it names, an EnvoyFilter or WasmPlugin by clusters.
+/// An object because of which the proxy itself makes calls. A Telemetry or AuthorizationPolicy
+/// names providers, an EnvoyFilter or WasmPlugin names Envoy clusters.
 #[derive(Clone, Debug)]
 pub struct ProviderUse {
     /// Its kind.
@@ -117,12 +124,12 @@ pub struct ProviderUse {
     pub clusters: Vec<NamedCluster>,
 }
 
-/// One entry of the index by host and namespace.
+/// A Service in the index by host and namespace.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Indexed {
-    /// The Service that istiod keeps of several.
+pub(crate) struct IndexedService {
+    /// Index of the Service that istiod uses, of several with this host and namespace.
     pub service: u32,
-    /// Several were equally entitled: which one istiod keeps can differ from one start to the next.
+    /// Several have the same rank. Which of them istiod uses can change with its next start.
     pub uncertain: bool,
 }
 
@@ -133,24 +140,24 @@ pub struct Mesh {
     pub config: MeshConfig,
     /// DNS domain.
     pub domain: String,
-    /// The revision of the istiod that holds this.
+    /// The revision of the istiod that has this configuration.
     pub revision: String,
     pub(crate) discovery: Discovery,
-    pub(crate) unread: Vec<Unread>,
+    pub(crate) unread: Vec<UnreadObject>,
     /// Names that DNS clusters resolve.
     pub(crate) dns_names: foldhash::HashSet<String>,
-    pub(crate) services: Vec<Service>,
-    pub(crate) by_host: HashMap<String, BTreeMap<String, Indexed>>,
+    pub(crate) services: Vec<MeshService>,
+    pub(crate) by_host: HashMap<String, BTreeMap<String, IndexedService>>,
     pub(crate) by_namespace: HashMap<String, Vec<u32>>,
     pub(crate) virtual_services: Vec<VirtualService>,
     pub(crate) virtual_by_namespace: HashMap<String, VirtualIndex>,
-    pub(crate) rules: Rules,
+    pub(crate) rules: RuleIndex,
     pub(crate) sidecars: Vec<Sidecar>,
-    pub(crate) endpoints: HashMap<(String, String), Vec<Endpoint>>,
+    pub(crate) endpoints: HashMap<(String, String), Vec<MeshEndpoint>>,
     pub(crate) pods: Vec<MeshPod>,
     pub(crate) provider_uses: Vec<ProviderUse>,
     /// Service ports by the pods behind them: what inbound settings depend on.
-    pub(crate) targets: HashMap<(String, String), Vec<Target>>,
+    pub(crate) targets: HashMap<(String, String), Vec<ServedPort>>,
 }
 
 /// VirtualServices of a namespace by host.
@@ -161,9 +168,9 @@ pub(crate) struct VirtualIndex {
     pub wild: Vec<(String, u32)>,
 }
 
-/// A Service port that a pod answers.
+/// A Service port that a pod serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct ServedPort {
     pub service: u32,
     /// The Service's port.
     pub port: u16,
@@ -173,7 +180,7 @@ pub(crate) struct Target {
 
 impl Mesh {
     /// All Services, in istiod's order.
-    pub fn services(&self) -> &[Service] {
+    pub fn services(&self) -> &[MeshService] {
         &self.services
     }
 
@@ -200,8 +207,8 @@ impl Mesh {
         at.ok().map(|i| &self.pods[i])
     }
 
-    /// The Services of one host that istiod keeps, one for each namespace.
-    pub fn services_of(&self, host: &str) -> impl Iterator<Item = &Service> {
+    /// The Services of one host that istiod uses, one for each namespace.
+    pub fn services_of(&self, host: &str) -> impl Iterator<Item = &MeshService> {
         self.indexed(host).map(|(_, i)| &self.services[i.service as usize])
     }
 
@@ -210,12 +217,12 @@ impl Mesh {
         self.by_host.contains_key(host)
     }
 
-    /// Whether istiod looks away from a namespace (`discoverySelectors`): nothing in it exists.
+    /// Whether istiod ignores a namespace and all of its objects (`discoverySelectors`).
     pub fn hides(&self, namespace: &str) -> bool {
         self.discovery.hides(namespace)
     }
 
-    /// Whether proxies look a name up by themselves: it is an endpoint of a DNS cluster
+    /// Whether proxies resolve a name by themselves, because it is an endpoint of a DNS cluster
     /// (`networking/core/cluster.go`).
     pub fn looked_up_by_proxies(&self, name: &str) -> bool {
         self.dns_names.contains(name)
@@ -226,23 +233,23 @@ impl Mesh {
         self.services.iter().any(|s| s.registry == Registry::Kubernetes && s.object == name)
     }
 
-    /// Whether a namespace is one of the cluster, as far as the objects tell.
-    pub fn knows_namespace(&self, namespace: &str) -> bool {
-        self.by_namespace.contains_key(namespace) || self.discovery.knows(namespace)
+    /// Whether any object shows that the cluster has this namespace.
+    pub fn has_namespace(&self, namespace: &str) -> bool {
+        self.by_namespace.contains_key(namespace) || self.discovery.has_namespace(namespace)
     }
 
-    /// All objects that make the proxy itself call.
+    /// All objects because of which proxies themselves make calls.
     pub fn provider_uses(&self) -> &[ProviderUse] {
         &self.provider_uses
     }
 
     /// The Services of one host, by namespace.
-    pub(crate) fn indexed(&self, host: &str) -> impl Iterator<Item = (&str, Indexed)> {
+    pub(crate) fn indexed(&self, host: &str) -> impl Iterator<Item = (&str, IndexedService)> {
         self.by_host.get(host).into_iter().flatten().map(|(n, i)| (n.as_str(), *i))
     }
 
     /// The Service of this host in this namespace.
-    pub fn service_in(&self, namespace: &str, host: &str) -> Option<&Service> {
+    pub fn service_in(&self, namespace: &str, host: &str) -> Option<&MeshService> {
         let found = self.by_host.get(host)?.get(namespace)?;
         Some(&self.services[found.service as usize])
     }
@@ -254,7 +261,7 @@ impl Mesh {
         self.first(namespace, labels, |_| true)
     }
 
-    /// As [`Mesh::applied`], as if the Sidecars that were generated before were not there.
+    /// As [`Mesh::applied`], without the Sidecars that Sidecarta generated.
     pub fn applied_before(
         &self,
         namespace: &str,
@@ -276,12 +283,12 @@ impl Mesh {
     }
 
     /// The DestinationRules that a client in this namespace finds for a Service.
-    pub fn rules(&self, client: &str, service: &Service) -> Vec<&Merged> {
+    pub fn rules(&self, client: &str, service: &MeshService) -> Vec<&MergedRule> {
         self.rules.lookup(client, &service.host, &service.namespace)
     }
 
     /// Endpoints of a Service, whatever the port.
-    pub fn endpoints(&self, service: &Service) -> &[Endpoint] {
+    pub fn endpoints(&self, service: &MeshService) -> &[MeshEndpoint] {
         if service.hidden_from_all() && service.registry == Registry::Kubernetes {
             return &[];
         }
@@ -294,9 +301,9 @@ impl Mesh {
     /// port's name decides).
     pub(crate) fn endpoints_by_number<'m>(
         &'m self,
-        service: &Service,
-        port: &Port,
-    ) -> impl Iterator<Item = &'m Endpoint> {
+        service: &MeshService,
+        port: &MeshPort,
+    ) -> impl Iterator<Item = &'m MeshEndpoint> {
         let (name, number) = (port.name.clone(), port.number);
         self.endpoints(service)
             .iter()

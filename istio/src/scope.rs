@@ -3,7 +3,7 @@
 //! Owns, for a namespace and a list of egress listeners, which Services and VirtualServices are
 //! imported (`model/sidecar.go`, `model/virtualservice.go`), which DestinationRules apply, which
 //! clusters follow, and the route of a call. Pure. Must never decide what a Sidecar should list;
-//! that is `generate`'s part.
+//! that is the task of `generate`.
 
 mod call;
 mod chain;
@@ -22,16 +22,18 @@ use std::collections::BTreeMap;
 
 use foldhash::HashMap;
 
-use crate::mesh::{Egress, Merged, Mesh, Registry, Service, Sidecar, destinationrule};
+use crate::mesh::{Egress, MergedRule, Mesh, MeshService, Registry, Sidecar, destinationrule};
 use imports::Imports;
 use scoped::{trim_to, whole};
 
 pub use crate::mesh::TrafficMode;
-pub use call::{Address, Call, CallProtocol, Cluster, Route, RouteKind, Step, Treatment};
-pub use listener::Listener;
-pub use scoped::Scoped;
+pub use call::{
+    Address, CallProtocol, EnvoyCluster, Route, RouteKind, RouteStep, ScopeCall, Treatment,
+};
+pub use listener::ScopeListener;
+pub use scoped::ScopedService;
 
-/// The workload that is asked about: a pod of it stands for all.
+/// The pod that calls. One pod represents its workload.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
     /// Namespace.
@@ -50,22 +52,23 @@ pub struct Scope<'m> {
     pub mesh: &'m Mesh,
     /// Namespace of the client.
     pub namespace: &'m str,
-    /// In force for unknown destinations.
+    /// Applies to calls for which the proxy has no route.
     pub policy: TrafficMode,
     /// Egress listeners, in the Sidecar's order.
-    pub listeners: Vec<Listener<'m>>,
+    pub listeners: Vec<ScopeListener<'m>>,
     /// The union over the listeners, one per host, with the destinations of imported
     /// VirtualServices.
-    pub services: Vec<Scoped<'m>>,
+    pub services: Vec<ScopedService<'m>>,
     by_host: HashMap<&'m str, u32>,
 }
 
-/// The listener that a Sidecar without `egress` has, and a namespace without a Sidecar.
+/// The egress listener with all hosts (`*/*`): that of a Sidecar without `egress`, and of a
+/// namespace without a Sidecar.
 pub fn everything() -> Egress {
     Egress { hosts: vec!["*/*".to_owned()], ..Egress::default() }
 }
 
-/// The egress listeners of what applies: the Sidecar's, else everything.
+/// The egress listeners in effect: those of the Sidecar, else [`everything`].
 pub fn listeners(sidecar: Option<&Sidecar>) -> Vec<Egress> {
     sidecar
         .map(|s| s.egress.clone())
@@ -73,7 +76,7 @@ pub fn listeners(sidecar: Option<&Sidecar>) -> Vec<Egress> {
         .unwrap_or_else(|| vec![everything()])
 }
 
-/// The policy that a Sidecar puts in force: its own, else the mesh's.
+/// The policy in effect under a Sidecar: its own, else the mesh's.
 pub fn policy(mesh: &Mesh, sidecar: Option<&Sidecar>) -> TrafficMode {
     sidecar
         .and_then(|s| s.outbound_traffic_policy.as_ref())
@@ -93,7 +96,7 @@ impl<'m> Scope<'m> {
             .map(|e| {
                 let imports = Imports::new(&e.hosts, namespace);
                 let services = select::services(mesh, namespace, e, &imports);
-                Listener::new(e, services, select::virtual_services(mesh, namespace, &imports))
+                ScopeListener::new(e, services, select::virtual_services(mesh, namespace, &imports))
             })
             .collect();
         let mut scope = Self {
@@ -109,16 +112,21 @@ impl<'m> Scope<'m> {
     }
 
     /// The Service that this host has in scope.
-    pub fn service(&self, host: &str) -> Option<&Scoped<'m>> {
+    pub fn service(&self, host: &str) -> Option<&ScopedService<'m>> {
         self.by_host.get(host).map(|&i| &self.services[i as usize])
     }
 
     /// The DestinationRules that apply to a Service of the scope for this client, merged.
-    pub fn rule(&self, service: &Service, labels: &BTreeMap<String, String>) -> Option<&'m Merged> {
+    pub fn rule(
+        &self,
+        service: &MeshService,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<&'m MergedRule> {
         destinationrule::select(&self.mesh.rules(self.namespace, service), self.namespace, labels)
     }
 
-    /// `collectImportedServices`.
+    /// Collects the Services of all listeners, and the destinations of their VirtualServices
+    /// (`collectImportedServices`).
     fn collect(&mut self) {
         let listeners = std::mem::take(&mut self.listeners);
         let expected = listeners.iter().map(|l| l.services.len()).sum();
@@ -148,7 +156,7 @@ impl<'m> Scope<'m> {
     /// The Service that a VirtualService's destination stands for: the client's namespace's
     /// (visible or not), else a visible one of Kubernetes, else the oldest visible one
     /// (`pickBestVisibleNamespace`).
-    fn destination(&self, host: &str) -> Option<&'m Service> {
+    fn destination(&self, host: &str) -> Option<&'m MeshService> {
         let all = || self.mesh.services_of(host);
         if let Some(own) = self.mesh.service_in(self.namespace, host) {
             return Some(own);
@@ -161,7 +169,7 @@ impl<'m> Scope<'m> {
 
     /// `appendSidecarServices`: one Service per host; a Kubernetes Service before others; ports of
     /// one namespace's are merged.
-    fn append(&mut self, new: Scoped<'m>) {
+    fn append(&mut self, new: ScopedService<'m>) {
         let host = new.service.host.as_str();
         let Some(&at) = self.by_host.get(host) else {
             self.by_host.insert(host, self.services.len() as u32);
@@ -174,8 +182,8 @@ impl<'m> Scope<'m> {
             (Registry::External, Registry::Kubernetes) => *old = new,
             _ if old.ports == new.ports || !mergeable(old.service, new.service) => {}
             _ => {
-                let known: Vec<u16> = old.ports.iter().map(|p| p.number).collect();
-                let more = new.ports.iter().filter(|p| !known.contains(&p.number));
+                let present: Vec<u16> = old.ports.iter().map(|p| p.number).collect();
+                let more = new.ports.iter().filter(|p| !present.contains(&p.number));
                 old.ports = old.ports.iter().chain(more).cloned().collect::<Vec<_>>().into();
             }
         }
@@ -183,7 +191,7 @@ impl<'m> Scope<'m> {
 }
 
 /// `canMergeServices`.
-fn mergeable(a: &Service, b: &Service) -> bool {
+fn mergeable(a: &MeshService, b: &MeshService) -> bool {
     a.namespace == b.namespace
         && a.resolution == b.resolution
         && a.labels == b.labels

@@ -1,4 +1,6 @@
-//! Alerts: that something is not as it was accepted.
+//! Alerts: something differs from what was accepted.
+//!
+//! Owns the identity and the sentence of an alert. Must never deliver one.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +46,7 @@ impl AlertKind {
 pub struct Alert {
     /// What it is about.
     pub kind: AlertKind,
-    /// Whose it is.
+    /// The workload that it is about.
     pub workload: WorkloadId,
     /// What was called, where it is about a dependency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,14 +68,15 @@ pub struct Alert {
     pub dependencies: Option<u64>,
     /// When it was raised, by the recorder's clock.
     pub raised: Time,
-    /// Why nobody wants to hear of it, where somebody has said so.
+    /// The reason for which a person ignored the alert; `None` while nobody has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignored: Option<String>,
-    /// Who said so: the user as the API server names it, or the user of the machine followed by
+    /// Who ignored it: the user as the API server names it, or the user of the machine followed by
     /// `(local)`. Alerts of older programs lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignored_by: Option<String>,
-    /// When they said so, by the clock of whoever took it down. Alerts of older programs lack it.
+    /// When it was ignored, by the clock of the program that recorded it. Alerts of older programs
+    /// lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignored_at: Option<Time>,
 }
@@ -107,13 +110,13 @@ impl Alert {
         }
     }
 
-    /// Takes these for what [`Alert::tally`] gives.
+    /// Replaces what [`Alert::tally`] gives.
     pub fn set_tally(&mut self, tally: Tally) {
         (self.connections, self.first_seen, self.last_seen) =
             (tally.connections, tally.first_seen, tally.last_seen);
     }
 
-    /// Names it for ever: the same for each delivery, so that receivers can tell repetitions.
+    /// Its identity: the same in each delivery, so that receivers recognise repetitions.
     pub fn id(&self) -> String {
         let what =
             self.destination.as_ref().map(|d| format!("/{d}:{}", self.port)).unwrap_or_default();
@@ -171,10 +174,10 @@ pub struct Delivery {
     pub next: Option<Time>,
 }
 
-/// An alert, and where it has gone.
+/// An alert, and how its delivery to each sink stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Raised {
+pub struct RaisedAlert {
     /// The alert.
     #[serde(flatten)]
     pub alert: Alert,
@@ -183,7 +186,7 @@ pub struct Raised {
     pub deliveries: BTreeMap<String, Delivery>,
 }
 
-impl Raised {
+impl RaisedAlert {
     /// Whether a sink has yet to be tried, or tried again.
     pub fn waits(&self) -> bool {
         self.alert.ignored.is_none()

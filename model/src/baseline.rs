@@ -1,4 +1,6 @@
-//! What people accepted: alerts are about what is not in it.
+//! What people accepted. Alerts are raised for what is not accepted.
+//!
+//! Owns when a dependency is accepted. Must never raise an alert.
 
 use std::collections::BTreeSet;
 
@@ -6,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Alert, AlertKind, DependencyKey, Destination, Protocol, Time, WorkloadId};
 
-/// A dependency of a known workload.
+/// An accepted dependency of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Accepted {
+pub struct AcceptedDependency {
     /// What is called.
     pub destination: Destination,
     /// Port, as in dependencies.
@@ -18,7 +20,7 @@ pub struct Accepted {
     pub protocol: Protocol,
 }
 
-impl From<&DependencyKey> for Accepted {
+impl From<&DependencyKey> for AcceptedDependency {
     fn from(key: &DependencyKey) -> Self {
         Self { destination: key.destination.clone(), port: key.port, protocol: key.protocol }
     }
@@ -28,7 +30,7 @@ impl From<&DependencyKey> for Accepted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Baseline {
-    /// Whose.
+    /// The workload whose dependencies were accepted.
     pub workload: WorkloadId,
     /// When, by the clock of whoever accepted.
     pub accepted: Time,
@@ -36,12 +38,12 @@ pub struct Baseline {
     /// Baselines of older programs lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// What.
-    pub dependencies: BTreeSet<Accepted>,
+    /// The accepted dependencies.
+    pub dependencies: BTreeSet<AcceptedDependency>,
 }
 
-/// All workloads of a namespace, or of all namespaces, were accepted: their learning is over, so a
-/// workload that calls and was not among them is new.
+/// The mark that all workloads of a namespace, or of all namespaces, were accepted. A workload that
+/// calls and was not among them is new.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Acceptance {
@@ -63,9 +65,9 @@ impl Acceptance {
 }
 
 impl Baseline {
-    /// Whether it holds a dependency of its workload.
-    pub fn holds(&self, key: &DependencyKey) -> bool {
-        self.dependencies.contains(&Accepted::from(key))
+    /// Whether it contains a dependency of its workload.
+    pub fn contains(&self, key: &DependencyKey) -> bool {
+        self.dependencies.contains(&AcceptedDependency::from(key))
     }
 
     /// Whether it answers an alert: what was new is accepted now.
@@ -73,8 +75,11 @@ impl Baseline {
         match (alert.kind, &alert.destination, alert.protocol) {
             (AlertKind::NewWorkload, ..) => alert.workload == self.workload,
             (AlertKind::NewDependency, Some(destination), Some(protocol)) => {
-                let accepted =
-                    Accepted { destination: destination.clone(), port: alert.port, protocol };
+                let accepted = AcceptedDependency {
+                    destination: destination.clone(),
+                    port: alert.port,
+                    protocol,
+                };
                 self.dependencies.contains(&accepted)
             }
             _ => false,

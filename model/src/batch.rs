@@ -12,7 +12,7 @@ use super::{
     sums,
 };
 
-/// Names a batch for ever: a batch with an identity that the store already holds changes nothing.
+/// The identity of a batch. A batch whose identity the store has already merged changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BatchId {
     /// Who made it: the digest of a capture and its snapshot, or an agent and its boot.
@@ -29,14 +29,14 @@ impl BatchId {
         Self { source: format!("capture:2:{capture:016x}:{snapshot:016x}"), sequence: 0 }
     }
 
-    /// The same, as programs named it that did not note which connections were counted: stores
-    /// hold such names.
+    /// The identity that older programs gave a replayed capture. Those programs did not record
+    /// which connections they counted. Stores contain such identities.
     pub fn of_capture_1(capture: u64, snapshot: u64) -> Self {
         Self { source: format!("capture:{capture:016x}:{snapshot:016x}"), sequence: 0 }
     }
 
-    /// Of what several captures show together and none of them showed before, by the digests of
-    /// all of them, in any order.
+    /// The identity of what only several captures together show, by the digests of all of them in
+    /// any order.
     pub fn of_captures(captures: &[u64], snapshot: u64) -> Self {
         let sorted: BTreeSet<u64> = captures.iter().copied().collect();
         let mut hasher = SipHasher13::new();
@@ -49,8 +49,8 @@ impl BatchId {
     pub fn snapshot(&self) -> Option<u64> {
         let (kind, digests) = self.source.split_once(":2:")?;
         let (_, snapshot) = digests.split_once(':')?;
-        let known = kind == "capture" || kind == "captures";
-        u64::from_str_radix(snapshot, 16).ok().filter(|_| known)
+        let is_of_captures = kind == "capture" || kind == "captures";
+        u64::from_str_radix(snapshot, 16).ok().filter(|_| is_of_captures)
     }
 }
 
@@ -70,12 +70,12 @@ pub struct Source {
     pub label: String,
     /// Packet time covered.
     pub spans: Spans,
-    /// Counters by name: packets, bytes, connections, and every loss apart.
+    /// Counters by name: packets, bytes, connections, and each cause of loss.
     pub counters: BTreeMap<String, u64>,
 }
 
 impl Source {
-    /// Counters that are losses, by name. The rest tells what was read.
+    /// Counters of losses that are not 0, by name.
     pub fn losses(&self) -> impl Iterator<Item = (&str, u64)> {
         let all = self.counters.iter().map(|(name, n)| (name.as_str(), *n));
         all.filter(|(name, n)| *n > 0 && counter::is_loss(name))
@@ -92,7 +92,7 @@ impl Merge for Source {
     }
 }
 
-/// One row of what is known.
+/// One row of what is learned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "kebab-case")]
 pub enum Record {
@@ -110,7 +110,7 @@ pub enum Record {
 
 /// What makes two records the same. The order groups by kind, then by workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Key<'a> {
+pub enum RecordKey<'a> {
     /// By workload.
     Workload(&'a WorkloadId),
     /// By dependency.
@@ -125,19 +125,19 @@ pub enum Key<'a> {
 
 impl Record {
     /// Its key.
-    pub fn key(&self) -> Key<'_> {
+    pub fn key(&self) -> RecordKey<'_> {
         match self {
-            Self::Workload(w) => Key::Workload(&w.id),
-            Self::Dependency(d) => Key::Dependency(&d.key),
-            Self::Watch(w) => Key::Watch(&w.workload, &w.pod),
-            Self::Lookups(l) => Key::Lookups(&l.workload, &l.host),
-            Self::Source(s) => Key::Source(&s.source),
+            Self::Workload(w) => RecordKey::Workload(&w.id),
+            Self::Dependency(d) => RecordKey::Dependency(&d.key),
+            Self::Watch(w) => RecordKey::Watch(&w.workload, &w.pod),
+            Self::Lookups(l) => RecordKey::Lookups(&l.workload, &l.host),
+            Self::Source(s) => RecordKey::Source(&s.source),
         }
     }
 }
 
 impl Merge for Record {
-    /// Records of different kinds do not merge: `self` stays (keys keep them apart).
+    /// Records of different kinds have different keys and do not merge: `self` stays as it is.
     fn merge(&mut self, other: &Self) {
         match (self, other) {
             (Self::Workload(a), Self::Workload(b)) => a.merge(b),
@@ -170,9 +170,10 @@ impl Span {
 mod tests {
     use super::*;
 
-    /// Stores hold these names: other ones would count every capture twice after an upgrade.
+    /// Stores contain these names. With other names, every capture would count twice after an
+    /// upgrade.
     #[test]
-    fn batches_of_captures_have_the_names_that_stores_hold() {
+    fn batches_of_captures_have_the_names_that_stores_contain() {
         let names = [
             BatchId::of_capture(0x1d66_2503_4e01_362d, 0x5177_3e4a_4fa7_305a),
             BatchId::of_capture_1(0x1d66_2503_4e01_362d, 0x5177_3e4a_4fa7_305a),

@@ -1,9 +1,9 @@
-//! What was counted of captures: which connections and look-ups, so that another capture of the
-//! same ones counts nothing.
+//! The ledger: which connections and look-ups of captures were counted, so that another capture of
+//! the same ones counts nothing.
 //!
-//! Owns when two sightings are of one connection, by the rules of the capture layer's flow table,
-//! and the bytes that are stored. Must never take two connections for one where the flow table
-//! would not.
+//! Owns when two sightings belong to one connection, by the rules of the capture layer's flow
+//! table, and the stored bytes. Must never take two connections for one where the flow table would
+//! not.
 
 use std::hash::Hasher;
 use std::net::SocketAddr;
@@ -17,20 +17,21 @@ use super::{Time, WorkloadId};
 /// apart, in nanoseconds: the same as in the flow table.
 const TRANSLATED: u64 = 1_000_000_000;
 
-/// Something that was counted, in short: digests stand for addresses and names.
+/// One entry of the ledger: a connection or look-up that was counted. Digests stand for addresses
+/// and names.
 ///
 /// A connection with several hosts (later HTTP/1 requests) is counted once for each of them, and
 /// has one of these for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Counted {
+pub struct LedgerEntry {
     /// First packet.
     pub first: Time,
-    /// Up to here further packets between the same ends are the same connection's.
+    /// Until then, later packets between the same ends belong to this connection.
     pub until: Time,
-    /// Digest of transport, address and port of whoever opened it. Wide, for who may choose a port
-    /// must not find one that takes his connection for another's.
+    /// Digest of transport, address and port of the initiator. It has 64 bits, so that an attacker
+    /// who chooses ports cannot find a digest that equals that of another connection.
     pub initiator: u64,
-    /// The same of whoever was called.
+    /// Digest of transport, address and port of the responder.
     pub responder: u64,
     /// The initiator's initial sequence number, where it was seen.
     pub isn: Option<u32>,
@@ -38,15 +39,15 @@ pub struct Counted {
     pub to: u32,
     /// Digest of the host that was asked for, of HTTP; 0 without one.
     pub host: u32,
-    /// What of the dependency it was counted in besides the number of its connections: a bit for
-    /// each. At most [`Counted::FACETS`].
+    /// In which counts of the dependency it was counted besides the number of connections: one bit
+    /// for each. At most [`LedgerEntry::FACETS`].
     pub facets: u16,
 }
 
-impl Counted {
-    /// Bits that [`Counted::facets`] may have.
+impl LedgerEntry {
+    /// Bits that [`LedgerEntry::facets`] may have.
     pub const FACETS: u16 = 0x7fff;
-    /// Nothing that was seen.
+    /// An entry of zeros, to fill in.
     pub const NOTHING: Self = Self {
         first: Time(0),
         until: Time(0),
@@ -109,7 +110,7 @@ impl Counted {
         Self { to: Self::digest(&(workload, host)), ..self }
     }
 
-    /// Whether both are of one connection.
+    /// Whether both belong to one connection.
     pub fn is_of(&self, other: &Self) -> bool {
         let overlaps = self.first <= other.until && other.first <= self.until;
         let ends = (self.initiator, self.responder) == (other.initiator, other.responder);
@@ -139,7 +140,7 @@ impl Counted {
 
     /// Appends its bytes, big endian.
     pub fn write(&self, out: &mut Vec<u8>) {
-        const HAS_ISN: u16 = !Counted::FACETS;
+        const HAS_ISN: u16 = !LedgerEntry::FACETS;
         let flags = self.facets & Self::FACETS | if self.isn.is_some() { HAS_ISN } else { 0 };
         out.extend(self.first.0.to_be_bytes());
         out.extend(self.until.0.to_be_bytes());
@@ -152,7 +153,8 @@ impl Counted {
         out.extend(flags.to_be_bytes());
     }
 
-    /// Reads [`Counted::write`] back, one after the other; `None` where the bytes are not whole.
+    /// Reads [`LedgerEntry::write`] back, one after the other; `None` where the bytes are not
+    /// whole.
     pub fn read_all(bytes: &[u8]) -> Option<Vec<Self>> {
         let (all, rest) = bytes.as_chunks::<{ Self::BYTES }>();
         rest.is_empty().then(|| all.iter().filter_map(Self::read).collect::<Vec<_>>())
@@ -177,32 +179,32 @@ impl Counted {
 
 /// What was counted before of a connection that is seen now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Before {
+pub struct CountedBefore {
     /// What was counted of the dependency that it is resolved to now; `None` where it was counted
     /// for others only.
     pub facets: Option<u16>,
     /// What was counted of all dependencies that it was counted for.
     pub any: u16,
-    /// All that could be noted of it now is noted.
-    pub noted: bool,
+    /// Whether the ledger already has all that could be recorded of it now.
+    pub recorded: bool,
 }
 
-/// All that was counted, to be searched.
+/// Everything that was counted, with indexes.
 #[derive(Debug, Default)]
 pub struct Ledger {
     /// With the digest of the snapshot that it was resolved by.
-    all: Vec<(Counted, u64)>,
+    all: Vec<(LedgerEntry, u64)>,
     by_pair: Vec<((u64, u64), u32)>,
     by_opening: Vec<((u64, u64), u32)>,
 }
 
 impl Ledger {
-    /// Of what was counted, each with the digest of the snapshot that it was resolved by.
-    pub fn new(all: Vec<(Counted, u64)>) -> Self {
-        let places = || (0u32..).zip(&all);
-        let mut by_pair: Vec<_> = places().map(|(i, (c, _))| (c.pair(), i)).collect();
+    /// From all entries, each with the digest of the snapshot by which it was resolved.
+    pub fn new(all: Vec<(LedgerEntry, u64)>) -> Self {
+        let indexed = || (0u32..).zip(&all);
+        let mut by_pair: Vec<_> = indexed().map(|(i, (c, _))| (c.pair(), i)).collect();
         let mut by_opening: Vec<_> =
-            places().filter_map(|(i, (c, _))| Some((c.opening()?, i))).collect();
+            indexed().filter_map(|(i, (c, _))| Some((c.opening()?, i))).collect();
         by_pair.sort_unstable();
         by_opening.sort_unstable();
         Self { all, by_pair, by_opening }
@@ -214,51 +216,51 @@ impl Ledger {
     }
 
     /// Whether something that was counted may be this one.
-    pub fn mentions(&self, now: &Counted) -> bool {
+    pub fn mentions(&self, now: &LedgerEntry) -> bool {
         !self.is_empty() && self.of(now).any(|(c, _)| c.is_of(now))
     }
 
     /// What was counted between the same ends, or opened by the same packet.
-    fn of(&self, now: &Counted) -> impl Iterator<Item = &(Counted, u64)> {
+    fn of(&self, now: &LedgerEntry) -> impl Iterator<Item = &(LedgerEntry, u64)> {
         let opened = now.opening().into_iter().flat_map(|key| in_order(&self.by_opening, key));
         let places = in_order(&self.by_pair, now.pair()).chain(opened);
         places.filter_map(|i| self.all.get(i as usize))
     }
 
-    /// What was counted before of something that is seen now; `None`: nothing, so that it counts
-    /// now. What was counted by another snapshot, and for another dependency, is none of it: a
-    /// wrong snapshot does no lasting harm.
-    pub fn before(&self, now: &Counted, snapshot: u64) -> Option<Before> {
+    /// What was counted before of a connection that is seen now. `None`: nothing, so it counts now.
+    /// Entries of another snapshot for another dependency are ignored, so that a replay with a
+    /// wrong snapshot can be corrected.
+    pub fn before(&self, now: &LedgerEntry, snapshot: u64) -> Option<CountedBefore> {
         if self.is_empty() {
             return None;
         }
-        let known = || {
+        let earlier = || {
             self.of(now)
                 .filter(|(c, by)| (*by == snapshot || c.to == now.to) && c.is_of(now))
                 .map(|(c, _)| c)
         };
-        known().next()?;
-        // A connection of several hosts counts once for each; one of which no host was read counts
-        // once, whatever host another capture tells of it.
-        let hosts = || known().filter(|c| c.host != 0);
+        earlier().next()?;
+        // A connection of several hosts counts once for each. A connection without a known host
+        // counts once, whatever host another capture shows.
+        let hosts = || earlier().filter(|c| c.host != 0);
         if now.host != 0 && hosts().next().is_some() && !hosts().any(|c| c.host == now.host) {
             return None;
         }
-        let same = || known().filter(|c| c.to == now.to);
-        let covers = |c: &Counted| {
+        let same = || earlier().filter(|c| c.to == now.to);
+        let covers = |c: &LedgerEntry| {
             let bits = now.facets & !c.facets == 0;
             let time = c.first <= now.first && now.until <= c.until;
             bits && time && c.host == now.host && (c.isn.is_some() || now.isn.is_none())
         };
-        Some(Before {
+        Some(CountedBefore {
             facets: same().next().map(|_| same().fold(0, |bits, c| bits | c.facets)),
-            any: known().fold(0, |bits, c| bits | c.facets),
-            noted: same().any(covers),
+            any: earlier().fold(0, |bits, c| bits | c.facets),
+            recorded: same().any(covers),
         })
     }
 }
 
-/// Places of a key in a sorted index.
+/// Positions of the entries with this key in a sorted index.
 fn in_order(index: &[((u64, u64), u32)], key: (u64, u64)) -> impl Iterator<Item = u32> + '_ {
     let start = index.partition_point(|(k, _)| *k < key);
     index[start..].iter().take_while(move |(k, _)| *k == key).map(|(_, i)| *i)
@@ -270,9 +272,9 @@ mod tests {
 
     const SECOND: i64 = 1_000_000_000;
 
-    fn counted(from: u16, to: u16, isn: Option<u32>, first: i64, until: i64) -> Counted {
-        let end = |port| Counted::end(6, SocketAddr::from(([10, 0, 0, 1], port)));
-        Counted {
+    fn counted(from: u16, to: u16, isn: Option<u32>, first: i64, until: i64) -> LedgerEntry {
+        let end = |port| LedgerEntry::end(6, SocketAddr::from(([10, 0, 0, 1], port)));
+        LedgerEntry {
             first: Time(first * SECOND),
             until: Time(until * SECOND),
             initiator: end(from),
@@ -284,34 +286,34 @@ mod tests {
         }
     }
 
-    /// They are stored: another value would count every connection twice after an upgrade.
+    /// Digests are stored. With other values, every connection would count twice after an upgrade.
     #[test]
-    fn digests_are_those_that_stores_hold() {
-        let v4 = Counted::end(6, SocketAddr::from(([10, 244, 1, 10], 9080)));
-        let v6 = Counted::end(17, "[fd00::1]:53".parse().unwrap());
+    fn digests_are_those_that_stores_contain() {
+        let v4 = LedgerEntry::end(6, SocketAddr::from(([10, 244, 1, 10], 9080)));
+        let v6 = LedgerEntry::end(17, "[fd00::1]:53".parse().unwrap());
         let json = serde_json::json!({"name": "cart", "port": 8080});
         assert_eq!(
-            [v4, v6, Counted::wide(&json)],
+            [v4, v6, LedgerEntry::wide(&json)],
             [0x5f86_c591_a87e_af9b, 0x3c12_3344_79c1_a968, 0x8e96_a90a_31f8_f16a]
         );
-        assert_eq!(Counted::digest(&json), 0xbf6e_5860);
+        assert_eq!(LedgerEntry::digest(&json), 0xbf6e_5860);
     }
 
     #[test]
     fn bytes_are_read_back_and_cut_ones_refused() {
         let all = [
             counted(1, 2, Some(7), 3, 4),
-            Counted {
-                facets: Counted::FACETS,
+            LedgerEntry {
+                facets: LedgerEntry::FACETS,
                 host: 9,
                 ..counted(1, 2, None, -3, i64::MAX / SECOND)
             },
         ];
         let mut bytes = Vec::new();
         all.iter().for_each(|c| c.write(&mut bytes));
-        assert_eq!(bytes.len(), 2 * Counted::BYTES);
-        assert_eq!(Counted::read_all(&bytes).unwrap(), all);
-        assert_eq!(Counted::read_all(&bytes[1..]), None);
+        assert_eq!(bytes.len(), 2 * LedgerEntry::BYTES);
+        assert_eq!(LedgerEntry::read_all(&bytes).unwrap(), all);
+        assert_eq!(LedgerEntry::read_all(&bytes[1..]), None);
     }
 
     #[test]
@@ -324,7 +326,7 @@ mod tests {
             (counted(40_000, 8080, Some(7), 12, 30), false, "too late to be a translated one"),
             (counted(40_001, 80, Some(7), 10, 20), false, "another port"),
             (counted(40_000, 80, None, 15, 30), true, "joined midway"),
-            (counted(80, 40_000, None, 15, 30), true, "joined midway, and told the wrong way"),
+            (counted(80, 40_000, None, 15, 30), true, "midway, in the wrong direction"),
             (counted(40_000, 80, None, 9, 30), false, "an older one, which the SYN ended"),
             (counted(40_000, 80, None, 21, 30), false, "one that came after it was forgotten"),
             (counted(40_000, 80, Some(7), 21, 30), false, "the same number, much later"),
@@ -338,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_connection_of_several_hosts_counts_once_for_each_in_any_order() {
-        let of = |host| Counted { host, ..counted(40_000, 80, Some(7), 10, 20) };
+        let of = |host| LedgerEntry { host, ..counted(40_000, 80, Some(7), 10, 20) };
         for order in [[0, 1, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0], [0, 2, 1], [2, 0, 1]] {
             let (mut seen, mut n) = (Vec::new(), 0);
             for host in order {
@@ -354,11 +356,11 @@ mod tests {
     fn another_snapshot_counts_what_it_resolves_to_something_else() {
         let ledger = Ledger::new(vec![(counted(40_000, 80, Some(7), 10, 20), 5)]);
         let now = counted(40_000, 80, Some(7), 10, 20);
-        let before = Before { facets: Some(1), any: 1, noted: true };
+        let before = CountedBefore { facets: Some(1), any: 1, recorded: true };
         assert_eq!(ledger.before(&now, 5), Some(before));
         assert_eq!(ledger.before(&now, 6), Some(before), "the same dependency");
-        let other = Counted { to: 2, ..now };
-        let elsewhere = Before { facets: None, any: 1, noted: false };
+        let other = LedgerEntry { to: 2, ..now };
+        let elsewhere = CountedBefore { facets: None, any: 1, recorded: false };
         assert_eq!(ledger.before(&other, 5), Some(elsewhere), "by the same snapshot");
         assert_eq!(ledger.before(&other, 6), None);
     }

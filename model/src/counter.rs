@@ -8,7 +8,7 @@ use std::fmt;
 
 /// What a counter counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Unit {
+pub enum CounterUnit {
     /// Packets.
     Packets,
     /// Bytes of packets.
@@ -29,7 +29,7 @@ pub enum Unit {
     Times,
 }
 
-impl fmt::Display for Unit {
+impl fmt::Display for CounterUnit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Packets => "packets",
@@ -45,16 +45,16 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Who counts.
+/// Which part of the program counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Counts {
+pub enum CountedBy {
     /// The capture layer.
     Capture,
     /// An agent: collecting, attribution, gathering. A replay counts the same.
     Agent,
     /// Learning: resolving what an agent or a capture shows.
     Learning,
-    /// The check of a batch. No batch can say it.
+    /// The check of a batch. No batch may carry it.
     Checking,
 }
 
@@ -64,10 +64,10 @@ pub struct Counter {
     /// Its name, as it is stored and shown.
     pub name: &'static str,
     /// What it counts.
-    pub unit: Unit,
+    pub unit: CounterUnit,
     /// Who counts it.
-    pub by: Counts,
-    /// Something that was there to be learned may be missing for it.
+    pub by: CountedBy,
+    /// Whether something may not have been learned because of it.
     pub is_loss: bool,
 }
 
@@ -78,8 +78,8 @@ macro_rules! counters {
         /// All counters, in the order of their definition.
         pub const ALL: &[Counter] = &[$(Counter {
             name: $name,
-            unit: Unit::$unit,
-            by: Counts::$by,
+            unit: CounterUnit::$unit,
+            by: CountedBy::$by,
             is_loss: counters!(@ $loss),
         }),+];
     };
@@ -128,7 +128,7 @@ counters! {
     EVICTED_HEADS = "evicted-heads", Connections, Capture, loss;
     /// DNS answers that there was no room to remember.
     EVICTED_ANSWERS = "evicted-answers", Lookups, Capture, loss;
-    /// Interfaces whose totals there was no room to keep.
+    /// Interfaces whose totals there was no room to store.
     EVICTED_INTERFACES = "evicted-interfaces", Interfaces, Capture, loss;
     /// Connections seen only where they arrive, of pods that other agents watch.
     ARRIVING = "arriving-connections", Connections, Capture, fact;
@@ -155,17 +155,17 @@ counters! {
     CLOCK_STEPS = "clock-steps", Times, Agent, loss;
     /// Observations of unknown addresses that there was no room to let wait.
     WAITING_OVERFLOW = "waiting-overflow", Observations, Agent, loss;
-    /// Connections told by the capture layer.
+    /// Connections reported by the capture layer.
     CONNECTIONS = "connections", Connections, Agent, fact;
     /// Connections of pods: learned.
     LEARNED = "learned", Connections, Agent, fact;
     /// From a node or a pod on its network: kubelet's probes, node agents.
     FROM_NODE = "from-node", Connections, Agent, fact;
-    /// Of pods of other nodes, which the agents there tell of.
+    /// Of pods of other nodes. The agents there report them.
     ELSEWHERE = "from-elsewhere", Connections, Agent, fact;
     /// From outside the cluster.
     FROM_OUTSIDE = "from-outside", Connections, Agent, fact;
-    /// From a pod's address that no known pod held then.
+    /// From an address in the range of pods that no known pod had at that time.
     UNATTRIBUTED = "unattributed", Connections, Agent, loss;
     /// From an address that several pods claim.
     CONTESTED = "contested-source", Connections, Agent, loss;
@@ -173,13 +173,13 @@ counters! {
     GUESSED = "guessed-initiator", Connections, Agent, loss;
     /// Joined midway.
     MIDWAY = "midway", Connections, Agent, fact;
-    /// Look-ups told by the capture layer.
+    /// Look-ups reported by the capture layer.
     LOOKUPS = "look-ups", Lookups, Agent, fact;
     /// Of a node, of pods of other nodes, or from outside the cluster.
     LOOKUPS_OF_OTHERS = "look-ups-of-others", Lookups, Agent, fact;
     /// Of names that the DNS says are none: steps of the search path.
     LOOKUPS_DENIED = "look-ups-denied", Lookups, Agent, fact;
-    /// From an address that no known pod held then, or that several claim.
+    /// From an address that no known pod had at that time, or that several pods claim.
     LOOKUPS_UNATTRIBUTED = "look-ups-unattributed", Lookups, Agent, loss;
     /// Connections of a pod beyond its share of a batch: folded.
     FOLDED = "connections-folded", Connections, Agent, loss;
@@ -187,9 +187,9 @@ counters! {
     NAMES_FOLDED = "names-folded", Lookups, Agent, loss;
     /// Edges of batches that were refused for good.
     EDGES_REFUSED = "edges-refused", Lines, Agent, loss;
-    /// Edges that an agent of before had no room for.
+    /// Edges for which an agent of an older version had no room.
     EDGES_DROPPED = "edges-dropped", Lines, Agent, loss;
-    /// Names asked for that an agent of before had no room for.
+    /// Names asked for, for which an agent of an older version had no room.
     NAMES_DROPPED = "names-dropped", Lines, Agent, loss;
 
     /// Look-ups of names that no object of the cluster has.
@@ -198,7 +198,7 @@ counters! {
     UNLISTED = "external-addresses-not-listed", Connections, Learning, loss;
     /// Neither end is known: a snapshot of another cluster shows here.
     STRANGE = "neither-end-known", Connections, Learning, fact;
-    /// To an address that changed hands while they were told as one.
+    /// To an address whose owner changed between the connections of one edge.
     CHANGED_HANDS = "responder-changed", Connections, Learning, loss;
     /// Captures that could not be opened, or are none.
     CAPTURES_NOT_READ = "captures-not-read", Captures, Learning, loss;
@@ -209,18 +209,18 @@ counters! {
     LINES_ELSEWHERE = "lines-of-other-nodes", Lines, Checking, loss;
     /// Lines that contradict themselves: refused.
     IMPOSSIBLE = "lines-impossible", Lines, Checking, loss;
-    /// Lines with times or counts that cannot be true: they count with those that can.
+    /// Lines with impossible times or counts. They count with corrected ones.
     CORRECTED = "times-corrected", Lines, Checking, loss;
-    /// What no known time could be found for.
+    /// Observations for which no possible time was found.
     UNDATED = "times-unknown", Observations, Checking, loss;
-    /// About pods that the cluster did not know: kept apart. What became of them is counted under
-    /// the names that follow.
+    /// About pods that the API server does not know: stored as unverified. What becomes of them is
+    /// counted under the names that follow.
     UNVERIFIED = "lines-unverified", Lines, Checking, fact;
-    /// Of these, learned when the cluster knew their pod.
+    /// Of these, learned once the API server knew their pod.
     CONFIRMED = "lines-confirmed", Lines, Checking, fact;
-    /// Of these, given up: the cluster never knew their pod.
+    /// Of these, dropped because the API server never knew their pod.
     EXPIRED = "lines-unverified-expired", Lines, Checking, loss;
-    /// Of these, given up for want of room.
+    /// Of these, dropped for lack of room.
     DROPPED = "lines-unverified-dropped", Lines, Checking, loss;
     /// Sum of counters whose names this program does not know.
     UNKNOWN = "unknown-counters", Times, Checking, loss;
@@ -231,14 +231,14 @@ pub fn named(name: &str) -> Option<&'static Counter> {
     ALL.iter().find(|c| c.name == name)
 }
 
-/// Whether a counter of this name is a loss. One that is not known may be.
+/// Whether a counter of this name is a loss. A counter that is not defined counts as a loss.
 pub fn is_loss(name: &str) -> bool {
     named(name).is_none_or(|c| c.is_loss)
 }
 
 /// Whether a batch may carry a counter of this name.
-pub fn is_told(name: &str) -> bool {
-    named(name).is_some_and(|c| matches!(c.by, Counts::Capture | Counts::Agent))
+pub fn may_be_sent(name: &str) -> bool {
+    named(name).is_some_and(|c| matches!(c.by, CountedBy::Capture | CountedBy::Agent))
 }
 
 #[cfg(test)]
@@ -254,8 +254,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_may_be_a_loss_and_may_not_be_told() {
+    fn an_undefined_counter_is_a_loss_and_no_batch_may_carry_it() {
         assert!(is_loss("ring-dropped") && !is_loss("packets") && is_loss("made-up"));
-        assert!(is_told("packets") && is_told(FOLDED) && !is_told(DROPPED) && !is_told("made-up"));
+        assert!(
+            may_be_sent("packets")
+                && may_be_sent(FOLDED)
+                && !may_be_sent(DROPPED)
+                && !may_be_sent("made-up")
+        );
     }
 }

@@ -1,4 +1,7 @@
-//! What was watched: without it, silence of a workload would mean nothing.
+//! What was watched. Without this record it would be unknown whether a silent workload made no
+//! calls or was not seen.
+//!
+//! Owns how spans of watching merge. Must never read a clock.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,7 +24,7 @@ impl Span {
     pub const ALWAYS: Self = Self { from: Time::MIN, to: Time::MAX };
 
     /// Whether a time lies in it.
-    pub fn holds(&self, time: Time) -> bool {
+    pub fn contains(&self, time: Time) -> bool {
         self.from <= time && time <= self.to
     }
 }
@@ -78,7 +81,7 @@ pub struct Ownership {
     /// what older agents told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<OwnedBy>,
-    /// Packets that the pod sent with an address that is not its own. They taught nothing.
+    /// Packets that the pod sent with an address that is not its own. They are not learned.
     #[serde(skip_serializing_if = "crate::is_zero")]
     pub forged: u64,
     /// Some of the addresses that those claimed, at most [`Ownership::MAX_CLAIMED`].
@@ -90,7 +93,7 @@ impl Ownership {
     /// Claimed addresses that are remembered.
     pub const MAX_CLAIMED: usize = 8;
 
-    /// Whether there is nothing to tell.
+    /// Whether nothing is known of it.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -125,7 +128,7 @@ pub struct Watch {
     pub spans: Spans,
     /// Packets seen on its interface.
     pub packets: u64,
-    /// Whose the interface is, and what the pod sent that is not its own.
+    /// How it is known that the interface is the pod's, and the forged sources that it sent.
     #[serde(default, skip_serializing_if = "Ownership::is_empty")]
     pub ownership: Ownership,
     /// What it called beyond its share: what is known of its calls is incomplete.

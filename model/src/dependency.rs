@@ -1,4 +1,6 @@
-//! A dependency: a workload calls a destination on a port, and how that is known.
+//! A dependency: a workload calls a destination on a port, with the evidence for it.
+//!
+//! Owns when two dependencies are the same. Must never resolve a destination.
 
 use std::collections::BTreeMap;
 
@@ -19,13 +21,13 @@ pub struct DependencyKey {
     pub protocol: Protocol,
 }
 
-/// Names kept per dependency. A virtual host of a shared gateway can have thousands; generation
-/// needs those of the mesh, few.
+/// Most names stored per dependency. A shared gateway can have thousands of virtual hosts;
+/// generation needs only those of the mesh, which are few.
 const ADDRESSED: usize = 32;
 
 /// A dependency with its evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", from = "Flat")]
+#[serde(rename_all = "camelCase", from = "DependencyFields")]
 pub struct Dependency {
     /// Which one.
     #[serde(flatten)]
@@ -39,7 +41,7 @@ pub struct Dependency {
     /// destination's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub addressed: BTreeMap<String, Tally>,
-    /// Some further names were not kept.
+    /// Whether more names were seen than are stored.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub addressed_more: bool,
     /// Connections of an injected pod that reached a Service's own address: its Envoy had no
@@ -57,11 +59,11 @@ pub struct Dependency {
     pub unanswered: u64,
 }
 
-/// A dependency as it is read: a flattened field is read into a map first, which takes twice as
-/// long as all else.
+/// The fields of a dependency as they are read. A flattened field would be read into a map first,
+/// which takes twice as long as the rest.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Flat {
+struct DependencyFields {
     workload: WorkloadId,
     destination: Destination,
     port: u16,
@@ -84,10 +86,17 @@ struct Flat {
     unanswered: u64,
 }
 
-impl From<Flat> for Dependency {
-    fn from(flat: Flat) -> Self {
-        let Flat {
-            workload, destination, port, protocol, connections, first_seen, last_seen, ..
+impl From<DependencyFields> for Dependency {
+    fn from(flat: DependencyFields) -> Self {
+        let DependencyFields {
+            workload,
+            destination,
+            port,
+            protocol,
+            connections,
+            first_seen,
+            last_seen,
+            ..
         } = flat;
         Self {
             key: DependencyKey { workload, destination, port, protocol },
@@ -120,7 +129,7 @@ impl Dependency {
     }
 
     /// Whether it has not been seen for this long, in nanoseconds, while its workload was: measured
-    /// against the workload's own last sighting, so that silence of the watcher ages nothing.
+    /// from the workload's own last sighting, so that nothing becomes stale while nobody watches.
     pub fn is_stale(&self, workload_seen: Time, after: u64) -> bool {
         workload_seen.since(self.tally.last_seen) >= after
     }
@@ -141,7 +150,7 @@ impl Merge for Dependency {
             merge_into(&mut self.addressed, host.clone(), tally);
         }
         self.addressed_more |= other.addressed_more || self.addressed.len() > ADDRESSED;
-        // The first by name are kept: a rule that does not depend on the order of merging.
+        // The first by name stay: a rule that does not depend on the order of merging.
         while self.addressed.len() > ADDRESSED {
             self.addressed.pop_last();
         }

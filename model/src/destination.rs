@@ -51,7 +51,7 @@ impl fmt::Display for Infrastructure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unresolved {
-    /// The address lies in the cluster's pod range and no known pod held it at that time.
+    /// The address lies in the cluster's pod range and no known pod had it at that time.
     NoPodThen,
     /// Several live pods claimed the address at that time.
     SeveralPods,
@@ -81,7 +81,7 @@ impl fmt::Display for Unresolved {
 pub enum Destination {
     /// A port of one Service.
     Service(ServicePort),
-    /// One of several Services stand behind the address, and nothing on the wire tells which.
+    /// Several Services stand behind the address, and nothing on the wire shows which was called.
     Ambiguous {
         /// Usually at least two; one where it stood behind the address before or after, and nobody
         /// knows whether it did then.
@@ -95,10 +95,10 @@ pub enum Destination {
         /// Address, where no host name is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<IpAddr>,
-        /// Namespace of the ServiceEntry that holds the host.
+        /// Namespace of the ServiceEntry that lists the host.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         namespace: Option<String>,
-        /// Name of the ServiceEntry that holds the host.
+        /// Name of the ServiceEntry that lists the host.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
         /// The host as the ServiceEntry lists it (`*.wikipedia.org`), where it differs from `host`.

@@ -1,4 +1,7 @@
-//! How a destination is known, and examples that a person can look up in the capture.
+//! By which evidence a destination was resolved, with examples that a person can find in the
+//! capture.
+//!
+//! Owns the grades and their order. Must never resolve a destination.
 
 use std::net::SocketAddr;
 
@@ -47,7 +50,7 @@ impl Grade {
     }
 }
 
-/// A connection that can be looked up in the capture.
+/// A connection that a person can find in the capture.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Example {
     /// Time of its first packet.
@@ -61,12 +64,12 @@ pub struct Example {
     pub name: Option<String>,
 }
 
-/// Most examples kept per grade: the two earliest and the latest.
+/// Examples that are stored per grade: the two earliest and the latest.
 const EXAMPLES: usize = 3;
 
-/// What one grade of evidence amounts to.
+/// The evidence of one grade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Flat")]
+#[serde(from = "EvidenceFields")]
 pub struct Evidence {
     /// How often, first and last time.
     #[serde(flatten)]
@@ -75,18 +78,20 @@ pub struct Evidence {
     pub examples: Vec<Example>,
 }
 
-/// Evidence as it is read, which is quicker without a flattened field.
+/// The fields of evidence as they are read. Reading is quicker without a flattened field.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Flat {
+struct EvidenceFields {
     connections: u64,
     first_seen: Time,
     last_seen: Time,
     examples: Vec<Example>,
 }
 
-impl From<Flat> for Evidence {
-    fn from(Flat { connections, first_seen, last_seen, examples }: Flat) -> Self {
+impl From<EvidenceFields> for Evidence {
+    fn from(
+        EvidenceFields { connections, first_seen, last_seen, examples }: EvidenceFields,
+    ) -> Self {
         Self { tally: Tally { connections, first_seen, last_seen }, examples }
     }
 }

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Acceptance, Baseline, BatchId, Raised, Record};
+use crate::{Acceptance, Baseline, BatchId, RaisedAlert, Record};
 
 /// Version of the export format.
 pub const VERSION: u32 = 1;
@@ -12,30 +12,31 @@ pub const VERSION: u32 = 1;
 /// A line of an export.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Line {
+pub enum ExportLine {
     /// The first one.
-    Sidecarta(Header),
+    Sidecarta(ExportHeader),
     /// A record.
     Row(Box<Record>),
-    /// A batch that the store holds.
+    /// A batch that the store has merged.
     Batch(BatchId),
-    /// A part of an agent's batch that waits to be resolved; its parts follow each other.
-    Kept(Kept),
+    /// A part of a queued batch. The parts of one batch follow each other.
+    #[serde(rename = "kept")]
+    Queued(QueuedPart),
     /// What was accepted of a workload.
     Baseline(Box<Baseline>),
-    /// An alert, and where it has gone.
-    Alert(Box<Raised>),
+    /// An alert, and how its delivery stands.
+    Alert(Box<RaisedAlert>),
     /// Who accepted what.
     Accepted(Acceptance),
     /// Connections and lookups that a batch counted.
     Counted(CountedLine),
     /// The last one.
-    End(Footer),
+    End(ExportFooter),
 }
 
 /// The first line.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Header {
+pub struct ExportHeader {
     /// See [`VERSION`].
     pub version: u32,
     /// What is missing: the export was made of a damaged store.
@@ -43,9 +44,9 @@ pub struct Header {
     pub salvaged: Option<String>,
 }
 
-/// A part of an agent's batch that waits to be resolved.
+/// A part of a queued batch: the recorder acknowledged it and has not resolved it yet.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Kept {
+pub struct QueuedPart {
     /// Which batch.
     #[serde(flatten)]
     pub id: BatchId,
@@ -57,7 +58,7 @@ pub struct Kept {
     pub lines: Option<String>,
 }
 
-/// What was counted of a batch, or a part of it.
+/// Ledger entries of a batch, or some of them.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CountedLine {
     /// Which batch.
@@ -69,12 +70,12 @@ pub struct CountedLine {
 
 /// The last line: how much there is.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Footer {
+pub struct ExportFooter {
     /// Lines of records, baselines, alerts and what was accepted.
     pub rows: u64,
     /// Lines of batches.
     pub batches: u64,
-    /// Lines of batches that wait.
+    /// Lines of queued batches.
     #[serde(default, skip_serializing_if = "crate::is_zero")]
     pub kept: u64,
     /// Lines of what was counted.

@@ -1,4 +1,4 @@
-//! What a pod called beyond its share, folded: counted by domain, and no longer known one by one.
+//! What a pod called beyond its share, folded: counted by domain, no longer listed one by one.
 //!
 //! Owns the rule of folding and its bound. Must never look like a list of what was called: what is
 //! folded says only that the list is incomplete.
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Merge;
 
-/// Longest domain that is counted apart, in bytes.
+/// Longest domain that has a count of its own, in bytes.
 const MAX_LENGTH: usize = 253;
 
 /// Second labels under which countries register domains: `example.co.uk` is one domain, and so is
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_said_what_is_folded() {
+    fn the_description_names_the_largest_domains() {
         let mut folded = Folded::default();
         for (host, n) in [("a.b.com", 1), ("a.c.com", 9), ("a.d.com", 3), ("a.e.com", 2)] {
             folded.add(Some(host), n);

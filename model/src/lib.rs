@@ -1,5 +1,5 @@
-//! The values of the project: workloads, destinations, evidence, dependencies, coverage, and how two
-//! records of the same thing merge.
+//! The values of the project: workloads, destinations, evidence, dependencies, coverage, and how
+//! two records of the same thing merge.
 //!
 //! Owns plain values, their merge laws and their serde, and what a name may be ([`valid`]). Must
 //! never do I/O, read a clock, or import another package of the project.
@@ -26,10 +26,10 @@ mod unverified;
 pub mod valid;
 mod workload;
 
-pub use alert::{Alert, AlertKind, Delivery, Raised};
-pub use baseline::{Acceptance, Accepted, Baseline};
-pub use batch::{Batch, BatchId, Key, Record, Source};
-pub use counted::{Before, Counted, Ledger};
+pub use alert::{Alert, AlertKind, Delivery, RaisedAlert};
+pub use baseline::{Acceptance, AcceptedDependency, Baseline};
+pub use batch::{Batch, BatchId, Record, RecordKey, Source};
+pub use counted::{CountedBefore, Ledger, LedgerEntry};
 pub use coverage::{Lookups, OwnedBy, Ownership, Span, Spans, Watch};
 pub use dependency::{Dependency, DependencyKey};
 pub use destination::{Destination, Infrastructure, ServicePort, Unresolved};
@@ -38,14 +38,14 @@ pub use folded::{Folded, domain};
 pub use pod::{CaptureScope, Labels, Pod};
 pub use tally::Tally;
 pub use time::Time;
-pub use unverified::{Amount, Unverified};
+pub use unverified::{UnverifiedAmount, UnverifiedBatch};
 pub use workload::{DataPlane, Protocol, Workload, WorkloadId, selects};
 
 /// Two records of the same thing become one.
 ///
 /// `merge` must be associative and commutative, so that neither the order of batches nor how they
-/// were cut shows in the result. Counts are sums; that a batch counts once is the store's duty (it
-/// remembers which batches it holds).
+/// were cut shows in the result. Counts are sums. The store ensures that a batch counts once: it
+/// stores the identity of each batch that it has merged.
 ///
 /// ```
 /// use sidecarta_model::{Merge, Tally, Time};
@@ -55,11 +55,11 @@ pub use workload::{DataPlane, Protocol, Workload, WorkloadId, selects};
 /// assert_eq!(all, Tally::new(5, Time(5), Time(20)));
 /// ```
 pub trait Merge {
-    /// Takes `other` into `self`.
+    /// Merges `other` into `self`.
     fn merge(&mut self, other: &Self);
 }
 
-/// What only one of them has is kept.
+/// Where only one of them has a value, the result is that value.
 impl<T: Merge + Clone> Merge for Option<T> {
     fn merge(&mut self, other: &Self) {
         match (self, other) {

@@ -1,4 +1,4 @@
-//! What an agent tells: attributed observations, merged, in batches that anyone can learn from.
+//! What an agent sends: attributed observations, merged, in self-contained batches.
 //!
 //! Owns the batch and its form as NDJSON, with its versions. A batch is self-contained (it carries
 //! the pods that it speaks of, as the agent knew them at that time) and has an identity, so that it
@@ -16,15 +16,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{BatchId, Folded, Merge, Ownership, Pod, Spans, Tally, Time};
 
-pub use call::{Begun, Call, CallRef, Edge, Opening};
+pub use call::{Call, CallRef, Edge, EdgeConnection, Opening};
 pub use ndjson::{
-    MAX_MEMORY, MAX_TEXT, Packed, ReadError, Reader, VERSION, VERSION_HEADER, allowance, write,
+    BatchReadError, MAX_MEMORY, MAX_TEXT, Packed, Reader, VERSION, VERSION_HEADER, allowance, write,
 };
 
-/// That a pod asked the DNS for a name, and was not told that there is none.
+/// A DNS name that a pod looked up and that was not answered with NXDOMAIN or another error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Asked {
+pub struct AskedName {
     /// Index of the pod in [`Observed::pods`].
     pub pod: u32,
     /// The name, lower case, without the final dot.
@@ -37,15 +37,15 @@ pub struct Asked {
 /// That a pod's interface was watched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Watching {
+pub struct WatchedInterface {
     /// Index of the pod in [`Observed::pods`].
     pub pod: u32,
-    /// When, since it was last told.
+    /// When it was watched, since the batch before.
     pub spans: Spans,
     /// Packets sampled on it.
     pub packets: u64,
-    /// Whose the interface is, and what the pod sent that is not its own. Recorders that do not
-    /// know of it pass it over.
+    /// How it is known that the interface is the pod's, and the forged sources that it sent. Older
+    /// recorders skip this field.
     #[serde(default, skip_serializing_if = "Ownership::is_empty")]
     pub ownership: Ownership,
     /// What the pod called beyond its share of a batch.
@@ -53,8 +53,8 @@ pub struct Watching {
     pub folded: Folded,
 }
 
-impl Watching {
-    /// Of a pod, and nothing yet.
+impl WatchedInterface {
+    /// For a pod, with nothing watched yet.
     pub fn of(pod: u32) -> Self {
         Self {
             pod,
@@ -66,7 +66,7 @@ impl Watching {
     }
 }
 
-impl Merge for Watching {
+impl Merge for WatchedInterface {
     /// Of the same pod.
     fn merge(&mut self, other: &Self) {
         self.spans.merge(&other.spans);
@@ -83,7 +83,7 @@ pub struct Observed {
     pub id: BatchId,
     /// Name of the node.
     pub node: String,
-    /// When the agent made it, by its clock: what it tells happened before.
+    /// When the agent made it, by its clock. Everything in it happened before.
     pub made: Time,
     /// Packet time covered.
     pub spans: Spans,
@@ -94,13 +94,13 @@ pub struct Observed {
     /// Connections.
     pub edges: Vec<Edge>,
     /// Names asked for.
-    pub asked: Vec<Asked>,
+    pub asked: Vec<AskedName>,
     /// What was watched.
-    pub watching: Vec<Watching>,
+    pub watching: Vec<WatchedInterface>,
 }
 
 impl Observed {
-    /// Whether it tells anything besides counters.
+    /// Whether it contains nothing besides counters.
     pub fn is_empty(&self) -> bool {
         self.edges.is_empty() && self.asked.is_empty() && self.watching.is_empty()
     }

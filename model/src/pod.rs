@@ -1,6 +1,6 @@
-//! A pod, as the cluster knows it and as a batch tells of it.
+//! A pod, as the indexes of the cluster and the batches of agents have it.
 //!
-//! Owns what is told of a pod. Must never decide which workload it belongs to.
+//! Owns the fields of a pod. Must never decide which workload it belongs to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,16 +14,16 @@ use super::{DataPlane, Time, WorkloadId};
 /// Labels, shared: many objects have the same.
 pub type Labels = Arc<BTreeMap<String, String>>;
 
-/// A pod, with the interval in which it held its addresses. What it has in common with others is
+/// A pod, with the time during which it had its addresses. Values that many pods have in common are
 /// shared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pod {
     /// Name of the pod.
     pub name: Arc<str>,
-    /// What tells it from another pod of its name, at another time; empty where the snapshot does
-    /// not say, and in batches of old agents.
-    #[serde(default = "untold")]
+    /// UID: it distinguishes pods that have the same name at different times. Empty where the
+    /// snapshot lacks it, and in batches of old agents.
+    #[serde(default = "empty")]
     pub uid: Arc<str>,
     /// Its top controller.
     pub workload: WorkloadId,
@@ -33,9 +33,9 @@ pub struct Pod {
     pub selector: Labels,
     /// How it takes part in the mesh.
     pub data_plane: DataPlane,
-    /// When it began to hold its addresses; [`Time::MIN`] where the snapshot does not say.
+    /// When it got its addresses; [`Time::MIN`] where the snapshot does not say.
     pub start: Time,
-    /// When it ceased to; [`Time::MAX`] while it runs.
+    /// When it lost them; [`Time::MAX`] while it runs.
     pub end: Time,
     /// Its addresses.
     pub addresses: Arc<[IpAddr]>,
@@ -48,7 +48,7 @@ pub struct Pod {
     pub capture: Arc<CaptureScope>,
 }
 
-fn untold() -> Arc<str> {
+fn empty() -> Arc<str> {
     Arc::from("")
 }
 

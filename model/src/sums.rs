@@ -1,8 +1,10 @@
-//! Sums under names. What is summed may be as large as a number can be: no sum wraps.
+//! Sums under names.
+//!
+//! Owns adding without overflow: a sum stays at its greatest value. Must never wrap.
 
 use std::collections::BTreeMap;
 
-/// Adds to the sum of this name. What is nothing makes no new name.
+/// Adds `n` to the sum of this name. Adding 0 makes no new name.
 pub fn add(sums: &mut BTreeMap<String, u64>, name: &str, n: u64) {
     match sums.get_mut(name) {
         Some(sum) => *sum = sum.saturating_add(n),
@@ -13,7 +15,7 @@ pub fn add(sums: &mut BTreeMap<String, u64>, name: &str, n: u64) {
     }
 }
 
-/// Takes other sums into these, with all of their names.
+/// Adds other sums to these, and takes over all of their names.
 pub fn merge<K: Ord + Clone>(sums: &mut BTreeMap<K, u64>, other: &BTreeMap<K, u64>) {
     for (name, n) in other {
         match sums.get_mut(name) {

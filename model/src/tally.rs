@@ -1,4 +1,6 @@
-//! How often, and when.
+//! How often something was seen, and when.
+//!
+//! Owns the counts and times of connections. Must never read a clock.
 
 use serde::{Deserialize, Serialize};
 

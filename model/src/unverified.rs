@@ -1,5 +1,7 @@
-//! Lines of agents about pods that the cluster does not know: kept apart, and teaching nothing,
-//! until it does.
+//! Unverified lines: lines of agents about pods that the API server does not know. They are stored
+//! and not learned until it does.
+//!
+//! Owns their summary. Must never contain the lines themselves.
 
 use std::collections::BTreeMap;
 
@@ -7,38 +9,38 @@ use serde::{Deserialize, Serialize};
 
 use super::{BatchId, Time};
 
-/// What is kept apart of one batch, in short.
+/// Summary of the unverified lines of one batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Unverified {
+pub struct UnverifiedBatch {
     /// The batch.
     pub id: BatchId,
-    /// The node whose agent told it.
+    /// The node whose agent sent it.
     pub node: String,
-    /// When it was put aside, by the clock of whoever did so.
+    /// When it was stored as unverified, by the recorder's clock.
     pub since: Time,
     /// Bytes of its text, unpacked.
     pub bytes: u64,
     /// How much there is, by the namespaces that its pods are said to be of. What is said to be of
     /// too many namespaces stands under the empty name.
-    pub namespaces: BTreeMap<String, Amount>,
+    pub namespaces: BTreeMap<String, UnverifiedAmount>,
 }
 
-/// How much is kept apart.
+/// How much is unverified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Amount {
+pub struct UnverifiedAmount {
     /// Pods, of this batch alone: two batches may speak of the same.
     pub pods: u64,
     /// Lines about them: connection edges, names asked for, interfaces watched.
     pub lines: u64,
 }
 
-impl Unverified {
+impl UnverifiedBatch {
     /// In all namespaces, or in one.
-    pub fn amount(&self, namespace: Option<&str>) -> Amount {
+    pub fn amount(&self, namespace: Option<&str>) -> UnverifiedAmount {
         let of = |n: &str| namespace.is_none_or(|wanted| wanted == n);
         let chosen = self.namespaces.iter().filter(|(n, _)| of(n));
-        chosen.fold(Amount::default(), |sum, (_, a)| Amount {
+        chosen.fold(UnverifiedAmount::default(), |sum, (_, a)| UnverifiedAmount {
             pods: sum.pods.saturating_add(a.pods),
             lines: sum.lines.saturating_add(a.lines),
         })

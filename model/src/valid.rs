@@ -32,7 +32,7 @@ const WORD: usize = 1024;
 /// Why a name is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {text:?} is not valid: {rule}")]
-pub struct Invalid {
+pub struct InvalidName {
     /// What it is the name of.
     what: &'static str,
     /// The name, cut where it is long.
@@ -42,11 +42,16 @@ pub struct Invalid {
 }
 
 /// Checks a text, and says what it is.
-fn ensure(fits: bool, what: &'static str, text: &str, rule: &'static str) -> Result<(), Invalid> {
+fn ensure(
+    fits: bool,
+    what: &'static str,
+    text: &str,
+    rule: &'static str,
+) -> Result<(), InvalidName> {
     if fits {
         return Ok(());
     }
-    Err(Invalid { what, text: text.chars().take(80).collect(), rule })
+    Err(InvalidName { what, text: text.chars().take(80).collect(), rule })
 }
 
 /// Letters or digits at both ends, and what `inner` allows between.
@@ -79,7 +84,7 @@ fn is_subdomain(text: &str) -> bool {
 ///
 /// # Errors
 /// When it is none by RFC 1123.
-pub fn namespace(text: &str) -> Result<(), Invalid> {
+pub fn namespace(text: &str) -> Result<(), InvalidName> {
     ensure(
         is_label(text),
         "the namespace",
@@ -92,7 +97,7 @@ pub fn namespace(text: &str) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// When it is none by RFC 1123.
-pub fn object_name(text: &str) -> Result<(), Invalid> {
+pub fn object_name(text: &str) -> Result<(), InvalidName> {
     ensure(
         is_subdomain(text),
         "the name",
@@ -105,7 +110,7 @@ pub fn object_name(text: &str) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// When it is none: kinds are labels of the DNS in mixed case (`CustomResourceDefinitionNames`).
-pub fn kind(text: &str) -> Result<(), Invalid> {
+pub fn kind(text: &str) -> Result<(), InvalidName> {
     ensure(
         text.len() <= LABEL
             && text.as_bytes().first().is_some_and(u8::is_ascii_alphabetic)
@@ -120,7 +125,7 @@ pub fn kind(text: &str) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// When a key or a value breaks Kubernetes' rules (`IsQualifiedName`, `IsValidLabelValue`).
-pub fn labels<K: AsRef<str>, V: AsRef<str>>(all: &BTreeMap<K, V>) -> Result<(), Invalid> {
+pub fn labels<K: AsRef<str>, V: AsRef<str>>(all: &BTreeMap<K, V>) -> Result<(), InvalidName> {
     let plain = |text: &str| {
         text.len() <= LABEL && enclosed(text, alphanumeric, |b| matches!(b, b'-' | b'_' | b'.'))
     };
@@ -168,7 +173,7 @@ pub fn is_wildcard_host(text: &str) -> bool {
 ///
 /// # Errors
 /// When it is none of these.
-pub fn called_host(text: &str) -> Result<(), Invalid> {
+pub fn called_host(text: &str) -> Result<(), InvalidName> {
     let name = text.strip_suffix('.').unwrap_or(text);
     ensure(
         is_wildcard_host(name) || text.parse::<IpAddr>().is_ok(),
@@ -182,7 +187,7 @@ pub fn called_host(text: &str) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// When it is no host.
-pub fn mesh_host(text: &str) -> Result<(), Invalid> {
+pub fn mesh_host(text: &str) -> Result<(), InvalidName> {
     ensure(
         is_wildcard_host(text.strip_suffix('.').unwrap_or(text)) || text.parse::<IpAddr>().is_ok(),
         "the host",
@@ -195,7 +200,7 @@ pub fn mesh_host(text: &str) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// When it is neither.
-pub fn range(text: &str) -> Result<(), Invalid> {
+pub fn range(text: &str) -> Result<(), InvalidName> {
     ensure(
         text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok(),
         "the address",
@@ -209,7 +214,7 @@ pub fn range(text: &str) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// When no packet can have shown it.
-pub fn wire_name(text: &str) -> Result<(), Invalid> {
+pub fn wire_name(text: &str) -> Result<(), InvalidName> {
     ensure(
         !text.is_empty() && text.len() <= WIRE && text.bytes().all(|b| b.is_ascii_graphic()),
         "the name on the wire",
@@ -222,7 +227,7 @@ pub fn wire_name(text: &str) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// When it is empty, long, or not printable ASCII.
-pub fn word(what: &'static str, text: &str) -> Result<(), Invalid> {
+pub fn word(what: &'static str, text: &str) -> Result<(), InvalidName> {
     ensure(
         !text.is_empty() && text.len() <= WORD && text.bytes().all(|b| matches!(b, b' '..=b'~')),
         what,
@@ -235,7 +240,7 @@ pub fn word(what: &'static str, text: &str) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// When a part of its name breaks a rule.
-pub fn workload(id: &WorkloadId) -> Result<(), Invalid> {
+pub fn workload(id: &WorkloadId) -> Result<(), InvalidName> {
     if !id.namespace.is_empty() {
         namespace(&id.namespace)?;
     }
@@ -243,7 +248,7 @@ pub fn workload(id: &WorkloadId) -> Result<(), Invalid> {
     object_name(&id.name)
 }
 
-impl Invalid {
+impl InvalidName {
     /// Whose name it is, for messages.
     pub fn of(self, owner: impl fmt::Display) -> String {
         format!("{owner}: {self}")

@@ -36,7 +36,7 @@ fn alert(alert: &Alert) -> Value {
     let mut body = json!({
         "id": alert.id(),
         "kind": alert.kind,
-        "text": text::notice(&alert.text()),
+        "text": text::annotation(&alert.text()),
         "workload": alert.workload,
         "destination": alert.destination,
         "port": alert.port,
@@ -85,7 +85,7 @@ pub(super) fn alertmanager(alerts: &[Alert]) -> Vec<u8> {
             );
             json!({
                 "labels": labels,
-                "annotations": {"summary": cut(&text::notice(&alert.text()), ANNOTATION), "description": description},
+                "annotations": {"summary": cut(&text::annotation(&alert.text()), ANNOTATION), "description": description},
                 "startsAt": alert.raised,
             })
         })

@@ -209,7 +209,7 @@ fn event(alert: &Alert, uid: Option<String>) -> Event {
         type_: Some("Warning".to_owned()),
         reason: Some(reason(alert.kind).to_owned()),
         action: Some("Observe".to_owned()),
-        note: Some(cut(&text::notice(&alert.text()), NOTE)),
+        note: Some(cut(&text::annotation(&alert.text()), NOTE)),
         event_time: Some(micro(alert.raised)),
         reporting_controller: Some(REPORTER.to_owned()),
         reporting_instance: Some(REPORTER.to_owned()),

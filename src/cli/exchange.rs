@@ -16,8 +16,7 @@ use super::{CommandOutcome, ReadOptions, StoreOptions, output};
 use crate::clock;
 use crate::learn::{self, Union};
 use crate::model::counter;
-use crate::observed::{Observed, ReadError, Reader};
-use crate::records::StoreDefect;
+use crate::observed::{BatchReadError, Reader};
 use crate::snapshot;
 use crate::store::{Applied, Store};
 use crate::verify::{self, Checked, Rules, check};
@@ -203,7 +202,7 @@ fn import_batches(
                     Applied::AlreadyHeld => imported.already_merged += 1,
                 }
             }
-            Err(e @ ReadError::Io { .. }) => {
+            Err(e @ BatchReadError::Io { .. }) => {
                 return Err(e).with_context(|| format!("cannot read {}", file.display()));
             }
             Err(e) => {

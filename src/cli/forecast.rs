@@ -8,7 +8,7 @@ use super::output::{self, Format};
 use super::{CommandOutcome, OutputOptions};
 use crate::generate;
 use crate::model::WorkloadId;
-use crate::scope::clusters::Size;
+use crate::scope::clusters::ProxySize;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -47,10 +47,10 @@ struct GroupForecast {
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-struct ForecastSizes {
-    before: Size,
-    today: Size,
-    after: Size,
+struct Row3 {
+    before: ProxySize,
+    today: ProxySize,
+    after: ProxySize,
 }
 
 /// Runs `sidecarta forecast`.

@@ -17,8 +17,8 @@ use super::progress::ProgressLine;
 use super::{ClusterOptions, CommandOutcome, OutputOptions, StoreOptions};
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::learn::{CaptureLearner, Earlier, LearnedCapture, Union};
-use crate::model::{Batch, BatchId, Counted, Ledger, Record, Source, Spans, counter, sums};
+use crate::learn::{Captures, Earlier, Taught, Union};
+use crate::model::{Batch, BatchId, Ledger, LedgerEntry, Record, Source, Spans, counter, sums};
 use crate::parallel::both;
 use crate::snapshot;
 use crate::store::{Applied, Store};
@@ -311,7 +311,7 @@ struct Writes {
     /// Batches of captures in `waiting`.
     ids: BTreeSet<BatchId>,
     /// What they counted.
-    counted: Vec<(BatchId, Vec<Counted>)>,
+    counted: Vec<(BatchId, Vec<LedgerEntry>)>,
     /// Connections in `counted`.
     connections: usize,
 }
@@ -328,7 +328,7 @@ impl Writes {
     }
 
     /// Adds what a capture has taught; false where the store holds it already.
-    fn add(&mut self, batch: &Batch, counted: &[Counted]) -> anyhow::Result<bool> {
+    fn add(&mut self, batch: &Batch, counted: &[LedgerEntry]) -> anyhow::Result<bool> {
         /// Records in one write, about.
         const RECORDS: usize = 16_384;
         /// Counted connections in one write, about.
@@ -384,7 +384,7 @@ impl Drop for Unblock<'_> {
 #[derive(Default)]
 struct Together {
     taught: Union,
-    counted: Vec<Counted>,
+    counted: Vec<LedgerEntry>,
     counters: BTreeMap<String, u64>,
     labels: Vec<String>,
     is_new: bool,
@@ -431,7 +431,12 @@ impl Together {
     }
 
     /// The batch of it, where there is anything; `more`: other captures are new.
-    fn batch(self, captures: &[u64], snapshot: u64, more: bool) -> Option<(Batch, Vec<Counted>)> {
+    fn batch(
+        self,
+        captures: &[u64],
+        snapshot: u64,
+        more: bool,
+    ) -> Option<(Batch, Vec<LedgerEntry>)> {
         if !self.is_new && !more {
             return None;
         }

@@ -17,7 +17,7 @@ use crate::generate::calls::Planner;
 use crate::mesh::{Mesh, MeshPod, Sidecar, VirtualService, sidecar_from_text};
 use crate::model::valid;
 use crate::scope::report::ScopeReport;
-use crate::scope::{Call, Client, Route, Scope, everything, listeners, policy};
+use crate::scope::{Client, Route, Scope, ScopeCall, everything, listeners, policy};
 use crate::snapshot;
 
 const EXAMPLE: &str = "\
@@ -136,7 +136,7 @@ pub(super) fn run(options: &ScopeOptions) -> anyhow::Result<CommandOutcome> {
     for text in &options.call {
         for call in parse(text, &scope, client)? {
             let route = Route::of(&scope.treat(&client, &call), mesh);
-            let Call { host, port, protocol, address } = call;
+            let ScopeCall { host, port, protocol, address } = call;
             calls.push(CallAnswer {
                 host,
                 port,
@@ -221,9 +221,8 @@ fn read_sidecar(path: &PathBuf) -> anyhow::Result<Sidecar> {
     sidecar_from_text(&text).map_err(|e| anyhow::anyhow!("{} is no Sidecar: {e}", path.display()))
 }
 
-/// Reads a call, `[PROTOCOL://]HOST:PORT[@ADDRESS]`. A host with several addresses gives several
-/// calls.
-fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Vec<Call>> {
+/// `[PROTOCOL://]HOST:PORT[@ADDRESS]`.
+fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Vec<ScopeCall>> {
     let wrong = || {
         format!(
             "{text:?} is no call: write [PROTOCOL://]HOST:PORT[@ADDRESS], for example \

@@ -73,8 +73,8 @@ pub(super) struct Interval {
 }
 
 impl PodBrief {
-    pub(crate) fn new(pod: &objects::Pod, pool: &mut Pool) -> Self {
-        let objects::Pod { metadata, spec, status } = pod;
+    pub(crate) fn new(pod: &objects::PodObject, pool: &mut Pool) -> Self {
+        let objects::PodObject { metadata, spec, status } = pod;
         let containers = &status.container_statuses;
         let started = |s: &objects::ContainerStatus| {
             let (running, terminated) = (s.state.running.as_ref(), s.state.terminated.as_ref());
@@ -204,7 +204,7 @@ impl ControllerBrief {
 }
 
 /// How a pod takes part in the mesh.
-fn data_plane(pod: &objects::Pod) -> DataPlane {
+fn data_plane(pod: &objects::PodObject) -> DataPlane {
     let labels = &pod.metadata.labels;
     if labels
         .get("gateway.networking.k8s.io/gateway-class-name")

@@ -26,11 +26,11 @@ const DOMAIN: &str = "cluster.local";
 pub struct ClusterBuilder {
     pool: Pool,
     owners: Owners,
-    /// Each with the time of its deletion, if it was deleted.
-    pods: Vec<(Arc<PodBrief>, Option<EndTime>)>,
-    services: BTreeMap<(String, String), Arc<objects::Service>>,
-    /// Each with the time at which it ceased to have these endpoints, if it did.
-    slices: Vec<(Arc<objects::EndpointSlice>, Option<EndTime>)>,
+    /// With when it was deleted, where it is no more.
+    pods: Vec<(Arc<PodBrief>, Option<Ended>)>,
+    services: BTreeMap<(String, String), Arc<objects::ServiceObject>>,
+    /// With until when it was as it is, where it is no more.
+    slices: Vec<(Arc<objects::EndpointSlice>, Option<Ended>)>,
     nodes: Vec<objects::Node>,
     entries: Vec<Arc<objects::ServiceEntry>>,
     workload_entries: Vec<EntryWorkload>,
@@ -53,12 +53,12 @@ impl ClusterBuilder {
     }
 
     #[cfg(test)]
-    pub(crate) fn pod(&mut self, pod: &objects::Pod) {
+    pub(crate) fn pod(&mut self, pod: &objects::PodObject) {
         self.pod_until(pod, None);
     }
 
-    /// Adds a pod, with the time of its deletion if it was deleted.
-    pub(crate) fn pod_until(&mut self, pod: &objects::Pod, deleted: Option<EndTime>) {
+    /// A pod; with an end where it is known to be gone since.
+    pub(crate) fn pod_until(&mut self, pod: &objects::PodObject, gone: Option<Ended>) {
         let brief = PodBrief::new(pod, &mut self.pool);
         self.brief(Arc::new(brief), deleted);
     }
@@ -69,12 +69,12 @@ impl ClusterBuilder {
         self.pods.push((pod, deleted));
     }
 
-    pub(crate) fn service(&mut self, service: objects::Service) {
+    pub(crate) fn service(&mut self, service: objects::ServiceObject) {
         let service = self.pool.service(service);
         self.shared_service(Arc::new(service));
     }
 
-    pub(crate) fn shared_service(&mut self, service: Arc<objects::Service>) {
+    pub(crate) fn shared_service(&mut self, service: Arc<objects::ServiceObject>) {
         self.services
             .insert((service.metadata.namespace.clone(), service.metadata.name.clone()), service);
     }
@@ -129,9 +129,9 @@ impl ClusterBuilder {
         }
     }
 
-    /// Adds the hosts of a VirtualService. A lookup of such a host concerns the mesh, whether the
-    /// host is a Service's or not.
-    pub(crate) fn virtual_service(&mut self, rule: &objects::VirtualService) {
+    /// Hosts that a VirtualService routes: a look-up of one is a look-up of the mesh, whether it is
+    /// a Service's or not.
+    pub(crate) fn virtual_service(&mut self, rule: &objects::VirtualServiceObject) {
         self.routed(&rule.metadata.namespace, rule.hosts());
     }
 
@@ -185,7 +185,7 @@ impl ClusterBuilder {
         }
         self.workload_entries_into(&mut cluster);
         self.pods_into(&mut cluster, &mut problems);
-        let services: Vec<&objects::Service> = self.services.values().map(|s| &**s).collect();
+        let services: Vec<&objects::ServiceObject> = self.services.values().map(|s| &**s).collect();
         hand_over_endpoints(&mut cluster, &services);
         entries::fill(&mut cluster, &self.entries, &self.workload_entries, &mut problems);
         Self::ambient_ports_into(&mut cluster);

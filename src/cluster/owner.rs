@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::objects::Meta;
+use super::objects::ObjectMeta;
 use super::pool::Pool;
 
 /// Whether a controller or the injector sets a label on pods, and changes it with a rollout or a
@@ -183,7 +183,7 @@ impl Owner {
 }
 
 /// The controller of an object, else its first owner.
-pub(super) fn controller_of(meta: &Meta, pool: &mut Pool) -> Option<Owner> {
+pub(super) fn controller_of(meta: &ObjectMeta, pool: &mut Pool) -> Option<Owner> {
     let owner =
         meta.owner_references.iter().find(|o| o.controller).or(meta.owner_references.first())?;
     // A static pod is "owned" by its node, which is no workload.

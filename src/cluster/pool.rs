@@ -9,7 +9,7 @@ use std::sync::Arc;
 use foldhash::HashSet;
 
 use super::CaptureScope;
-use super::objects::{EndpointSlice, Labels, Meta, Service};
+use super::objects::{EndpointSlice, Labels, ObjectMeta, ServiceObject};
 
 /// Shared copies of strings, labels and capture scopes.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ impl Pool {
     }
 
     /// A Service without what no index reads.
-    pub(crate) fn service(&mut self, mut service: Service) -> Service {
+    pub(crate) fn service(&mut self, mut service: ServiceObject) -> ServiceObject {
         self.meta(&mut service.metadata, |label| matches!(label, "app" | "istio"));
         service.spec.selector = self.labels(service.spec.selector);
         service
@@ -46,7 +46,7 @@ impl Pool {
         slice
     }
 
-    fn meta(&mut self, meta: &mut Meta, read: impl Fn(&str) -> bool) {
+    fn meta(&mut self, meta: &mut ObjectMeta, read: impl Fn(&str) -> bool) {
         meta.annotations.clear();
         meta.resource_version.clear();
         meta.owner_references.clear();

@@ -7,7 +7,7 @@
 use std::str::FromStr;
 
 use super::CaptureScope;
-use super::objects::{Container, ContainerStatus, Pod, PodSpec, read};
+use super::objects::{Container, ContainerStatus, PodObject, PodSpec, read};
 use crate::model::Time;
 
 /// The proxy's container. A native sidecar is one of the init containers.
@@ -17,7 +17,7 @@ pub(super) fn proxy(spec: &PodSpec) -> Option<&Container> {
 
 /// When the proxy began to run; `None` where that is not known, or where it was restarted: it may
 /// have run before.
-pub(super) fn proxy_since(pod: &Pod) -> Option<Time> {
+pub(super) fn proxy_since(pod: &PodObject) -> Option<Time> {
     let status = &pod.status;
     let mut all = status.container_statuses.iter().chain(&status.init_container_statuses);
     let of_proxy = |s: &&ContainerStatus| s.name == "istio-proxy" && s.restart_count == 0;
@@ -29,7 +29,7 @@ pub(super) fn proxy_since(pod: &Pod) -> Option<Time> {
 /// The cluster's DNS domain: what a sidecar is given behind `$(POD_NAMESPACE).svc.`
 /// (`manifests/charts/istio-control/istio-discovery/files/injection-template.yaml`), or istiod as
 /// it is (`pilot/cmd/pilot-discovery/app/cmd.go`).
-pub(crate) fn dns_domain(pod: &Pod) -> Option<String> {
+pub(crate) fn dns_domain(pod: &PodObject) -> Option<String> {
     let domain = |c: &Container| option(&c.args, &["--domain"]).map(str::to_owned);
     let domain = match proxy(&pod.spec) {
         Some(proxy) => {
@@ -80,7 +80,7 @@ fn redirecting(spec: &PodSpec) -> Option<&Container> {
 /// Which outbound connections reach the proxy: by the arguments of `istio-iptables` as they are
 /// (`tools/istio-iptables/pkg/cmd/root.go`), else by the annotations that become them, or that the
 /// CNI reads (`traffic.sidecar.istio.io/…`, `cni/pkg/plugin/sidecar_redirect.go`).
-pub(super) fn capture_scope(pod: &Pod, refuse: &mut impl FnMut(&str, &str)) -> CaptureScope {
+pub(super) fn capture_scope(pod: &PodObject, refuse: &mut impl FnMut(&str, &str)) -> CaptureScope {
     let annotations = &pod.metadata.annotations;
     let container = redirecting(&pod.spec);
     let given = |options: [&str; 2], annotation: &str| -> Option<String> {

@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 use super::demand::Demand;
 use crate::mesh::host::{is_wildcard, matches};
-use crate::mesh::{Registry, Resolution};
-use crate::scope::{Call, RouteKind, Scoped, Treatment};
+use crate::mesh::{Registry, ServiceResolution};
+use crate::scope::{RouteKind, ScopeCall, ScopedService, Treatment};
 
 impl Demand<'_, '_> {
     /// Entries that a call's route may depend on, whether they are needed or not.
-    pub(super) fn entries_of(&self, call: &Call) -> BTreeSet<String> {
+    pub fn entries_of(&self, call: &ScopeCall) -> BTreeSet<String> {
         let calling = self.instances.iter().filter(|i| i.calls);
         let treatments: Vec<Treatment> =
             calling.map(|i| self.full.treat(&i.client(), call)).collect();
@@ -21,12 +21,16 @@ impl Demand<'_, '_> {
         out
     }
 
-    /// Adds to `out` the entries that a call's route may depend on. `wants` are its treatments with
-    /// all hosts imported.
-    pub(super) fn candidates(&self, call: &Call, wants: &[&Treatment], out: &mut BTreeSet<String>) {
+    /// Entries that a call's route may depend on.
+    pub(super) fn candidates(
+        &self,
+        call: &ScopeCall,
+        wants: &[&Treatment],
+        out: &mut BTreeSet<String>,
+    ) {
         let full = self.full;
         let mesh = full.mesh;
-        for want in wants.iter().filter(|w| !w.unknown()) {
+        for want in wants.iter().filter(|w| !w.is_unrouted()) {
             let taken_by = want.taken_by.map(|s| &mesh.services()[s as usize]);
             let backing = want.backing.iter().flatten().map(|&s| &mesh.services()[s as usize]);
             out.extend(backing.map(|s| s.entry()));
@@ -72,9 +76,9 @@ impl Demand<'_, '_> {
         let full = self.full;
         let labels = self.labels()?;
         let all = full.listeners.iter().flat_map(|l| &l.services);
-        let opening = all.filter(|s| s.service.resolution != Resolution::Alias);
+        let opening = all.filter(|s| s.service.resolution != ServiceResolution::Alias);
         let opening = opening.filter(|s| s.port(port).is_some_and(|p| p.protocol.is_http()));
-        let cost = |s: &&Scoped<'_>| {
+        let cost = |s: &&ScopedService<'_>| {
             let size = full.size_of(s, labels);
             (
                 size.clusters,

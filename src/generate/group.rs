@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::subjects::Subject;
 use crate::cluster::{Cluster, Pod};
-use crate::mesh::{Mesh, Sidecar, Taken};
+use crate::mesh::{Mesh, Sidecar, SidecarNames};
 use crate::model::{DataPlane, Time, WorkloadId, selects};
 
 /// Which workloads share a Sidecar.
@@ -336,10 +336,9 @@ fn replace_selecting(g: &mut Group, first: &Sidecar, rest: &[&Sidecar]) {
     }));
 }
 
-/// Gives a group another name if a Sidecar that Sidecarta did not write has its name: applying
-/// would replace that Sidecar, whatever it selects. `used` are namespace and name of the Sidecars
-/// that are written together.
-pub fn rename(g: &mut Group, taken: &Taken, used: &mut BTreeSet<(String, String)>) {
+/// Gives a group another name where an object of another's has it: applying would replace that
+/// object, whatever it selects. `used` are the names of the Sidecars that are written together.
+pub fn rename(g: &mut Group, taken: &SidecarNames, used: &mut BTreeSet<(String, String)>) {
     let free = |name: &str, used: &BTreeSet<(String, String)>| {
         // Every document about Sidecars calls the default of a namespace `default`.
         let reserved = g.selector.is_some() && name == "default";

@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::mesh::host::{is_wildcard, matches, subset_of};
 use crate::mesh::{Egress, Mesh, VirtualService};
 use crate::model::valid;
-use crate::scope::clusters::Size;
+use crate::scope::clusters::ProxySize;
 use crate::scope::inbound::{self, own_services};
-use crate::scope::{Call, Scope, Scoped, Treatment};
+use crate::scope::{Client, Scope, ScopeCall, ScopedService, Treatment};
 
 pub use super::demand::{Demand, Instance};
 
@@ -27,7 +27,59 @@ pub const SILENT: &str = "~/*";
 /// ServiceEntry has several addresses.
 pub const FORCE_SCAN: &str = "./*.unused.invalid";
 
-/// How far the list had to be widened.
+/// A pod of the workload, and what a scope decides for it.
+#[derive(Clone, Debug)]
+pub struct Instance<'m> {
+    /// The pod.
+    pub pod: &'m MeshPod,
+    address: Option<String>,
+    /// The pod makes the calls; else only its incoming requests matter.
+    pub calls: bool,
+}
+
+impl<'m> Instance<'m> {
+    /// Describes a pod.
+    pub fn new(pod: &'m MeshPod, calls: bool) -> Self {
+        Self { pod, address: pod.addresses.first().map(ToString::to_string), calls }
+    }
+
+    /// As the model of scoping asks for it.
+    pub fn client(&self) -> Client<'_> {
+        Client {
+            namespace: &self.pod.namespace,
+            labels: &self.pod.labels,
+            address: self.address.as_deref(),
+        }
+    }
+}
+
+/// What must stay as it is.
+#[derive(Debug)]
+pub struct Demand<'a, 'm> {
+    /// The scope with all hosts imported.
+    pub full: &'a Scope<'m>,
+    /// Egress listeners with a port, carried over.
+    pub bound: &'a [Egress],
+    /// The Sidecar that applied before.
+    pub carried: Option<&'m Sidecar>,
+    /// Pods.
+    pub instances: &'a [Instance<'m>],
+    /// Calls.
+    pub calls: &'a [ScopeCall],
+    /// Clusters that the proxy itself sends to: host and port.
+    pub implied: &'a [(String, u16)],
+    /// Entries that are listed whatever the proof says: the snapshot lacks their Services.
+    pub assumed: &'a [String],
+}
+
+impl Demand<'_, '_> {
+    /// Labels of the pod that sizes are told for.
+    pub(super) fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        self.instances.first().map(|i| &*i.pod.labels)
+    }
+}
+
+/// How far the search had to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Widening {
@@ -50,8 +102,8 @@ pub struct Minimal {
     pub widening: Widening,
     /// For each host: why it cannot be left out.
     pub reasons: BTreeMap<String, Reason>,
-    /// Size of the scope with these hosts.
-    pub after: Size,
+    /// Clusters and endpoints with these hosts.
+    pub after: ProxySize,
 }
 
 /// Why a host cannot be left out.
@@ -261,12 +313,11 @@ impl<'a, 'm> Search<'a, 'm> {
         (more.len() > hosts.len() && self.first_change(&more).is_none()).then_some(more)
     }
 
-    fn size(&self, hosts: &[String]) -> Size {
+    fn size(&self, hosts: &[String]) -> ProxySize {
         self.scope(&self.egress(hosts)).size(self.demand.labels().unwrap_or(&BTreeMap::new()))
     }
 
-    /// Each call with its treatment for every calling instance.
-    fn calls_with_treatments(&self) -> impl Iterator<Item = (&'a Call, Vec<&Treatment>)> {
+    fn each_wanted(&self) -> impl Iterator<Item = (&'a ScopeCall, Vec<&Treatment>)> {
         let calls = self.demand.calls.iter().enumerate();
         calls.map(|(i, c)| (c, self.baseline.treatments.iter().map(|t| &t[i]).collect()))
     }
@@ -318,8 +369,8 @@ impl<'a, 'm> Search<'a, 'm> {
         let Some((namespace, host)) = entry.split_once('/') else { return (0, 0) };
         let Some(labels) = self.demand.labels() else { return (0, 0) };
         let full = self.demand.full;
-        let sum = |all: &mut dyn Iterator<Item = &Scoped<'_>>| {
-            let mut size = Size::default();
+        let sum = |all: &mut dyn Iterator<Item = &ScopedService<'_>>| {
+            let mut size = ProxySize::default();
             all.filter(|s| namespace == "*" || s.service.namespace == namespace)
                 .for_each(|s| size += full.size_of(s, labels));
             (size.clusters, size.endpoints)

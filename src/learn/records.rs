@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use crate::model::{Key, Merge, Record};
+use crate::model::{Merge, Record, RecordKey};
 
 /// Records by key.
 #[derive(Debug, Default)]
@@ -20,8 +20,8 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// The hash of a key, which differs from run to run, and the index of its record.
-    pub fn find(&self, key: &Key<'_>) -> (u64, Option<usize>) {
+    /// The hash of a key, which is another one in each run, and where its record is.
+    pub fn find(&self, key: &RecordKey<'_>) -> (u64, Option<usize>) {
         let hash = self.hasher.hash_one(key);
         (
             hash,
@@ -29,7 +29,7 @@ impl Records {
         )
     }
 
-    pub fn get_mut(&mut self, key: &Key<'_>) -> Option<&mut Record> {
+    pub fn get_mut(&mut self, key: &RecordKey<'_>) -> Option<&mut Record> {
         let (_, at) = self.find(key);
         at.map(|at| &mut self.all[at])
     }

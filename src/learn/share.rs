@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use sidecarta_capture::meter::FlowConfig;
 use sidecarta_capture::observation::{Connection, Lookup, Transport};
 
-use crate::model::{Counted, Grade, Ledger, Time, WorkloadId};
-use crate::resolve::CallResolution;
+use crate::model::{Grade, Ledger, LedgerEntry, Time, WorkloadId};
+use crate::resolve::Resolution;
 
 /// What was counted before, for captures that may show the same connections.
 #[derive(Clone, Copy, Debug)]
@@ -82,18 +82,18 @@ fn strongest(facets: u16) -> u32 {
     (facets & !MISSED).trailing_zeros()
 }
 
-/// What the ledger records of a connection that resolved to this call of a workload, or to none.
-pub(super) fn for_call(seen: Counted, call: Option<(&WorkloadId, &CallResolution)>) -> Counted {
+/// Counted for this call of a workload, where it is one of a workload.
+pub(super) fn for_call(seen: LedgerEntry, call: Option<(&WorkloadId, &Resolution)>) -> LedgerEntry {
     let (to, facets) = call.map_or((0, 0), |(workload, r)| {
         let facets = r.grades.keys().fold(0, |bits, grade| bits | facet(*grade));
         let missed = if r.scope_miss { MISSED } else { 0 };
-        (Counted::digest(&(workload, &r.destination, r.port)), facets | missed)
+        (LedgerEntry::digest(&(workload, &r.destination, r.port)), facets | missed)
     });
-    Counted { to, facets, ..seen }
+    LedgerEntry { to, facets, ..seen }
 }
 
-/// What the ledger records of a connection, before it is resolved.
-pub(super) fn of_call(c: &Connection, limits: &FlowConfig) -> Counted {
+/// A connection in short.
+pub(super) fn of_call(c: &Connection, limits: &FlowConfig) -> LedgerEntry {
     let kind = match c.transport {
         Transport::Tcp => 6,
         Transport::Udp => 17,
@@ -107,41 +107,40 @@ pub(super) fn of_call(c: &Connection, limits: &FlowConfig) -> Counted {
     } else {
         limits.idle_established
     };
-    Counted {
+    LedgerEntry {
         first: Time(c.first),
         until: Time(c.last.saturating_add(idle)),
-        initiator: Counted::end(kind, c.initiator),
-        responder: Counted::end(kind, c.responder),
+        initiator: LedgerEntry::end(kind, c.initiator),
+        responder: LedgerEntry::end(kind, c.responder),
         isn: c.isn,
-        ..Counted::NOTHING
+        ..LedgerEntry::NOTHING
     }
 }
 
-/// What the ledger records of a lookup. A lookup is no connection: it has neither a sequence number
-/// nor facets.
-pub(super) fn of_lookup(l: &Lookup) -> Counted {
-    /// Is not the number of a transport.
+/// A look-up in short: a look-up is no connection, and has neither a number nor facets.
+pub(super) fn of_lookup(l: &Lookup) -> LedgerEntry {
+    /// No transport's number.
     const LOOKUP: u8 = 255;
     /// Nanoseconds within which two sightings are of one lookup: on two interfaces, or its question
     /// in one capture and its answer in another.
     const SAME: i64 = 1_000_000_000;
-    Counted {
+    LedgerEntry {
         first: Time(l.time),
         until: Time(l.time.saturating_add(SAME)),
-        initiator: Counted::end(LOOKUP, SocketAddr::new(l.client, 0)),
-        responder: Counted::wide(&l.question),
-        ..Counted::NOTHING
+        initiator: LedgerEntry::end(LOOKUP, SocketAddr::new(l.client, 0)),
+        responder: LedgerEntry::wide(&l.question),
+        ..LedgerEntry::NOTHING
     }
 }
 
 impl Earlier<'_> {
-    /// Whether a counted connection or lookup may be this one.
-    pub(super) fn mentions(&self, now: &Counted) -> bool {
+    /// Whether something that was counted before may be this one.
+    pub(super) fn mentions(&self, now: &LedgerEntry) -> bool {
         self.ledger.wait().mentions(now)
     }
 
-    /// What is new of it; `None` if it was not counted before.
-    pub(super) fn share(&self, now: &Counted) -> Option<Share> {
+    /// What of it is new, where it was counted before.
+    pub(super) fn share(&self, now: &LedgerEntry) -> Option<Share> {
         let before = self.ledger.wait().before(now, self.snapshot)?;
         let (facets, is_useful) = match before.facets {
             Some(facets) => (Facets { connections: 1, before: facets }, true),
@@ -153,8 +152,8 @@ impl Earlier<'_> {
                 (Facets { connections: 0, before: 0 }, is_useful)
             }
         };
-        let is_recorded = is_useful && !before.noted;
-        let has_more = before.facets.is_none_or(|facets| now.facets & !facets != 0);
+        let is_noted = teaches && !before.recorded;
+        let more = before.facets.is_none_or(|facets| now.facets & !facets != 0);
         Some(Share {
             facets,
             is_useful,

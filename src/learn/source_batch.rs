@@ -12,11 +12,11 @@ use super::records::Records;
 use super::share::{Facets, MISSED, facet};
 use crate::cluster::{Cluster, NameTarget, Pod};
 use crate::model::{
-    Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Key, Lookups,
-    Record, Source, Spans, Tally, Time, Watch, Workload, WorkloadId, counter, sums,
+    Batch, BatchId, Dependency, DependencyKey, Destination, Evidence, Example, Lookups, Record,
+    RecordKey, Source, Spans, Tally, Time, Watch, Workload, WorkloadId, counter, sums,
 };
-use crate::observed::{Edge, Opening, Watching};
-use crate::resolve::{CallResolution, resolve};
+use crate::observed::{Edge, Opening, WatchedInterface};
+use crate::resolve::{Resolution, resolve};
 
 /// Addresses outside the cluster that are listed one by one for each workload. A scanner or a
 /// crawler reaches millions. What exceeds this is counted: it says no more for a Sidecar than the
@@ -155,7 +155,7 @@ impl SourceBatch {
             key.destination,
             Destination::External { namespace: None, .. } | Destination::Unresolved { .. }
         );
-        if !unbounded || self.records.get_mut(&Key::Dependency(key)).is_some() {
+        if !unbounded || self.records.get_mut(&RecordKey::Dependency(key)).is_some() {
             return true;
         }
         let listed = self.addresses.entry(key.workload.clone()).or_default();
@@ -170,9 +170,9 @@ impl SourceBatch {
         self.add_workload(pod, tally.last_seen);
     }
 
-    /// Adds the time in which a pod was watched.
-    pub fn add_watch(&mut self, pod: &Pod, watching: Watching) {
-        let Watching { spans, packets, ownership, folded, .. } = watching;
+    /// Learns that a pod was watched.
+    pub fn watched(&mut self, pod: &Pod, watching: WatchedInterface) {
+        let WatchedInterface { spans, packets, ownership, folded, .. } = watching;
         let seen = spans.0.last().map_or(pod.start, |s| s.to);
         if spans.0.is_empty() && folded.connections() == 0 && ownership.is_empty() {
             // Only names were seen: nothing shows that it was watched on its own interface.
@@ -190,9 +190,9 @@ impl SourceBatch {
         self.add_workload(pod, seen);
     }
 
-    /// Adds that the workload of a pod was seen at this time.
-    pub fn add_workload(&mut self, pod: &Pod, seen: Time) {
-        match self.records.get_mut(&Key::Workload(&pod.workload)) {
+    /// Learns that a pod's workload was there then.
+    pub fn seen(&mut self, pod: &Pod, seen: Time) {
+        match self.records.get_mut(&RecordKey::Workload(&pod.workload)) {
             Some(Record::Workload(w)) if w.last_seen >= seen => {}
             // The usual case, once for each edge: only the time is new.
             Some(Record::Workload(w))

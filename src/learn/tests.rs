@@ -25,7 +25,7 @@ fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
-fn pod(name: &str, address: &str, node: &str, start: i64) -> objects::Pod {
+fn pod(name: &str, address: &str, node: &str, start: i64) -> objects::PodObject {
     parsed(json!({
         "metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": name}},
         "spec": {"nodeName": node},
@@ -34,7 +34,11 @@ fn pod(name: &str, address: &str, node: &str, start: i64) -> objects::Pod {
 }
 
 /// A Service of the pods of an application, and its endpoint.
-fn service(name: &str, app: &str, address: &str) -> (objects::Service, objects::EndpointSlice) {
+fn service(
+    name: &str,
+    app: &str,
+    address: &str,
+) -> (objects::ServiceObject, objects::EndpointSlice) {
     let service = parsed(json!({"metadata": {"name": name, "namespace": "n"},
         "spec": {"selector": {"app": app}, "ports": [{"port": 80, "targetPort": 8080}]}}));
     let slice = parsed(json!({

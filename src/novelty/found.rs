@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::Raised;
+use crate::model::RaisedAlert;
 use crate::model::{Alert, Merge};
 use crate::store::{Store, StoreError};
 
@@ -12,7 +12,7 @@ use crate::store::{Store, StoreError};
 #[derive(Default)]
 pub(super) struct Found {
     new: Vec<Alert>,
-    rows: Vec<Raised>,
+    rows: Vec<RaisedAlert>,
 }
 
 impl Found {
@@ -27,7 +27,7 @@ impl Found {
         match store.alert(&alert)? {
             None => {
                 self.new.push(alert.clone());
-                self.rows.push(Raised { alert, deliveries: BTreeMap::new() });
+                self.rows.push(RaisedAlert { alert, deliveries: BTreeMap::new() });
             }
             Some(mut known) => {
                 let mut tally = alert.tally();

@@ -5,7 +5,7 @@
 
 use sidecarta_capture::observation::{Connection, ConnectionNames, Orientation, Transport};
 
-use super::{Begun, CallRef, Opening};
+use super::{CallRef, EdgeConnection, Opening};
 use crate::model::{Protocol, Time};
 
 /// The protocol of a transport.
@@ -38,9 +38,9 @@ fn questions(names: &ConnectionNames) -> impl Iterator<Item = &str> {
     all.iter().enumerate().filter(move |(i, _)| !repeated(*i)).map(|(_, n)| n.question.as_str())
 }
 
-/// What an edge counts of a connection.
-pub fn begun(c: &Connection) -> Begun {
-    Begun {
+/// How it began, and what counts of it.
+pub fn begun(c: &Connection) -> EdgeConnection {
+    EdgeConnection {
         opening: Opening { began: Time(c.first), from: c.initiator },
         last: Time(c.last),
         is_new: c.is_new,

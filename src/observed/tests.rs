@@ -291,8 +291,9 @@ fn a_file_that_is_cut_anywhere_tells_whole_batches_and_that_it_is_cut() {
         assert_eq!(whole[..], batches[..want], "at {cut}");
         let between = [0, first - 1, first, text.len() - 1, text.len()].contains(&cut);
         assert_eq!(errors.is_empty(), between, "at {cut}: {errors:?}");
-        let known =
-            errors.iter().all(|e| matches!(e, ReadError::Cut { .. } | ReadError::Malformed { .. }));
+        let known = errors
+            .iter()
+            .all(|e| matches!(e, BatchReadError::Cut { .. } | BatchReadError::Malformed { .. }));
         assert!(known && errors.len() <= 1, "at {cut}: {errors:?}");
         // What the next run of the agent writes is read.
         let mut after = text[..cut].to_vec();
@@ -462,7 +463,7 @@ fn more_than_an_agent_can_have_seen_is_refused_with_the_reason() {
         ("a name", edge_with(|e| e.call.authority = Some(long.clone()))),
         (
             "a name",
-            serde_json::json!({"asked": Asked { pod: 0, question: long.clone(),
+            serde_json::json!({"asked": AskedName { pod: 0, question: long.clone(),
                 tally: Tally::new(1, Time(1), Time(1)) }})
             .to_string(),
         ),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Time, Unverified};
+use crate::model::{Time, UnverifiedBatch};
 
 /// The unverified lines of one node. Nothing is learned from them until the API server knows the
 /// pods.
@@ -21,8 +21,8 @@ pub(crate) struct NodeUnverified {
 }
 
 impl NodeUnverified {
-    /// Sums up by node the lines about pods that are said to be of this namespace, or of any.
-    pub fn of(all: &[Unverified], namespace: Option<&str>) -> Vec<Self> {
+    /// By node; of pods that are said to be of a namespace, or of all.
+    pub fn of(all: &[UnverifiedBatch], namespace: Option<&str>) -> Vec<Self> {
         let mut nodes: BTreeMap<&str, Self> = BTreeMap::new();
         for of_batch in all {
             let amount = of_batch.amount(namespace);

@@ -17,7 +17,7 @@ use super::engine::Engine;
 use crate::alert::{Sinks, Undelivered, backoff};
 use crate::clock;
 use crate::model::{Alert, Time, WorkloadId};
-use crate::model::{Delivery, Raised};
+use crate::model::{Delivery, RaisedAlert};
 
 /// How often the outbox is looked at, at the most; and when that has failed.
 const BEAT: Duration = Duration::from_millis(500);
@@ -143,7 +143,7 @@ fn next(
 
 /// What goes to a sink now: what was never tried there, as far as its workload may, and what is to
 /// be tried again. And when the next of the rest is due.
-fn due(all: Vec<Raised>, sink: &str, now: Time) -> (Vec<Raised>, Option<Time>) {
+fn due(all: Vec<RaisedAlert>, sink: &str, now: Time) -> (Vec<RaisedAlert>, Option<Time>) {
     let mut recent: BTreeMap<WorkloadId, usize> = BTreeMap::new();
     // Of each workload, when another one may follow.
     let mut room: BTreeMap<WorkloadId, Time> = BTreeMap::new();
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
     use crate::model::{AlertKind, Destination, Protocol, ServicePort};
 
-    fn raised(workload: &str, n: u16, delivery: Option<Delivery>) -> Raised {
+    fn raised(workload: &str, n: u16, delivery: Option<Delivery>) -> RaisedAlert {
         let service = ServicePort {
             namespace: "n".into(),
             name: "s".into(),
@@ -210,19 +210,22 @@ mod tests {
             ignored_by: None,
             ignored_at: None,
         };
-        Raised { alert, deliveries: delivery.map(|d| ("s".to_owned(), d)).into_iter().collect() }
+        RaisedAlert {
+            alert,
+            deliveries: delivery.map(|d| ("s".to_owned(), d)).into_iter().collect(),
+        }
     }
 
     #[test]
     fn a_noisy_workload_waits_and_hinders_no_other() {
-        let all: Vec<Raised> =
+        let all: Vec<RaisedAlert> =
             (0..50).map(|n| raised("noisy", n, None)).chain([raised("quiet", 1, None)]).collect();
         let due = due(all, "s", Time(1)).0;
         assert_eq!(due.iter().filter(|r| r.alert.workload.name == "noisy").count(), PER_HOUR);
         assert_eq!(due.len(), PER_HOUR + 1);
         // The first ones are on their way: no more of it within the hour, and then the rest.
         let sent = Some(Delivery { attempts: 1, next: None });
-        let all = || -> Vec<Raised> {
+        let all = || -> Vec<RaisedAlert> {
             (0..10)
                 .map(|n| raised("noisy", n, sent))
                 .chain((10..12).map(|n| raised("noisy", n, None)))

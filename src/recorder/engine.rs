@@ -18,9 +18,9 @@ use tokio::sync::{oneshot, watch};
 use crate::cluster::Cluster;
 use crate::generate::readiness::Thresholds;
 use crate::learn::{self, Union};
-use crate::model::{Batch, BatchId, Unverified, WorkloadId, sums};
+use crate::model::{Batch, BatchId, UnverifiedBatch, WorkloadId, sums};
 use crate::novelty::Patience;
-use crate::observed::{Observed, Packed, ReadError, Reader, allowance};
+use crate::observed::{BatchReadError, Observed, Packed, Reader, allowance};
 use crate::parallel::both;
 use crate::store::{Applied, Store, StoreError};
 use crate::verify::{self, Checked, Rules, check};
@@ -85,7 +85,7 @@ pub struct Progress {
     /// What was found when batches were checked, by the names of [`verify::COUNTED`].
     pub checked: BTreeMap<&'static str, u64>,
     /// What is kept apart because the view does not know its pods.
-    pub unverified: Arc<Vec<Unverified>>,
+    pub unverified: Arc<Vec<UnverifiedBatch>>,
 }
 
 /// A batch to be kept.
@@ -457,7 +457,7 @@ fn unpack(bytes: &[u8]) -> Result<Observed, String> {
     let damaged = |e: std::io::Error| format!("its compression: {e}");
     let memory = allowance(packed.text_length().map_err(damaged)?);
     let batch = Reader::new(packed.text().map_err(damaged)?).within(memory).next();
-    batch.unwrap_or(Err(ReadError::Cut { line: 1 })).map_err(|e| e.to_string())
+    batch.unwrap_or(Err(BatchReadError::Cut { line: 1 })).map_err(|e| e.to_string())
 }
 
 /// What batches have taught, and what of them is kept apart.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::versions::ParsedObject;
 use crate::cluster::dns_domain;
-use crate::cluster::objects::Known;
+use crate::cluster::objects::AnyObject;
 
 /// What the objects of a snapshot say of the domain.
 #[derive(Debug, Default)]
@@ -25,15 +25,15 @@ impl Domains {
     pub fn add(&mut self, object: &ParsedObject) {
         let ParsedObject::Known(known) = object else { return };
         match &**known {
-            Known::Pod(pod) => {
+            AnyObject::Pod(pod) => {
                 if let Some(domain) = dns_domain(pod) {
                     *self.pods.entry(domain).or_default() += 1;
                 }
             }
-            Known::Service(s) => {
+            AnyObject::Service(s) => {
                 self.services.insert((s.metadata.name.clone(), s.metadata.namespace.clone()));
             }
-            Known::VirtualService(v) => {
+            AnyObject::VirtualService(v) => {
                 for host in v.hosts() {
                     let Some((service, domain)) = host.split_once(".svc.") else { continue };
                     let Some((name, namespace)) = service.split_once('.') else { continue };

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::cluster::objects::{
-    self, Controller, EndpointSlice, Known, Meta, Node, Pod, Service, addresses,
+    self, AnyObject, Controller, EndpointSlice, Node, ObjectMeta, PodObject, ServiceObject,
+    addresses,
 };
 use crate::cluster::{ClusterBuilder, EndTime};
 use crate::mesh;
@@ -19,7 +20,7 @@ pub(super) enum ParsedObject {
     Node(Node),
     /// With its kind.
     Controller(String, Controller),
-    Known(Box<Known>),
+    Known(Box<AnyObject>),
 }
 
 /// Which object it is. For pods the UID belongs to it: pods of one name may follow each other.
@@ -89,10 +90,10 @@ impl Versions {
     }
 
     /// The pods, each once.
-    fn pods(&self) -> impl Iterator<Item = (&Pod, &Texts)> {
-        self.found.values().filter_map(|texts| match &texts.versions.first()?.object {
-            ParsedObject::Known(known) => match &**known {
-                Known::Pod(pod) => Some((pod, texts)),
+    fn pods(&self) -> impl Iterator<Item = (&PodObject, &Texts)> {
+        self.found.values().filter_map(|texts| match &texts.versions.first()?.item {
+            Item::Known(known) => match &**known {
+                AnyObject::Pod(pod) => Some((pod, texts)),
                 _ => None,
             },
             _ => None,
@@ -103,8 +104,8 @@ impl Versions {
     /// what older texts add, because they were true in their time. Contradictions become problems.
     pub fn feed(
         mut self,
-        cluster: &mut ClusterBuilder,
-        mut mesh: Option<&mut mesh::Builder>,
+        cluster: &mut Builder,
+        mut mesh: Option<&mut mesh::MeshBuilder>,
         problems: &mut Vec<String>,
     ) {
         for texts in self.found.values_mut() {
@@ -121,7 +122,7 @@ impl Versions {
                 ParsedObject::Controller(kind, o) => cluster.controller(&kind, o),
                 ParsedObject::Known(known) => {
                     if let Some(mesh) = &mut mesh {
-                        mesh.add(Known::clone(&known));
+                        mesh.add(AnyObject::clone(&known));
                     }
                     add_with_older(*known, older, &taken_at, cluster);
                 }
@@ -129,11 +130,11 @@ impl Versions {
         }
     }
 
-    /// For a pod and its address, the time from which another pod had the address. The two pods are
-    /// in no file together, so the earlier one was deleted before the later one was seen.
-    fn taken_addresses(&self) -> TakenAddresses {
-        let mut holders: BTreeMap<IpAddr, Vec<(Time, &Pod, &Texts)>> = BTreeMap::new();
-        let ended = |p: &Pod| matches!(p.status.phase.as_str(), "Succeeded" | "Failed");
+    /// Pods that were gone by a time, because another had their address from then on: never seen in
+    /// one file together, the later one was in none with the earlier.
+    fn handed_over(&self) -> BTreeMap<(String, IpAddr), Time> {
+        let mut holders: BTreeMap<IpAddr, Vec<(Time, &PodObject, &Texts)>> = BTreeMap::new();
+        let ended = |p: &PodObject| matches!(p.status.phase.as_str(), "Succeeded" | "Failed");
         for (pod, texts) in self.pods().filter(|(p, _)| !p.spec.host_network && !ended(p)) {
             let start = pod.status.start_time.or(pod.metadata.creation_timestamp);
             let Some(start) = start else { continue };
@@ -159,12 +160,12 @@ impl Versions {
     fn has_several_clusters(&self, problems: &mut Vec<String>) -> bool {
         let mut several = false;
         for texts in self.found.values().filter(|t| t.versions.len() > 1) {
-            let services: Vec<(&Version, &Service)> = texts
+            let services: Vec<(&Version, &ServiceObject)> = texts
                 .versions
                 .iter()
-                .filter_map(|v| match &v.object {
-                    ParsedObject::Known(known) => match &**known {
-                        Known::Service(s) => Some((v, s)),
+                .filter_map(|v| match &v.item {
+                    Item::Known(known) => match &**known {
+                        AnyObject::Service(s) => Some((v, s)),
                         _ => None,
                     },
                     _ => None,
@@ -198,7 +199,7 @@ impl Versions {
     }
 }
 
-fn key_of(meta: &Meta) -> String {
+fn key_of(meta: &ObjectMeta) -> String {
     format!("{}/{}/{}", meta.namespace, meta.name, meta.uid)
 }
 
@@ -225,7 +226,7 @@ fn describe(kind: &str, object: &ParsedObject, digest: u64) -> (ObjectIdentity, 
 
 type Described<'a> = (&'a str, &'a String, &'a String, (Option<Time>, Option<u64>));
 
-fn of_meta(m: &Meta) -> Described<'_> {
+fn of_meta(m: &ObjectMeta) -> Described<'_> {
     let age = (m.creation_timestamp, m.resource_version.parse().ok());
     (&m.namespace, &m.name, &m.uid, age)
 }
@@ -238,8 +239,8 @@ fn uid_of(object: &ParsedObject) -> &str {
     }
 }
 
-fn shares_address(a: &Service, b: &Service) -> bool {
-    let own = |s: &Service| -> BTreeSet<String> {
+fn shares_address(a: &ServiceObject, b: &ServiceObject) -> bool {
+    let own = |s: &ServiceObject| -> BTreeSet<String> {
         let all = s.spec.cluster_ips.iter().chain(std::iter::once(&s.spec.cluster_ip));
         all.filter(|a| !a.is_empty() && *a != "None").cloned().collect()
     };
@@ -247,9 +248,9 @@ fn shares_address(a: &Service, b: &Service) -> bool {
     a.is_empty() || b.is_empty() || !a.is_disjoint(&b)
 }
 
-/// Adds an object to the indexes of addresses, with what older texts of it add.
-fn add_with_older(
-    known: Known,
+/// Hands an object to the indexes of addresses, with what older texts of it add.
+fn hand_over(
+    known: AnyObject,
     older: Vec<Version>,
     taken_at: &TakenAddresses,
     cluster: &mut ClusterBuilder,
@@ -259,11 +260,11 @@ fn add_with_older(
         _ => None,
     });
     match known {
-        Known::Pod(mut pod) => {
-            // The status of a pod that has ended may lack the addresses.
+        AnyObject::Pod(mut pod) => {
+            // An end takes the addresses out of the status.
             if addresses(&pod, |_| {}).is_empty() {
                 let before = older.filter_map(|o| match o {
-                    Known::Pod(p) => Some(p.status),
+                    AnyObject::Pod(p) => Some(p.status),
                     _ => None,
                 });
                 if let Some(status) =
@@ -279,9 +280,9 @@ fn add_with_older(
                 all.into_iter().filter_map(|a| taken_at.get(&(key.clone(), a))).min().copied();
             cluster.pod_until(&pod, until.map(EndTime::By));
         }
-        Known::Service(mut service) => {
+        AnyObject::Service(mut service) => {
             for o in older {
-                let Known::Service(o) = o else { continue };
+                let AnyObject::Service(o) = o else { continue };
                 let ports = &mut service.spec.ports;
                 let same = |p: &objects::ServicePortSpec, q: &objects::ServicePortSpec| {
                     p.port == q.port && p.protocol == q.protocol
@@ -300,18 +301,18 @@ fn add_with_older(
             }
             cluster.service(service);
         }
-        Known::EndpointSlice(slice) => {
+        AnyObject::EndpointSlice(slice) => {
             let now: BTreeSet<String> =
                 slice.endpoints.iter().flat_map(|e| &e.addresses).cloned().collect();
             for o in older {
-                let Known::EndpointSlice(o) = o else { continue };
-                add_former_endpoints(o, &now, taken_at, cluster);
+                let AnyObject::EndpointSlice(o) = o else { continue };
+                former(o, &now, gone, cluster);
             }
             cluster.slice(slice);
         }
-        Known::ServiceEntry(entry) => {
+        AnyObject::ServiceEntry(entry) => {
             for o in older {
-                if let Known::ServiceEntry(o) = o
+                if let AnyObject::ServiceEntry(o) = o
                     && o.spec != entry.spec
                 {
                     cluster.entry(o);
@@ -319,21 +320,21 @@ fn add_with_older(
             }
             cluster.entry(entry);
         }
-        Known::WorkloadEntry(o) => cluster.workload_entry(o),
-        Known::VirtualService(o) => cluster.virtual_service(&o),
-        Known::ConfigMap(o) => cluster.config_map(o),
-        Known::Namespace(o) => cluster.namespace(o),
-        Known::DestinationRule(o) => cluster.destination_rule(&o),
-        // These decide nothing about addresses.
-        Known::Sidecar(_)
-        | Known::Telemetry(_)
-        | Known::AuthorizationPolicy(_)
-        | Known::EnvoyFilter(_)
-        | Known::WasmPlugin(_)
-        | Known::HttpRoute(_)
-        | Known::GrpcRoute(_)
-        | Known::TcpRoute(_)
-        | Known::TlsRoute(_) => {}
+        AnyObject::WorkloadEntry(o) => cluster.workload_entry(o),
+        AnyObject::VirtualService(o) => cluster.virtual_service(&o),
+        AnyObject::ConfigMap(o) => cluster.config_map(o),
+        AnyObject::Namespace(o) => cluster.namespace(o),
+        AnyObject::DestinationRule(o) => cluster.destination_rule(&o),
+        // What these say decides nothing about addresses.
+        AnyObject::Sidecar(_)
+        | AnyObject::Telemetry(_)
+        | AnyObject::AuthorizationPolicy(_)
+        | AnyObject::EnvoyFilter(_)
+        | AnyObject::WasmPlugin(_)
+        | AnyObject::HttpRoute(_)
+        | AnyObject::GrpcRoute(_)
+        | AnyObject::TcpRoute(_)
+        | AnyObject::TlsRoute(_) => {}
     }
 }
 
@@ -345,14 +346,15 @@ fn add_former_endpoints(
     taken_at: &TakenAddresses,
     cluster: &mut ClusterBuilder,
 ) {
-    let mut by_end: BTreeMap<Option<Time>, Vec<objects::Endpoint>> = BTreeMap::new();
+    let mut by_end: BTreeMap<Option<Time>, Vec<objects::SliceEndpoint>> = BTreeMap::new();
     for endpoint in &slice.endpoints {
         for address in endpoint.addresses.iter().filter(|a| !now.contains(*a)) {
             let until = address
                 .parse::<IpAddr>()
                 .ok()
-                .and_then(|a| taken_at.iter().filter(|((_, b), _)| *b == a).map(|(_, t)| *t).max());
-            let alone = objects::Endpoint { addresses: vec![address.clone()], ..endpoint.clone() };
+                .and_then(|a| gone.iter().filter(|((_, b), _)| *b == a).map(|(_, t)| *t).max());
+            let alone =
+                objects::SliceEndpoint { addresses: vec![address.clone()], ..endpoint.clone() };
             by_end.entry(until).or_default().push(alone);
         }
     }

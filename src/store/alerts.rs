@@ -5,7 +5,7 @@
 
 use super::keys::{self, Kind};
 use super::{Change, Store, StoreError};
-use crate::model::{Acceptance, Alert, Baseline, Dependency, Raised, WorkloadId};
+use crate::model::{Acceptance, Alert, Baseline, Dependency, RaisedAlert, WorkloadId};
 
 impl Store {
     /// What was accepted of a workload; `None` where nothing ever was.
@@ -88,7 +88,7 @@ impl Store {
     ///
     /// # Errors
     /// When a row cannot be read.
-    pub fn alerts(&self, namespace: Option<&str>) -> Result<Vec<Raised>, StoreError> {
+    pub fn alerts(&self, namespace: Option<&str>) -> Result<Vec<RaisedAlert>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix(keys::prefix(Kind::Alert, namespace)).values() {
             out.push(self.decode(&row?)?);
@@ -100,7 +100,7 @@ impl Store {
     ///
     /// # Errors
     /// When the row cannot be read.
-    pub fn alert(&self, alert: &Alert) -> Result<Option<Raised>, StoreError> {
+    pub fn alert(&self, alert: &Alert) -> Result<Option<RaisedAlert>, StoreError> {
         self.get(&keys::alert(alert))?.map(|row| self.decode(&row)).transpose()
     }
 
@@ -108,7 +108,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::apply`].
-    pub fn raise(&mut self, all: &[Raised]) -> Result<(), StoreError> {
+    pub fn raise(&mut self, all: &[RaisedAlert]) -> Result<(), StoreError> {
         if all.is_empty() {
             return Ok(());
         }
@@ -119,7 +119,7 @@ impl Store {
             writes.put(keys::alert(&raised.alert), row);
         }
         self.write(writes)?;
-        self.outbox += u64::from(all.iter().any(Raised::waits));
+        self.outbox += u64::from(all.iter().any(RaisedAlert::waits));
         Ok(())
     }
 
@@ -149,7 +149,10 @@ impl Store {
         self.commit(writes)
     }
 
-    fn raised_of(&self, workload: &WorkloadId) -> Result<Vec<(sled::IVec, Raised)>, StoreError> {
+    fn raised_of(
+        &self,
+        workload: &WorkloadId,
+    ) -> Result<Vec<(sled::IVec, RaisedAlert)>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix(keys::of_workload(Kind::Alert, workload)) {
             let (key, row) = row?;

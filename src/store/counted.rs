@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::keys::{self, Kind};
 use super::{Applied, Change, Store, StoreError};
-use crate::model::{Batch, BatchId, Counted};
+use crate::model::{Batch, BatchId, LedgerEntry};
 
 /// Of one batch in a row: 6 KiB, for the same reason as in `kept`. What is counted hardly becomes
 /// smaller by packing.
@@ -21,7 +21,7 @@ impl Store {
     pub fn apply_counted(
         &mut self,
         batch: &Batch,
-        counted: &[Counted],
+        counted: &[LedgerEntry],
     ) -> Result<Applied, StoreError> {
         self.apply_holding(batch, &BTreeSet::new(), &[(batch.id.clone(), counted.to_vec())])
     }
@@ -34,7 +34,7 @@ impl Store {
         &mut self,
         taught: &Batch,
         ids: &BTreeSet<BatchId>,
-        counted: &[(BatchId, Vec<Counted>)],
+        counted: &[(BatchId, Vec<LedgerEntry>)],
     ) -> Result<Applied, StoreError> {
         self.apply_holding(taught, ids, counted)
     }
@@ -43,12 +43,12 @@ impl Store {
     ///
     /// # Errors
     /// When a row cannot be read.
-    pub fn counted(&self) -> Result<Vec<(BatchId, Vec<Counted>)>, StoreError> {
-        let mut out: Vec<(BatchId, Vec<Counted>)> = Vec::new();
+    pub fn counted(&self) -> Result<Vec<(BatchId, Vec<LedgerEntry>)>, StoreError> {
+        let mut out: Vec<(BatchId, Vec<LedgerEntry>)> = Vec::new();
         for row in self.rows.scan_prefix([Kind::Counted as u8]) {
             let (key, row) = row?;
             let all = self.unpacked(&row)?;
-            let all = Counted::read_all(&all).ok_or_else(|| self.cut("what was counted"))?;
+            let all = LedgerEntry::read_all(&all).ok_or_else(|| self.cut("what was counted"))?;
             let id = keys::parse_counted(&key).ok_or_else(|| self.cut("a key"))?;
             match out.last_mut().filter(|(last, _)| *last == id) {
                 Some((_, known)) => known.extend(all),
@@ -81,11 +81,11 @@ impl Store {
     pub(super) fn note_counted(
         &self,
         id: &BatchId,
-        counted: &[Counted],
+        counted: &[LedgerEntry],
         writes: &mut Change,
     ) -> Result<(), StoreError> {
         for (part, some) in (0u32..).zip(counted.chunks(ROW)) {
-            let mut bytes = Vec::with_capacity(ROW * Counted::BYTES);
+            let mut bytes = Vec::with_capacity(ROW * LedgerEntry::BYTES);
             some.iter().for_each(|c| c.write(&mut bytes));
             writes.put(keys::counted(id, part), self.packed(&bytes)?);
         }

@@ -7,9 +7,12 @@ use std::io::{BufRead, Write};
 
 use super::keys::{self, Kind};
 use super::{Applied, Store, StoreError};
-use crate::model::export::{CountedLine, Footer, Header, Kept, Line, VERSION};
+use crate::model::export::{
+    CountedLine, ExportFooter, ExportHeader, ExportLine, QueuedPart, VERSION,
+};
 use crate::model::{
-    Acceptance, Baseline, Batch, BatchId, Counted, Dependency, Ledger, Raised, Record, valid,
+    Acceptance, Baseline, Batch, BatchId, Dependency, Ledger, LedgerEntry, RaisedAlert, Record,
+    valid,
 };
 
 /// Longest line that is read. A row has some kilobytes, a baseline some megabytes at most; older
@@ -59,7 +62,7 @@ impl Store {
     pub fn export(&self, out: &mut impl Write) -> Result<u64, StoreError> {
         let mut out = Lines { out, rows: 0, batches: 0, kept: 0, counted: 0 };
         let salvaged = self.damage().or(self.salvaged()).map(str::to_owned);
-        out.line(&Line::Sidecarta(Header { version: VERSION, salvaged }))?;
+        out.line(&ExportLine::Sidecarta(ExportHeader { version: VERSION, salvaged }))?;
         // Pages of one workload follow each other, and which of them a dependency stands on does
         // not matter.
         let mut workload: Vec<Dependency> = Vec::new();
@@ -80,10 +83,10 @@ impl Store {
                 let bytes = self.unpacked(&row)?;
                 let bytes = hexadecimal(&bytes);
                 out.counted += 1;
-                out.line(&Line::Counted(CountedLine { id, bytes }))?;
+                out.line(&ExportLine::Counted(CountedLine { id, bytes }))?;
             } else if kind == Kind::Acceptance as u8 {
                 out.rows += 1;
-                out.line(&Line::Accepted(self.decode(&row)?))?;
+                out.line(&ExportLine::Accepted(self.decode(&row)?))?;
             } else if [Kind::Kept, Kind::View, Kind::Unverified, Kind::Seal]
                 .iter()
                 .any(|k| *k as u8 == kind)
@@ -92,10 +95,10 @@ impl Store {
                 // of this store alone.
             } else if kind == Kind::Baseline as u8 {
                 out.rows += 1;
-                out.line(&Line::Baseline(Box::new(self.unpack(&row)?)))?;
+                out.line(&ExportLine::Baseline(Box::new(self.unpack(&row)?)))?;
             } else if kind == Kind::Alert as u8 {
                 out.rows += 1;
-                out.line(&Line::Alert(Box::new(self.decode(&row)?)))?;
+                out.line(&ExportLine::Alert(Box::new(self.decode(&row)?)))?;
             } else {
                 out.row(self.decode(&row)?)?;
             }
@@ -107,11 +110,11 @@ impl Store {
             // One line even of nothing.
             for piece in bytes.chunks(PIECE).chain(bytes.is_empty().then_some(&[][..])) {
                 let (id, zstd) = (id.clone(), Some(hexadecimal(piece)));
-                out.line(&Line::Kept(Kept { id, zstd, lines: None }))?;
+                out.line(&ExportLine::Queued(QueuedPart { id, zstd, lines: None }))?;
             }
         }
         let (rows, batches, kept, counted) = (out.rows, out.batches, out.kept, out.counted);
-        out.line(&Line::End(Footer { rows, batches, kept, counted }))?;
+        out.line(&ExportLine::End(ExportFooter { rows, batches, kept, counted }))?;
         Ok(rows)
     }
 
@@ -178,7 +181,7 @@ impl Store {
     }
 
     /// How many of these connections were counted here, of other captures.
-    fn counted_twice(&self, more: &[(BatchId, Vec<Counted>)]) -> Result<u64, StoreError> {
+    fn counted_twice(&self, more: &[(BatchId, Vec<LedgerEntry>)]) -> Result<u64, StoreError> {
         let here = self.ledger()?;
         let more = more.iter().flat_map(|(id, all)| all.iter().map(|c| (c, id.snapshot())));
         let twice = more.filter(|(c, by)| here.before(c, by.unwrap_or(0)).is_some());
@@ -192,7 +195,7 @@ impl Store {
     /// # Errors
     /// When a row cannot be read.
     pub fn ledger(&self) -> Result<Ledger, StoreError> {
-        let of = |(id, all): (BatchId, Vec<Counted>)| {
+        let of = |(id, all): (BatchId, Vec<LedgerEntry>)| {
             let snapshot = id.snapshot().unwrap_or(0);
             all.into_iter().map(move |c| (c, snapshot))
         };
@@ -224,14 +227,14 @@ struct Lines<'a, W> {
 }
 
 impl<W: Write> Lines<'_, W> {
-    fn line(&mut self, line: &Line) -> Result<(), StoreError> {
+    fn line(&mut self, line: &ExportLine) -> Result<(), StoreError> {
         serde_json::to_writer(&mut *self.out, line).map_err(std::io::Error::from)?;
         Ok(self.out.write_all(b"\n")?)
     }
 
     fn row(&mut self, record: Record) -> Result<(), StoreError> {
         self.rows += 1;
-        self.line(&Line::Row(Box::new(record)))
+        self.line(&ExportLine::Row(Box::new(record)))
     }
 
     fn dependencies(&mut self, all: &mut Vec<Dependency>) -> Result<(), StoreError> {
@@ -242,7 +245,7 @@ impl<W: Write> Lines<'_, W> {
     fn batch(&mut self, key: &[u8]) -> Result<(), StoreError> {
         let Some(id) = keys::parse_batch(key) else { return Ok(()) };
         self.batches += 1;
-        self.line(&Line::Batch(id))
+        self.line(&ExportLine::Batch(id))
     }
 }
 
@@ -254,10 +257,10 @@ struct Read {
     /// Batches that wait, compressed.
     kept: Vec<(BatchId, Vec<u8>)>,
     baselines: Vec<Baseline>,
-    alerts: Vec<Raised>,
+    alerts: Vec<RaisedAlert>,
     salvaged: Option<String>,
     acceptances: Vec<Acceptance>,
-    counted: Vec<(BatchId, Vec<Counted>)>,
+    counted: Vec<(BatchId, Vec<LedgerEntry>)>,
     /// Lines of [`Read::counted`].
     counted_lines: u64,
 }
@@ -275,7 +278,7 @@ impl Read {
             u8::from_str_radix(two, 16).ok()
         });
         let bytes: Option<Vec<u8>> = digits.collect();
-        let Some(all) = bytes.as_deref().and_then(Counted::read_all) else { return false };
+        let Some(all) = bytes.as_deref().and_then(LedgerEntry::read_all) else { return false };
         self.counted_lines += 1;
         match self.counted.last_mut().filter(|(id, _)| *id == line.id) {
             Some((_, known)) => known.extend(all),
@@ -285,16 +288,16 @@ impl Read {
     }
 
     /// Adds a part of a batch that waits. `None`: it is none.
-    fn keep(&mut self, kept: Kept) -> Option<()> {
+    fn keep(&mut self, kept: QueuedPart) -> Option<()> {
         match kept {
-            Kept { id, zstd: Some(text), lines: None } => {
+            QueuedPart { id, zstd: Some(text), lines: None } => {
                 let mut piece = bytes(&text)?;
                 match self.kept.last_mut() {
                     Some((last, all)) if *last == id => all.append(&mut piece),
                     _ => self.kept.push((id, piece)),
                 }
             }
-            Kept { id, zstd: None, lines: Some(lines) } => {
+            QueuedPart { id, zstd: None, lines: Some(lines) } => {
                 self.kept.push((id, zstd::encode_all(lines.as_bytes(), 1).ok()?));
             }
             _ => return None,
@@ -322,11 +325,13 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
         if n as u64 == MAX_LINE {
             return Err(fail("it is longer than any record".to_owned()));
         }
-        let line: Line =
+        let line: ExportLine =
             serde_json::from_str(&text).map_err(|e| fail(format!("no line of an export: {e}")))?;
         match line {
-            Line::Sidecarta(h) if at == 1 && h.version == VERSION => out.salvaged = h.salvaged,
-            Line::Sidecarta(h) if at == 1 => {
+            ExportLine::Sidecarta(h) if at == 1 && h.version == VERSION => {
+                out.salvaged = h.salvaged
+            }
+            ExportLine::Sidecarta(h) if at == 1 => {
                 return Err(fail(format!(
                     "the export has version {}, this program reads {VERSION}",
                     h.version
@@ -334,36 +339,36 @@ fn read(input: &mut impl BufRead) -> Result<Read, StoreError> {
             }
             _ if at == 1 => return Err(fail("an export begins with its version".to_owned())),
             _ if end.is_some() => return Err(fail("there is more after the end".to_owned())),
-            Line::Sidecarta(_) => return Err(fail("a second header".to_owned())),
-            Line::Row(record) => {
+            ExportLine::Sidecarta(_) => return Err(fail("a second header".to_owned())),
+            ExportLine::Row(record) => {
                 valid::record(&record).map_err(|e| fail(e.to_string()))?;
                 out.records.push(*record);
             }
-            Line::Kept(kept) => out
+            ExportLine::Queued(kept) => out
                 .keep(kept)
                 .ok_or_else(|| fail("a batch that waits cannot be read".to_owned()))?,
-            Line::Baseline(baseline) => {
+            ExportLine::Baseline(baseline) => {
                 valid::baseline(&baseline).map_err(|e| fail(e.to_string()))?;
                 out.baselines.push(*baseline);
             }
-            Line::Alert(raised) => {
+            ExportLine::Alert(raised) => {
                 valid::alert(&raised.alert).map_err(|e| fail(e.to_string()))?;
                 out.alerts.push(*raised);
             }
-            Line::Accepted(acceptance) => {
+            ExportLine::Accepted(acceptance) => {
                 valid::acceptance(&acceptance).map_err(|e| fail(e.to_string()))?;
                 out.acceptances.push(acceptance);
             }
-            Line::Counted(line) => {
+            ExportLine::Counted(line) => {
                 if !out.add_counted(&line) {
                     return Err(fail("what was counted is cut".to_owned()));
                 }
             }
-            Line::Batch(id) => {
+            ExportLine::Batch(id) => {
                 valid::word("the source", &id.source).map_err(|e| fail(e.to_string()))?;
                 out.batches.insert(id);
             }
-            Line::End(footer) => end = Some(footer),
+            ExportLine::End(footer) => end = Some(footer),
         }
     }
     match end {

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use super::keys::{self, Kind};
 use super::{Change, Store, StoreError};
-use crate::model::{BatchId, Record, Unverified};
+use crate::model::{BatchId, Record, UnverifiedBatch};
 
 /// Bytes in a row: see `kept`.
 const PART: usize = 6 * 1024;
@@ -19,7 +19,7 @@ const PART: usize = 6 * 1024;
 #[derive(Debug, Default)]
 pub struct Apart {
     /// What comes, or replaces the part of the same batch, with its bytes.
-    pub put: Vec<(Unverified, Vec<u8>)>,
+    pub put: Vec<(UnverifiedBatch, Vec<u8>)>,
     /// What goes.
     pub remove: BTreeSet<BatchId>,
 }
@@ -36,7 +36,7 @@ impl Store {
     ///
     /// # Errors
     /// When a row cannot be read.
-    pub fn unverified(&self) -> Result<Vec<Unverified>, StoreError> {
+    pub fn unverified(&self) -> Result<Vec<UnverifiedBatch>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix([Kind::Unverified as u8]) {
             let (key, row) = row?;

@@ -21,7 +21,7 @@ fn hours_ago(hours: i64) -> Time {
     Time(NOW.0 - hours * HOUR)
 }
 
-fn object(namespace: &str, name: &str, uid: &str, node: &str, address: &str) -> objects::Pod {
+fn object(namespace: &str, name: &str, uid: &str, node: &str, address: &str) -> objects::PodObject {
     let start = hours_ago(2);
     serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": namespace, "uid": uid, "labels": {"app": name}},
@@ -98,12 +98,13 @@ fn batch(pod: &Pod, times: [Time; 3], span: Span) -> Observed {
     let edge = &mut batch.edges[0];
     edge.openings = vec![opening(times[0]), opening(times[1])];
     edge.last = times[2];
-    batch.asked = vec![Asked {
+    batch.asked = vec![AskedName {
         pod: 0,
         question: "cart.shop".into(),
         tally: Tally::new(1, times[0], times[2]),
     }];
-    batch.watching = vec![Watching { spans: span.alone(), packets: 9, ..Watching::of(0) }];
+    batch.watching =
+        vec![WatchedInterface { spans: span.alone(), packets: 9, ..WatchedInterface::of(0) }];
     batch.spans = span.alone();
     batch
 }
@@ -145,7 +146,7 @@ fn lines_are_refused_or_kept_apart_one_by_one() {
     for pod in [1, 2, 2] {
         told.edges.push(Edge { pod, ..told.edges[0].clone() });
     }
-    told.watching.push(Watching { pod: 1, ..told.watching[0].clone() });
+    told.watching.push(WatchedInterface { pod: 1, ..told.watching[0].clone() });
     let Checked { batch, unknown } = check(told.clone(), &cluster, &RULES);
     assert_eq!((batch.edges.len(), batch.asked.len(), batch.watching.len()), (1, 1, 1));
     let want = [(counter::LINES_ELSEWHERE, 2), (counter::UNVERIFIED, 2)];
@@ -295,13 +296,13 @@ proptest! {
                 last: *last,
                 ..one.clone()
             }).collect(),
-            asked: edges.iter().map(|(pod, _, n, first, _, last)| Asked {
+            asked: edges.iter().map(|(pod, _, n, first, _, last)| AskedName {
                 pod: at(*pod), question: "db.bank.svc.cluster.local".into(), tally: Tally::new(*n, *first, *last),
             }).collect(),
-            watching: watching.iter().map(|(pod, spans)| Watching {
+            watching: watching.iter().map(|(pod, spans)| WatchedInterface {
                 spans: Spans(spans.iter().map(|(from, to)| Span { from: *from, to: *to }).collect()),
                 packets: 1,
-                ..Watching::of(at(*pod))
+                ..WatchedInterface::of(at(*pod))
             }).collect(),
             pods: pods.clone(),
         };

@@ -19,7 +19,7 @@ use super::cache::WatchState;
 use super::kinds::{self, CONTROLLERS, Slim, WatchedKind};
 use super::shared::SharedCache;
 use super::status::PODS;
-use crate::cluster::objects::Check;
+use crate::cluster::objects::CheckNames;
 
 /// When to ask again for what is absent or forbidden: somebody has to change the cluster first.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ pub(super) fn all(client: &Client, shared: &Arc<SharedCache>, watches: &mut Join
     }
 }
 
-impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> WatchedKind<T> {
+impl<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static> Kind<T> {
     /// Watches this kind, of the whole cluster or what the fields select of it.
     pub(super) fn follow(
         self,
@@ -58,13 +58,9 @@ impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> Watche
 }
 
 /// Watches a kind for ever.
-async fn follow<T>(
-    client: Client,
-    kind: &WatchedKind<T>,
-    fields: Option<String>,
-    shared: &SharedCache,
-) where
-    T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static,
+async fn follow<T>(client: Client, kind: &Kind<T>, fields: Option<String>, shared: &Shared)
+where
+    T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static,
 {
     let api: Api<Slim<T>> = Api::all_with(client, &kind.resource());
     let mut config = watcher::Config::default().page_size(PAGE);
@@ -108,7 +104,7 @@ async fn session<T>(
     shared: &SharedCache,
 ) -> SessionEnd
 where
-    T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static,
+    T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static,
 {
     let mut events = pin!(watcher(api.clone(), config));
     let mut listed = None;
@@ -196,10 +192,9 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Logs a state that a kind has entered.
-fn log_state<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static>(
-    kind: &WatchedKind<T>,
-    state: &WatchState,
+fn tell<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static>(
+    kind: &Kind<T>,
+    state: &State,
     pause: Duration,
 ) {
     let (name, again) = (kind.name, pause.as_secs());

@@ -16,8 +16,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::object::{IndexObject, ObjectVersion};
 use crate::cluster::objects::{
-    Check, Controller, EndpointSlice, Node, Pod, Service, ServiceEntry, VirtualService,
-    WorkloadEntryObject,
+    CheckNames, Controller, EndpointSlice, Node, PodObject, ServiceEntry, ServiceObject,
+    VirtualServiceObject, WorkloadEntryObject,
 };
 use crate::cluster::{ControllerBrief, PodBrief, Pool};
 
@@ -40,13 +40,11 @@ const fn kind<T>(
     WatchedKind { name, group, version, plural, wrap }
 }
 
-pub(super) const PODS: WatchedKind<Pod> =
-    kind("Pod", "", "v1", "pods", |o, pool| IndexObject::Pod(Arc::new(PodBrief::new(&o, pool))));
-pub(super) const SERVICES: WatchedKind<Service> =
-    kind("Service", "", "v1", "services", |o, pool| {
-        IndexObject::Service(Arc::new(pool.service(o)))
-    });
-pub(super) const SLICES: WatchedKind<EndpointSlice> =
+pub(super) const PODS: Kind<PodObject> =
+    kind("Pod", "", "v1", "pods", |o, pool| Object::Pod(Arc::new(PodBrief::new(&o, pool))));
+pub(super) const SERVICES: Kind<ServiceObject> =
+    kind("Service", "", "v1", "services", |o, pool| Object::Service(Arc::new(pool.service(o))));
+pub(super) const SLICES: Kind<EndpointSlice> =
     kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", |o, pool| {
         IndexObject::Slice(Arc::new(pool.slice(o)))
     });
@@ -60,7 +58,7 @@ pub(super) const WORKLOAD_ENTRIES: WatchedKind<WorkloadEntryObject> =
     kind("WorkloadEntry", "networking.istio.io", "v1", "workloadentries", |o, _| {
         IndexObject::WorkloadEntry(Arc::new(o))
     });
-pub(super) const VIRTUAL_SERVICES: WatchedKind<VirtualService> =
+pub(super) const VIRTUAL_SERVICES: Kind<VirtualServiceObject> =
     kind("VirtualService", "networking.istio.io", "v1", "virtualservices", |o, pool| {
         IndexObject::Routed(pool.word(&o.metadata.namespace), o.hosts().into())
     });
@@ -77,7 +75,7 @@ fn controller(object: Controller, pool: &mut Pool) -> IndexObject {
     IndexObject::Controller(Arc::new(ControllerBrief::new(object, pool)))
 }
 
-impl<T: DeserializeOwned + Check + Clone + Debug + Send + Sync + 'static> WatchedKind<T> {
+impl<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static> Kind<T> {
     pub(super) fn resource(&self) -> ApiResource {
         ApiResource::from_gvk_with_plural(
             &GroupVersionKind::gvk(self.group, self.version, self.name),

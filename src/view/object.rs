@@ -4,14 +4,16 @@
 
 use std::sync::Arc;
 
-use crate::cluster::objects::{EndpointSlice, Node, Service, ServiceEntry, WorkloadEntryObject};
-use crate::cluster::{ClusterBuilder, ControllerBrief, PodBrief};
+use crate::cluster::objects::{
+    EndpointSlice, Node, ServiceEntry, ServiceObject, WorkloadEntryObject,
+};
+use crate::cluster::{Builder, ControllerBrief, PodBrief};
 
 /// The fields of an object that the indexes need. Cache and indexes share them.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum IndexObject {
     Pod(Arc<PodBrief>),
-    Service(Arc<Service>),
+    Service(Arc<ServiceObject>),
     Slice(Arc<EndpointSlice>),
     Node(Arc<Node>),
     Entry(Arc<ServiceEntry>),

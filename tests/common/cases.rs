@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sidecarta::mesh::Mesh;
-use sidecarta::scope::{Call, CallProtocol};
+use sidecarta::scope::{CallProtocol, ScopeCall};
 use sidecarta::snapshot::{self, Builders, Snapshot};
 
 /// The workload of a case.
@@ -92,8 +92,8 @@ pub fn mesh(mesh: &Value) -> Mesh {
 }
 
 /// A call of a case.
-pub fn call(value: &Value) -> Call {
-    Call {
+pub fn call(value: &Value) -> ScopeCall {
+    ScopeCall {
         host: value["host"].as_str().unwrap().to_owned(),
         port: u16::try_from(value["port"].as_u64().unwrap()).unwrap(),
         protocol: match value["protocol"].as_str().unwrap() {

@@ -1,9 +1,10 @@
-//! Foreign strings on their way out: one function for each medium. And YAML, both ways ([`yaml`]).
+//! Escaping of foreign strings for output, with one function for each medium; and reading and
+//! writing of YAML ([`yaml`]).
 //!
-//! Owns escaping. Names come from packets, files and other programs, and any of them can hold line
-//! breaks, control sequences, bidirectional marks or markup. Must never let a foreign string be read
-//! as anything but text, and never drop a character: what cannot stand as it is becomes its escape
-//! (`\n`, `\u{2028}`).
+//! Owns escaping. Names come from packets, files and other programs, and any of them can contain
+//! line breaks, control sequences, bidirectional marks or markup. Must never let a foreign string
+//! be read as anything but text, and never drop a character: a character that is not allowed is
+//! escaped (`\n`, `\u{2028}`).
 
 #![warn(unreachable_pub)]
 
@@ -12,9 +13,9 @@ pub mod yaml;
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether a character can stand on a line of a terminal as it is: no control, no format character
-/// (bidirectional marks, joiners, BOM), no line or paragraph separator, no blank but the space,
-/// nothing unassigned. The standard library's tables say so (`char::escape_debug`).
+/// Whether a character is printed on a line of a terminal without an escape: no control, no format
+/// character (bidirectional marks, joiners, BOM), no line or paragraph separator, no blank but the
+/// space, nothing unassigned. The standard library's tables say so (`char::escape_debug`).
 fn shows(c: char) -> bool {
     match c {
         ' '..='~' => true,
@@ -28,7 +29,7 @@ fn ascii(c: char) -> bool {
     matches!(c, ' '..='~')
 }
 
-/// Replaces each character that may not stand by its escape. Borrows where all may.
+/// Replaces each character that is not allowed by its escape. Borrows where all are allowed.
 fn escape(text: &str, may_stand: impl Fn(char) -> bool) -> Cow<'_, str> {
     let Some(at) = text.find(|c| !may_stand(c)) else { return text.into() };
     let (head, tail) = text.split_at(at);
@@ -87,8 +88,8 @@ pub fn log_field(text: &str) -> Cow<'_, str> {
     line(text)
 }
 
-/// For JSON that is printed: what a terminal would obey stands as JSON's own escape (RFC 8259
-/// section 7), so that the value stays the same. Outside strings, JSON is ASCII.
+/// For JSON that is printed: characters that a terminal interprets are written as JSON's own
+/// escapes (RFC 8259 section 7), so that the value stays the same. Outside strings, JSON is ASCII.
 pub fn json(document: &str) -> Cow<'_, str> {
     let fine = |c: char| c == '\n' || shows(c);
     if document.chars().all(fine) {
@@ -161,7 +162,7 @@ fn markup(c: char) -> bool {
 }
 
 /// For texts that others show as text, Markdown or HTML: notes of Events, annotations of alerts.
-pub fn notice(text: &str) -> Cow<'_, str> {
+pub fn annotation(text: &str) -> Cow<'_, str> {
     escape(text, |c| shows(c) && !markup(c))
 }
 
@@ -187,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    /// Characters that some reader of some medium obeys, and any others.
+    /// Characters that a reader of some medium interprets, and any others.
     pub(crate) fn hostile() -> impl Strategy<Value = String> {
         let odd = prop::sample::select(
             "\n\r\t\0\u{7}\u{8}\u{1b}\u{7f}\u{85}\u{9b}\u{a0}\u{ad}\u{200b}\u{200e}\u{202e}\u{2028}\
@@ -200,7 +201,7 @@ mod tests {
     }
 
     /// Written down independently of the standard library's tables.
-    fn obeyed(c: char) -> bool {
+    fn interpreted(c: char) -> bool {
         let n = u32::from(c);
         n < 0x20
             || (0x7f..=0xa0).contains(&n)
@@ -218,7 +219,7 @@ mod tests {
     #[test]
     fn a_plain_text_stays_as_it_is() {
         let text = "shop/web calls a.b.svc.cluster.local:80 (*.example.com | ~/*), 3 %";
-        for same in [comment(text), line(text), lines(text), message(text), notice(text)] {
+        for same in [comment(text), line(text), lines(text), message(text), annotation(text)] {
             assert_eq!(same, text);
         }
         assert_eq!(line("jürgen/漢字"), "jürgen/漢字");
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_medium_would_obey_is_escaped() {
+    fn what_a_medium_would_interpret_is_escaped() {
         assert_eq!(line("a\u{1b}[2Jb\nc\u{202e}"), "a\\u{1b}[2Jb\\nc\\u{202e}");
         assert_eq!(message("cannot read\n0 Sidecars written"), "cannot read\n  0 Sidecars written");
         assert_eq!(mermaid("a\"]%%{init"), "a#34;#93;#37;#37;#123;init");
@@ -237,24 +238,24 @@ mod tests {
             chat("<!channel> @all ![x](y)"),
             "&lt;\\u{21}channel&gt; \\u{40}all \\u{21}\\u{5b}x\\u{5d}(y)"
         );
-        assert_eq!(notice("![x](http://y)"), "\\u{21}\\u{5b}x\\u{5d}(http://y)");
+        assert_eq!(annotation("![x](http://y)"), "\\u{21}\\u{5b}x\\u{5d}(http://y)");
     }
 
     proptest! {
         #[test]
-        fn nothing_that_is_obeyed_passes(s in hostile()) {
-            for out in [line(&s), log_field(&s), notice(&s), comment(&s)] {
-                prop_assert!(!out.chars().any(obeyed), "{:?}", out);
+        fn nothing_that_a_medium_interprets_stays_unescaped(s in hostile()) {
+            for out in [line(&s), log_field(&s), annotation(&s), comment(&s)] {
+                prop_assert!(!out.chars().any(interpreted), "{:?}", out);
             }
             prop_assert!(comment(&s).bytes().all(|b| (0x20..0x7f).contains(&b)));
-            prop_assert!(!lines(&s).chars().any(|c| c != '\n' && obeyed(c)));
+            prop_assert!(!lines(&s).chars().any(|c| c != '\n' && interpreted(c)));
             prop_assert!(message(&s).split('\n').skip(1).all(|l| l.starts_with("  ")));
             let written = chat(&s);
             let begins = ['<', '>', '@', '[', ']', '`', '!'];
-            prop_assert!(!written.contains(begins) && !written.chars().any(obeyed));
+            prop_assert!(!written.contains(begins) && !written.chars().any(interpreted));
             let label = mermaid(&s);
             let ends = ['"', '<', '>', '`', '%', '{', '}', '\\'];
-            prop_assert!(!label.contains(ends) && !label.chars().any(obeyed));
+            prop_assert!(!label.contains(ends) && !label.chars().any(interpreted));
         }
 
         #[test]
@@ -265,14 +266,14 @@ mod tests {
                 prop_assert!(c != '"' || quoted);
                 quoted = c == '\\' && !quoted;
             }
-            prop_assert!(!quoted && !label.chars().any(obeyed));
+            prop_assert!(!quoted && !label.chars().any(interpreted));
         }
 
         #[test]
         fn json_keeps_its_value(s in hostile()) {
             let document = serde_json::to_string_pretty(&[&s]).unwrap();
             let shown = json(&document);
-            prop_assert!(!shown.chars().any(|c| c != '\n' && obeyed(c)));
+            prop_assert!(!shown.chars().any(|c| c != '\n' && interpreted(c)));
             prop_assert_eq!(serde_json::from_str::<[String; 1]>(&shown).unwrap(), [s]);
         }
     }

@@ -18,8 +18,8 @@ pub use serde_yaml::{Value, from_value};
 
 /// Why a text cannot be read, or a value not be written.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The library says so.
+pub enum YamlError {
+    /// The library refuses it.
     #[error(transparent)]
     Library(#[from] serde_yaml::Error),
     /// It nests too deep.
@@ -27,7 +27,7 @@ pub enum Error {
     Deep(#[from] TooDeep),
 }
 
-impl Error {
+impl YamlError {
     /// The line, from 1, where the error has a place.
     pub fn line(&self) -> Option<usize> {
         match self {
@@ -42,7 +42,7 @@ impl Error {
 /// # Errors
 /// With line and column, on malformed text, duplicate keys, a wrong type, or more than
 /// [`depth::LIMIT`] collections within each other.
-pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, YamlError> {
     depth::check_yaml(text)?;
     Ok(serde_yaml::from_str(text)?)
 }
@@ -52,7 +52,7 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
 /// # Errors
 /// With line and column, on malformed text, duplicate keys, or more than [`depth::LIMIT`]
 /// collections within each other.
-pub fn documents(text: &str) -> Result<Vec<Value>, Error> {
+pub fn documents(text: &str) -> Result<Vec<Value>, YamlError> {
     depth::check_yaml(text)?;
     let all = serde_yaml::Deserializer::from_str(text);
     all.map(|document| Ok(Value::deserialize(document)?)).collect()
@@ -69,7 +69,7 @@ pub fn documents(text: &str) -> Result<Vec<Value>, Error> {
 /// let labels = std::collections::BTreeMap::from([("canary", "no")]);
 /// assert_eq!(sidecarta_text::yaml::to_string(&labels).unwrap(), "canary: 'no'\n");
 /// ```
-pub fn to_string<T: Serialize>(value: &T) -> Result<String, Error> {
+pub fn to_string<T: Serialize>(value: &T) -> Result<String, YamlError> {
     let text = serde_yaml::to_string(value)?;
     // The library escapes some characters itself, and writes such a key behind `? `, on lines of
     // another form than the guard reads.
@@ -85,7 +85,8 @@ pub fn to_string<T: Serialize>(value: &T) -> Result<String, Error> {
     Ok(words.restore(&guard(&serde_yaml::to_string(&value)?)))
 }
 
-/// Strings that are written otherwise than by the library, and the words that stand for them.
+/// Strings that this module writes itself, and the words that replace them while the library writes
+/// the rest.
 struct Words {
     /// Begins each word, and nothing else in the text.
     prefix: String,
@@ -166,7 +167,7 @@ fn guard(text: &str) -> String {
             }
         }
         if matches!(value.as_bytes().first(), Some(b'|' | b'>')) {
-            // A block scalar's lines are indented deeper than the line that holds its key or dash.
+            // A block scalar's lines are indented deeper than the line with its key or dash.
             block = Some(if key.is_some() { depth } else { depth.saturating_sub(2) });
             out.push_str(value);
         } else {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 
-static TARGET: LazyLock<sidecarta_fuzz::Target> = LazyLock::new(|| {
+static TARGET: LazyLock<sidecarta_fuzz::FuzzTarget> = LazyLock::new(|| {
     let name = std::env::var("SIDECARTA_FUZZ").unwrap_or_default();
     sidecarta_fuzz::target(&name).unwrap_or_else(|| {
         let names = sidecarta_fuzz::TARGETS.iter().map(|(name, _)| *name).collect::<Vec<_>>();

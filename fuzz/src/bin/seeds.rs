@@ -1,5 +1,5 @@
-//! Writes the inputs that a target begins with: `seeds TARGET DIRECTORY`. Without arguments it prints
-//! the names of all targets.
+//! Writes the inputs that a target begins with: `seeds TARGET DIRECTORY`. Without arguments it
+//! prints the names of all targets.
 
 #![allow(clippy::print_stdout)]
 

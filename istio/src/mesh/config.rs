@@ -1,14 +1,14 @@
 //! MeshConfig: the mesh's own settings, from the ConfigMap `istio`.
 //!
-//! Owns their defaults (`pkg/config/mesh/mesh.go`). Must never hold anything of a workload.
+//! Owns their defaults (`pkg/config/mesh/mesh.go`). Must never contain settings of a workload.
 
 use serde_json::Value;
 
-use super::service::Export;
+use super::service::ExportTo;
 use crate::objects::{LabelSelector, MeshConfigSpec, ProxyConfigSpec};
 use sidecarta_text::yaml;
 
-/// What happens to calls that the proxy does not know.
+/// What a proxy does with calls for which it has no route (`outboundTrafficPolicy.mode`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum TrafficMode {
     /// Refused.
@@ -41,7 +41,8 @@ impl TrafficMode {
     }
 }
 
-/// Who besides the application sends to a provider's Service.
+/// An extension provider (`extensionProviders`) that proxies send to: tracing, logs,
+/// authorization.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provider {
     /// Name that Telemetry and AuthorizationPolicy use.
@@ -57,25 +58,25 @@ pub struct Provider {
 /// The mesh's settings.
 #[derive(Clone, Debug)]
 pub struct MeshConfig {
-    /// Where mesh-wide defaults live.
+    /// Namespace of mesh-wide defaults (`rootNamespace`).
     pub root_namespace: String,
-    /// In force where a Sidecar says nothing.
+    /// Applies where a Sidecar sets no `outboundTrafficPolicy`.
     pub outbound: TrafficMode,
-    /// Of Services that say nothing.
-    pub service_export: Export,
-    /// Of VirtualServices that say nothing.
-    pub virtual_service_export: Export,
-    /// Of DestinationRules that say nothing.
-    pub destination_rule_export: Export,
+    /// `exportTo` of Services that set none (`defaultServiceExportTo`).
+    pub service_export: ExportTo,
+    /// `exportTo` of VirtualServices that set none (`defaultVirtualServiceExportTo`).
+    pub virtual_service_export: ExportTo,
+    /// `exportTo` of DestinationRules that set none (`defaultDestinationRuleExportTo`).
+    pub destination_rule_export: ExportTo,
     /// `extensionProviders` that have a Service.
     pub providers: Vec<Provider>,
     /// Providers in force without a Telemetry, by part: `tracing`, `accessLogging`, `metrics`.
     pub default_providers: Vec<(&'static str, Vec<String>)>,
     /// Hosts of `defaultConfig.tracing`, in force where tracing has no provider: host and port.
     pub default_tracing: Vec<(String, u16)>,
-    /// Proxies resolve names themselves and use allocated addresses.
+    /// Proxies answer DNS queries and use allocated addresses (`ISTIO_META_DNS_CAPTURE`).
     pub dns_capture: bool,
-    /// Namespaces that istiod looks at; empty: all.
+    /// Selectors of the namespaces that istiod reads; empty: all.
     pub(super) discovery_selectors: Vec<LabelSelector>,
 }
 
@@ -88,9 +89,9 @@ pub(super) fn read(text: &str) -> Result<MeshConfigSpec, String> {
     Ok(spec.unwrap_or_default())
 }
 
-/// Fields in camel case. Keys that people choose stay as they are.
+/// Converts field names to camel case. Keys that users choose stay as they are.
 fn camel(value: Value) -> Value {
-    /// Maps whose keys are no fields.
+    /// Maps whose keys are chosen by users.
     const FREE: [&str; 6] =
         ["proxyMetadata", "matchLabels", "labels", "customTags", "headers", "runtimeValues"];
     let word = |key: String| {
@@ -121,7 +122,7 @@ fn camel(value: Value) -> Value {
     }
 }
 
-/// A number; protobuf's JSON takes it as text as well.
+/// Reads a port. Protobuf's JSON allows a number as a string, too.
 fn port(value: &Value) -> Option<u16> {
     match value {
         Value::String(text) => text.parse().ok(),
@@ -138,7 +139,7 @@ impl Default for MeshConfig {
 impl MeshConfig {
     pub(super) fn new(spec: MeshConfigSpec) -> Self {
         let export = |list: Vec<String>| {
-            if list.is_empty() { Export::new(vec!["*".to_owned()]) } else { Export::new(list) }
+            if list.is_empty() { ExportTo::new(vec!["*".to_owned()]) } else { ExportTo::new(list) }
         };
         let default = spec.default_providers.unwrap_or_default();
         let proxy = spec.default_config.unwrap_or_default();
@@ -169,7 +170,7 @@ impl MeshConfig {
     }
 }
 
-/// An extension provider: a name beside one field that tells its kind.
+/// Reads an extension provider: its name, and one field named after its kind.
 fn provider(entry: &serde_json::Map<String, Value>) -> Option<Provider> {
     let name = entry.get("name")?.as_str()?.to_owned();
     entry.iter().filter(|(k, _)| *k != "name").find_map(|(kind, v)| {

@@ -1,8 +1,8 @@
 //! DestinationRules as istiod merges and indexes them (`model/destination_rule.go`,
 //! `setDestinationRules` and `destinationRule` in `model/push_context.go`).
 //!
-//! Owns which rules a client in a namespace finds for a Service. Must never ask whether the Service
-//! is in scope.
+//! Owns which rules a client in a namespace finds for a Service. Must never decide whether the
+//! Service is in scope.
 
 use std::collections::BTreeMap;
 
@@ -10,26 +10,26 @@ use foldhash::HashMap;
 use serde_json::Value;
 
 use super::host::{HostMap, qualify};
-use super::service::Export;
-use crate::objects::{DestinationRuleSpec, Object, Subset};
+use super::service::ExportTo;
+use crate::objects::{DestinationRuleSpec, SpecObject, Subset};
 use sidecarta_model::{Time, selects};
 
 /// One or more rules of a namespace for one host, merged.
 #[derive(Clone, Debug)]
-pub struct Merged {
+pub struct MergedRule {
     /// `namespace/name` of the rules, in the order of merging.
     pub from: Vec<String>,
     /// Namespace of the rules.
     pub namespace: String,
     /// As declared; a rule with a selector is private.
-    pub export: Export,
+    pub export: ExportTo,
     /// Pods that it is for; `None`: all.
     pub selector: Option<BTreeMap<String, String>>,
     pub(crate) subsets: Vec<Subset>,
     pub(crate) policy: Option<Value>,
 }
 
-impl Merged {
+impl MergedRule {
     /// The connection pool that it sets for a Service port, where it sets one
     /// (`GetPortLevelTrafficPolicy`: settings of a port replace the others whole).
     pub fn connection_pool(&self, port: u16) -> Option<&Value> {
@@ -45,26 +45,26 @@ impl Merged {
 }
 
 /// Rules of a namespace by host.
-type Hosts = HostMap<String, Vec<u32>>;
+type RulesByHost = HostMap<String, Vec<u32>>;
 
 /// The index of all rules.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rules {
-    merged: Vec<Merged>,
-    local: HashMap<String, Hosts>,
-    exported: HashMap<String, Hosts>,
-    root_private: Hosts,
+pub(crate) struct RuleIndex {
+    merged: Vec<MergedRule>,
+    local: HashMap<String, RulesByHost>,
+    exported: HashMap<String, RulesByHost>,
+    root_private: RulesByHost,
     root: String,
 }
 
-impl Rules {
+impl RuleIndex {
     pub(super) fn build(
-        objects: &[Object<DestinationRuleSpec>],
+        objects: &[SpecObject<DestinationRuleSpec>],
         root: &str,
-        default_export: &Export,
+        default_export: &ExportTo,
         domain: &str,
     ) -> Self {
-        let mut sorted: Vec<&Object<DestinationRuleSpec>> = objects.iter().collect();
+        let mut sorted: Vec<&SpecObject<DestinationRuleSpec>> = objects.iter().collect();
         // Rules with a selector first, then the oldest.
         sorted.sort_by_key(|o| {
             let m = &o.metadata;
@@ -82,10 +82,10 @@ impl Rules {
             let namespace = &object.metadata.namespace;
             let selector = spec.workload_selector.map(|s| s.match_labels);
             let export = if selector.is_some() { vec![".".to_owned()] } else { spec.export_to };
-            let rule = Merged {
+            let rule = MergedRule {
                 from: vec![format!("{namespace}/{}", object.metadata.name)],
                 namespace: namespace.clone(),
-                export: Export::new(export),
+                export: ExportTo::new(export),
                 selector,
                 subsets: spec.subsets,
                 policy: spec.traffic_policy,
@@ -101,7 +101,7 @@ impl Rules {
                     &rule,
                 );
             }
-            // Of the mesh's default only `.` and `*` are honoured.
+            // istiod reads only `.` and `*` of the mesh's default.
             let private = (export.is_empty() && default_export.lists("."))
                 || (export.len() == 1 && (export.lists(".") || export.lists(namespace)));
             if !private {
@@ -120,7 +120,7 @@ impl Rules {
 
     /// Rules that a client in `client` finds for a host whose Service lives in `owner`: the
     /// client's namespace, then the Service's, then the root namespace.
-    pub(crate) fn lookup(&self, client: &str, host: &str, owner: &str) -> Vec<&Merged> {
+    pub(crate) fn lookup(&self, client: &str, host: &str, owner: &str) -> Vec<&MergedRule> {
         let local =
             if client == self.root { Some(&self.root_private) } else { self.local.get(client) };
         if let Some(found) = local.and_then(|h| h.most_specific(host)) {
@@ -132,9 +132,10 @@ impl Rules {
                 .get(namespace)
                 .and_then(|h| h.most_specific(host))
                 .map_or(&[][..], Vec::as_slice);
-            let seen =
-                |m: &&Merged| m.export.is_empty() || m.export.public() || m.export.lists(client);
-            let found: Vec<&Merged> =
+            let seen = |m: &&MergedRule| {
+                m.export.is_empty() || m.export.public() || m.export.lists(client)
+            };
+            let found: Vec<&MergedRule> =
                 found.iter().map(|&i| &self.merged[i as usize]).filter(seen).collect();
             if !found.is_empty() {
                 return found;
@@ -144,28 +145,28 @@ impl Rules {
     }
 }
 
-/// Of the rules that were found, the one for pods with these labels: one whose selector matches and
-/// that lives in the client's namespace, else the last without a selector
+/// Selects from `found` the rule for pods with these labels: the first rule of the client's
+/// namespace whose selector matches, else the last rule without a selector
 /// (`SidecarScope.DestinationRule`).
 pub(crate) fn select<'r>(
-    found: &[&'r Merged],
+    found: &[&'r MergedRule],
     client: &str,
     labels: &BTreeMap<String, String>,
-) -> Option<&'r Merged> {
-    let chosen = |m: &&&Merged| {
+) -> Option<&'r MergedRule> {
+    let chosen = |m: &&&MergedRule| {
         m.namespace == client && m.selector.as_ref().is_some_and(|s| selects(s, labels))
     };
     let by_selector = found.iter().find(chosen).copied();
     by_selector.or_else(|| found.iter().rev().find(|m| m.selector.is_none()).copied())
 }
 
-/// The last rule without a selector: what the receiving side uses.
-pub(crate) fn inbound<'r>(found: &[&'r Merged]) -> Option<&'r Merged> {
+/// The rule that the receiving proxy uses: the last one without a selector.
+pub(crate) fn inbound<'r>(found: &[&'r MergedRule]) -> Option<&'r MergedRule> {
     found.iter().rev().find(|m| m.selector.is_none()).copied()
 }
 
-/// `mergeDestinationRule`.
-fn merge(all: &mut Vec<Merged>, into: &mut Hosts, host: &str, rule: &Merged) {
+/// Merges a rule into those of its host, or adds it (`mergeDestinationRule`).
+fn merge(all: &mut Vec<MergedRule>, into: &mut RulesByHost, host: &str, rule: &MergedRule) {
     let list = into.or_insert(host.to_owned(), Vec::new());
     let mut separate = true;
     for &mut i in list.iter_mut() {
@@ -184,8 +185,8 @@ fn merge(all: &mut Vec<Merged>, into: &mut Hosts, host: &str, rule: &Merged) {
                 continue;
             }
             (Some(_), Some(_)) | (None, None) => separate = false,
-            // One with a selector and one without are merged, and the new one stands by itself as
-            // well.
+            // A rule with a selector and one without are merged, and the new rule is also added on
+            // its own.
             _ => {}
         }
         existing.from.extend(rule.from.iter().cloned());

@@ -1,34 +1,34 @@
-//! Which namespaces and objects an istiod looks at: `discoverySelectors` of its MeshConfig
+//! Which namespaces and objects an istiod reads: `discoverySelectors` of its MeshConfig
 //! (`pkg/kube/namespace/filter.go`) and its revision (`pkg/config/model.go`, `LabelsInRevision`).
 //!
-//! Owns both questions. Must never decide what an object means.
+//! Owns both rules. Must never decide what an object means.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::config;
-use crate::objects::{ConfigMap, LabelSelector, MeshConfigSpec, Meta, Namespace, Pod};
+use crate::objects::{ConfigMap, LabelSelector, MeshConfigSpec, Namespace, ObjectMeta, PodObject};
 
 /// The revision of an istiod that was installed without one.
 pub const DEFAULT_REVISION: &str = "default";
 
-/// Says to which revision an Istio object belongs, and in which one a pod's proxy was injected.
+/// Label of an Istio object's revision, and of the revision that injected a pod's proxy.
 const LABEL: &str = "istio.io/rev";
 
 /// Whether an istiod of this revision reads an object with these labels.
-pub(super) fn in_revision(meta: &Meta, revision: &str) -> bool {
+pub(super) fn in_revision(meta: &ObjectMeta, revision: &str) -> bool {
     meta.labels.get(LABEL).is_none_or(|r| r == revision)
 }
 
 /// Whether an object belongs to one revision alone.
-pub(super) fn of_one_revision(meta: &Meta) -> bool {
+pub(super) fn of_one_revision(meta: &ObjectMeta) -> bool {
     meta.labels.contains_key(LABEL)
 }
 
 /// The revision of the istiod that a pod's proxy talks to: what the injector wrote, else the pod's
 /// label. `None` for a pod without a proxy.
-pub fn revision_of(pod: &Pod) -> Option<String> {
+pub fn revision_of(pod: &PodObject) -> Option<String> {
     let meta = &pod.metadata;
     let status = meta.annotations.get("sidecar.istio.io/status");
     let written = status
@@ -42,7 +42,7 @@ pub fn revision_of(pod: &Pod) -> Option<String> {
     }
 }
 
-/// The ConfigMaps that hold a MeshConfig, the one of this revision first
+/// The ConfigMaps that contain a MeshConfig, the one of this revision first
 /// (`pilot/pkg/bootstrap/mesh.go`, `getMeshConfigMapName`).
 pub(super) fn mesh_configs<'c>(all: &'c [ConfigMap], revision: &str) -> Vec<&'c ConfigMap> {
     let is_mesh = |c: &&ConfigMap| {
@@ -59,7 +59,7 @@ pub(super) fn mesh_configs<'c>(all: &'c [ConfigMap], revision: &str) -> Vec<&'c 
     found
 }
 
-/// The name of the ConfigMap that holds the MeshConfig of a revision.
+/// The name of the ConfigMap that contains the MeshConfig of a revision.
 pub(super) fn config_map_name(revision: &str) -> String {
     if revision == DEFAULT_REVISION { "istio".to_owned() } else { format!("istio-{revision}") }
 }
@@ -72,14 +72,14 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Of a MeshConfig's selectors and the namespaces.
+    /// From a MeshConfig's selectors and the namespaces.
     pub(super) fn new(selectors: Vec<LabelSelector>, namespaces: &[Namespace]) -> Self {
         let labels = |n: &Namespace| (n.metadata.name.clone(), (*n.metadata.labels).clone());
         Self { selectors, namespaces: namespaces.iter().map(labels).collect() }
     }
 
-    /// Of the ConfigMaps and namespaces of a cluster, where only addresses matter: the MeshConfig
-    /// is that of the default revision, else the first.
+    /// From the ConfigMaps and namespaces of a cluster, for indexes of addresses. It uses the
+    /// MeshConfig of the default revision, else the first one.
     pub fn of_objects(maps: &[ConfigMap], namespaces: &[Namespace]) -> Self {
         let map = mesh_configs(maps, DEFAULT_REVISION).into_iter().next();
         let spec = map.and_then(|m| config::read(&m.data["mesh"]).ok()).unwrap_or_default();
@@ -92,24 +92,25 @@ impl Discovery {
         !self.selectors.is_empty()
     }
 
-    /// Whether istiod looks away from a namespace. One whose labels are not known is taken to be
-    /// looked at: what it holds is then listed rather than left out.
+    /// Whether istiod ignores a namespace. A namespace whose labels are unknown counts as not
+    /// ignored, so that its Services are listed and not left out.
     pub fn hides(&self, namespace: &str) -> bool {
         let Some(labels) = self.namespaces.get(namespace) else { return false };
         self.is_limited() && !self.selectors.iter().any(|s| meets(s, labels))
     }
 
-    /// Whether the Namespace is there.
-    pub(super) fn knows(&self, namespace: &str) -> bool {
+    /// Whether the objects include this Namespace.
+    pub(super) fn has_namespace(&self, namespace: &str) -> bool {
         self.namespaces.contains_key(namespace)
     }
 
-    /// Whether it has to be guessed if istiod looks at a namespace.
-    pub fn unsure(&self, namespace: &str) -> bool {
+    /// Whether it is a guess that istiod reads a namespace: there are selectors, and the snapshot
+    /// lacks the Namespace object.
+    pub fn is_uncertain(&self, namespace: &str) -> bool {
         self.is_limited() && !self.namespaces.contains_key(namespace)
     }
 
-    /// Namespaces of these that istiod looks away from.
+    /// Those of the given namespaces that istiod ignores.
     pub fn hidden<'n>(&self, all: impl Iterator<Item = &'n str>) -> BTreeSet<String> {
         if !self.is_limited() {
             return BTreeSet::new();
@@ -118,7 +119,8 @@ impl Discovery {
     }
 }
 
-/// `LabelSelectorAsSelector`: all conditions hold; a selector without any meets everything.
+/// Whether labels meet all conditions of a selector (`LabelSelectorAsSelector`). A selector without
+/// conditions is met by all labels.
 fn meets(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
     let by_expression = selector.match_expressions.iter().all(|e| {
         let value = labels.get(&e.key);
@@ -136,7 +138,7 @@ fn meets(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::istio::LabelExpression;
+    use crate::objects::LabelExpression;
 
     #[test]
     fn selectors_are_alternatives_and_their_conditions_are_not() {

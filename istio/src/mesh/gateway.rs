@@ -1,31 +1,32 @@
-//! Routes of the Gateway API whose parent is a Service or a ServiceEntry, as the VirtualServices that
-//! istiod makes of them (`pilot/pkg/config/kube/gateway/route_collections.go`, the branch
+//! Routes of the Gateway API whose parent is a Service or a ServiceEntry, as the VirtualServices
+//! that istiod makes of them (`pilot/pkg/config/kube/gateway/route_collections.go`, the branch
 //! `parent.IsMesh()`).
 //!
-//! Owns the conversion. Must never ask who imports one.
+//! Owns the conversion. Must never decide who imports a route.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::service::Export;
+use super::service::ExportTo;
 use super::virtualservice::VirtualService;
 use crate::objects::{
-    self, GatewayRoute, GatewayRule, GatewayValue, HttpMatch, HttpRoute, L4Match, L4Route, Meta,
-    Mirror, Percent, PortSelector, Reference, StringMatch, Target, Weighted,
+    self, GatewayRoute, GatewayRule, GatewayValue, HttpMatch, HttpRoute, L4Match, L4Route, Mirror,
+    ObjectMeta, ObjectReference, Percent, PortSelector, RouteDestination, StringMatch,
+    WeightedDestination,
 };
 use sidecarta_model::Time;
 
-/// What the routes of a kind speak.
+/// The kind of a route of the Gateway API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum GatewayRouteKind {
     Http,
     Grpc,
     Tcp,
     Tls,
 }
 
-impl Kind {
+impl GatewayRouteKind {
     fn name(self) -> &'static str {
         match self {
             Self::Http => "HTTPRoute",
@@ -36,14 +37,14 @@ impl Kind {
     }
 }
 
-/// One VirtualService for each namespace, port and host; routes of the same are merged, the oldest
-/// first. `entries` are the ServiceEntries, which may be parents as well.
+/// Makes one VirtualService for each namespace, port and host. Routes with the same three are
+/// merged, the oldest first. `entries` are the ServiceEntries that may be parents of routes.
 pub(super) fn convert(
-    routes: &[(Kind, GatewayRoute)],
+    routes: &[(GatewayRouteKind, GatewayRoute)],
     entries: &[objects::ServiceEntry],
     domain: &str,
 ) -> Vec<VirtualService> {
-    let mut sorted: Vec<&(Kind, GatewayRoute)> = routes.iter().collect();
+    let mut sorted: Vec<&(GatewayRouteKind, GatewayRoute)> = routes.iter().collect();
     sorted.sort_by_key(|(k, r)| {
         let m = &r.metadata;
         (m.creation_timestamp.unwrap_or(Time::MIN), m.namespace.clone(), m.name.clone(), *k)
@@ -57,13 +58,13 @@ pub(super) fn convert(
                 let into = made.entry(key).or_insert_with(|| empty(*kind, meta, &host));
                 for rule in &spec.rules {
                     match kind {
-                        Kind::Http | Kind::Grpc => {
+                        GatewayRouteKind::Http | GatewayRouteKind::Grpc => {
                             into.http.push(http(rule, parent.port, meta, domain));
                         }
-                        Kind::Tcp => {
+                        GatewayRouteKind::Tcp => {
                             into.tcp.push(l4(rule, parent.port, Vec::new(), meta, domain));
                         }
-                        Kind::Tls => {
+                        GatewayRouteKind::Tls => {
                             let own = || vec![host.clone()];
                             let names = Some(spec.hostnames.clone()).filter(|h| !h.is_empty());
                             let names = names.unwrap_or_else(own);
@@ -77,10 +78,10 @@ pub(super) fn convert(
     made.into_values().collect()
 }
 
-/// Whether a route has a parent in the mesh.
+/// The hosts of a route's parent; none where the parent is no Service or ServiceEntry.
 fn parent_hosts(
-    parent: &Reference,
-    meta: &Meta,
+    parent: &ObjectReference,
+    meta: &ObjectMeta,
     entries: &[objects::ServiceEntry],
     domain: &str,
 ) -> BTreeSet<String> {
@@ -97,13 +98,13 @@ fn parent_hosts(
     }
 }
 
-fn empty(kind: Kind, meta: &Meta, host: &str) -> VirtualService {
+fn empty(kind: GatewayRouteKind, meta: &ObjectMeta, host: &str) -> VirtualService {
     VirtualService {
         namespace: meta.namespace.clone(),
         name: meta.name.clone(),
         created: meta.creation_timestamp.unwrap_or(Time::MIN),
         hosts: vec![host.to_owned()],
-        export: Export::new(vec!["*".to_owned()]),
+        export: ExportTo::new(vec!["*".to_owned()]),
         order: 0,
         mesh: true,
         route: Some(kind.name()),
@@ -113,7 +114,7 @@ fn empty(kind: Kind, meta: &Meta, host: &str) -> VirtualService {
     }
 }
 
-fn target(reference: &Reference, meta: &Meta, domain: &str) -> Target {
+fn target(reference: &ObjectReference, meta: &ObjectMeta, domain: &str) -> RouteDestination {
     let own = &meta.namespace;
     let namespace = if reference.namespace.is_empty() { own } else { &reference.namespace };
     let host = match reference.kind.as_deref() {
@@ -122,19 +123,19 @@ fn target(reference: &Reference, meta: &Meta, domain: &str) -> Target {
         _ => format!("{}.{namespace}.svc.{domain}", reference.name),
     };
     let port = reference.port.map(|number| PortSelector { number });
-    Target { host, subset: String::new(), port }
+    RouteDestination { host, subset: String::new(), port }
 }
 
-fn backends(rule: &GatewayRule, meta: &Meta, domain: &str) -> Vec<Weighted> {
+fn backends(rule: &GatewayRule, meta: &ObjectMeta, domain: &str) -> Vec<WeightedDestination> {
     let backends = rule.backend_refs.iter().filter(|b| b.weight != Some(0));
-    let weighted = |b: &Reference| Weighted {
+    let weighted = |b: &ObjectReference| WeightedDestination {
         destination: Some(target(b, meta, domain)),
         weight: b.weight.unwrap_or(1),
     };
     backends.map(weighted).collect()
 }
 
-fn http(rule: &GatewayRule, port: Option<u16>, meta: &Meta, domain: &str) -> HttpRoute {
+fn http(rule: &GatewayRule, port: Option<u16>, meta: &ObjectMeta, domain: &str) -> HttpRoute {
     let mut out = HttpRoute { route: backends(rule, meta, domain), ..HttpRoute::default() };
     for filter in &rule.filters {
         match filter.kind.as_str() {
@@ -191,7 +192,7 @@ fn named(all: &[GatewayValue]) -> BTreeMap<String, StringMatch> {
     all.iter().map(|v| (v.name.clone(), compared(v, "Exact"))).collect()
 }
 
-/// A value with its way to compare; `absent` stands where none is given.
+/// A value with its kind of comparison. `absent` is the kind where the route gives none.
 fn compared(value: &GatewayValue, absent: &str) -> StringMatch {
     let kind = if value.kind.is_empty() { absent } else { value.kind.as_str() };
     let text = value.value.clone();
@@ -210,7 +211,7 @@ fn l4(
     rule: &GatewayRule,
     port: Option<u16>,
     sni_hosts: Vec<String>,
-    meta: &Meta,
+    meta: &ObjectMeta,
     domain: &str,
 ) -> L4Route {
     let all = sni_hosts.is_empty() && port.is_none();

@@ -13,7 +13,7 @@ pub fn is_wildcard(host: &str) -> bool {
     host.starts_with('*')
 }
 
-/// Whether every name that `host` stands for is one that `of` stands for (`Name.SubsetOf`).
+/// Whether `of` covers every name that `host` covers (`Name.SubsetOf`).
 ///
 /// # Examples
 /// ```
@@ -42,7 +42,7 @@ pub fn matches(a: &str, b: &str) -> bool {
     }
 }
 
-/// Values by host, of which the most specific that covers a name is looked up
+/// Values by host. For a name it finds the value of the most specific host that covers it
 /// (`MostSpecificHostMatch`).
 #[derive(Clone, Debug)]
 pub(crate) struct HostMap<K, V> {
@@ -90,8 +90,8 @@ impl<K: Borrow<str> + Eq + Hash, V> HostMap<K, V> {
     }
 }
 
-/// A short name of a Service made whole (`ResolveShortnameToFQDN`): names with a dot, addresses and
-/// `*` stay.
+/// Makes a short name of a Service fully qualified (`ResolveShortnameToFQDN`). Names with a dot,
+/// addresses and `*` stay as they are.
 pub fn qualify(host: &str, namespace: &str, domain: &str) -> String {
     if host.is_empty() || host == "*" || host.contains('.') || host.contains(':') {
         host.to_owned()

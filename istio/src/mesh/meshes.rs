@@ -1,19 +1,20 @@
 //! The meshes of a cluster: one for each revision of istiod.
 //!
-//! Owns which one a pod has, and which names of Sidecars are taken. Must never decide what a mesh
-//! holds.
+//! Owns which one a pod has, and which names of Sidecars are in use. Must never decide what a mesh
+//! contains.
 
 use std::collections::BTreeMap;
 
 use super::{Mesh, Sidecar};
 
-/// The names of all Sidecars, whatever their revision: applying one replaces the object of its name.
+/// The names of all Sidecars, whatever their revision: applying one replaces the object of its
+/// name.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub struct SidecarNames {
     by_name: BTreeMap<(String, String), Sidecar>,
 }
 
-impl Taken {
+impl SidecarNames {
     pub(super) fn new(all: impl Iterator<Item = Sidecar>) -> Self {
         Self { by_name: all.map(|s| ((s.namespace.clone(), s.name.clone()), s)).collect() }
     }
@@ -27,16 +28,16 @@ impl Taken {
 /// One mesh for each revision, at least one.
 #[derive(Debug, Default)]
 pub struct Meshes {
-    /// That of most pods.
+    /// The mesh that most pods use.
     first: Mesh,
     others: Vec<Mesh>,
-    taken: Taken,
+    sidecar_names: SidecarNames,
 }
 
 impl Meshes {
-    pub(super) fn new(all: Vec<Mesh>, taken: Taken) -> Self {
+    pub(super) fn new(all: Vec<Mesh>, sidecar_names: SidecarNames) -> Self {
         let mut all = all.into_iter();
-        Self { first: all.next().unwrap_or_default(), others: all.collect(), taken }
+        Self { first: all.next().unwrap_or_default(), others: all.collect(), sidecar_names }
     }
 
     /// The mesh of most pods.
@@ -49,12 +50,12 @@ impl Meshes {
         self.first
     }
 
-    /// All of them, that of most pods first.
+    /// All meshes. The mesh of most pods is the first.
     pub fn all(&self) -> impl Iterator<Item = &Mesh> {
         std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// The mesh of a revision; of one that nothing tells apart, the first.
+    /// The mesh of a revision. A revision without a mesh of its own has the first mesh.
     pub fn of(&self, revision: Option<&str>) -> &Mesh {
         let own = revision.and_then(|r| self.others.iter().find(|m| m.revision == r));
         own.unwrap_or(&self.first)
@@ -67,7 +68,7 @@ impl Meshes {
     }
 
     /// The names of Sidecars.
-    pub fn taken(&self) -> &Taken {
-        &self.taken
+    pub fn sidecar_names(&self) -> &SidecarNames {
+        &self.sidecar_names
     }
 }

@@ -1,7 +1,8 @@
-//! Clusters that objects make the proxy itself call: EnvoyFilters (`model/envoyfilter.go`,
-//! `EnvoyFilters` in `model/push_context.go`) and WasmPlugins.
+//! Envoy clusters that a proxy calls by itself because an object names them: EnvoyFilters
+//! (`model/envoyfilter.go`, `EnvoyFilters` in `model/push_context.go`) and WasmPlugins.
 //!
-//! Owns finding `outbound|PORT|SUBSET|HOST` in what they hold. Must never decide for whom they are.
+//! Owns finding `outbound|PORT|SUBSET|HOST` in these objects. Must never decide to which pods the
+//! objects apply.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::ProviderUse;
 use crate::objects::{EnvoyFilter, WasmPlugin};
 
-/// A cluster that the proxy calls by its name.
+/// An Envoy cluster that an object names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NamedCluster {
     /// Host.
@@ -19,10 +20,11 @@ pub struct NamedCluster {
     pub port: u16,
 }
 
-/// The clusters that an EnvoyFilter needs; `None` where it needs none, or is for gateways alone.
+/// The Envoy clusters that an EnvoyFilter needs; `None` where it needs none, or applies to gateways
+/// only.
 pub(super) fn of_filter(filter: &EnvoyFilter) -> Option<ProviderUse> {
     let spec = filter.spec.clone().unwrap_or_default();
-    // Target references are for gateways and waypoints, and keep it from sidecars.
+    // An object with target references applies to gateways and waypoints, not to sidecars.
     if !spec.target_refs.is_empty() {
         return None;
     }
@@ -36,7 +38,8 @@ pub(super) fn of_filter(filter: &EnvoyFilter) -> Option<ProviderUse> {
         let mut found = BTreeSet::new();
         find(value, &mut found);
         if p.apply_to == "CLUSTER" {
-            // Its own name is no call; one that is added brings what others name.
+            // The cluster's own name is no call. A cluster that the filter adds itself needs no
+            // Service in scope, even if other patches name it.
             let mut own = BTreeSet::new();
             for key in ["name", "alt_stat_name", "altStatName"] {
                 value.get(key).into_iter().for_each(|v| find(v, &mut own));
@@ -77,7 +80,7 @@ pub(super) fn of_plugin(plugin: &WasmPlugin) -> Option<ProviderUse> {
     })
 }
 
-/// All clusters that stand in the strings of a value, keys included.
+/// Collects all Envoy clusters in the strings of a value, keys included.
 fn find(value: &Value, out: &mut BTreeSet<NamedCluster>) {
     match value {
         Value::String(text) => in_text(text, out),
@@ -90,7 +93,7 @@ fn find(value: &Value, out: &mut BTreeSet<NamedCluster>) {
     }
 }
 
-/// All `outbound|PORT|SUBSET|HOST` of a text: a script may hold several.
+/// Collects all `outbound|PORT|SUBSET|HOST` in a text. A script may contain several.
 fn in_text(text: &str, out: &mut BTreeSet<NamedCluster>) {
     for rest in text.split("outbound|").skip(1) {
         let mut parts = rest.splitn(3, '|');
@@ -110,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clusters_are_found_wherever_they_stand() {
+    fn clusters_are_found_in_every_string_of_a_value() {
         let value = serde_json::json!({
             "a": [{"cluster": "outbound|80||a.b.svc.cluster.local"}],
             "code": "h:httpCall(\"outbound|8080|v1|c.d.svc.cluster.local\", {})",

@@ -9,10 +9,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::objects::{Service as KubeService, ServiceEntry, ServicePortSpec};
+use crate::objects::{ServiceEntry, ServiceObject as KubeService, ServicePortSpec};
 use sidecarta_model::{Protocol, Time};
 
-/// Where "no address of its own" is: every address.
+/// The address of a Service without an address of its own. Its listener binds to every address.
 pub const UNSPECIFIED: &str = "0.0.0.0";
 
 /// The application protocol of a Service port (`pkg/config/protocol/instance.go`).
@@ -116,7 +116,7 @@ impl AppProtocol {
 
 /// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Port {
+pub struct MeshPort {
     /// Number (the Service's, not the target).
     pub number: u16,
     /// Name.
@@ -136,8 +136,8 @@ pub enum Registry {
 
 /// How the proxy finds a Service's endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Resolution {
-    /// istiod tells them (EDS).
+pub enum ServiceResolution {
+    /// istiod sends the endpoints (EDS).
     Endpoints,
     /// By DNS.
     Dns,
@@ -145,15 +145,15 @@ pub enum Resolution {
     DynamicDns,
     /// The original destination: headless Services, `resolution: NONE`.
     Passthrough,
-    /// None: an ExternalName Service that leads to another.
+    /// It has none: an ExternalName Service stands for another host.
     Alias,
 }
 
 /// Namespaces that an object is exported to: `*`, `.`, `~` or names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Export(pub(super) Vec<String>);
+pub struct ExportTo(pub(super) Vec<String>);
 
-impl Export {
+impl ExportTo {
     /// Sorted, without repetition.
     pub fn new(mut to: Vec<String>) -> Self {
         to.sort();
@@ -161,7 +161,7 @@ impl Export {
         Self(to)
     }
 
-    /// Nothing is said.
+    /// Whether the object declares no `exportTo`.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -171,7 +171,7 @@ impl Export {
         self.0.iter().any(|e| e == word)
     }
 
-    /// To everyone.
+    /// Whether every namespace sees the object (`*`).
     pub fn public(&self) -> bool {
         self.lists("*")
     }
@@ -195,7 +195,7 @@ impl Export {
 
 /// A host of the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
+pub struct MeshService {
     /// Fully qualified host, or a wildcard.
     pub host: String,
     /// Namespace.
@@ -207,33 +207,33 @@ pub struct Service {
     /// When it was created: the older of two wins in many places.
     pub created: Time,
     /// Ports.
-    pub ports: Vec<Port>,
+    pub ports: Vec<MeshPort>,
     /// How endpoints are found.
-    pub resolution: Resolution,
+    pub resolution: ServiceResolution,
     /// The address that its listener binds to: an address, a range, or [`UNSPECIFIED`].
     pub address: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Labels of the pods behind it.
     pub selector: BTreeMap<String, String>,
-    /// As declared; empty where nothing is.
-    pub declared_export: Export,
-    /// In force, the mesh's default included.
-    pub export: Export,
+    /// `exportTo` as the object declares it; empty where it declares none.
+    pub declared_export: ExportTo,
+    /// `exportTo` in effect: as declared, else the mesh's default.
+    pub export: ExportTo,
     /// ExternalName Services that lead here: namespace and host, sorted.
     pub aliases: Vec<(String, String)>,
     /// For an ExternalName Service, the host that it leads to.
     pub external_name: Option<String>,
-    /// Outside the mesh.
+    /// Whether it is outside the mesh: `MESH_EXTERNAL` or ExternalName.
     pub mesh_external: bool,
-    /// Its place in istiod's order: by creation, then name, then namespace.
+    /// Its index in istiod's order: by creation, then name, then namespace.
     pub order: u32,
-    /// Its host is one of other namespaces as well.
+    /// A Service of another namespace has the same host.
     pub contested: bool,
 }
 
-impl Service {
-    /// The name that istiod sorts by: of a ServiceEntry's host it is the host.
+impl MeshService {
+    /// The name that istiod sorts by: the object's name, or the host of a ServiceEntry.
     pub fn sort_name(&self) -> &str {
         match self.registry {
             Registry::Kubernetes => &self.object,
@@ -241,13 +241,13 @@ impl Service {
         }
     }
 
-    /// Visible in the namespace.
+    /// Whether clients in the namespace may see it.
     pub fn visible_in(&self, namespace: &str) -> bool {
         self.export.visible(&self.namespace, namespace)
     }
 
-    /// Declared to be exported to nobody: istiod keeps no endpoints of it (of one that is hidden by
-    /// the mesh's default it does).
+    /// Whether `exportTo` of the Service itself includes `~`. istiod stores no endpoints of such a
+    /// Service. It does store those of a Service that only the mesh's default hides.
     pub fn hidden_from_all(&self) -> bool {
         self.declared_export.lists("~")
     }
@@ -259,14 +259,14 @@ impl Service {
 }
 
 /// Converts a Kubernetes Service.
-pub(super) fn from_kube(service: &KubeService, domain: &str) -> Service {
+pub(super) fn from_kube(service: &KubeService, domain: &str) -> MeshService {
     let (meta, spec) = (&service.metadata, &service.spec);
     let external_name = (spec.kind == "ExternalName")
         .then(|| spec.external_name.trim_end_matches('.').to_owned())
         .filter(|n| !n.is_empty());
     let headless = spec.cluster_ip == "None";
     let export = meta.annotations.get("networking.istio.io/exportTo").filter(|t| !t.is_empty());
-    Service {
+    MeshService {
         host: format!("{}.{}.svc.{domain}", meta.name, meta.namespace),
         namespace: meta.namespace.clone(),
         object: meta.name.clone(),
@@ -275,16 +275,16 @@ pub(super) fn from_kube(service: &KubeService, domain: &str) -> Service {
         ports: spec
             .ports
             .iter()
-            .map(|p| Port {
+            .map(|p| MeshPort {
                 number: p.port,
                 name: p.name.clone(),
                 protocol: AppProtocol::of_port(p),
             })
             .collect(),
         resolution: match () {
-            () if headless => Resolution::Passthrough,
-            () if external_name.is_some() => Resolution::Alias,
-            () => Resolution::Endpoints,
+            () if headless => ServiceResolution::Passthrough,
+            () if external_name.is_some() => ServiceResolution::Alias,
+            () => ServiceResolution::Endpoints,
         },
         address: if headless || spec.cluster_ip.is_empty() {
             UNSPECIFIED.to_owned()
@@ -293,10 +293,10 @@ pub(super) fn from_kube(service: &KubeService, domain: &str) -> Service {
         },
         labels: BTreeMap::clone(&meta.labels),
         selector: BTreeMap::clone(&spec.selector),
-        declared_export: Export::new(
+        declared_export: ExportTo::new(
             export.map(|t| t.split(',').map(|n| n.trim().to_owned()).collect()).unwrap_or_default(),
         ),
-        export: Export::default(),
+        export: ExportTo::default(),
         aliases: Vec::new(),
         mesh_external: external_name.is_some(),
         external_name,
@@ -307,7 +307,7 @@ pub(super) fn from_kube(service: &KubeService, domain: &str) -> Service {
 
 /// Converts a ServiceEntry: one Service for each of its hosts and addresses. `dns_capture`: proxies
 /// use the addresses that Istio allocates where the entry has none.
-pub(super) fn from_entry(entry: &ServiceEntry, dns_capture: bool) -> Vec<Service> {
+pub(super) fn from_entry(entry: &ServiceEntry, dns_capture: bool) -> Vec<MeshService> {
     let (meta, spec) = (&entry.metadata, &entry.spec);
     let mut addresses: Vec<String> =
         spec.addresses.iter().filter_map(|a| listen_address(a)).collect();
@@ -320,22 +320,22 @@ pub(super) fn from_entry(entry: &ServiceEntry, dns_capture: bool) -> Vec<Service
         let first = allocated.map(|a| a.value.clone()).next().filter(|_| dns_capture);
         addresses.push(first.unwrap_or_else(|| UNSPECIFIED.to_owned()));
     }
-    let ports: Vec<Port> = spec
+    let ports: Vec<MeshPort> = spec
         .ports
         .iter()
-        .map(|p| Port {
+        .map(|p| MeshPort {
             number: p.number,
             name: p.name.clone(),
             protocol: AppProtocol::parse(&p.protocol),
         })
         .collect();
     let resolution = match spec.resolution.as_str() {
-        "STATIC" | "1" => Resolution::Endpoints,
-        "DNS" | "DNS_ROUND_ROBIN" | "2" | "3" => Resolution::Dns,
-        "DYNAMIC_DNS" | "4" => Resolution::DynamicDns,
-        _ => Resolution::Passthrough,
+        "STATIC" | "1" => ServiceResolution::Endpoints,
+        "DNS" | "DNS_ROUND_ROBIN" | "2" | "3" => ServiceResolution::Dns,
+        "DYNAMIC_DNS" | "4" => ServiceResolution::DynamicDns,
+        _ => ServiceResolution::Passthrough,
     };
-    let one = |host: &String, address: &String| Service {
+    let one = |host: &String, address: &String| MeshService {
         host: host.clone(),
         namespace: meta.namespace.clone(),
         object: meta.name.clone(),
@@ -346,8 +346,8 @@ pub(super) fn from_entry(entry: &ServiceEntry, dns_capture: bool) -> Vec<Service
         address: address.clone(),
         labels: BTreeMap::clone(&meta.labels),
         selector: spec.workload_selector.as_ref().map(|s| s.labels.clone()).unwrap_or_default(),
-        declared_export: Export::new(spec.export_to.clone()),
-        export: Export::default(),
+        declared_export: ExportTo::new(spec.export_to.clone()),
+        export: ExportTo::default(),
         aliases: Vec::new(),
         external_name: None,
         mesh_external: !matches!(spec.location.as_str(), "MESH_INTERNAL" | "1"),
@@ -361,8 +361,8 @@ pub(super) fn from_entry(entry: &ServiceEntry, dns_capture: bool) -> Vec<Service
         .collect()
 }
 
-/// An address of an entry as its listener binds: a range of a single address is that address;
-/// nonsense is left out.
+/// The address that a listener binds to for an address of a ServiceEntry. A range with a single
+/// address is that address. `None` where the text is neither an address nor a range.
 fn listen_address(text: &str) -> Option<String> {
     if text.parse::<IpAddr>().is_ok() {
         return Some(text.to_owned());

@@ -1,13 +1,13 @@
-//! Objects of Istio's that the model does not read, and what they could do.
+//! Istio objects that the model does not read, and what they could do.
 //!
-//! Owns which kinds are named, and for whom. Must never name one that cannot change what a proxy has
-//! or calls.
+//! Owns which kinds are reported, and for which namespaces. Must never report a kind that cannot
+//! change what a proxy has or calls.
 
 use super::Mesh;
 
 /// An object that is not read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Unread {
+pub struct UnreadObject {
     /// Its kind.
     pub kind: String,
     /// Its namespace.
@@ -16,10 +16,10 @@ pub struct Unread {
     pub name: String,
 }
 
-impl Unread {
-    /// An object of this kind and group, where it could matter to a proxy.
+impl UnreadObject {
+    /// An object of this kind and group; `None` where it cannot matter to a proxy.
     pub fn of(kind: &str, group: &str, namespace: &str, name: &str) -> Option<Self> {
-        /// Kinds that decide nothing of what a sidecar imports or calls by itself.
+        /// Kinds that change neither what a sidecar imports nor what it calls by itself.
         const HARMLESS: [&str; 9] = [
             "Gateway",
             "GatewayClass",
@@ -42,11 +42,12 @@ impl Unread {
         })
     }
 
-    /// What it could do to the proof.
+    /// A sentence: how the object could make the proof wrong.
     pub fn effect(&self) -> &'static str {
         match self.kind.as_str() {
             "RequestAuthentication" => {
-                "where istiod runs with PILOT_JWT_ENABLE_REMOTE_JWKS the proxy fetches keys itself, and the host of its jwksUri \
+                "where istiod runs with PILOT_JWT_ENABLE_REMOTE_JWKS the proxy fetches keys \
+                 itself, and the host of its jwksUri \
                  must be listed"
             }
             "ProxyConfig" => {
@@ -58,10 +59,10 @@ impl Unread {
 }
 
 impl Mesh {
-    /// Objects that are not read and that could matter to the workloads of a namespace: its own, and
-    /// those of the root namespace.
-    pub fn unread_for(&self, namespace: &str) -> impl Iterator<Item = &Unread> {
-        let near = move |u: &&Unread| {
+    /// Objects that are not read and that could matter to the workloads of a namespace: its own,
+    /// and those of the root namespace.
+    pub fn unread_for(&self, namespace: &str) -> impl Iterator<Item = &UnreadObject> {
+        let near = move |u: &&UnreadObject| {
             u.namespace == namespace || u.namespace == self.config.root_namespace
         };
         self.unread.iter().filter(near)

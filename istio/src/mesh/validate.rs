@@ -1,13 +1,13 @@
 //! What istiod's admission would refuse (`pkg/config/validation/agent/validation.go`,
 //! `validation.go`), named with its rule.
 //!
-//! Owns the wording. Nothing is left out for it: istiod's own behaviour towards such an object is
-//! what `scope` models.
+//! Owns the messages. Must never leave an object out: `scope` models what istiod does with such an
+//! object.
 
-use crate::objects::{DestinationRule, Egress, Sidecar, VirtualService};
+use crate::objects::{DestinationRule, Egress, SidecarObject, VirtualServiceObject};
 use sidecarta_model::valid;
 
-/// Why an egress host is refused; `None` when it is fine.
+/// Why admission refuses an egress host; `None` when it is valid.
 pub fn egress_host(entry: &str) -> Option<&'static str> {
     let Some((namespace, name)) = entry.split_once('/') else {
         return Some("a host must be `namespace/dnsName`");
@@ -38,14 +38,14 @@ pub fn egress_host(entry: &str) -> Option<&'static str> {
     None
 }
 
-/// Checks all objects.
+/// Adds a message to `problems` for each object that admission would refuse.
 pub(super) fn all(
-    sidecars: &[Sidecar],
-    virtual_services: &[VirtualService],
+    sidecars: &[SidecarObject],
+    virtual_services: &[VirtualServiceObject],
     rules: &[DestinationRule],
     problems: &mut Vec<String>,
 ) {
-    let mut sorted: Vec<&Sidecar> = sidecars.iter().collect();
+    let mut sorted: Vec<&SidecarObject> = sidecars.iter().collect();
     sorted.sort_by_key(|o| (&o.metadata.namespace, &o.metadata.name));
     for object in sorted {
         for why in sidecar(object) {
@@ -61,7 +61,8 @@ pub(super) fn all(
         let bare = spec.hosts.is_empty() && (!spec.tcp.is_empty() || !spec.tls.is_empty());
         if bare {
             problems.push(format!(
-                "VirtualService {}/{}: istiod's validation refuses it: a delegate (no hosts) may hold HTTP rules only",
+                "VirtualService {}/{}: istiod's validation refuses it: \
+                 a delegate (no hosts) may hold HTTP rules only",
                 m.namespace, m.name
             ));
         }
@@ -77,7 +78,7 @@ pub(super) fn all(
     }
 }
 
-fn sidecar(object: &Sidecar) -> Vec<String> {
+fn sidecar(object: &SidecarObject) -> Vec<String> {
     let spec = object.spec.clone().unwrap_or_default();
     let mut out = Vec::new();
     if let Some(selector) = &spec.workload_selector {

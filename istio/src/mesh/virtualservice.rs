@@ -1,13 +1,14 @@
-//! VirtualServices as istiod uses them: short names made whole, delegates merged into their roots.
+//! VirtualServices as istiod uses them: short names are qualified, delegates are merged into their
+//! roots.
 //!
-//! Owns the merge (`model/virtualservice.go`, `model/virtualservice_controller.go`) and what
-//! follows from a rule alone (its destinations). Must never ask who imports one.
+//! Owns the merge (`model/virtualservice.go`, `model/virtualservice_controller.go`) and the
+//! destinations of a rule. Must never decide who imports a VirtualService.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::host::qualify;
-use super::service::Export;
-use crate::objects::{HttpMatch, HttpRoute, L4Route, Object, StringMatch, VirtualServiceSpec};
+use super::service::ExportTo;
+use crate::objects::{HttpMatch, HttpRoute, L4Route, SpecObject, StringMatch, VirtualServiceSpec};
 use sidecarta_model::Time;
 
 /// The gateway that stands for all sidecars.
@@ -25,8 +26,8 @@ pub struct VirtualService {
     /// Hosts, fully qualified.
     pub hosts: Vec<String>,
     /// In force, the mesh's default included; `.` is spelled as the namespace.
-    pub export: Export,
-    /// Its place in istiod's order.
+    pub export: ExportTo,
+    /// Its index in istiod's order.
     pub order: u32,
     /// Applies to sidecars.
     pub mesh: bool,
@@ -49,9 +50,9 @@ impl VirtualService {
         self.route.unwrap_or("VirtualService")
     }
 
-    /// Whether its HTTP rules hold for a Service of this namespace, asked for from that one: a
-    /// route of the Gateway API is the producer's or the consumer's
-    /// (`BuildSidecarVirtualHostWrapper`).
+    /// Whether its HTTP rules apply when a client in namespace `client` calls a Service in
+    /// `service_namespace`. A route of the Gateway API applies only in the namespace of the Service
+    /// (producer route) or of the client (consumer route) (`BuildSidecarVirtualHostWrapper`).
     pub(crate) fn serves(&self, service_namespace: &str, client: &str) -> bool {
         self.route.is_none() || self.namespace == service_namespace || self.namespace == client
     }
@@ -62,8 +63,8 @@ impl VirtualService {
     pub fn destinations(&self, namespace: &str) -> BTreeMap<&str, BTreeSet<Option<u16>>> {
         let mut out: BTreeMap<&str, BTreeSet<Option<u16>>> = BTreeMap::new();
         for rule in &self.http {
-            // One match that names this namespace lets the rule in; matches that name only others
-            // keep it out.
+            // A rule whose matches name only other namespaces is left out. One match that names
+            // this namespace is enough to use the rule.
             let named: Vec<&str> = rule
                 .matches
                 .iter()
@@ -92,11 +93,10 @@ impl VirtualService {
     }
 }
 
-/// Resolves and merges all VirtualServices. What a delegate does wrong is told
-/// in `problems`.
+/// Resolves and merges all VirtualServices. Faults of delegates are added to `problems`.
 pub(super) fn merge_all(
-    objects: &[Object<VirtualServiceSpec>],
-    default_export: &Export,
+    objects: &[SpecObject<VirtualServiceSpec>],
+    default_export: &ExportTo,
     domain: &str,
     problems: &mut Vec<String>,
 ) -> Vec<VirtualService> {
@@ -142,7 +142,8 @@ fn with_delegate(
     let namespace = if to.namespace.is_empty() { &root.namespace } else { &to.namespace };
     let Some(delegate) = delegates.get(&(namespace.as_str(), to.name.as_str())) else {
         problems.push(format!(
-            "VirtualService {}: its delegate {namespace}/{} is not in the mesh; istiod leaves that rule out",
+            "VirtualService {}: its delegate {namespace}/{} is not in the mesh; \
+             istiod leaves that rule out",
             root.id(),
             to.name
         ));
@@ -151,7 +152,8 @@ fn with_delegate(
     // The root's namespace must see it, whatever the client sees.
     if !delegate.export.public() && !delegate.export.lists(&root.namespace) {
         problems.push(format!(
-            "VirtualService {}: its delegate {} is not exported to {}; istiod leaves that rule out",
+            "VirtualService {}: its delegate {} is not exported to {}; \
+             istiod leaves that rule out",
             root.id(),
             delegate.id(),
             root.namespace
@@ -161,10 +163,10 @@ fn with_delegate(
     delegate.http.iter().filter_map(|sub| merge_rule(rule, sub)).collect()
 }
 
-/// Makes host names whole and the exports plain.
+/// Qualifies host names, and replaces `.` in `exportTo` by the namespace.
 fn resolve(
-    object: &Object<VirtualServiceSpec>,
-    default_export: &Export,
+    object: &SpecObject<VirtualServiceSpec>,
+    default_export: &ExportTo,
     domain: &str,
 ) -> VirtualService {
     let (meta, mut spec) = (&object.metadata, object.spec.clone().unwrap_or_default());
@@ -184,7 +186,7 @@ fn resolve(
         name: meta.name.clone(),
         created: meta.creation_timestamp.unwrap_or(Time::MIN),
         hosts: spec.hosts,
-        export: Export::new(export.iter().map(own).collect()),
+        export: ExportTo::new(export.iter().map(own).collect()),
         order: 0,
         mesh: spec.gateways.is_empty() || spec.gateways.iter().any(|g| g == MESH_GATEWAY),
         route: None,

@@ -1,26 +1,27 @@
-//! Whether the names in an object are names.
+//! Checks whether the names in an object are valid.
 //!
-//! Owns which names of an object count: those that others are told of, or that a Sidecar holds. The
-//! API server has checked them; a file need not come from one. Must never
-//! change an object. What istiod refuses beside names is the part of [`crate::mesh`].
+//! Owns which names of an object are checked: those that are shown, sent, or written into a
+//! Sidecar. An API server has checked its objects, but a file may come from anywhere. Must never
+//! change an object. What else istiod refuses is checked in [`crate::mesh`].
 
-use sidecarta_model::valid::{self, Invalid};
+use sidecarta_model::valid::{self, InvalidName};
 
 use super::{
     AuthorizationPolicySpec, ConfigMap, Controller, DestinationRuleSpec, EndpointSlice,
-    EnvoyFilterSpec, GatewayRouteSpec, Meta, Namespace, Node, Object, Pod, Service, ServiceEntry,
-    SidecarSpec, TelemetrySpec, VirtualServiceSpec, WasmPluginSpec, WorkloadEntry,
+    EnvoyFilterSpec, GatewayRouteSpec, Namespace, Node, ObjectMeta, PodObject, ServiceEntry,
+    ServiceObject, SidecarSpec, SpecObject, TelemetrySpec, VirtualServiceSpec, WasmPluginSpec,
+    WorkloadEntry,
 };
 
 /// An object whose names can be checked.
-pub trait Check {
+pub trait CheckNames {
     /// # Errors
     /// The first name that breaks a rule.
-    fn check(&self) -> Result<(), Invalid>;
+    fn check(&self) -> Result<(), InvalidName>;
 }
 
-impl Check for Meta {
-    fn check(&self) -> Result<(), Invalid> {
+impl CheckNames for ObjectMeta {
+    fn check(&self) -> Result<(), InvalidName> {
         valid::object_name(&self.name)?;
         if !self.namespace.is_empty() {
             valid::namespace(&self.namespace)?;
@@ -36,8 +37,8 @@ impl Check for Meta {
     }
 }
 
-impl Check for Pod {
-    fn check(&self) -> Result<(), Invalid> {
+impl CheckNames for PodObject {
+    fn check(&self) -> Result<(), InvalidName> {
         if !self.spec.node_name.is_empty() {
             valid::object_name(&self.spec.node_name)?;
         }
@@ -45,8 +46,8 @@ impl Check for Pod {
     }
 }
 
-impl Check for Service {
-    fn check(&self) -> Result<(), Invalid> {
+impl CheckNames for ServiceObject {
+    fn check(&self) -> Result<(), InvalidName> {
         self.metadata.check()?;
         valid::labels(&self.spec.selector)?;
         if self.spec.kind == "ExternalName" && !self.spec.external_name.is_empty() {
@@ -56,20 +57,20 @@ impl Check for Service {
     }
 }
 
-impl Check for EndpointSlice {
-    fn check(&self) -> Result<(), Invalid> {
+impl CheckNames for EndpointSlice {
+    fn check(&self) -> Result<(), InvalidName> {
         self.metadata.check()
     }
 }
 
-impl Check for Node {
-    fn check(&self) -> Result<(), Invalid> {
+impl CheckNames for Node {
+    fn check(&self) -> Result<(), InvalidName> {
         if self.metadata.name.is_empty() { Ok(()) } else { valid::object_name(&self.metadata.name) }
     }
 }
 
-impl Check for Controller {
-    fn check(&self) -> Result<(), Invalid> {
+impl CheckNames for Controller {
+    fn check(&self) -> Result<(), InvalidName> {
         self.metadata.check()?;
         valid::labels(&self.spec.selector.clone().labels())?;
         valid::labels(&self.spec.template.metadata.labels)?;
@@ -77,28 +78,28 @@ impl Check for Controller {
     }
 }
 
-impl Check for ServiceEntry {
-    fn check(&self) -> Result<(), Invalid> {
+impl CheckNames for ServiceEntry {
+    fn check(&self) -> Result<(), InvalidName> {
         self.metadata.check()?;
         self.spec.hosts.iter().try_for_each(|h| valid::mesh_host(h))?;
         self.spec.workload_selector.iter().try_for_each(|s| valid::labels(&s.labels))
     }
 }
 
-impl Check for Namespace {
-    fn check(&self) -> Result<(), Invalid> {
+impl CheckNames for Namespace {
+    fn check(&self) -> Result<(), InvalidName> {
         self.metadata.check()
     }
 }
 
-impl Check for ConfigMap {
-    fn check(&self) -> Result<(), Invalid> {
+impl CheckNames for ConfigMap {
+    fn check(&self) -> Result<(), InvalidName> {
         self.metadata.check()
     }
 }
 
-impl Check for Object<VirtualServiceSpec> {
-    fn check(&self) -> Result<(), Invalid> {
+impl CheckNames for SpecObject<VirtualServiceSpec> {
+    fn check(&self) -> Result<(), InvalidName> {
         self.metadata.check()?;
         let Some(spec) = &self.spec else { return Ok(()) };
         spec.hosts.iter().try_for_each(|h| valid::mesh_host(h))?;
@@ -107,8 +108,8 @@ impl Check for Object<VirtualServiceSpec> {
     }
 }
 
-impl Check for Object<DestinationRuleSpec> {
-    fn check(&self) -> Result<(), Invalid> {
+impl CheckNames for SpecObject<DestinationRuleSpec> {
+    fn check(&self) -> Result<(), InvalidName> {
         self.metadata.check()?;
         let host = self.spec.as_ref().map_or("", |s| s.host.as_str());
         if host.is_empty() { Ok(()) } else { valid::mesh_host(host) }
@@ -117,8 +118,8 @@ impl Check for Object<DestinationRuleSpec> {
 
 macro_rules! metadata_alone {
     ($($spec:ty),*) => {$(
-        impl Check for Object<$spec> {
-            fn check(&self) -> Result<(), Invalid> {
+        impl CheckNames for SpecObject<$spec> {
+            fn check(&self) -> Result<(), InvalidName> {
                 self.metadata.check()
             }
         }

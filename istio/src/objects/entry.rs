@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Meta, Object, nullable};
+use super::{ObjectMeta, SpecObject, nullable};
 
 /// A ServiceEntry (`networking.istio.io`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ServiceEntry {
-    pub metadata: Meta,
+    pub metadata: ObjectMeta,
     #[serde(default, deserialize_with = "nullable")]
     pub spec: ServiceEntrySpec,
     #[serde(default, deserialize_with = "nullable")]
@@ -60,7 +60,7 @@ pub struct WorkloadSelector {
 }
 
 /// A WorkloadEntry as an object of its own (`networking.istio.io`).
-pub type WorkloadEntryObject = Object<WorkloadEntry>;
+pub type WorkloadEntryObject = SpecObject<WorkloadEntry>;
 
 /// An endpoint that it lists, and what a WorkloadEntry says.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

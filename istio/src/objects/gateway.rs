@@ -1,22 +1,22 @@
-//! Routes of the Gateway API (`gateway.networking.k8s.io`), as far as sidecars have them: those whose
-//! parent is a Service or a ServiceEntry.
+//! Routes of the Gateway API (`gateway.networking.k8s.io`), as far as sidecars have them: those
+//! whose parent is a Service or a ServiceEntry.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Object, nullable};
+use super::{SpecObject, nullable};
 
 /// A route of the Gateway API: HTTPRoute, GRPCRoute, TCPRoute or TLSRoute.
-pub type GatewayRoute = Object<GatewayRouteSpec>;
+pub type GatewayRoute = SpecObject<GatewayRouteSpec>;
 
 /// What a route says.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayRouteSpec {
     #[serde(default, deserialize_with = "nullable")]
-    pub(crate) parent_refs: Vec<Reference>,
+    pub(crate) parent_refs: Vec<ObjectReference>,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) hostnames: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
@@ -25,7 +25,7 @@ pub struct GatewayRouteSpec {
 
 /// A reference to another object, with what the kinds add to it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(crate) struct Reference {
+pub(crate) struct ObjectReference {
     #[serde(default)]
     pub group: Option<String>,
     #[serde(default)]
@@ -49,7 +49,7 @@ pub(crate) struct GatewayRule {
     #[serde(default, deserialize_with = "nullable")]
     pub filters: Vec<GatewayFilter>,
     #[serde(default, deserialize_with = "nullable")]
-    pub backend_refs: Vec<Reference>,
+    pub backend_refs: Vec<ObjectReference>,
 }
 
 /// A condition of a rule: of a GRPCRoute `method` is an object, of an HTTPRoute a word.
@@ -92,7 +92,7 @@ pub(crate) struct GatewayFilter {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RequestMirror {
     #[serde(default, deserialize_with = "nullable")]
-    pub backend_ref: Reference,
+    pub backend_ref: ObjectReference,
     #[serde(default)]
     pub percent: Option<f64>,
     #[serde(default)]

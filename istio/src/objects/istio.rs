@@ -6,17 +6,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Meta, WorkloadSelector, nullable};
+use super::{ObjectMeta, WorkloadSelector, nullable};
 
 /// Any object of which only metadata and specification matter.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Object<S> {
-    pub metadata: Meta,
+pub struct SpecObject<S> {
+    pub metadata: ObjectMeta,
     #[serde(default = "Option::default")]
     pub spec: Option<S>,
 }
 
-impl VirtualService {
+impl VirtualServiceObject {
     /// The hosts that it routes, as it spells them.
     pub fn hosts(&self) -> &[String] {
         self.spec.as_ref().map_or(&[], |s| &s.hosts)
@@ -24,19 +24,19 @@ impl VirtualService {
 }
 
 /// A VirtualService (`networking.istio.io`).
-pub type VirtualService = Object<VirtualServiceSpec>;
+pub type VirtualServiceObject = SpecObject<VirtualServiceSpec>;
 /// A DestinationRule (`networking.istio.io`).
-pub type DestinationRule = Object<DestinationRuleSpec>;
+pub type DestinationRule = SpecObject<DestinationRuleSpec>;
 /// A Sidecar (`networking.istio.io`).
-pub type Sidecar = Object<SidecarSpec>;
+pub type SidecarObject = SpecObject<SidecarSpec>;
 /// A Telemetry (`telemetry.istio.io`).
-pub type Telemetry = Object<TelemetrySpec>;
+pub type Telemetry = SpecObject<TelemetrySpec>;
 /// An AuthorizationPolicy (`security.istio.io`).
-pub type AuthorizationPolicy = Object<AuthorizationPolicySpec>;
+pub type AuthorizationPolicy = SpecObject<AuthorizationPolicySpec>;
 
 impl DestinationRule {
-    /// The host of which the proxy dials the address that was called, as the rule spells it: it
-    /// balances some of it with `PASSTHROUGH` (`applyLoadBalancer`,
+    /// The rule's host as written, where a policy of the rule has the load balancer `PASSTHROUGH`:
+    /// the proxy then connects to the address that the application called (`applyLoadBalancer`,
     /// `pilot/pkg/networking/core/cluster_traffic_policy.go`: ORIGINAL_DST).
     pub fn passed_through(&self) -> Option<&str> {
         let spec = self.spec.as_ref()?;
@@ -74,7 +74,7 @@ pub(crate) struct HttpRoute {
     #[serde(default, rename = "match", deserialize_with = "nullable")]
     pub(crate) matches: Vec<HttpMatch>,
     #[serde(default, deserialize_with = "nullable")]
-    pub(crate) route: Vec<Weighted>,
+    pub(crate) route: Vec<WeightedDestination>,
     #[serde(default)]
     pub(crate) delegate: Option<Delegate>,
     #[serde(default)]
@@ -82,7 +82,7 @@ pub(crate) struct HttpRoute {
     #[serde(default)]
     pub(crate) direct_response: Option<Value>,
     #[serde(default)]
-    pub(crate) mirror: Option<Target>,
+    pub(crate) mirror: Option<RouteDestination>,
     #[serde(default)]
     pub(crate) mirror_percent: Option<Value>,
     #[serde(default)]
@@ -102,7 +102,7 @@ pub(crate) struct Delegate {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Mirror {
     #[serde(default)]
-    pub destination: Option<Target>,
+    pub destination: Option<RouteDestination>,
     #[serde(default)]
     pub percentage: Option<Percent>,
 }
@@ -114,16 +114,16 @@ pub(crate) struct Percent {
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Weighted {
+pub(crate) struct WeightedDestination {
     #[serde(default)]
-    pub destination: Option<Target>,
+    pub destination: Option<RouteDestination>,
     #[serde(default, deserialize_with = "nullable")]
     pub weight: i64,
 }
 
 /// Where a rule sends traffic.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub(crate) struct Target {
+pub(crate) struct RouteDestination {
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) host: String,
     #[serde(default, deserialize_with = "nullable")]
@@ -183,7 +183,7 @@ pub(crate) struct L4Route {
     #[serde(default, rename = "match", deserialize_with = "nullable")]
     pub matches: Vec<L4Match>,
     #[serde(default, deserialize_with = "nullable")]
-    pub route: Vec<Weighted>,
+    pub route: Vec<WeightedDestination>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -226,7 +226,7 @@ pub(crate) struct MatchLabels {
     pub match_labels: BTreeMap<String, String>,
 }
 
-/// A named part of a Service's endpoints.
+/// A named subset of a Service's endpoints.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Subset {
@@ -297,17 +297,17 @@ pub struct TelemetrySpec {
     #[serde(default)]
     pub(crate) target_ref: Option<Value>,
     #[serde(default, deserialize_with = "nullable")]
-    pub(crate) tracing: Vec<Provided>,
+    pub(crate) tracing: Vec<TelemetryProviders>,
     #[serde(default, deserialize_with = "nullable")]
-    pub(crate) access_logging: Vec<Provided>,
+    pub(crate) access_logging: Vec<TelemetryProviders>,
     #[serde(default, deserialize_with = "nullable")]
-    pub(crate) metrics: Vec<Provided>,
+    pub(crate) metrics: Vec<TelemetryProviders>,
 }
 
-/// A part of a Telemetry resource that names providers.
+/// A section of a Telemetry that names providers.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Provided {
+pub(crate) struct TelemetryProviders {
     #[serde(default, deserialize_with = "nullable")]
     pub providers: Vec<ProviderName>,
     #[serde(default, deserialize_with = "nullable")]
@@ -336,86 +336,4 @@ pub struct AuthorizationPolicySpec {
     pub(crate) action: String,
     #[serde(default)]
     pub(crate) provider: Option<ProviderName>,
-}
-
-/// A ConfigMap: only the mesh's own is read.
-#[derive(Clone, Debug, Deserialize)]
-pub struct ConfigMap {
-    pub(crate) metadata: Meta,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) data: BTreeMap<String, String>,
-}
-
-impl ConfigMap {
-    /// Whether it can hold a MeshConfig.
-    pub fn is_mesh_config(&self) -> bool {
-        self.data.contains_key("mesh")
-    }
-}
-
-/// The part of MeshConfig that scoping depends on.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct MeshConfigSpec {
-    #[serde(default, deserialize_with = "nullable")]
-    pub root_namespace: String,
-    #[serde(default)]
-    pub outbound_traffic_policy: Option<Value>,
-    #[serde(default, deserialize_with = "nullable")]
-    pub default_service_export_to: Vec<String>,
-    #[serde(default, deserialize_with = "nullable")]
-    pub default_virtual_service_export_to: Vec<String>,
-    #[serde(default, deserialize_with = "nullable")]
-    pub default_destination_rule_export_to: Vec<String>,
-    #[serde(default, deserialize_with = "nullable")]
-    pub extension_providers: Vec<serde_json::Map<String, Value>>,
-    #[serde(default)]
-    pub default_providers: Option<DefaultProviders>,
-    #[serde(default, deserialize_with = "nullable")]
-    pub enable_tracing: bool,
-    #[serde(default)]
-    pub default_config: Option<ProxyConfigSpec>,
-    #[serde(default, deserialize_with = "nullable")]
-    pub discovery_selectors: Vec<LabelSelector>,
-}
-
-/// Labels with conditions (`LabelSelector` of `meta/v1`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct LabelSelector {
-    #[serde(default, deserialize_with = "nullable")]
-    pub match_labels: BTreeMap<String, String>,
-    #[serde(default, deserialize_with = "nullable")]
-    pub match_expressions: Vec<LabelExpression>,
-}
-
-/// A condition on a label.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub(crate) struct LabelExpression {
-    #[serde(default, deserialize_with = "nullable")]
-    pub key: String,
-    #[serde(default, deserialize_with = "nullable")]
-    pub operator: String,
-    #[serde(default, deserialize_with = "nullable")]
-    pub values: Vec<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct DefaultProviders {
-    #[serde(default, deserialize_with = "nullable")]
-    pub tracing: Vec<String>,
-    #[serde(default, deserialize_with = "nullable")]
-    pub access_logging: Vec<String>,
-    #[serde(default, deserialize_with = "nullable")]
-    pub metrics: Vec<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct ProxyConfigSpec {
-    #[serde(default, deserialize_with = "nullable")]
-    pub proxy_metadata: BTreeMap<String, String>,
-    #[serde(default)]
-    pub tracing: Option<Value>,
 }

@@ -1,27 +1,27 @@
 //! Objects by their kind.
 //!
-//! Owns which kinds the mesh is made of. Must never change an object.
+//! Owns which kinds a mesh consists of. Must never change an object.
 
 use serde::de::{DeserializeOwned, Deserializer};
-use sidecarta_model::valid::Invalid;
+use sidecarta_model::valid::InvalidName;
 use sidecarta_text::yaml;
 
 use super::{
-    AuthorizationPolicy, Check, ConfigMap, DestinationRule, EndpointSlice, Envelope, EnvoyFilter,
-    GatewayRoute, Meta, Namespace, Pod, Service, ServiceEntry, Sidecar, Telemetry, VirtualService,
-    WasmPlugin, WorkloadEntryObject,
+    AuthorizationPolicy, CheckNames, ConfigMap, DestinationRule, EndpointSlice, Envelope,
+    EnvoyFilter, GatewayRoute, Namespace, ObjectMeta, PodObject, ServiceEntry, ServiceObject,
+    SidecarObject, Telemetry, VirtualServiceObject, WasmPlugin, WorkloadEntryObject,
 };
 
 /// The group of the Gateway API.
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
-/// An object of a kind that the mesh is made of.
+/// An object of any kind that a mesh consists of.
 #[derive(Clone, Debug)]
-pub enum Known {
+pub enum AnyObject {
     /// `v1`
-    Pod(Pod),
+    Pod(PodObject),
     /// `v1`
-    Service(Service),
+    Service(ServiceObject),
     /// `discovery.k8s.io/v1`
     EndpointSlice(EndpointSlice),
     /// `v1`; the mesh's settings stand in one.
@@ -31,11 +31,11 @@ pub enum Known {
     /// `networking.istio.io`
     WorkloadEntry(WorkloadEntryObject),
     /// `networking.istio.io`
-    VirtualService(VirtualService),
+    VirtualService(VirtualServiceObject),
     /// `networking.istio.io`
     DestinationRule(DestinationRule),
     /// `networking.istio.io`
-    Sidecar(Sidecar),
+    Sidecar(SidecarObject),
     /// `telemetry.istio.io`
     Telemetry(Telemetry),
     /// `security.istio.io`
@@ -44,7 +44,7 @@ pub enum Known {
     EnvoyFilter(EnvoyFilter),
     /// `extensions.istio.io`
     WasmPlugin(WasmPlugin),
-    /// `v1`; its labels decide whether istiod knows it.
+    /// `v1`; its labels decide whether istiod reads it (`discoverySelectors`).
     Namespace(Namespace),
     /// `gateway.networking.k8s.io`
     HttpRoute(GatewayRoute),
@@ -56,32 +56,32 @@ pub enum Known {
     TlsRoute(GatewayRoute),
 }
 
-/// Why an object is not taken.
+/// Why an object is refused.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused<E> {
+pub enum ObjectError<E> {
     /// A field has a wrong type.
     #[error(transparent)]
     Type(E),
-    /// A name in it is none.
+    /// A name is invalid.
     #[error("{0}")]
-    Name(Invalid),
+    Name(InvalidName),
 }
 
-/// Reads an object whose fields have the right types and whose names are names.
+/// Reads an object, and checks the types of its fields and its names.
 ///
 /// # Errors
-/// The first that has not, or is none.
-pub fn read_checked<'de, T: DeserializeOwned + Check, D: Deserializer<'de>>(
+/// The first field of a wrong type, or the first invalid name.
+pub fn read_checked<'de, T: DeserializeOwned + CheckNames, D: Deserializer<'de>>(
     from: D,
-) -> Result<T, Refused<D::Error>> {
-    let object = T::deserialize(from).map_err(Refused::Type)?;
-    object.check().map_err(Refused::Name)?;
+) -> Result<T, ObjectError<D::Error>> {
+    let object = T::deserialize(from).map_err(ObjectError::Type)?;
+    object.check().map_err(ObjectError::Name)?;
     Ok(object)
 }
 
-impl Known {
-    /// What it says of itself.
-    pub fn metadata(&self) -> &Meta {
+impl AnyObject {
+    /// The object's metadata.
+    pub fn metadata(&self) -> &ObjectMeta {
         match self {
             Self::Pod(o) => &o.metadata,
             Self::Service(o) => &o.metadata,
@@ -103,14 +103,14 @@ impl Known {
         }
     }
 
-    /// Reads an object of this kind; `None` where the mesh is not made of such.
+    /// Reads an object of the envelope's kind; `None` where a mesh has no objects of that kind.
     ///
     /// # Errors
-    /// When a field has a wrong type, or a name is none.
+    /// When a field has a wrong type, or a name is invalid.
     pub fn read<'de, D: Deserializer<'de>>(
         envelope: &Envelope,
         from: D,
-    ) -> Option<Result<Self, Refused<D::Error>>> {
+    ) -> Option<Result<Self, ObjectError<D::Error>>> {
         let group = envelope.group();
         let istio = group.ends_with("istio.io");
         Some(match envelope.kind.as_str() {
@@ -140,32 +140,32 @@ impl Known {
 
 /// Why a text cannot be read as objects.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub enum ReadObjectsError {
     /// It is no YAML, or nests too deep.
     #[error(transparent)]
-    Yaml(#[from] yaml::Error),
+    Yaml(#[from] yaml::YamlError),
     /// Something in it is no Kubernetes object.
     #[error("not a Kubernetes object: {0}")]
-    Envelope(yaml::Error),
+    Envelope(yaml::YamlError),
     /// An object is refused.
     #[error("{kind}: {why}")]
     Object {
         /// Its kind.
         kind: String,
         /// Why it is.
-        why: Refused<yaml::Error>,
+        why: ObjectError<yaml::YamlError>,
     },
 }
 
 /// Reads the objects of a text of YAML or JSON: its documents, and the items of Lists. Objects of
-/// other kinds than [`Known`] has are passed over.
+/// kinds that [`AnyObject`] lacks are skipped.
 ///
 /// # Errors
 /// At the first document or object that cannot be read: nothing is guessed or left out.
 ///
 /// # Examples
 /// ```
-/// use sidecarta_istio::objects::{Known, read_yaml};
+/// use sidecarta_istio::objects::{AnyObject, read_yaml};
 ///
 /// let text = "
 /// apiVersion: v1
@@ -177,11 +177,11 @@ pub enum ReadError {
 /// {apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: default, namespace: shop}}
 /// ";
 /// let objects = read_yaml(text)?;
-/// assert!(matches!(&objects[..], [Known::Service(_), Known::Sidecar(_)]));
+/// assert!(matches!(&objects[..], [AnyObject::Service(_), AnyObject::Sidecar(_)]));
 /// assert!(read_yaml("{kind: Service, apiVersion: v1, metadata: {name: 'no name'}}").is_err());
-/// # Ok::<(), sidecarta_istio::objects::ReadError>(())
+/// # Ok::<(), sidecarta_istio::objects::ReadObjectsError>(())
 /// ```
-pub fn read_yaml(text: &str) -> Result<Vec<Known>, ReadError> {
+pub fn read_yaml(text: &str) -> Result<Vec<AnyObject>, ReadObjectsError> {
     let mut out = Vec::new();
     for document in yaml::documents(text)? {
         read_value(document, &mut out)?;
@@ -189,27 +189,27 @@ pub fn read_yaml(text: &str) -> Result<Vec<Known>, ReadError> {
     Ok(out)
 }
 
-fn read_value(mut value: yaml::Value, out: &mut Vec<Known>) -> Result<(), ReadError> {
+fn read_value(mut value: yaml::Value, out: &mut Vec<AnyObject>) -> Result<(), ReadObjectsError> {
     if value.is_null() {
         return Ok(());
     }
-    value.apply_merge().map_err(yaml::Error::from)?;
+    value.apply_merge().map_err(yaml::YamlError::from)?;
     if let Some(items) = value.get_mut("items").and_then(yaml::Value::as_sequence_mut) {
         return std::mem::take(items).into_iter().try_for_each(|item| read_value(item, out));
     }
     let envelope: Envelope =
-        yaml::from_value(value.clone()).map_err(|e| ReadError::Envelope(e.into()))?;
-    match Known::read(&envelope, &value) {
+        yaml::from_value(value.clone()).map_err(|e| ReadObjectsError::Envelope(e.into()))?;
+    match AnyObject::read(&envelope, &value) {
         None => Ok(()),
         Some(Ok(object)) => {
             out.push(object);
             Ok(())
         }
-        Some(Err(Refused::Type(e))) => {
-            Err(ReadError::Object { kind: envelope.kind, why: Refused::Type(e.into()) })
+        Some(Err(ObjectError::Type(e))) => {
+            Err(ReadObjectsError::Object { kind: envelope.kind, why: ObjectError::Type(e.into()) })
         }
-        Some(Err(Refused::Name(e))) => {
-            Err(ReadError::Object { kind: envelope.kind, why: Refused::Name(e) })
+        Some(Err(ObjectError::Name(e))) => {
+            Err(ReadObjectsError::Object { kind: envelope.kind, why: ObjectError::Name(e) })
         }
     }
 }

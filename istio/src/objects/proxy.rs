@@ -4,18 +4,18 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::istio::MatchLabels;
-use super::{Meta, Object, WorkloadSelector, nullable};
+use super::{ObjectMeta, SpecObject, WorkloadSelector, nullable};
 
 /// An EnvoyFilter (`networking.istio.io`).
-pub type EnvoyFilter = Object<EnvoyFilterSpec>;
+pub type EnvoyFilter = SpecObject<EnvoyFilterSpec>;
 
 /// A WasmPlugin (`extensions.istio.io`).
-pub type WasmPlugin = Object<WasmPluginSpec>;
+pub type WasmPlugin = SpecObject<WasmPluginSpec>;
 
-/// A namespace (`v1`): its labels decide whether istiod knows it.
+/// A namespace (`v1`). Its labels decide whether istiod reads it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Namespace {
-    pub metadata: Meta,
+    pub metadata: ObjectMeta,
 }
 
 /// What an EnvoyFilter says.

@@ -1,6 +1,6 @@
-//! A call, and how it is treated: the words.
+//! A call, its route and its treatment: types only.
 //!
-//! Owns when two scopes treat a call alike. Must never find out how one does.
+//! Owns when two scopes treat a call alike. Must never compute a treatment.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -28,7 +28,7 @@ impl CallProtocol {
         }
     }
 
-    /// What a client of such a port speaks.
+    /// The protocol that clients of a port with this declaration speak.
     pub fn of(port: AppProtocol) -> Self {
         match port {
             p if p.is_tls() => Self::Tls,
@@ -38,12 +38,12 @@ impl CallProtocol {
     }
 }
 
-/// What a host resolved to.
+/// The address that a host resolved to.
 pub type Address = IpAddr;
 
 /// One call of an application.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Call {
+pub struct ScopeCall {
     /// The host that the application addresses, fully qualified.
     pub host: String,
     /// Port.
@@ -61,9 +61,9 @@ pub enum RouteKind {
     Http,
     /// Routed as a TCP connection.
     Tcp,
-    /// The proxy does not know it and lets it through.
+    /// The proxy has no route for it and lets it through.
     Passthrough,
-    /// The proxy does not know it and refuses it.
+    /// The proxy has no route for it and refuses it.
     Blackhole,
     /// The proxy's configuration cannot take it (another protocol than declared, no such virtual
     /// host).
@@ -85,7 +85,7 @@ impl RouteKind {
 
 /// A cluster that a route points to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Cluster {
+pub struct EnvoyCluster {
     /// Port.
     pub port: u16,
     /// Subset; empty for all.
@@ -94,7 +94,7 @@ pub struct Cluster {
     pub host: String,
 }
 
-impl Cluster {
+impl EnvoyCluster {
     /// As Istio spells it: `outbound|port|subset|host`.
     pub fn name(&self) -> String {
         format!("outbound|{}|{}|{}", self.port, self.subset, self.host)
@@ -103,20 +103,20 @@ impl Cluster {
 
 /// A step of a route: which rule of which VirtualService sends what share where.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Step {
+pub struct RouteStep {
     /// Index of the VirtualService in the mesh; `None` for the default route to a Service.
     pub virtual_service: Option<u32>,
     /// Rule and match within it.
     pub rule: (u16, u16),
     /// Clusters with their weights.
-    pub clusters: Vec<(Cluster, i64)>,
+    pub clusters: Vec<(EnvoyCluster, i64)>,
     /// Mirrors.
-    pub mirrors: Vec<Cluster>,
+    pub mirrors: Vec<EnvoyCluster>,
 }
 
-impl Step {
+impl RouteStep {
     /// All clusters that it names, mirrors after the rest.
-    pub fn all_clusters(&self) -> impl Iterator<Item = &Cluster> {
+    pub fn all_clusters(&self) -> impl Iterator<Item = &EnvoyCluster> {
         self.clusters.iter().map(|(c, _)| c).chain(&self.mirrors)
     }
 }
@@ -129,23 +129,23 @@ pub struct Treatment {
     /// Where it ends.
     pub kind: RouteKind,
     /// The steps, in the order in which the proxy tries them.
-    pub steps: Vec<Step>,
-    /// For each of [`Step::all_clusters`], in the order of the steps: the Service that makes it in
-    /// this scope, `None` when there is none.
+    pub steps: Vec<RouteStep>,
+    /// For each of [`RouteStep::all_clusters`], in the order of the steps: the Service that makes
+    /// it in this scope, `None` when there is none.
     pub backing: Vec<Option<u32>>,
-    /// istiod may give another answer after its next start.
+    /// The treatment can change when istiod starts again.
     pub uncertain: bool,
-    /// The Service whose listener took the call; it decides nothing by itself.
+    /// Index of the Service whose listener takes the call. [`Treatment::keeps`] ignores it.
     pub taken_by: Option<u32>,
 }
 
 impl Treatment {
-    /// Not known to the proxy.
-    pub fn unknown(&self) -> bool {
+    /// Whether the proxy has no route for the call (unrouted).
+    pub fn is_unrouted(&self) -> bool {
         matches!(self.kind, RouteKind::Passthrough | RouteKind::Blackhole | RouteKind::None)
     }
 
-    /// Whether this scope keeps what `full` does.
+    /// Whether the call is treated as under the baseline scope (`full`), and certainly so.
     pub fn keeps(&self, full: &Self) -> bool {
         !self.uncertain
             && self.kind == full.kind
@@ -179,7 +179,7 @@ impl Route {
                 .filter_map(|s| Some(mesh.virtual_services[s.virtual_service? as usize].id()))
                 .collect(),
             clusters: steps.iter().flat_map(|s| s.clusters.iter().map(|(c, _)| c.name())).collect(),
-            mirrors: steps.iter().flat_map(|s| s.mirrors.iter().map(Cluster::name)).collect(),
+            mirrors: steps.iter().flat_map(|s| s.mirrors.iter().map(EnvoyCluster::name)).collect(),
         }
     }
 }

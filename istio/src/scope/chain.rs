@@ -2,46 +2,47 @@
 //! (`buildSidecarOutboundListener`, `mergeTCPFilterChains`), and which chain a connection takes
 //! (Envoy's `FilterChainMatch`).
 //!
-//! Owns conflicts between protocols on one port. Must never know what is behind a chain.
+//! Owns conflicts between protocols on one port. Must never decide where a chain sends a call.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::call::{Call, CallProtocol, Cluster};
+use super::call::{CallProtocol, EnvoyCluster, ScopeCall};
 use crate::mesh::AppProtocol;
 
 /// What a filter chain does.
 #[derive(Clone, Debug)]
-pub(super) enum Action {
+pub(super) enum ChainAction {
     /// HTTP; with a host, the virtual hosts of that Service alone.
     Http { listener: usize, only: Option<String> },
     /// A TCP proxy.
-    Tcp { virtual_service: Option<u32>, clusters: Vec<(Cluster, i64)> },
+    Tcp { virtual_service: Option<u32>, clusters: Vec<(EnvoyCluster, i64)> },
 }
 
 /// A filter chain of a listener of the proxy.
 #[derive(Clone, Debug)]
-pub(super) struct Chain {
+pub(super) struct FilterChain {
     pub sni: Vec<String>,
     pub ranges: Vec<String>,
-    /// Only for plain text in which HTTP was detected.
+    /// It takes only connections in plain text in which Envoy detected HTTP.
     pub detected_http: bool,
-    pub action: Action,
+    pub action: ChainAction,
     pub uncertain: bool,
     /// The Service that it was made for.
     pub made_by: u32,
 }
 
-impl Chain {
+impl FilterChain {
     fn matches_all(&self) -> bool {
         (self.sni.is_empty() || self.sni.iter().any(|s| s == "*"))
             && !self.detected_http
             && self.ranges.is_empty()
     }
 
-    /// `conflictsWith`: the same conditions, so the second can never be reached.
+    /// Whether both have the same conditions, so that the second is never reached
+    /// (`conflictsWith`).
     fn conflicts(&self, other: &Self) -> bool {
         let sni = |c: &Self| c.sni.iter().filter(|s| *s != "*").cloned().collect::<BTreeSet<_>>();
         let ranges = |c: &Self| c.ranges.iter().filter_map(|r| range(r)).collect::<BTreeSet<_>>();
@@ -59,20 +60,20 @@ fn range(text: &str) -> Option<IpNet> {
 
 /// A listener of the proxy, being built.
 #[derive(Debug, Default)]
-pub(super) struct Entry {
-    /// `Unsupported` once HTTP and TCP are mixed.
+pub(super) struct ProxyListener {
+    /// `None` before the first Service; `Unsupported` once HTTP and TCP are mixed.
     pub protocol: Option<AppProtocol>,
-    chains: Vec<Chain>,
+    chains: Vec<FilterChain>,
     pub locked: bool,
 }
 
-impl Entry {
+impl ProxyListener {
     /// Adds a Service's chains (`buildSidecarOutboundListener`).
     pub(super) fn add(
         &mut self,
         port: AppProtocol,
         on_every: bool,
-        chains: impl FnOnce() -> Vec<Chain>,
+        chains: impl FnOnce() -> Vec<FilterChain>,
     ) {
         let Some(old) = self.protocol.filter(|_| !self.locked) else {
             if !self.locked {
@@ -109,15 +110,16 @@ impl Entry {
         }
     }
 
-    /// The chain that Envoy takes: each criterion in turn keeps the chains that match it best.
-    pub(super) fn choose(&self, call: &Call) -> Option<&Chain> {
+    /// The chain that Envoy takes. Each criterion in turn leaves only the chains that match it
+    /// best.
+    pub(super) fn choose(&self, call: &ScopeCall) -> Option<&FilterChain> {
         let tls =
             call.protocol == CallProtocol::Tls && self.chains.iter().any(|c| !c.sni.is_empty());
         let sni = if tls { call.host.as_str() } else { "" };
         let alpn =
             call.protocol == CallProtocol::Http && self.chains.iter().any(|c| c.detected_http);
         let single = self.chains.len() == 1;
-        let mut left: Vec<&Chain> =
+        let mut left: Vec<&FilterChain> =
             self.chains.iter().filter(|c| single || !c.matches_all()).collect();
         narrow(&mut left, |c| {
             if c.ranges.is_empty() {
@@ -154,7 +156,7 @@ impl Entry {
     }
 }
 
-fn narrow(chains: &mut Vec<&Chain>, rank: impl Fn(&Chain) -> Option<usize>) {
+fn narrow(chains: &mut Vec<&FilterChain>, rank: impl Fn(&FilterChain) -> Option<usize>) {
     let best = chains.iter().filter_map(|c| rank(c)).max();
     chains.retain(|c| rank(c).is_some() && rank(c) == best);
 }

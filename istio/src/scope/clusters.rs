@@ -5,23 +5,25 @@
 
 use std::collections::BTreeMap;
 
-use super::call::Cluster;
-use super::{Scope, Scoped};
+use super::call::EnvoyCluster;
+use super::{Scope, ScopedService};
 use crate::mesh::host::is_wildcard;
-use crate::mesh::{AppProtocol, Endpoint, Merged, Mesh, Port, Resolution, Service};
+use crate::mesh::{
+    AppProtocol, MergedRule, Mesh, MeshEndpoint, MeshPort, MeshService, ServiceResolution,
+};
 use crate::objects::Subset;
 use sidecarta_model::selects;
 
-/// What a proxy must hold.
+/// The size of a proxy's configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Size {
+pub struct ProxySize {
     /// Outbound clusters.
     pub clusters: u64,
     /// Endpoints in them.
     pub endpoints: u64,
 }
 
-impl std::ops::AddAssign for Size {
+impl std::ops::AddAssign for ProxySize {
     fn add_assign(&mut self, other: Self) {
         self.clusters += other.clusters;
         self.endpoints += other.endpoints;
@@ -34,11 +36,11 @@ impl<'m> Scope<'m> {
     ///
     /// # Examples
     /// ```
-    /// use sidecarta_istio::mesh::Builder;
+    /// use sidecarta_istio::mesh::MeshBuilder;
     /// use sidecarta_istio::objects::read_yaml;
-    /// use sidecarta_istio::scope::{Cluster, Scope, TrafficMode, everything};
+    /// use sidecarta_istio::scope::{EnvoyCluster, Scope, TrafficMode, everything};
     ///
-    /// let mut builder = Builder::default();
+    /// let mut builder = MeshBuilder::default();
     /// let objects = read_yaml("
     /// apiVersion: v1
     /// kind: Service
@@ -57,17 +59,17 @@ impl<'m> Scope<'m> {
     /// let egress = [everything()];
     /// let scope = Scope::new(&mesh, "shop", &egress, TrafficMode::AllowAny);
     /// let host = "cart.shop.svc.cluster.local".to_owned();
-    /// let cluster = Cluster { port: 80, subset: String::new(), host };
+    /// let cluster = EnvoyCluster { port: 80, subset: String::new(), host };
     /// let endpoints = scope.endpoints(&cluster, &[].into());
     /// assert_eq!(endpoints.len(), 1);
     /// assert_eq!(endpoints[0].address, "10.244.0.3");
-    /// # Ok::<(), sidecarta_istio::objects::ReadError>(())
+    /// # Ok::<(), sidecarta_istio::objects::ReadObjectsError>(())
     /// ```
     pub fn endpoints(
         &self,
-        cluster: &Cluster,
+        cluster: &EnvoyCluster,
         labels: &BTreeMap<String, String>,
-    ) -> Vec<&'m Endpoint> {
+    ) -> Vec<&'m MeshEndpoint> {
         let mut out = Vec::new();
         let Some(scoped) = self.service(&cluster.host) else { return out };
         let Some(port) = scoped.port(cluster.port) else { return out };
@@ -83,10 +85,10 @@ impl<'m> Scope<'m> {
     fn each_cluster(
         &self,
         labels: &BTreeMap<String, String>,
-        mut take: impl FnMut(&Scoped<'_>, &Port, &str, u64),
+        mut take: impl FnMut(&ScopedService<'_>, &MeshPort, &str, u64),
     ) {
         for s in &self.services {
-            if s.service.resolution == Resolution::Alias {
+            if s.service.resolution == ServiceResolution::Alias {
                 continue;
             }
             let rule = self.rule(s.service, labels);
@@ -98,7 +100,7 @@ impl<'m> Scope<'m> {
     pub fn clusters(&self, labels: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
         let mut out = BTreeMap::new();
         self.each_cluster(labels, |s, port, subset, n| {
-            let name = Cluster {
+            let name = EnvoyCluster {
                 port: port.number,
                 subset: subset.to_owned(),
                 host: s.service.host.clone(),
@@ -110,18 +112,20 @@ impl<'m> Scope<'m> {
     }
 
     /// How many clusters and endpoints.
-    pub fn size(&self, labels: &BTreeMap<String, String>) -> Size {
-        let mut out = Size::default();
-        self.each_cluster(labels, |_, _, _, n| out += Size { clusters: 1, endpoints: n });
+    pub fn size(&self, labels: &BTreeMap<String, String>) -> ProxySize {
+        let mut out = ProxySize::default();
+        self.each_cluster(labels, |_, _, _, n| out += ProxySize { clusters: 1, endpoints: n });
         out
     }
 
-    /// What one Service of the scope costs.
-    pub fn size_of(&self, s: &Scoped<'_>, labels: &BTreeMap<String, String>) -> Size {
-        let mut out = Size::default();
-        if s.service.resolution != Resolution::Alias {
+    /// How many clusters and endpoints one Service of the scope adds.
+    pub fn size_of(&self, s: &ScopedService<'_>, labels: &BTreeMap<String, String>) -> ProxySize {
+        let mut out = ProxySize::default();
+        if s.service.resolution != ServiceResolution::Alias {
             let rule = self.rule(s.service, labels);
-            of_service(self.mesh, s, rule, |_, _, n| out += Size { clusters: 1, endpoints: n });
+            of_service(self.mesh, s, rule, |_, _, n| {
+                out += ProxySize { clusters: 1, endpoints: n }
+            });
         }
         out
     }
@@ -129,12 +133,12 @@ impl<'m> Scope<'m> {
 
 fn of_service(
     mesh: &Mesh,
-    s: &Scoped<'_>,
-    rule: Option<&Merged>,
-    mut take: impl FnMut(&Port, &str, u64),
+    s: &ScopedService<'_>,
+    rule: Option<&MergedRule>,
+    mut take: impl FnMut(&MeshPort, &str, u64),
 ) {
     let service = s.service;
-    let by_name = service.resolution == Resolution::DynamicDns && is_wildcard(&service.host);
+    let by_name = service.resolution == ServiceResolution::DynamicDns && is_wildcard(&service.host);
     let none = Vec::new();
     let subsets = rule.map_or(&none, |r| &r.subsets);
     for port in s.ports.iter().filter(|p| p.protocol != AppProtocol::Udp) {
@@ -151,7 +155,7 @@ fn of_service(
             n
         };
         // A DNS cluster without endpoints is not sent.
-        let sent = |n: u64| service.resolution != Resolution::Dns || n > 0;
+        let sent = |n: u64| service.resolution != ServiceResolution::Dns || n > 0;
         let n = count(None);
         if !sent(n) {
             continue;
@@ -169,21 +173,21 @@ fn of_service(
 /// Calls `take` with each endpoint of a port, of a subset or of all.
 fn each_endpoint<'m>(
     mesh: &'m Mesh,
-    service: &'m Service,
-    port: &Port,
+    service: &'m MeshService,
+    port: &MeshPort,
     subset: Option<&Subset>,
-    take: impl FnMut(&'m Endpoint),
+    take: impl FnMut(&'m MeshEndpoint),
 ) {
-    if service.resolution == Resolution::Passthrough || subset.is_some_and(passthrough) {
+    if service.resolution == ServiceResolution::Passthrough || subset.is_some_and(passthrough) {
         return;
     }
-    let wanted = |e: &&Endpoint| subset.is_none_or(|x| selects(&x.labels, &e.labels));
-    if service.resolution == Resolution::Dns {
+    let wanted = |e: &&MeshEndpoint| subset.is_none_or(|x| selects(&x.labels, &e.labels));
+    if service.resolution == ServiceResolution::Dns {
         return mesh.endpoints_by_number(service, port).filter(wanted).for_each(take);
     }
-    // What istiod tells are addresses: it leaves names out.
+    // istiod sends only addresses. It leaves out endpoints with names.
     let usable =
-        |e: &&Endpoint| e.address.is_empty() || e.address.parse::<std::net::IpAddr>().is_ok();
+        |e: &&MeshEndpoint| e.address.is_empty() || e.address.parse::<std::net::IpAddr>().is_ok();
     mesh.endpoints(service)
         .iter()
         .filter(|e| e.port_name == port.name)

@@ -1,29 +1,31 @@
 //! Virtual hosts and HTTP rules (`networking/core/httproute.go`, `networking/core/route/route.go`),
 //! for one host at a time.
+//!
+//! Owns which virtual host takes a call, and the rules of it. Must never choose a listener.
 
-use super::call::{Call, Cluster, Step};
+use super::call::{EnvoyCluster, RouteStep, ScopeCall};
 use super::l4::destination;
-use super::listener::{Index, PortIndex};
-use super::{Client, Listener, Scope};
+use super::listener::{PortIndex, RoutingIndex};
+use super::{Client, Scope, ScopeListener};
 use crate::mesh::host::{is_wildcard, matches, subset_of};
 use crate::mesh::virtualservice::MESH_GATEWAY;
-use crate::mesh::{Port, Resolution, VirtualService};
-use crate::objects::{HttpMatch, HttpRoute, Percent, Target};
+use crate::mesh::{MeshPort, ServiceResolution, VirtualService};
+use crate::objects::{HttpMatch, HttpRoute, Percent, RouteDestination};
 use sidecarta_model::selects;
 
-/// What the virtual hosts of a port have for a call.
-pub(super) enum Found {
+/// What the virtual hosts of a port do with a call.
+pub(super) enum HttpOutcome {
     /// The rules, in order.
-    Steps(Vec<Step>),
+    Steps(Vec<RouteStep>),
     /// The catch-all virtual host.
-    Unknown,
+    Unrouted,
     /// No virtual host at all.
     Nothing,
 }
 
-struct Hosts<'s, 'm> {
-    listener: &'s Listener<'m>,
-    index: &'s Index<'m>,
+struct VirtualHosts<'s, 'm> {
+    listener: &'s ScopeListener<'m>,
+    index: &'s RoutingIndex<'m>,
     at: &'s PortIndex<'m>,
     client: &'s Client<'s>,
     port: u16,
@@ -35,25 +37,25 @@ pub(super) fn route(
     scope: &Scope<'_>,
     listener: usize,
     client: &Client<'_>,
-    call: &Call,
+    call: &ScopeCall,
     only: Option<&str>,
-) -> Found {
+) -> HttpOutcome {
     let listener = &scope.listeners[listener];
     let index = listener.index(scope.mesh);
-    let Some(at) = index.ports.get(&call.port) else { return Found::Unknown };
-    let hosts = Hosts { listener, index, at, client, port: call.port };
+    let Some(at) = index.ports.get(&call.port) else { return HttpOutcome::Unrouted };
+    let hosts = VirtualHosts { listener, index, at, client, port: call.port };
     if let Some(host) = only {
         // The one virtual host of the Service takes every authority.
-        return hosts.exact(host).map_or(Found::Nothing, Found::Steps);
+        return hosts.exact(host).map_or(HttpOutcome::Nothing, HttpOutcome::Steps);
     }
     let found = hosts.exact(&call.host).or_else(|| hosts.wildcard(&call.host));
-    found.map_or(Found::Unknown, Found::Steps)
+    found.map_or(HttpOutcome::Unrouted, HttpOutcome::Steps)
 }
 
-impl Hosts<'_, '_> {
-    /// The virtual host that has exactly this domain. VirtualServices come first, in order; the
-    /// first to have a domain keeps it.
-    fn exact(&self, host: &str) -> Option<Vec<Step>> {
+impl VirtualHosts<'_, '_> {
+    /// The virtual host that has exactly this domain. VirtualServices come first, in order. The
+    /// first virtual host with a domain has it.
+    fn exact(&self, host: &str) -> Option<Vec<RouteStep>> {
         let by_name = self.at.names.get(host).copied().or_else(|| self.by_address(host));
         let by_alias = self.at.aliases.get(host).into_iter().flatten().copied();
         let services: Vec<u32> = by_name.into_iter().chain(by_alias).collect();
@@ -78,7 +80,7 @@ impl Hosts<'_, '_> {
     }
 
     /// The virtual host with the longest wildcard domain that covers the name.
-    fn wildcard(&self, host: &str) -> Option<Vec<Step>> {
+    fn wildcard(&self, host: &str) -> Option<Vec<RouteStep>> {
         let covers = |domain: &str| host.len() >= domain.len() && subset_of(host, domain);
         let mut domains: Vec<(usize, Option<u32>, u32)> = Vec::new();
         for &(domain, v) in self.index.wild.iter().filter(|(d, _)| covers(d)) {
@@ -111,7 +113,7 @@ impl Hosts<'_, '_> {
         })
     }
 
-    fn port_of(&self, service: u32) -> Option<&Port> {
+    fn port_of(&self, service: u32) -> Option<&MeshPort> {
         self.listener.services[service as usize].port(self.port)
     }
 
@@ -161,19 +163,22 @@ impl Hosts<'_, '_> {
         self.listener.virtual_services[v as usize].hosts.iter().any(leads)
     }
 
-    fn default_route(&self, service: u32) -> Option<Vec<Step>> {
+    fn default_route(&self, service: u32) -> Option<Vec<RouteStep>> {
         let scoped = &self.listener.services[service as usize];
         let speaks = self.port_of(service).is_some_and(|p| p.protocol.is_http_or_sniffed());
-        if !speaks || scoped.service.resolution == Resolution::Alias {
+        if !speaks || scoped.service.resolution == ServiceResolution::Alias {
             return None;
         }
-        // Taken out once a VirtualService has made a virtual host for it.
+        // There is no default route once a VirtualService has a virtual host for the Service.
         if self.routed_by(service).iter().any(|&v| self.rules(v).is_some()) {
             return None;
         }
-        let cluster =
-            Cluster { port: self.port, subset: String::new(), host: scoped.service.host.clone() };
-        Some(vec![Step {
+        let cluster = EnvoyCluster {
+            port: self.port,
+            subset: String::new(),
+            host: scoped.service.host.clone(),
+        };
+        Some(vec![RouteStep {
             virtual_service: None,
             rule: (0, 0),
             clusters: vec![(cluster, 0)],
@@ -183,7 +188,7 @@ impl Hosts<'_, '_> {
 
     /// The rules of a VirtualService for this client and port; `None` when there are none
     /// (`BuildHTTPRoutesForVirtualService`).
-    fn rules(&self, v: u32) -> Option<Vec<Step>> {
+    fn rules(&self, v: u32) -> Option<Vec<RouteStep>> {
         let virtual_service = self.listener.virtual_services[v as usize];
         let mut out = Vec::new();
         'rules: for (i, rule) in virtual_service.http.iter().enumerate() {
@@ -203,7 +208,8 @@ impl Hosts<'_, '_> {
         (!out.is_empty()).then_some(out)
     }
 
-    /// `sourceMatchHTTP`: where gateways are named, only they are asked.
+    /// Whether a match applies to the client (`sourceMatchHTTP`). A match that names gateways is
+    /// decided by them alone.
     fn of_client(&self, m: &HttpMatch) -> bool {
         if !m.gateways.is_empty() {
             return m.gateways.iter().any(|g| g == MESH_GATEWAY);
@@ -212,8 +218,8 @@ impl Hosts<'_, '_> {
             && (m.source_namespace.is_empty() || m.source_namespace == self.client.namespace)
     }
 
-    fn cluster(&self, target: &Target) -> Cluster {
-        // Services with this port are looked at, each with this port alone.
+    fn cluster(&self, target: &RouteDestination) -> EnvoyCluster {
+        // istiod searches only Services with this port, and of each only this port.
         let found =
             self.at.names.get(target.host.as_str()).map(|&s| &self.listener.services[s as usize]);
         let mut cluster = destination(target, found, self.port);
@@ -223,8 +229,8 @@ impl Hosts<'_, '_> {
         cluster
     }
 
-    fn step(&self, v: &VirtualService, rule: &HttpRoute, at: (usize, usize)) -> Step {
-        let mut step = Step {
+    fn step(&self, v: &VirtualService, rule: &HttpRoute, at: (usize, usize)) -> RouteStep {
+        let mut step = RouteStep {
             virtual_service: Some(v.order),
             rule: (at.0 as u16, at.1 as u16),
             clusters: Vec::new(),
@@ -254,7 +260,8 @@ impl Hosts<'_, '_> {
     }
 }
 
-/// `IsCatchAllRoute`: nothing after it can be reached.
+/// Whether a match takes every request, so that later rules are never reached
+/// (`IsCatchAllRoute`).
 fn takes_all(m: &HttpMatch) -> bool {
     let path =
         m.uri.as_ref().is_none_or(|u| u.exact.is_empty() && (u.prefix == "/" || u.regex == ".*"));

@@ -1,5 +1,7 @@
 //! The hosts of one egress listener, by the namespace that they name (`hostClassification` in
 //! `model/sidecar.go`).
+//!
+//! Owns the reading of egress hosts. Must never decide which Services exist.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +9,19 @@ use foldhash::HashSet;
 
 use crate::mesh::host::{is_wildcard, matches, subset_of};
 
-/// The namespace that stands for all.
+/// The namespace of an egress host that means all namespaces.
 pub(super) const ANY: &str = "*";
 
 /// Hosts listed under one namespace.
 #[derive(Debug, Default)]
-pub(super) struct Class<'a> {
+pub(super) struct HostClass<'a> {
     pub exact: HashSet<&'a str>,
     pub wild: Vec<&'a str>,
     excluded: Vec<&'a str>,
 }
 
-impl Class<'_> {
-    /// Whether a `~` entry takes the host away.
+impl HostClass<'_> {
+    /// Whether an entry with `~` excludes the host.
     pub(super) fn excludes(&self, host: &str) -> bool {
         self.excluded.iter().any(|e| subset_of(host, e))
     }
@@ -41,8 +43,8 @@ impl Class<'_> {
 /// The hosts of a listener.
 #[derive(Debug, Default)]
 pub(super) struct Imports<'a> {
-    pub classes: BTreeMap<&'a str, Class<'a>>,
-    /// Exact hosts of named namespaces only: istiod looks them up instead of scanning.
+    pub classes: BTreeMap<&'a str, HostClass<'a>>,
+    /// All entries are exact hosts of named namespaces. istiod then finds them by an index.
     pub all_exact: bool,
     /// A host is listed under two namespaces.
     pub repeated: bool,
@@ -79,7 +81,7 @@ impl<'a> Imports<'a> {
     }
 
     /// Hosts listed under `*`.
-    pub(super) fn any(&self) -> Option<&Class<'a>> {
+    pub(super) fn any(&self) -> Option<&HostClass<'a>> {
         self.classes.get(ANY)
     }
 }

@@ -2,7 +2,7 @@
 //! (`buildInboundCluster` in `networking/core/cluster_builder.go`).
 //!
 //! A pool comes from the Sidecar, else from the DestinationRule of the workload's own Service, and
-//! that only while the Service is in scope. Must never look at egress.
+//! that only while the Service is in scope. Must never depend on egress listeners.
 
 use std::collections::BTreeMap;
 
@@ -53,8 +53,8 @@ pub fn pools<'m>(scope: &Scope<'m>, pod: &MeshPod, carried: Option<&'m Sidecar>)
     out
 }
 
-/// Own Services of a pod, `namespace/host`: listing them keeps the pools that their
-/// DestinationRules set.
+/// The Services in scope that select the pod, as `namespace/host`. A Sidecar that lists them has
+/// the connection pools that their DestinationRules set.
 pub fn own_services(scope: &Scope<'_>, pod: &MeshPod) -> Vec<String> {
     let targets =
         scope.mesh.targets.get(&(pod.namespace.clone(), pod.name.clone())).into_iter().flatten();

@@ -2,26 +2,26 @@
 
 use std::collections::HashSet;
 
-use super::call::Cluster;
-use super::chain::{Action, Chain};
-use super::{Client, Scope, Scoped};
+use super::call::EnvoyCluster;
+use super::chain::{ChainAction, FilterChain};
+use super::{Client, Scope, ScopedService};
 use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{is_wildcard, matches};
 use crate::mesh::virtualservice::MESH_GATEWAY;
-use crate::mesh::{AppProtocol, Resolution, VirtualService};
-use crate::objects::{L4Match, Target, Weighted};
+use crate::mesh::{AppProtocol, ServiceResolution, VirtualService};
+use crate::objects::{L4Match, RouteDestination, WeightedDestination};
 use sidecarta_model::selects;
 
 /// The chains of a Service port.
 pub(super) fn chains(
     scope: &Scope<'_>,
     listener: usize,
-    scoped: &Scoped<'_>,
+    scoped: &ScopedService<'_>,
     protocol: AppProtocol,
     port: u16,
     on_every: bool,
     client: &Client<'_>,
-) -> Vec<Chain> {
+) -> Vec<FilterChain> {
     let configs = of_host(scope, listener, &scoped.service.host);
     let ranges: Vec<String> = if scoped.service.address.contains('/') && on_every {
         vec![scoped.service.address.clone()]
@@ -52,7 +52,8 @@ fn of_host<'m>(scope: &Scope<'m>, listener: usize, host: &str) -> Vec<&'m Virtua
     found.into_iter().map(|i| listener.virtual_services[i as usize]).collect()
 }
 
-/// `matchTLS`, `matchTCP`: what is known when the configuration is made.
+/// Whether a match applies, as far as istiod decides it before any connection (`matchTLS`,
+/// `matchTCP`).
 fn applies(m: &L4Match, client: &Client<'_>, port: u16) -> bool {
     (m.gateways.is_empty() || m.gateways.iter().any(|g| g == MESH_GATEWAY))
         && selects(&m.source_labels, client.labels)
@@ -62,13 +63,13 @@ fn applies(m: &L4Match, client: &Client<'_>, port: u16) -> bool {
 
 fn tls(
     scope: &Scope<'_>,
-    scoped: &Scoped<'_>,
+    scoped: &ScopedService<'_>,
     port: u16,
     on_every: bool,
     client: &Client<'_>,
     configs: &[&VirtualService],
     mut ranges: Vec<String>,
-) -> Vec<Chain> {
+) -> Vec<FilterChain> {
     let mut out = Vec::new();
     let mut handled = HashSet::new();
     for v in configs {
@@ -77,10 +78,10 @@ fn tls(
                 if !m.destination_subnets.is_empty() {
                     ranges.clone_from(&m.destination_subnets);
                 }
-                // What is equal at run time can only be reached once.
+                // Two matches with the same conditions: the second is never reached, so skip it.
                 if handled.insert((m.sni_hosts.join(","), m.destination_subnets.join(","))) {
                     let action = proxy(scope, Some(v.order), &rule.route, port);
-                    out.push(Chain {
+                    out.push(FilterChain {
                         sni: m.sni_hosts.clone(),
                         ranges: ranges.clone(),
                         detected_http: false,
@@ -98,11 +99,11 @@ fn tls(
             service.address.contains('/') || (service.address == UNSPECIFIED && on_every);
         let by_name = !ranges.is_empty()
             || no_address
-            || (is_wildcard(&service.host) && service.resolution == Resolution::DynamicDns);
+            || (is_wildcard(&service.host) && service.resolution == ServiceResolution::DynamicDns);
         let names =
             std::iter::once(&service.host).chain(scoped.aliases.iter().map(|(_, h)| h)).cloned();
         let sni = if by_name { names.collect() } else { Vec::new() };
-        out.push(Chain {
+        out.push(FilterChain {
             sni,
             ranges,
             detected_http: false,
@@ -116,13 +117,13 @@ fn tls(
 
 fn tcp(
     scope: &Scope<'_>,
-    scoped: &Scoped<'_>,
+    scoped: &ScopedService<'_>,
     port: u16,
     client: &Client<'_>,
     configs: &[&VirtualService],
     ranges: Vec<String>,
-) -> Vec<Chain> {
-    let chain = |ranges: Vec<String>, action| Chain {
+) -> Vec<FilterChain> {
+    let chain = |ranges: Vec<String>, action| FilterChain {
         sni: Vec::new(),
         ranges,
         detected_http: false,
@@ -142,7 +143,8 @@ fn tcp(
             let mut subnets: Vec<String> =
                 found.iter().flat_map(|m| m.destination_subnets.iter().cloned()).collect();
             if !subnets.is_empty() {
-                // Such a chain does not say which VirtualService it comes from; its clusters tell.
+                // istiod does not name the VirtualService of such a chain. Its clusters identify
+                // it.
                 out.push(chain(subnets.clone(), proxy(scope, None, &rule.route, port)));
                 subnets.sort();
                 if subnets == ranges {
@@ -156,20 +158,20 @@ fn tcp(
 }
 
 /// To the Service itself: to its only port, else to the port that was called.
-fn plain(scoped: &Scoped<'_>, port: u16) -> Action {
+fn plain(scoped: &ScopedService<'_>, port: u16) -> ChainAction {
     let port = if let [only] = &*scoped.ports { only.number } else { port };
-    let cluster = Cluster { port, subset: String::new(), host: scoped.service.host.clone() };
-    Action::Tcp { virtual_service: None, clusters: vec![(cluster, 0)] }
+    let cluster = EnvoyCluster { port, subset: String::new(), host: scoped.service.host.clone() };
+    ChainAction::Tcp { virtual_service: None, clusters: vec![(cluster, 0)] }
 }
 
 /// `buildOutboundNetworkFilters`.
 fn proxy(
     scope: &Scope<'_>,
     virtual_service: Option<u32>,
-    routes: &[Weighted],
+    routes: &[WeightedDestination],
     port: u16,
-) -> Action {
-    let to = |t: &Target| {
+) -> ChainAction {
+    let to = |t: &RouteDestination| {
         let found = scope.service(&t.host);
         destination(t, found, port)
     };
@@ -180,17 +182,21 @@ fn proxy(
             weighted.filter_map(|w| Some((to(w.destination.as_ref()?), w.weight))).collect()
         }
     };
-    Action::Tcp { virtual_service, clusters }
+    ChainAction::Tcp { virtual_service, clusters }
 }
 
 /// `GetDestinationCluster`: an ExternalName Service stands for what it leads to; without a port,
 /// the Service's only one.
-pub(super) fn destination(target: &Target, found: Option<&Scoped<'_>>, port: u16) -> Cluster {
+pub(super) fn destination(
+    target: &RouteDestination,
+    found: Option<&ScopedService<'_>>,
+    port: u16,
+) -> EnvoyCluster {
     let host = found.and_then(|s| s.service.external_name.as_ref()).unwrap_or(&target.host);
     let port = match (target.port, found.map(|s| &*s.ports)) {
         (Some(p), _) => p.number,
         (None, Some([only])) => only.number,
         _ => port,
     };
-    Cluster { port, subset: target.subset.clone(), host: host.clone() }
+    EnvoyCluster { port, subset: target.subset.clone(), host: host.clone() }
 }

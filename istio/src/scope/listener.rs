@@ -1,35 +1,37 @@
-//! What an egress listener imports, and by port, address and host what it holds, so that a call asks
-//! only what it can meet.
+//! What an egress listener imports, with indexes by port, address and host, so that the route of a
+//! call is found without visiting all Services.
 //!
 //! Owns what the proxy's listeners bind to (`buildSidecarOutboundListeners` in
-//! `networking/core/listener.go`). Must never look at a call.
+//! `networking/core/listener.go`). Must never depend on a call.
 
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use foldhash::HashMap;
 
-use super::scoped::{Scoped, match_port};
+use super::scoped::{ScopedService, match_port};
 use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{HostMap, is_wildcard, subset_of};
-use crate::mesh::{AppProtocol, Egress, Mesh, Port, Registry, Resolution, VirtualService};
+use crate::mesh::{
+    AppProtocol, Egress, Mesh, MeshPort, Registry, ServiceResolution, VirtualService,
+};
 
 /// What one egress listener imports.
 #[derive(Debug)]
-pub struct Listener<'m> {
+pub struct ScopeListener<'m> {
     /// As in the Sidecar.
     pub egress: &'m Egress,
     /// Services, in istiod's order.
-    pub services: Vec<Scoped<'m>>,
+    pub services: Vec<ScopedService<'m>>,
     /// VirtualServices, in istiod's order.
     pub virtual_services: Vec<&'m VirtualService>,
     /// Indexes for routing, made when they are first needed.
-    routing: OnceLock<Index<'m>>,
+    routing: OnceLock<RoutingIndex<'m>>,
 }
 
 /// Indexes of a listener for routing.
 #[derive(Debug)]
-pub(super) struct Index<'m> {
+pub(super) struct RoutingIndex<'m> {
     pub ports: HashMap<u16, PortIndex<'m>>,
     /// VirtualServices by exact host: positions in the listener's list.
     pub exact: HashMap<&'m str, Vec<u32>>,
@@ -58,40 +60,42 @@ pub(super) struct PortIndex<'m> {
 }
 
 /// What the listener of a Service port binds to.
-enum Bind<'m> {
+enum BindAddress<'m> {
     Every,
     Address(&'m str),
     Each(Vec<&'m str>),
 }
 
-fn bind<'m>(mesh: &'m Mesh, scoped: &Scoped<'m>, port: &Port) -> Bind<'m> {
+fn bind<'m>(mesh: &'m Mesh, scoped: &ScopedService<'m>, port: &MeshPort) -> BindAddress<'m> {
     let service = scoped.service;
     if port.protocol.is_http() {
-        return Bind::Every;
+        return BindAddress::Every;
     }
-    if service.resolution == Resolution::Passthrough && service.address == UNSPECIFIED {
+    if service.resolution == ServiceResolution::Passthrough && service.address == UNSPECIFIED {
         let addresses: Vec<&str> =
             mesh.endpoints_by_number(service, port).map(|e| e.address.as_str()).collect();
         if service.registry == Registry::External
             && addresses.is_empty()
             && service.selector.is_empty()
         {
-            return Bind::Every;
+            return BindAddress::Every;
         }
-        return Bind::Each(addresses.into_iter().filter(|a| a.parse::<IpAddr>().is_ok()).collect());
+        return BindAddress::Each(
+            addresses.into_iter().filter(|a| a.parse::<IpAddr>().is_ok()).collect(),
+        );
     }
     // Ranges are matched by a filter chain of the listener on every address.
     if service.address == UNSPECIFIED || service.address.contains('/') {
-        Bind::Every
+        BindAddress::Every
     } else {
-        Bind::Address(&service.address)
+        BindAddress::Address(&service.address)
     }
 }
 
-impl<'m> Listener<'m> {
+impl<'m> ScopeListener<'m> {
     pub(super) fn new(
         egress: &'m Egress,
-        services: Vec<Scoped<'m>>,
+        services: Vec<ScopedService<'m>>,
         virtual_services: Vec<&'m VirtualService>,
     ) -> Self {
         Self { egress, services, virtual_services, routing: OnceLock::new() }
@@ -104,7 +108,7 @@ impl<'m> Listener<'m> {
 
     /// Services with this port that answer to a host: by name, by an alias, by a wildcard, or as a
     /// name below a headless one.
-    pub fn index_named(&self, mesh: &'m Mesh, port: u16, host: &str) -> Vec<&Scoped<'m>> {
+    pub fn index_named(&self, mesh: &'m Mesh, port: u16, host: &str) -> Vec<&ScopedService<'m>> {
         let Some(at) = self.index(mesh).ports.get(&port) else { return Vec::new() };
         let by_name =
             at.names.get(host).into_iter().chain(at.aliases.get(host).into_iter().flatten());
@@ -120,12 +124,12 @@ impl<'m> Listener<'m> {
         out.into_iter().map(|s| &self.services[s as usize]).collect()
     }
 
-    pub(super) fn index(&self, mesh: &'m Mesh) -> &Index<'m> {
+    pub(super) fn index(&self, mesh: &'m Mesh) -> &RoutingIndex<'m> {
         self.routing.get_or_init(|| self.make_index(mesh))
     }
 
-    fn make_index(&self, mesh: &'m Mesh) -> Index<'m> {
-        let mut index = Index {
+    fn make_index(&self, mesh: &'m Mesh) -> RoutingIndex<'m> {
+        let mut index = RoutingIndex {
             ports: HashMap::default(),
             exact: HashMap::default(),
             wild: Vec::new(),
@@ -149,19 +153,19 @@ impl<'m> Listener<'m> {
             for port in s.ports.iter() {
                 let at = index.ports.entry(port.number).or_default();
                 at.add_name(i, s);
-                if s.service.resolution == Resolution::Alias {
+                if s.service.resolution == ServiceResolution::Alias {
                     continue;
                 }
-                let port = Port { protocol: declared.unwrap_or(port.protocol), ..port.clone() };
+                let port = MeshPort { protocol: declared.unwrap_or(port.protocol), ..port.clone() };
                 match bind(mesh, s, &port) {
-                    // More HTTP Services change nothing about the listener.
-                    Bind::Every if port.protocol.is_http() && at.has_http => {}
-                    Bind::Every => {
+                    // Further HTTP Services do not change the listener.
+                    BindAddress::Every if port.protocol.is_http() && at.has_http => {}
+                    BindAddress::Every => {
                         at.has_http |= port.protocol.is_http();
                         at.every.push(i);
                     }
-                    Bind::Address(a) => at.by_address.entry(a).or_default().push(i),
-                    Bind::Each(all) => {
+                    BindAddress::Address(a) => at.by_address.entry(a).or_default().push(i),
+                    BindAddress::Each(all) => {
                         for a in all {
                             at.by_address.entry(a).or_default().push(i);
                         }
@@ -174,7 +178,7 @@ impl<'m> Listener<'m> {
 }
 
 impl<'m> PortIndex<'m> {
-    fn add_name(&mut self, i: u32, s: &Scoped<'m>) {
+    fn add_name(&mut self, i: u32, s: &ScopedService<'m>) {
         let host: &'m str = &s.service.host;
         self.names.insert(host, i);
         if is_wildcard(host) {
@@ -184,7 +188,7 @@ impl<'m> PortIndex<'m> {
         for (_, alias) in s.aliases.iter() {
             self.aliases.entry(alias.clone()).or_default().push(i);
         }
-        if s.service.resolution == Resolution::Passthrough
+        if s.service.resolution == ServiceResolution::Passthrough
             && s.service.registry == Registry::Kubernetes
         {
             self.headless.push(i);

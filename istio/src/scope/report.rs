@@ -1,16 +1,18 @@
-//! A scope as people and programs read it: the JSON has the shape that istiod's answers are
-//! recorded in.
+//! A scope as a report. Its JSON has the shape in which istiod's answers are recorded
+//! (`tests/scope-cases/FORMAT.md`).
+//!
+//! Owns the shape of the report. Must never compute a scope.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Client, Scope, Scoped};
+use super::{Client, Scope, ScopedService};
 use crate::mesh::{Registry, Sidecar};
 
 /// A namespace and a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Named {
+pub struct NamespacedName {
     /// Namespace.
     pub namespace: String,
     /// Name.
@@ -53,20 +55,20 @@ pub struct ListenerReport {
 #[serde(rename_all = "camelCase")]
 pub struct ScopeReport {
     /// The Sidecar that applies.
-    pub sidecar: Option<Named>,
-    /// In force for unknown destinations.
+    pub sidecar: Option<NamespacedName>,
+    /// Applies to calls for which the proxy has no route.
     pub outbound_traffic_policy: &'static str,
     /// In the Sidecar's order.
     pub listeners: Vec<ListenerReport>,
     /// One per host.
     pub services: Vec<ServiceReport>,
-    /// Host to the rules whose merge applies.
+    /// By host: `namespace/name` of the DestinationRules that were merged for it.
     pub destination_rules: BTreeMap<String, Vec<String>>,
     /// Outbound clusters with their endpoints.
     pub clusters: BTreeMap<String, u64>,
 }
 
-fn service(s: &Scoped<'_>) -> ServiceReport {
+fn service(s: &ScopedService<'_>) -> ServiceReport {
     let mut ports: Vec<u16> = s.ports.iter().map(|p| p.number).collect();
     ports.sort_unstable();
     ServiceReport {
@@ -84,7 +86,7 @@ fn service(s: &Scoped<'_>) -> ServiceReport {
     }
 }
 
-fn services(all: &[Scoped<'_>]) -> Vec<ServiceReport> {
+fn services(all: &[ScopedService<'_>]) -> Vec<ServiceReport> {
     let mut out: Vec<ServiceReport> = all.iter().map(service).collect();
     // A host may stand here more than once; then the ports decide, as text.
     let words =
@@ -115,7 +117,7 @@ impl ScopeReport {
         });
         Self {
             sidecar: sidecar
-                .map(|s| Named { namespace: s.namespace.clone(), name: s.name.clone() }),
+                .map(|s| NamespacedName { namespace: s.namespace.clone(), name: s.name.clone() }),
             outbound_traffic_policy: scope.policy.name(),
             listeners: listeners.collect(),
             services: services(&scope.services),

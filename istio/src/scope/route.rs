@@ -5,33 +5,33 @@
 //! Owns the path from a call to its treatment. Must never build more than the listeners that the
 //! call can meet.
 
-use super::call::{Call, CallProtocol, RouteKind, Step, Treatment};
-use super::chain::{Action, Chain, Entry};
-use super::{Client, Scope, Scoped, http, l4};
+use super::call::{CallProtocol, RouteKind, RouteStep, ScopeCall, Treatment};
+use super::chain::{ChainAction, FilterChain, ProxyListener};
+use super::{Client, Scope, ScopedService, http, l4};
 use crate::mesh::UNSPECIFIED;
 use crate::mesh::{AppProtocol, TrafficMode};
 
 impl<'m> Scope<'m> {
     /// How this scope treats a call of the client.
-    pub fn treat(&self, client: &Client<'_>, call: &Call) -> Treatment {
+    pub fn treat(&self, client: &Client<'_>, call: &ScopeCall) -> Treatment {
         let address = call.address.to_string();
         let (exact, every) = self.entries(client, call.port, &address);
         let entry = if exact.protocol.is_some() { exact } else { every };
         let chain = if entry.protocol.is_some() { entry.choose(call) } else { None };
-        let Some(chain) = chain else { return self.unknown(client) };
+        let Some(chain) = chain else { return self.unrouted(client) };
         let mut treatment = match &chain.action {
-            Action::Http { .. } if call.protocol != CallProtocol::Http => {
+            ChainAction::Http { .. } if call.protocol != CallProtocol::Http => {
                 self.ends(client, RouteKind::None, Vec::new())
             }
-            Action::Http { listener, only } => {
+            ChainAction::Http { listener, only } => {
                 match http::route(self, *listener, client, call, only.as_deref()) {
-                    http::Found::Steps(steps) => self.ends(client, RouteKind::Http, steps),
-                    http::Found::Unknown => self.unknown(client),
-                    http::Found::Nothing => self.ends(client, RouteKind::None, Vec::new()),
+                    http::HttpOutcome::Steps(steps) => self.ends(client, RouteKind::Http, steps),
+                    http::HttpOutcome::Unrouted => self.unrouted(client),
+                    http::HttpOutcome::Nothing => self.ends(client, RouteKind::None, Vec::new()),
                 }
             }
-            Action::Tcp { virtual_service, clusters } => {
-                let step = Step {
+            ChainAction::Tcp { virtual_service, clusters } => {
+                let step = RouteStep {
                     virtual_service: *virtual_service,
                     rule: (0, 0),
                     clusters: clusters.clone(),
@@ -45,7 +45,7 @@ impl<'m> Scope<'m> {
         treatment
     }
 
-    fn unknown(&self, client: &Client<'_>) -> Treatment {
+    fn unrouted(&self, client: &Client<'_>) -> Treatment {
         let refused = self.policy == TrafficMode::RegistryOnly;
         self.ends(
             client,
@@ -54,12 +54,12 @@ impl<'m> Scope<'m> {
         )
     }
 
-    fn ends(&self, client: &Client<'_>, kind: RouteKind, steps: Vec<Step>) -> Treatment {
-        let named = steps.iter().flat_map(Step::all_clusters);
+    fn ends(&self, client: &Client<'_>, kind: RouteKind, steps: Vec<RouteStep>) -> Treatment {
+        let named = steps.iter().flat_map(RouteStep::all_clusters);
         let backing = named.map(|c| {
             let found = self.service(&c.host).filter(|s| s.port(c.port).is_some());
             // A subset that no rule defines has no cluster.
-            let defined = |s: &&Scoped<'_>| {
+            let defined = |s: &&ScopedService<'_>| {
                 let rule = self.rule(s.service, client.labels);
                 rule.is_some_and(|r| r.subsets.iter().any(|x| x.name == c.subset))
             };
@@ -70,8 +70,13 @@ impl<'m> Scope<'m> {
     }
 
     /// The proxy's listeners on this port: at this address, and at every address.
-    fn entries(&self, client: &Client<'_>, port: u16, address: &str) -> (Entry, Entry) {
-        let (mut exact, mut every) = (Entry::default(), Entry::default());
+    fn entries(
+        &self,
+        client: &Client<'_>,
+        port: u16,
+        address: &str,
+    ) -> (ProxyListener, ProxyListener) {
+        let (mut exact, mut every) = (ProxyListener::default(), ProxyListener::default());
         for (n, listener) in self.listeners.iter().enumerate() {
             let bound = listener.egress.port.as_ref().filter(|p| p.number != 0);
             let declared = bound.map(|p| AppProtocol::parse(&p.protocol));
@@ -83,7 +88,7 @@ impl<'m> Scope<'m> {
                 every.locked = every.protocol.is_some();
             }
             let Some(at) = listener.index(self.mesh).ports.get(&port) else { continue };
-            let add = |entry: &mut Entry, i: u32, on_every: bool| {
+            let add = |entry: &mut ProxyListener, i: u32, on_every: bool| {
                 let scoped = &listener.services[i as usize];
                 let Some(own) = scoped.port(port) else { return };
                 let protocol = declared.unwrap_or(own.protocol);
@@ -122,7 +127,7 @@ impl<'m> Scope<'m> {
         port: u16,
         on_every: bool,
         client: &Client<'_>,
-    ) -> Vec<Chain> {
+    ) -> Vec<FilterChain> {
         let scoped = &self.listeners[n].services[i as usize];
         let mut out = Vec::new();
         if !protocol.is_http() {
@@ -130,11 +135,11 @@ impl<'m> Scope<'m> {
         }
         if protocol.is_http_or_sniffed() {
             let only = (!protocol.is_http() && !on_every).then(|| scoped.service.host.clone());
-            out.push(Chain {
+            out.push(FilterChain {
                 sni: Vec::new(),
                 ranges: Vec::new(),
                 detected_http: on_every || !protocol.is_http(),
-                action: Action::Http { listener: n, only },
+                action: ChainAction::Http { listener: n, only },
                 uncertain: false,
                 made_by: 0,
             });

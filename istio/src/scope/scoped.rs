@@ -1,27 +1,28 @@
-//! A Service as one scope holds it.
+//! A Service as one scope has it.
 //!
-//! Owns what of a Service a list of hosts, or a port, leaves. Must never decide which is imported.
+//! Owns which ports of a Service remain on a listener with a port. Must never decide which Service
+//! is imported.
 
 use std::borrow::Cow;
 
-use crate::mesh::{AppProtocol, Egress, Port, Service};
+use crate::mesh::{AppProtocol, Egress, MeshPort, MeshService};
 
-/// A Service as one scope holds it: perhaps with fewer ports and aliases than it has.
+/// A Service as one scope has it. It may have fewer ports and aliases than in the mesh.
 #[derive(Clone, Debug)]
-pub struct Scoped<'m> {
+pub struct ScopedService<'m> {
     /// The Service.
-    pub service: &'m Service,
+    pub service: &'m MeshService,
     /// Its ports in scope.
-    pub ports: Cow<'m, [Port]>,
+    pub ports: Cow<'m, [MeshPort]>,
     /// ExternalName Services in scope that lead to it.
     pub aliases: Cow<'m, [(String, String)]>,
-    /// istiod may keep another Service of this host and namespace after its next start.
+    /// istiod may use another Service of this host and namespace after its next start.
     pub uncertain: bool,
 }
 
-impl Scoped<'_> {
+impl ScopedService<'_> {
     /// The port of this number.
-    pub fn port(&self, number: u16) -> Option<&Port> {
+    pub fn port(&self, number: u16) -> Option<&MeshPort> {
         self.ports.iter().find(|p| p.number == number)
     }
 }
@@ -34,9 +35,9 @@ pub(super) fn match_port(egress: &Egress) -> Option<u16> {
     (!proxy).then_some(port.number)
 }
 
-/// The Service with all that it has.
-pub(super) fn whole(service: &Service) -> Scoped<'_> {
-    Scoped {
+/// The Service with all of its ports and aliases.
+pub(super) fn whole(service: &MeshService) -> ScopedService<'_> {
+    ScopedService {
         service,
         ports: (&service.ports[..]).into(),
         aliases: (&service.aliases[..]).into(),
@@ -44,9 +45,12 @@ pub(super) fn whole(service: &Service) -> Scoped<'_> {
     }
 }
 
-/// The Service with the ports that are wanted; `None` when it has none of them.
-pub(super) fn trim_to(service: &Service, wanted: impl Fn(&Port) -> bool) -> Option<Scoped<'_>> {
-    let ports: Vec<Port> = service.ports.iter().filter(|p| wanted(p)).cloned().collect();
+/// The Service with those of its ports for which `wanted` is true; `None` where there are none.
+pub(super) fn trim_to(
+    service: &MeshService,
+    wanted: impl Fn(&MeshPort) -> bool,
+) -> Option<ScopedService<'_>> {
+    let ports: Vec<MeshPort> = service.ports.iter().filter(|p| wanted(p)).cloned().collect();
     let all = ports.len() == service.ports.len();
     if ports.is_empty() && !all {
         return None;

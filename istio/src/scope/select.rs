@@ -6,8 +6,8 @@ use std::borrow::Cow;
 
 use foldhash::{HashMap, HashMapExt};
 
-use super::imports::{Class, Imports};
-use super::scoped::{Scoped, match_port, trim_to, whole};
+use super::imports::{HostClass, Imports};
+use super::scoped::{ScopedService, match_port, trim_to, whole};
 use crate::mesh::{Egress, Mesh, Registry, VirtualService};
 
 /// Services, in istiod's order.
@@ -16,10 +16,10 @@ pub(super) fn services<'m>(
     client: &str,
     egress: &Egress,
     imports: &Imports<'_>,
-) -> Vec<Scoped<'m>> {
+) -> Vec<ScopedService<'m>> {
     let any = imports.any();
     let port = match_port(egress);
-    let mut out: Vec<Scoped<'m>> = Vec::new();
+    let mut out: Vec<ScopedService<'m>> = Vec::new();
     for (i, uncertain) in candidates(mesh, client, imports) {
         let service = &mesh.services[i as usize];
         let own = imports.classes.get(service.namespace.as_str());
@@ -36,13 +36,18 @@ pub(super) fn services<'m>(
             out.push(scoped);
         }
     }
-    // Looked up under one namespace each, no host can be there twice.
+    // Each exact host was found in one namespace, so no host can appear twice.
     if imports.all_exact && !imports.repeated { out } else { one_namespace_per_host(out, client) }
 }
 
 /// A Service as a list of hosts imports it: with the listener's port only, and with the aliases
 /// that are listed as well.
-fn import<'m>(mesh: &'m Mesh, i: u32, class: &Class<'_>, port: Option<u16>) -> Option<Scoped<'m>> {
+fn import<'m>(
+    mesh: &'m Mesh,
+    i: u32,
+    class: &HostClass<'_>,
+    port: Option<u16>,
+) -> Option<ScopedService<'m>> {
     let service = &mesh.services[i as usize];
     if !class.service(&service.host) {
         return None;
@@ -60,15 +65,15 @@ fn import<'m>(mesh: &'m Mesh, i: u32, class: &Class<'_>, port: Option<u16>) -> O
     (port.is_none() || !scoped.ports.is_empty()).then_some(scoped)
 }
 
-/// Services that the listener's hosts may mean, in the order in which istiod looks at them.
+/// Services that may match the listener's hosts, in the order in which istiod reads them.
 fn candidates(mesh: &Mesh, client: &str, imports: &Imports<'_>) -> Vec<(u32, bool)> {
     if imports.all_exact {
         let mut out: Vec<(u32, bool)> = Vec::new();
         for (namespace, class) in &imports.classes {
             for host in &class.exact {
                 let found = mesh.by_host.get(*host).and_then(|by| by.get(*namespace));
-                // Of several Services of one host and namespace only one is looked at, visible or
-                // not.
+                // istiod reads only one of several Services of one host and namespace, whether it
+                // is visible or not.
                 let found = found.filter(|f| mesh.services[f.service as usize].visible_in(client));
                 out.extend(found.map(|f| (f.service, f.uncertain)));
             }
@@ -93,8 +98,8 @@ fn candidates(mesh: &Mesh, client: &str, imports: &Imports<'_>) -> Vec<(u32, boo
             }
         }
     }
-    // `~` beside other names hides from the scan, though not from the look-up of exact hosts.
-    let visible = |s: &crate::mesh::Service| {
+    // `~` beside other names hides a Service here, but not where exact hosts are found by index.
+    let visible = |s: &crate::mesh::MeshService| {
         s.visible_in(client) && (s.export.public() || !s.export.lists("~"))
     };
     out.retain(|&i| visible(&mesh.services[i as usize]));
@@ -104,9 +109,12 @@ fn candidates(mesh: &Mesh, client: &str, imports: &Imports<'_>) -> Vec<(u32, boo
     out.into_iter().map(|i| (i, false)).collect()
 }
 
-/// Of a host in several namespaces one namespace is taken: the client's, else a Kubernetes
-/// Service's, else the first.
-fn one_namespace_per_host<'m>(mut imported: Vec<Scoped<'m>>, client: &str) -> Vec<Scoped<'m>> {
+/// Selects one namespace for each host that several namespaces have: the client's, else that of a
+/// Kubernetes Service, else the first.
+fn one_namespace_per_host<'m>(
+    mut imported: Vec<ScopedService<'m>>,
+    client: &str,
+) -> Vec<ScopedService<'m>> {
     let mut chosen: HashMap<&'m str, (&'m str, bool)> = HashMap::new();
     for s in imported.iter().filter(|s| s.service.contested) {
         let new = (s.service.namespace.as_str(), s.service.registry == Registry::Kubernetes);
@@ -163,7 +171,7 @@ pub(super) fn virtual_services<'m>(
             |h: &str| own.is_some_and(|c| c.excludes(h)) || any.is_some_and(|c| c.excludes(h));
         // One made of a route of the Gateway API is imported as a Service is (`VSMatches`,
         // `useGatewaySemantics`).
-        let by = |c: &Class<'_>, h: &str| match v.route {
+        let by = |c: &HostClass<'_>, h: &str| match v.route {
             Some(_) => c.service(h),
             None => c.virtual_service(h),
         };

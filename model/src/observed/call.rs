@@ -1,7 +1,8 @@
 //! A call of a pod, and the connections that are equal as calls.
 //!
-//! Owns what of a connection is told, and when two connections are one edge: when resolution reads
-//! the same of both. Must never hold what resolution does not read, but for counts.
+//! Owns which fields of a connection are sent, and when two connections are one edge: when
+//! resolution reads the same of both. Must never contain what resolution does not read, except
+//! counts.
 
 use std::net::SocketAddr;
 
@@ -63,8 +64,8 @@ impl Call {
     }
 }
 
-/// A [`Call`], borrowed: a connection is compared with the calls that are known before anything of
-/// it is copied.
+/// A [`Call`], borrowed. With it a connection is compared with existing calls before anything is
+/// copied.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CallRef<'a> {
     /// See [`Call::responder`].
@@ -103,12 +104,12 @@ pub struct Opening {
 
 /// What an edge takes of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Begun {
+pub struct EdgeConnection {
     /// When and from where.
     pub opening: Opening,
     /// Its last packet.
     pub last: Time,
-    /// It was not told before.
+    /// It was not reported before.
     pub is_new: bool,
     /// It is older than the capture.
     pub is_midway: bool,
@@ -120,7 +121,7 @@ pub struct Begun {
 
 /// Connections of one pod that are one [`Call`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", try_from = "Flat")]
+#[serde(rename_all = "camelCase", try_from = "EdgeFields")]
 pub struct Edge {
     /// Index of the pod in [`Observed::pods`](super::Observed::pods).
     pub pod: u32,
@@ -131,7 +132,7 @@ pub struct Edge {
     pub openings: Vec<Opening>,
     /// Last packet of any.
     pub last: Time,
-    /// New connections; 0 where it is only told that known ones go on.
+    /// New connections; 0 where only connections that were reported before go on.
     pub connections: u64,
     /// Of these, those that are older than the capture.
     #[serde(skip_serializing_if = "crate::is_zero")]
@@ -149,7 +150,7 @@ impl Edge {
     pub const MAX_OPENINGS: usize = 3;
 
     /// Of one connection.
-    pub fn of(pod: u32, call: Call, begun: &Begun) -> Self {
+    pub fn of(pod: u32, call: Call, begun: &EdgeConnection) -> Self {
         let mut edge = Self {
             pod,
             call,
@@ -175,7 +176,7 @@ impl Edge {
     }
 
     /// Adds a connection of the same pod and call.
-    pub fn add(&mut self, begun: &Begun) {
+    pub fn add(&mut self, begun: &EdgeConnection) {
         self.open(begun.opening);
         self.last = self.last.max(begun.last);
         let n = u64::from(begun.is_new);
@@ -186,7 +187,8 @@ impl Edge {
         add(&mut self.unanswered, !begun.is_answered);
     }
 
-    /// Keeps the two first and the last of all openings, so that the order of adding does not show.
+    /// Adds an opening. Only the two first and the last stay, so that the order of adding has no
+    /// effect.
     fn open(&mut self, opening: Opening) {
         let Err(at) = self.openings.binary_search(&opening) else { return };
         match self.openings.len() {
@@ -217,10 +219,10 @@ impl Merge for Edge {
     }
 }
 
-/// An edge as it is read, which is quicker without a flattened field.
+/// The fields of an edge as they are read. Reading is quicker without a flattened field.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Flat {
+struct EdgeFields {
     pod: u32,
     responder: SocketAddr,
     last: Time,
@@ -238,13 +240,14 @@ struct Flat {
     guessed: u64,
     #[serde(default)]
     unanswered: u64,
-    // Of the first version: one way of connecting for all connections of an edge.
-    transport: Option<Transport>,
+    // Of the first version: all connections of an edge have the same transport, orientation and
+    // initiator.
+    transport: Option<FirstVersionTransport>,
     #[serde(default)]
-    orientation: Orientation,
+    orientation: FirstVersionOrientation,
     from_start: Option<bool>,
     answered: Option<bool>,
-    names: Option<Names>,
+    names: Option<FirstVersionNames>,
     initiator: Option<SocketAddr>,
     first: Option<Time>,
     last_began: Option<Time>,
@@ -252,7 +255,7 @@ struct Flat {
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Transport {
+enum FirstVersionTransport {
     Tcp,
     Udp,
     Sctp,
@@ -260,7 +263,7 @@ enum Transport {
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Orientation {
+enum FirstVersionOrientation {
     Guessed,
     #[default]
     #[serde(other)]
@@ -269,24 +272,24 @@ enum Orientation {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Names {
+struct FirstVersionNames {
     sni: Option<String>,
     nameless_hello: bool,
     authority: Option<String>,
-    dns: Vec<DnsName>,
+    dns: Vec<FirstVersionDnsName>,
 }
 
 #[derive(Deserialize)]
-struct DnsName {
+struct FirstVersionDnsName {
     question: String,
 }
 
-impl Names {
+impl FirstVersionNames {
     /// The names of DNS answers that are evidence, each once: a client that was given a host name
     /// puts it into its ClientHello.
     fn questions(&mut self) -> Vec<String> {
         let mut out: Vec<String> = Vec::new();
-        for DnsName { question } in std::mem::take(&mut self.dns) {
+        for FirstVersionDnsName { question } in std::mem::take(&mut self.dns) {
             if !self.nameless_hello && !out.contains(&question) {
                 out.push(question);
             }
@@ -295,10 +298,10 @@ impl Names {
     }
 }
 
-impl TryFrom<Flat> for Edge {
+impl TryFrom<EdgeFields> for Edge {
     type Error = &'static str;
 
-    fn try_from(flat: Flat) -> Result<Self, Self::Error> {
+    fn try_from(flat: EdgeFields) -> Result<Self, Self::Error> {
         match flat.transport {
             Some(transport) => flat.of_first_version(transport),
             None => flat.of_today(),
@@ -306,7 +309,7 @@ impl TryFrom<Flat> for Edge {
     }
 }
 
-impl Flat {
+impl EdgeFields {
     fn of_today(self) -> Result<Edge, &'static str> {
         let Self { pod, responder, sni, authority, dns, openings, last, connections, .. } = self;
         let Self { midway, guessed, unanswered, .. } = self;
@@ -318,15 +321,15 @@ impl Flat {
         Ok(Edge { pod, call, openings, last, connections, midway, guessed, unanswered })
     }
 
-    fn of_first_version(self, transport: Transport) -> Result<Edge, &'static str> {
+    fn of_first_version(self, transport: FirstVersionTransport) -> Result<Edge, &'static str> {
         let protocol = match transport {
-            Transport::Tcp => Protocol::Tcp,
-            Transport::Udp => Protocol::Udp,
-            Transport::Sctp => Protocol::Sctp,
+            FirstVersionTransport::Tcp => Protocol::Tcp,
+            FirstVersionTransport::Udp => Protocol::Udp,
+            FirstVersionTransport::Sctp => Protocol::Sctp,
         };
         let mut names = self.names.unwrap_or_default();
         let dns = names.questions();
-        let Names { sni, authority, .. } = names;
+        let FirstVersionNames { sni, authority, .. } = names;
         let from = self.initiator.ok_or("an edge without an initiator")?;
         let first = self.first.ok_or("an edge without its first time")?;
         let last_began = self.last_began.unwrap_or(first);
@@ -341,8 +344,10 @@ impl Flat {
             openings,
             last: self.last,
             connections: self.connections,
-            midway: all_if(transport == Transport::Tcp && self.from_start == Some(false)),
-            guessed: all_if(self.orientation == Orientation::Guessed),
+            midway: all_if(
+                transport == FirstVersionTransport::Tcp && self.from_start == Some(false),
+            ),
+            guessed: all_if(self.orientation == FirstVersionOrientation::Guessed),
             unanswered: all_if(self.answered == Some(false)),
         })
     }

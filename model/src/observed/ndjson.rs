@@ -1,8 +1,8 @@
 //! Batches as lines of JSON.
 //!
-//! Owns the form. The first line of a batch names it, the last one closes it: a batch that a crash
-//! cut short is known as one. Must never give out a part of a batch, nor hold more memory for what
-//! is read than its limits say, whatever the text is.
+//! Owns the form. The first line of a batch has its identity, the last line its number of lines, so
+//! that a batch that a crash cut short is recognised. Must never return a part of a batch, nor take
+//! more memory than its limits allow, whatever the text is.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -10,10 +10,10 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use serde::{Deserialize, Serialize};
 
 use super::valid::validate;
-use super::{Asked, Edge, Observed, Watching, size};
+use super::{AskedName, Edge, Observed, WatchedInterface, size};
 use crate::{BatchId, Folded, Labels, Ownership, Pod, Spans, Time};
 
-/// Version of the form. The first one, whose edges told more of a connection apart, is read as well.
+/// Version of the form that is written. Version 1 is read, too: its edges have more fields.
 pub const VERSION: u32 = 2;
 /// Header in which a recorder says up to which version it reads batches; without it, it reads the
 /// first one only.
@@ -29,7 +29,7 @@ const MAX_WINDOW: u32 = 23;
 /// Longest line that is read. Lines of edges have some hundred bytes; the spans of a pod that was
 /// watched for weeks while nothing could be delivered have some hundred kilobytes.
 const MAX_LINE: u64 = 1024 * 1024;
-/// Edges, and names asked for, of one batch: an agent keeps less (`gather`).
+/// Edges, and names asked for, of one batch. An agent has fewer (`gather`).
 const MAX_EACH: usize = 131_072;
 /// Pods of one batch.
 const MAX_PODS: usize = 65_536;
@@ -38,15 +38,15 @@ const MAX_COUNTERS: usize = 1_024;
 /// Bytes of a name: a host of the DNS has 253 (RFC 1035), twice that with all of it escaped; an
 /// authority has a port as well. Istio's server names have a prefix.
 const MAX_NAME: usize = 1_024;
-/// DNS answers of an edge: the capture layer tells four.
+/// DNS answers of an edge. The capture layer reports at most four.
 const MAX_NAMES: usize = 16;
 /// Labels of a pod, and labels that select its workload.
 const MAX_LABELS: usize = 1_024;
 /// Addresses of a pod, and the ranges and ports of its annotations.
 const MAX_ADDRESSES: usize = 4_096;
 
-/// The memory that a batch with so many bytes of text may take: a small multiple. What an agent
-/// tells of connections takes about as much as its text, pods with few labels three times that.
+/// The memory that a batch with so many bytes of text may take: a small multiple. Lines of
+/// connections take about as much memory as their text, pods with few labels three times that.
 pub fn allowance(text: u64) -> usize {
     let text = usize::try_from(text).unwrap_or(usize::MAX);
     text.saturating_mul(6).saturating_add(64 * 1024).min(MAX_MEMORY)
@@ -54,17 +54,17 @@ pub fn allowance(text: u64) -> usize {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Line {
-    Observed(Header),
+enum BatchLine {
+    Observed(BatchHeader),
     Pod(Box<Pod>),
     Edge(Box<Edge>),
-    Asked(Asked),
-    Watching(Watching),
-    End(Footer),
+    Asked(AskedName),
+    Watching(WatchedInterface),
+    End(BatchFooter),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Header {
+struct BatchHeader {
     version: u32,
     #[serde(flatten)]
     id: BatchId,
@@ -75,7 +75,7 @@ struct Header {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Footer {
+struct BatchFooter {
     lines: u64,
 }
 
@@ -85,12 +85,12 @@ struct Footer {
 /// When the output cannot be written.
 pub fn write(batch: &Observed, out: &mut impl Write) -> io::Result<()> {
     let mut lines = 0;
-    let mut line = |line: &Line| {
+    let mut line = |line: &BatchLine| {
         lines += 1;
         serde_json::to_writer(&mut *out, line)?;
         out.write_all(b"\n")
     };
-    line(&Line::Observed(Header {
+    line(&BatchLine::Observed(BatchHeader {
         version: VERSION,
         id: batch.id.clone(),
         node: batch.node.clone(),
@@ -98,17 +98,17 @@ pub fn write(batch: &Observed, out: &mut impl Write) -> io::Result<()> {
         spans: batch.spans.clone(),
         counters: batch.counters.clone(),
     }))?;
-    batch.pods.iter().try_for_each(|p| line(&Line::Pod(Box::new(p.clone()))))?;
-    batch.edges.iter().try_for_each(|e| line(&Line::Edge(Box::new(e.clone()))))?;
-    batch.asked.iter().try_for_each(|a| line(&Line::Asked(a.clone())))?;
-    batch.watching.iter().try_for_each(|w| line(&Line::Watching(w.clone())))?;
-    serde_json::to_writer(&mut *out, &Line::End(Footer { lines }))?;
+    batch.pods.iter().try_for_each(|p| line(&BatchLine::Pod(Box::new(p.clone()))))?;
+    batch.edges.iter().try_for_each(|e| line(&BatchLine::Edge(Box::new(e.clone()))))?;
+    batch.asked.iter().try_for_each(|a| line(&BatchLine::Asked(a.clone())))?;
+    batch.watching.iter().try_for_each(|w| line(&BatchLine::Watching(w.clone())))?;
+    serde_json::to_writer(&mut *out, &BatchLine::End(BatchFooter { lines }))?;
     out.write_all(b"\n")
 }
 
 /// Why a batch cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub enum BatchReadError {
     /// It has no end: its agent was killed, or the file is cut. What comes after it can be read.
     #[error("line {line}: the batch that begins there is cut: its agent ended while it wrote it")]
     Cut {
@@ -169,14 +169,14 @@ pub struct Reader<R> {
     /// Bytes of memory that one batch may take.
     memory: usize,
     /// The first line of the next batch, where it ended a cut one.
-    next: Option<(u64, Header)>,
-    over: bool,
+    next: Option<(u64, BatchHeader)>,
+    is_over: bool,
 }
 
 impl<R: BufRead> Reader<R> {
     /// From the beginning of the first batch.
     pub fn new(input: R) -> Self {
-        Self { input, line: 0, memory: MAX_MEMORY, next: None, over: false }
+        Self { input, line: 0, memory: MAX_MEMORY, next: None, is_over: false }
     }
 
     /// Reads only batches that take at most so many bytes of memory ([`Observed::footprint`]), at
@@ -186,7 +186,7 @@ impl<R: BufRead> Reader<R> {
         Self { memory: memory.min(MAX_MEMORY), ..self }
     }
 
-    fn line(&mut self) -> Result<Option<Line>, ReadError> {
+    fn line(&mut self) -> Result<Option<BatchLine>, BatchReadError> {
         let mut text = Vec::new();
         loop {
             self.line += 1;
@@ -195,33 +195,32 @@ impl<R: BufRead> Reader<R> {
             let n = (&mut self.input)
                 .take(MAX_LINE)
                 .read_until(b'\n', &mut text)
-                .map_err(|error| ReadError::Io { line, error })?;
+                .map_err(|error| BatchReadError::Io { line, error })?;
             if n == 0 {
                 return Ok(None);
             }
             if n as u64 == MAX_LINE {
-                self.over = true;
-                return Err(ReadError::Malformed {
+                self.is_over = true;
+                return Err(BatchReadError::Malformed {
                     line,
                     why: format!("it is longer than {MAX_LINE} bytes: this is no file of batches"),
                 });
             }
             // An agent that was killed in a line begins the next one on a line of its own.
             if !text.trim_ascii().is_empty() {
-                return serde_json::from_slice(&text).map(Some).map_err(|e| ReadError::Malformed {
-                    line,
-                    why: format!("not a line of a batch: {e}"),
+                return serde_json::from_slice(&text).map(Some).map_err(|e| {
+                    BatchReadError::Malformed { line, why: format!("not a line of a batch: {e}") }
                 });
             }
         }
     }
 
-    fn batch(&mut self) -> Result<Option<Observed>, ReadError> {
+    fn batch(&mut self) -> Result<Option<Observed>, BatchReadError> {
         let (begin, header) = match self.next.take() {
             Some(next) => next,
             None => match self.line()? {
                 None => return Ok(None),
-                Some(Line::Observed(header)) => (self.line, header),
+                Some(BatchLine::Observed(header)) => (self.line, header),
                 // What is left of a batch that was skipped.
                 Some(_) => return self.batch_after_rest(),
             },
@@ -231,9 +230,9 @@ impl<R: BufRead> Reader<R> {
                 "the batch has version {}, this program reads up to {VERSION}: use a newer one",
                 header.version
             );
-            return Err(ReadError::Malformed { line: begin, why });
+            return Err(BatchReadError::Malformed { line: begin, why });
         }
-        let Header { id, node, made, spans, counters, .. } = header;
+        let BatchHeader { id, node, made, spans, counters, .. } = header;
         let mut batch = Observed {
             id,
             node,
@@ -249,31 +248,31 @@ impl<R: BufRead> Reader<R> {
         let mut memory = batch.head_footprint();
         for lines in 1.. {
             let line = match self.line()? {
-                Some(Line::End(footer)) => {
+                Some(BatchLine::End(footer)) => {
                     return self.checked(batch, begin, lines, &footer).map(Some);
                 }
-                Some(Line::Observed(header)) => {
+                Some(BatchLine::Observed(header)) => {
                     self.next = Some((self.line, header));
-                    return Err(ReadError::Cut { line: begin });
+                    return Err(BatchReadError::Cut { line: begin });
                 }
-                None => return Err(ReadError::Cut { line: begin }),
+                None => return Err(BatchReadError::Cut { line: begin }),
                 Some(line) => line,
             };
             self.bounded(fits(&line))?;
             memory += match &line {
-                Line::Pod(p) => size::pod(p),
-                Line::Edge(e) => size::edge(e),
-                Line::Asked(a) => size::asked(a),
-                Line::Watching(w) => size::watching(w),
-                Line::Observed(_) | Line::End(_) => 0,
+                BatchLine::Pod(p) => size::pod(p),
+                BatchLine::Edge(e) => size::edge(e),
+                BatchLine::Asked(a) => size::asked(a),
+                BatchLine::Watching(w) => size::watching(w),
+                BatchLine::Observed(_) | BatchLine::End(_) => 0,
             };
             self.bounded(within("bytes of memory for the batch", memory, self.memory))?;
             match line {
-                Line::Pod(pod) => batch.pods.push(*pod),
-                Line::Edge(edge) => batch.edges.push(*edge),
-                Line::Asked(asked) => batch.asked.push(asked),
-                Line::Watching(watching) => batch.watching.push(watching),
-                Line::Observed(_) | Line::End(_) => {}
+                BatchLine::Pod(pod) => batch.pods.push(*pod),
+                BatchLine::Edge(edge) => batch.edges.push(*edge),
+                BatchLine::Asked(asked) => batch.asked.push(asked),
+                BatchLine::Watching(watching) => batch.watching.push(watching),
+                BatchLine::Observed(_) | BatchLine::End(_) => {}
             }
             let counts = within("pods", batch.pods.len(), MAX_PODS)
                 .and(within("edges", batch.edges.len(), MAX_EACH))
@@ -281,19 +280,19 @@ impl<R: BufRead> Reader<R> {
                 .and(within("watched pods", batch.watching.len(), MAX_PODS));
             self.bounded(counts)?;
         }
-        Err(ReadError::Cut { line: begin })
+        Err(BatchReadError::Cut { line: begin })
     }
 
     /// An error of the line that was read last.
-    fn bounded(&self, fits: Result<(), String>) -> Result<(), ReadError> {
-        fits.map_err(|why| ReadError::Malformed { line: self.line, why })
+    fn bounded(&self, fits: Result<(), String>) -> Result<(), BatchReadError> {
+        fits.map_err(|why| BatchReadError::Malformed { line: self.line, why })
     }
 
-    fn batch_after_rest(&mut self) -> Result<Option<Observed>, ReadError> {
+    fn batch_after_rest(&mut self) -> Result<Option<Observed>, BatchReadError> {
         loop {
             match self.line()? {
                 None => return Ok(None),
-                Some(Line::Observed(header)) => {
+                Some(BatchLine::Observed(header)) => {
                     self.next = Some((self.line, header));
                     return self.batch();
                 }
@@ -307,11 +306,11 @@ impl<R: BufRead> Reader<R> {
         batch: Observed,
         begin: u64,
         lines: u64,
-        footer: &Footer,
-    ) -> Result<Observed, ReadError> {
+        footer: &BatchFooter,
+    ) -> Result<Observed, BatchReadError> {
         if footer.lines != lines {
             let why = format!("the batch was written with {} lines and has {lines}", footer.lines);
-            return Err(ReadError::Malformed { line: begin, why });
+            return Err(BatchReadError::Malformed { line: begin, why });
         }
         let pods = batch.pods.len();
         let mut named = batch
@@ -321,12 +320,12 @@ impl<R: BufRead> Reader<R> {
             .chain(batch.asked.iter().map(|a| a.pod))
             .chain(batch.watching.iter().map(|w| w.pod));
         if let Some(pod) = named.find(|p| *p as usize >= pods) {
-            return Err(ReadError::Malformed {
+            return Err(BatchReadError::Malformed {
                 line: begin,
                 why: format!("the batch speaks of pod {pod} and holds {pods}"),
             });
         }
-        validate(&batch).map_err(|why| ReadError::Malformed { line: begin, why })?;
+        validate(&batch).map_err(|why| BatchReadError::Malformed { line: begin, why })?;
         Ok(batch)
     }
 }
@@ -348,15 +347,15 @@ fn header_fits(batch: &Observed) -> Result<(), String> {
 }
 
 /// Whether the counts and lengths of a line are those that an agent can have seen.
-fn fits(line: &Line) -> Result<(), String> {
+fn fits(line: &BatchLine) -> Result<(), String> {
     match line {
-        Line::Edge(edge) => {
+        BatchLine::Edge(edge) => {
             within("DNS answers", edge.call.dns.len(), MAX_NAMES)?;
             within("openings", edge.openings.len(), Edge::MAX_OPENINGS)?;
             edge.call.names().try_for_each(|text| name("a name", text))
         }
-        Line::Asked(asked) => name("a name", &asked.question),
-        Line::Pod(pod) => {
+        BatchLine::Asked(asked) => name("a name", &asked.question),
+        BatchLine::Pod(pod) => {
             let w = &pod.workload;
             [&*pod.name, &*pod.uid, &*pod.node, &w.namespace, &w.kind, &w.name]
                 .into_iter()
@@ -367,13 +366,13 @@ fn fits(line: &Line) -> Result<(), String> {
             within("bytes of annotations", pod.capture.footprint(), 64 * MAX_ADDRESSES)
         }
         // The length of a line bounds its spans.
-        Line::Watching(watching) => {
-            let Watching { ownership, folded, .. } = watching;
+        BatchLine::Watching(watching) => {
+            let WatchedInterface { ownership, folded, .. } = watching;
             within("claimed addresses", ownership.claimed.len(), Ownership::MAX_CLAIMED)?;
             within("folded domains", folded.domains.len(), Folded::MAX_DOMAINS)?;
             folded.domains.keys().try_for_each(|text| name("a folded domain", text))
         }
-        Line::Observed(_) | Line::End(_) => Ok(()),
+        BatchLine::Observed(_) | BatchLine::End(_) => Ok(()),
     }
 }
 
@@ -383,14 +382,14 @@ fn labels(labels: &Labels) -> Result<(), String> {
 }
 
 impl<R: BufRead> Iterator for Reader<R> {
-    type Item = Result<Observed, ReadError>;
+    type Item = Result<Observed, BatchReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.over {
+        if self.is_over {
             return None;
         }
         let next = self.batch();
-        self.over |= matches!(next, Ok(None) | Err(ReadError::Io { .. }));
+        self.is_over |= matches!(next, Ok(None) | Err(BatchReadError::Io { .. }));
         next.transpose()
     }
 }

@@ -1,19 +1,19 @@
 //! How much memory a batch takes.
 //!
-//! Owns the estimate: the sizes of the structures, their text, and what the allocator adds. Room of
-//! the long lists that is not used yet is not counted, for it is not touched. Must never look at
-//! what the parts mean.
+//! Owns the estimate: the sizes of the structures, their text, and what the allocator adds. Unused
+//! capacity of the long lists is not counted, because the program never touches that memory. Must
+//! never depend on what the fields mean.
 
 use std::mem::size_of;
 
-use super::{Asked, Edge, Observed, Opening, Watching};
+use super::{AskedName, Edge, Observed, Opening, WatchedInterface};
 use crate::{Labels, Pod, Span, Spans};
 
 /// A leaf of a B-tree has room for 11 entries, and is there for the first one.
 const LEAF: usize = 11;
 
-/// A block of memory with so many bytes: the allocator (glibc, 64 bits) adds 8, gives multiples of
-/// 16, and 32 at least.
+/// Bytes that the allocator takes for a block of memory: the allocator (glibc, 64 bits) adds 8,
+/// gives multiples of 16, and 32 at least.
 fn block(bytes: usize) -> usize {
     if bytes == 0 { 0 } else { (bytes + 8).next_multiple_of(16).max(32) }
 }
@@ -60,14 +60,14 @@ pub(crate) fn edge(edge: &Edge) -> usize {
 }
 
 /// Of a name in [`Observed::asked`], in bytes.
-pub(crate) fn asked(asked: &Asked) -> usize {
-    size_of::<Asked>() + block(asked.question.len())
+pub(crate) fn asked(asked: &AskedName) -> usize {
+    size_of::<AskedName>() + block(asked.question.len())
 }
 
 /// Of an entry of [`Observed::watching`], in bytes.
-pub(crate) fn watching(watching: &Watching) -> usize {
+pub(crate) fn watching(watching: &WatchedInterface) -> usize {
     let domains = &watching.folded.domains;
-    size_of::<Watching>()
+    size_of::<WatchedInterface>()
         + spans(&watching.spans)
         + map::<std::net::IpAddr, ()>(watching.ownership.claimed.len())
         + map::<String, u64>(domains.len())

@@ -1,17 +1,17 @@
-//! Whether a batch can be an agent's.
+//! Checks whether an agent can have made a batch.
 //!
-//! Owns which words of a batch are names, and of what. Whoever may bring batches may write any text
-//! into them. Must never look at numbers; what they mean is for whoever reads them.
+//! Owns which texts of a batch are names, and of what. A sender may write any text into a batch.
+//! Must never check numbers: their reader does that.
 
 use super::Observed;
 use crate::Pod;
-use crate::valid::{self, Invalid};
+use crate::valid::{self, InvalidName};
 
-/// Checks every word of a batch: names of objects by the rules of Kubernetes, names on the wire by
+/// Checks every text of a batch: names of objects by the rules of Kubernetes, names on the wire by
 /// what the capture layer can write.
 ///
 /// # Errors
-/// The first word that breaks a rule, and whose it is.
+/// The first text that breaks a rule, and where it is.
 pub(super) fn validate(batch: &Observed) -> Result<(), String> {
     words(batch).map_err(|e| e.to_string())?;
     for pod in &batch.pods {
@@ -34,7 +34,7 @@ pub(super) fn validate(batch: &Observed) -> Result<(), String> {
         .try_for_each(|a| valid::wire_name(&a.question).map_err(|e| e.of("a question of the DNS")))
 }
 
-fn words(batch: &Observed) -> Result<(), Invalid> {
+fn words(batch: &Observed) -> Result<(), InvalidName> {
     valid::word("the node", &batch.node)?;
     // What an agent's spool holds of the next batch has no identity yet.
     if !batch.id.source.is_empty() {
@@ -43,7 +43,7 @@ fn words(batch: &Observed) -> Result<(), Invalid> {
     batch.counters.keys().try_for_each(|name| valid::word("the counter", name))
 }
 
-fn of_pod(pod: &Pod) -> Result<(), Invalid> {
+fn of_pod(pod: &Pod) -> Result<(), InvalidName> {
     valid::workload(&pod.workload)?;
     valid::object_name(&pod.name)?;
     if !pod.uid.is_empty() {

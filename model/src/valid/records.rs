@@ -1,6 +1,6 @@
 //! Names in records, as exports bring them.
 
-use super::{Invalid, labels, namespace, object_name, wire_name, word, workload};
+use super::{InvalidName, labels, namespace, object_name, wire_name, word, workload};
 use crate::{
     Acceptance, Alert, Baseline, Dependency, Destination, Record, ServicePort, WorkloadId,
 };
@@ -9,7 +9,7 @@ use crate::{
 ///
 /// # Errors
 /// The first name that breaks a rule.
-pub fn record(record: &Record) -> Result<(), Invalid> {
+pub fn record(record: &Record) -> Result<(), InvalidName> {
     match record {
         Record::Workload(w) => {
             workload(&w.id)?;
@@ -33,14 +33,14 @@ pub fn record(record: &Record) -> Result<(), Invalid> {
     }
 }
 
-fn dependency(d: &Dependency) -> Result<(), Invalid> {
+fn dependency(d: &Dependency) -> Result<(), InvalidName> {
     workload(&d.key.workload)?;
     destination(&d.key.destination)?;
     let seen = d.evidence.values().flat_map(|e| &e.examples).filter_map(|x| x.name.as_ref());
     seen.chain(d.addressed.keys()).try_for_each(|name| wire_name(name))
 }
 
-fn destination(destination: &Destination) -> Result<(), Invalid> {
+fn destination(destination: &Destination) -> Result<(), InvalidName> {
     let object = |space: &Option<String>, name: &Option<String>| {
         space.iter().filter(|n| !n.is_empty()).try_for_each(|n| namespace(n))?;
         name.iter().try_for_each(|n| object_name(n))
@@ -63,7 +63,7 @@ fn destination(destination: &Destination) -> Result<(), Invalid> {
     }
 }
 
-fn service(s: &ServicePort) -> Result<(), Invalid> {
+fn service(s: &ServicePort) -> Result<(), InvalidName> {
     if !s.namespace.is_empty() {
         namespace(&s.namespace)?;
     }
@@ -75,7 +75,7 @@ fn service(s: &ServicePort) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// The first name that breaks a rule.
-pub fn baseline(baseline: &Baseline) -> Result<(), Invalid> {
+pub fn baseline(baseline: &Baseline) -> Result<(), InvalidName> {
     workload(&baseline.workload)?;
     baseline.dependencies.iter().try_for_each(|d| destination(&d.destination))
 }
@@ -84,7 +84,7 @@ pub fn baseline(baseline: &Baseline) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// When it breaks a rule.
-pub fn acceptance(acceptance: &Acceptance) -> Result<(), Invalid> {
+pub fn acceptance(acceptance: &Acceptance) -> Result<(), InvalidName> {
     acceptance.namespace.iter().try_for_each(|n| namespace(n))
 }
 
@@ -92,7 +92,7 @@ pub fn acceptance(acceptance: &Acceptance) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// The first name that breaks a rule.
-pub fn alert(alert: &Alert) -> Result<(), Invalid> {
+pub fn alert(alert: &Alert) -> Result<(), InvalidName> {
     workload(&alert.workload)?;
     alert.destination.iter().try_for_each(destination)
 }

@@ -17,8 +17,8 @@ fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
-/// A pod of the Service with its name, with the start of its first container if that has run.
-fn pod(name: &str, start: i64, up: Option<i64>) -> objects::Pod {
+/// A pod of the Service of its name, with the time of its first container where it has run.
+fn pod(name: &str, start: i64, up: Option<i64>) -> objects::PodObject {
     let ran = up.map(|up| json!([{"state": {"running": {"startedAt": at(up)}}}]));
     parsed(json!({
         "metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": name}},
@@ -26,7 +26,7 @@ fn pod(name: &str, start: i64, up: Option<i64>) -> objects::Pod {
     }))
 }
 
-fn service(name: &str) -> objects::Service {
+fn service(name: &str) -> objects::ServiceObject {
     parsed(json!({
         "metadata": {"name": name, "namespace": "n"},
         "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]},
@@ -40,9 +40,9 @@ fn slice(name: &str) -> objects::EndpointSlice {
     }))
 }
 
-/// Adds a deleted pod.
-fn add_deleted(builder: &mut ClusterBuilder, pod: objects::Pod, end: EndTime) {
-    builder.brief(Arc::new(PodBrief::new(&pod, &mut Pool::default())), Some(end));
+/// A pod that is no more.
+fn gone(builder: &mut Builder, pod: objects::PodObject, ended: Ended) {
+    builder.brief(Arc::new(PodBrief::new(&pod, &mut Pool::default())), Some(ended));
 }
 
 /// Who had the address in each of these half seconds; `-`: nobody known.

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
 use crate::learn::{self, Union};
-use crate::model::{Amount, Batch, BatchId, Record, Source, Spans, Time, Unverified, counter};
+use crate::model::{
+    Batch, BatchId, Record, Source, Spans, Time, UnverifiedAmount, UnverifiedBatch, counter,
+};
 use crate::observed::{self, Observed, Reader};
 use crate::store::{Apart, Store, StoreError};
 use crate::verify::{self, Checked, Claim, Rules, Standing, check, standing};
@@ -42,7 +44,7 @@ pub(super) struct Unconfirmed {
 
 /// What is kept apart of a batch.
 struct Part {
-    told: Unverified,
+    told: UnverifiedBatch,
     pods: Vec<Pod>,
 }
 
@@ -79,13 +81,13 @@ impl Plan {
         self.apart.is_empty() && self.taught.is_empty()
     }
 
-    fn put(&mut self, told: Unverified, packed: Vec<u8>, batch: Observed) {
+    fn put(&mut self, told: UnverifiedBatch, packed: Vec<u8>, batch: Observed) {
         self.new.push(Part { told: told.clone(), pods: pods(batch) });
         self.apart.put.push((told, packed));
     }
 
     /// Counts lines of a batch.
-    fn count(&mut self, told: &Unverified, name: &'static str) {
+    fn count(&mut self, told: &UnverifiedBatch, name: &'static str) {
         let lines = told.amount(None).lines;
         *self.counted.entry(name).or_default() += lines;
         let source = Source {
@@ -122,7 +124,7 @@ impl Unconfirmed {
     }
 
     /// What there is, in short.
-    pub fn told(&self) -> Vec<Unverified> {
+    pub fn told(&self) -> Vec<UnverifiedBatch> {
         self.parts.values().map(|p| p.told.clone()).collect()
     }
 
@@ -144,13 +146,13 @@ impl Unconfirmed {
     }
 
     /// Whether there is room for a part, when what is in its way is given up.
-    fn make_room(&self, part: &Unverified, plan: &mut Plan) -> bool {
+    fn make_room(&self, part: &UnverifiedBatch, plan: &mut Plan) -> bool {
         if part.bytes > OF_NODE {
             return false;
         }
         loop {
             let kept = self.parts.values().filter(|p| !plan.apart.remove.contains(&p.told.id));
-            let all: Vec<&Unverified> =
+            let all: Vec<&UnverifiedBatch> =
                 kept.map(|p| &p.told).chain(plan.new.iter().map(|p| &p.told)).collect();
             let mut of: BTreeMap<&str, u64> = BTreeMap::from([(part.node.as_str(), part.bytes)]);
             all.iter().for_each(|t| *of.entry(&t.node).or_default() += t.bytes);
@@ -166,7 +168,7 @@ impl Unconfirmed {
             let Some(oldest) = oldest.filter(|t| self.parts.contains_key(&t.id)) else {
                 return false;
             };
-            let oldest: Unverified = (*oldest).clone();
+            let oldest: UnverifiedBatch = (*oldest).clone();
             plan.count(&oldest, counter::DROPPED);
             plan.apart.remove.insert(oldest.id);
         }
@@ -252,10 +254,10 @@ impl Unconfirmed {
 }
 
 /// What is kept apart in short, and packed.
-fn packed(batch: &Observed, since: Time) -> Result<(Unverified, Vec<u8>), String> {
+fn packed(batch: &Observed, since: Time) -> Result<(UnverifiedBatch, Vec<u8>), String> {
     let mut text = Vec::new();
     observed::write(batch, &mut text).map_err(|e| e.to_string())?;
-    let told = Unverified {
+    let told = UnverifiedBatch {
         id: batch.id.clone(),
         node: batch.node.clone(),
         since,
@@ -273,7 +275,7 @@ fn unpacked(bytes: &[u8]) -> Option<Observed> {
 }
 
 /// How much is told of pods of which namespace.
-fn namespaces(batch: &Observed) -> BTreeMap<String, Amount> {
+fn namespaces(batch: &Observed) -> BTreeMap<String, UnverifiedAmount> {
     let mut lines: Vec<u64> = vec![0; batch.pods.len()];
     let named = batch.edges.iter().map(|e| e.pod).chain(batch.asked.iter().map(|a| a.pod));
     for pod in named.chain(batch.watching.iter().map(|w| w.pod)) {
@@ -281,7 +283,7 @@ fn namespaces(batch: &Observed) -> BTreeMap<String, Amount> {
             *n += 1;
         }
     }
-    let mut out: BTreeMap<String, Amount> = BTreeMap::new();
+    let mut out: BTreeMap<String, UnverifiedAmount> = BTreeMap::new();
     for (pod, lines) in batch.pods.iter().zip(lines) {
         let mut namespace = pod.workload.namespace.as_str();
         let full = out.len() >= NAMESPACES && !out.contains_key(namespace);
@@ -311,18 +313,18 @@ fn pods(batch: Observed) -> Vec<Pod> {
 mod tests {
     use super::*;
 
-    fn told(node: &str, sequence: u64, bytes: u64) -> Unverified {
-        Unverified {
+    fn told(node: &str, sequence: u64, bytes: u64) -> UnverifiedBatch {
+        UnverifiedBatch {
             id: BatchId { source: format!("agent:{node}:b"), sequence },
             node: node.to_owned(),
             since: Time(i64::try_from(sequence).unwrap()),
             bytes,
-            namespaces: [("shop".to_owned(), Amount { pods: 1, lines: 3 })].into(),
+            namespaces: [("shop".to_owned(), UnverifiedAmount { pods: 1, lines: 3 })].into(),
         }
     }
 
-    fn kept(all: impl IntoIterator<Item = Unverified>) -> Unconfirmed {
-        let part = |told: Unverified| (told.id.clone(), Part { told, pods: Vec::new() });
+    fn kept(all: impl IntoIterator<Item = UnverifiedBatch>) -> Unconfirmed {
+        let part = |told: UnverifiedBatch| (told.id.clone(), Part { told, pods: Vec::new() });
         Unconfirmed { parts: all.into_iter().map(part).collect(), ..Unconfirmed::default() }
     }
 

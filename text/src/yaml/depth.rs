@@ -1,9 +1,9 @@
-//! How deep a text nests, before a library reads it.
+//! Checks how deep a text nests, before a library reads it.
 //!
-//! Owns the bound. The YAML library looks at every open flow collection for each token, so that its
-//! time grows with the square of the depth; JSON has no bound of its own where values are skipped.
-//! One pass here, whose work is that of the text's length, refuses what no Kubernetes object is.
-//! Must never refuse a text for brackets that stand in strings or comments.
+//! Owns the bound. The YAML library visits every open flow collection for each token, so that its
+//! time grows with the square of the depth. JSON libraries have no bound where values are skipped.
+//! One pass here, linear in the length of the text, refuses what is deeper than any Kubernetes
+//! object. Must never refuse a text for brackets that stand in strings or comments.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ use std::fmt;
 /// refuse values deeper than this anyway, only later.
 pub const LIMIT: usize = 128;
 
-/// Where a text exceeds [`LIMIT`]: line and column from 1, the latter in bytes. Its words leave the
-/// line to whoever knows where the text began.
+/// Where a text exceeds [`LIMIT`]: line and column from 1, the latter in bytes. Its message
+/// does not include the line: the caller knows where the text began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooDeep {
     /// Line.
@@ -30,7 +30,7 @@ impl fmt::Display for TooDeep {
 impl std::error::Error for TooDeep {}
 
 impl TooDeep {
-    /// The same place where the text began at this line and column.
+    /// The same position for a text that begins at this line and column of a larger one.
     #[must_use]
     pub fn within(self, line: usize, column: usize) -> Self {
         let column = if self.line == 1 { column + self.column - 1 } else { self.column };
@@ -92,7 +92,8 @@ fn is_flat(text: &[u8]) -> bool {
         && text.split(|b| *b == b'\n').map(indicators).max().unwrap_or(0) + openers < LIMIT
 }
 
-/// Reads just enough of YAML (1.1 and 1.2 alike) to tell collections from scalars and comments.
+/// Reads just enough of YAML (1.1 and 1.2 alike) to distinguish collections from scalars and
+/// comments.
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
@@ -173,7 +174,7 @@ impl Scanner<'_> {
     }
 
     /// What stands in a line of block style: indicators, a key, and a value. `parent`: the column
-    /// that a scalar's further lines must exceed; `None` where nothing holds it.
+    /// that a scalar's later lines must exceed; `None` where no collection contains it.
     fn node(&mut self, line: usize, mut parent: Option<usize>) -> Result<(), TooDeep> {
         loop {
             self.skip_blanks();
@@ -248,7 +249,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Skips the further lines of a scalar: those that are indented deeper than what holds it. A
+    /// Skips the later lines of a scalar: those that are indented deeper than its collection. A
     /// comment ends a plain one.
     fn skip_deeper(&mut self, parent: Option<usize>, plain: bool) {
         loop {
@@ -257,7 +258,7 @@ impl Scanner<'_> {
             let indent = line.iter().take_while(|b| **b == b' ').count();
             let marker = [&b"---"[..], b"..."].iter().any(|m| line.starts_with(m));
             let empty = line.trim_ascii().is_empty();
-            // Where nothing holds it, only a plain scalar goes on in the first column.
+            // Outside all collections, only a plain scalar may go on in the first column.
             let inside = parent.map_or(plain || indent > 0, |p| indent > p);
             if rest.is_empty()
                 || !empty && (!inside || marker || plain && line.trim_ascii().starts_with(b"#"))
@@ -343,7 +344,7 @@ mod tests {
     fn a_depth_beyond_the_bound_is_refused_where_it_is_exceeded() {
         let flow = |n: usize| format!("a: {}x{}\n", "[".repeat(n), "]".repeat(n));
         assert_eq!(check_yaml(&flow(LIMIT - 1)), Ok(()));
-        // However long the text goes on, the place is the same: nothing behind it was read.
+        // However long the text goes on, the position is the same: nothing behind it was read.
         for n in [LIMIT, 1_000, 1_000_000] {
             let column = "a: ".len() + LIMIT;
             assert_eq!(check_yaml(&flow(n)), Err(TooDeep { line: 1, column }));
