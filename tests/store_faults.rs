@@ -187,7 +187,7 @@ fn a_write_that_fails_ends_the_program_and_loses_nothing() {
 }
 
 #[test]
-fn a_full_disk_is_said_before_anything_is_written() {
+fn a_full_disk_is_reported_before_anything_is_written() {
     let Some(disk) = Disk::mount("a full disk", "40m") else { return };
     let store = disk.path().join("store");
     expect(0, &replay_of("g1-headless", &store));
@@ -326,17 +326,17 @@ fn never_less(store: &Path, want: &str, damage: &str) -> bool {
 }
 
 #[test]
-fn a_damaged_store_never_opens_as_less() {
+fn a_damaged_store_never_opens_with_fewer_rows() {
     let dir = tempfile::tempdir().unwrap();
     let (store, hurt) = (dir.path().join("store"), dir.path().join("hurt"));
     expect(0, &replay(&store));
     let want = export(&store);
     let bytes = fs::read(store.join("db/db")).unwrap();
-    let mut told = 0;
+    let mut noticed = 0;
     for length in [0, 1, 100, 4096].into_iter().chain((1..10).map(|i| bytes.len() * i / 10)) {
         copy(&store, &hurt);
         fs::write(hurt.join("db/db"), &bytes[..length]).unwrap();
-        told += u32::from(never_less(
+        noticed += u32::from(never_less(
             &hurt,
             &want,
             &format!("cut to {length} of {} bytes", bytes.len()),
@@ -356,12 +356,12 @@ fn a_damaged_store_never_opens_as_less() {
     copy(&store, &hurt);
     fs::write(hurt.join("sidecarta.json"), "{").unwrap();
     assert!(never_less(&hurt, &want, "with half a marker"));
-    assert!(told >= 4, "only {told} cuts were noticed");
+    assert!(noticed >= 4, "only {noticed} cuts were noticed");
 }
 
 /// Every state in which a kill leaves the two files that sled does not write in one step.
 #[test]
-fn what_sled_was_writing_when_it_was_killed_is_no_damage() {
+fn files_that_sled_was_writing_when_it_was_killed_are_no_damage() {
     let dir = tempfile::tempdir().unwrap();
     let (store, hurt) = (dir.path().join("store"), dir.path().join("hurt"));
     expect(0, &replay(&store));

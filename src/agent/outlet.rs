@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::http::{Answer, Http};
 use crate::learn;
-use crate::novelty::{self, Patience};
+use crate::novelty::{self, AlertPatience};
 use crate::observed::{self, Observed};
 use crate::store::{Store, StoreError};
 use crate::view::View;
@@ -274,7 +274,7 @@ pub struct ToStore {
 impl ToStore {
     /// Learns with this view of the cluster.
     pub fn new(mut store: Store, view: View) -> Self {
-        store.stay();
+        store.retain();
         Self { store, view }
     }
 }
@@ -303,9 +303,10 @@ impl Outlet for ToStore {
         };
         match self.store.apply(&records) {
             Ok(_) => {
-                let patience = Patience::default();
-                let new = novelty::notice(&mut self.store, &records, batch.made, patience)
-                    .map_err(|e| Undelivered::Never(e.to_string()))?;
+                let patience = AlertPatience::default();
+                let new =
+                    novelty::raise_from_batch(&mut self.store, &records, batch.made, patience)
+                        .map_err(|e| Undelivered::Never(e.to_string()))?;
                 for alert in new {
                     tracing::warn!(alert = %alert.id(), "{}", alert.text());
                 }

@@ -13,7 +13,7 @@ use super::{Outcome, OutputOptions, ReadOptions, ViewOptions, read_all, reading,
 use crate::clock::now;
 use crate::memory::Missing;
 use crate::model::Alert;
-use crate::novelty::{self, Decision, Patience};
+use crate::novelty::{self, AlertPatience, Decision};
 use crate::present::ShownAlert;
 use crate::store::{Access, Store};
 
@@ -153,7 +153,7 @@ fn fetch(options: &AlertsOptions, place: &Place) -> anyhow::Result<(Vec<Alert>, 
                 Ok(store) => store,
                 Err(_) => reading(store)?,
             };
-            novelty::review(&mut store, now(), Patience::default())?;
+            novelty::review(&mut store, now(), AlertPatience::default())?;
             let (all, missing) = (store.alerts(namespace)?, Missing::of(&store));
             store.close()?;
             (all.into_iter().map(|r| r.alert).collect(), read_all(missing.as_ref()))

@@ -20,7 +20,7 @@ use crate::model::counter;
 use crate::observed::{ReadError, Reader};
 use crate::snapshot;
 use crate::store::{Applied, Store};
-use crate::verify::{self, Checked, Rules, check};
+use crate::verify::{self, CheckRules, CheckedBatch, check};
 
 /// Write the whole store, or a recorder's while it runs, as NDJSON
 #[derive(Debug, Args)]
@@ -169,8 +169,9 @@ fn learn(
         match batch {
             Ok(batch) => {
                 let told = batch.edges.len() as u64;
-                let rules = Rules::of_file(&batch, now);
-                let Checked { mut batch, unknown } = check(batch, &cluster, &rules);
+                let rules = CheckRules::of_file(&batch, now);
+                let CheckedBatch { mut batch, unverified: unknown } =
+                    check(batch, &cluster, &rules);
                 let unverified = batch.counters.get(counter::UNVERIFIED).copied();
                 if let Some(n) = unverified.filter(|_| options.known_pods_only) {
                     batch.counters.insert(counter::DROPPED.to_owned(), n);
@@ -188,12 +189,12 @@ fn learn(
                 match store.apply(&taught)? {
                     Applied::New => {
                         (new, edges) = (new + 1, edges + told);
-                        for name in verify::COUNTED {
+                        for name in verify::CHECK_COUNTERS {
                             *found.entry(name).or_default() +=
                                 batch.counters.get(name).copied().unwrap_or(0);
                         }
                     }
-                    Applied::AlreadyHeld => held += 1,
+                    Applied::AlreadyMerged => held += 1,
                 }
             }
             Err(e @ ReadError::Io { .. }) => {

@@ -225,11 +225,11 @@ proptest! {
             some.iter().for_each(|b| taught.add(learn::batch(&cluster, b)));
             let kept: BTreeSet<BatchId> = some.iter().map(|b| b.id.clone()).collect();
             let rows: Vec<(&BatchId, &[u8])> = kept.iter().map(|id| (id, &b"x"[..])).collect();
-            store.keep(&rows).unwrap();
+            store.queue(&rows).unwrap();
             if again {
-                store.keep(&rows).unwrap();
+                store.queue(&rows).unwrap();
             }
-            store.settle(&taught.batch().unwrap(), &kept).unwrap();
+            store.merge_queued(&taught.batch().unwrap(), &kept).unwrap();
         }
         let (found, connections) = held(&store);
         prop_assert_eq!(found, truth.iter().map(|(.., t)| (*t).to_owned()).collect());

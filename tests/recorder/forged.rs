@@ -70,8 +70,8 @@ fn cluster(items: &[Value]) -> Cluster {
     Cluster::start(says)
 }
 
-/// A pod as an agent tells it.
-fn told(namespace: &str, name: &str, node: &str) -> Value {
+/// A pod in a batch of an agent.
+fn pod_line(namespace: &str, name: &str, node: &str) -> Value {
     json!({"name": name, "uid": format!("uid-{name}"), "workload": {"namespace": namespace, "kind": "Pod", "name": name},
         "labels": {"app": name}, "selector": {"app": name}, "dataPlane": "sidecar", "start": hours_ago(2),
         "end": "2262-04-11T23:47:16.854775807Z", "addresses": ["10.244.1.10"], "node": node, "capture": {}})
@@ -104,7 +104,7 @@ fn json_of(recorder: &Recorder, path: &str) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// Waits until no batch waits to be resolved and what is kept apart is so many lines.
+/// Waits until no batch waits to be resolved and so many lines are unverified.
 fn settled(recorder: &Recorder, apart: u64) -> Value {
     let until = Instant::now() + Duration::from_secs(20);
     loop {
@@ -146,17 +146,17 @@ fn an_agent_speaks_for_the_pods_of_its_node_as_the_api_server_knows_them() {
     let recorder = Recorder::start(&dir.path().join("store"), kubeconfig, &[]);
     let victim = json!({"namespace": "bank", "kind": "Pod", "name": "db"});
     // Its own pod, said to be one of the victim's workload, in another part of the mesh.
-    let mut renamed = told("shop", "web", "n1");
+    let mut renamed = pod_line("shop", "web", "n1");
     renamed["workload"]["kind"] = "Deployment".into();
     renamed["workload"]["name"] = "cart".into();
     renamed["labels"] = json!({"app": "db"});
     renamed["selector"] = json!({"app": "db"});
     renamed["dataPlane"] = "gateway".into();
     // The victim's pod, said to be here; a pod that is not there; one that says to be elsewhere.
-    let stolen = told("bank", "db", "n1");
-    let mut ghost = told("bank", "db-0", "n1");
+    let stolen = pod_line("bank", "db", "n1");
+    let mut ghost = pod_line("bank", "db-0", "n1");
     ghost["workload"] = victim;
-    let elsewhere = told("bank", "db-1", "n2");
+    let elsewhere = pod_line("bank", "db-1", "n2");
     let at = hours_ago(1);
     let mut lines: Vec<Value> = (0..4).map(|pod| watching(pod, at, now())).collect();
     lines.push(edge(0, CART, 3, at));
@@ -208,7 +208,7 @@ fn an_agent_speaks_for_the_pods_of_its_node_as_the_api_server_knows_them() {
         "{written}"
     );
     // The agent of the other node is not touched by any of it.
-    let honest = batch("n2", 0, &[told("bank", "db", "n2")], &[edge(0, CART, 5, at)]);
+    let honest = batch("n2", 0, &[pod_line("bank", "db", "n2")], &[edge(0, CART, 5, at)]);
     assert_eq!(recorder.post(Some("agent-n2"), &honest).0, 200);
     recorder.connections(Some("ann"), 8);
     assert_eq!(counters(&recorder, "n2")["lines-of-other-nodes"], Value::Null);
@@ -221,7 +221,7 @@ fn a_watch_of_the_far_future_makes_nothing_stale_and_one_of_the_past_covers_noth
     let dir = tempfile::tempdir().unwrap();
     let kubeconfig = Some(cluster.kubeconfig.path());
     let recorder = Recorder::start(&dir.path().join("store"), kubeconfig, &[]);
-    let (web, at) = (told("shop", "web", "n1"), hours_ago(1));
+    let (web, at) = (pod_line("shop", "web", "n1"), hours_ago(1));
     let honest = [edge(0, CART, 3, at), watching(0, at, at)];
     recorder.post(Some("agent-n1"), &batch("n1", 0, std::slice::from_ref(&web), &honest));
     let forged = [
@@ -265,12 +265,16 @@ fn a_watch_of_the_far_future_makes_nothing_stale_and_one_of_the_past_covers_noth
 }
 
 #[test]
-fn what_is_told_of_an_unknown_pod_is_learned_once_when_it_is_known() {
+fn lines_about_an_unknown_pod_are_learned_once_when_it_is_known() {
     let cluster = cluster(&objects());
     let dir = tempfile::tempdir().unwrap();
     let (store, kubeconfig) = (dir.path().join("store"), Some(cluster.kubeconfig.path()));
     let recorder = Recorder::start(&store, kubeconfig, &[]);
-    let pods = [told("shop", "web", "n1"), told("shop", "job", "n1"), told("shop", "late", "n1")];
+    let pods = [
+        pod_line("shop", "web", "n1"),
+        pod_line("shop", "job", "n1"),
+        pod_line("shop", "late", "n1"),
+    ];
     let at = hours_ago(1);
     let lines = [
         edge(0, CART, 1, at),
@@ -331,12 +335,12 @@ fn what_is_told_of_an_unknown_pod_is_learned_once_when_it_is_known() {
 }
 
 #[test]
-fn what_nobody_confirms_expires_and_is_counted() {
+fn unverified_lines_expire_and_are_counted() {
     let cluster = cluster(&objects());
     let dir = tempfile::tempdir().unwrap();
     let (store, kubeconfig) = (dir.path().join("store"), Some(cluster.kubeconfig.path()));
     let recorder = Recorder::start(&store, kubeconfig, &["--unverified-for", "2s"]);
-    let ghost = [told("shop", "ghost", "n1")];
+    let ghost = [pod_line("shop", "ghost", "n1")];
     let lines = [edge(0, CART, 1, hours_ago(1)), watching(0, hours_ago(1), now())];
     assert_eq!(recorder.post(Some("agent-n1"), &batch("n1", 0, &ghost, &lines)).0, 200);
     settled(&recorder, 2);
@@ -357,7 +361,11 @@ fn counters_have_known_names_and_old_batches_are_read() {
     let kubeconfig = Some(cluster.kubeconfig.path());
     let recorder = Recorder::start(&dir.path().join("store"), kubeconfig, &[]);
     // Without a UID the pod is known by its name and its start.
-    let mut old = [told("shop", "web", "n1"), told("bank", "db", "n1"), told("shop", "web", "n1")];
+    let mut old = [
+        pod_line("shop", "web", "n1"),
+        pod_line("bank", "db", "n1"),
+        pod_line("shop", "web", "n1"),
+    ];
     old.iter_mut().for_each(|pod| drop(pod.as_object_mut().unwrap().remove("uid")));
     old[2]["start"] = json!(hours_ago(9));
     let lines: Vec<Value> = (0..3).map(|pod| edge(pod, CART, 1, hours_ago(1))).collect();
@@ -397,7 +405,7 @@ impl Agent {
     }
 
     /// Tells what this batch tells, and tries to deliver it until nothing waits, or nothing goes.
-    fn tell(&mut self, bytes: &[u8]) {
+    fn send(&mut self, bytes: &[u8]) {
         self.gatherer.absorb(&Reader::new(bytes).next().unwrap().unwrap());
         self.step();
     }
@@ -418,13 +426,13 @@ fn a_pod_that_moved_while_the_recorder_was_away_silences_no_node() {
     let (token, spool) = (dir.path().join("token"), dir.path().join("spool"));
     std::fs::write(&token, "agent-n1").unwrap();
     let mut agent = Agent::start(&recorder, &token, &spool, "n1", "boot");
-    let mut before = told("shop", "web-0", "n1");
+    let mut before = pod_line("shop", "web-0", "n1");
     before["uid"] = "uid-before".into();
     let at = hours_ago(1);
     let lines = [edge(0, CART, 7, at), edge(1, CART, 1, at)];
-    agent.tell(&batch("n1", 0, &[before.clone(), told("shop", "web", "n1")], &lines));
+    agent.send(&batch("n1", 0, &[before.clone(), pod_line("shop", "web", "n1")], &lines));
     recorder.connections(Some("ann"), 1);
-    agent.tell(&batch("n1", 1, &[before, told("shop", "web", "n1")], &lines));
+    agent.send(&batch("n1", 1, &[before, pod_line("shop", "web", "n1")], &lines));
     recorder.connections(Some("ann"), 2);
     settled(&recorder, 2);
     assert_eq!((agent.outbox.progress.delivered, agent.outbox.progress.refused), (2, 0));
@@ -437,14 +445,14 @@ fn a_batch_that_is_refused_for_good_is_set_aside_and_a_wrong_token_is_waited_out
     let dir = tempfile::tempdir().unwrap();
     let recorder = Recorder::start(&dir.path().join("store"), Some(cluster.kubeconfig.path()), &[]);
     let (token, spool) = (dir.path().join("token"), dir.path().join("spool"));
-    let (web, at) = (told("shop", "web", "n1"), hours_ago(1));
+    let (web, at) = (pod_line("shop", "web", "n1"), hours_ago(1));
     // The spool was another node's, whose disk is here now: its batch can never be brought.
     std::fs::create_dir(&spool).unwrap();
-    let foreign = batch("n7", 0, &[told("shop", "other", "n7")], &[edge(0, CART, 9, at)]);
+    let foreign = batch("n7", 0, &[pod_line("shop", "other", "n7")], &[edge(0, CART, 9, at)]);
     std::fs::write(spool.join("spool.ndjson"), &foreign).unwrap();
     std::fs::write(&token, "not-yet").unwrap();
     let mut agent = Agent::start(&recorder, &token, &spool, "n1", "boot");
-    agent.tell(&batch("n1", 0, std::slice::from_ref(&web), &[edge(0, CART, 3, at)]));
+    agent.send(&batch("n1", 0, std::slice::from_ref(&web), &[edge(0, CART, 3, at)]));
     let progress = &agent.outbox.progress;
     assert_eq!((progress.delivered, progress.refused), (0, 0));
     assert!(progress.failing.as_ref().unwrap().contains("unknown token"), "{progress:?}");
@@ -481,10 +489,14 @@ fn foreign_as_written(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_file_of_batches_is_held_against_the_snapshot_and_against_when_it_was_made() {
+fn a_file_of_batches_is_checked_against_the_snapshot_and_the_time_when_it_was_made() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = snapshot(dir.path(), &objects()).display().to_string();
-    let pods = [told("shop", "web", "n1"), told("bank", "db", "n1"), told("shop", "job", "n1")];
+    let pods = [
+        pod_line("shop", "web", "n1"),
+        pod_line("bank", "db", "n1"),
+        pod_line("shop", "job", "n1"),
+    ];
     let at = hours_ago(1);
     let lines = [
         edge(0, CART, 1, at),
