@@ -5,6 +5,8 @@
 #[path = "recorder/cluster.rs"]
 mod cluster;
 mod common;
+#[path = "recorder/delivery.rs"]
+mod delivery;
 #[path = "recorder/described.rs"]
 mod described;
 #[path = "view/fake.rs"]
