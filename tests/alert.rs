@@ -15,7 +15,7 @@ mod webhook;
 use std::time::Duration;
 
 use receiver::Receiver;
-use sidecarta::alert::{Config, Form, Sinks, Undelivered, Webhook, backoff};
+use sidecarta::alert::{AlertUndelivered, SinkConfig, Sinks, Webhook, WebhookForm, backoff};
 use sidecarta::model::{Alert, AlertKind, Destination, Protocol, ServicePort, Time, WorkloadId};
 
 /// A time in 2026, in seconds.
@@ -84,30 +84,30 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(500);
 
 /// Of one webhook.
-fn hook(url: &str, form: Form) -> Config {
-    Config {
+fn hook(url: &str, form: WebhookForm) -> SinkConfig {
+    SinkConfig {
         webhooks: vec![Webhook { url: url.parse().unwrap(), form, headers: Vec::new() }],
-        within: PATIENCE,
-        ..Config::default()
+        timeout: PATIENCE,
+        ..SinkConfig::default()
     }
 }
 
 /// Tells the first sink of one alert.
-async fn tell(config: &Config) -> Result<(), Undelivered> {
+async fn deliver(config: &SinkConfig) -> Result<(), AlertUndelivered> {
     let sinks = Sinks::new(config, None).unwrap();
     sinks.deliver(&sinks.names()[0], &[alert("cart")]).await
 }
 
-fn later(result: Result<(), Undelivered>) -> (String, Option<Duration>) {
+fn later(result: Result<(), AlertUndelivered>) -> (String, Option<Duration>) {
     match result {
-        Err(Undelivered::Later { why, after }) => (why, after),
+        Err(AlertUndelivered::Later { why, after }) => (why, after),
         other => panic!("{other:?}"),
     }
 }
 
-fn never(result: Result<(), Undelivered>) -> String {
+fn never(result: Result<(), AlertUndelivered>) -> String {
     match result {
-        Err(Undelivered::Never(why)) => why,
+        Err(AlertUndelivered::Never(why)) => why,
         other => panic!("{other:?}"),
     }
 }
@@ -128,34 +128,34 @@ fn attempts_are_ever_further_apart_up_to_five_minutes() {
 }
 
 #[tokio::test]
-async fn a_sink_that_is_gone_takes_nothing() {
-    let sinks = Sinks::new(&Config::default(), None).unwrap();
+async fn a_sink_that_is_no_longer_configured_takes_nothing() {
+    let sinks = Sinks::new(&SinkConfig::default(), None).unwrap();
     assert!(sinks.names().is_empty());
     assert!(never(sinks.deliver("event", &[alert("cart")]).await).contains("not configured"));
-    assert_eq!(sinks.wants_again("event"), None);
+    assert_eq!(sinks.repeat_after("event"), None);
 }
 
 #[tokio::test]
-async fn names_are_stable_and_tell_no_secret() {
+async fn names_are_stable_and_contain_no_secret() {
     let url = |t: &str| t.parse().unwrap();
     let one = |u: &str, form| Webhook {
         url: url(u),
         form,
         headers: vec![("authorization".to_owned(), "Bearer s3cr3t-t0ken".into())],
     };
-    let config = Config {
+    let config = SinkConfig {
         webhooks: vec![
-            one("https://hooks.slack.com/services/T0001/B0002/XyZzY123", Form::Slack),
-            one("https://hooks.slack.com/services/T0001/B0002/XyZzY123", Form::Slack),
-            one("https://hooks.slack.com/services/T0001/B0002/XyZzY123", Form::Json),
-            one("http://[::1]:8080/in?token=XyZzY123", Form::Json),
+            one("https://hooks.slack.com/services/T0001/B0002/XyZzY123", WebhookForm::Slack),
+            one("https://hooks.slack.com/services/T0001/B0002/XyZzY123", WebhookForm::Slack),
+            one("https://hooks.slack.com/services/T0001/B0002/XyZzY123", WebhookForm::Json),
+            one("http://[::1]:8080/in?token=XyZzY123", WebhookForm::Json),
         ],
         alertmanagers: vec![
             url("http://am-0:9093"),
             url("https://am-1/"),
             url("http://[::1]:9093/private/XyZzY123/"),
         ],
-        ..Config::default()
+        ..SinkConfig::default()
     };
     let sinks = Sinks::new(&config, None).unwrap();
     let names = sinks.names();
@@ -172,19 +172,22 @@ async fn names_are_stable_and_tell_no_secret() {
         assert!(!text.contains("XyZzY123") && !text.contains("s3cr3t"), "{text}");
     }
     assert_eq!(Sinks::new(&config, None).unwrap().names(), names);
-    let kept: Vec<_> = names.iter().filter(|n| sinks.wants_again(n).is_some()).collect();
+    let kept: Vec<_> = names.iter().filter(|n| sinks.repeat_after(n).is_some()).collect();
     assert_eq!(kept, names[3..].iter().collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn what_cannot_work_is_refused_without_telling_a_secret() {
+async fn an_invalid_configuration_is_refused_without_showing_a_secret() {
     let with = |url: &str, headers: &[(&str, &str)]| {
-        let mut config = hook(url, Form::Json);
+        let mut config = hook(url, WebhookForm::Json);
         config.webhooks[0].headers =
             headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         config
     };
-    let am = |url: &str| Config { alertmanagers: vec![url.parse().unwrap()], ..Config::default() };
+    let am = |url: &str| SinkConfig {
+        alertmanagers: vec![url.parse().unwrap()],
+        ..SinkConfig::default()
+    };
     let mut twice = with("http://h/XyZzY123", &[("a", "1")]);
     twice.webhooks.extend(with("http://h/XyZzY123", &[("a", "2")]).webhooks);
     let wrong = [
@@ -197,8 +200,8 @@ async fn what_cannot_work_is_refused_without_telling_a_secret() {
         (am("http://h/?token=XyZzY123"), "query"),
         (am("http://me:XyZzY123@h/"), "Authorization"),
         (twice, "twice"),
-        (Config { event: true, ..Config::default() }, "API server"),
-        (Config { authority: Some("/nowhere".into()), ..Config::default() }, "/nowhere"),
+        (SinkConfig { event: true, ..SinkConfig::default() }, "API server"),
+        (SinkConfig { authority: Some("/nowhere".into()), ..SinkConfig::default() }, "/nowhere"),
     ];
     for (config, words) in wrong {
         let why = Sinks::new(&config, None).unwrap_err().to_string();

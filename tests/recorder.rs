@@ -5,6 +5,8 @@
 #[path = "recorder/cluster.rs"]
 mod cluster;
 mod common;
+#[path = "recorder/delivery.rs"]
+mod delivery;
 #[path = "recorder/described.rs"]
 mod described;
 #[path = "view/fake.rs"]
@@ -231,7 +233,7 @@ fn hostile_clients_are_refused_and_block_nobody() {
 fn webhook(mut answers: Vec<&'static str>) -> (String, std::sync::mpsc::Receiver<Value>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    let (told, bodies) = std::sync::mpsc::channel();
+    let (sender, bodies) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = BufReader::new(stream.unwrap());
@@ -252,7 +254,7 @@ fn webhook(mut answers: Vec<&'static str>) -> (String, std::sync::mpsc::Receiver
                 format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                     .as_bytes(),
             );
-            if told.send(serde_json::from_slice(&body).unwrap()).is_err() {
+            if sender.send(serde_json::from_slice(&body).unwrap()).is_err() {
                 return;
             }
         }
@@ -297,7 +299,7 @@ fn an_alert_is_delivered_through_failures_and_restarts_and_no_more() {
 }
 
 #[test]
-fn coverage_is_told_pod_by_pod_and_the_mesh_as_far_as_it_is_seen() {
+fn coverage_lists_each_pod_and_the_mesh_shows_what_the_view_lacks() {
     let mut says = Says::default();
     let [service, slice] = service("cart", "10.244.1.11");
     let mut elsewhere = pod("db", "10.244.1.12", "n1");
@@ -353,7 +355,7 @@ fn coverage_is_told_pod_by_pod_and_the_mesh_as_far_as_it_is_seen() {
     let until = Instant::now() + Duration::from_secs(20);
     let mesh = loop {
         let mesh = get("/v1/mesh");
-        // That nothing waits any more is told a moment after it was merged.
+        // The progress is published a moment after the batch was merged.
         if mesh["batchesWaiting"] == 0 {
             break mesh;
         }
@@ -366,12 +368,13 @@ fn coverage_is_told_pod_by_pod_and_the_mesh_as_far_as_it_is_seen() {
     assert_eq!(mesh["kinds"]["ServiceEntry"], json!({"state": "absent"}));
     assert_eq!(mesh["limits"].as_array().unwrap().len(), 2, "{mesh}");
     assert_eq!(get("/v1/mesh?namespace=shop")["kinds"]["Pod"]["objects"], 2);
-    let told = common::expect(0, &["status", "--recorder", &recorder.url(), "-n", "shop"]);
+    let printed = common::expect(0, &["status", "--recorder", &recorder.url(), "-n", "shop"]);
     assert!(
-        told.contains("limited: Node: forbidden: nodes is refused: addresses of nodes may show as"),
-        "{told}"
+        printed
+            .contains("limited: Node: forbidden: nodes is refused: addresses of nodes may show as"),
+        "{printed}"
     );
-    assert!(told.contains("lost: n1: ring-dropped 7"), "{told}");
+    assert!(printed.contains("lost: n1: ring-dropped 7"), "{printed}");
     assert_eq!(recorder.kill("TERM").0, Some(0));
 }
 

@@ -1,31 +1,31 @@
 //! Bodies of requests.
 //!
-//! Owns what receivers are told, in their words. Must never let what came from the wire be read as
-//! anything but text.
+//! Owns their forms. Must never let what came from the wire be read as anything but text.
 
 use serde_json::{Value, json};
 
-use super::config::Form;
+use super::config::WebhookForm;
 use super::words::{cut, hex, reason};
 use crate::model::Alert;
 use crate::text;
 
-/// Lines of a message: more is read by nobody.
+/// Lines of a message, at most: nobody reads more.
 const LINES: usize = 20;
 /// Bytes of a line, before it is escaped. Slack cuts a message at 40,000 characters.
 const LINE: usize = 300;
-/// Bytes of a label's value, and of an annotation's.
+/// Bytes of a label's value.
 const LABEL: usize = 256;
+/// Bytes of an annotation's value.
 const ANNOTATION: usize = 1024;
 
-impl Form {
-    /// The body that tells of these alerts: valid JSON, whatever their names are.
+impl WebhookForm {
+    /// The body with these alerts: valid JSON, whatever names they have.
     pub fn body(self, alerts: &[Alert]) -> Vec<u8> {
         let body = match self {
             Self::Json => {
                 json!({"version": 1, "alerts": alerts.iter().map(alert).collect::<Vec<_>>()})
             }
-            // Names hold `_` and `*`: no word is to be bold or slanted.
+            // Names contain `_` and `*`, which must not make words bold or italic.
             Self::Slack => json!({"text": lines(alerts), "mrkdwn": false}),
         };
         body.to_string().into_bytes()
@@ -61,40 +61,40 @@ fn lines(alerts: &[Alert]) -> String {
     lines.join("\n")
 }
 
-/// The body of Alertmanager's `POST /api/v2/alerts`. Labels are what the alert's id is made of, so
-/// that it is one alert there. There is no end: a clock that differs from Alertmanager's must not
-/// resolve what is open.
+/// The body of Alertmanager's `POST /api/v2/alerts`.
 pub(super) fn alertmanager(alerts: &[Alert]) -> Vec<u8> {
-    let all: Vec<Value> = alerts
-        .iter()
-        .map(|alert| {
-            let mut labels = json!({
-                "alertname": format!("Sidecarta{}", reason(alert.kind)),
-                "severity": "warning",
-                "namespace": bounded(&alert.workload.namespace),
-                "workload_kind": bounded(&alert.workload.kind),
-                "workload": bounded(&alert.workload.name),
-            });
-            if let Some(destination) = &alert.destination {
-                labels["destination"] = json!(bounded(&destination.to_string()));
-                labels["port"] = json!(alert.port.to_string());
-            }
-            let description = format!(
-                "{} connections, the first at {}, the last so far at {}.",
-                alert.connections, alert.first_seen, alert.last_seen
-            );
-            json!({
-                "labels": labels,
-                "annotations": {"summary": cut(&text::annotation(&alert.text()), ANNOTATION), "description": description},
-                "startsAt": alert.raised,
-            })
-        })
-        .collect();
+    let all: Vec<Value> = alerts.iter().map(alertmanager_alert).collect();
     Value::from(all).to_string().into_bytes()
 }
 
-/// A label's value. What is too long or is escaped ends in a digest, for two destinations must not
-/// become one.
+/// An alert for Alertmanager. Its labels are the parts of its id, so that it is one alert there. It
+/// has no `endsAt`: a clock that differs from Alertmanager's must not resolve an open alert.
+fn alertmanager_alert(alert: &Alert) -> Value {
+    let mut labels = json!({
+        "alertname": format!("Sidecarta{}", reason(alert.kind)),
+        "severity": "warning",
+        "namespace": bounded(&alert.workload.namespace),
+        "workload_kind": bounded(&alert.workload.kind),
+        "workload": bounded(&alert.workload.name),
+    });
+    if let Some(destination) = &alert.destination {
+        labels["destination"] = json!(bounded(&destination.to_string()));
+        labels["port"] = json!(alert.port.to_string());
+    }
+    let summary = cut(&text::notice(&alert.text()), ANNOTATION);
+    let description = format!(
+        "{} connections, the first at {}, the last so far at {}.",
+        alert.connections, alert.first_seen, alert.last_seen
+    );
+    json!({
+        "labels": labels,
+        "annotations": {"summary": summary, "description": description},
+        "startsAt": alert.raised,
+    })
+}
+
+/// A label's value. One that is too long or escaped ends in a digest, so that two destinations do
+/// not become one.
 fn bounded(value: &str) -> String {
     let shown = text::line(value);
     if shown.len() <= LABEL && shown == value {

@@ -1,6 +1,6 @@
-//! Where alerts go, as it is configured.
+//! The configuration of sinks.
 //!
-//! Owns what may be said of it. Must never show a secret: neither a path, nor a header.
+//! Owns what may be shown of it. Must never show a secret: neither a path nor a header.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,23 +8,23 @@ use std::time::Duration;
 
 use hyper::Uri;
 
-/// What a webhook takes.
+/// The form of the requests to a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum WebhookForm {
     /// `{"version": 1, "alerts": [...]}`, at most 100 alerts in each request.
     Json,
-    /// `{"text": "..."}` for Slack and its kin: a line for each alert, at most 20.
+    /// `{"text": "..."}` for Slack and services like it: a line for each alert, at most 20.
     Slack,
 }
 
 /// An address that takes alerts by POST.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Webhook {
-    /// Where; `http` or `https`. Path and query may hold a secret.
+    /// `http` or `https`. Path and query may be secret.
     pub url: Uri,
-    /// What it takes.
-    pub form: Form,
-    /// Headers to send along, such as `Authorization`. Values are secrets.
+    /// The form of its requests.
+    pub form: WebhookForm,
+    /// Headers of its requests, such as `Authorization`. Values are secrets.
     pub headers: Vec<(String, String)>,
 }
 
@@ -37,15 +37,15 @@ impl fmt::Debug for Webhook {
     }
 }
 
-/// Where alerts go.
+/// Where alerts are delivered.
 #[derive(Clone)]
-pub struct Config {
-    /// To Kubernetes Events at the workload.
+pub struct SinkConfig {
+    /// As Kubernetes Events about the workload.
     pub event: bool,
     /// To these webhooks.
     pub webhooks: Vec<Webhook>,
-    /// To these Alertmanagers, all of them, as Alertmanager's clusters want it. The path before
-    /// `/api/v2`, where there is one.
+    /// To each of these Alertmanagers, as Alertmanager's documentation asks of clients of a
+    /// cluster. A URL has the path before `/api/v2`, where there is one.
     pub alertmanagers: Vec<Uri>,
     /// Headers for each Alertmanager. Values are secrets.
     pub alertmanager_headers: Vec<(String, String)>,
@@ -53,10 +53,10 @@ pub struct Config {
     /// Alertmanagers.
     pub authority: Option<PathBuf>,
     /// How long a receiver may take for one answer.
-    pub within: Duration,
+    pub timeout: Duration,
 }
 
-impl Default for Config {
+impl Default for SinkConfig {
     fn default() -> Self {
         Self {
             event: false,
@@ -64,25 +64,25 @@ impl Default for Config {
             alertmanagers: Vec::new(),
             alertmanager_headers: Vec::new(),
             authority: None,
-            within: Duration::from_secs(10),
+            timeout: Duration::from_secs(10),
         }
     }
 }
 
-impl fmt::Debug for Config {
+impl fmt::Debug for SinkConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hosts: Vec<_> = self.alertmanagers.iter().map(Uri::host).collect();
-        f.debug_struct("Config")
+        f.debug_struct("SinkConfig")
             .field("event", &self.event)
             .field("webhooks", &self.webhooks)
             .field("alertmanagers", &hosts)
             .field("authority", &self.authority)
-            .field("within", &self.within)
+            .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
 }
 
-/// Why no sink can be made of a configuration. Tells no secret.
+/// Why no sink can be made of a configuration. Contains no secret.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Invalid(pub(super) String);
+pub struct InvalidSinkConfig(pub(super) String);

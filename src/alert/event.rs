@@ -1,10 +1,10 @@
 //! Alerts as Kubernetes Events.
 //!
 //! Owns the form of an Event, and what the API server's answer means. An alert is one Event: its
-//! name is made of the alert's id, and to tell it again extends its series.
+//! name is made of the alert's id, and delivering the alert again extends its series.
 //! (`kube::runtime::events::Recorder` names Events by the clock: after a restart each would come
-//! twice.) Must never write anything but Events, nor read anything but the metadata of the
-//! workload. The rights that it needs are with [`Sinks::new`](super::Sinks::new).
+//! twice.) Must never write anything but Events, nor read anything but the metadata of workloads.
+//! [`Sinks::new`](super::Sinks::new) lists the rights that it needs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,54 +20,54 @@ use kube::api::{
 use kube::core::Status;
 use serde_json::json;
 
-use super::words::{Undelivered, cut, hex, reason};
+use super::words::{AlertUndelivered, cut, hex, reason};
 use crate::model::{Alert, Time, WorkloadId, valid};
 use crate::text;
 
-/// Bytes of a note that the API server takes.
-const NOTE: usize = 1024;
-/// Who tells, for the API server.
+/// Bytes of an Event's note, at most: the limit of the API server.
+const MAX_NOTE: usize = 1024;
+/// The controller that reports Events, for the API server.
 const REPORTER: &str = "sidecarta";
-/// How soon rights that are missing may be there.
-const RIGHTS: Duration = Duration::from_secs(300);
-/// Bytes that are told of an answer.
-const WORDS: usize = 300;
+/// How long to wait until missing rights may have been granted.
+const RIGHTS_WAIT: Duration = Duration::from_secs(300);
+/// Bytes of an answer that are repeated in an error.
+const MAX_WORDS: usize = 300;
 
-/// Where Events go.
-pub(super) struct Events {
+/// Writes Events.
+pub(super) struct EventSink {
     client: kube::Client,
-    within: Duration,
+    timeout: Duration,
 }
 
-impl fmt::Debug for Events {
+impl fmt::Debug for EventSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Events")
+        f.write_str("EventSink")
     }
 }
 
-/// Why there is no Event.
-enum Failure {
-    /// No other would fare better now.
-    All(Undelivered),
-    /// It is about this one.
-    One(Undelivered),
+/// Why an Event was not written.
+enum EventFailure {
+    /// No other Event would be written now either.
+    OfAll(AlertUndelivered),
+    /// Others may be written.
+    OfOne(AlertUndelivered),
 }
 
-impl Events {
-    pub(super) fn new(client: kube::Client, within: Duration) -> Self {
-        Self { client, within }
+impl EventSink {
+    pub(super) fn new(client: kube::Client, timeout: Duration) -> Self {
+        Self { client, timeout }
     }
 
-    /// One Event after the other.
+    /// Writes one Event after the other.
     ///
     /// # Errors
-    /// See [`Undelivered`].
-    pub(super) async fn deliver(&self, alerts: &[Alert]) -> Result<(), Undelivered> {
+    /// See [`AlertUndelivered`].
+    pub(super) async fn deliver(&self, alerts: &[Alert]) -> Result<(), AlertUndelivered> {
         let mut uids = BTreeMap::new();
         let (mut later, mut never) = (None, None);
         for alert in alerts {
             if valid::namespace(&alert.workload.namespace).is_err() {
-                never = Some(Undelivered::Never(
+                never = Some(AlertUndelivered::Never(
                     "event: the workload's namespace cannot be one".to_owned(),
                 ));
                 continue;
@@ -80,32 +80,36 @@ impl Events {
                     uid
                 }
             };
-            match self.tell(alert, uid).await {
+            match self.write(alert, uid).await {
                 Ok(()) => {}
-                Err(Failure::All(e)) => return Err(e),
-                Err(Failure::One(e @ Undelivered::Later { .. })) => later = Some(e),
-                Err(Failure::One(e)) => never = Some(e),
+                Err(EventFailure::OfAll(e)) => return Err(e),
+                Err(EventFailure::OfOne(e @ AlertUndelivered::Later { .. })) => later = Some(e),
+                Err(EventFailure::OfOne(e)) => never = Some(e),
             }
         }
         later.or(never).map_or(Ok(()), Err)
     }
 
-    async fn tell(&self, alert: &Alert, uid: Option<String>) -> Result<(), Failure> {
+    async fn write(&self, alert: &Alert, uid: Option<String>) -> Result<(), EventFailure> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), &alert.workload.namespace);
         let event = event(alert, uid);
         let params =
             PostParams { field_manager: Some(REPORTER.to_owned()), ..PostParams::default() };
         match self.ask(api.create(&params, &event)).await? {
             Ok(_) => Ok(()),
-            Err(status) if status.is_already_exists() => self.again(&api, &event, alert).await,
+            Err(status) if status.is_already_exists() => self.extend(&api, &event, alert).await,
             Err(status) => Err(failure(&status)),
         }
     }
 
-    /// Extends the series of an Event that is there, which also keeps it for another while (the API
-    /// server forgets Events after an hour). By what the alert knows, so that it is no matter how
-    /// often it is delivered.
-    async fn again(&self, api: &Api<Event>, event: &Event, alert: &Alert) -> Result<(), Failure> {
+    /// Extends the series of an Event that is there. So it also lives longer: the API server
+    /// removes Events after an hour. Count and time are the alert's, however often it is delivered.
+    async fn extend(
+        &self,
+        api: &Api<Event>,
+        event: &Event,
+        alert: &Alert,
+    ) -> Result<(), EventFailure> {
         let count = i32::try_from(alert.connections).unwrap_or(i32::MAX).max(2);
         let last = micro(alert.last_seen.max(alert.raised));
         let patch = Patch::Merge(json!({"series": {"count": count, "lastObservedTime": last}}));
@@ -113,16 +117,17 @@ impl Events {
             PatchParams { field_manager: Some(REPORTER.to_owned()), ..PatchParams::default() };
         let name = event.metadata.name.as_deref().unwrap_or_default();
         match self.ask(api.patch(name, &params, &patch)).await? {
-            // Forgotten in between: it has to be made again.
+            // Removed in between: the next delivery writes it again.
             Err(status) if status.code == 404 => {
-                Err(Failure::One(Undelivered::later("event: it has just been removed", None)))
+                let why = "event: it has just been removed";
+                Err(EventFailure::OfOne(AlertUndelivered::later(why, None)))
             }
-            // The Event is there, and that is what counts.
+            // Extending may fail: the Event is there.
             _ => Ok(()),
         }
     }
 
-    /// The UID of a workload, where it may be known: an Event does well without.
+    /// The UID of a workload, where it can be read. An Event can do without.
     async fn uid(&self, workload: &WorkloadId) -> Option<String> {
         let (group, version, plural) =
             served(&workload.kind).filter(|_| valid::object_name(&workload.name).is_ok())?;
@@ -136,51 +141,56 @@ impl Events {
         found.ok()?.ok()?.metadata.uid
     }
 
-    /// What the API server answers; a failure where it does not.
+    /// Sends a request. Returns the answer of the API server, also one that is an error.
     async fn ask<T>(
         &self,
         request: impl Future<Output = kube::Result<T>>,
-    ) -> Result<Result<T, Box<Status>>, Failure> {
-        match tokio::time::timeout(self.within, request).await {
+    ) -> Result<Result<T, Box<Status>>, EventFailure> {
+        match tokio::time::timeout(self.timeout, request).await {
             Ok(Ok(done)) => Ok(Ok(done)),
             Ok(Err(kube::Error::Api(status))) => Ok(Err(status)),
             Ok(Err(e)) => {
-                Err(Failure::All(Undelivered::later(cut(&format!("event: {e}"), WORDS), None)))
+                let why = cut(&format!("event: {e}"), MAX_WORDS);
+                Err(EventFailure::OfAll(AlertUndelivered::later(why, None)))
             }
             Err(_) => {
-                let why = format!("event: the API server does not answer within {:?}", self.within);
-                Err(Failure::All(Undelivered::later(why, None)))
+                let why =
+                    format!("event: the API server does not answer within {:?}", self.timeout);
+                Err(EventFailure::OfAll(AlertUndelivered::later(why, None)))
             }
         }
     }
 }
 
-fn failure(status: &Status) -> Failure {
-    let details = status.details.as_ref();
-    let why = cut(&format!("event: {} ({})", status.message, status.code), WORDS);
-    let after = details
-        .map(|d| d.retry_after_seconds)
-        .filter(|s| *s > 0)
-        .map(|s| Duration::from_secs(s.into()));
+/// What an answer that is an error means.
+fn failure(status: &Status) -> EventFailure {
+    let why = cut(&format!("event: {} ({})", status.message, status.code), MAX_WORDS);
+    let seconds = status.details.as_ref().map(|details| details.retry_after_seconds);
+    let after = seconds.filter(|s| *s > 0).map(|s| Duration::from_secs(s.into()));
     match status.code {
-        // A namespace that is being deleted takes nothing any more; rights may be granted.
-        403 if details
-            .is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating")) =>
-        {
-            Failure::One(Undelivered::Never(why))
+        403 if is_namespace_terminating(status) => {
+            EventFailure::OfOne(AlertUndelivered::Never(why))
         }
         401 | 403 => {
             let hint = "it needs the right to create events in events.k8s.io";
-            Failure::One(Undelivered::later(format!("{why}; {hint}"), Some(RIGHTS)))
+            let later = AlertUndelivered::later(format!("{why}; {hint}"), Some(RIGHTS_WAIT));
+            EventFailure::OfOne(later)
         }
-        409 => Failure::One(Undelivered::later(why, after)),
-        408 | 425 | 429 => Failure::All(Undelivered::later(why, after)),
-        400..500 => Failure::One(Undelivered::Never(why)),
-        _ => Failure::All(Undelivered::later(why, after)),
+        409 => EventFailure::OfOne(AlertUndelivered::later(why, after)),
+        408 | 425 | 429 => EventFailure::OfAll(AlertUndelivered::later(why, after)),
+        400..500 => EventFailure::OfOne(AlertUndelivered::Never(why)),
+        _ => EventFailure::OfAll(AlertUndelivered::later(why, after)),
     }
 }
 
-/// Group, version and plural of the kinds of workloads.
+/// Whether the namespace is being deleted: it takes no Event any more. Missing rights may still be
+/// granted.
+fn is_namespace_terminating(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+/// Group, version and plural of a kind of workloads; `None` for one that is not known.
 fn served(kind: &str) -> Option<(&'static str, &'static str, &'static str)> {
     Some(match kind {
         "Deployment" => ("apps", "v1", "deployments"),
@@ -209,7 +219,7 @@ fn event(alert: &Alert, uid: Option<String>) -> Event {
         type_: Some("Warning".to_owned()),
         reason: Some(reason(alert.kind).to_owned()),
         action: Some("Observe".to_owned()),
-        note: Some(cut(&text::annotation(&alert.text()), NOTE)),
+        note: Some(cut(&text::notice(&alert.text()), MAX_NOTE)),
         event_time: Some(micro(alert.raised)),
         reporting_controller: Some(REPORTER.to_owned()),
         reporting_instance: Some(REPORTER.to_owned()),
@@ -226,6 +236,6 @@ fn event(alert: &Alert, uid: Option<String>) -> Event {
 }
 
 fn micro(time: Time) -> MicroTime {
-    // All that 64 bits of nanoseconds hold is a time.
+    // Every number of nanoseconds in 64 bits is a time that a timestamp can have.
     MicroTime(Timestamp::from_nanosecond(time.0.into()).unwrap_or_default())
 }

@@ -1,6 +1,7 @@
-//! What all receivers are told alike, and that they were not told.
+//! What all sinks have in common: why an alert was not delivered, names of kinds, digests, cutting
+//! of texts.
 //!
-//! Owns the words and their lengths. Must never know a receiver.
+//! Owns the words and their lengths. Must never know a sink.
 
 use std::time::Duration;
 
@@ -11,29 +12,31 @@ use crate::model::AlertKind;
 /// Longest wait that a receiver may ask for.
 const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
-/// Why alerts were not delivered. Tells no secret.
+/// Why alerts were not delivered. Contains no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Undelivered {
-    /// They may be later, all of them once more: those that were delivered take no harm.
+pub enum AlertUndelivered {
+    /// All of them should be delivered again later. Those that were delivered now are not doubled
+    /// by it.
     #[error("{why}")]
     Later {
         /// The reason.
         why: String,
-        /// How long the receiver asks to wait, an hour at most; [`backoff`] may be longer.
+        /// How long the receiver asks to wait, an hour at most; [`backoff`](super::backoff) may be
+        /// longer.
         after: Option<Duration>,
     },
-    /// Some of them will never be; the others are.
+    /// Some of them never will be; the others are delivered.
     #[error("{0}")]
     Never(String),
 }
 
-impl Undelivered {
+impl AlertUndelivered {
     pub(super) fn later(why: impl Into<String>, after: Option<Duration>) -> Self {
         Self::Later { why: why.into(), after: after.map(|a| a.min(LONGEST_ASKED)) }
     }
 }
 
-/// Words for a kind where Kubernetes and Prometheus want them in one.
+/// The name of a kind in one word, as Kubernetes and Prometheus want it.
 pub(super) fn reason(kind: AlertKind) -> &'static str {
     match kind {
         AlertKind::NewDependency => "NewDependency",
@@ -45,8 +48,8 @@ pub(super) fn reason(kind: AlertKind) -> &'static str {
     }
 }
 
-/// SHA-256. Parts of an alert's id come from the wire: with a lesser digest, a caller could choose a
-/// name that hides one alert behind another.
+/// SHA-256. Parts of an alert's id come from the wire: with a lesser digest, a caller could choose
+/// a name that hides one alert behind another.
 pub(super) fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }

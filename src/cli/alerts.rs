@@ -15,7 +15,7 @@ use super::{
 };
 use crate::clock::now;
 use crate::model::Alert;
-use crate::novelty::{self, Decision, Patience};
+use crate::novelty::{self, AlertPatience, Decision};
 use crate::present::ShownAlert;
 use crate::records::StoreDefect;
 use crate::store::{Access, Store};
@@ -159,8 +159,8 @@ fn fetch(
                 Ok(store) => store,
                 Err(_) => open_to_read(store)?,
             };
-            novelty::review(&mut store, now(), Patience::default())?;
-            let (all, missing) = (store.alerts(namespace)?, StoreDefect::of(&store));
+            novelty::review(&mut store, now(), AlertPatience::default())?;
+            let (all, missing) = (store.alerts(namespace)?, Missing::of(&store));
             store.close()?;
             (all.into_iter().map(|r| r.alert).collect(), read_outcome(missing.as_ref()))
         }

@@ -19,7 +19,7 @@ use crate::model::counter;
 use crate::observed::{BatchReadError, Reader};
 use crate::snapshot;
 use crate::store::{Applied, Store};
-use crate::verify::{self, Checked, Rules, check};
+use crate::verify::{self, CheckRules, CheckedBatch, check};
 
 /// Write the whole store, or a recorder's while it runs, as NDJSON
 #[derive(Debug, Args)]
@@ -180,9 +180,10 @@ fn import_batches(
     for batch in Reader::new(input) {
         match batch {
             Ok(batch) => {
-                let edges = batch.edges.len() as u64;
-                let rules = Rules::of_file(&batch, now);
-                let Checked { mut batch, unknown } = check(batch, &cluster, &rules);
+                let told = batch.edges.len() as u64;
+                let rules = CheckRules::of_file(&batch, now);
+                let CheckedBatch { mut batch, unverified: unknown } =
+                    check(batch, &cluster, &rules);
                 let unverified = batch.counters.get(counter::UNVERIFIED).copied();
                 if let Some(n) = unverified.filter(|_| options.known_pods_only) {
                     batch.counters.insert(counter::DROPPED.to_owned(), n);
@@ -197,9 +198,15 @@ fn import_batches(
                     Some(store) => store,
                     none => none.insert(options.store.create()?),
                 };
-                match store.apply(&learned)? {
-                    Applied::New => imported.add(&batch, edges),
-                    Applied::AlreadyHeld => imported.already_merged += 1,
+                match store.apply(&taught)? {
+                    Applied::New => {
+                        (new, edges) = (new + 1, edges + told);
+                        for name in verify::CHECK_COUNTERS {
+                            *found.entry(name).or_default() +=
+                                batch.counters.get(name).copied().unwrap_or(0);
+                        }
+                    }
+                    Applied::AlreadyMerged => held += 1,
                 }
             }
             Err(e @ BatchReadError::Io { .. }) => {

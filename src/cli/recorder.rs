@@ -9,15 +9,16 @@ use hyper::Uri;
 
 use super::duration::duration;
 use super::log::{LogOptions, listen};
-use super::{CommandOutcome, SnapshotOptions, StoreOptions};
-use crate::alert::{self, Form, Webhook};
+use super::{Outcome, SnapshotOptions, StoreOptions};
+use crate::alert::{SinkConfig, Webhook, WebhookForm};
 use crate::generate::readiness::Thresholds;
-use crate::novelty::Patience;
-use crate::recorder::auth::Agents;
-use crate::recorder::engine::Pace;
-use crate::recorder::tls::Files;
-use crate::recorder::{Config, Knowledge, run as live};
+use crate::novelty::AlertPatience;
+use crate::recorder::auth::AgentAccount;
+use crate::recorder::engine::MergePace;
+use crate::recorder::tls::CertificateFiles;
+use crate::recorder::{ClusterSource, RecorderConfig, run as live};
 use crate::snapshot;
+use crate::verify::NodeIdentity;
 use crate::view::View;
 
 const EXAMPLE: &str = "\
@@ -126,15 +127,15 @@ fn account(text: &str) -> Result<(String, String), String> {
     Ok((namespace.to_owned(), name.to_owned()))
 }
 
-fn sinks(options: &RecorderRunOptions) -> alert::Config {
+fn sinks(options: &Options) -> SinkConfig {
     let hook = |url: &Uri, form| Webhook { url: url.clone(), form, headers: Vec::new() };
-    let json = options.webhook.iter().map(|u| hook(u, Form::Json));
-    alert::Config {
+    let json = options.webhook.iter().map(|u| hook(u, WebhookForm::Json));
+    SinkConfig {
         event: options.event,
-        webhooks: json.chain(options.slack.iter().map(|u| hook(u, Form::Slack))).collect(),
+        webhooks: json.chain(options.slack.iter().map(|u| hook(u, WebhookForm::Slack))).collect(),
         alertmanagers: options.alertmanager.clone(),
         authority: options.alert_ca_file.clone(),
-        ..alert::Config::default()
+        ..SinkConfig::default()
     }
 }
 
@@ -146,7 +147,7 @@ pub(super) fn run(options: &RecorderRunOptions) -> anyhow::Result<CommandOutcome
         .tls_cert
         .clone()
         .zip(options.tls_key.clone())
-        .map(|(certificate, key)| Files { certificate, key });
+        .map(|(certificate, key)| CertificateFiles { certificate, key });
     let local = options.address.ip().is_loopback();
     anyhow::ensure!(
         !options.no_auth || local,
@@ -164,27 +165,27 @@ pub(super) fn run(options: &RecorderRunOptions) -> anyhow::Result<CommandOutcome
         .build()?;
     let mut partial = false;
     let knowledge = if options.cluster.cluster.is_empty() {
-        Knowledge::Api(runtime.block_on(crate::view::client(None, None))?)
+        ClusterSource::Api(runtime.block_on(crate::view::client(None, None))?)
     } else {
         let (cluster, report) =
             snapshot::load(&options.cluster.cluster, options.cluster.cluster_domain.as_deref())?;
         partial = super::report_snapshot(&report);
-        Knowledge::Fixed(View::fixed(cluster))
+        ClusterSource::Snapshot(View::fixed(cluster))
     };
-    let config = Config {
+    let config = RecorderConfig {
         address: options.address,
         tls,
-        agents: (!options.no_auth).then(|| Agents {
+        agents: (!options.no_auth).then(|| AgentAccount {
             account: options.agent_account.clone(),
             audience: options.audience.clone(),
         }),
         listen: listen(&options.listen)?,
-        pace: Pace {
-            settle: options.settle,
-            limit: options.patience,
-            apart: options.unverified_for,
-            nodes: !options.no_auth,
-            patience: Patience::default(),
+        pace: MergePace {
+            delay: options.settle,
+            longest_delay: options.patience,
+            unverified_for: options.unverified_for,
+            node: if options.no_auth { NodeIdentity::Claimed } else { NodeIdentity::Proven },
+            patience: AlertPatience::default(),
             accept: options.accept_after.map(|after| Thresholds {
                 min_coverage: u64::try_from(after.as_nanos()).unwrap_or(u64::MAX),
                 min_confidence: options.accept_confidence,

@@ -262,9 +262,9 @@ impl<'a> Reading<'a> {
     fn held(&self, store: &Store, view: &View<'_>) -> anyhow::Result<Vec<Held>> {
         let of = |source| {
             let capture = self.digests.of(source);
-            Ok(if store.holds(&BatchId::of_capture(capture, view.snapshot))? {
+            Ok(if store.has_merged(&BatchId::of_capture(capture, view.snapshot))? {
                 Held::Counted
-            } else if store.holds(&BatchId::of_capture_1(capture, view.snapshot))? {
+            } else if store.has_merged(&BatchId::of_capture_1(capture, view.snapshot))? {
                 Held::Uncounted
             } else {
                 Held::Not
@@ -333,7 +333,7 @@ impl Writes {
         const RECORDS: usize = 16_384;
         /// Counted connections in one write, about.
         const CONNECTIONS: usize = 65_536;
-        if self.ids.contains(&batch.id) || self.store.holds(&batch.id)? {
+        if self.ids.contains(&batch.id) || self.store.has_merged(&batch.id)? {
             return Ok(false);
         }
         if batch.records.len() >= RECORDS || counted.len() >= CONNECTIONS {

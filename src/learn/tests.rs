@@ -233,15 +233,15 @@ proptest! {
             arrived.push(next);
         }
         for some in arrived.chunks(together) {
-            let mut learned = Union::default();
-            some.iter().for_each(|b| learned.add(learn::batch(&cluster, b)));
-            let queued: BTreeSet<BatchId> = some.iter().map(|b| b.id.clone()).collect();
-            let rows: Vec<(&BatchId, &[u8])> = queued.iter().map(|id| (id, &b"x"[..])).collect();
-            store.keep(&rows).unwrap();
+            let mut taught = Union::default();
+            some.iter().for_each(|b| taught.add(learn::batch(&cluster, b)));
+            let kept: BTreeSet<BatchId> = some.iter().map(|b| b.id.clone()).collect();
+            let rows: Vec<(&BatchId, &[u8])> = kept.iter().map(|id| (id, &b"x"[..])).collect();
+            store.queue(&rows).unwrap();
             if again {
-                store.keep(&rows).unwrap();
+                store.queue(&rows).unwrap();
             }
-            store.settle(&learned.batch().unwrap(), &queued).unwrap();
+            store.merge_queued(&taught.batch().unwrap(), &kept).unwrap();
         }
         let (found, connections) = stored(&store);
         prop_assert_eq!(found, truth.iter().map(|(.., t)| (*t).to_owned()).collect());

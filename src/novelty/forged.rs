@@ -1,36 +1,36 @@
 //! Pods that send with addresses that are not their own.
 //!
-//! Owns the rule of that alert. A watch tells how many such packets there were; must never look at
-//! the dependencies of those whose addresses were claimed.
+//! Owns the rule of that alert. A watch counts such packets. Must never read the dependencies of
+//! the pods whose addresses were claimed.
 
 use std::collections::BTreeMap;
 
-use super::found::Found;
+use super::changes::{AlertChanges, AlertNumbers};
 use crate::model::{Alert, AlertKind, Merge, Tally, Time, Watch, WorkloadId};
 use crate::store::{Store, StoreError};
 
-/// Raises what watches show: alerts that are new. Those that go on are brought up to date.
-/// `recent`: the watches tell what came in addition, and not all there is.
+/// Raises alerts about forged sources in these watches. Returns those that are new; alerts that go
+/// on are updated.
 ///
 /// # Errors
 /// When the store fails.
-pub(super) fn look<'a>(
+pub(super) fn review<'a>(
     store: &mut Store,
     watches: impl Iterator<Item = &'a Watch>,
     now: Time,
-    recent: bool,
+    numbers: AlertNumbers,
 ) -> Result<Vec<Alert>, StoreError> {
-    let mut found: BTreeMap<&WorkloadId, Tally> = BTreeMap::new();
-    for w in watches.filter(|w| w.ownership.forged > 0) {
-        let first = w.spans.0.first().map_or(now, |s| s.from);
-        let last = w.spans.0.last().map_or(now, |s| s.to);
-        let tally = Tally::new(w.ownership.forged, first, last);
-        found.entry(&w.workload).and_modify(|t| t.merge(&tally)).or_insert(tally);
+    let mut tallies: BTreeMap<&WorkloadId, Tally> = BTreeMap::new();
+    for watch in watches.filter(|watch| watch.ownership.forged > 0) {
+        let first = watch.spans.0.first().map_or(now, |span| span.from);
+        let last = watch.spans.0.last().map_or(now, |span| span.to);
+        let tally = Tally::new(watch.ownership.forged, first, last);
+        tallies.entry(&watch.workload).and_modify(|sum| sum.merge(&tally)).or_insert(tally);
     }
-    let mut alerts = Found::default();
-    for (workload, tally) in found {
+    let mut alerts = AlertChanges::default();
+    for (workload, tally) in tallies {
         let alert = Alert::about(AlertKind::ForgedSource, workload, tally, now);
-        alerts.add(store, alert, recent)?;
+        alerts.add(store, alert, numbers)?;
     }
     alerts.write(store)
 }

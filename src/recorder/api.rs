@@ -1,9 +1,9 @@
 //! The recorder's HTTP interface (`openapi.yaml` describes it).
 //!
 //! Owns paths, limits and answers. A batch is refused whole, with the reason, or it is on the disk
-//! when it is answered; which of its lines count is decided when it is resolved (`verify`). A
-//! refusal says whether it is the batch that is refused, or whoever brings it. Must never tell
-//! anyone of a namespace that they may not read.
+//! when it is answered. Which of its lines count is decided when it is resolved (`verify`). A
+//! refusal says whether the batch is refused for good. Must never show anyone a namespace that they
+//! may not read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,10 +18,13 @@ use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::app::{App, Refusal, of_batch, token};
-use super::asking::{Said, Wanted, Who, body as read_body, identify, not_so, nowhere};
-use super::engine::Refused;
-use super::places::MAX_BODY;
+use super::app::{App, RequestRefusal, token};
+use super::auth::Right;
+use super::engine::EngineUnavailable;
+use super::request::{
+    CallerName, JsonBody, NamespaceQuery, identify, no_such_method, no_such_path, read_body,
+};
+use super::slots::MAX_BODY;
 use crate::clock;
 use crate::novelty::{self, Decision};
 use crate::observed::{self, MAX_TEXT, Observed, Packed, Reader, VERSION_HEADER, allowance};
@@ -31,12 +34,12 @@ use crate::present::{
 use crate::records::{Decided, Records};
 use crate::store::{Applied, Store, StoreError};
 
-/// How hard a backup is packed: hard enough for a twentieth of its size, and as fast as it is read.
-const PACKED: i32 = 1;
-/// Bytes of a batch's source: the name of a node (253, RFC 1123) and an agent's boot.
+/// Compression level of an export: it makes a twentieth of the size, as fast as the store is read.
+const EXPORT_LEVEL: i32 = 1;
+/// Bytes of a batch's source: the name of a node (253, RFC 1123) and the boot of its agent.
 const MAX_SOURCE: usize = 400;
 
-/// All paths, as `openapi.yaml` has them; a test holds the two against each other.
+/// All paths, as `openapi.yaml` has them: a test compares the two.
 pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/batches", post(batches))
@@ -51,121 +54,133 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/accept", post(accept))
         .route("/v1/ignore", post(ignore))
         .layer(from_fn_with_state(Arc::clone(&app), identify))
-        .fallback(nowhere)
-        .method_not_allowed_fallback(not_so)
-        .layer(map_response(announce))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(map_response(add_version))
         .with_state(app)
 }
 
-/// Says with each answer which version of batches is read, so that an agent that writes a newer one
+/// Adds to each answer which version of batches is read, so that an agent that writes a newer one
 /// waits for a newer recorder.
-async fn announce(mut answer: Response) -> Response {
+async fn add_version(mut answer: Response) -> Response {
     answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from(observed::VERSION));
     answer
 }
 
 async fn batches(
     State(app): State<Arc<App>>,
-    Extension(who): Extension<Who>,
+    Extension(caller): Extension<CallerName>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Refusal> {
-    take(&app, &who, &headers, body).await.map_err(|r| app.refuse(r))
+) -> Result<Response, RequestRefusal> {
+    take_batch(&app, &caller, &headers, body).await.map_err(|r| app.refuse(r))
 }
 
-async fn take(
+async fn take_batch(
     app: &Arc<App>,
-    who: &Who,
+    caller: &CallerName,
     headers: &HeaderMap,
     body: Body,
-) -> Result<Response, Refusal> {
-    let node = match &app.gate {
-        // Found out already, and remembered.
-        Some(gate) => Some(gate.agent(token(headers), None).await?),
+) -> Result<Response, RequestRefusal> {
+    let node = match &app.authorizer {
+        // The answer is in the cache: the request was identified before.
+        Some(authorizer) => Some(authorizer.agent(token(headers), None).await?),
         None => None,
     };
-    let packed = match headers.get(header::CONTENT_ENCODING).map(|v| v.as_bytes()) {
-        Some(b"zstd") => true,
-        None | Some(b"identity") => false,
+    let coding = match headers.get(header::CONTENT_ENCODING).map(|v| v.as_bytes()) {
+        Some(b"zstd") => ContentCoding::Zstd,
+        None | Some(b"identity") => ContentCoding::Identity,
         Some(_) => {
-            return Err(of_batch(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "Content-Encoding is zstd, or none".to_owned(),
-            ));
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(RequestRefusal::of_batch(status, "Content-Encoding is zstd, or none"));
         }
     };
-    let read = read_body(app, Some(who), body, MAX_BODY).await;
-    // One that is too long will be so whenever it is brought.
-    let (body, caller) = read.map_err(Refusal::of_long_batch)?;
+    let body = read_body(app, Some(caller), body, MAX_BODY).await;
+    let (body, slot) = body.map_err(RequestRefusal::of_batch_if_too_long)?;
     let app = Arc::clone(app);
-    // A client that goes away does not make room while its batch is still in memory.
-    let taken = tokio::spawn(async move {
-        let applied = settle(&app, body.bytes, packed, node).await;
-        drop((body.room, caller));
+    // A task of its own: when the client closes the connection, the room stays taken as long as the
+    // batch is in memory.
+    let queued = tokio::spawn(async move {
+        let applied = queue_batch(&app, body.bytes, coding, node).await;
+        drop((body.room, slot));
         applied
     });
-    let applied = taken.await.map_err(unread)??;
+    let applied = queued.await.map_err(not_readable)??;
     let word = if applied == Applied::New { "new" } else { "already-held" };
     Ok(Json(json!({"applied": word})).into_response())
 }
 
-fn unread(error: impl std::fmt::Display) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, format!("the batch cannot be read: {error}"))
+/// How a body is encoded (`Content-Encoding`, RFC 9110).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ContentCoding {
+    Identity,
+    Zstd,
 }
 
-/// Reads a batch in as much room as it needs, and keeps it.
-async fn settle(
+fn not_readable(error: impl std::fmt::Display) -> RequestRefusal {
+    RequestRefusal::new(StatusCode::BAD_REQUEST, format!("the batch cannot be read: {error}"))
+}
+
+/// Reads a batch in as much memory as it needs, and queues it.
+async fn queue_batch(
     app: &App,
     body: Vec<u8>,
-    packed: bool,
+    coding: ContentCoding,
     node: Option<String>,
-) -> Result<Applied, Refusal> {
-    let parsed = app.places.parse().await.ok_or(Refused::Busy)?;
-    let bytes = tokio::task::spawn_blocking(move || pack(body, packed)).await;
-    let (bytes, text) = bytes.map_err(unread)??;
-    let memory = allowance(text);
-    let _room = app.places.batch(memory).await.ok_or(Refused::Busy)?;
+) -> Result<Applied, RequestRefusal> {
+    let parsing = app.slots.parse().await.ok_or(EngineUnavailable::Busy)?;
+    let packed = tokio::task::spawn_blocking(move || pack(body, coding)).await;
+    let (bytes, text_length) = packed.map_err(not_readable)??;
+    let memory = allowance(text_length);
+    let _room = app.slots.batch(memory).await.ok_or(EngineUnavailable::Busy)?;
     let read = tokio::task::spawn_blocking(move || {
-        read(&bytes, memory, node.as_deref()).map(|batch| (batch, bytes))
+        read_batch(&bytes, memory, node.as_deref()).map(|batch| (batch, bytes))
     });
-    let (batch, bytes) = read.await.map_err(unread)??;
-    drop(parsed);
-    Ok(app.engine.keep(batch, bytes).await?)
+    let (batch, bytes) = read.await.map_err(not_readable)??;
+    drop(parsing);
+    Ok(app.engine.queue(batch, bytes).await?)
 }
 
-/// A batch as it is kept, compressed, and the bytes of its text.
-fn pack(body: Vec<u8>, packed: bool) -> Result<(Vec<u8>, u64), Refusal> {
-    let malformed = |e: std::io::Error| of_batch(StatusCode::BAD_REQUEST, format!("not zstd: {e}"));
-    let bytes = if packed { body } else { zstd::encode_all(&*body, 1).map_err(malformed)? };
-    let text = Packed::new(&bytes).text_length().map_err(malformed)?;
-    if text > MAX_TEXT {
-        return Err(of_batch(
+/// A batch as it is queued, compressed, and the length of its text in bytes.
+fn pack(body: Vec<u8>, coding: ContentCoding) -> Result<(Vec<u8>, u64), RequestRefusal> {
+    let malformed = |e: std::io::Error| {
+        RequestRefusal::of_batch(StatusCode::BAD_REQUEST, format!("not zstd: {e}"))
+    };
+    let bytes = match coding {
+        ContentCoding::Zstd => body,
+        ContentCoding::Identity => zstd::encode_all(&*body, 1).map_err(malformed)?,
+    };
+    let text_length = Packed::new(&bytes).text_length().map_err(malformed)?;
+    if text_length > MAX_TEXT {
+        return Err(RequestRefusal::of_batch(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the batch is longer than {MAX_TEXT} bytes"),
         ));
     }
-    Ok((bytes, text))
+    Ok((bytes, text_length))
 }
 
-/// Exactly one batch, of this node, which takes no more memory than that.
-fn read(bytes: &[u8], memory: usize, node: Option<&str>) -> Result<Observed, Refusal> {
-    let malformed = |why: String| of_batch(StatusCode::BAD_REQUEST, why);
+/// Reads exactly one batch, within so many bytes of memory. It must be of this node, where the node
+/// is proven.
+fn read_batch(bytes: &[u8], memory: usize, node: Option<&str>) -> Result<Observed, RequestRefusal> {
+    let malformed = |why: String| RequestRefusal::of_batch(StatusCode::BAD_REQUEST, why);
     let text = Packed::new(bytes).text().map_err(|e| malformed(format!("not zstd: {e}")))?;
     let mut reader = Reader::new(text).within(memory);
     let batch = match reader.next() {
         Some(Ok(batch)) => batch,
         Some(Err(e)) => return Err(malformed(e.to_string())),
-        None => return Err(malformed("the body holds no batch".to_owned())),
+        None => return Err(malformed("the body contains no batch".to_owned())),
     };
     if reader.next().is_some() {
-        return Err(malformed("the body holds more than one batch".to_owned()));
+        return Err(malformed("the body contains more than one batch".to_owned()));
     }
     if !batch.id.source.starts_with("agent:") {
         return Err(malformed(format!("the batch is of {}, which is no agent", batch.id.source)));
     }
-    // Both are shown to people as they are.
-    let plain = |name: &str| name.len() <= MAX_SOURCE && name.bytes().all(|b| b.is_ascii_graphic());
-    if !plain(&batch.id.source) || !plain(&batch.node) {
+    // People are shown both as they are.
+    let is_plain =
+        |name: &str| name.len() <= MAX_SOURCE && name.bytes().all(|b| b.is_ascii_graphic());
+    if !is_plain(&batch.id.source) || !is_plain(&batch.node) {
         let why = format!("its source and its node are up to {MAX_SOURCE} printable characters");
         return Err(malformed(why));
     }
@@ -176,22 +191,22 @@ fn read(bytes: &[u8], memory: usize, node: Option<&str>) -> Result<Observed, Ref
                 "the token is of the agent on {node}: the batch says that it is of {} ({})",
                 batch.node, batch.id.source
             );
-            return Err(of_batch(StatusCode::FORBIDDEN, why));
+            return Err(RequestRefusal::of_batch(StatusCode::FORBIDDEN, why));
         }
     }
     Ok(batch)
 }
 
-/// What the store says of a namespace, or of all, to somebody who may read it.
+/// Reads the store for a namespace, or for all, if the sender may read it.
 async fn read_store<T: Send + 'static>(
     app: &App,
     headers: &HeaderMap,
-    wanted: Wanted,
+    query: NamespaceQuery,
     question: impl FnOnce(&Store, Option<&str>) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, Refusal> {
+) -> Result<T, RequestRefusal> {
     let result = async {
-        let namespace = wanted.namespace();
-        app.may(headers, namespace.as_deref(), false).await?;
+        let namespace = query.namespace();
+        app.check_right(headers, Right::Read, namespace.as_deref()).await?;
         let answer = app.engine.ask(move |store| question(store, namespace.as_deref()));
         answer.await?.map_err(internal)
     };
@@ -200,26 +215,29 @@ async fn read_store<T: Send + 'static>(
 
 async fn records(
     State(app): State<Arc<App>>,
-    wanted: Wanted,
+    query: NamespaceQuery,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    let records = read_store(&app, &headers, wanted, Records::of).await?;
+) -> Result<Response, RequestRefusal> {
+    let memory = read_store(&app, &headers, query, Memory::of).await?;
     let mut text = Vec::new();
     for record in records.into_records() {
         serde_json::to_writer(&mut text, &record)
-            .map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+            .map_err(|e| RequestRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
         text.push(b'\n');
     }
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], text).into_response())
 }
 
-/// A backup while the recorder runs. The store does nothing else meanwhile, so that it is of one
-/// moment.
-async fn export(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Refusal> {
+/// An export while the recorder runs. The store does nothing else meanwhile, so that the export is
+/// of one moment.
+async fn export(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+) -> Result<Response, RequestRefusal> {
     let result = async {
-        app.may(&headers, None, false).await?;
+        app.check_right(&headers, Right::Read, None).await?;
         let packed = app.engine.ask(|store| {
-            let mut out = zstd::Encoder::new(Vec::new(), PACKED)?;
+            let mut out = zstd::Encoder::new(Vec::new(), EXPORT_LEVEL)?;
             store.export(&mut out)?;
             Ok::<_, StoreError>(out.finish()?)
         });
@@ -231,28 +249,28 @@ async fn export(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Respo
 
 async fn dependencies(
     State(app): State<Arc<App>>,
-    wanted: Wanted,
+    query: NamespaceQuery,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    let all = read_store(&app, &headers, wanted, Store::dependencies).await?;
-    Ok(Json(all.iter().map(ShownDependency::from).collect::<Vec<_>>()).into_response())
+) -> Result<Response, RequestRefusal> {
+    let all = read_store(&app, &headers, query, Store::dependencies).await?;
+    Ok(Json(all.iter().map(Shown::from).collect::<Vec<_>>()).into_response())
 }
 
 async fn workloads(
     State(app): State<Arc<App>>,
-    wanted: Wanted,
+    query: NamespaceQuery,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    let records = read_store(&app, &headers, wanted, Records::of).await?;
-    Ok(Json(StatusReport::of(records)).into_response())
+) -> Result<Response, RequestRefusal> {
+    let memory = read_store(&app, &headers, query, Memory::of).await?;
+    Ok(Json(Status::of(memory)).into_response())
 }
 
 async fn coverage(
     State(app): State<Arc<App>>,
-    wanted: Wanted,
+    query: NamespaceQuery,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    let covered = read_store(&app, &headers, wanted, |store, namespace| {
+) -> Result<Response, RequestRefusal> {
+    let covered = read_store(&app, &headers, query, |store, namespace| {
         let (workloads, watches) = (store.workloads(namespace)?, store.watches(namespace)?);
         Ok(Coverage::of(workloads, watches, store.sources()?))
     });
@@ -261,12 +279,12 @@ async fn coverage(
 
 async fn mesh(
     State(app): State<Arc<App>>,
-    wanted: Wanted,
+    query: NamespaceQuery,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
+) -> Result<Response, RequestRefusal> {
     let result = async {
-        let namespace = wanted.namespace();
-        app.may(&headers, namespace.as_deref(), false).await?;
+        let namespace = query.namespace();
+        app.check_right(&headers, Right::Read, namespace.as_deref()).await?;
         let view = app.view.status_in(namespace.as_deref());
         let progress = app.engine.progress();
         let unverified = NodeUnverified::of(&progress.unverified, namespace.as_deref());
@@ -277,27 +295,27 @@ async fn mesh(
 
 async fn alerts(
     State(app): State<Arc<App>>,
-    wanted: Wanted,
+    query: NamespaceQuery,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    let all = read_store(&app, &headers, wanted, Store::alerts).await?;
+) -> Result<Response, RequestRefusal> {
+    let all = read_store(&app, &headers, query, Store::alerts).await?;
     Ok(Json(all.iter().map(|r| ShownAlert::from(&r.alert)).collect::<Vec<_>>()).into_response())
 }
 
 async fn baselines(
     State(app): State<Arc<App>>,
-    wanted: Wanted,
+    query: NamespaceQuery,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    Ok(Json(read_store(&app, &headers, wanted, Decided::of).await?).into_response())
+) -> Result<Response, RequestRefusal> {
+    Ok(Json(read_store(&app, &headers, query, Decided::of).await?).into_response())
 }
 
-/// What is to be accepted.
+/// The body of `/v1/accept`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ToAccept {
+struct AcceptRequest {
     namespace: Option<String>,
-    /// Names of workloads; all of the namespace without any.
+    /// Names of workloads. Without any, all workloads of the namespace are accepted.
     #[serde(default)]
     workloads: Vec<String>,
 }
@@ -305,10 +323,10 @@ struct ToAccept {
 async fn accept(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    Said(what): Said<ToAccept>,
-) -> Result<Response, Refusal> {
+    JsonBody(what): JsonBody<AcceptRequest>,
+) -> Result<Response, RequestRefusal> {
     let result = async {
-        let by = app.may(&headers, what.namespace.as_deref(), true).await?;
+        let by = app.check_right(&headers, Right::Decide, what.namespace.as_deref()).await?;
         let accepted = app
             .engine
             .ask(move |store| {
@@ -324,10 +342,10 @@ async fn accept(
     result.await.map_err(|r| app.refuse(r))
 }
 
-/// What nobody wants to hear of.
+/// The body of `/v1/ignore`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ToIgnore {
+struct IgnoreRequest {
     id: String,
     reason: String,
 }
@@ -335,15 +353,15 @@ struct ToIgnore {
 async fn ignore(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    Said(what): Said<ToIgnore>,
-) -> Result<Response, Refusal> {
+    JsonBody(what): JsonBody<IgnoreRequest>,
+) -> Result<Response, RequestRefusal> {
     let result = async {
-        // The identity is kind/namespace/…
+        // The id of an alert is KIND/NAMESPACE/…
         let namespace = what.id.split('/').nth(1).unwrap_or_default().to_owned();
-        let by = app.may(&headers, Some(&namespace), true).await?;
+        let by = app.check_right(&headers, Right::Decide, Some(&namespace)).await?;
         if what.reason.trim().is_empty() {
             let why = "the reason is empty: say why nobody wants to hear of it";
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
+            return Err(RequestRefusal::new(StatusCode::BAD_REQUEST, why));
         }
         let n = app
             .engine
@@ -354,7 +372,7 @@ async fn ignore(
             .await?
             .map_err(internal)?;
         match n {
-            0 => Err(Refusal::new(
+            0 => Err(RequestRefusal::new(
                 StatusCode::NOT_FOUND,
                 "there is no such alert; GET /v1/alerts lists them",
             )),
@@ -364,6 +382,6 @@ async fn ignore(
     result.await.map_err(|r| app.refuse(r))
 }
 
-fn internal(error: impl std::fmt::Display) -> Refusal {
-    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+fn internal(error: impl std::fmt::Display) -> RequestRefusal {
+    RequestRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }

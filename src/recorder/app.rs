@@ -1,4 +1,4 @@
-//! What requests are answered with, and how they are refused.
+//! What handlers of requests need, and how a request is refused.
 //!
 //! Owns the form of a refusal, and that each is counted. Must never know a path.
 
@@ -9,17 +9,17 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::auth::{Denied, Gate};
-use super::engine::{Engine, Refused};
-use super::places::Places;
+use super::auth::{Authorizer, Caller, Denied, Right};
+use super::engine::{Engine, EngineUnavailable};
+use super::slots::RequestSlots;
 use crate::view::View;
 
-/// What those who come too early are told to wait.
-const WAIT: u64 = 1;
+/// Seconds after which a client may try again.
+const RETRY_AFTER_SECONDS: u64 = 1;
 
-/// Refusals, by reason.
+/// Refused requests, by reason.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct RefusalCounters {
     pub unknown: AtomicU64,
     pub forbidden: AtomicU64,
     pub malformed: AtomicU64,
@@ -28,41 +28,39 @@ pub(super) struct Counters {
     pub unavailable: AtomicU64,
 }
 
-/// What requests are answered with.
+/// What handlers of requests need.
 pub(super) struct App {
     pub engine: Engine,
-    /// Absent where everybody may do everything.
-    pub gate: Option<Gate>,
+    /// `None` where everybody may do everything.
+    pub authorizer: Option<Authorizer>,
     pub view: View,
-    pub counters: Counters,
-    pub places: Places,
+    pub counters: RefusalCounters,
+    pub slots: RequestSlots,
 }
 
 impl App {
-    pub fn new(engine: Engine, gate: Option<Gate>, view: View) -> Self {
-        Self { engine, gate, view, counters: Counters::default(), places: Places::new() }
+    pub fn new(engine: Engine, authorizer: Option<Authorizer>, view: View) -> Self {
+        let (counters, slots) = (RefusalCounters::default(), RequestSlots::new());
+        Self { engine, authorizer, view, counters, slots }
     }
 
-    /// Whether whoever sent these headers may read, or decide, in a namespace or in all; and who
-    /// that is, where anybody is asked.
-    pub(super) async fn may(
+    /// Checks that the sender of these headers has a right in a namespace, or in all. Returns the
+    /// sender's name, where senders are authenticated.
+    pub async fn check_right(
         &self,
         headers: &HeaderMap,
+        right: Right,
         namespace: Option<&str>,
-        decide: bool,
     ) -> Result<Option<String>, Denied> {
-        let Some(gate) = &self.gate else { return Ok(None) };
-        // Found out already, and remembered.
-        let person = gate.person(token(headers), None).await?;
-        match decide {
-            true => gate.may_decide(&person, namespace).await?,
-            false => gate.may_read(&person, namespace).await?,
-        }
+        let Some(authorizer) = &self.authorizer else { return Ok(None) };
+        // The answer is in the cache: the request was identified before.
+        let person: Caller = authorizer.person(token(headers), None).await?;
+        authorizer.check_right(&person, right, namespace).await?;
         Ok(Some(person.name))
     }
 
     /// Counts a refusal.
-    pub fn refuse(&self, refusal: Refusal) -> Refusal {
+    pub fn refuse(&self, refusal: RequestRefusal) -> RequestRefusal {
         let counter = match refusal.status {
             StatusCode::UNAUTHORIZED => &self.counters.unknown,
             StatusCode::FORBIDDEN => &self.counters.forbidden,
@@ -76,40 +74,53 @@ impl App {
     }
 }
 
-/// Why a request is not answered as it was meant.
+/// Why a request is refused.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct RequestRefusal {
     status: StatusCode,
     why: String,
-    /// It is the batch that is refused, whoever brings it: bringing it again is in vain.
-    of_batch: bool,
+    subject: RefusalSubject,
 }
 
-impl Refusal {
+/// What is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RefusalSubject {
+    /// The request: another sender, or the same one later, may have success.
+    Request,
+    /// The batch: it is refused for good, whoever sends it.
+    Batch,
+}
+
+impl RequestRefusal {
     pub fn new(status: StatusCode, why: impl Into<String>) -> Self {
-        Self { status, why: why.into(), of_batch: false }
+        Self { status, why: why.into(), subject: RefusalSubject::Request }
     }
 
-    /// The same; of the batch, where it is longer than any may be.
-    pub(super) fn of_long_batch(self) -> Self {
-        Self { of_batch: self.status == StatusCode::PAYLOAD_TOO_LARGE, ..self }
+    /// A refusal of the batch itself, whoever sends it.
+    pub fn of_batch(status: StatusCode, why: impl Into<String>) -> Self {
+        Self { status, why: why.into(), subject: RefusalSubject::Batch }
+    }
+
+    /// Makes the refusal of a body one of the batch where the body is too long: it is too long
+    /// whoever sends it.
+    pub fn of_batch_if_too_long(self) -> Self {
+        match self.status {
+            StatusCode::PAYLOAD_TOO_LARGE => Self { subject: RefusalSubject::Batch, ..self },
+            _ => self,
+        }
     }
 }
 
-/// Of a batch, whoever brings it.
-pub(super) fn of_batch(status: StatusCode, why: String) -> Refusal {
-    Refusal { status, why, of_batch: true }
-}
-
-impl IntoResponse for Refusal {
+impl IntoResponse for RequestRefusal {
     fn into_response(self) -> Response {
-        let body = match self.of_batch {
-            true => Json(json!({"error": self.why, "batch": "refused"})),
-            false => Json(json!({"error": self.why})),
+        let body = match self.subject {
+            RefusalSubject::Batch => Json(json!({"error": self.why, "batch": "refused"})),
+            RefusalSubject::Request => Json(json!({"error": self.why})),
         };
         match self.status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                (self.status, [(header::RETRY_AFTER, WAIT.to_string())], body).into_response()
+                (self.status, [(header::RETRY_AFTER, RETRY_AFTER_SECONDS.to_string())], body)
+                    .into_response()
             }
             StatusCode::UNAUTHORIZED => {
                 (self.status, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response()
@@ -119,7 +130,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-impl From<Denied> for Refusal {
+impl From<Denied> for RequestRefusal {
     fn from(denied: Denied) -> Self {
         let status = match denied {
             Denied::Unknown(_) => StatusCode::UNAUTHORIZED,
@@ -131,17 +142,17 @@ impl From<Denied> for Refusal {
     }
 }
 
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Self {
-        let status = match refused {
-            Refused::Busy => StatusCode::TOO_MANY_REQUESTS,
-            Refused::Closed(_) => StatusCode::SERVICE_UNAVAILABLE,
+impl From<EngineUnavailable> for RequestRefusal {
+    fn from(unavailable: EngineUnavailable) -> Self {
+        let status = match unavailable {
+            EngineUnavailable::Busy => StatusCode::TOO_MANY_REQUESTS,
+            EngineUnavailable::Closed(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self::new(status, refused.to_string())
+        Self::new(status, unavailable.to_string())
     }
 }
 
-/// The bearer's token.
+/// The bearer token of a request.
 pub(super) fn token(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }

@@ -1,6 +1,6 @@
-//! What the recorder tells of itself.
+//! The metrics of the recorder.
 //!
-//! Owns the names of its metrics (`docs/metrics.md` lists them).
+//! Owns their names (`docs/metrics.md` lists them). Must never count: it reads counters.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,37 +13,60 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::app::App;
-use super::courier::Counters as Delivered;
+use super::courier::DeliveryCounters;
+use super::engine::EngineProgress;
 use crate::serve::Door;
+use crate::verify::CHECK_COUNTERS;
 use crate::view::KindStatus;
 
-/// Reads on a scrape.
-pub(super) struct Metrics {
+/// Reads all counters when it is scraped.
+pub(super) struct RecorderMetrics {
     pub app: Arc<App>,
-    pub delivered: Arc<Delivered>,
+    pub delivered: Arc<DeliveryCounters>,
     pub door: Arc<Door>,
 }
 
-impl fmt::Debug for Metrics {
+impl fmt::Debug for RecorderMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Metrics")
+        f.write_str("RecorderMetrics")
     }
 }
 
-impl Collector for Metrics {
+impl Collector for RecorderMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let p = self.app.engine.progress();
-        let mut counter = |name: &str, help: &str, n: u64| {
-            let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(n).encode(descriptor)
-        };
-        counter("batches_acknowledged", "Batches that are on the disk", p.kept)?;
+        let progress = self.app.engine.progress();
+        self.counters(&mut encoder, &progress)?;
+        self.refusals(&mut encoder)?;
+        checked_lines(&mut encoder, &progress)?;
+        self.gauges(&mut encoder, &progress)
+    }
+}
+
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, n: u64) -> fmt::Result {
+    let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    ConstCounter::new(n).encode(descriptor)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, n: u64) -> fmt::Result {
+    let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX)).encode(descriptor)
+}
+
+impl RecorderMetrics {
+    fn counters(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        progress: &EngineProgress,
+    ) -> fmt::Result {
+        let mut counter = |name, help, n| counter(encoder, name, help, n);
+        let p = progress;
+        counter("batches_acknowledged", "Batches that are on the disk", p.queued)?;
         counter("batches_repeated", "Batches sent again that were there already", p.repeated)?;
-        counter("batches_merged", "Batches resolved and merged", p.settled)?;
+        counter("batches_merged", "Batches resolved and merged", p.merged)?;
         counter(
             "batches_merged_late",
             "Of these, before the view of the cluster had passed their time",
-            p.settled_late,
+            p.merged_late,
         )?;
         counter(
             "batches_unreadable",
@@ -55,7 +78,7 @@ impl Collector for Metrics {
         counter(
             "alert_outbox_reads",
             "Times that all alerts were read to deliver them",
-            d.looks.load(Ordering::Relaxed),
+            d.reads.load(Ordering::Relaxed),
         )?;
         counter(
             "alerts_delivered",
@@ -75,9 +98,12 @@ impl Collector for Metrics {
         counter("edges", "Edges in merged batches", p.edges)?;
         let (ended, refused) = self.door.turned_away();
         counter("connections_ended", "Connections ended to make room for another", ended)?;
-        counter("connections_refused", "Connections closed at once for want of room", refused)?;
+        counter("connections_refused", "Connections closed at once for want of room", refused)
+    }
+
+    fn refusals(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let c = &self.app.counters;
-        let refusals = [
+        let by_reason = [
             ("unknown", &c.unknown),
             ("forbidden", &c.forbidden),
             ("malformed", &c.malformed),
@@ -85,49 +111,36 @@ impl Collector for Metrics {
             ("busy", &c.busy),
             ("unavailable", &c.unavailable),
         ];
-        let mut refused = encoder.encode_descriptor(
-            "refused",
-            "Requests refused, by reason",
-            None,
-            MetricType::Counter,
-        )?;
-        for (reason, n) in refusals {
-            ConstCounter::new(n.load(Ordering::Relaxed))
-                .encode(refused.encode_family(&[("reason", reason)])?)?;
+        let help = "Requests refused, by reason";
+        let mut family = encoder.encode_descriptor("refused", help, None, MetricType::Counter)?;
+        for (reason, n) in by_reason {
+            let n = ConstCounter::new(n.load(Ordering::Relaxed));
+            n.encode(family.encode_family(&[("reason", reason)])?)?;
         }
-        let mut checked = encoder.encode_descriptor(
-            "checked_lines",
-            "What was refused, corrected or kept apart when batches were checked: the names are those of `sidecarta status`",
-            None,
-            MetricType::Counter,
-        )?;
-        for event in crate::verify::COUNTED {
-            let n = p.checked.get(event).copied().unwrap_or(0);
-            ConstCounter::new(n).encode(checked.encode_family(&[("event", event)])?)?;
-        }
+        Ok(())
+    }
+
+    fn gauges(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        progress: &EngineProgress,
+    ) -> fmt::Result {
         let status = self.app.view.status();
-        let mut objects = encoder.encode_descriptor(
-            "objects",
-            "Objects of the cluster known, by kind",
-            None,
-            MetricType::Gauge,
-        )?;
+        let help = "Objects of the cluster known, by kind";
+        let mut family = encoder.encode_descriptor("objects", help, None, MetricType::Gauge)?;
         for (kind, s) in &status.kinds {
-            if let KindStatus::Synced { objects: n } = s {
-                let n = i64::try_from(*n).unwrap_or(i64::MAX);
-                ConstGauge::new(n).encode(objects.encode_family(&[("kind", kind.as_str())])?)?;
+            if let KindStatus::Synced { objects } = s {
+                let n = i64::try_from(*objects).unwrap_or(i64::MAX);
+                ConstGauge::new(n).encode(family.encode_family(&[("kind", kind.as_str())])?)?;
             }
         }
-        let mut gauge = |name: &str, help: &str, n: u64| {
-            let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX)).encode(descriptor)
-        };
+        let mut gauge = |name, help, n| gauge(encoder, name, help, n);
         gauge("connections", "Connections that are open", self.door.open() as u64)?;
-        gauge("batches_waiting", "Batches on the disk that wait to be resolved", p.waiting)?;
-        let lines = p.unverified.iter().map(|u| u.amount(None).lines);
+        gauge("batches_waiting", "Batches on the disk that wait to be resolved", progress.waiting)?;
+        let lines = progress.unverified.iter().map(|summary| summary.amount(None).lines);
         gauge(
             "unverified_lines",
-            "Lines about pods that the API server does not know: they teach nothing",
+            "Lines about pods that the API server does not know: nothing is learned from them",
             lines.fold(0, u64::saturating_add),
         )?;
         gauge(
@@ -138,7 +151,18 @@ impl Collector for Metrics {
         gauge(
             "view_behind_seconds",
             "For how long a kind of objects could not be watched",
-            status.behind.map_or(0, |b| b.as_secs()),
+            status.behind.map_or(0, |behind| behind.as_secs()),
         )
     }
+}
+
+fn checked_lines(encoder: &mut DescriptorEncoder<'_>, progress: &EngineProgress) -> fmt::Result {
+    let help = "What was refused, corrected or unverified when batches were checked: the names are \
+                those of `sidecarta status`";
+    let mut family = encoder.encode_descriptor("checked_lines", help, None, MetricType::Counter)?;
+    for event in CHECK_COUNTERS {
+        let n = progress.checked.get(event).copied().unwrap_or(0);
+        ConstCounter::new(n).encode(family.encode_family(&[("event", event)])?)?;
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The recorder's certificate.
 //!
-//! Owns its files, and when they are read again. Must never serve with half of a renewal.
+//! Owns its files, and when they are read again. Must never serve with a certificate and the key of
+//! another.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,77 +14,85 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::serve::Acceptor;
 
-/// How often the files of the certificate are looked at.
-const LOOK: Duration = Duration::from_secs(10);
+/// How often the files of the certificate are checked for changes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Files of a certificate and its key, in PEM.
 #[derive(Clone, Debug)]
-pub struct Files {
-    /// The chain.
+pub struct CertificateFiles {
+    /// The certificate, followed by those of its authorities.
     pub certificate: PathBuf,
-    /// The key.
+    /// The private key of the certificate.
     pub key: PathBuf,
 }
 
-/// A certificate that follows its files.
+/// A certificate that is read again when its files change.
 pub struct Certificate {
-    files: Files,
-    known: Mutex<Known>,
+    files: CertificateFiles,
+    loaded: Mutex<LoadedCertificate>,
 }
 
-struct Known {
-    looked: Instant,
-    changed: Option<(SystemTime, SystemTime)>,
+/// The certificate in use.
+struct LoadedCertificate {
+    /// When the files were last checked.
+    checked: Instant,
+    modified: Option<ModificationTimes>,
     config: Arc<ServerConfig>,
 }
+
+/// When certificate and key were last modified.
+type ModificationTimes = (SystemTime, SystemTime);
 
 impl Certificate {
     /// Reads the files.
     ///
     /// # Errors
-    /// When they hold no certificate with its key.
-    pub fn read(files: Files) -> Result<Self, String> {
-        let changed = times(&files);
+    /// When they contain no certificate with its key.
+    pub fn read(files: CertificateFiles) -> Result<Self, String> {
+        let modified = modification_times(&files);
         let config = load(&files)?;
-        Ok(Self { files, known: Mutex::new(Known { looked: Instant::now(), changed, config }) })
+        let loaded = LoadedCertificate { checked: Instant::now(), modified, config };
+        Ok(Self { files, loaded: Mutex::new(loaded) })
     }
 
-    /// As what [`crate::serve`] makes TLS with.
+    /// Makes what [`crate::serve`] needs for TLS.
     pub fn acceptor(self) -> Acceptor {
-        let known = Arc::new(self);
-        Arc::new(move || TlsAcceptor::from(known.current()))
+        let certificate = Arc::new(self);
+        Arc::new(move || TlsAcceptor::from(certificate.current()))
     }
 
-    /// What to serve with now. Files that have become unreadable change nothing, and are told in
-    /// the log.
+    /// What to serve with now. Where changed files cannot be read, the certificate in use stays,
+    /// and the log says so.
     fn current(&self) -> Arc<ServerConfig> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.looked.elapsed() >= LOOK {
-            known.looked = Instant::now();
-            let changed = times(&self.files);
-            if changed != known.changed {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if loaded.checked.elapsed() >= CHECK_INTERVAL {
+            loaded.checked = Instant::now();
+            let modified = modification_times(&self.files);
+            if modified != loaded.modified {
                 match load(&self.files) {
                     Ok(config) => {
-                        known.config = config;
-                        known.changed = changed;
-                        tracing::info!(certificate = %self.files.certificate.display(), "the certificate was read again");
+                        loaded.config = config;
+                        loaded.modified = modified;
+                        let certificate = self.files.certificate.display();
+                        tracing::info!(%certificate, "the certificate was read again");
                     }
-                    Err(error) => {
-                        tracing::warn!(%error, "the certificate has changed and cannot be read: the old one stays in use")
-                    }
+                    Err(error) => tracing::warn!(
+                        %error,
+                        "the certificate has changed and cannot be read: the old one stays in use"
+                    ),
                 }
             }
         }
-        Arc::clone(&known.config)
+        Arc::clone(&loaded.config)
     }
 }
 
-fn times(files: &Files) -> Option<(SystemTime, SystemTime)> {
-    let of = |p: &Path| std::fs::metadata(p).and_then(|m| m.modified()).ok();
+fn modification_times(files: &CertificateFiles) -> Option<ModificationTimes> {
+    let of = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
     Some((of(&files.certificate)?, of(&files.key)?))
 }
 
-fn load(files: &Files) -> Result<Arc<ServerConfig>, String> {
+fn load(files: &CertificateFiles) -> Result<Arc<ServerConfig>, String> {
     let fail = |path: &Path, why: String| format!("cannot use {}: {why}", path.display());
     let chain: Result<Vec<_>, _> =
         CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect);

@@ -1,59 +1,49 @@
-//! Baselines and alerts: what people accepted, and what is not as it was accepted.
+//! Baselines and alerts: what people accepted, and what differs from it.
 //!
-//! Owns their rows, and which alerts still have to go where. Must never forget an alert that was
-//! not delivered.
+//! Owns their rows, and which alerts are still to be delivered where. Must never forget an alert
+//! that was not delivered.
 
-use super::keys::{self, Kind};
-use super::{Change, Store, StoreError};
-use crate::model::{Acceptance, Alert, Baseline, Dependency, RaisedAlert, WorkloadId};
+use super::changes::RowChanges;
+use super::error::StoreError;
+use super::handle::Store;
+use super::keys::{self, RowKind};
+use crate::model::{Acceptance, Alert, Baseline, Raised, WorkloadId};
 
 impl Store {
-    /// What was accepted of a workload; `None` where nothing ever was.
+    /// The baseline of a workload; `None` where nothing of it was ever accepted.
     ///
     /// # Errors
     /// When the row cannot be read.
     pub fn baseline(&self, workload: &WorkloadId) -> Result<Option<Baseline>, StoreError> {
-        self.get(&keys::of_workload(Kind::Baseline, workload))?
-            .map(|row| self.unpack(&row))
+        self.get(&keys::of_workload(RowKind::Baseline, workload))?
+            .map(|row| self.decompress_json(&row))
             .transpose()
     }
 
-    /// All baselines, of one namespace or all, sorted by workload.
+    /// Baselines, of one namespace or all, sorted by workload.
     ///
     /// # Errors
     /// When a row cannot be read.
     pub fn baselines(&self, namespace: Option<&str>) -> Result<Vec<Baseline>, StoreError> {
         let mut out = Vec::new();
-        for row in self.rows.scan_prefix(keys::prefix(Kind::Baseline, namespace)).values() {
-            out.push(self.unpack(&row?)?);
+        for row in self.rows.scan_prefix(keys::prefix(RowKind::Baseline, namespace)).values() {
+            out.push(self.decompress_json(&row?)?);
         }
         Ok(out)
     }
 
-    /// Which namespaces were accepted as a whole, sorted; first all of them, where they were.
+    /// Which namespaces were accepted as a whole, sorted. The acceptance of everything is the
+    /// first.
     ///
     /// # Errors
     /// When a row cannot be read.
     pub fn acceptances(&self) -> Result<Vec<Acceptance>, StoreError> {
-        let rows = self.rows.scan_prefix(keys::prefix(Kind::Acceptance, None)).values();
+        let rows = self.rows.scan_prefix(keys::prefix(RowKind::Acceptance, None)).values();
         rows.map(|row| self.decode(&row?)).collect()
     }
 
-    /// All dependencies of one workload, sorted.
-    ///
-    /// # Errors
-    /// When a row cannot be read.
-    pub fn dependencies_of(&self, workload: &WorkloadId) -> Result<Vec<Dependency>, StoreError> {
-        let mut out = Vec::new();
-        for row in self.rows.scan_prefix(keys::of_workload(Kind::Page, workload)).values() {
-            out.append(&mut self.page(&row?)?);
-        }
-        out.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(out)
-    }
-
-    /// Accepts baselines, each in place of its workload's former one, and whole namespaces, and
-    /// lets go of the alerts that the baselines answer.
+    /// Writes baselines, each in place of its workload's former one, and acceptances. Removes the
+    /// alerts that the baselines answer.
     ///
     /// # Errors
     /// As [`Store::apply`].
@@ -65,23 +55,23 @@ impl Store {
         if baselines.is_empty() && whole.is_empty() {
             return Ok(());
         }
-        let mut writes = Change::default();
+        let mut changes = RowChanges::default();
         for acceptance in whole {
             let key = keys::acceptance(acceptance.namespace.as_deref());
             let mut row = Vec::new();
             self.encode_into(&mut row, acceptance)?;
-            writes.put(key, row);
+            changes.put(key, row);
         }
         for baseline in baselines {
-            let key = keys::of_workload(Kind::Baseline, &baseline.workload);
-            writes.put(key, self.pack(baseline)?);
-            for (key, raised) in self.raised_of(&baseline.workload)? {
+            let key = keys::of_workload(RowKind::Baseline, &baseline.workload);
+            changes.put(key, self.compress_json(baseline)?);
+            for (key, raised) in self.alerts_of(&baseline.workload)? {
                 if baseline.answers(&raised.alert) {
-                    writes.remove(key.to_vec());
+                    changes.remove(key.to_vec());
                 }
             }
         }
-        self.write(writes)
+        self.commit(changes)
     }
 
     /// Alerts, of one namespace or all, sorted by workload, then by what they are about.
@@ -90,7 +80,7 @@ impl Store {
     /// When a row cannot be read.
     pub fn alerts(&self, namespace: Option<&str>) -> Result<Vec<RaisedAlert>, StoreError> {
         let mut out = Vec::new();
-        for row in self.rows.scan_prefix(keys::prefix(Kind::Alert, namespace)).values() {
+        for row in self.rows.scan_prefix(keys::prefix(RowKind::Alert, namespace)).values() {
             out.push(self.decode(&row?)?);
         }
         Ok(out)
@@ -112,24 +102,24 @@ impl Store {
         if all.is_empty() {
             return Ok(());
         }
-        let mut writes = Change::default();
+        let mut changes = RowChanges::default();
         for raised in all {
             let mut row = Vec::new();
             self.encode_into(&mut row, raised)?;
-            writes.put(keys::alert(&raised.alert), row);
+            changes.put(keys::alert(&raised.alert), row);
         }
-        self.write(writes)?;
-        self.outbox += u64::from(all.iter().any(RaisedAlert::waits));
+        self.commit(changes)?;
+        self.outbox += u64::from(all.iter().any(Raised::waits));
         Ok(())
     }
 
-    /// Counts the writes of alerts that wait to be delivered, since the store was opened: while it
-    /// stays the same, none has come.
+    /// Counts the changes of alerts that wait to be delivered, since the store was opened. While it
+    /// stays the same, there is no new one.
     pub fn outbox(&self) -> u64 {
         self.outbox
     }
 
-    /// Lets go of alerts that are over.
+    /// Removes alerts that are over.
     ///
     /// # Errors
     /// As [`Store::apply`].
@@ -137,24 +127,16 @@ impl Store {
         if all.is_empty() {
             return Ok(());
         }
-        let mut writes = Change::default();
-        all.iter().for_each(|a| writes.remove(keys::alert(a)));
-        self.write(writes)
-    }
-
-    fn write(&mut self, writes: Change) -> Result<(), StoreError> {
-        if self.stopped {
-            return Err(StoreError::Stopped(self.dir.clone()));
+        let mut changes = RowChanges::default();
+        for alert in all {
+            changes.remove(keys::alert(alert));
         }
-        self.commit(writes)
+        self.commit(changes)
     }
 
-    fn raised_of(
-        &self,
-        workload: &WorkloadId,
-    ) -> Result<Vec<(sled::IVec, RaisedAlert)>, StoreError> {
+    fn alerts_of(&self, workload: &WorkloadId) -> Result<Vec<(sled::IVec, Raised)>, StoreError> {
         let mut out = Vec::new();
-        for row in self.rows.scan_prefix(keys::of_workload(Kind::Alert, workload)) {
+        for row in self.rows.scan_prefix(keys::of_workload(RowKind::Alert, workload)) {
             let (key, row) = row?;
             out.push((key, self.decode(&row)?));
         }

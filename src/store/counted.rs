@@ -1,20 +1,23 @@
-//! What was counted of captures, so that another capture of the same connections counts nothing.
+//! The connections that captures counted, so that another capture of them counts nothing.
 //!
-//! Owns its rows, which belong to the batch that was counted and are written with it. Must never
-//! hold them without the batch, nor the batch without them.
+//! Owns their rows, which belong to the batch that counted them. Must never write them without the
+//! batch, nor the batch without them.
 
 use std::collections::BTreeSet;
 
-use super::keys::{self, Kind};
-use super::{Applied, Change, Store, StoreError};
-use crate::model::{Batch, BatchId, LedgerEntry};
+use super::apply::Applied;
+use super::changes::RowChanges;
+use super::error::StoreError;
+use super::handle::Store;
+use super::keys::{self, RowKind};
+use crate::model::{Batch, BatchId, Counted};
 
-/// Of one batch in a row: 6 KiB, for the same reason as in `kept`. What is counted hardly becomes
-/// smaller by packing.
-const ROW: usize = 130;
+/// Connections in a row: 6 KiB, for the same reason as in `queue`. Compression hardly makes them
+/// smaller.
+const IN_ROW: usize = 130;
 
 impl Store {
-    /// As [`Store::apply`], with what was counted.
+    /// As [`Store::apply`], with the connections that the batch counted.
     ///
     /// # Errors
     /// As [`Store::apply`].
@@ -23,33 +26,34 @@ impl Store {
         batch: &Batch,
         counted: &[LedgerEntry],
     ) -> Result<Applied, StoreError> {
-        self.apply_holding(batch, &BTreeSet::new(), &[(batch.id.clone(), counted.to_vec())])
+        self.apply_with(batch, &BTreeSet::new(), &[(batch.id.clone(), counted.to_vec())])
     }
 
-    /// As [`Store::apply`] of what several batches have taught, with what each counted: one write.
+    /// As [`Store::apply`] of what was learned from several batches, with the connections that each
+    /// counted, in one write.
     ///
     /// # Errors
     /// As [`Store::apply`].
     pub fn apply_together(
         &mut self,
-        taught: &Batch,
+        learned: &Batch,
         ids: &BTreeSet<BatchId>,
         counted: &[(BatchId, Vec<LedgerEntry>)],
     ) -> Result<Applied, StoreError> {
-        self.apply_holding(taught, ids, counted)
+        self.apply_with(learned, ids, counted)
     }
 
-    /// What was counted, by batch.
+    /// The connections that were counted, by batch.
     ///
     /// # Errors
     /// When a row cannot be read.
-    pub fn counted(&self) -> Result<Vec<(BatchId, Vec<LedgerEntry>)>, StoreError> {
-        let mut out: Vec<(BatchId, Vec<LedgerEntry>)> = Vec::new();
-        for row in self.rows.scan_prefix([Kind::Counted as u8]) {
+    pub fn counted(&self) -> Result<Vec<(BatchId, Vec<Counted>)>, StoreError> {
+        let mut out: Vec<(BatchId, Vec<Counted>)> = Vec::new();
+        for row in self.rows.scan_prefix([RowKind::Counted as u8]) {
             let (key, row) = row?;
-            let all = self.unpacked(&row)?;
-            let all = LedgerEntry::read_all(&all).ok_or_else(|| self.cut("what was counted"))?;
-            let id = keys::parse_counted(&key).ok_or_else(|| self.cut("a key"))?;
+            let all = self.decompress(&row)?;
+            let all = Counted::read_all(&all).ok_or_else(|| self.cut_row("what was counted"))?;
+            let id = keys::parse_counted(&key).ok_or_else(|| self.cut_row("a key"))?;
             match out.last_mut().filter(|(last, _)| *last == id) {
                 Some((_, known)) => known.extend(all),
                 None => out.push((id, all)),
@@ -58,7 +62,7 @@ impl Store {
         Ok(out)
     }
 
-    /// Captures that are held without what was counted: programs of before did not note it.
+    /// How many captures were merged without their connections: older programs did not store them.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -70,24 +74,24 @@ impl Store {
             let Some(name) = old.as_ref().and_then(|id| id.source.strip_prefix("capture:")) else {
                 continue;
             };
-            // It may have been replayed once more since, and noted then.
-            let noted = BatchId { source: format!("capture:2:{name}"), sequence: 0 };
-            n += u64::from(!self.holds(&noted)?);
+            // It may have been replayed once more since, and its connections stored then.
+            let replayed = BatchId { source: format!("capture:2:{name}"), sequence: 0 };
+            n += u64::from(!self.has_merged(&replayed)?);
         }
         Ok(n)
     }
 
-    /// Adds to a write what was counted of a batch.
-    pub(super) fn note_counted(
+    /// Adds the connections that a batch counted to `changes`.
+    pub(super) fn record_counted(
         &self,
         id: &BatchId,
-        counted: &[LedgerEntry],
-        writes: &mut Change,
+        counted: &[Counted],
+        changes: &mut RowChanges,
     ) -> Result<(), StoreError> {
-        for (part, some) in (0u32..).zip(counted.chunks(ROW)) {
-            let mut bytes = Vec::with_capacity(ROW * LedgerEntry::BYTES);
+        for (piece, some) in (0u32..).zip(counted.chunks(IN_ROW)) {
+            let mut bytes = Vec::with_capacity(IN_ROW * Counted::BYTES);
             some.iter().for_each(|c| c.write(&mut bytes));
-            writes.put(keys::counted(id, part), self.packed(&bytes)?);
+            changes.put(keys::counted(id, piece), self.compress(&bytes)?);
         }
         Ok(())
     }

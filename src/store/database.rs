@@ -1,12 +1,12 @@
 //! sled's database: opening it, and every call of it.
 //!
-//! Owns sled's configuration, the errors and panics of its calls, and what is done about files that
-//! sled was writing when the process was killed. sled 0.34 reads two of them as if they were whole
-//! and calls the database corrupt for ever: `conf`, written in two steps, and
-//! `snap.N.generating`, a copy of what the log holds, which it writes at every opening that finds
-//! something new, and renames when whole. Neither holds anything that is not elsewhere. Must never
-//! call sled again after a write of it failed or any call of it panicked: it may hang, or write a
-//! part of a batch.
+//! Owns sled's configuration, the errors and panics of its calls, and the removal of files that
+//! sled was writing when the process was killed. sled 0.34 reads two of them as if they were whole,
+//! and calls the database corrupt for ever: `conf`, which it writes in two steps, and
+//! `snap.N.generating`, a copy of what is in the log, which it writes at every opening that finds
+//! something new, and renames when it is whole. Both contain only what is elsewhere as well. Must
+//! never call sled again after a write failed or any call panicked: it may hang, or write a part of
+//! a batch.
 
 use std::cell::Cell;
 use std::fs;
@@ -26,11 +26,11 @@ use super::error::StoreError;
 #[cfg(not(panic = "unwind"))]
 compile_error!("the store needs `panic = \"unwind\"`");
 
-/// Page cache of sled: the default of 1 GiB would dwarf everything else. What is read again within
-/// one command is little, and stands in the cache of the system as well.
+/// Bytes of sled's page cache: its default of 1 GiB would be more than all other memory. One
+/// command reads little twice, and that is in the cache of the system as well.
 const CACHE: u64 = 8 * 1024 * 1024;
 
-/// sled's name of a snapshot that is not whole yet ends so (`pagecache/snapshot.rs`).
+/// End of sled's name for a snapshot that is not whole yet (`pagecache/snapshot.rs`).
 const UNFINISHED: &str = ".generating";
 
 thread_local! {
@@ -38,10 +38,19 @@ thread_local! {
     static CALLING: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Which database is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// That of the store.
+    Original,
+    /// A copy: its files need not be durable.
+    Copy,
+}
+
 /// The rows of a store, in sled.
 #[derive(Debug)]
 pub(super) struct Rows {
-    /// Absent while it is being dropped.
+    /// `None` while it is being dropped.
     open: Option<(sled::Db, sled::Tree)>,
     /// The store, for messages.
     store: PathBuf,
@@ -50,9 +59,9 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Opens the database in the directory `path`, and makes one where there is none. sled writes
-    /// to it while it opens it, whatever it finds there. `copy`: its files need not be durable.
-    pub fn open(store: &Path, path: &Path, copy: bool) -> Result<Self, StoreError> {
+    /// Opens the database in the directory `path`, and makes one where there is none. sled always
+    /// writes to a database while it opens it.
+    pub fn open(store: &Path, path: &Path, purpose: Purpose) -> Result<Self, StoreError> {
         silence_panics();
         tidy(path).map_err(|error| StoreError::Io {
             what: "open the database of",
@@ -63,7 +72,7 @@ impl Rows {
             .path(path)
             .cache_capacity(CACHE)
             .flush_every_ms(None)
-            .temporary(copy);
+            .temporary(purpose == Purpose::Copy);
         let opened = caught(|| config.open().and_then(|db| Ok((db.open_tree("rows")?, db))));
         match opened {
             Ok(Ok((tree, db))) => Ok(Self {
@@ -76,27 +85,27 @@ impl Rows {
         }
     }
 
-    /// A row.
+    /// The row of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<IVec>, StoreError> {
         self.call(|_, tree| tree.get(key))
     }
 
-    /// Rows of a range of keys, in their order.
-    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Iter<'_> {
-        Iter { rows: self, iter: self.open.as_ref().map(|(_, tree)| tree.range(range)) }
+    /// Rows of a range of keys, in the order of keys.
+    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> RowIter<'_> {
+        RowIter { rows: self, iter: self.open.as_ref().map(|(_, tree)| tree.range(range)) }
     }
 
     /// Rows whose key begins with this, in the order of keys.
-    pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Iter<'_> {
-        Iter { rows: self, iter: self.open.as_ref().map(|(_, tree)| tree.scan_prefix(prefix)) }
+    pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> RowIter<'_> {
+        RowIter { rows: self, iter: self.open.as_ref().map(|(_, tree)| tree.scan_prefix(prefix)) }
     }
 
     /// All rows, in the order of keys.
-    pub fn iter(&self) -> Iter<'_> {
-        Iter { rows: self, iter: self.open.as_ref().map(|(_, tree)| tree.iter()) }
+    pub fn iter(&self) -> RowIter<'_> {
+        RowIter { rows: self, iter: self.open.as_ref().map(|(_, tree)| tree.iter()) }
     }
 
-    /// Writes all or nothing, and hands it to the system. sled's flush leaves file metadata and
+    /// Writes all or nothing, and flushes it to the system. sled's flush leaves file metadata and
     /// the device cache alone.
     pub fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
         let written =
@@ -107,7 +116,7 @@ impl Rows {
         written
     }
 
-    /// Never calls sled again. What it has not written it does not write either.
+    /// Never calls sled again, so that it does not write what it has not written yet.
     pub fn abandon(&self) {
         self.failed.store(true, Ordering::Relaxed);
     }
@@ -140,34 +149,34 @@ impl Drop for Rows {
     fn drop(&mut self) {
         let open = self.open.take();
         if self.failed.load(Ordering::Relaxed) {
-            // Dropped, sled writes what is left in its buffers: of a write that failed, a part.
+            // Dropping sled writes what is left in its buffers, such as a part of a failed write.
             std::mem::forget(open);
         } else {
-            // All is durable already. Where sled cannot make sure of it once more, it panics.
+            // All is durable already. sled flushes once more, and panics where that fails.
             let _ = caught(|| drop(open));
         }
     }
 }
 
 /// Rows as they are read. Ends behind the first error.
-pub(super) struct Iter<'a> {
+pub(super) struct RowIter<'a> {
     rows: &'a Rows,
     iter: Option<sled::Iter>,
 }
 
-impl<'a> Iter<'a> {
-    /// Their keys.
+impl<'a> RowIter<'a> {
+    /// The keys alone.
     pub fn keys(self) -> impl Iterator<Item = Result<IVec, StoreError>> + use<'a> {
         self.map(|row| row.map(|(key, _)| key))
     }
 
-    /// What they hold.
+    /// The values alone.
     pub fn values(self) -> impl Iterator<Item = Result<IVec, StoreError>> + use<'a> {
         self.map(|row| row.map(|(_, value)| value))
     }
 }
 
-impl Iterator for Iter<'_> {
+impl Iterator for RowIter<'_> {
     type Item = Result<(IVec, IVec), StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -176,7 +185,7 @@ impl Iterator for Iter<'_> {
     }
 }
 
-/// Calls sled. `Err`: it panicked, and with which message.
+/// Calls sled. `Err`: the message with which it panicked.
 fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     let before = CALLING.replace(true);
     let result = panic::catch_unwind(AssertUnwindSafe(call));
@@ -190,7 +199,7 @@ fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// A panic that becomes an error is reported once, by the error. All others are reported as before.
+/// Silences panics that become errors, since the errors report them. Others are reported as before.
 fn silence_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -203,7 +212,7 @@ fn silence_panics() {
     });
 }
 
-/// Whether a file of a database was being written when the process was killed, and holds nothing.
+/// Whether sled was writing this file when the process was killed: nothing in it is needed.
 pub(super) fn is_unfinished(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match &*name {
@@ -216,12 +225,12 @@ pub(super) fn is_unfinished(path: &Path) -> bool {
     }
 }
 
-/// Whether this is the name of a snapshot, finished or not: a copy of what the log holds.
+/// Whether this is the name of a snapshot, finished or not: a copy of what is in the log.
 pub(super) fn is_snapshot(name: &str) -> bool {
     name.starts_with("snap.")
 }
 
-/// Removes what sled was writing when it was killed.
+/// Removes the files that sled was writing when the process was killed.
 fn tidy(db: &Path) -> std::io::Result<()> {
     let entries = match fs::read_dir(db) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
@@ -244,7 +253,7 @@ fn whole(conf: &[u8]) -> bool {
 
 fn failed(store: &Path, database: &Path, error: sled::Error) -> StoreError {
     match error {
-        // sled tells of a lock that another has in words only (`config.rs`, `try_lock`).
+        // sled reports a lock of another process only as text (`config.rs`, `try_lock`).
         sled::Error::Io(e) if e.raw_os_error().is_none() && is_locked(database) => {
             StoreError::Locked(store.to_owned())
         }

@@ -1,33 +1,35 @@
-//! A workload's share of destinations that nothing bounds: hosts and addresses outside the mesh,
-//! and addresses that could not be resolved. A scanner or a crawler reaches millions.
+//! A workload's share of unbounded destinations: hosts and addresses outside the mesh, and
+//! addresses that could not be resolved. A scanner or a crawler reaches millions.
 //!
-//! Owns what is merged when a workload has its share: a row for each domain, and beyond a number
-//! of these one row for the rest. Connections, times and examples are merged, so every sum stays
-//! true. Which destinations are listed one by one depends on the order in which batches come: those
-//! that came first are. Must never fold what the mesh bounds: Services, hosts of ServiceEntries,
-//! pods.
+//! Owns what is folded when a workload has used its share: one dependency for each domain, and one
+//! for all other domains beyond a number of them. Connections, times and examples are merged, so
+//! every sum stays true. The destinations that came first are listed one by one, so the list
+//! depends on the order of batches. Must never fold what the mesh bounds: Services, hosts of
+//! ServiceEntries, pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::keys::{self, Kind};
-use super::{Change, Store, StoreError};
+use super::changes::RowChanges;
+use super::error::StoreError;
+use super::handle::Store;
+use super::keys::{self, RowKind};
 use crate::model::{
     Batch, Dependency, DependencyKey, Destination, Merge, Record, WorkloadId, domain,
 };
 
-/// Destinations without a bound that a workload may have one by one.
+/// Unbounded destinations of a workload that are listed one by one.
 pub const LISTED: usize = 1_000;
-/// Rows of domains that it may have besides.
+/// Domains of a workload, beside these, that destinations are folded into.
 pub const DOMAINS: usize = 200;
 
-/// What a workload has already.
+/// The unbounded destinations that a workload has.
 #[derive(Debug, Default)]
-struct Has {
+struct UnboundedOf {
     listed: BTreeSet<DependencyKey>,
     domains: BTreeSet<DependencyKey>,
 }
 
-/// Whether nothing bounds how many of its like there are.
+/// Whether nothing bounds how many destinations of this kind there are.
 fn is_unbounded(destination: &Destination) -> bool {
     matches!(
         destination,
@@ -39,20 +41,20 @@ fn is_domain(destination: &Destination) -> bool {
     matches!(destination, Destination::Others { domain: Some(_), .. })
 }
 
-impl Has {
+impl UnboundedOf {
     fn of<'a>(all: impl IntoIterator<Item = &'a Dependency>) -> Self {
-        let mut has = Self::default();
+        let mut unbounded = Self::default();
         for d in all {
             if is_unbounded(&d.key.destination) {
-                has.listed.insert(d.key.clone());
+                unbounded.listed.insert(d.key.clone());
             } else if is_domain(&d.key.destination) {
-                has.domains.insert(d.key.clone());
+                unbounded.domains.insert(d.key.clone());
             }
         }
-        has
+        unbounded
     }
 
-    /// The dependency as it is kept, where it is folded.
+    /// The dependency that this one is folded into; `None` where it stays.
     fn fold(&mut self, d: &Dependency) -> Option<Dependency> {
         if !is_unbounded(&d.key.destination) || self.listed.contains(&d.key) {
             return None;
@@ -61,7 +63,7 @@ impl Has {
             self.listed.insert(d.key.clone());
             return None;
         }
-        let mut key = merged(&d.key);
+        let mut key = folded_key(&d.key);
         if is_domain(&key.destination) && !self.domains.contains(&key) {
             if self.domains.len() < DOMAINS {
                 self.domains.insert(key.clone());
@@ -70,14 +72,13 @@ impl Has {
                 key.port = 0;
             }
         }
-        // The names that it was addressed by are those that are not listed.
+        // The names by which it was addressed are those that are no longer listed.
         Some(Dependency { key, addressed: BTreeMap::new(), ..d.clone() })
     }
 }
 
-/// The key under which a destination is merged with others: that of its domain, else that of all
-/// of its kind.
-fn merged(key: &DependencyKey) -> DependencyKey {
+/// The key that a destination is folded into: that of its domain, else that of all of its kind.
+fn folded_key(key: &DependencyKey) -> DependencyKey {
     let (destination, port) = match &key.destination {
         Destination::Unresolved { why, .. } => {
             (Destination::Others { domain: None, why: Some(*why) }, 0)
@@ -91,10 +92,10 @@ fn merged(key: &DependencyKey) -> DependencyKey {
     DependencyKey { destination, port, ..key.clone() }
 }
 
-/// Adds to what is folded under its key.
+/// Adds a dependency to those of its key.
 fn add(folded: &mut BTreeMap<DependencyKey, Dependency>, d: Dependency) {
     match folded.get_mut(&d.key) {
-        Some(known) => known.merge(&d),
+        Some(there) => there.merge(&d),
         None => {
             folded.insert(d.key.clone(), d);
         }
@@ -102,8 +103,7 @@ fn add(folded: &mut BTreeMap<DependencyKey, Dependency>, d: Dependency) {
 }
 
 impl Store {
-    /// A batch as it is merged: with what exceeds a workload's share folded. Folding it once more
-    /// changes nothing.
+    /// Folds what exceeds a workload's share in a batch. Folding the result again changes nothing.
     ///
     /// # Errors
     /// When a row cannot be read or written.
@@ -112,127 +112,133 @@ impl Store {
         Ok(Batch { records: folded.unwrap_or(batch.records), id: batch.id })
     }
 
-    /// Records as they are merged; `None` where none of them is folded.
+    /// As [`Store::fold`], for records; `None` where none of them is folded.
     pub(super) fn fold_records(
         &mut self,
         records: &[Record],
     ) -> Result<Option<Vec<Record>>, StoreError> {
-        let mut unbounded: BTreeMap<&WorkloadId, usize> = BTreeMap::new();
+        let mut added: BTreeMap<&WorkloadId, usize> = BTreeMap::new();
         for record in records {
             if let Record::Dependency(d) = record
                 && is_unbounded(&d.key.destination)
             {
-                *unbounded.entry(&d.key.workload).or_default() += 1;
+                *added.entry(&d.key.workload).or_default() += 1;
             }
         }
-        let mut near: BTreeMap<&WorkloadId, Has> = BTreeMap::new();
-        for (workload, more) in unbounded {
-            // Never fewer than there are: pages are read only near the bound, and once.
+        let mut near_limit: BTreeMap<&WorkloadId, UnboundedOf> = BTreeMap::new();
+        for (workload, more) in added {
+            // An upper limit of what there is: pages are read only near the limit, and once.
             let most = match self.unbounded.get(workload) {
                 Some(n) => n + more,
-                None => self.has(workload)?.listed.len() + more,
+                None => self.unbounded_of(workload)?.listed.len() + more,
             };
             if most > LISTED {
-                let has = self.has(workload)?;
-                // A store may have more from before there was a bound.
-                let has = if has.listed.len() > LISTED { self.compact(workload)? } else { has };
-                near.insert(workload, has);
+                let unbounded = self.unbounded_of(workload)?;
+                // A store may have more from before there was a limit.
+                let is_over = unbounded.listed.len() > LISTED;
+                let unbounded = if is_over { self.compact(workload)? } else { unbounded };
+                near_limit.insert(workload, unbounded);
             } else {
                 self.unbounded.insert(workload.clone(), most);
             }
         }
-        if near.is_empty() {
+        if near_limit.is_empty() {
             return Ok(None);
         }
         let mut folded: BTreeMap<DependencyKey, Dependency> = BTreeMap::new();
-        let mut kept = Vec::with_capacity(records.len());
+        let mut out = Vec::with_capacity(records.len());
         let mut any = false;
         for record in records {
-            let less = match record {
-                Record::Dependency(d) => near.get_mut(&d.key.workload).and_then(|has| has.fold(d)),
+            let into = match record {
+                Record::Dependency(d) => {
+                    near_limit.get_mut(&d.key.workload).and_then(|unbounded| unbounded.fold(d))
+                }
                 _ => None,
             };
-            match (less, record) {
-                (Some(less), _) => {
+            match (into, record) {
+                (Some(into), _) => {
                     any = true;
-                    add(&mut folded, less);
+                    add(&mut folded, into);
                 }
-                // It may be one that something else is folded into.
+                // Others may be folded into it.
                 (None, Record::Dependency(d))
                     if matches!(d.key.destination, Destination::Others { .. }) =>
                 {
                     add(&mut folded, d.clone());
                 }
-                (None, record) => kept.push(record.clone()),
+                (None, record) => out.push(record.clone()),
             }
         }
-        for (workload, has) in near {
-            self.unbounded.insert(workload.clone(), has.listed.len());
+        for (workload, unbounded) in near_limit {
+            self.unbounded.insert(workload.clone(), unbounded.listed.len());
         }
         if !any {
             return Ok(None);
         }
-        kept.extend(folded.into_values().map(Record::Dependency));
-        kept.sort_by(|a, b| a.key().cmp(&b.key()));
-        Ok(Some(kept))
+        out.extend(folded.into_values().map(Record::Dependency));
+        out.sort_by(|a, b| a.key().cmp(&b.key()));
+        Ok(Some(out))
     }
 
-    fn has(&self, workload: &WorkloadId) -> Result<Has, StoreError> {
-        let mut has = Has::default();
-        for row in self.rows.scan_prefix(keys::of_workload(Kind::Page, workload)).values() {
-            let page = Has::of(&self.page(&row?)?);
-            has.listed.extend(page.listed);
-            has.domains.extend(page.domains);
+    fn unbounded_of(&self, workload: &WorkloadId) -> Result<UnboundedOf, StoreError> {
+        let mut unbounded = UnboundedOf::default();
+        for row in self.rows.scan_prefix(keys::of_workload(RowKind::Page, workload)).values() {
+            let page = UnboundedOf::of(&self.page(&row?)?);
+            unbounded.listed.extend(page.listed);
+            unbounded.domains.extend(page.domains);
         }
-        Ok(has)
+        Ok(unbounded)
     }
 
-    /// Folds what a workload has beyond its share in the store, in one write. Those with the most
-    /// connections stay listed. Pages that become empty stay, for rows never become fewer.
-    fn compact(&mut self, workload: &WorkloadId) -> Result<Has, StoreError> {
+    /// Folds what a workload has in the store beyond its share, in one write. The destinations with
+    /// the most connections stay listed. Pages that become empty stay: the number of pages never
+    /// becomes smaller.
+    fn compact(&mut self, workload: &WorkloadId) -> Result<UnboundedOf, StoreError> {
         let mut pages: Vec<(sled::IVec, Vec<Dependency>)> = Vec::new();
-        for row in self.rows.scan_prefix(keys::of_workload(Kind::Page, workload)) {
+        for row in self.rows.scan_prefix(keys::of_workload(RowKind::Page, workload)) {
             let (key, row) = row?;
             pages.push((key, self.page(&row)?));
         }
-        let mut most: Vec<(u64, &DependencyKey)> = pages
+        let mut by_connections: Vec<(u64, &DependencyKey)> = pages
             .iter()
             .flat_map(|(_, page)| page)
             .filter(|d| is_unbounded(&d.key.destination))
             .map(|d| (d.tally.connections, &d.key))
             .collect();
-        most.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
-        let listed = most.into_iter().take(LISTED).map(|(_, key)| key.clone()).collect();
-        let domains = Has::of(pages.iter().flat_map(|(_, page)| page)).domains;
-        let mut has = Has { listed, domains };
+        by_connections.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
+        let listed = by_connections.into_iter().take(LISTED).map(|(_, key)| key.clone()).collect();
+        let domains = UnboundedOf::of(pages.iter().flat_map(|(_, page)| page)).domains;
+        let mut unbounded = UnboundedOf { listed, domains };
         let mut folded: BTreeMap<DependencyKey, Dependency> = BTreeMap::new();
         for (_, page) in &mut pages {
             page.retain(|d| {
-                let less = match d.key.destination {
-                    // All of its like are in one place while more is added.
+                let into = match d.key.destination {
+                    // Those that others are folded into are moved as well, so that they merge.
                     Destination::Others { .. } => Some(d.clone()),
-                    _ => has.fold(d),
+                    _ => unbounded.fold(d),
                 };
-                let stays = less.is_none();
-                less.into_iter().for_each(|less| add(&mut folded, less));
+                let stays = into.is_none();
+                if let Some(into) = into {
+                    add(&mut folded, into);
+                }
                 stays
             });
         }
-        // As many to a page as there were on the largest.
-        let rows = pages.iter().map(|(_, page)| page.len()).max().unwrap_or(0).max(16);
+        // As many on a page as there are on the longest.
+        let longest = pages.iter().map(|(_, page)| page.len()).max().unwrap_or(0).max(16);
         let mut folded = folded.into_values();
         for (_, page) in &mut pages {
-            page.extend(folded.by_ref().take(rows.saturating_sub(page.len())));
+            page.extend(folded.by_ref().take(longest.saturating_sub(page.len())));
         }
         if let Some((_, last)) = pages.last_mut() {
             last.extend(folded);
         }
-        let mut writes = Change::default();
+        let mut changes = RowChanges::default();
         for (key, page) in &pages {
-            writes.put(key.to_vec(), self.pack(page)?);
+            changes.put(key.to_vec(), self.compress_json(page)?);
         }
-        self.commit(writes)?;
-        Ok(has)
+        self.commit(changes)?;
+        Ok(unbounded)
     }
 }
 

@@ -1,51 +1,52 @@
-//! Keys of rows: ordered by kind, then namespace, kind and name of the workload, so that a
-//! namespace is one range.
+//! Keys of rows: ordered by kind, then namespace, kind and name of the workload, so that the rows
+//! of a namespace are one range.
+//!
+//! Owns their bytes. Must never change those of a kind that is stored.
 
 use crate::model::{Alert, BatchId, Record, WorkloadId};
 
-/// First byte of a key.
+/// The kind of a row: the first byte of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub(super) enum RowKind {
     Workload = b'w',
     /// One dependency, in stores of schema 1.
     Dependency = b'd',
-    /// Dependencies of a workload.
+    /// Some dependencies of a workload.
     Page = b'c',
     Watch = b'p',
     Lookups = b'l',
     Source = b's',
     Batch = b'b',
-    /// A part of a batch that is not merged yet.
-    Kept = b'q',
+    /// A piece of a queued batch.
+    Queued = b'q',
     /// What was accepted of a workload.
     Baseline = b'n',
     Alert = b'a',
-    /// That a namespace, or all, was accepted.
+    /// That a namespace, or everything, was accepted as a whole.
     Acceptance = b'g',
-    /// What was counted of a batch.
+    /// Connections that a batch counted.
     Counted = b'f',
-    /// What the view knows of the cluster.
-    View = b'v',
-    /// What is told of pods that the cluster does not know.
+    /// A row of the saved view.
+    SavedView = b'v',
+    /// Lines about pods that the cluster does not know.
     Unverified = b'u',
-    /// How many rows there are.
+    /// Counts and a checksum of all rows.
     Seal = b'z',
 }
 
-impl Kind {
-    /// Whether rows of this kind go again in the course of things: that there are fewer of them is
-    /// no damage.
-    pub fn is_passing(first: u8) -> bool {
-        let passing =
-            [Self::Batch, Self::Kept, Self::Alert, Self::View, Self::Unverified, Self::Seal];
-        passing.iter().any(|k| *k as u8 == first)
+impl RowKind {
+    /// Whether rows of the kind with this first byte are transient: fewer of them are no damage.
+    pub fn is_transient(first: u8) -> bool {
+        let transient =
+            [Self::Batch, Self::Queued, Self::Alert, Self::SavedView, Self::Unverified, Self::Seal];
+        transient.iter().any(|kind| *kind as u8 == first)
     }
 }
 
-/// Appends a part so that no part can run into the next: 0 ends it, and 0 and 1 within it are
-/// escaped by 1. Order is kept.
-fn part(key: &mut Vec<u8>, text: &str) {
+/// Appends a text to a key. 0 ends it, and 0 and 1 within it are escaped by 1, so that no text runs
+/// into the next one, and keys are in the order of their texts.
+fn append(key: &mut Vec<u8>, text: &str) {
     for b in text.bytes() {
         if b <= 1 {
             key.extend([1, b + 1]);
@@ -56,32 +57,32 @@ fn part(key: &mut Vec<u8>, text: &str) {
     key.push(0);
 }
 
-/// What the keys of all rows of a kind of one workload begin with.
-pub(super) fn of_workload(kind: Kind, id: &WorkloadId) -> Vec<u8> {
+/// Prefix of the keys of all rows of a kind of one workload.
+pub(super) fn of_workload(kind: RowKind, id: &WorkloadId) -> Vec<u8> {
     let mut key = vec![kind as u8];
-    part(&mut key, &id.namespace);
-    part(&mut key, &id.kind);
-    part(&mut key, &id.name);
+    append(&mut key, &id.namespace);
+    append(&mut key, &id.kind);
+    append(&mut key, &id.name);
     key
 }
 
 /// Key of a record's row.
 pub(super) fn record(record: &Record) -> Vec<u8> {
     match record {
-        Record::Workload(w) => of_workload(Kind::Workload, &w.id),
+        Record::Workload(w) => of_workload(RowKind::Workload, &w.id),
         Record::Watch(w) => {
-            let mut key = of_workload(Kind::Watch, &w.workload);
-            part(&mut key, &w.pod);
+            let mut key = of_workload(RowKind::Watch, &w.workload);
+            append(&mut key, &w.pod);
             key
         }
         Record::Lookups(l) => {
-            let mut key = of_workload(Kind::Lookups, &l.workload);
-            part(&mut key, &l.host);
+            let mut key = of_workload(RowKind::Lookups, &l.workload);
+            append(&mut key, &l.host);
             key
         }
         Record::Source(s) => {
-            let mut key = vec![Kind::Source as u8];
-            part(&mut key, &s.source);
+            let mut key = vec![RowKind::Source as u8];
+            append(&mut key, &s.source);
             key
         }
         // Dependencies share rows: see [`page`].
@@ -91,7 +92,7 @@ pub(super) fn record(record: &Record) -> Vec<u8> {
 
 /// Key of a page of dependencies.
 pub(super) fn page(workload: &WorkloadId, number: u32) -> Vec<u8> {
-    let mut key = of_workload(Kind::Page, workload);
+    let mut key = of_workload(RowKind::Page, workload);
     key.extend(number.to_be_bytes());
     key
 }
@@ -105,7 +106,7 @@ pub(super) fn after_pages(workload: &WorkloadId) -> Vec<u8> {
 
 /// Whether it is the key of a page.
 pub(super) fn is_page(key: &[u8]) -> bool {
-    key.first() == Some(&(Kind::Page as u8))
+    key.first() == Some(&(RowKind::Page as u8))
 }
 
 /// Number of the page that has this key.
@@ -115,25 +116,25 @@ pub(super) fn page_number(key: &[u8]) -> u32 {
 
 /// Key of an alert: what makes two of them the same.
 pub(super) fn alert(alert: &Alert) -> Vec<u8> {
-    let mut key = of_workload(Kind::Alert, &alert.workload);
-    part(&mut key, alert.kind.name());
+    let mut key = of_workload(RowKind::Alert, &alert.workload);
+    append(&mut key, alert.kind.name());
     if let Some(destination) = &alert.destination {
-        // Its JSON, for its text does not tell all destinations apart.
-        part(&mut key, &serde_json::to_string(destination).unwrap_or_default());
+        // As JSON: two destinations may have the same text.
+        append(&mut key, &serde_json::to_string(destination).unwrap_or_default());
     }
     key.extend(alert.port.to_be_bytes());
     key.push(alert.protocol.map_or(0, |p| 1 + p as u8));
     key
 }
 
-fn identity(kind: Kind, id: &BatchId) -> Vec<u8> {
+fn identity(kind: RowKind, id: &BatchId) -> Vec<u8> {
     let mut key = vec![kind as u8];
-    part(&mut key, &id.source);
+    append(&mut key, &id.source);
     key.extend(id.sequence.to_be_bytes());
     key
 }
 
-fn parse_identity(kind: Kind, key: &[u8]) -> Option<BatchId> {
+fn parse_identity(kind: RowKind, key: &[u8]) -> Option<BatchId> {
     let (text, sequence) = key.strip_prefix(&[kind as u8])?.split_last_chunk::<8>()?;
     let mut source = Vec::new();
     let mut bytes = text.strip_suffix(&[0])?.iter();
@@ -146,87 +147,88 @@ fn parse_identity(kind: Kind, key: &[u8]) -> Option<BatchId> {
     })
 }
 
-/// Key of the note that a batch is held, and with it all before it of its source.
+/// Key of the mark that a batch is merged, and all before it of its source.
 pub(super) fn batch(id: &BatchId) -> Vec<u8> {
-    identity(Kind::Batch, id)
+    identity(RowKind::Batch, id)
 }
 
-/// What the keys of all batches begin with whose source begins with this.
+/// Prefix of the keys of all batches whose source begins with this.
 pub(super) fn prefix_of_source(source: &str) -> Vec<u8> {
-    let mut key = vec![Kind::Batch as u8];
-    part(&mut key, source);
+    let mut key = vec![RowKind::Batch as u8];
+    append(&mut key, source);
     key.pop();
     key
 }
 
 /// Reads [`batch`] back.
 pub(super) fn parse_batch(key: &[u8]) -> Option<BatchId> {
-    parse_identity(Kind::Batch, key)
+    parse_identity(RowKind::Batch, key)
 }
 
-/// What the keys of all parts of a kept batch begin with.
-pub(super) fn of_kept(id: &BatchId) -> Vec<u8> {
-    identity(Kind::Kept, id)
+/// Prefix of the keys of all pieces of a queued batch.
+pub(super) fn of_queued(id: &BatchId) -> Vec<u8> {
+    identity(RowKind::Queued, id)
 }
 
-/// Key of a part of a kept batch.
-pub(super) fn kept(id: &BatchId, part: u32) -> Vec<u8> {
-    let mut key = of_kept(id);
-    key.extend(part.to_be_bytes());
+/// Key of a piece of a queued batch.
+pub(super) fn queued(id: &BatchId, piece: u32) -> Vec<u8> {
+    let mut key = of_queued(id);
+    key.extend(piece.to_be_bytes());
     key
 }
 
-/// Reads [`kept`] back.
-pub(super) fn parse_kept(key: &[u8]) -> Option<BatchId> {
-    parse_identity(Kind::Kept, key.split_last_chunk::<4>()?.0)
+/// Reads [`queued`] back.
+pub(super) fn parse_queued(key: &[u8]) -> Option<BatchId> {
+    parse_identity(RowKind::Queued, key.split_last_chunk::<4>()?.0)
 }
 
-/// What the keys of all rows of what is kept apart of a batch begin with.
+/// Prefix of the keys of all rows of the unverified lines of a batch.
 pub(super) fn of_unverified(id: &BatchId) -> Vec<u8> {
-    identity(Kind::Unverified, id)
+    identity(RowKind::Unverified, id)
 }
 
-/// Key of a row of it: what there is in short (0), and its pieces.
-pub(super) fn unverified(id: &BatchId, part: u32) -> Vec<u8> {
+/// Key of a row of the unverified lines of a batch: their summary (0), and the pieces of the lines
+/// (from 1).
+pub(super) fn unverified(id: &BatchId, piece: u32) -> Vec<u8> {
     let mut key = of_unverified(id);
-    key.extend(part.to_be_bytes());
+    key.extend(piece.to_be_bytes());
     key
 }
 
-/// Key of a part of what was counted of a batch.
-pub(super) fn counted(id: &BatchId, part: u32) -> Vec<u8> {
-    let mut key = identity(Kind::Counted, id);
-    key.extend(part.to_be_bytes());
+/// Key of some of the connections that a batch counted.
+pub(super) fn counted(id: &BatchId, piece: u32) -> Vec<u8> {
+    let mut key = identity(RowKind::Counted, id);
+    key.extend(piece.to_be_bytes());
     key
 }
 
-/// Whether a part of a kept batch is its first: each batch has one.
-pub(super) fn is_first_part(key: &[u8]) -> bool {
+/// Whether a key ends in piece 0, which each batch has.
+pub(super) fn is_first_piece(key: &[u8]) -> bool {
     key.last_chunk() == Some(&[0u8; 4])
 }
 
 /// Reads [`counted`] back.
 pub(super) fn parse_counted(key: &[u8]) -> Option<BatchId> {
-    parse_identity(Kind::Counted, key.split_last_chunk::<4>()?.0)
+    parse_identity(RowKind::Counted, key.split_last_chunk::<4>()?.0)
 }
 
-/// Key of the note that a namespace was accepted, or all without one.
+/// Key of the acceptance of a namespace, or of everything without one.
 pub(super) fn acceptance(namespace: Option<&str>) -> Vec<u8> {
-    let mut key = vec![Kind::Acceptance as u8];
-    part(&mut key, namespace.unwrap_or_default());
+    let mut key = vec![RowKind::Acceptance as u8];
+    append(&mut key, namespace.unwrap_or_default());
     key
 }
 
-/// Key of a row of the view, which has a key of its own.
-pub(super) fn view(key: &[u8]) -> Vec<u8> {
-    [&[Kind::View as u8], key].concat()
+/// Key of a row of the saved view, by the view's own key for it.
+pub(super) fn saved_view(key: &[u8]) -> Vec<u8> {
+    [&[RowKind::SavedView as u8], key].concat()
 }
 
-/// What all keys of a kind, or of a kind in a namespace, begin with.
-pub(super) fn prefix(kind: Kind, namespace: Option<&str>) -> Vec<u8> {
+/// Prefix of all keys of a kind, or of a kind in a namespace.
+pub(super) fn prefix(kind: RowKind, namespace: Option<&str>) -> Vec<u8> {
     let mut key = vec![kind as u8];
     if let Some(namespace) = namespace {
-        part(&mut key, namespace);
+        append(&mut key, namespace);
     }
     key
 }

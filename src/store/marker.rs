@@ -1,5 +1,7 @@
-//! The marker file: that a directory is a store, of which schema, and how many rows it held when it
-//! was last written.
+//! The marker file: it says that a directory is a store, of which schema, and how many rows the
+//! store had when it was last written.
+//!
+//! Owns its form. Must never leave half a marker behind.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -21,12 +23,12 @@ const FORMAT: &str = "sidecarta-store";
 pub(super) struct Marker {
     pub format: String,
     pub schema: u32,
+    /// Rows that were written, at least.
     pub rows: u64,
-    /// As `rows`, without those that go again in the course of things. Markers of older programs
-    /// lack it.
+    /// As `rows`, without transient rows. Markers of older programs lack it.
     #[serde(default)]
     pub lasting: Option<u64>,
-    /// What an export was lacking that was imported here: it was made of a damaged store.
+    /// What was missing of an export that was imported here: it was made of a damaged store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub salvaged: Option<String>,
 }
@@ -68,7 +70,7 @@ impl Marker {
         }
     }
 
-    /// Whether this is the name of a marker that was not finished.
+    /// Whether this is the name of a marker that was not written to its end.
     pub fn is_unfinished(name: &OsStr) -> bool {
         name == UNFINISHED
     }
@@ -78,7 +80,7 @@ impl Marker {
         dir.join(FILE).exists()
     }
 
-    /// Removes the marker of a store that was made a moment ago.
+    /// Removes the marker of a store that is not to be created after all.
     pub fn remove(dir: &Path) {
         let _ = fs::remove_file(dir.join(FILE));
         let _ = fs::remove_file(dir.join(UNFINISHED));

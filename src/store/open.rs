@@ -1,21 +1,34 @@
 //! Opening a store: to write, or to read.
 //!
 //! Owns the check that all rows are there. sled overwrites what it cannot read while it opens a
-//! database, so neither way lets it at the only copy: who reads opens a copy in a directory for
-//! temporary files, and who writes keeps a copy until every row was found. Must never change
-//! anything of a store when it is opened to read, and never leave it changed when opening to write
-//! fails.
+//! database, so it is never given the only copy: a reader opens a copy in a directory for temporary
+//! files, and a writer retains a copy until every row was found. Must never change anything of a
+//! store when it is opened to read, and never leave it changed when opening to write fails.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::database::Rows;
-use super::files::{self, Backup, Lock, Made, Scratch};
+use super::backup::{self, Backup};
+use super::database::{Purpose, Rows};
+use super::error::StoreError;
+use super::handle::{Location, Store, check_room};
+use super::layout::{self, fail};
+use super::lock::{self, StoreLock};
 use super::marker::Marker;
+use super::new_dir::NewStoreDir;
 use super::schema::{PAGED, SCHEMA, SEALED};
-use super::seal::{self, Found, Seal};
-use super::{Access, Place, Store, StoreError, room};
+use super::scratch::ScratchDir;
+use super::seal::{self, FoundRows, Seal};
 use crate::private;
+
+/// What opening does where there is no store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It makes one.
+    CreateOrOpen,
+    /// It fails.
+    Existing,
+}
 
 impl Store {
     /// Opens a store to read and to write.
@@ -23,48 +36,43 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; nothing is changed on any of them.
     pub fn open(dir: &Path, access: Access) -> Result<Self, StoreError> {
-        let mut made = match Marker::read(dir)? {
+        let mut new = match Marker::read(dir)? {
             Some(marker) => {
-                known(dir, &marker)?;
+                check_schema(dir, &marker)?;
                 None
             }
             None => Some(create(dir, access)?),
         };
-        let writer = Lock::writer(dir).inspect_err(|e| {
-            // Whoever has the lock makes a store here.
+        let writer = StoreLock::writer(dir).inspect_err(|e| {
+            // The process that has the lock makes a store here.
             if matches!(e, StoreError::Locked(_)) {
-                made.iter_mut().for_each(Made::keep);
+                new.iter_mut().for_each(NewStoreDir::retain);
             }
         })?;
-        let commits = Lock::commits(dir)?;
+        let commits = StoreLock::commits(dir)?;
         let (rows, marker, seal, seals) = {
-            let _held = commits.exclusive();
+            let _guard = commits.exclusive();
             // Another process may have made it before this one had the lock.
             let marker = match Marker::read(dir)? {
                 Some(marker) => {
-                    made.iter_mut().for_each(Made::keep);
-                    made = None;
-                    known(dir, &marker)?;
+                    new.iter_mut().for_each(NewStoreDir::retain);
+                    new = None;
+                    check_schema(dir, &marker)?;
                     marker
                 }
                 None => {
                     let marker = Marker::default();
-                    // Before the database: a directory with a database and no marker would be
-                    // nobody's.
+                    // Before the database: a directory with a database and no marker is no store.
                     marker.write(dir)?;
                     marker
                 }
             };
             tighten(dir)?;
-            files::settle(dir)?;
+            backup::recover(dir)?;
             let (rows, found) = open_to_write(dir, &marker)?;
-            let seals = seal::open(dir).map_err(|error| StoreError::Io {
-                what: "open the store for writing:",
-                path: dir.to_owned(),
-                error,
-            })?;
+            let seals = seal::open(dir).map_err(fail("open the store for writing:", dir))?;
             tighten(dir)?;
-            (rows, marker, found.rows, seals)
+            (rows, marker, found.counted, seals)
         };
         let schema = marker.schema;
         let mut store = Self {
@@ -76,7 +84,7 @@ impl Store {
             outbox: 0,
             unbounded: HashMap::new(),
             damage: None,
-            place: Place::Store { made, commits, seals, _writer: writer },
+            location: Location::Original { new, commits, seals, _writer: writer },
         };
         if schema < PAGED {
             store.migrate()?;
@@ -84,9 +92,9 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens a copy of a store, so that nothing of it can change; also one that is damaged, that
-    /// another process writes to, or that is on a disk that is full or read-only. What
-    /// [`Store::damage`] tells is missing then. Writes go to the copy, and are gone with it.
+    /// Opens a copy of a store, so that the store cannot change. The store may be damaged
+    /// ([`Store::damage`] says what is missing), another process may write to it, and its disk may
+    /// be full or read-only. Writes go to the copy, and are gone with it.
     ///
     /// # Errors
     /// When there is no store, or nothing of it can be read.
@@ -96,8 +104,8 @@ impl Store {
         let mut best: Option<Self> = None;
         let mut failed = None;
         for attempt in 0..ATTEMPTS {
-            // The last time without what sled can make again.
-            match read_once(dir, attempt + 1 == ATTEMPTS) {
+            let last = attempt + 1 == ATTEMPTS;
+            match read_once(dir, if last { Snapshots::Without } else { Snapshots::With }) {
                 Ok(store) if store.damage.is_none() => {
                     best = Some(store);
                     break;
@@ -118,7 +126,7 @@ impl Store {
             }
         }
         let mut store = match (best, failed) {
-            // What is missing there may be what could not be read: later all of it may be.
+            // What is missing may be what could not be read, and a later attempt may read it.
             (Some(store), Some(e @ StoreError::Io { .. })) if store.damage.is_some() => {
                 return Err(e);
             }
@@ -134,16 +142,20 @@ impl Store {
     }
 }
 
+/// Whether a database is opened with sled's snapshots, or without: sled can make them again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Snapshots {
+    With,
+    Without,
+}
+
+/// Takes all permissions on the store from other users.
 fn tighten(dir: &Path) -> Result<(), StoreError> {
-    private::tighten(dir).map_err(|error| StoreError::Io {
-        what: "set the permissions of the store",
-        path: dir.to_owned(),
-        error,
-    })
+    private::tighten(dir).map_err(fail("set the permissions of the store", dir))
 }
 
 /// Refuses a store of a newer program.
-fn known(dir: &Path, marker: &Marker) -> Result<(), StoreError> {
+fn check_schema(dir: &Path, marker: &Marker) -> Result<(), StoreError> {
     if marker.schema > SCHEMA {
         return Err(StoreError::Newer { path: dir.to_owned(), found: marker.schema });
     }
@@ -151,19 +163,19 @@ fn known(dir: &Path, marker: &Marker) -> Result<(), StoreError> {
 }
 
 /// Makes the directory of a store, where that is wanted and nothing else is there.
-fn create(dir: &Path, access: Access) -> Result<Made, StoreError> {
+fn create(dir: &Path, access: Access) -> Result<NewStoreDir, StoreError> {
     if access == Access::Existing {
-        return Err(none(dir));
+        return Err(no_store(dir));
     }
-    room(dir, 0)?;
-    Made::new(dir)
+    check_room(dir, 0)?;
+    NewStoreDir::new(dir)
 }
 
 /// Why a directory without a marker is no store.
-fn none(dir: &Path) -> StoreError {
+fn no_store(dir: &Path) -> StoreError {
     match std::fs::read_dir(dir) {
         Ok(entries) => {
-            if entries.flatten().any(|e| files::is_foreign(&e)) {
+            if entries.flatten().any(|e| layout::is_foreign(&e)) {
                 StoreError::NotAStore(dir.to_owned())
             } else {
                 StoreError::Missing(dir.to_owned())
@@ -172,7 +184,7 @@ fn none(dir: &Path) -> StoreError {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             StoreError::Missing(dir.to_owned())
         }
-        Err(error) => StoreError::Io { what: "open the store", path: dir.to_owned(), error },
+        Err(error) => fail("open the store", dir)(error),
     }
 }
 
@@ -180,8 +192,8 @@ fn torn(dir: &Path, why: String) -> StoreError {
     StoreError::Torn { path: dir.to_owned(), why }
 }
 
-/// Whether a store without a database never had one.
-fn without_database(dir: &Path, marker: &Marker, last: Option<&Seal>) -> Result<(), StoreError> {
+/// Refuses a store that lost its database. A store without rows may have none.
+fn check_never_written(dir: &Path, marker: &Marker, last: Option<&Seal>) -> Result<(), StoreError> {
     let written = marker.rows.max(last.map_or(0, Seal::total));
     if written > 0 {
         return Err(torn(dir, format!("{written} rows were written and no database was found")));
@@ -189,26 +201,25 @@ fn without_database(dir: &Path, marker: &Marker, last: Option<&Seal>) -> Result<
     Ok(())
 }
 
-/// Opens the database itself. It is as it was before on any error.
-fn open_to_write(dir: &Path, marker: &Marker) -> Result<(Rows, Found), StoreError> {
-    let db = files::database(dir);
+/// Opens the database itself. On any error it is as it was before.
+fn open_to_write(dir: &Path, marker: &Marker) -> Result<(Rows, FoundRows), StoreError> {
+    let db = layout::database(dir);
     let last = if marker.schema < SEALED { None } else { Seal::read(dir)? };
     if !db.join("db").exists() {
-        without_database(dir, marker, last.as_ref())?;
-        files::make_database(&db)?;
-        let rows = Rows::open(dir, &db, false)?;
-        let found = Found::of(&rows)?;
+        check_never_written(dir, marker, last.as_ref())?;
+        layout::make_database(&db)?;
+        let rows = Rows::open(dir, &db, Purpose::Original)?;
+        let found = FoundRows::of(&rows)?;
         return Ok((rows, found));
     }
-    // Nothing tells what a store of an older program should hold: two ways of reading it must
-    // agree.
-    let twin = if marker.schema < SEALED { Some(found_in_copy(dir)?) } else { None };
+    // Nothing says which rows a store of an older program should have: it is read twice, and both
+    // must agree.
+    let other = if marker.schema < SEALED { Some(found_in_copy(dir)?) } else { None };
     let mut failed = None;
-    // A second time: reading may have failed for a moment, or of a snapshot of sled, which it can
-    // make again.
-    for again in [false, true] {
+    // A second time without snapshots: reading may have failed for a moment, or because of one.
+    for snapshots in [Snapshots::With, Snapshots::Without] {
         let backup = Backup::make(dir)?;
-        let opened = open_and_check(dir, marker, last.as_ref(), twin.as_ref(), again);
+        let opened = open_and_check(dir, marker, last.as_ref(), other.as_ref(), snapshots);
         match opened {
             Ok(opened) => {
                 backup.discard()?;
@@ -231,77 +242,74 @@ fn open_and_check(
     dir: &Path,
     marker: &Marker,
     last: Option<&Seal>,
-    twin: Option<&Found>,
-    again: bool,
-) -> Result<(Rows, Found), StoreError> {
-    let db = files::database(dir);
-    if again {
-        files::remove_snapshots(&db).map_err(|error| StoreError::Io {
-            what: "open the database of",
-            path: dir.to_owned(),
-            error,
-        })?;
+    other: Option<&FoundRows>,
+    snapshots: Snapshots,
+) -> Result<(Rows, FoundRows), StoreError> {
+    let db = layout::database(dir);
+    if snapshots == Snapshots::Without {
+        layout::remove_snapshots(&db).map_err(fail("open the database of", dir))?;
     }
-    let rows = Rows::open(dir, &db, false)?;
-    let checked = Found::of(&rows).and_then(|found| {
-        let damage = found.damage(marker, last).or_else(|| {
-            twin.is_some_and(|twin| *twin != found)
-                .then(|| "reading it twice gave different rows".to_owned())
-        });
+    let rows = Rows::open(dir, &db, Purpose::Original)?;
+    let checked = FoundRows::of(&rows).and_then(|found| {
+        let differs = other.is_some_and(|other| *other != found);
+        let damage = found.damage(marker, last).or_else(|| differs.then(different_rows));
         match damage {
             Some(why) => Err(torn(dir, why)),
             None => Ok(found),
         }
     });
-    // What sled wrote goes away with its files; it must not write more.
+    // The caller replaces the files that sled has changed; sled must not write more.
     if checked.is_err() {
         rows.abandon();
     }
     Ok((rows, checked?))
 }
 
-/// What a copy of the database holds.
-fn found_in_copy(dir: &Path) -> Result<Found, StoreError> {
-    let scratch = Scratch::of(dir)?;
-    let rows = Rows::open(dir, &scratch.database(), true)?;
-    Found::of(&rows)
+fn different_rows() -> String {
+    "reading it twice gave different rows".to_owned()
 }
 
-fn read_once(dir: &Path, without_snapshots: bool) -> Result<Store, StoreError> {
+/// The rows that a copy of the database has.
+fn found_in_copy(dir: &Path) -> Result<FoundRows, StoreError> {
+    let scratch = ScratchDir::copy_of(dir)?;
+    let rows = Rows::open(dir, &scratch.database(), Purpose::Copy)?;
+    FoundRows::of(&rows)
+}
+
+fn read_once(dir: &Path, snapshots: Snapshots) -> Result<Store, StoreError> {
     let (marker, last, scratch) = {
-        let lock = Lock::shared(dir)?;
-        let marker = Marker::read(dir)?.ok_or_else(|| none(dir))?;
-        known(dir, &marker)?;
+        let lock = StoreLock::shared(dir)?;
+        let marker = Marker::read(dir)?.ok_or_else(|| no_store(dir))?;
+        check_schema(dir, &marker)?;
         if lock.is_none() {
-            files::not_in_use(dir)?;
+            lock::not_in_use(dir)?;
         }
         let last = if marker.schema < SEALED { None } else { Seal::read(dir)? };
-        (marker, last, Scratch::of(dir)?)
+        (marker, last, ScratchDir::copy_of(dir)?)
     };
     let db = scratch.database();
-    let io = |error| StoreError::Io { what: "read", path: dir.to_owned(), error };
     if !db.join("db").exists() {
-        without_database(dir, &marker, last.as_ref())?;
+        check_never_written(dir, &marker, last.as_ref())?;
     }
-    if without_snapshots && db.exists() {
-        files::remove_snapshots(&db).map_err(io)?;
+    if snapshots == Snapshots::Without && db.exists() {
+        layout::remove_snapshots(&db).map_err(fail("read", dir))?;
     }
-    let rows = Rows::open(dir, &db, true)?;
-    let found = Found::of(&rows)?;
+    let rows = Rows::open(dir, &db, Purpose::Copy)?;
+    let found = FoundRows::of(&rows)?;
     let mut damage = found.damage(&marker, last.as_ref());
     if marker.schema < SEALED && damage.is_none() && found_in_copy(dir)? != found {
-        damage = Some("reading it twice gave different rows".to_owned());
+        damage = Some(different_rows());
     }
-    scratch.hide();
+    scratch.unlink_files();
     Ok(Store {
         dir: dir.to_owned(),
         rows,
         marker,
-        seal: found.rows,
+        seal: found.counted,
         stopped: false,
         outbox: 0,
         unbounded: HashMap::new(),
         damage,
-        place: Place::Copy(scratch),
+        location: Location::Copy(scratch),
     })
 }

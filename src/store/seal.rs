@@ -1,9 +1,10 @@
-//! The seal: how many rows of each kind a store holds, and a checksum of all of them.
+//! The seal: how many rows of each kind a store has, and a checksum of all of them.
 //!
 //! Owns the counting. The seal is a row of its own, written in the same atomic write as the rows
-//! that it counts; after each write it also goes to the file `sidecarta.commits`. So at opening it
-//! shows whether all rows are there, and whether the last writes are. Must never be ahead of what
-//! is durable: the file is written last, and a process or system that ends before leaves it behind.
+//! that it counts. After each write it is also written to the file `sidecarta.commits`. So when a
+//! store is opened, the seal shows whether all rows are there, and whether the last writes are.
+//! Must never be ahead of what is durable: the file is written last, and a crash before that leaves
+//! an older one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,17 +16,17 @@ use serde::{Deserialize, Serialize};
 
 use super::database::Rows;
 use super::error::StoreError;
-use super::keys::{self, Kind};
+use super::keys::{self, RowKind};
 use super::marker::Marker;
 use super::schema::SEALED;
 use crate::private;
 
 /// File of the last seal.
 pub(super) const FILE: &str = "sidecarta.commits";
-/// Its length, so that a newer seal overwrites all of an older one in one write.
+/// Bytes of that file, at least. A newer seal overwrites all of an older one in one write.
 const LENGTH: usize = 1024;
 
-/// What a store holds.
+/// Counts and a checksum of the rows of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Seal {
     /// Writes so far.
@@ -36,16 +37,17 @@ pub(super) struct Seal {
     pub rows: BTreeMap<char, u64>,
 }
 
-/// What is counted apart: the kind of a row; of the parts of a batch that waits, the first one.
+/// The class by which a row is counted: its kind. Later pieces of queued batches have a class of
+/// their own, so that the class of first pieces counts batches.
 fn class(key: &[u8]) -> char {
     match key.first() {
-        Some(&k) if k == Kind::Kept as u8 && !keys::is_first_part(key) => 'Q',
+        Some(&k) if k == RowKind::Queued as u8 && !keys::is_first_piece(key) => 'Q',
         Some(&k) => char::from(k),
         None => '?',
     }
 }
 
-fn words(class: char) -> &'static str {
+fn class_name(class: char) -> &'static str {
     match class {
         'w' => "workloads",
         'd' => "dependencies",
@@ -59,15 +61,15 @@ fn words(class: char) -> &'static str {
         'n' => "baselines",
         'a' => "alerts",
         'g' => "accepted namespaces",
-        'f' => "notes of counted connections",
+        'f' => "rows of counted connections",
         'v' => "rows about the cluster",
         'u' => "rows about pods that the cluster does not know",
         _ => "other rows",
     }
 }
 
-/// Digest of a row. The sum over all rows does not depend on their order. Must never change: it is
-/// stored.
+/// Digest of a row. The sum over all rows does not depend on their order. Must never change: the
+/// sum is stored.
 fn digest(key: &[u8], row: &[u8]) -> u64 {
     let both = (u64::from(crc32fast::hash(key)) << 32) | u64::from(crc32fast::hash(row));
     // splitmix64: equal differences of two sums must not cancel out.
@@ -94,7 +96,8 @@ impl Seal {
         }
     }
 
-    /// Counts a row that takes the place of another, of none, or goes.
+    /// Counts the change of a row. `before` is `None` for a new row, `after` for one that is
+    /// removed.
     pub fn replace(&mut self, key: &[u8], before: Option<&[u8]>, after: Option<&[u8]>) {
         if let Some(row) = before {
             self.remove(key, row);
@@ -104,24 +107,26 @@ impl Seal {
         }
     }
 
-    /// Rows that only grow in number.
+    /// The number of lasting rows: it never becomes smaller.
     pub fn lasting(&self) -> u64 {
-        let lasting =
-            |c: char| c != 'Q' && u8::try_from(c).is_ok_and(|kind| !Kind::is_passing(kind));
-        self.rows.iter().filter(|(c, _)| lasting(**c)).map(|(_, n)| *n).fold(0, u64::saturating_add)
+        let is_lasting = |class: char| {
+            class != 'Q' && u8::try_from(class).is_ok_and(|kind| !RowKind::is_transient(kind))
+        };
+        let lasting = self.rows.iter().filter(|(class, _)| is_lasting(**class));
+        lasting.map(|(_, n)| *n).fold(0, u64::saturating_add)
     }
 
-    /// All rows.
+    /// The number of all rows.
     pub fn total(&self) -> u64 {
         self.rows.values().copied().fold(0, u64::saturating_add)
     }
 
-    /// As a row.
+    /// Makes a row of it.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Reads the file; `None` where there is none, or one that is not whole.
+    /// Reads the file; `None` where there is none, or where it is not whole.
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = dir.join(FILE);
         let text = match fs::read(&path) {
@@ -153,58 +158,58 @@ fn decode(text: &[u8]) -> Option<Seal> {
 
 /// What is found in a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    /// What its rows amount to.
-    pub rows: Seal,
-    /// The row that holds the seal.
-    pub row: Option<Seal>,
+pub(super) struct FoundRows {
+    /// The seal that its rows should have.
+    pub counted: Seal,
+    /// The seal that it has.
+    pub stored: Option<Seal>,
 }
 
-impl Found {
+impl FoundRows {
     /// Reads all rows.
     pub fn of(rows: &Rows) -> Result<Self, StoreError> {
-        let mut found = Self { rows: Seal::default(), row: None };
+        let mut found = Self { counted: Seal::default(), stored: None };
         for row in rows.iter() {
             let (key, row) = row?;
-            if key.first() == Some(&(Kind::Seal as u8)) {
-                found.row = serde_json::from_slice(&row).ok();
+            if key.first() == Some(&(RowKind::Seal as u8)) {
+                found.stored = serde_json::from_slice(&row).ok();
             } else {
-                found.rows.add(&key, &row);
+                found.counted.add(&key, &row);
             }
         }
-        found.rows.commit = found.row.as_ref().map_or(0, |r| r.commit);
+        found.counted.commit = found.stored.as_ref().map_or(0, |seal| seal.commit);
         Ok(found)
     }
 
     /// What shows that rows are missing; `None` where nothing does.
     pub fn damage(&self, marker: &Marker, last: Option<&Seal>) -> Option<String> {
-        // A crash after a batch and before the marker leaves more rows than the marker tells,
-        // never fewer.
-        let lasting = self.rows.lasting();
+        // A crash after a batch and before the marker leaves more rows than the marker says, never
+        // fewer.
+        let lasting = self.counted.lasting();
         let (found, written) = match marker.lasting {
             Some(written) => (lasting, written),
-            None => (self.rows.total(), marker.rows),
+            None => (self.counted.total(), marker.rows),
         };
         let missing =
             (found < written).then(|| format!("{written} rows were written and {found} are found"));
         if marker.schema < SEALED {
             return missing;
         }
-        let Some(newest) = self.row.iter().chain(last).max_by_key(|s| s.commit) else {
+        let Some(newest) = self.stored.iter().chain(last).max_by_key(|s| s.commit) else {
             let unsealed =
-                || (self.rows.total() > 0).then(|| "the seal of its rows is missing".to_owned());
+                || (self.counted.total() > 0).then(|| "the seal of its rows is missing".to_owned());
             return missing.or_else(unsealed);
         };
-        let behind = newest.commit.saturating_sub(self.rows.commit);
-        if behind == 0 && newest.digest == self.rows.digest && newest.rows == self.rows.rows {
+        let behind = newest.commit.saturating_sub(self.counted.commit);
+        if behind == 0 && newest.digest == self.counted.digest && newest.rows == self.counted.rows {
             return missing;
         }
         let mut out = Vec::new();
         for (class, &written) in &newest.rows {
-            let found = self.rows.rows.get(class).copied().unwrap_or(0);
+            let found = self.counted.rows.get(class).copied().unwrap_or(0);
             if found < written {
-                let gone = written - found;
-                out.push(format!("{gone} of {written} {} are missing", words(*class)));
+                let missing = written - found;
+                out.push(format!("{missing} of {written} {} are missing", class_name(*class)));
             }
         }
         if behind > 0 {

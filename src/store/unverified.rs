@@ -1,30 +1,30 @@
-//! Parts of batches about pods that the cluster does not know: kept apart until it does, or until
-//! they are given up.
+//! Unverified lines of batches: lines about pods that the cluster does not know. They are stored
+//! until it does, or until they expire or are dropped.
 //!
-//! Owns their rows: one that tells in short what there is, and the part itself, cut into pieces. A
-//! part comes in the write that merges the rest of its batch, and goes in the write that merges it
-//! or counts it as given up, so that it counts once. It is no part of an export: elsewhere nobody
-//! could ever confirm it. Must never hold anything that a command or a Sidecar is made of.
+//! Owns their rows: a summary for each batch, and the lines, cut into pieces. The write that merges
+//! the rest of a batch stores its unverified lines, and the write that merges them or counts them
+//! as lost removes them, so that they count once. An export does not have them: elsewhere nobody
+//! could ever confirm them. Must never store anything that a command or a Sidecar is made of.
 
 use std::collections::BTreeSet;
 
-use super::keys::{self, Kind};
-use super::{Change, Store, StoreError};
-use crate::model::{BatchId, Record, UnverifiedBatch};
+use super::changes::RowChanges;
+use super::error::StoreError;
+use super::handle::Store;
+use super::keys::{self, RowKind};
+use super::queue::PIECE;
+use crate::model::{BatchId, Record, Unverified};
 
-/// Bytes in a row: see `kept`.
-const PART: usize = 6 * 1024;
-
-/// Changes of what is kept apart.
+/// Changes of the unverified lines that are stored.
 #[derive(Debug, Default)]
-pub struct Apart {
-    /// What comes, or replaces the part of the same batch, with its bytes.
-    pub put: Vec<(UnverifiedBatch, Vec<u8>)>,
-    /// What goes.
+pub struct UnverifiedChanges {
+    /// Summary and bytes of unverified lines. They replace those of the same batch.
+    pub put: Vec<(Unverified, Vec<u8>)>,
+    /// Batches whose unverified lines are removed.
     pub remove: BTreeSet<BatchId>,
 }
 
-impl Apart {
+impl UnverifiedChanges {
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         self.put.is_empty() && self.remove.is_empty()
@@ -32,65 +32,63 @@ impl Apart {
 }
 
 impl Store {
-    /// What is kept apart, in short, by source and sequence.
+    /// Summaries of the unverified lines, by source and sequence number of their batch.
     ///
     /// # Errors
     /// When a row cannot be read.
     pub fn unverified(&self) -> Result<Vec<UnverifiedBatch>, StoreError> {
         let mut out = Vec::new();
-        for row in self.rows.scan_prefix([Kind::Unverified as u8]) {
+        for row in self.rows.scan_prefix([RowKind::Unverified as u8]) {
             let (key, row) = row?;
-            if key.ends_with(&[0; 4]) {
+            if keys::is_first_piece(&key) {
                 out.push(self.decode(&row)?);
             }
         }
         Ok(out)
     }
 
-    /// What is kept apart of a batch, as it was put.
+    /// The unverified lines of a batch, as they were put.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub fn read_unverified(&self, id: &BatchId) -> Result<Vec<u8>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix(keys::of_unverified(id)) {
-            let (key, part) = row?;
-            if !key.ends_with(&[0; 4]) {
-                out.extend_from_slice(&part);
+            let (key, piece) = row?;
+            if !keys::is_first_piece(&key) {
+                out.extend_from_slice(&piece);
             }
         }
         Ok(out)
     }
 
-    /// Merges records, counts batches as held and no longer kept, and changes what is kept apart,
-    /// in one write.
+    /// Merges records, marks queued batches as merged, and changes the unverified lines, in one
+    /// write.
     ///
     /// # Errors
     /// As [`Store::apply`].
-    pub fn settle_apart(
+    pub fn merge_with_unverified(
         &mut self,
         records: &[Record],
-        kept: &BTreeSet<BatchId>,
-        apart: &Apart,
+        queued: &BTreeSet<BatchId>,
+        unverified: &UnverifiedChanges,
     ) -> Result<(), StoreError> {
-        if self.stopped {
-            return Err(StoreError::Stopped(self.dir.clone()));
-        }
-        let mut writes = Change::default();
-        let replaced = apart.put.iter().map(|(told, _)| &told.id);
-        for id in apart.remove.iter().chain(replaced) {
+        self.check_writable()?;
+        let mut changes = RowChanges::default();
+        let replaced = unverified.put.iter().map(|(summary, _)| &summary.id);
+        for id in unverified.remove.iter().chain(replaced) {
             for key in self.rows.scan_prefix(keys::of_unverified(id)).keys() {
-                writes.remove(key?.to_vec());
+                changes.remove(key?.to_vec());
             }
         }
-        for (told, bytes) in &apart.put {
-            let mut short = Vec::new();
-            self.encode_into(&mut short, told)?;
-            writes.put(keys::unverified(&told.id, 0), short);
-            for (n, part) in bytes.chunks(PART).enumerate() {
-                writes.put(keys::unverified(&told.id, n as u32 + 1), part);
+        for (summary, bytes) in &unverified.put {
+            let mut row = Vec::new();
+            self.encode_into(&mut row, summary)?;
+            changes.put(keys::unverified(&summary.id, 0), row);
+            for (n, piece) in bytes.chunks(PIECE).enumerate() {
+                changes.put(keys::unverified(&summary.id, n as u32 + 1), piece);
             }
         }
-        self.merge_all(records, &kept.iter().collect(), writes)
+        self.merge(records, &queued.iter().collect(), changes)
     }
 }

@@ -1,13 +1,13 @@
 //! Names of counters that batches may carry.
 //!
-//! Owns the set. A name becomes a part of a row, and a word of `status` and of its JSON: must never
-//! let one through that this program does not know.
+//! Owns the set. A name is stored in rows, and shown by `status` and in its JSON. Must never let a
+//! name through that this program does not know.
 
 use std::collections::BTreeMap;
 
 use crate::model::counter;
 
-/// More than this no counter says, of which bytes are one: sums stay far from what 64 bits hold.
+/// The largest value of a counter. Some count bytes. Sums stay far from what 64 bits hold.
 pub(super) const MAX_COUNTER: u64 = 1 << 53;
 
 /// Counters as they may be stored: those of unknown names are summed under one name.
@@ -32,19 +32,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_counter_of_an_agent_is_known_and_no_other() {
+    fn a_batch_may_carry_the_counters_of_an_agent_and_no_others() {
         let collected = sidecarta_capture::live::collector::CollectorStatus::default();
         for (name, _) in crate::agent::named(&collected) {
             assert!(counter::may_be_sent(name), "an agent counts {name}: add it");
         }
-        // What only checking and learning may say.
+        // These are set by checking and by learning only.
         for name in [counter::LINES_ELSEWHERE, counter::UNKNOWN, counter::CHANGED_HANDS, "", "x"] {
             assert!(!counter::may_be_sent(name), "{name}");
         }
     }
 
     #[test]
-    fn unknown_names_become_one_counter() {
+    fn unknown_names_are_summed_in_one_counter() {
         let mut counters: BTreeMap<String, u64> =
             (0..1_000).map(|n| (format!("made-up-{n}"), 2)).collect();
         counters.insert("ring-dropped".into(), u64::MAX);

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::line::MAX_COUNT;
+use super::time::{KUBERNETES, MAX_SKEW, SECOND};
 use super::*;
-use crate::cluster::{ClusterBuilder, objects};
+use crate::cluster::{Builder, Pod, objects};
 use crate::learn;
-use crate::model::{BatchId, DataPlane, Record, WorkloadId};
-use crate::observed::Gatherer;
-use crate::observed::Opening;
-use crate::observed::tests::{connection, pod as told_pod};
+use crate::model::{BatchId, DataPlane, Record, Span, Tally, WorkloadId};
+use crate::observed::tests::{connection, pod as some_pod};
+use crate::observed::{Asked, Edge, Gatherer, Opening, Watching};
 
 /// 2026-11-25T10:00:00Z.
 const NOW: Time = Time(1_795_600_800 * SECOND);
@@ -42,54 +43,71 @@ fn cluster() -> Cluster {
     builder.build().0
 }
 
-const RULES: Rules = Rules { now: NOW, nodes: true };
+const RULES: CheckRules = CheckRules { now: NOW, node: NodeIdentity::Proven };
 
-fn claim<'a>(namespace: &'a str, name: &'a str, uid: &'a str) -> Claim<'a> {
-    Claim { namespace, name, uid, start: hours_ago(2), node: "n1" }
+fn claim<'a>(namespace: &'a str, name: &'a str, uid: &'a str) -> PodClaim<'a> {
+    PodClaim { namespace, name, uid, start: hours_ago(2), node: "n1" }
 }
 
-#[test]
-fn a_pod_is_known_by_its_uid_and_speaks_through_the_agent_of_its_node() {
+/// What a batch of n1 gives that claims this pod.
+fn standing_on_n1(claim: PodClaim<'_>) -> String {
     let cluster = cluster();
-    let of = |claim: Claim<'_>| match standing(claim, "n1", &cluster, &RULES) {
-        Standing::Known(pod) => pod.name.to_string(),
-        Standing::Elsewhere => "elsewhere".to_owned(),
-        Standing::Unknown => "unknown".to_owned(),
-    };
-    assert_eq!(of(claim("shop", "web", "uid-web")), "web");
-    assert_eq!(of(claim("bank", "db", "uid-db")), "elsewhere");
-    // Another pod of the same name, such as one of a StatefulSet that has moved since.
-    assert_eq!(of(claim("bank", "web-0", "uid-of-before")), "unknown");
-    assert_eq!(of(claim("shop", "web", "uid-api")), "unknown");
-    assert_eq!(of(claim("bank", "ghost", "uid-ghost")), "unknown");
-    assert_eq!(of(claim("bank", "pending", "uid-pending")), "unknown");
-    let elsewhere = Claim { node: "n2", ..claim("bank", "ghost", "uid-ghost") };
-    assert_eq!(of(elsewhere), "elsewhere", "it says so itself");
-    // Old agents tell no UID: the start decides.
-    assert_eq!(of(claim("shop", "web", "")), "web");
-    assert_eq!(of(claim("bank", "db", "")), "elsewhere");
-    assert_eq!(of(Claim { start: hours_ago(5), ..claim("shop", "web", "") }), "unknown");
-    assert_eq!(of(Claim { start: Time::MIN, ..claim("shop", "web", "") }), "web");
-    // Where nobody proves which node is theirs, the node says nothing.
-    let open = Rules { nodes: false, ..RULES };
-    let found = standing(claim("bank", "db", "uid-db"), "n1", &cluster, &open);
-    assert!(matches!(found, Standing::Known(pod) if &*pod.name == "db"));
+    match pod_standing(claim, "n1", &cluster, &RULES) {
+        PodStanding::Known(pod) => pod.name.to_string(),
+        PodStanding::Elsewhere => "elsewhere".to_owned(),
+        PodStanding::Unknown => "unknown".to_owned(),
+    }
 }
 
 #[test]
-fn a_snapshot_without_uids_and_nodes_is_believed_as_far_as_it_goes() {
-    let mut builder = ClusterBuilder::default();
+fn a_pod_is_found_by_its_uid_on_the_node_of_the_batch() {
+    assert_eq!(standing_on_n1(claim("shop", "web", "uid-web")), "web");
+    assert_eq!(standing_on_n1(claim("bank", "db", "uid-db")), "elsewhere");
+    // Another pod of the same name, such as one of a StatefulSet that has moved since.
+    assert_eq!(standing_on_n1(claim("bank", "web-0", "uid-of-before")), "unknown");
+    assert_eq!(standing_on_n1(claim("shop", "web", "uid-api")), "unknown");
+}
+
+#[test]
+fn a_pod_that_the_cluster_lacks_or_has_on_no_node_is_unknown() {
+    assert_eq!(standing_on_n1(claim("bank", "ghost", "uid-ghost")), "unknown");
+    assert_eq!(standing_on_n1(claim("bank", "pending", "uid-pending")), "unknown");
+    let elsewhere = PodClaim { node: "n2", ..claim("bank", "ghost", "uid-ghost") };
+    assert_eq!(standing_on_n1(elsewhere), "elsewhere", "the batch itself says so");
+}
+
+#[test]
+fn a_pod_of_an_old_agent_without_a_uid_is_found_by_its_start() {
+    assert_eq!(standing_on_n1(claim("shop", "web", "")), "web");
+    assert_eq!(standing_on_n1(claim("bank", "db", "")), "elsewhere");
+    let long_before = PodClaim { start: hours_ago(5), ..claim("shop", "web", "") };
+    assert_eq!(standing_on_n1(long_before), "unknown");
+    let without_start = PodClaim { start: Time::MIN, ..claim("shop", "web", "") };
+    assert_eq!(standing_on_n1(without_start), "web");
+}
+
+#[test]
+fn a_node_that_nobody_has_proved_refuses_no_pod() {
+    let cluster = cluster();
+    let claimed = CheckRules { node: NodeIdentity::Claimed, ..RULES };
+    let found = pod_standing(claim("bank", "db", "uid-db"), "n1", &cluster, &claimed);
+    assert!(matches!(found, PodStanding::Known(pod) if &*pod.name == "db"));
+}
+
+#[test]
+fn a_pod_of_a_snapshot_without_uids_and_nodes_is_found_by_its_name() {
+    let mut builder = Builder::default();
     builder.pod(&object("shop", "web", "", "", "10.0.0.1"));
     let cluster = builder.build().0;
-    let found = standing(claim("shop", "web", "uid-web"), "n1", &cluster, &RULES);
-    assert!(matches!(found, Standing::Known(_)));
+    let found = pod_standing(claim("shop", "web", "uid-web"), "n1", &cluster, &RULES);
+    assert!(matches!(found, PodStanding::Known(_)));
 }
 
 fn opening(began: Time) -> Opening {
     Opening { began, from: SocketAddr::from(([10, 0, 0, 1], 40_000)) }
 }
 
-/// A batch of n1 that tells of this pod: a connection, a name asked for, a watch.
+/// A batch of n1 about this pod: a connection, a name asked for, a watch.
 fn batch(pod: &Pod, times: [Time; 3], span: Span) -> Observed {
     let mut gatherer = Gatherer::new("n1", "boot");
     gatherer.connection(pod, &connection(40_000, 80, 1), || Span::ALWAYS);
@@ -117,7 +135,7 @@ fn web() -> Pod {
 const HONEST: Span = Span { from: Time(NOW.0 - HOUR), to: NOW };
 
 #[test]
-fn the_identity_of_a_known_pod_is_never_the_batchs() {
+fn the_identity_of_a_known_pod_comes_from_the_cluster() {
     let cluster = cluster();
     let workload =
         WorkloadId { namespace: "shop".into(), kind: "Deployment".into(), name: "victim".into() };
@@ -130,39 +148,40 @@ fn the_identity_of_a_known_pod_is_never_the_batchs() {
         start: Time::MIN,
         ..web()
     };
-    let told = batch(&lie, [hours_ago(1); 3], HONEST);
-    let Checked { batch: checked, unknown } = check(told, &cluster, &RULES);
-    assert_eq!((checked.pods, unknown.is_none()), (vec![web()], true));
+    let sent = batch(&lie, [hours_ago(1); 3], HONEST);
+    let CheckedBatch { batch: checked, unverified } = check(sent, &cluster, &RULES);
+    assert_eq!((checked.pods, unverified.is_none()), (vec![web()], true));
     assert_eq!((checked.edges.len(), checked.asked.len(), checked.watching.len()), (1, 1, 1));
     assert_eq!(checked.counters, BTreeMap::new());
 }
 
 #[test]
-fn lines_are_refused_or_kept_apart_one_by_one() {
+fn each_line_counts_or_not_by_its_own_pod() {
     let cluster = cluster();
-    let (db, ghost) = (cluster.pods_named("bank", "db")[0].clone(), told_pod("ghost"));
-    let mut told = batch(&web(), [hours_ago(1); 3], HONEST);
-    told.pods.extend([Pod { node: "n1".into(), ..db }, ghost]);
+    let (db, ghost) = (cluster.pods_named("bank", "db")[0].clone(), some_pod("ghost"));
+    let mut sent = batch(&web(), [hours_ago(1); 3], HONEST);
+    sent.pods.extend([Pod { node: "n1".into(), ..db }, ghost]);
     for pod in [1, 2, 2] {
-        told.edges.push(Edge { pod, ..told.edges[0].clone() });
+        sent.edges.push(Edge { pod, ..sent.edges[0].clone() });
     }
-    told.watching.push(WatchedInterface { pod: 1, ..told.watching[0].clone() });
-    let Checked { batch, unknown } = check(told.clone(), &cluster, &RULES);
+    sent.watching.push(Watching { pod: 1, ..sent.watching[0].clone() });
+    let CheckedBatch { batch, unverified } = check(sent.clone(), &cluster, &RULES);
     assert_eq!((batch.edges.len(), batch.asked.len(), batch.watching.len()), (1, 1, 1));
     let want = [(counter::LINES_ELSEWHERE, 2), (counter::UNVERIFIED, 2)];
     assert_eq!(batch.counters, want.map(|(n, of)| (n.to_owned(), of)).into());
-    let unknown = unknown.unwrap();
-    assert_eq!((unknown.pods.len(), &*unknown.pods[0].name), (1, "ghost"));
-    assert_eq!(unknown.edges.iter().map(|e| e.pod).collect::<Vec<_>>(), [0, 0]);
-    assert_eq!((unknown.id, unknown.counters.len(), unknown.spans.0.len()), (told.id, 0, 0));
+    let unverified = unverified.unwrap();
+    assert_eq!((unverified.pods.len(), &*unverified.pods[0].name), (1, "ghost"));
+    assert_eq!(unverified.edges.iter().map(|e| e.pod).collect::<Vec<_>>(), [0, 0]);
+    assert_eq!(unverified.id, sent.id);
+    assert_eq!((unverified.counters.len(), unverified.spans.0.len()), (0, 0));
 }
 
 #[test]
-fn times_are_held_against_the_clock_and_the_pods_start() {
+fn times_are_checked_against_the_clock_and_the_start_of_the_pod() {
     let cluster = cluster();
     let far = Time(NOW.0 + 24 * HOUR);
     let past = Time(-HOUR);
-    let skewed = Time(NOW.0 + SKEW);
+    let skewed = Time(NOW.0 + MAX_SKEW);
     for (what, times, span, want, want_span, corrected) in [
         ("honest", [hours_ago(1); 3], HONEST, [hours_ago(1); 3], Some(HONEST), 0),
         (
@@ -191,8 +210,8 @@ fn times_are_held_against_the_clock_and_the_pods_start() {
             4,
         ),
     ] {
-        let told = batch(&web(), times, span);
-        let Checked { batch, .. } = check(told, &cluster, &RULES);
+        let sent = batch(&web(), times, span);
+        let CheckedBatch { batch, .. } = check(sent, &cluster, &RULES);
         let edge = &batch.edges[0];
         assert_eq!([edge.first(), edge.last_began(), edge.last], want, "{what}");
         let tally = batch.asked[0].tally;
@@ -207,32 +226,32 @@ fn times_are_held_against_the_clock_and_the_pods_start() {
 }
 
 #[test]
-fn what_contradicts_itself_is_refused_and_counts_stay_small() {
-    let cluster = cluster();
-    let mut told = batch(&web(), [NOW, hours_ago(1), NOW], Span { from: NOW, to: hours_ago(1) });
-    told.asked[0].tally = Tally::new(1, NOW, hours_ago(1));
-    told.edges.push(Edge {
-        connections: u64::MAX,
-        midway: u64::MAX,
-        openings: vec![opening(NOW)],
-        ..told.edges[0].clone()
-    });
-    let Checked { batch, .. } = check(told, &cluster, &RULES);
-    assert_eq!((batch.edges.len(), batch.asked.len(), batch.watching.len()), (1, 0, 0));
+fn a_line_that_contradicts_itself_is_refused() {
+    let mut sent = batch(&web(), [NOW, hours_ago(1), NOW], Span { from: NOW, to: hours_ago(1) });
+    sent.asked[0].tally = Tally::new(1, NOW, hours_ago(1));
+    let CheckedBatch { batch, .. } = check(sent, &cluster(), &RULES);
+    assert_eq!((batch.edges.len(), batch.asked.len(), batch.watching.len()), (0, 0, 0));
     assert_eq!(batch.counters[counter::IMPOSSIBLE], 3);
+}
+
+#[test]
+fn the_counts_of_a_line_are_limited() {
+    let mut sent = batch(&web(), [NOW; 3], HONEST);
+    (sent.edges[0].connections, sent.edges[0].midway) = (u64::MAX, u64::MAX);
+    let CheckedBatch { batch, .. } = check(sent, &cluster(), &RULES);
     let edge = &batch.edges[0];
     assert_eq!((edge.connections, edge.midway), (MAX_COUNT, MAX_COUNT));
 }
 
 #[test]
-fn a_file_is_held_against_when_it_was_made() {
-    let mut told = batch(&web(), [hours_ago(1); 3], HONEST);
+fn a_file_is_checked_against_the_time_when_it_was_made() {
+    let mut sent = batch(&web(), [hours_ago(1); 3], HONEST);
     let later = Time(NOW.0 + 1_000 * HOUR);
-    assert_eq!(Rules::of_file(&told, later).now, NOW);
-    told.made = Time::MAX;
-    assert_eq!(Rules::of_file(&told, later).now, later);
-    told.made = Time(0);
-    assert_eq!(Rules::of_file(&told, later).now, later);
+    assert_eq!(CheckRules::of_file(&sent, later).now, NOW);
+    sent.made = Time::MAX;
+    assert_eq!(CheckRules::of_file(&sent, later).now, later);
+    sent.made = Time(0);
+    assert_eq!(CheckRules::of_file(&sent, later).now, later);
 }
 
 /// A pod as an agent may claim it to be, true or not.
@@ -256,7 +275,7 @@ fn any_claim() -> impl Strategy<Value = Pod> {
             },
             node: node.into(),
             start,
-            ..told_pod(workload)
+            ..some_pod(workload)
         })
 }
 
@@ -268,8 +287,8 @@ fn any_time() -> impl Strategy<Value = Time> {
 }
 
 proptest! {
-    /// Whatever the agent on n1 tells, it says nothing of a pod of another node, nor of a workload
-    /// that has no pod on n1, and nothing of a time that cannot be.
+    /// Whatever the agent on n1 sends, no record is about a pod of another node, about a workload
+    /// without a pod on n1, or about a time that cannot be true.
     #[test]
     fn no_batch_of_a_node_changes_a_record_of_another_nodes_pod(
         pods in prop::collection::vec(any_claim(), 1..5),
@@ -281,7 +300,7 @@ proptest! {
         let cluster = cluster();
         let at = |n: usize| (n % pods.len()) as u32;
         let one = batch(&web(), [NOW; 3], HONEST).edges[0].clone();
-        let told = Observed {
+        let sent = Observed {
             id: BatchId { source: "agent:n1:boot".into(), sequence: 3 },
             node: "n1".into(),
             made: NOW,
@@ -306,19 +325,19 @@ proptest! {
             }).collect(),
             pods: pods.clone(),
         };
-        let lines = (told.edges.len() + told.asked.len() + told.watching.len()) as u64;
-        let Checked { batch, unknown } = check(told, &cluster, &RULES);
+        let lines = (sent.edges.len() + sent.asked.len() + sent.watching.len()) as u64;
+        let CheckedBatch { batch, unverified } = check(sent, &cluster, &RULES);
         let count = |name: &str| batch.counters.get(name).copied().unwrap_or(0);
-        let apart = unknown.as_ref().map_or(0, |u| u.edges.len() + u.asked.len() + u.watching.len()) as u64;
+        let left = unverified.as_ref().map_or(0, |u| u.edges.len() + u.asked.len() + u.watching.len()) as u64;
         let counted = (batch.edges.len() + batch.asked.len() + batch.watching.len()) as u64;
-        // No line goes without being counted.
-        prop_assert_eq!(lines, counted + apart + count(counter::LINES_ELSEWHERE) + count(counter::IMPOSSIBLE));
-        prop_assert_eq!(apart, count(counter::UNVERIFIED));
-        if let (Some(unknown), true) = (unknown, again) {
-            // Held against the same cluster it is as unknown as before.
-            let Checked { batch, unknown: still } = check(unknown.clone(), &cluster, &RULES);
+        // Each line is counted somewhere.
+        prop_assert_eq!(lines, counted + left + count(counter::LINES_ELSEWHERE) + count(counter::IMPOSSIBLE));
+        prop_assert_eq!(left, count(counter::UNVERIFIED));
+        if let (Some(unverified), true) = (unverified, again) {
+            // The same cluster knows as little of them as before.
+            let CheckedBatch { batch, unverified: still } = check(unverified.clone(), &cluster, &RULES);
             prop_assert!(batch.is_empty());
-            prop_assert_eq!(still, Some(unknown));
+            prop_assert_eq!(still, Some(unverified));
         }
         let own: BTreeMap<&WorkloadId, &Pod> = cluster.pods().iter()
             .filter(|p| &*p.node == "n1").map(|p| (&p.workload, p)).collect();

@@ -8,16 +8,20 @@ use std::time::{Duration, Instant};
 
 use hyper::{Method, Uri};
 use serde_json::{Value, json};
-use sidecarta::alert::{Config, Sinks};
+use sidecarta::alert::{SinkConfig, Sinks};
 use sidecarta::http::Http;
 use sidecarta::model::{Alert, AlertKind, Destination, ServicePort, Time};
 
 use crate::common::rights::{not_run, rooted};
 use crate::receiver::Reply;
-use crate::{PATIENCE, Receiver, alert, external, later, never, new_workload, tell, time};
+use crate::{PATIENCE, Receiver, alert, deliver, external, later, never, new_workload, time};
 
-fn config(url: &str) -> Config {
-    Config { alertmanagers: vec![url.parse().unwrap()], within: PATIENCE, ..Config::default() }
+fn config(url: &str) -> SinkConfig {
+    SinkConfig {
+        alertmanagers: vec![url.parse().unwrap()],
+        timeout: PATIENCE,
+        ..SinkConfig::default()
+    }
 }
 
 #[tokio::test]
@@ -32,31 +36,31 @@ async fn labels_are_the_alert_and_there_is_no_end() {
     let [request] = receiver.requests().try_into().unwrap();
     assert_eq!((request.method.as_str(), request.target.as_str()), ("POST", "/am/api/v2/alerts"));
     assert_eq!(request.headers["authorization"], "Basic abc");
-    let told = request.json();
+    let sent = request.json();
     assert_eq!(
-        told[0]["labels"],
+        sent[0]["labels"],
         json!({
             "alertname": "SidecartaNewDependency", "severity": "warning", "namespace": "shop", "workload_kind": "Deployment",
             "workload": "cart", "destination": "bank/ledger", "port": "8080",
         })
     );
-    assert_eq!(told[0]["annotations"]["summary"], alert("cart").text());
-    assert!(told[0]["annotations"]["description"].as_str().unwrap().starts_with("7 connections"));
-    assert_eq!(told[0]["startsAt"], time(60).to_string());
-    assert!(told[0].get("endsAt").is_none() && told[0].get("generatorURL").is_none());
-    assert_eq!(told[1]["labels"]["alertname"], "SidecartaCoverageLost");
+    assert_eq!(sent[0]["annotations"]["summary"], alert("cart").text());
+    assert!(sent[0]["annotations"]["description"].as_str().unwrap().starts_with("7 connections"));
+    assert_eq!(sent[0]["startsAt"], time(60).to_string());
+    assert!(sent[0].get("endsAt").is_none() && sent[0].get("generatorURL").is_none());
+    assert_eq!(sent[1]["labels"]["alertname"], "SidecartaCoverageLost");
     assert!(
-        told[1]["labels"].get("destination").is_none() && told[1]["labels"].get("port").is_none()
+        sent[1]["labels"].get("destination").is_none() && sent[1]["labels"].get("port").is_none()
     );
-    assert_eq!(told[2]["labels"]["alertname"], "SidecartaNewWorkload");
+    assert_eq!(sent[2]["labels"]["alertname"], "SidecartaNewWorkload");
     assert_eq!(
-        told[2]["annotations"]["summary"],
+        sent[2]["annotations"]["summary"],
         "shop/late is a new workload, which nobody accepted, and has 3 dependencies"
     );
 }
 
 #[tokio::test]
-async fn labels_are_bounded_and_remain_apart() {
+async fn long_labels_are_cut_and_stay_distinct() {
     let receiver = Receiver::always(200);
     let sinks = Sinks::new(&config(&format!("http://{}", receiver.address)), None).unwrap();
     let of = |last: u16| {
@@ -74,10 +78,10 @@ async fn labels_are_bounded_and_remain_apart() {
         }
     };
     sinks.deliver(&sinks.names()[0], &[of(2000), of(2001)]).await.unwrap();
-    let told = receiver.requests()[0].json();
-    let [a, b] = [0, 1].map(|i| told[i]["labels"]["destination"].as_str().unwrap().to_owned());
+    let sent = receiver.requests()[0].json();
+    let [a, b] = [0, 1].map(|i| sent[i]["labels"]["destination"].as_str().unwrap().to_owned());
     assert!(a.len() <= 256 && b.len() <= 256 && a != b, "{a} {b}");
-    assert!(told[0]["annotations"]["summary"].as_str().unwrap().len() <= 1024);
+    assert!(sent[0]["annotations"]["summary"].as_str().unwrap().len() <= 1024);
 }
 
 #[tokio::test]
@@ -86,14 +90,14 @@ async fn the_status_says_whether_to_try_again() {
         let receiver = Receiver::start(move |_| {
             Reply::Say(code, vec![("retry-after", "3".to_owned())], String::new())
         });
-        let (_, after) = later(tell(&config(&format!("http://{}", receiver.address))).await);
+        let (_, after) = later(deliver(&config(&format!("http://{}", receiver.address))).await);
         assert_eq!(after, Some(Duration::from_secs(3)));
     }
     let receiver =
         Receiver::start(|_| Reply::json(400, &json!("start time must be before end time")));
-    let why = never(tell(&config(&format!("http://{}", receiver.address))).await);
+    let why = never(deliver(&config(&format!("http://{}", receiver.address))).await);
     assert!(why.ends_with("start time must be before end time"), "{why}");
-    later(tell(&config(&format!("http://{}", Receiver::always(200).address))).await);
+    later(deliver(&config(&format!("http://{}", Receiver::always(200).address))).await);
 }
 
 /// What Debian calls it.
@@ -196,7 +200,7 @@ impl Alertmanager {
 }
 
 #[tokio::test]
-async fn the_real_one_shows_it() {
+async fn a_real_alertmanager_shows_the_alert() {
     let http = Http::new(None).unwrap();
     let Some(real) = Alertmanager::start(&http).await else { return };
     let sinks = Sinks::new(&config(&real.url), None).unwrap();
@@ -210,7 +214,7 @@ async fn the_real_one_shows_it() {
         ..alert("cart")
     };
     sinks.deliver(&name, &[first.clone(), odd.clone()]).await.unwrap();
-    // Told again, with more to tell: the same two alerts.
+    // Delivered again with other numbers: the same two alerts.
     let more = Alert { connections: 8, ..first.clone() };
     sinks.deliver(&name, &[more, odd.clone()]).await.unwrap();
     let alerts = real.alerts(&http).await;
@@ -230,10 +234,10 @@ async fn the_real_one_shows_it() {
     assert_eq!(shown["startsAt"].as_str().unwrap()[..19], raised.to_string()[..19]);
     let ends: Time = shown["endsAt"].as_str().unwrap().parse().unwrap();
     let left = Duration::from_nanos(ends.since(Time(i64::try_from(now.as_nanos()).unwrap())));
-    let again = sinks.wants_again(&name).unwrap();
+    let again = sinks.repeat_after(&name).unwrap();
     assert!(
         left > again * 2,
-        "it would resolve after {left:?}, and is told again only after {again:?}"
+        "it would resolve after {left:?}, and is delivered again only after {again:?}"
     );
     // Escaped, with a digest of what it stands for.
     let shown = sidecarta::text::line(&odd.destination.as_ref().unwrap().to_string()).into_owned();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sidecarta::alert::{Config, Sinks, Undelivered};
+use sidecarta::alert::{AlertUndelivered, SinkConfig, Sinks};
 use sidecarta::model::{Alert, AlertKind};
 
 use crate::receiver::{Reply, Request};
@@ -123,26 +123,26 @@ fn api(uids: &'static [(&'static str, &'static str)]) -> (Receiver, Kept) {
     (Receiver::start(move |r| serve(r, &own, uids)), kept)
 }
 
-fn sinks(api: &Receiver, within: Duration) -> Sinks {
+fn sinks(api: &Receiver, timeout: Duration) -> Sinks {
     let mut config = kube::Config::new(format!("http://{}", api.address).parse().unwrap());
     // Else a status that says "later" is asked for again, and again.
     config.default_retry = false;
     let client = kube::Client::try_from(config).unwrap();
-    let config = Config { event: true, within, ..Config::default() };
+    let config = SinkConfig { event: true, timeout, ..SinkConfig::default() };
     Sinks::new(&config, Some(client)).unwrap()
 }
 
-async fn tell(api: &Receiver, alerts: &[Alert]) -> Result<(), Undelivered> {
+async fn deliver(api: &Receiver, alerts: &[Alert]) -> Result<(), AlertUndelivered> {
     let sinks = sinks(api, PATIENCE);
     assert_eq!(sinks.names(), ["event"]);
-    assert_eq!(sinks.wants_again("event"), None);
+    assert_eq!(sinks.repeat_after("event"), None);
     sinks.deliver("event", alerts).await
 }
 
 #[tokio::test]
 async fn an_alert_is_an_event_at_its_workload() {
     let (api, kept) = api(&[("/apis/apps/v1/namespaces/shop/deployments/cart", "u-1")]);
-    tell(&api, &[alert("cart")]).await.unwrap();
+    deliver(&api, &[alert("cart")]).await.unwrap();
     let event = kept.lock().unwrap().values().next().unwrap().clone();
     assert_eq!(
         event["regarding"],
@@ -190,7 +190,7 @@ async fn each_kind_has_its_reason_and_each_controller_its_api() {
         (of("ReplicaSet", AlertKind::NewWorkload), "NewWorkload", json!("apps/v1"), Value::Null),
     ];
     let alerts: Vec<Alert> = all.iter().map(|(a, ..)| a.clone()).collect();
-    tell(&api, &alerts).await.unwrap();
+    deliver(&api, &alerts).await.unwrap();
     let kept = kept.lock().unwrap();
     assert_eq!(kept.len(), all.len());
     for (alert, reason, version, uid) in all {
@@ -204,15 +204,15 @@ async fn each_kind_has_its_reason_and_each_controller_its_api() {
 }
 
 #[tokio::test]
-async fn twice_is_one_event_with_a_series() {
+async fn an_alert_that_is_delivered_twice_is_one_event_with_a_series() {
     let (api, kept) = api(&[]);
     let more = Alert { connections: 12, last_seen: time(600), ..alert("cart") };
     for _ in 0..2 {
-        tell(&api, &[alert("cart")]).await.unwrap();
+        deliver(&api, &[alert("cart")]).await.unwrap();
     }
-    tell(&api, std::slice::from_ref(&more)).await.unwrap();
+    deliver(&api, std::slice::from_ref(&more)).await.unwrap();
     // Another destination is another alert.
-    tell(&api, &[Alert { destination: Some(external("example.com")), ..alert("cart") }])
+    deliver(&api, &[Alert { destination: Some(external("example.com")), ..alert("cart") }])
         .await
         .unwrap();
     let kept = kept.lock().unwrap();
@@ -230,7 +230,9 @@ async fn a_note_is_cut_between_characters() {
     let (api, kept) = api(&[]);
     for filler in 0..4 {
         let host = format!("{}{}", "x".repeat(filler), "ü".repeat(700));
-        tell(&api, &[Alert { destination: Some(external(&host)), ..alert("cart") }]).await.unwrap();
+        deliver(&api, &[Alert { destination: Some(external(&host)), ..alert("cart") }])
+            .await
+            .unwrap();
     }
     for event in kept.lock().unwrap().values() {
         let note = event["note"].as_str().unwrap();
@@ -242,10 +244,10 @@ async fn a_note_is_cut_between_characters() {
 async fn names_do_not_lead_anywhere_else() {
     let (api, kept) = api(&[]);
     let mut odd = alert("../../../../../api/v1/namespaces/shop/secrets/key");
-    tell(&api, std::slice::from_ref(&odd)).await.unwrap();
+    deliver(&api, std::slice::from_ref(&odd)).await.unwrap();
     assert_eq!(kept.lock().unwrap().len(), 1);
     odd.workload.namespace = "../x".to_owned();
-    never(tell(&api, &[odd, alert("cart")]).await);
+    never(deliver(&api, &[odd, alert("cart")]).await);
     assert_eq!(kept.lock().unwrap().len(), 2, "the other is delivered");
     assert!(
         api.requests().iter().all(|r| !r.target.contains("secrets") && !r.target.contains(".."))
@@ -262,7 +264,7 @@ async fn the_answer_says_whether_to_try_again() {
                 status(code, reason, details.clone())
             }
         });
-        let result = tell(&api, &[alert("cart"), alert("till")]).await;
+        let result = deliver(&api, &[alert("cart"), alert("till")]).await;
         (result, api.requests().iter().filter(|r| r.method == "POST").count())
     };
     for (code, reason) in
@@ -293,7 +295,7 @@ async fn the_answer_says_whether_to_try_again() {
 }
 
 #[tokio::test]
-async fn no_answer_is_no_loss() {
+async fn without_an_answer_the_alert_is_tried_again() {
     for reply in
         [|| Reply::Silent, || Reply::Break, || Reply::Say(500, Vec::new(), "not json".to_owned())]
     {
@@ -308,11 +310,11 @@ async fn an_event_that_vanishes_in_between_is_made_again() {
         "POST" => status(409, "AlreadyExists", Value::Null),
         _ => status(404, "NotFound", Value::Null),
     });
-    later(tell(&gone, &[alert("cart")]).await);
+    later(deliver(&gone, &[alert("cart")]).await);
     let fixed = Receiver::start(|r| match r.method.as_str() {
         "POST" => status(409, "AlreadyExists", Value::Null),
         _ => status(403, "Forbidden", Value::Null),
     });
-    tell(&fixed, &[alert("cart")]).await.unwrap();
+    deliver(&fixed, &[alert("cart")]).await.unwrap();
     assert!(fixed.requests().iter().any(|r| r.method == "PATCH"));
 }

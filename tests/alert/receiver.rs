@@ -1,4 +1,4 @@
-//! A server that answers as it is told, and remembers what it was asked. One thread per connection.
+//! A server that answers as a test wants, and stores the requests. One thread per connection.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

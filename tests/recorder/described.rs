@@ -151,28 +151,29 @@ fn the_description_is_valid_and_has_every_path() {
 fn hold(described: &Value, method: &str, path: &str, asked: &str, (status, body): (u16, String)) {
     let plain = path.split('?').next().unwrap();
     let what = &described["paths"][plain][method]["responses"][status.to_string()];
-    let told = format!("{method} {path} {asked}: {status} {body}");
+    let context = format!("{method} {path} {asked}: {status} {body}");
     if status != 405 {
-        assert!(!what.is_null(), "not described: {told}");
+        assert!(!what.is_null(), "not described: {context}");
     }
     if status >= 400 {
-        is_error(&body, &told);
+        is_error(&body, &context);
         let reference = what["$ref"].as_str();
         assert!(
             status == 405 || reference.is_some_and(|r| r.starts_with("#/components/responses/")),
-            "{told}"
+            "{context}"
         );
     }
 }
 
-/// The key `error`, with words, and besides it at most `batch`: that it is the batch that is refused.
-fn is_error(body: &str, told: &str) {
-    let error: Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {told}"));
+/// The key `error`, with words, and besides it at most `batch`: that it is the batch that is
+/// refused.
+fn is_error(body: &str, context: &str) {
+    let error: Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {context}"));
     let error = error.as_object().unwrap();
-    assert!(!error["error"].as_str().unwrap().is_empty(), "{told}");
+    assert!(!error["error"].as_str().unwrap().is_empty(), "{context}");
     let known =
         |(key, value): (&String, &Value)| key == "error" || key == "batch" && value == "refused";
-    assert!(error.iter().all(known), "{told}");
+    assert!(error.iter().all(known), "{context}");
 }
 
 #[test]

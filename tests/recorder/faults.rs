@@ -66,11 +66,11 @@ fn an_acknowledged_batch_counts_once_whatever_happens() {
     let begun = Instant::now();
     let (mut next, mut opening, mut checks) = ([0u64; 3], 0, 0);
     for round in 0..kills {
-        let told = || format!("kill {round} of {kills}, SIDECARTA_SEED={seed}");
+        let context = || format!("kill {round} of {kills}, SIDECARTA_SEED={seed}");
         if random.below(3) == 0 {
             let mut child = Recorder::command(&store, None, &options).spawn().unwrap();
             std::thread::sleep(Duration::from_micros(random.below(60_000)));
-            assert!(child.try_wait().unwrap().is_none(), "it ended by itself: {}", told());
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself: {}", context());
             child.kill().unwrap();
             child.wait().unwrap();
             opening += 1;
@@ -82,12 +82,12 @@ fn an_acknowledged_batch_counts_once_whatever_happens() {
         // Of each agent, one batch may be there without its knowledge.
         while random.below(8) > 0 {
             let (_, sum) = recorder.dependencies(None);
-            assert!(sum <= acknowledged + 3, "{sum} connections of {acknowledged}: {}", told());
+            assert!(sum <= acknowledged + 3, "{sum} connections of {acknowledged}: {}", context());
             if sum >= acknowledged {
                 checks += 1;
                 break;
             }
-            assert!(Instant::now() < until, "{sum} connections of {acknowledged}: {}", told());
+            assert!(Instant::now() < until, "{sum} connections of {acknowledged}: {}", context());
             std::thread::sleep(Duration::from_millis(5));
         }
         let senders: Vec<_> = (0..3usize)
@@ -175,9 +175,9 @@ fn over_tls_with_a_certificate_that_changes() {
     // Half of a renewal: the certificate is there, the key is not its own. The old pair stays in
     // use.
     certificate(dir.path(), "second.pem", "IP:127.0.0.1");
-    let (code, told) = asked("second.pem");
+    let (code, printed) = asked("second.pem");
     assert_eq!(code, Some(1));
-    assert!(told.contains("certificate"), "{told}");
+    assert!(printed.contains("certificate"), "{printed}");
     std::fs::copy(dir.path().join("second.pem"), dir.path().join("cert.pem")).unwrap();
     let until = Instant::now() + Duration::from_secs(30);
     while asked("second.pem").0 != Some(0) {

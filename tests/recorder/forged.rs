@@ -6,10 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use sidecarta::agent::outbox::{DeliveryPace, Outbox};
-use sidecarta::agent::outlet::ToRecorder;
 use sidecarta::model::Time;
-use sidecarta::observed::{Gatherer, Reader};
 
 use super::CART;
 use super::cluster::{Cluster, Says};
@@ -18,16 +15,16 @@ use super::running::{Recorder, service};
 
 const AGENT: &str = "system:serviceaccount:sidecarta:sidecarta-agent";
 
-fn now() -> Time {
+pub(super) fn now() -> Time {
     Time(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64)
 }
 
-fn hours_ago(hours: i64) -> Time {
+pub(super) fn hours_ago(hours: i64) -> Time {
     Time((now().0 / 1_000_000_000 - hours * 3_600) * 1_000_000_000)
 }
 
 /// A pod as the API server has it; its UID is `uid-NAME`.
-fn object(namespace: &str, name: &str, address: &str, node: &str) -> Value {
+pub(super) fn object(namespace: &str, name: &str, address: &str, node: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": namespace, "name": name, "uid": format!("uid-{name}"), "labels": {"app": name}},
         "spec": {"nodeName": node, "containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
@@ -35,7 +32,7 @@ fn object(namespace: &str, name: &str, address: &str, node: &str) -> Value {
 }
 
 /// `web` on n1, `cart` and the victim `bank/db` on n2.
-fn objects() -> Vec<Value> {
+pub(super) fn objects() -> Vec<Value> {
     let mut all = vec![
         object("shop", "web", "10.244.1.10", "n1"),
         object("shop", "cart", "10.244.1.11", "n2"),
@@ -53,7 +50,7 @@ fn snapshot(dir: &Path, items: &[Value]) -> PathBuf {
 }
 
 /// A cluster in which the agents of n1 and n2 have tokens, and `ann` may read everything.
-fn cluster(items: &[Value]) -> Cluster {
+pub(super) fn cluster(items: &[Value]) -> Cluster {
     let mut says = Says::default();
     for object in items {
         let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
@@ -70,14 +67,14 @@ fn cluster(items: &[Value]) -> Cluster {
     Cluster::start(says)
 }
 
-/// A pod as an agent tells it.
-fn told(namespace: &str, name: &str, node: &str) -> Value {
+/// A pod in a batch of an agent.
+pub(super) fn pod_line(namespace: &str, name: &str, node: &str) -> Value {
     json!({"name": name, "uid": format!("uid-{name}"), "workload": {"namespace": namespace, "kind": "Pod", "name": name},
         "labels": {"app": name}, "selector": {"app": name}, "dataPlane": "sidecar", "start": hours_ago(2),
         "end": "2262-04-11T23:47:16.854775807Z", "addresses": ["10.244.1.10"], "node": node, "capture": {}})
 }
 
-fn edge(pod: usize, to: &str, connections: u64, at: Time) -> Value {
+pub(super) fn edge(pod: usize, to: &str, connections: u64, at: Time) -> Value {
     json!({"edge": {"pod": pod, "responder": to, "transport": "tcp", "orientation": "handshake", "fromStart": true, "answered": true,
         "refused": false, "content": "unknown", "names": {}, "initiator": "10.244.1.10:40000", "connections": connections,
         "first": at, "lastBegan": at, "last": at, "packets": 9}})
@@ -88,7 +85,7 @@ fn watching(pod: usize, from: Time, to: Time) -> Value {
 }
 
 /// A batch of these pods and lines.
-fn batch(node: &str, sequence: u64, pods: &[Value], lines: &[Value]) -> Vec<u8> {
+pub(super) fn batch(node: &str, sequence: u64, pods: &[Value], lines: &[Value]) -> Vec<u8> {
     let header = json!({"observed": {"version": 1, "source": format!("agent:{node}:b"), "sequence": sequence, "node": node,
         "made": now(), "spans": [], "counters": {}}});
     let mut all = vec![header];
@@ -104,8 +101,8 @@ fn json_of(recorder: &Recorder, path: &str) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// Waits until no batch waits to be resolved and what is kept apart is so many lines.
-fn settled(recorder: &Recorder, apart: u64) -> Value {
+/// Waits until no batch waits to be resolved and so many lines are unverified.
+pub(super) fn settled(recorder: &Recorder, apart: u64) -> Value {
     let until = Instant::now() + Duration::from_secs(20);
     loop {
         let mesh = json_of(recorder, "/v1/mesh");
@@ -146,17 +143,17 @@ fn an_agent_speaks_for_the_pods_of_its_node_as_the_api_server_knows_them() {
     let recorder = Recorder::start(&dir.path().join("store"), kubeconfig, &[]);
     let victim = json!({"namespace": "bank", "kind": "Pod", "name": "db"});
     // Its own pod, said to be one of the victim's workload, in another part of the mesh.
-    let mut renamed = told("shop", "web", "n1");
+    let mut renamed = pod_line("shop", "web", "n1");
     renamed["workload"]["kind"] = "Deployment".into();
     renamed["workload"]["name"] = "cart".into();
     renamed["labels"] = json!({"app": "db"});
     renamed["selector"] = json!({"app": "db"});
     renamed["dataPlane"] = "gateway".into();
     // The victim's pod, said to be here; a pod that is not there; one that says to be elsewhere.
-    let stolen = told("bank", "db", "n1");
-    let mut ghost = told("bank", "db-0", "n1");
+    let stolen = pod_line("bank", "db", "n1");
+    let mut ghost = pod_line("bank", "db-0", "n1");
     ghost["workload"] = victim;
-    let elsewhere = told("bank", "db-1", "n2");
+    let elsewhere = pod_line("bank", "db-1", "n2");
     let at = hours_ago(1);
     let mut lines: Vec<Value> = (0..4).map(|pod| watching(pod, at, now())).collect();
     lines.push(edge(0, CART, 3, at));
@@ -208,7 +205,7 @@ fn an_agent_speaks_for_the_pods_of_its_node_as_the_api_server_knows_them() {
         "{written}"
     );
     // The agent of the other node is not touched by any of it.
-    let honest = batch("n2", 0, &[told("bank", "db", "n2")], &[edge(0, CART, 5, at)]);
+    let honest = batch("n2", 0, &[pod_line("bank", "db", "n2")], &[edge(0, CART, 5, at)]);
     assert_eq!(recorder.post(Some("agent-n2"), &honest).0, 200);
     recorder.connections(Some("ann"), 8);
     assert_eq!(counters(&recorder, "n2")["lines-of-other-nodes"], Value::Null);
@@ -221,7 +218,7 @@ fn a_watch_of_the_far_future_makes_nothing_stale_and_one_of_the_past_covers_noth
     let dir = tempfile::tempdir().unwrap();
     let kubeconfig = Some(cluster.kubeconfig.path());
     let recorder = Recorder::start(&dir.path().join("store"), kubeconfig, &[]);
-    let (web, at) = (told("shop", "web", "n1"), hours_ago(1));
+    let (web, at) = (pod_line("shop", "web", "n1"), hours_ago(1));
     let honest = [edge(0, CART, 3, at), watching(0, at, at)];
     recorder.post(Some("agent-n1"), &batch("n1", 0, std::slice::from_ref(&web), &honest));
     let forged = [
@@ -265,12 +262,16 @@ fn a_watch_of_the_far_future_makes_nothing_stale_and_one_of_the_past_covers_noth
 }
 
 #[test]
-fn what_is_told_of_an_unknown_pod_is_learned_once_when_it_is_known() {
+fn lines_about_an_unknown_pod_are_learned_once_when_it_is_known() {
     let cluster = cluster(&objects());
     let dir = tempfile::tempdir().unwrap();
     let (store, kubeconfig) = (dir.path().join("store"), Some(cluster.kubeconfig.path()));
     let recorder = Recorder::start(&store, kubeconfig, &[]);
-    let pods = [told("shop", "web", "n1"), told("shop", "job", "n1"), told("shop", "late", "n1")];
+    let pods = [
+        pod_line("shop", "web", "n1"),
+        pod_line("shop", "job", "n1"),
+        pod_line("shop", "late", "n1"),
+    ];
     let at = hours_ago(1);
     let lines = [
         edge(0, CART, 1, at),
@@ -331,12 +332,12 @@ fn what_is_told_of_an_unknown_pod_is_learned_once_when_it_is_known() {
 }
 
 #[test]
-fn what_nobody_confirms_expires_and_is_counted() {
+fn unverified_lines_expire_and_are_counted() {
     let cluster = cluster(&objects());
     let dir = tempfile::tempdir().unwrap();
     let (store, kubeconfig) = (dir.path().join("store"), Some(cluster.kubeconfig.path()));
     let recorder = Recorder::start(&store, kubeconfig, &["--unverified-for", "2s"]);
-    let ghost = [told("shop", "ghost", "n1")];
+    let ghost = [pod_line("shop", "ghost", "n1")];
     let lines = [edge(0, CART, 1, hours_ago(1)), watching(0, hours_ago(1), now())];
     assert_eq!(recorder.post(Some("agent-n1"), &batch("n1", 0, &ghost, &lines)).0, 200);
     settled(&recorder, 2);
@@ -357,7 +358,11 @@ fn counters_have_known_names_and_old_batches_are_read() {
     let kubeconfig = Some(cluster.kubeconfig.path());
     let recorder = Recorder::start(&dir.path().join("store"), kubeconfig, &[]);
     // Without a UID the pod is known by its name and its start.
-    let mut old = [told("shop", "web", "n1"), told("bank", "db", "n1"), told("shop", "web", "n1")];
+    let mut old = [
+        pod_line("shop", "web", "n1"),
+        pod_line("bank", "db", "n1"),
+        pod_line("shop", "web", "n1"),
+    ];
     old.iter_mut().for_each(|pod| drop(pod.as_object_mut().unwrap().remove("uid")));
     old[2]["start"] = json!(hours_ago(9));
     let lines: Vec<Value> = (0..3).map(|pod| edge(pod, CART, 1, hours_ago(1))).collect();
@@ -372,119 +377,15 @@ fn counters_have_known_names_and_old_batches_are_read() {
     assert_eq!(recorder.kill("TERM").0, Some(0));
 }
 
-/// An agent's delivery, as far as it is no network device: batches come from `bytes`.
-struct Agent {
-    gatherer: Gatherer,
-    outbox: Outbox,
-    _runtime: tokio::runtime::Runtime,
-}
-
-impl Agent {
-    fn start(recorder: &Recorder, token: &Path, spool: &Path, node: &str, boot: &str) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let handle = runtime.handle().clone();
-        let to = ToRecorder::new(&recorder.url(), token.to_owned(), None, handle).unwrap();
-        let mut gatherer = Gatherer::new(node, boot);
-        let pace = DeliveryPace { refresh: Duration::ZERO, delay: Duration::ZERO };
-        let (outbox, problems) =
-            Outbox::open(Box::new(to), pace, Some(spool), &mut gatherer).unwrap();
-        assert_eq!(problems, Vec::<String>::new());
-        Self { gatherer, outbox, _runtime: runtime }
-    }
-
-    /// Tells what this batch tells, and tries to deliver it until nothing waits, or nothing goes.
-    fn tell(&mut self, bytes: &[u8]) {
-        self.gatherer.absorb(&Reader::new(bytes).next().unwrap().unwrap());
-        self.step();
-    }
-
-    fn step(&mut self) {
-        self.outbox.step(now(), &mut self.gatherer, true).unwrap();
-    }
-}
-
 #[test]
-fn a_pod_that_moved_while_the_recorder_was_away_silences_no_node() {
-    let mut items = objects();
-    // It runs on n2 now; the pod of this name that ran on n1 is gone, and nobody has seen it go.
-    items.push(object("shop", "web-0", "10.244.1.30", "n2"));
-    let cluster = cluster(&items);
-    let dir = tempfile::tempdir().unwrap();
-    let recorder = Recorder::start(&dir.path().join("store"), Some(cluster.kubeconfig.path()), &[]);
-    let (token, spool) = (dir.path().join("token"), dir.path().join("spool"));
-    std::fs::write(&token, "agent-n1").unwrap();
-    let mut agent = Agent::start(&recorder, &token, &spool, "n1", "boot");
-    let mut before = told("shop", "web-0", "n1");
-    before["uid"] = "uid-before".into();
-    let at = hours_ago(1);
-    let lines = [edge(0, CART, 7, at), edge(1, CART, 1, at)];
-    agent.tell(&batch("n1", 0, &[before.clone(), told("shop", "web", "n1")], &lines));
-    recorder.connections(Some("ann"), 1);
-    agent.tell(&batch("n1", 1, &[before, told("shop", "web", "n1")], &lines));
-    recorder.connections(Some("ann"), 2);
-    settled(&recorder, 2);
-    assert_eq!((agent.outbox.progress.delivered, agent.outbox.progress.refused), (2, 0));
-    assert_eq!(recorder.kill("TERM").0, Some(0));
-}
-
-#[test]
-fn a_batch_that_is_refused_for_good_is_set_aside_and_a_wrong_token_is_waited_out() {
-    let cluster = cluster(&objects());
-    let dir = tempfile::tempdir().unwrap();
-    let recorder = Recorder::start(&dir.path().join("store"), Some(cluster.kubeconfig.path()), &[]);
-    let (token, spool) = (dir.path().join("token"), dir.path().join("spool"));
-    let (web, at) = (told("shop", "web", "n1"), hours_ago(1));
-    // The spool was another node's, whose disk is here now: its batch can never be brought.
-    std::fs::create_dir(&spool).unwrap();
-    let foreign = batch("n7", 0, &[told("shop", "other", "n7")], &[edge(0, CART, 9, at)]);
-    std::fs::write(spool.join("spool.ndjson"), &foreign).unwrap();
-    std::fs::write(&token, "not-yet").unwrap();
-    let mut agent = Agent::start(&recorder, &token, &spool, "n1", "boot");
-    agent.tell(&batch("n1", 0, std::slice::from_ref(&web), &[edge(0, CART, 3, at)]));
-    let progress = &agent.outbox.progress;
-    assert_eq!((progress.delivered, progress.refused), (0, 0));
-    assert!(progress.failing.as_ref().unwrap().contains("unknown token"), "{progress:?}");
-    // A token of somebody else is no fault of the batch either.
-    std::fs::write(&token, "ann").unwrap();
-    agent.step();
-    let progress = &agent.outbox.progress;
-    assert_eq!((progress.delivered, progress.refused, progress.failing.is_some()), (0, 0, true));
-    std::fs::write(&token, "agent-n1").unwrap();
-    agent.step();
-    agent.step();
-    let progress = &agent.outbox.progress;
-    assert_eq!(
-        (progress.delivered, progress.refused, progress.set_aside, progress.discarded),
-        (1, 1, 1, 0)
-    );
-    recorder.connections(Some("ann"), 3);
-    assert_eq!(
-        std::fs::read(spool.join("refused/1.ndjson")).unwrap(),
-        foreign_as_written(&foreign)
-    );
-    let why = std::fs::read_to_string(spool.join("refused/1.txt")).unwrap();
-    assert!(why.contains("agent:n7:b#0") && why.contains("the agent on n1"), "{why}");
-    assert!(agent.gatherer.totals()["edges-refused"] == 1);
-    assert_eq!(recorder.kill("TERM").0, Some(0));
-}
-
-/// What a batch is when it was read and written again.
-fn foreign_as_written(bytes: &[u8]) -> Vec<u8> {
-    let batch = Reader::new(bytes).next().unwrap().unwrap();
-    let mut out = Vec::new();
-    sidecarta::observed::write(&batch, &mut out).unwrap();
-    out
-}
-
-#[test]
-fn a_file_of_batches_is_held_against_the_snapshot_and_against_when_it_was_made() {
+fn a_file_of_batches_is_checked_against_the_snapshot_and_the_time_when_it_was_made() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = snapshot(dir.path(), &objects()).display().to_string();
-    let pods = [told("shop", "web", "n1"), told("bank", "db", "n1"), told("shop", "job", "n1")];
+    let pods = [
+        pod_line("shop", "web", "n1"),
+        pod_line("bank", "db", "n1"),
+        pod_line("shop", "job", "n1"),
+    ];
     let at = hours_ago(1);
     let lines = [
         edge(0, CART, 1, at),

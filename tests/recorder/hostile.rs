@@ -76,7 +76,7 @@ impl Target {
         self.cluster.says.lock().unwrap().reviews
     }
 
-    /// Brings a batch as an agent does: again, when it is told to wait.
+    /// Sends a batch as an agent does: again, when the answer is to wait.
     fn bring_one(&mut self, what: &str) {
         let body = batch("n1", "b", self.next, CART, 1);
         let until = Instant::now() + Duration::from_secs(20);
@@ -355,7 +355,7 @@ fn wide(sequence: u64, edges: u32) -> Vec<u8> {
 }
 
 #[test]
-fn after_a_crash_kept_batches_are_read_one_by_one() {
+fn after_a_crash_queued_batches_are_read_one_by_one() {
     let edges = if torture() { 100_000 } else { 10_000 };
     let batches = if torture() { 20 } else { 10 };
     let dir = tempfile::tempdir().unwrap();

@@ -81,7 +81,7 @@ fn an_address_that_changed_hands_while_nobody_looked_goes_to_the_right_one_or_to
         );
     }
     let all = recorder.connections(None, 1_111);
-    let told: Vec<(&str, &str, u64)> = all
+    let resolved: Vec<(&str, &str, u64)> = all
         .iter()
         .map(|d| {
             let to = &d["destination"];
@@ -93,7 +93,7 @@ fn an_address_that_changed_hands_while_nobody_looked_goes_to_the_right_one_or_to
             )
         })
         .collect();
-    let mut sorted = told.clone();
+    let mut sorted = resolved.clone();
     sorted.sort_unstable();
     assert_eq!(
         sorted,

@@ -80,18 +80,22 @@ impl Recorder {
     pub fn by(mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let mut told = String::new();
+        let mut printed = String::new();
         let address = loop {
             let mut line = String::new();
-            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "the recorder does not run: {told}");
-            told.push_str(&line);
+            assert_ne!(
+                lines.read_line(&mut line).unwrap(),
+                0,
+                "the recorder does not run: {printed}"
+            );
+            printed.push_str(&line);
             if let Some((_, address)) = line.split_once("address=") {
                 break address.trim().to_owned();
             }
         };
         let log = std::thread::spawn(move || {
-            let _ = lines.read_to_string(&mut told);
-            told
+            let _ = lines.read_to_string(&mut printed);
+            printed
         });
         Self { child, address, log }
     }

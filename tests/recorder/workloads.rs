@@ -14,7 +14,7 @@ fn of_db(sequence: u64, to: &str, connections: u64) -> Vec<u8> {
 }
 
 #[test]
-fn a_new_workload_is_told_once_also_after_a_crash_and_until_it_is_accepted() {
+fn a_new_workload_is_alerted_once_also_after_a_crash_until_it_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let (store, cluster) = (dir.path().join("store"), snapshot(dir.path()).display().to_string());
     let (url, bodies) = webhook(vec!["503 Not now", "200 OK"]);

@@ -232,7 +232,7 @@ fn a_write_that_fails_at_any_call_loses_nothing() {
 /// Random damage, many times: what opens as whole is whole, nothing is ever written to a store that
 /// is read, and what is left can be saved.
 #[test]
-fn damaged_anywhere_it_is_said_and_what_is_left_can_be_saved() {
+fn damage_anywhere_is_reported_and_the_rest_can_be_saved() {
     let rounds = if torture() { 1000 } else { 40 };
     let dir = tempfile::tempdir().unwrap();
     let (store, hurt) = (dir.path().join("store"), dir.path().join("hurt"));

@@ -66,7 +66,7 @@ fn a_workload_has_a_share_over_all_batches_and_every_sum_stays_true() {
             ]
         });
         let crawler = hosts.map(|to| dependency("crawler", to, 443));
-        // Another workload's are its own, and what the mesh bounds is never folded.
+        // Another workload has a share of its own, and what the mesh bounds is never folded.
         let entry = Destination::External {
             host: Some(format!("e{n}.example.org")),
             address: None,
@@ -102,15 +102,15 @@ fn a_workload_has_a_share_over_all_batches_and_every_sum_stays_true() {
         d.key.destination == Destination::Others { domain: Some("example.org".into()), why: None }
     });
     assert!(org.unwrap().tally.connections > 2_000);
-    // No key is there twice, and what is listed goes on to be counted.
+    // No key is there twice, and listed destinations are still counted.
     let keys: BTreeSet<&DependencyKey> = all.iter().map(|d| &d.key).collect();
     assert_eq!(keys.len(), all.len());
-    let known = of("crawler", is_unbounded)[0].clone();
-    store.apply(&batch(batches, [known.clone()])).unwrap();
+    let listed = of("crawler", is_unbounded)[0].clone();
+    store.apply(&batch(batches, [listed.clone()])).unwrap();
     let after = store.dependencies(None).unwrap();
     assert_eq!(after.len(), all.len());
-    let counted = after.iter().find(|d| d.key == known.key).unwrap().tally.connections;
-    assert_eq!(counted, 2 * known.tally.connections);
+    let counted = after.iter().find(|d| d.key == listed.key).unwrap().tally.connections;
+    assert_eq!(counted, 2 * listed.tally.connections);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn folding_again_changes_nothing() {
 }
 
 #[test]
-fn a_few_hosts_again_and_again_are_no_more_than_a_few() {
+fn hosts_that_come_again_do_not_use_up_the_share() {
     let (_dir, mut store) = store();
     for n in 0..500 {
         let few = (0..5).map(|i| dependency("w", host(&format!("h{i}.example.com")), 443));
@@ -141,7 +141,7 @@ fn a_few_hosts_again_and_again_are_no_more_than_a_few() {
 }
 
 #[test]
-fn a_store_from_before_the_bound_comes_within_it() {
+fn a_store_from_before_the_limit_is_folded() {
     let (dir, mut store) = store();
     let old: Vec<Dependency> = (0..3_000u64)
         .map(|i| {
@@ -150,12 +150,12 @@ fn a_store_from_before_the_bound_comes_within_it() {
             d
         })
         .collect();
-    // As the program wrote them then.
-    let mut writes = Change::default();
+    // As older programs wrote them.
+    let mut changes = RowChanges::default();
     let workload = workload("c");
     let new = BTreeMap::from([(&workload, old.iter().collect::<Vec<_>>())]);
-    store.write_all(&new, &mut writes).unwrap();
-    store.commit(writes).unwrap();
+    store.merge_dependencies(&new, &mut changes).unwrap();
+    store.commit(changes).unwrap();
     let before = sum(&old);
     store.apply(&batch(0, [dependency("c", host("new.example.com"), 443)])).unwrap();
     let all = store.dependencies(None).unwrap();
@@ -163,7 +163,7 @@ fn a_store_from_before_the_bound_comes_within_it() {
     assert_eq!(all.len(), LISTED + DOMAINS + 1);
     let listed = all.iter().filter(|d| is_unbounded(&d.key.destination));
     assert!(listed.map(|d| d.tally.connections).min().unwrap() >= 5, "those called most stay");
-    // It opens again: no row has gone.
+    // It opens again: no row is missing.
     drop(store);
     let store = Store::open(&dir.path().join("s"), Access::Existing).unwrap();
     assert_eq!(sum(&store.dependencies(None).unwrap()), before + 2);
