@@ -13,10 +13,9 @@ use std::time::Duration;
 
 use crate::cluster::Cluster;
 use crate::model::{
-    Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge, Raised, Record, Spans,
+    Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge, RaisedAlert, Record, Spans,
     Tally, Time, WorkloadId,
 };
-use crate::records::Records;
 use crate::store::{Store, StoreError};
 use changes::{AlertChanges, AlertNumbers};
 
@@ -152,7 +151,7 @@ fn findings(
     patience: AlertPatience,
 ) -> Vec<(AlertKind, Tally)> {
     let mut out = Vec::new();
-    if baseline.is_some_and(|baseline| !baseline.holds(&d.key)) {
+    if baseline.is_some_and(|baseline| !baseline.contains(&d.key)) {
         out.push((AlertKind::NewDependency, d.tally));
     }
     if let Some(tally) = d.scope_miss {

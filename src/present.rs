@@ -87,7 +87,7 @@ impl<'a> From<&'a Dependency> for ShownDependency<'a> {
 pub(crate) struct StatusReport {
     pub workloads: Vec<WorkloadStatus>,
     pub sources: Vec<Source>,
-    /// Unverified lines: those about pods that the API server does not know, by node.
+    /// UnverifiedBatch lines: those about pods that the API server does not know, by node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unverified: Vec<NodeUnverified>,
     /// Why a part of the store is missing.

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::alert::{SinkConfig, Sinks};
-use crate::life::{Part, Signals, reason};
+use crate::life::{Signals, Worker, reason};
 use crate::ops;
 use crate::serve::{self, Door};
 use crate::store::Store;
@@ -88,7 +88,7 @@ async fn live(config: RecorderConfig, store: Store, cluster: ClusterSource) -> a
         anyhow::anyhow!("cannot serve on {}: {e}; choose another with --address", config.address)
     })?;
     let (engine, worker) = Engine::new(store, view.clone(), config.pace);
-    let mut thread = Part::start("store", move || worker.run())?;
+    let mut thread = Worker::start("store", move || worker.run())?;
     let delivered = Arc::new(DeliveryCounters::default());
     let delivery = courier::run(engine.clone(), sinks, Arc::clone(&delivered), stopped.clone());
     let courier = tokio::spawn(delivery);

@@ -28,9 +28,9 @@ pub struct Records {
     pub lookups: Vec<Lookups>,
     /// Totals of all sources, whatever the namespace.
     pub sources: Vec<Source>,
-    /// What a store keeps apart, of all namespaces; of a recorder its status tells.
+    /// UnverifiedBatch lines of all namespaces. Empty if a recorder was asked: `/v1/mesh` has them.
     pub unverified: Vec<UnverifiedBatch>,
-    /// The namespace that was asked for.
+    /// The namespace that was asked for; `None` for all.
     pub namespace: Option<String>,
     /// Why a part of the records is missing, if so.
     pub missing: Option<StoreDefect>,

@@ -45,5 +45,5 @@ fn every_counter_of_the_capture_layer_is_defined() {
     let reported: BTreeSet<&str> =
         CaptureCounters::default().named().iter().map(|(name, _)| *name).collect();
     let defined = counter::ALL.iter().filter(|c| c.by == CountedBy::Capture).map(|c| c.name);
-    assert_eq!(told, defined.collect());
+    assert_eq!(reported, defined.collect());
 }

@@ -294,33 +294,18 @@ impl Outlet for ToStore {
             return Err(DeliveryError::later("the view of the cluster is not complete yet"));
         }
         let records = learn::batch(&self.view.current(), batch);
-        // What is raised is what is stored.
-        let records = match self.store.fold(records) {
-            Ok(folded) => folded,
-            Err(e @ StoreError::DiskFull { .. }) => {
-                return Err(Undelivered::Later {
-                    why: e.to_string(),
-                    after: None,
-                    of_batch: false,
-                });
-            }
-            Err(e) => return Err(Undelivered::Never(e.to_string())),
-        };
-        match self.store.apply(&records) {
-            Ok(_) => {
-                let patience = AlertPatience::default();
-                let new =
-                    novelty::raise_from_batch(&mut self.store, &records, batch.made, patience)
-                        .map_err(|e| Undelivered::Never(e.to_string()))?;
-                for alert in new {
-                    tracing::warn!(alert = %alert.id(), "{}", alert.text());
-                }
-                Ok(())
-            }
-            Err(e @ StoreError::DiskFull { .. }) => {
-                Err(Undelivered::Later { why: e.to_string(), after: None, of_batch: false })
-            }
-            Err(e) => Err(Undelivered::Never(e.to_string())),
+        // Alerts must name what is stored, so the folded records are used for both.
+        let records = self.store.fold(records).map_err(store_failure)?;
+        self.store.apply(&records).map_err(store_failure)?;
+        let new = novelty::raise_from_batch(
+            &mut self.store,
+            &records,
+            batch.made,
+            AlertPatience::default(),
+        )
+        .map_err(|e| DeliveryError::Never(e.to_string()))?;
+        for alert in new {
+            tracing::warn!(alert = %alert.id(), "{}", alert.text());
         }
         Ok(())
     }

@@ -81,7 +81,7 @@ fn alertmanager_alert(alert: &Alert) -> Value {
         labels["destination"] = json!(bounded(&destination.to_string()));
         labels["port"] = json!(alert.port.to_string());
     }
-    let summary = cut(&text::notice(&alert.text()), ANNOTATION);
+    let summary = cut(&text::annotation(&alert.text()), ANNOTATION);
     let description = format!(
         "{} connections, the first at {}, the last so far at {}.",
         alert.connections, alert.first_seen, alert.last_seen

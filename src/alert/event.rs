@@ -219,7 +219,7 @@ fn event(alert: &Alert, uid: Option<String>) -> Event {
         type_: Some("Warning".to_owned()),
         reason: Some(reason(alert.kind).to_owned()),
         action: Some("Observe".to_owned()),
-        note: Some(cut(&text::notice(&alert.text()), MAX_NOTE)),
+        note: Some(cut(&text::annotation(&alert.text()), MAX_NOTE)),
         event_time: Some(micro(alert.raised)),
         reporting_controller: Some(REPORTER.to_owned()),
         reporting_instance: Some(REPORTER.to_owned()),

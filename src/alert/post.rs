@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 
 use super::config::{InvalidSinkConfig, Webhook, WebhookForm};
 use super::words::{AlertUndelivered, cut, hex};
-use crate::http::{Answer, Http};
+use crate::http::{Http, HttpAnswer};
 
 /// Bytes of an answer that are repeated in an error.
 const MAX_WORDS: usize = 200;
@@ -120,7 +120,7 @@ impl PostTarget {
         let mut headers = vec![("content-type", "application/json"), ("user-agent", "sidecarta")];
         headers.extend(key.iter().map(|k| ("idempotency-key", k.as_str())));
         headers.extend(self.headers.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        let answer = http.tell(Method::POST, &self.url, &headers, body, timeout).await;
+        let answer = http.notify(Method::POST, &self.url, &headers, body, timeout).await;
         let answer =
             answer.map_err(|e| AlertUndelivered::later(format!("{}: {e}", self.name), None))?;
         let why = || format!("{}: {}", self.name, self.words(&answer));
@@ -137,7 +137,7 @@ impl PostTarget {
 
     /// The status and, where it is one harmless line, the text of an answer. Receivers often repeat
     /// the request, so the text is left out where it contains a part of the address or of a header.
-    fn words(&self, answer: &Answer) -> String {
+    fn words(&self, answer: &HttpAnswer) -> String {
         let status = answer.status;
         let body = String::from_utf8_lossy(&answer.body);
         let text = body.trim().trim_matches('"');

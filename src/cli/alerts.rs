@@ -160,7 +160,7 @@ fn fetch(
                 Err(_) => open_to_read(store)?,
             };
             novelty::review(&mut store, now(), AlertPatience::default())?;
-            let (all, missing) = (store.alerts(namespace)?, Missing::of(&store));
+            let (all, missing) = (store.alerts(namespace)?, StoreDefect::of(&store));
             store.close()?;
             (all.into_iter().map(|r| r.alert).collect(), read_outcome(missing.as_ref()))
         }

@@ -16,7 +16,8 @@ use super::{CommandOutcome, ReadOptions, StoreOptions, output};
 use crate::clock;
 use crate::learn::{self, Union};
 use crate::model::counter;
-use crate::observed::{BatchReadError, Reader};
+use crate::observed::{BatchReadError, Observed, Reader};
+use crate::records::StoreDefect;
 use crate::snapshot;
 use crate::store::{Applied, Store};
 use crate::verify::{self, CheckRules, CheckedBatch, check};
@@ -180,7 +181,7 @@ fn import_batches(
     for batch in Reader::new(input) {
         match batch {
             Ok(batch) => {
-                let told = batch.edges.len() as u64;
+                let edges = batch.edges.len() as u64;
                 let rules = CheckRules::of_file(&batch, now);
                 let CheckedBatch { mut batch, unverified: unknown } =
                     check(batch, &cluster, &rules);
@@ -198,15 +199,9 @@ fn import_batches(
                     Some(store) => store,
                     none => none.insert(options.store.create()?),
                 };
-                match store.apply(&taught)? {
-                    Applied::New => {
-                        (new, edges) = (new + 1, edges + told);
-                        for name in verify::CHECK_COUNTERS {
-                            *found.entry(name).or_default() +=
-                                batch.counters.get(name).copied().unwrap_or(0);
-                        }
-                    }
-                    Applied::AlreadyMerged => held += 1,
+                match store.apply(&learned)? {
+                    Applied::New => imported.add(&batch, edges),
+                    Applied::AlreadyMerged => imported.already_merged += 1,
                 }
             }
             Err(e @ BatchReadError::Io { .. }) => {
@@ -230,7 +225,7 @@ impl ImportedBatches {
     fn add(&mut self, batch: &Observed, edges: u64) {
         self.new += 1;
         self.edges += edges;
-        for name in verify::COUNTED {
+        for name in verify::CHECK_COUNTERS {
             *self.counted.entry(name).or_default() +=
                 batch.counters.get(name).copied().unwrap_or(0);
         }

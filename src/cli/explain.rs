@@ -110,74 +110,7 @@ pub(super) fn run(options: &ExplainOptions) -> anyhow::Result<CommandOutcome> {
     options.ready.apply(&mut how);
     let all = outcomes(&input, &how, &|w| *w == id);
     let outcome = all.into_iter().next().with_context(|| format!("nothing is known of {id}"))?;
-    let called = |k: &Kept| {
-        let known = gathered.known.get(&k.workload);
-        called(
-            k,
-            k.planned.dependency.and_then(|i| known?.dependencies.get(i)),
-            gathered.snapshot.meshes.first(),
-        )
-    };
-    let wanted = |text: &str| {
-        host.is_none_or(|h| {
-            let h = h.to_ascii_lowercase();
-            text == h
-                || text.ends_with(&format!("/{h}"))
-                || text.starts_with(&format!("{h}."))
-                || text.contains(&format!("/{h}."))
-        })
-    };
-    let proof = outcome.proof.as_ref();
-    let hosts =
-        proof.map(|p| p.hosts.clone()).unwrap_or_default().into_iter().filter(|h| wanted(h));
-    let hosts = hosts.map(|host| {
-        let why = match proof.and_then(|p| p.reasons.get(&host)) {
-            _ if host == SILENT => "nothing was called that a host could cover".to_owned(),
-            _ if host == FORCE_SCAN => "makes istiod scan instead of looking exact hosts up".to_owned(),
-            Some(Reason::Call(i)) => match outcome.calls.get(*i) {
-                Some(k) => format!("without it the call of {}:{} would be treated otherwise", k.planned.call.host, k.planned.call.port),
-                None => "a call needs it".to_owned(),
-            },
-            Some(Reason::Implied(h, p)) => {
-                let by: Vec<&str> = outcome.implied.iter().filter(|i| i.host == *h && i.port == *p).map(|i| i.why.as_str()).collect();
-                format!("implied: the proxy itself sends to {h}:{p} ({})", by.join("; "))
-            }
-            Some(Reason::Inbound(pod, port)) => format!(
-                "the workload's own Service: without it port {port} of {pod} loses the connection pool that a DestinationRule sets"
-            ),
-            Some(Reason::Assumed) => {
-                "it was called, and the snapshot has no such Service: it is listed by its name".to_owned()
-            }
-            Some(Reason::Unproved) => "no narrower list keeps every call as it is".to_owned(),
-            None => "it can be left out".to_owned(),
-        };
-        let calls = outcome.calls.iter().filter(|k| k.hosts.contains(&host)).map(called).collect();
-        Host { host, why, calls }
-    });
-    let not_covered =
-        outcome.calls.iter().filter(|k| k.treatment.is_unrouted() && wanted(&k.planned.call.host));
-    let explanation = Explanation {
-        workload: id.to_string(),
-        withheld: outcome.withheld.clone(),
-        gaps: outcome.gaps.clone(),
-        hosts: hosts.collect(),
-        not_covered: not_covered
-            .map(|k| NotCovered {
-                call: called(k),
-                why:
-                    "no Service, ServiceEntry or VirtualService that this workload may see has this host and port: it is treated \
-                      the same with and without the Sidecar"
-                        .to_owned(),
-            })
-            .collect(),
-        rejected: outcome
-            .rejected
-            .iter()
-            .filter(|(h, _)| wanted(h))
-            .map(|(host, why)| Rejected { host: host.clone(), why: why.clone() })
-            .collect(),
-        notes: outcome.notes.clone(),
-    };
+    let explanation = explain(&id, &outcome, &input, host);
     if let Some(host) = host
         && explanation.hosts.is_empty()
         && explanation.not_covered.is_empty()
@@ -219,7 +152,7 @@ fn explain(
             .collect(),
     });
     let not_covered =
-        outcome.calls.iter().filter(|k| k.treatment.unknown() && wanted(&k.planned.call.host));
+        outcome.calls.iter().filter(|k| k.treatment.is_unrouted() && wanted(&k.planned.call.host));
     let not_covered = not_covered.map(|k| NotCovered {
         call: explained_call(k),
         why: "no Service, ServiceEntry or VirtualService that this workload may see has this host \

@@ -47,7 +47,7 @@ struct GroupForecast {
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Row3 {
+struct ForecastSizes {
     before: ProxySize,
     today: ProxySize,
     after: ProxySize,

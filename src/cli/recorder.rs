@@ -9,8 +9,8 @@ use hyper::Uri;
 
 use super::duration::duration;
 use super::log::{LogOptions, listen};
-use super::{Outcome, SnapshotOptions, StoreOptions};
-use crate::alert::{SinkConfig, Webhook, WebhookForm};
+use super::{CommandOutcome, SnapshotOptions, StoreOptions};
+use crate::alert::{self, Webhook, WebhookForm};
 use crate::generate::readiness::Thresholds;
 use crate::novelty::AlertPatience;
 use crate::recorder::auth::AgentAccount;
@@ -26,7 +26,7 @@ Examples:
   sidecarta recorder --store /var/lib/sidecarta --tls-cert tls.crt --tls-key tls.key
   sidecarta recorder --no-auth --address 127.0.0.1:15098 --cluster cluster.yaml
 
-Agents send to it with `sidecarta agent --to https://HOST:15098`, people ask it with `--recorder https://HOST:15098`.";
+AgentAccount send to it with `sidecarta agent --to https://HOST:15098`, people ask it with `--recorder https://HOST:15098`.";
 
 /// Receive what agents see, learn from it and store it, for a whole cluster
 #[derive(Debug, Args)]
@@ -127,15 +127,15 @@ fn account(text: &str) -> Result<(String, String), String> {
     Ok((namespace.to_owned(), name.to_owned()))
 }
 
-fn sinks(options: &Options) -> SinkConfig {
+fn sinks(options: &RecorderRunOptions) -> alert::SinkConfig {
     let hook = |url: &Uri, form| Webhook { url: url.clone(), form, headers: Vec::new() };
     let json = options.webhook.iter().map(|u| hook(u, WebhookForm::Json));
-    SinkConfig {
+    alert::SinkConfig {
         event: options.event,
         webhooks: json.chain(options.slack.iter().map(|u| hook(u, WebhookForm::Slack))).collect(),
         alertmanagers: options.alertmanager.clone(),
         authority: options.alert_ca_file.clone(),
-        ..SinkConfig::default()
+        ..alert::SinkConfig::default()
     }
 }
 

@@ -17,7 +17,7 @@ use super::progress::ProgressLine;
 use super::{ClusterOptions, CommandOutcome, OutputOptions, StoreOptions};
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::learn::{Captures, Earlier, Taught, Union};
+use crate::learn::{CaptureLearner, Earlier, LearnedCapture, Union};
 use crate::model::{Batch, BatchId, Ledger, LedgerEntry, Record, Source, Spans, counter, sums};
 use crate::parallel::both;
 use crate::snapshot;
@@ -41,7 +41,7 @@ pub(super) struct Options {
     store: StoreOptions,
     #[command(flatten)]
     output: OutputOptions,
-    /// Captures: files, directories, or `-` for standard input
+    /// CaptureLearner: files, directories, or `-` for standard input
     #[arg(value_name = "CAPTURE")]
     captures: Vec<PathBuf>,
 }
@@ -282,7 +282,7 @@ impl<'a> Reading<'a> {
         (0..self.len()).map(|source| self.digests.of(source)).collect()
     }
 
-    /// Captures of which something was not read, by how; none that is 0.
+    /// CaptureLearner of which something was not read, by how; none that is 0.
     fn lost(&self) -> Vec<(&'static str, u64)> {
         let is_cut = |damage: &Option<Damage>| matches!(damage, Some(Damage::NotReadToEnd(_)));
         let cut = self.reader.reports().iter().filter(|r| is_cut(&r.damage)).count() as u64;

@@ -221,7 +221,8 @@ fn read_sidecar(path: &PathBuf) -> anyhow::Result<Sidecar> {
     sidecar_from_text(&text).map_err(|e| anyhow::anyhow!("{} is no Sidecar: {e}", path.display()))
 }
 
-/// `[PROTOCOL://]HOST:PORT[@ADDRESS]`.
+/// Reads a call, `[PROTOCOL://]HOST:PORT[@ADDRESS]`. A host with several addresses gives several
+/// calls.
 fn parse(text: &str, scope: &Scope<'_>, client: Client<'_>) -> anyhow::Result<Vec<ScopeCall>> {
     let wrong = || {
         format!(

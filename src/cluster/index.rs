@@ -26,11 +26,11 @@ const DOMAIN: &str = "cluster.local";
 pub struct ClusterBuilder {
     pool: Pool,
     owners: Owners,
-    /// With when it was deleted, where it is no more.
-    pods: Vec<(Arc<PodBrief>, Option<Ended>)>,
+    /// Each with the time of its deletion, if it was deleted.
+    pods: Vec<(Arc<PodBrief>, Option<EndTime>)>,
     services: BTreeMap<(String, String), Arc<objects::ServiceObject>>,
-    /// With until when it was as it is, where it is no more.
-    slices: Vec<(Arc<objects::EndpointSlice>, Option<Ended>)>,
+    /// Each with the time at which it ceased to have these endpoints, if it did.
+    slices: Vec<(Arc<objects::EndpointSlice>, Option<EndTime>)>,
     nodes: Vec<objects::Node>,
     entries: Vec<Arc<objects::ServiceEntry>>,
     workload_entries: Vec<EntryWorkload>,
@@ -57,8 +57,8 @@ impl ClusterBuilder {
         self.pod_until(pod, None);
     }
 
-    /// A pod; with an end where it is known to be gone since.
-    pub(crate) fn pod_until(&mut self, pod: &objects::PodObject, gone: Option<Ended>) {
+    /// Adds a pod, with the time of its deletion if it was deleted.
+    pub(crate) fn pod_until(&mut self, pod: &objects::PodObject, deleted: Option<EndTime>) {
         let brief = PodBrief::new(pod, &mut self.pool);
         self.brief(Arc::new(brief), deleted);
     }
@@ -129,8 +129,8 @@ impl ClusterBuilder {
         }
     }
 
-    /// Hosts that a VirtualService routes: a look-up of one is a look-up of the mesh, whether it is
-    /// a Service's or not.
+    /// Adds the hosts of a VirtualService. A lookup of such a host concerns the mesh, whether the
+    /// host is a Service's or not.
     pub(crate) fn virtual_service(&mut self, rule: &objects::VirtualServiceObject) {
         self.routed(&rule.metadata.namespace, rule.hosts());
     }

@@ -116,8 +116,9 @@ pub(super) fn hand_over(cluster: &mut Cluster, limits: &[TenancyLimits]) {
     }
 }
 
-/// An endpoint begins with the pod that has its address, unless those before it stood behind the
-/// same Service; and what may have gone on while nobody looked ends there.
+/// Decides the limits of endpoints. An endpoint is valid from the start of the pod that now has its
+/// address, unless an earlier pod with that address served the same Service. Uncertain intervals
+/// end at that start, too.
 pub(super) fn hand_over_endpoints(cluster: &mut Cluster, services: &[&objects::ServiceObject]) {
     let Cluster { endpoints, pods, pods_by_address, .. } = cluster;
     for ((address, ..), all) in endpoints.iter_mut() {

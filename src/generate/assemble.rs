@@ -21,8 +21,8 @@ use super::withheld::Withheld;
 use super::{law, remarks, withheld};
 use crate::mesh::Egress;
 use crate::model::WorkloadId;
-use crate::scope::clusters::Size;
-use crate::scope::{Call, Client, Scope, listeners};
+use crate::scope::clusters::ProxySize;
+use crate::scope::{Client, Scope, ScopeCall, listeners};
 
 /// Makes outcomes of groups.
 pub(super) struct OutcomeBuilder<'a> {
@@ -35,7 +35,7 @@ pub(super) struct OutcomeBuilder<'a> {
 /// The plans of all workloads whose pods get one Sidecar, as one.
 #[derive(Default)]
 struct GroupPlan {
-    calls: BTreeMap<Call, (WorkloadId, PlannedCall)>,
+    calls: BTreeMap<ScopeCall, (WorkloadId, PlannedCall)>,
     assumed: BTreeSet<String>,
     unreached: BTreeSet<String>,
     gaps: BTreeSet<Gap>,
@@ -74,7 +74,7 @@ impl<'a> OutcomeBuilder<'a> {
         assume_implied(&mut plan.assumed, &implied, full, &g.namespace);
         remarks::of_assumed(&plan.assumed, &mut outcome.remarks);
 
-        let calls: Vec<Call> = plan.calls.keys().cloned().collect();
+        let calls: Vec<ScopeCall> = plan.calls.keys().cloned().collect();
         let instances: Vec<Instance<'_>> =
             context.pods.iter().map(|(p, w)| Instance::new(p, callers.contains(w))).collect();
         let listed: Vec<String> = plan.assumed.into_iter().chain(plan.unreached).collect();
@@ -208,7 +208,7 @@ fn assume_implied(
 /// Adds what explanations and forecasts show: each call with its hosts, and the sizes of scopes.
 fn add_detail(
     outcome: &mut GroupOutcome,
-    calls: BTreeMap<Call, (WorkloadId, PlannedCall)>,
+    calls: BTreeMap<ScopeCall, (WorkloadId, PlannedCall)>,
     demand: &Demand<'_, '_>,
     proof: &Minimal,
     context: &GroupContext<'_>,
@@ -227,8 +227,8 @@ fn add_detail(
     outcome.today = size_today(context, &instance.client());
 }
 
-/// Size of the scope under the Sidecar that applies now, whoever wrote it.
-fn size_today(context: &GroupContext<'_>, client: &Client<'_>) -> Size {
+/// ProxySize of the scope under the Sidecar that applies now, whoever wrote it.
+fn size_today(context: &GroupContext<'_>, client: &Client<'_>) -> ProxySize {
     let egress = listeners(context.mesh.applied(context.namespace, client.labels));
     Scope::new(context.mesh, context.namespace, &egress, context.policy).size(client.labels)
 }

@@ -13,17 +13,16 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::declared::{Declared, protocol};
-use super::known::{Gap, Known};
-use super::place::{Place, cluster_name, place};
-use crate::mesh::UNSPECIFIED;
-use crate::mesh::host::{is_wildcard, matches, qualify};
-use crate::mesh::{AppProtocol, Mesh, MeshService, Registry, ServiceResolution};
+use super::declared::{DeclaredCall, protocol_named};
+use super::learned::{Gap, Learned};
+use super::names::{cluster_name, full_name};
+use super::presence::{HostPresence, host_presence};
+use crate::mesh::Mesh;
+use crate::mesh::host::matches;
 use crate::model::{Dependency, Destination, Grade, Protocol, Unresolved};
-use crate::scope::{CallProtocol, Client, RouteStep, Scope, ScopeCall, Treatment};
-
-/// Stands for an address of the world outside where none is known (TEST-NET-3, RFC 5737).
-const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
+use crate::scope::{CallProtocol, Client, RouteStep, Scope, ScopeCall};
+use ending::Ending;
+use expand::{Expander, has_port};
 
 /// Where a call comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -47,7 +46,7 @@ pub enum Origin {
 pub struct PlannedCall {
     /// The call.
     pub call: ScopeCall,
-    /// Where from.
+    /// Where it comes from.
     pub origin: Origin,
     /// Index of the dependency behind it, in [`Learned::dependencies`].
     pub dependency: Option<usize>,
@@ -76,11 +75,10 @@ pub struct CallPlan {
 
 /// Makes the plan of one workload.
 pub struct Planner<'a, 'm> {
-    full: &'a Scope<'m>,
-    client: Client<'a>,
-    found: BTreeMap<ScopeCall, (Origin, Option<usize>)>,
-    /// Hosts of the mesh that were called or are declared, with their namespaces: a call must reach
-    /// each of them.
+    expander: Expander<'a, 'm>,
+    calls: BTreeMap<ScopeCall, (Origin, Option<usize>)>,
+    /// Namespaces and hosts of the mesh that were called or are declared. A call must reach each of
+    /// them.
     called: BTreeSet<(String, String)>,
     plan: CallPlan,
 }
@@ -135,10 +133,10 @@ impl<'a, 'm> Planner<'a, 'm> {
             return;
         }
         let mut reached: BTreeSet<String> = BTreeSet::new();
-        for call in self.found.keys() {
-            let treatment = self.full.treat(&self.client, call);
-            let all = treatment.steps.iter().flat_map(RouteStep::all_clusters);
-            reached.extend(all.map(|c| c.host.to_string()));
+        for call in self.calls.keys() {
+            let treatment = full.treat(&client, call);
+            let clusters = treatment.steps.iter().flat_map(RouteStep::all_clusters);
+            reached.extend(clusters.map(|c| c.host.to_string()));
         }
         for (namespace, host) in std::mem::take(&mut self.called) {
             // A rejected host was reached through another one, which alone was addressed.
@@ -178,86 +176,11 @@ impl<'a, 'm> Planner<'a, 'm> {
         }
     }
 
-    /// Adds the calls behind what was learned.
-    pub fn learn(&mut self, known: &Known) {
-        let looked_up: BTreeSet<&str> = known.lookups.iter().map(|l| l.host.as_str()).collect();
-        for (i, d) in
-            known.dependencies.iter().enumerate().filter(|(_, d)| d.key.protocol == Protocol::Tcp)
-        {
-            match &d.key.destination {
-                Destination::Service(s) => {
-                    self.called.insert((s.namespace.clone(), s.host.clone()));
-                    self.assume(Some(i), &s.namespace, &s.host);
-                    self.behind(i, d, &s.host, &looked_up);
-                }
-                Destination::Ambiguous { candidates } => {
-                    for c in candidates {
-                        self.called.insert((c.namespace.clone(), c.host.clone()));
-                        self.assume(Some(i), &c.namespace, &c.host);
-                        self.seen(i, d, &c.host, c.port);
-                    }
-                }
-                Destination::External { host: Some(host), namespace, entry_host, .. } => {
-                    match namespace {
-                        Some(n) => {
-                            let listed = entry_host.as_ref().unwrap_or(host);
-                            self.called.insert((n.clone(), listed.clone()));
-                            self.assume(Some(i), n, listed);
-                        }
-                        None => self.assume_named(i, host),
-                    }
-                    self.behind(i, d, host, &looked_up)
-                }
-                Destination::Unresolved { host: Some(host), why, .. }
-                    if *why == Unresolved::UnknownMeshHost =>
-                {
-                    // Istio's own name of a cluster: the proxy had it, so the host is one.
-                    if self.mesh().has_host(host) {
-                        self.behind(i, d, host, &looked_up);
-                    } else {
-                        self.assume_named(i, host);
-                    }
-                }
-                Destination::Unresolved { address, why: Unresolved::NoServicePort, .. } => {
-                    // Its address and port are all that a proxy has to go by.
-                    for protocol in [CallProtocol::Http, CallProtocol::Tls, CallProtocol::Tcp] {
-                        let (host, port) = (address.to_string(), d.key.port);
-                        let call = ScopeCall { host, port, protocol, address: *address };
-                        self.add(call, Origin::Learned, Some(i));
-                    }
-                }
-                Destination::External { host: None, address: Some(a), .. } => {
-                    let (host, port) = (a.to_string(), d.key.port);
-                    let protocol = if d.evidence.contains_key(&Grade::Sni) {
-                        CallProtocol::Tls
-                    } else {
-                        CallProtocol::Tcp
-                    };
-                    self.add(
-                        ScopeCall { host, port, protocol, address: *a },
-                        Origin::Learned,
-                        Some(i),
-                    );
-                }
-                Destination::Pod { namespace, .. } => {
-                    let own = self.mesh().hides(namespace);
-                    if own {
-                        self.plan.covered.insert(i);
-                    }
-                    for a in wire_addresses(d) {
-                        let call = ScopeCall {
-                            host: a.to_string(),
-                            port: d.key.port,
-                            protocol: CallProtocol::Tcp,
-                            address: a,
-                        };
-                        self.add(call, Origin::Learned, Some(i));
-                    }
-                }
-                Destination::External { .. }
-                | Destination::Infrastructure { .. }
-                | Destination::Unresolved { .. }
-                | Destination::Others { .. } => {}
+    /// Adds what is wrong with the host or the port of a declared call.
+    fn check_declared(&mut self, d: &DeclaredCall, host: &str, known_ports: &BTreeSet<u16>) {
+        let why = match self.presence(host) {
+            HostPresence::Missing { host: whole, .. } => {
+                format!("it is declared, and the snapshot has no Service {whole}")
             }
             HostPresence::Hidden(namespace) => {
                 self.plan.remarks.push(undiscovered(host, &namespace));
@@ -447,183 +370,9 @@ impl<'a, 'm> Planner<'a, 'm> {
     }
 }
 
-    fn seen(&mut self, i: usize, d: &Dependency, host: &str, port: u16) {
-        let named = d.evidence.contains_key(&Grade::Sni);
-        let mut calls = self.expand(host, port, named.then_some(CallProtocol::Tls), None);
-        // Where a DestinationRule begins TLS, the server name is the proxy's, and the application
-        // speaks what the port says.
-        if named && self.mesh().services_of(host).any(|s| has_port(s, port)) {
-            calls.extend(self.expand(host, port, None, None));
-        }
-        // Of a headless Service and of an entry without an address, the wire tells addresses.
-        for a in wire_addresses(d) {
-            calls.extend(
-                calls
-                    .clone()
-                    .into_iter()
-                    .filter(|c| c.address == SOMEWHERE)
-                    .map(|c| ScopeCall { address: a, ..c }),
-            );
-        }
-        for call in calls {
-            self.add(call, Origin::Learned, Some(i));
-        }
-    }
-
-    /// Adds the calls of another host that end at the dependency; whether there are any.
-    fn lead_to(
-        &mut self,
-        i: usize,
-        d: &Dependency,
-        other: &str,
-        host: &str,
-        origin: Origin,
-    ) -> bool {
-        let mut ports = self.ports(other);
-        if ports.is_empty() {
-            ports.insert(d.key.port);
-        }
-        let ends_there = |t: &Treatment| {
-            let mut clusters = t.steps.iter().flat_map(RouteStep::all_clusters);
-            clusters.any(|c| c.host == host && c.port == d.key.port)
-        };
-        let mut any = false;
-        for port in ports {
-            for call in self.expand(other, port, None, None) {
-                if ends_there(&self.full.treat(&self.client, &call)) {
-                    self.add(call, origin, Some(i));
-                    any = true;
-                }
-            }
-        }
-        any
-    }
-
-    /// Ports of the Kubernetes Service that has this host, or below which it is.
-    fn own_ports(&self, host: &str) -> BTreeSet<u16> {
-        let of = |host: &str| {
-            let all = self.mesh().services_of(host);
-            let own =
-                all.filter(|s| s.resolution != ServiceResolution::Alias && !is_wildcard(&s.host));
-            own.flat_map(|s| s.ports.iter().map(|p| p.number)).collect::<BTreeSet<u16>>()
-        };
-        let own = of(host);
-        match host.split_once('.') {
-            Some((_, above)) if own.is_empty() => of(above),
-            _ => own,
-        }
-    }
-
-    /// Ports that the mesh knows of a host.
-    fn ports(&self, host: &str) -> BTreeSet<u16> {
-        let mut out: BTreeSet<u16> = BTreeSet::new();
-        // Its own Service is found at once; whatever else may answer is searched for.
-        if let Some(own) = self.full.service(host).filter(|s| !s.ports.is_empty()) {
-            let tcp = own.ports.iter().filter(|p| p.protocol != AppProtocol::Udp);
-            return tcp.map(|p| p.number).collect();
-        }
-        for listener in &self.full.listeners {
-            let by_name = listener.services.iter().filter(|s| {
-                s.service.host == host
-                    || is_wildcard(&s.service.host) && matches(&s.service.host, host)
-            });
-            let by_alias =
-                listener.services.iter().filter(|s| s.aliases.iter().any(|(_, h)| h == host));
-            // A pod below a headless Service.
-            let below = listener.services.iter().filter(|s| {
-                s.service.resolution == ServiceResolution::Passthrough
-                    && s.service.registry == Registry::Kubernetes
-                    && host.strip_suffix(s.service.host.as_str()).is_some_and(|h| h.ends_with('.'))
-            });
-            let ports = by_name.chain(by_alias).chain(below).flat_map(|s| s.ports.iter());
-            out.extend(ports.filter(|p| p.protocol != AppProtocol::Udp).map(|p| p.number));
-            if listener.virtual_services.iter().any(|v| v.hosts.iter().any(|h| h == host))
-                && out.is_empty()
-            {
-                // A host that is no Service is routed on port 80.
-                out.insert(80);
-            }
-        }
-        out
-    }
-
-    /// The calls that a host and port may stand for: every address, and where the protocol is
-    /// detected, every protocol.
-    fn expand(
-        &self,
-        host: &str,
-        port: u16,
-        protocol: Option<CallProtocol>,
-        address: Option<IpAddr>,
-    ) -> Vec<ScopeCall> {
-        let (mesh, full) = (self.mesh(), self.full);
-        let mut addresses: BTreeSet<IpAddr> = address.into_iter().collect();
-        let mut protocols: BTreeSet<CallProtocol> = protocol.into_iter().collect();
-        let named: Vec<_> =
-            full.listeners.iter().flat_map(|l| l.index_named(mesh, port, host)).collect();
-        // A wildcard stands in only where no name of its own does.
-        let exact = named.iter().any(|s| !is_wildcard(&s.service.host));
-        for s in named.iter().filter(|s| !exact || !is_wildcard(&s.service.host)) {
-            if address.is_none() {
-                addresses
-                    .extend(self.pod_address(s.service, host).or_else(|| self.address(s.service)));
-            }
-            if protocol.is_none() {
-                let declared = s.port(port).map(|p| p.protocol);
-                protocols.extend(declared.map(CallProtocol::of));
-                if declared == Some(AppProtocol::Unsupported) {
-                    protocols.insert(CallProtocol::Tcp);
-                }
-            }
-        }
-        if addresses.is_empty() {
-            let hidden = mesh.services_of(host);
-            addresses.extend(
-                host.parse().ok().into_iter().chain(hidden.filter_map(|s| self.address(s)).take(1)),
-            );
-        }
-        if addresses.is_empty() {
-            addresses.insert(SOMEWHERE);
-        }
-        if protocols.is_empty() {
-            let at = self.at_address(host).flat_map(|s| &s.ports).filter(|p| p.number == port);
-            protocols.extend(at.map(|p| CallProtocol::of(p.protocol)));
-        }
-        if protocols.is_empty() {
-            protocols.insert(match port {
-                443 => CallProtocol::Tls,
-                _ if host.parse::<IpAddr>().is_ok() => CallProtocol::Tcp,
-                _ => CallProtocol::Http,
-            });
-        }
-        let all = protocols.iter().flat_map(|p| addresses.iter().map(move |a| (*p, *a)));
-        all.map(|(protocol, address)| ScopeCall { host: host.to_owned(), port, protocol, address })
-            .collect()
-    }
-
-    /// Services that have this address, where the host is one.
-    fn at_address<'s>(&'s self, host: &'s str) -> impl Iterator<Item = &'m MeshService> + 's {
-        let is_address = host.parse::<IpAddr>().is_ok();
-        let all = self.mesh().services().iter();
-        all.filter(move |s| is_address && s.address == host)
-    }
-
-    /// The address of a pod that is named below a headless Service.
-    fn pod_address(&self, s: &MeshService, host: &str) -> Option<IpAddr> {
-        let name = host.strip_suffix(s.host.as_str())?.strip_suffix('.')?;
-        self.mesh().pod(&s.namespace, name)?.addresses.first().copied()
-    }
-
-    /// What the host of a Service resolves to: its address, of a headless one an endpoint, else
-    /// somewhere outside.
-    fn address(&self, s: &MeshService) -> Option<IpAddr> {
-        if s.address != UNSPECIFIED {
-            return s.address.split('/').next()?.parse().ok();
-        }
-        let endpoints = self.mesh().endpoints(s).iter().map(|e| e.address.as_str());
-        let others = endpoints.filter(|a| Some(*a) != self.client.address);
-        others.filter_map(|a| a.parse().ok()).min().or(Some(SOMEWHERE))
-    }
+/// A call to an address by that address.
+fn by_address(address: IpAddr, port: u16, protocol: CallProtocol) -> ScopeCall {
+    ScopeCall { host: address.to_string(), port, protocol, address }
 }
 
 /// Responders' addresses in the examples of a dependency.
@@ -631,38 +380,7 @@ fn wire_addresses(d: &Dependency) -> BTreeSet<IpAddr> {
     d.evidence.values().flat_map(|e| &e.examples).map(|x| x.to.ip()).collect()
 }
 
-/// A name made whole as the resolver of a pod in this namespace does.
-pub fn full_name(mesh: &Mesh, name: &str, namespace: &str) -> String {
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    if mesh.has_host(&name) || name.parse::<IpAddr>().is_ok() {
-        return name;
-    }
-    let domain = &mesh.domain;
-    let whole = [
-        qualify(&name, namespace, domain),
-        format!("{name}.{namespace}.svc.{domain}"),
-        format!("{name}.svc.{domain}"),
-        format!("{name}.{domain}"),
-    ];
-    if let Some(found) = whole.into_iter().find(|n| mesh.has_host(n)) {
-        return found;
-    }
-    // The pod of a headless Service, in short: `kafka-0.brokers.data`.
-    let below = name.split_once('.').and_then(|(pod, rest)| {
-        let found = full_name(mesh, rest, namespace);
-        let headless = |s: &MeshService| {
-            s.registry == Registry::Kubernetes && s.resolution == ServiceResolution::Passthrough
-        };
-        mesh.services_of(&found).any(headless).then(|| format!("{pod}.{found}"))
-    });
-    below.unwrap_or(name)
-}
-
-fn has_port(service: &MeshService, port: u16) -> bool {
-    service.ports.iter().any(|p| p.number == port)
-}
-
-/// What is said of a call that no proxy can have a route for.
+/// The remark on a call that no proxy can have a route for.
 fn undiscovered(host: &str, namespace: &str) -> String {
     format!(
         "{host}: istiod does not look at the namespace {namespace} (discoverySelectors), so no \

@@ -12,7 +12,7 @@ use crate::scope::{RouteKind, ScopeCall, ScopedService, Treatment};
 
 impl Demand<'_, '_> {
     /// Entries that a call's route may depend on, whether they are needed or not.
-    pub fn entries_of(&self, call: &ScopeCall) -> BTreeSet<String> {
+    pub(super) fn entries_of(&self, call: &ScopeCall) -> BTreeSet<String> {
         let calling = self.instances.iter().filter(|i| i.calls);
         let treatments: Vec<Treatment> =
             calling.map(|i| self.full.treat(&i.client(), call)).collect();
@@ -21,7 +21,8 @@ impl Demand<'_, '_> {
         out
     }
 
-    /// Entries that a call's route may depend on.
+    /// Adds to `out` the entries that a call's route may depend on. `wants` are its treatments with
+    /// all hosts imported.
     pub(super) fn candidates(
         &self,
         call: &ScopeCall,

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::mesh::{Egress, MeshPod, Sidecar};
-use crate::scope::{Call, Client, Scope};
+use crate::scope::{Client, Scope, ScopeCall};
 
 /// A pod that the Sidecar selects.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ pub struct Demand<'a, 'm> {
     /// Pods that the Sidecar selects.
     pub instances: &'a [Instance<'m>],
     /// Calls that must be kept.
-    pub calls: &'a [Call],
+    pub calls: &'a [ScopeCall],
     /// Hosts and ports that the proxy itself sends to.
     pub implied: &'a [(String, u16)],
     /// Entries that are listed whatever the proof says.

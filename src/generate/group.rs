@@ -108,7 +108,7 @@ fn group(
 
 fn by_workload(subjects: &[&Subject], running: &RunningPods<'_>) -> Vec<Group> {
     let mut out: Vec<Group> = Vec::new();
-    let mut names = SidecarNames::default();
+    let mut names = UniqueNames::default();
     let mut sorted = subjects.to_vec();
     // The widest selector first: a workload whose pods it matches joins its group.
     sorted.sort_by_key(|s| (s.id.namespace.clone(), s.selector.len(), s.id.clone()));
@@ -336,8 +336,9 @@ fn replace_selecting(g: &mut Group, first: &Sidecar, rest: &[&Sidecar]) {
     }));
 }
 
-/// Gives a group another name where an object of another's has it: applying would replace that
-/// object, whatever it selects. `used` are the names of the Sidecars that are written together.
+/// Gives a group another name if a Sidecar that Sidecarta did not write has its name: applying
+/// would replace that Sidecar, whatever it selects. `used` are namespace and name of the Sidecars
+/// that are written together.
 pub fn rename(g: &mut Group, taken: &SidecarNames, used: &mut BTreeSet<(String, String)>) {
     let free = |name: &str, used: &BTreeSet<(String, String)>| {
         // Every document about Sidecars calls the default of a namespace `default`.
@@ -367,11 +368,11 @@ pub fn rename(g: &mut Group, taken: &SidecarNames, used: &mut BTreeSet<(String, 
 /// Names of Sidecars: that of the workload, with its kind where two workloads of a namespace share a
 /// name.
 #[derive(Default)]
-struct SidecarNames {
+struct UniqueNames {
     taken: BTreeSet<(String, String)>,
 }
 
-impl SidecarNames {
+impl UniqueNames {
     fn unique(&mut self, id: &WorkloadId) -> String {
         let plain = (id.namespace.clone(), id.name.clone());
         if self.taken.insert(plain) {

@@ -102,7 +102,7 @@ impl Manifest {
     ///
     /// # Errors
     /// Never for manifests made here; the writer's error is passed on rather than hidden.
-    pub fn to_yaml(&self, notes: &[String]) -> Result<String, yaml::YamlError> {
+    pub fn to_yaml(&self, remarks: &[String]) -> Result<String, yaml::YamlError> {
         let mut out = String::new();
         for remark in remarks {
             out.push_str("# ");

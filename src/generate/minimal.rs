@@ -14,7 +14,7 @@ use crate::mesh::{Egress, Mesh, VirtualService};
 use crate::model::valid;
 use crate::scope::clusters::ProxySize;
 use crate::scope::inbound::{self, own_services};
-use crate::scope::{Client, Scope, ScopeCall, ScopedService, Treatment};
+use crate::scope::{Scope, ScopeCall, ScopedService, Treatment};
 
 pub use super::demand::{Demand, Instance};
 
@@ -27,59 +27,7 @@ pub const SILENT: &str = "~/*";
 /// ServiceEntry has several addresses.
 pub const FORCE_SCAN: &str = "./*.unused.invalid";
 
-/// A pod of the workload, and what a scope decides for it.
-#[derive(Clone, Debug)]
-pub struct Instance<'m> {
-    /// The pod.
-    pub pod: &'m MeshPod,
-    address: Option<String>,
-    /// The pod makes the calls; else only its incoming requests matter.
-    pub calls: bool,
-}
-
-impl<'m> Instance<'m> {
-    /// Describes a pod.
-    pub fn new(pod: &'m MeshPod, calls: bool) -> Self {
-        Self { pod, address: pod.addresses.first().map(ToString::to_string), calls }
-    }
-
-    /// As the model of scoping asks for it.
-    pub fn client(&self) -> Client<'_> {
-        Client {
-            namespace: &self.pod.namespace,
-            labels: &self.pod.labels,
-            address: self.address.as_deref(),
-        }
-    }
-}
-
-/// What must stay as it is.
-#[derive(Debug)]
-pub struct Demand<'a, 'm> {
-    /// The scope with all hosts imported.
-    pub full: &'a Scope<'m>,
-    /// Egress listeners with a port, carried over.
-    pub bound: &'a [Egress],
-    /// The Sidecar that applied before.
-    pub carried: Option<&'m Sidecar>,
-    /// Pods.
-    pub instances: &'a [Instance<'m>],
-    /// Calls.
-    pub calls: &'a [ScopeCall],
-    /// Clusters that the proxy itself sends to: host and port.
-    pub implied: &'a [(String, u16)],
-    /// Entries that are listed whatever the proof says: the snapshot lacks their Services.
-    pub assumed: &'a [String],
-}
-
-impl Demand<'_, '_> {
-    /// Labels of the pod that sizes are told for.
-    pub(super) fn labels(&self) -> Option<&BTreeMap<String, String>> {
-        self.instances.first().map(|i| &*i.pod.labels)
-    }
-}
-
-/// How far the search had to go.
+/// How far the list had to be widened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Widening {
@@ -102,7 +50,7 @@ pub struct Minimal {
     pub widening: Widening,
     /// For each host: why it cannot be left out.
     pub reasons: BTreeMap<String, Reason>,
-    /// Clusters and endpoints with these hosts.
+    /// Size of the scope with these hosts.
     pub after: ProxySize,
 }
 
@@ -317,7 +265,8 @@ impl<'a, 'm> Search<'a, 'm> {
         self.scope(&self.egress(hosts)).size(self.demand.labels().unwrap_or(&BTreeMap::new()))
     }
 
-    fn each_wanted(&self) -> impl Iterator<Item = (&'a ScopeCall, Vec<&Treatment>)> {
+    /// Each call with its treatment for every calling instance.
+    fn calls_with_treatments(&self) -> impl Iterator<Item = (&'a ScopeCall, Vec<&Treatment>)> {
         let calls = self.demand.calls.iter().enumerate();
         calls.map(|(i, c)| (c, self.baseline.treatments.iter().map(|t| &t[i]).collect()))
     }

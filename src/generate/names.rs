@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use crate::mesh::host::qualify;
-use crate::mesh::{Mesh, Registry, Resolution, Service};
+use crate::mesh::{Mesh, MeshService, Registry, ServiceResolution};
 
 /// The full form of a name, as the resolver of a pod in this namespace finds it. A name that the
 /// mesh does not know stays as it is, in lower case.
@@ -35,8 +35,9 @@ pub(super) fn full_name(mesh: &Mesh, name: &str, namespace: &str) -> String {
 
 /// Whether a host is that of a headless Service.
 pub(super) fn is_headless(mesh: &Mesh, host: &str) -> bool {
-    let headless =
-        |s: &Service| s.registry == Registry::Kubernetes && s.resolution == Resolution::Passthrough;
+    let headless = |s: &MeshService| {
+        s.registry == Registry::Kubernetes && s.resolution == ServiceResolution::Passthrough
+    };
     mesh.services_of(host).any(headless)
 }
 
@@ -57,7 +58,7 @@ pub(super) fn cluster_name(mesh: &Mesh, host: &str, client: &str) -> Option<(Str
         (namespace.to_owned(), format!("{name}.{namespace}.svc.{domain}"))
     };
     match short.unwrap_or(host).rsplit_once('.') {
-        Some((name, namespace)) if short.is_some() || mesh.knows_namespace(namespace) => {
+        Some((name, namespace)) if short.is_some() || mesh.has_namespace(namespace) => {
             // The name of a pod below a Service ends in the name of the Service.
             Some(service(last_label(name), namespace))
         }

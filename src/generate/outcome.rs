@@ -13,7 +13,7 @@ use super::readiness::Readiness;
 use super::withheld::Withheld;
 use crate::model::WorkloadId;
 use crate::scope::Treatment;
-use crate::scope::clusters::Size;
+use crate::scope::clusters::ProxySize;
 
 /// A call that a Sidecar keeps.
 #[derive(Clone, Debug)]
@@ -52,10 +52,10 @@ pub struct GroupOutcome {
     pub rejected: BTreeMap<String, String>,
     /// How much is known of each member.
     pub readiness: BTreeMap<WorkloadId, Readiness>,
-    /// Size of the scope with all hosts imported; with `detail` only.
-    pub before: Size,
-    /// Size of the scope under the Sidecar that applies today; with `detail` only.
-    pub today: Size,
+    /// ProxySize of the scope with all hosts imported; with `detail` only.
+    pub before: ProxySize,
+    /// ProxySize of the scope under the Sidecar that applies today; with `detail` only.
+    pub today: ProxySize,
 }
 
 impl GroupOutcome {
@@ -71,8 +71,8 @@ impl GroupOutcome {
             implied: Vec::new(),
             rejected: BTreeMap::new(),
             readiness: BTreeMap::new(),
-            before: Size::default(),
-            today: Size::default(),
+            before: ProxySize::default(),
+            today: ProxySize::default(),
         }
     }
 }

@@ -27,13 +27,13 @@ struct CaptureProgress {
     gathered: Gatherer,
     /// Number of new connections.
     connections: u64,
-    /// What was counted, and which of the edges or names asked for that are gathered it was.
-    counted: Vec<(LedgerEntry, Sighting)>,
-    /// What is known now of what was counted before.
-    more: Lesson,
-    /// What of it is noted from here on.
-    noted: Vec<LedgerEntry>,
-    /// What was counted before, by the names of counters.
+    /// What was counted, each with the line in which it is counted.
+    counted: Vec<(LedgerEntry, CountedIn)>,
+    /// What this capture adds to what was counted before.
+    more: SourceBatch,
+    /// What the ledger records of it.
+    recorded: Vec<LedgerEntry>,
+    /// Number of what was counted before, by the names of counters.
     before: BTreeMap<&'static str, u64>,
     /// It adds to what was learned before.
     is_new: bool,
@@ -67,8 +67,8 @@ impl CaptureProgress {
         }
     }
 
-    /// Takes over what was found of a connection or a look-up that was counted before.
-    fn share(&mut self, share: &Share, now: LedgerEntry) {
+    /// Adds a connection or a lookup that was counted before.
+    fn add_share(&mut self, share: &Share, now: LedgerEntry) {
         self.elsewhere += u64::from(share.elsewhere);
         self.is_new |= share.is_new;
         if share.is_recorded {
@@ -82,9 +82,9 @@ impl CaptureProgress {
 pub struct LearnedCapture {
     /// The records that it adds.
     pub batch: Batch,
-    /// What was counted.
+    /// What was counted, for the ledger.
     pub counted: Vec<LedgerEntry>,
-    /// What was in it and was counted before, by name as in
+    /// Number of what was in it and was counted before, by name as in
     /// [`Source::counters`](crate::model::Source::counters).
     pub before: BTreeMap<String, u64>,
     /// It adds to what was learned before.
@@ -273,7 +273,7 @@ impl<'a> CaptureLearner<'a> {
         let mut learned = shown.more;
         learned.learn(self.cluster, &gathered, &mut resolved);
         let all = shown.counted.into_iter().filter_map(|(now, of)| resolved.complete(now, of));
-        let mut counted: Vec<LedgerEntry> = all.chain(shown.noted).collect();
+        let mut counted: Vec<LedgerEntry> = all.chain(shown.recorded).collect();
         counted.sort_unstable();
         let connections = (counter::CONNECTIONS.to_owned(), shown.connections);
         sums::merge(&mut counters, &gathered.counters);
@@ -358,9 +358,9 @@ struct Resolved {
     asked: BTreeMap<u32, LedgerEntry>,
 }
 
-impl Listener for Resolved {
-    fn edge(&mut self, _: usize, pod: &Pod, edge: &Edge, parts: &[Part<'_>]) {
-        let to = parts.first().map(|part| (&pod.workload, &part.resolution));
+impl ResolutionObserver for Resolved {
+    fn edge(&mut self, _: usize, pod: &Pod, edge: &Edge, resolved: &[ResolvedEdge<'_>]) {
+        let to = resolved.first().map(|part| (&pod.workload, &part.resolution));
         self.edges.push(for_call(LedgerEntry::NOTHING, to).asking(edge.call.authority.as_deref()));
     }
 
@@ -370,8 +370,9 @@ impl Listener for Resolved {
 }
 
 impl Resolved {
-    /// What was counted, with what it was counted for; `None` of a name that is nobody's.
-    fn complete(&self, now: LedgerEntry, of: Sighting) -> Option<LedgerEntry> {
+    /// What was counted, with what it was counted for; `None` for a looked up name outside the
+    /// mesh.
+    fn complete(&self, now: LedgerEntry, of: CountedIn) -> Option<LedgerEntry> {
         let to = match of {
             CountedIn::Nobody => return Some(now),
             CountedIn::Edge(i) => self.edges.get(i as usize)?,

@@ -20,7 +20,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// The hash of a key, which is another one in each run, and where its record is.
+    /// The hash of a key, which differs from run to run, and the index of its record.
     pub fn find(&self, key: &RecordKey<'_>) -> (u64, Option<usize>) {
         let hash = self.hasher.hash_one(key);
         (

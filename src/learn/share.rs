@@ -10,7 +10,7 @@ use sidecarta_capture::meter::FlowConfig;
 use sidecarta_capture::observation::{Connection, Lookup, Transport};
 
 use crate::model::{Grade, Ledger, LedgerEntry, Time, WorkloadId};
-use crate::resolve::Resolution;
+use crate::resolve::CallResolution;
 
 /// What was counted before, for captures that may show the same connections.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +82,11 @@ fn strongest(facets: u16) -> u32 {
     (facets & !MISSED).trailing_zeros()
 }
 
-/// Counted for this call of a workload, where it is one of a workload.
-pub(super) fn for_call(seen: LedgerEntry, call: Option<(&WorkloadId, &Resolution)>) -> LedgerEntry {
+/// What the ledger records of a connection that resolved to this call of a workload, or to none.
+pub(super) fn for_call(
+    seen: LedgerEntry,
+    call: Option<(&WorkloadId, &CallResolution)>,
+) -> LedgerEntry {
     let (to, facets) = call.map_or((0, 0), |(workload, r)| {
         let facets = r.grades.keys().fold(0, |bits, grade| bits | facet(*grade));
         let missed = if r.scope_miss { MISSED } else { 0 };
@@ -92,7 +95,7 @@ pub(super) fn for_call(seen: LedgerEntry, call: Option<(&WorkloadId, &Resolution
     LedgerEntry { to, facets, ..seen }
 }
 
-/// A connection in short.
+/// What the ledger records of a connection, before it is resolved.
 pub(super) fn of_call(c: &Connection, limits: &FlowConfig) -> LedgerEntry {
     let kind = match c.transport {
         Transport::Tcp => 6,
@@ -117,9 +120,10 @@ pub(super) fn of_call(c: &Connection, limits: &FlowConfig) -> LedgerEntry {
     }
 }
 
-/// A look-up in short: a look-up is no connection, and has neither a number nor facets.
+/// What the ledger records of a lookup. A lookup is no connection: it has neither a sequence number
+/// nor facets.
 pub(super) fn of_lookup(l: &Lookup) -> LedgerEntry {
-    /// No transport's number.
+    /// Is not the number of a transport.
     const LOOKUP: u8 = 255;
     /// Nanoseconds within which two sightings are of one lookup: on two interfaces, or its question
     /// in one capture and its answer in another.
@@ -134,12 +138,12 @@ pub(super) fn of_lookup(l: &Lookup) -> LedgerEntry {
 }
 
 impl Earlier<'_> {
-    /// Whether something that was counted before may be this one.
+    /// Whether a counted connection or lookup may be this one.
     pub(super) fn mentions(&self, now: &LedgerEntry) -> bool {
         self.ledger.wait().mentions(now)
     }
 
-    /// What of it is new, where it was counted before.
+    /// What is new of it; `None` if it was not counted before.
     pub(super) fn share(&self, now: &LedgerEntry) -> Option<Share> {
         let before = self.ledger.wait().before(now, self.snapshot)?;
         let (facets, is_useful) = match before.facets {
@@ -152,8 +156,8 @@ impl Earlier<'_> {
                 (Facets { connections: 0, before: 0 }, is_useful)
             }
         };
-        let is_noted = teaches && !before.recorded;
-        let more = before.facets.is_none_or(|facets| now.facets & !facets != 0);
+        let is_recorded = is_useful && !before.recorded;
+        let has_more = before.facets.is_none_or(|facets| now.facets & !facets != 0);
         Some(Share {
             facets,
             is_useful,

@@ -16,7 +16,7 @@ use crate::model::{
     RecordKey, Source, Spans, Tally, Time, Watch, Workload, WorkloadId, counter, sums,
 };
 use crate::observed::{Edge, Opening, WatchedInterface};
-use crate::resolve::{Resolution, resolve};
+use crate::resolve::{CallResolution, resolve};
 
 /// Addresses outside the cluster that are listed one by one for each workload. A scanner or a
 /// crawler reaches millions. What exceeds this is counted: it says no more for a Sidecar than the
@@ -170,8 +170,8 @@ impl SourceBatch {
         self.add_workload(pod, tally.last_seen);
     }
 
-    /// Learns that a pod was watched.
-    pub fn watched(&mut self, pod: &Pod, watching: WatchedInterface) {
+    /// Adds the time in which a pod was watched.
+    pub fn add_watch(&mut self, pod: &Pod, watching: WatchedInterface) {
         let WatchedInterface { spans, packets, ownership, folded, .. } = watching;
         let seen = spans.0.last().map_or(pod.start, |s| s.to);
         if spans.0.is_empty() && folded.connections() == 0 && ownership.is_empty() {
@@ -190,8 +190,8 @@ impl SourceBatch {
         self.add_workload(pod, seen);
     }
 
-    /// Learns that a pod's workload was there then.
-    pub fn seen(&mut self, pod: &Pod, seen: Time) {
+    /// Adds that the workload of a pod was seen at this time.
+    pub fn add_workload(&mut self, pod: &Pod, seen: Time) {
         match self.records.get_mut(&RecordKey::Workload(&pod.workload)) {
             Some(Record::Workload(w)) if w.last_seen >= seen => {}
             // The usual case, once for each edge: only the time is new.

@@ -233,15 +233,15 @@ proptest! {
             arrived.push(next);
         }
         for some in arrived.chunks(together) {
-            let mut taught = Union::default();
-            some.iter().for_each(|b| taught.add(learn::batch(&cluster, b)));
-            let kept: BTreeSet<BatchId> = some.iter().map(|b| b.id.clone()).collect();
-            let rows: Vec<(&BatchId, &[u8])> = kept.iter().map(|id| (id, &b"x"[..])).collect();
+            let mut learned = Union::default();
+            some.iter().for_each(|b| learned.add(learn::batch(&cluster, b)));
+            let queued: BTreeSet<BatchId> = some.iter().map(|b| b.id.clone()).collect();
+            let rows: Vec<(&BatchId, &[u8])> = queued.iter().map(|id| (id, &b"x"[..])).collect();
             store.queue(&rows).unwrap();
             if again {
                 store.queue(&rows).unwrap();
             }
-            store.merge_queued(&taught.batch().unwrap(), &kept).unwrap();
+            store.merge_queued(&learned.batch().unwrap(), &queued).unwrap();
         }
         let (found, connections) = stored(&store);
         prop_assert_eq!(found, truth.iter().map(|(.., t)| (*t).to_owned()).collect());

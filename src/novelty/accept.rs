@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::generate::Known;
+use crate::generate::Learned;
 use crate::generate::readiness::{Readiness, Thresholds};
-use crate::memory::Memory;
-use crate::model::{Acceptance, Accepted, Baseline, Raised, Time, WorkloadId};
+use crate::model::{Acceptance, AcceptedDependency, Baseline, RaisedAlert, Time, WorkloadId};
+use crate::records::Records;
 use crate::store::{Store, StoreError};
 
 /// Who decided something, and when.
@@ -55,10 +55,10 @@ fn accept_where(
     part: AcceptedPart,
     decision: &Decision,
 ) -> Result<BTreeMap<WorkloadId, usize>, StoreError> {
-    let mut all: BTreeMap<WorkloadId, BTreeSet<Accepted>> =
+    let mut all: BTreeMap<WorkloadId, BTreeSet<AcceptedDependency>> =
         store.workloads(namespace)?.into_iter().map(|w| (w.id, BTreeSet::new())).collect();
     for d in store.dependencies(namespace)? {
-        all.entry(d.key.workload.clone()).or_default().insert(Accepted::from(&d.key));
+        all.entry(d.key.workload.clone()).or_default().insert(AcceptedDependency::from(&d.key));
     }
     all.retain(|id, _| is_accepted(id));
     let Decision { by, at } = decision;
@@ -101,7 +101,7 @@ pub fn accept_ready(
     let mut out = BTreeMap::new();
     // Namespace by namespace: all of them together would fill the memory.
     for namespace in namespaces {
-        let learned = Memory::of(store, Some(&namespace))?.into_known();
+        let learned = Records::of(store, Some(&namespace))?.into_known();
         let is_ready = |id: &WorkloadId| {
             !accepted.contains(id) && learned.get(id).is_some_and(|known| is_enough(known, least))
         };
@@ -113,7 +113,7 @@ pub fn accept_ready(
     Ok(out)
 }
 
-fn is_enough(learned: &Known, least: &Thresholds) -> bool {
+fn is_enough(learned: &Learned, least: &Thresholds) -> bool {
     let readiness = Readiness::of(learned);
     readiness.connections > 0 && readiness.lacks(least).is_none()
 }
@@ -129,9 +129,9 @@ pub fn ignore(
     reason: &str,
     decision: &Decision,
 ) -> Result<usize, StoreError> {
-    let mut found: Vec<Raised> =
+    let mut found: Vec<RaisedAlert> =
         store.alerts(None)?.into_iter().filter(|r| r.alert.id() == id).collect();
-    for Raised { alert, deliveries } in &mut found {
+    for RaisedAlert { alert, deliveries } in &mut found {
         alert.ignored = Some(reason.to_owned());
         alert.ignored_by.clone_from(&decision.by);
         alert.ignored_at = Some(decision.at);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Alert, Merge, Raised};
+use crate::model::{Alert, Merge, RaisedAlert};
 use crate::store::{Store, StoreError};
 
 /// What the numbers of an alert count.
@@ -21,7 +21,7 @@ pub(super) enum AlertNumbers {
 #[derive(Default)]
 pub(super) struct AlertChanges {
     new: Vec<Alert>,
-    rows: Vec<Raised>,
+    rows: Vec<RaisedAlert>,
 }
 
 impl AlertChanges {
@@ -34,7 +34,7 @@ impl AlertChanges {
     ) -> Result<(), StoreError> {
         let Some(mut stored) = store.alert(&alert)? else {
             self.new.push(alert.clone());
-            self.rows.push(Raised { alert, deliveries: BTreeMap::new() });
+            self.rows.push(RaisedAlert { alert, deliveries: BTreeMap::new() });
             return Ok(());
         };
         let before = (stored.alert.tally(), stored.alert.dependencies);

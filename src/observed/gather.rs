@@ -14,7 +14,8 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup};
 
-use super::{AskedName, Call, CallRef, Edge, Observed, WatchedInterface, seen};
+use super::budget::{Budget, PodBytes, call_bytes, lookup_bytes};
+use super::{AskedName, Call, CallRef, Edge, WatchedInterface, seen};
 use crate::attribute::owned_by;
 use crate::cluster::Pod;
 use crate::model::{Folded, Merge, Ownership, Span, Spans, Tally, Time, counter, sums};
@@ -118,9 +119,9 @@ impl Gatherer {
         self.connections.midway += n * u64::from(begun.is_midway);
         self.connections.guessed += n * u64::from(begun.is_guessed);
         let call = seen::call(c);
-        let hash = self.hasher.hash_one((at, &call));
-        let is_it = |known: &Growing| {
-            known.edge.pod == at
+        let hash = self.hasher.hash_one((pod_index, &call));
+        let is_same = |known: &GrowingEdge| {
+            known.edge.pod == pod_index
                 && known.edge.call.is(&call)
                 && known.steady.contains(Time(c.first))
         };
@@ -182,18 +183,14 @@ impl Gatherer {
         has.all() + more <= least || of_kind + more <= share && self.total_bytes + more <= total
     }
 
-    /// Notes that what is known of a pod's calls is incomplete.
-    fn fold(&mut self, at: u32, folded: &Folded) {
-        if !folded.is_empty() {
-            self.fresh |= !self.watching.contains_key(&at);
-            self.watching
-                .entry(at)
-                .or_insert_with(|| WatchedInterface::of(at))
-                .folded
-                .merge(folded);
+    /// Marks the list of a pod's calls as incomplete.
+    fn fold(&mut self, pod_index: u32, folded: &Folded) {
+        if folded.is_empty() {
+            return;
         }
         self.fresh |= !self.watching.contains_key(&pod_index);
-        let watching = self.watching.entry(pod_index).or_insert_with(|| Watching::of(pod_index));
+        let watching =
+            self.watching.entry(pod_index).or_insert_with(|| WatchedInterface::of(pod_index));
         watching.folded.merge(folded);
     }
 
@@ -216,10 +213,10 @@ impl Gatherer {
         self.ask(pod_index, &l.question, Tally::new(1, Time(l.time), Time(l.time)))
     }
 
-    fn ask(&mut self, at: u32, question: &str, tally: Tally) -> Option<usize> {
-        let hash = self.hasher.hash_one((at, question));
-        let is_it = |known: &AskedName| known.pod == at && known.question == question;
-        if let Some(i) = self.asked_index.find(hash, |i| is_it(&self.asked[*i as usize])) {
+    fn ask(&mut self, pod_index: u32, question: &str, tally: Tally) -> Option<usize> {
+        let hash = self.hasher.hash_one((pod_index, question));
+        let is_same = |known: &AskedName| known.pod == pod_index && known.question == question;
+        if let Some(i) = self.asked_index.find(hash, |i| is_same(&self.asked[*i as usize])) {
             let i = *i as usize;
             self.asked[i].tally.merge(&tally);
             return Some(i);
@@ -233,7 +230,7 @@ impl Gatherer {
         self.bytes[pod_index as usize].lookups += bytes;
         self.total_bytes += bytes;
         let i = self.asked.len();
-        self.asked.push(AskedName { pod: at, question: question.to_owned(), tally });
+        self.asked.push(AskedName { pod: pod_index, question: question.to_owned(), tally });
         let (asked, hasher) = (&self.asked, &self.hasher);
         self.asked_index.insert_unique(hash, i as u32, |i| {
             let asked = &asked[*i as usize];
@@ -253,9 +250,16 @@ impl Gatherer {
             claimed: s.claimed.iter().copied().collect(),
         };
         self.fresh |= s.forged > 0;
-        let told =
-            WatchedInterface { spans, packets: s.packets, ownership, ..WatchedInterface::of(at) };
-        self.watching.entry(at).or_insert_with(|| WatchedInterface::of(at)).merge(&told);
+        let more = WatchedInterface {
+            spans,
+            packets: s.packets,
+            ownership,
+            ..WatchedInterface::of(pod_index)
+        };
+        self.watching
+            .entry(pod_index)
+            .or_insert_with(|| WatchedInterface::of(pod_index))
+            .merge(&more);
     }
 
     /// Adds the time in which an interface was watched that belongs to no pod.
@@ -300,128 +304,7 @@ impl Gatherer {
         self.edges.len()
     }
 
-    /// The batch of what was taken in since the last one: of as many pods as a batch has room for,
-    /// the others' is in the next one. `None` where there is nothing.
-    pub fn take(&mut self, made: Time) -> Option<Observed> {
-        let id = BatchId { source: self.source.clone(), sequence: self.sequence };
-        let mut batch = Observed { id, made, ..self.pending()? };
-        let rest = self.divide(&mut batch);
-        self.sequence += 1;
-        self.fresh = false;
-        self.drain();
-        if self.told.len() + batch.edges.len() > MAX_TOLD {
-            self.told.clear();
-        }
-        for e in &batch.edges {
-            let told = self.told_as(&batch.pods[e.pod as usize], &e.call);
-            self.told.insert(told);
-        }
-        if let Some(rest) = rest {
-            self.absorb(&rest);
-        }
-        Some(batch)
-    }
-
-    /// All that was taken in since the last batch, in the order in which it was gathered, as a
-    /// batch without an identity: for whoever learns from it at once.
-    pub fn drain(&mut self) -> Observed {
-        let mut watching: Vec<WatchedInterface> =
-            std::mem::take(&mut self.watching).into_values().collect();
-        watching.sort_unstable_by_key(|w| w.pod);
-        self.pod_index.clear();
-        self.edge_index.clear();
-        self.asked_index.clear();
-        self.taken.clear();
-        self.total = 0;
-        let counters = self.counters();
-        counters.iter().for_each(|(name, n)| sums::add(&mut self.before, name, *n));
-        self.attributed = Attributed::default();
-        self.counters.clear();
-        Observed {
-            id: BatchId { source: String::new(), sequence: 0 },
-            node: self.node.clone(),
-            made: Time(0),
-            spans: std::mem::take(&mut self.spans),
-            counters,
-            pods: std::mem::take(&mut self.pods),
-            edges: std::mem::take(&mut self.edges).into_iter().map(|g| g.edge).collect(),
-            asked: std::mem::take(&mut self.asked),
-            watching,
-        }
-    }
-
-    /// Takes out of a batch what it has no room for: the pods after so many bytes.
-    fn divide(&self, batch: &mut Observed) -> Option<Observed> {
-        let mut bytes = 0;
-        let fits = |taken: &&Taken| {
-            bytes += taken.calls + taken.names;
-            bytes <= self.budget.batch
-        };
-        let keep = self.taken.iter().take_while(fits).count().max(1) as u32;
-        if keep as usize >= self.taken.len() {
-            return None;
-        }
-        let mut rest = Observed {
-            id: BatchId { source: String::new(), sequence: 0 },
-            node: batch.node.clone(),
-            made: Time(0),
-            // Those of the whole, and the counters, are told with the first part.
-            spans: Spans::default(),
-            counters: BTreeMap::new(),
-            pods: batch.pods.split_off(keep as usize),
-            edges: batch.edges.extract_if(.., |e| e.pod >= keep).collect(),
-            asked: batch.asked.extract_if(.., |a| a.pod >= keep).collect(),
-            watching: batch.watching.extract_if(.., |w| w.pod >= keep).collect(),
-        };
-        rest.edges.iter_mut().for_each(|e| e.pod -= keep);
-        rest.asked.iter_mut().for_each(|a| a.pod -= keep);
-        rest.watching.iter_mut().for_each(|w| w.pod -= keep);
-        Some(rest)
-    }
-
-    /// What the next batch will hold at least, as a batch without an identity.
-    pub fn pending(&self) -> Option<Observed> {
-        // Sorted in place: a key of each would be as large again.
-        let mut edges: Vec<Edge> = self.edges.iter().map(|g| g.edge.clone()).collect();
-        edges.sort_unstable_by(|a, b| {
-            (a.pod, &a.call, &a.openings).cmp(&(b.pod, &b.call, &b.openings))
-        });
-        let mut asked = self.asked.clone();
-        asked.sort_unstable_by(|a, b| (a.pod, &a.question).cmp(&(b.pod, &b.question)));
-        let mut watching: Vec<WatchedInterface> = self.watching.values().cloned().collect();
-        watching.sort_unstable_by_key(|w| w.pod);
-        let batch = Observed {
-            id: BatchId { source: String::new(), sequence: 0 },
-            node: self.node.clone(),
-            made: Time(0),
-            spans: self.spans.clone(),
-            counters: self.counters(),
-            pods: self.pods.clone(),
-            edges,
-            asked,
-            watching,
-        };
-        (!batch.is_empty() || !batch.counters.is_empty()).then_some(batch)
-    }
-
-    /// Takes in what an earlier run had gathered.
-    pub fn absorb(&mut self, batch: &Observed) {
-        let at: Vec<u32> = batch.pods.iter().map(|p| self.pod(p)).collect();
-        for edge in &batch.edges {
-            self.merge(Edge { pod: at[edge.pod as usize], ..edge.clone() });
-        }
-        for asked in &batch.asked {
-            self.ask(at[asked.pod as usize], &asked.question, asked.tally);
-        }
-        for w in &batch.watching {
-            let pod = at[w.pod as usize];
-            self.watching.entry(pod).or_insert_with(|| WatchedInterface::of(pod)).merge(w);
-        }
-        self.spans.merge(&batch.spans);
-        batch.counters.iter().for_each(|(name, n)| self.count(name, *n));
-        self.fresh = true;
-    }
-
+    /// Index of a pod, which is added where it is new.
     fn pod(&mut self, pod: &Pod) -> u32 {
         self.revision += 1;
         fn key(p: &Pod) -> (&str, &str, Time) {

@@ -38,7 +38,7 @@ fn questions(names: &ConnectionNames) -> impl Iterator<Item = &str> {
     all.iter().enumerate().filter(move |(i, _)| !repeated(*i)).map(|(_, n)| n.question.as_str())
 }
 
-/// How it began, and what counts of it.
+/// What an edge counts of a connection.
 pub fn begun(c: &Connection) -> EdgeConnection {
     EdgeConnection {
         opening: Opening { began: Time(c.first), from: c.initiator },

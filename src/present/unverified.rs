@@ -1,4 +1,4 @@
-//! Unverified lines: what agents sent about pods that the API server does not know, node by node.
+//! UnverifiedBatch lines: what agents sent about pods that the API server does not know, node by node.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub(crate) struct NodeUnverified {
 }
 
 impl NodeUnverified {
-    /// By node; of pods that are said to be of a namespace, or of all.
+    /// Sums up by node the lines about pods that are said to be of this namespace, or of any.
     pub fn of(all: &[UnverifiedBatch], namespace: Option<&str>) -> Vec<Self> {
         let mut nodes: BTreeMap<&str, Self> = BTreeMap::new();
         for of_batch in all {

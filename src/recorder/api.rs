@@ -218,9 +218,9 @@ async fn records(
     query: NamespaceQuery,
     headers: HeaderMap,
 ) -> Result<Response, RequestRefusal> {
-    let memory = read_store(&app, &headers, query, Memory::of).await?;
+    let memory = read_store(&app, &headers, query, Records::of).await?;
     let mut text = Vec::new();
-    for record in records.into_records() {
+    for record in memory.into_records() {
         serde_json::to_writer(&mut text, &record)
             .map_err(|e| RequestRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
         text.push(b'\n');
@@ -253,7 +253,7 @@ async fn dependencies(
     headers: HeaderMap,
 ) -> Result<Response, RequestRefusal> {
     let all = read_store(&app, &headers, query, Store::dependencies).await?;
-    Ok(Json(all.iter().map(Shown::from).collect::<Vec<_>>()).into_response())
+    Ok(Json(all.iter().map(ShownDependency::from).collect::<Vec<_>>()).into_response())
 }
 
 async fn workloads(
@@ -261,8 +261,8 @@ async fn workloads(
     query: NamespaceQuery,
     headers: HeaderMap,
 ) -> Result<Response, RequestRefusal> {
-    let memory = read_store(&app, &headers, query, Memory::of).await?;
-    Ok(Json(Status::of(memory)).into_response())
+    let memory = read_store(&app, &headers, query, Records::of).await?;
+    Ok(Json(StatusReport::of(memory)).into_response())
 }
 
 async fn coverage(

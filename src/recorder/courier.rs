@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::engine::Engine;
 use crate::alert::{AlertUndelivered, Sinks, backoff};
 use crate::clock;
-use crate::model::{Alert, Delivery, Raised, Time, WorkloadId};
+use crate::model::{Alert, Delivery, RaisedAlert, Time, WorkloadId};
 
 /// Shortest pause between two reads of the outbox, also after one that failed.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
@@ -132,7 +132,7 @@ impl Courier {
     }
 
     /// Records in the store what came of a delivery.
-    async fn record(&self, due: Vec<Raised>, result: Result<(), AlertUndelivered>, now: Time) {
+    async fn record(&self, due: Vec<RaisedAlert>, result: Result<(), AlertUndelivered>, now: Time) {
         let repeat_after = self.sinks.repeat_after(&self.sink);
         let sink = self.sink.clone();
         let written = self.engine.ask(move |store| {
@@ -179,7 +179,7 @@ fn next_attempt(
 /// The alerts that are due for a sink.
 #[derive(Debug, PartialEq)]
 struct DueAlerts {
-    due: Vec<Raised>,
+    due: Vec<RaisedAlert>,
     /// When the first of the others is due; `None`: no other will be.
     next: Option<Time>,
 }
@@ -194,9 +194,9 @@ struct LastHour {
 
 /// Chooses what is due: alerts that were never tried at this sink, as many as their workload may
 /// have in an hour, and those whose next attempt is due.
-fn due(all: Vec<Raised>, sink: &str, now: Time) -> DueAlerts {
+fn due(all: Vec<RaisedAlert>, sink: &str, now: Time) -> DueAlerts {
     let mut last_hour: BTreeMap<WorkloadId, LastHour> = BTreeMap::new();
-    for Raised { alert, deliveries } in &all {
+    for RaisedAlert { alert, deliveries } in &all {
         if deliveries.contains_key(sink) && now.since(alert.raised) < HOUR {
             let room_at = Time(alert.raised.0.saturating_add(HOUR as i64));
             let of_workload = last_hour.entry(alert.workload.clone()).or_default();
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn alerts_beyond_the_share_of_a_workload_follow_after_an_hour() {
         let sent = Some(Delivery { attempts: 1, next: None });
-        let all = || -> Vec<Raised> {
+        let all = || -> Vec<RaisedAlert> {
             let first = (0..10).map(|n| raised("noisy", n, sent));
             first.chain((10..12).map(|n| raised("noisy", n, None))).collect()
         };

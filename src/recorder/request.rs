@@ -20,7 +20,7 @@ use super::app::{App, RequestRefusal, token};
 use super::engine::EngineUnavailable;
 use super::slots::{AnswerBody, BodyError, BufferedBody, CallerSlot, MAX_JSON};
 use crate::model::valid;
-use crate::serve::Connection;
+use crate::serve::ServedConnection;
 
 /// Who sent a request: `agent NODE` or `user NAME`; `None` where callers are not authenticated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) async fn identify(
         "/v1/batches" => Sender::Agent,
         _ => Sender::Person,
     };
-    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    let connection = request.extensions().get::<Arc<ServedConnection>>().cloned();
     // Without the body, which is not read before the caller is known.
     let found = caller(&app, request.headers().clone(), connection, sender).await;
     let caller = match found {
@@ -66,7 +66,7 @@ enum Sender {
 async fn caller(
     app: &App,
     headers: HeaderMap,
-    connection: Option<Arc<Connection>>,
+    connection: Option<Arc<ServedConnection>>,
     sender: Sender,
 ) -> Result<CallerName, RequestRefusal> {
     let Some(authorizer) = &app.authorizer else { return Ok(CallerName(None)) };

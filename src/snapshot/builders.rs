@@ -8,7 +8,7 @@ use super::domain::Domains;
 use super::report::Report;
 use super::versions::Versions;
 use crate::cluster::{self, Cluster};
-use crate::mesh::{self, Meshes, Unread};
+use crate::mesh::{self, Meshes, UnreadObject};
 
 /// A snapshot in both its forms.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Builders {
     domain: Option<String>,
     pub(super) domains: Domains,
     /// Objects that the mesh does not read, and that could matter.
-    pub(super) unread: Vec<Unread>,
+    pub(super) unread: Vec<UnreadObject>,
     /// The mesh is left empty.
     addresses_only: bool,
 }
@@ -52,11 +52,11 @@ impl Builders {
     pub fn build(self, mut report: Report) -> Snapshot {
         let domain = self.domains.decide(self.domain, &mut report.problems);
         let (mut cluster, mut mesh) =
-            (cluster::ClusterBuilder::default(), mesh::Builder::default());
+            (cluster::ClusterBuilder::default(), mesh::MeshBuilder::default());
         if let Some(domain) = &domain {
             (cluster, mesh) = (cluster.domain(domain), mesh.domain(domain));
         }
-        self.unread.into_iter().for_each(|object| mesh.unread(object));
+        self.unread.into_iter().for_each(|object| mesh.add_unread(object));
         let mesh_or_none = (!self.addresses_only).then_some(&mut mesh);
         self.versions.feed(&mut cluster, mesh_or_none, &mut report.problems);
         let (cluster, problems) = cluster.build();

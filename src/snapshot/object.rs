@@ -5,7 +5,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::cluster::objects::{Check, Envelope, Known, Refused, read_checked};
+use crate::cluster::objects::{AnyObject, CheckNames, Envelope, ObjectError, read_checked};
 use crate::yaml;
 
 /// An object of a file.
@@ -23,7 +23,7 @@ impl ObjectText<'_> {
     }
 
     /// The object, if its fields have the right types and its names are valid.
-    pub fn object<T: DeserializeOwned + Check>(&self) -> Result<T, Refused<String>> {
+    pub fn object<T: DeserializeOwned + CheckNames>(&self) -> Result<T, ObjectError<String>> {
         match self {
             Self::Yaml(value) => read_checked(value).map_err(with_text),
             Self::Json(text) => {
@@ -33,11 +33,11 @@ impl ObjectText<'_> {
     }
 
     /// The object; `None` if its kind is none that the indexes or the mesh know.
-    pub fn known(&self, envelope: &Envelope) -> Option<Result<Known, Refused<String>>> {
+    pub fn known(&self, envelope: &Envelope) -> Option<Result<AnyObject, ObjectError<String>>> {
         Some(match self {
-            Self::Yaml(value) => Known::read(envelope, value)?.map_err(with_text),
+            Self::Yaml(value) => AnyObject::read(envelope, value)?.map_err(with_text),
             Self::Json(text) => {
-                Known::read(envelope, &mut serde_json::Deserializer::from_str(text))?
+                AnyObject::read(envelope, &mut serde_json::Deserializer::from_str(text))?
                     .map_err(with_text)
             }
         })
@@ -61,10 +61,10 @@ impl ObjectText<'_> {
     }
 }
 
-fn with_text<E: ToString>(refused: Refused<E>) -> Refused<String> {
+fn with_text<E: ToString>(refused: ObjectError<E>) -> ObjectError<String> {
     match refused {
-        Refused::Type(e) => Refused::Type(e.to_string()),
-        Refused::Name(e) => Refused::Name(e),
+        ObjectError::Type(e) => ObjectError::Type(e.to_string()),
+        ObjectError::Name(e) => ObjectError::Name(e),
     }
 }
 

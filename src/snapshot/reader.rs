@@ -13,8 +13,8 @@ use super::object::{ItemDefaults, ObjectText};
 use super::report::Report;
 use super::text::guess_name;
 use super::versions::ParsedObject;
-use crate::cluster::objects::{Controller, Envelope, Refused};
-use crate::mesh::Unread;
+use crate::cluster::objects::{Controller, Envelope, ObjectError};
+use crate::mesh::UnreadObject;
 use crate::yaml::depth::TooDeep;
 
 /// Reads one file into the builders and the report.
@@ -106,7 +106,7 @@ impl FileReader<'_> {
         let kind = envelope.kind.as_str();
         if let Ok(owner) = object.object::<Controller>() {
             let meta = &owner.metadata;
-            let unread = Unread::of(kind, envelope.group(), &meta.namespace, &meta.name);
+            let unread = UnreadObject::of(kind, envelope.group(), &meta.namespace, &meta.name);
             let parsed = ParsedObject::Controller(kind.to_owned(), owner);
             if self.builders.versions.add(kind, parsed, digest) {
                 self.builders.unread.extend(unread);
@@ -134,13 +134,13 @@ impl FileReader<'_> {
     }
 
     /// Reports an object with a field of the wrong type, or with an invalid name.
-    fn refuse(&mut self, line: usize, text: &str, refused: Refused<String>) {
+    fn refuse(&mut self, line: usize, text: &str, refused: ObjectError<String>) {
         let what = guess_name(text);
         match refused {
-            Refused::Type(e) => {
+            ObjectError::Type(e) => {
                 self.problem(line, format_args!("{what} has a wrong type and is skipped: {e}"));
             }
-            Refused::Name(e) => {
+            ObjectError::Name(e) => {
                 self.report.invalid += 1;
                 self.problem(line, format_args!("{what} is skipped: {e}"));
             }

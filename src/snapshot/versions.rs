@@ -91,8 +91,8 @@ impl Versions {
 
     /// The pods, each once.
     fn pods(&self) -> impl Iterator<Item = (&PodObject, &Texts)> {
-        self.found.values().filter_map(|texts| match &texts.versions.first()?.item {
-            Item::Known(known) => match &**known {
+        self.found.values().filter_map(|texts| match &texts.versions.first()?.object {
+            ParsedObject::Known(known) => match &**known {
                 AnyObject::Pod(pod) => Some((pod, texts)),
                 _ => None,
             },
@@ -104,7 +104,7 @@ impl Versions {
     /// what older texts add, because they were true in their time. Contradictions become problems.
     pub fn feed(
         mut self,
-        cluster: &mut Builder,
+        cluster: &mut ClusterBuilder,
         mut mesh: Option<&mut mesh::MeshBuilder>,
         problems: &mut Vec<String>,
     ) {
@@ -130,9 +130,9 @@ impl Versions {
         }
     }
 
-    /// Pods that were gone by a time, because another had their address from then on: never seen in
-    /// one file together, the later one was in none with the earlier.
-    fn handed_over(&self) -> BTreeMap<(String, IpAddr), Time> {
+    /// For a pod and its address, the time from which another pod had the address. The two pods are
+    /// in no file together, so the earlier one was deleted before the later one was seen.
+    fn taken_addresses(&self) -> TakenAddresses {
         let mut holders: BTreeMap<IpAddr, Vec<(Time, &PodObject, &Texts)>> = BTreeMap::new();
         let ended = |p: &PodObject| matches!(p.status.phase.as_str(), "Succeeded" | "Failed");
         for (pod, texts) in self.pods().filter(|(p, _)| !p.spec.host_network && !ended(p)) {
@@ -163,8 +163,8 @@ impl Versions {
             let services: Vec<(&Version, &ServiceObject)> = texts
                 .versions
                 .iter()
-                .filter_map(|v| match &v.item {
-                    Item::Known(known) => match &**known {
+                .filter_map(|v| match &v.object {
+                    ParsedObject::Known(known) => match &**known {
                         AnyObject::Service(s) => Some((v, s)),
                         _ => None,
                     },
@@ -248,8 +248,8 @@ fn shares_address(a: &ServiceObject, b: &ServiceObject) -> bool {
     a.is_empty() || b.is_empty() || !a.is_disjoint(&b)
 }
 
-/// Hands an object to the indexes of addresses, with what older texts of it add.
-fn hand_over(
+/// Adds an object to the indexes of addresses, with what older texts of it add.
+fn add_with_older(
     known: AnyObject,
     older: Vec<Version>,
     taken_at: &TakenAddresses,
@@ -261,7 +261,7 @@ fn hand_over(
     });
     match known {
         AnyObject::Pod(mut pod) => {
-            // An end takes the addresses out of the status.
+            // The status of a pod that has ended may lack the addresses.
             if addresses(&pod, |_| {}).is_empty() {
                 let before = older.filter_map(|o| match o {
                     AnyObject::Pod(p) => Some(p.status),
@@ -306,7 +306,7 @@ fn hand_over(
                 slice.endpoints.iter().flat_map(|e| &e.addresses).cloned().collect();
             for o in older {
                 let AnyObject::EndpointSlice(o) = o else { continue };
-                former(o, &now, gone, cluster);
+                add_former_endpoints(o, &now, taken_at, cluster);
             }
             cluster.slice(slice);
         }
@@ -325,7 +325,7 @@ fn hand_over(
         AnyObject::ConfigMap(o) => cluster.config_map(o),
         AnyObject::Namespace(o) => cluster.namespace(o),
         AnyObject::DestinationRule(o) => cluster.destination_rule(&o),
-        // What these say decides nothing about addresses.
+        // These decide nothing about addresses.
         AnyObject::Sidecar(_)
         | AnyObject::Telemetry(_)
         | AnyObject::AuthorizationPolicy(_)
@@ -352,7 +352,7 @@ fn add_former_endpoints(
             let until = address
                 .parse::<IpAddr>()
                 .ok()
-                .and_then(|a| gone.iter().filter(|((_, b), _)| *b == a).map(|(_, t)| *t).max());
+                .and_then(|a| taken_at.iter().filter(|((_, b), _)| *b == a).map(|(_, t)| *t).max());
             let alone =
                 objects::SliceEndpoint { addresses: vec![address.clone()], ..endpoint.clone() };
             by_end.entry(until).or_default().push(alone);

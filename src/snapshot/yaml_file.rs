@@ -18,7 +18,7 @@ impl FileReader<'_> {
         };
         let value = match parsed {
             Ok(value) => value,
-            Err(yaml::Error::Deep(deep)) => {
+            Err(yaml::YamlError::Deep(deep)) => {
                 self.too_deep(deep.within(piece.line, 1), piece.text);
                 return true;
             }

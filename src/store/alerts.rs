@@ -7,7 +7,7 @@ use super::changes::RowChanges;
 use super::error::StoreError;
 use super::handle::Store;
 use super::keys::{self, RowKind};
-use crate::model::{Acceptance, Alert, Baseline, Raised, WorkloadId};
+use crate::model::{Acceptance, Alert, Baseline, RaisedAlert, WorkloadId};
 
 impl Store {
     /// The baseline of a workload; `None` where nothing of it was ever accepted.
@@ -109,7 +109,7 @@ impl Store {
             changes.put(keys::alert(&raised.alert), row);
         }
         self.commit(changes)?;
-        self.outbox += u64::from(all.iter().any(Raised::waits));
+        self.outbox += u64::from(all.iter().any(RaisedAlert::waits));
         Ok(())
     }
 
@@ -134,7 +134,10 @@ impl Store {
         self.commit(changes)
     }
 
-    fn alerts_of(&self, workload: &WorkloadId) -> Result<Vec<(sled::IVec, Raised)>, StoreError> {
+    fn alerts_of(
+        &self,
+        workload: &WorkloadId,
+    ) -> Result<Vec<(sled::IVec, RaisedAlert)>, StoreError> {
         let mut out = Vec::new();
         for row in self.rows.scan_prefix(keys::of_workload(RowKind::Alert, workload)) {
             let (key, row) = row?;

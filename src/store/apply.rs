@@ -8,7 +8,7 @@ use super::changes::RowChanges;
 use super::error::StoreError;
 use super::handle::Store;
 use super::keys;
-use crate::model::{Batch, BatchId, Counted, Dependency, Merge, Record, WorkloadId};
+use crate::model::{Batch, BatchId, Dependency, LedgerEntry, Merge, Record, WorkloadId};
 
 /// What applying, or queueing, a batch did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Store {
         &mut self,
         batch: &Batch,
         also_merged: &BTreeSet<BatchId>,
-        counted: &[(BatchId, Vec<Counted>)],
+        counted: &[(BatchId, Vec<LedgerEntry>)],
     ) -> Result<Applied, StoreError> {
         self.check_writable()?;
         if self.has_merged(&batch.id)? {

@@ -10,7 +10,7 @@ use super::changes::RowChanges;
 use super::error::StoreError;
 use super::handle::Store;
 use super::keys::{self, RowKind};
-use crate::model::{Batch, BatchId, Counted};
+use crate::model::{Batch, BatchId, LedgerEntry};
 
 /// Connections in a row: 6 KiB, for the same reason as in `queue`. Compression hardly makes them
 /// smaller.
@@ -47,12 +47,13 @@ impl Store {
     ///
     /// # Errors
     /// When a row cannot be read.
-    pub fn counted(&self) -> Result<Vec<(BatchId, Vec<Counted>)>, StoreError> {
-        let mut out: Vec<(BatchId, Vec<Counted>)> = Vec::new();
+    pub fn counted(&self) -> Result<Vec<(BatchId, Vec<LedgerEntry>)>, StoreError> {
+        let mut out: Vec<(BatchId, Vec<LedgerEntry>)> = Vec::new();
         for row in self.rows.scan_prefix([RowKind::Counted as u8]) {
             let (key, row) = row?;
             let all = self.decompress(&row)?;
-            let all = Counted::read_all(&all).ok_or_else(|| self.cut_row("what was counted"))?;
+            let all =
+                LedgerEntry::read_all(&all).ok_or_else(|| self.cut_row("what was counted"))?;
             let id = keys::parse_counted(&key).ok_or_else(|| self.cut_row("a key"))?;
             match out.last_mut().filter(|(last, _)| *last == id) {
                 Some((_, known)) => known.extend(all),
@@ -85,11 +86,11 @@ impl Store {
     pub(super) fn record_counted(
         &self,
         id: &BatchId,
-        counted: &[Counted],
+        counted: &[LedgerEntry],
         changes: &mut RowChanges,
     ) -> Result<(), StoreError> {
         for (piece, some) in (0u32..).zip(counted.chunks(IN_ROW)) {
-            let mut bytes = Vec::with_capacity(IN_ROW * Counted::BYTES);
+            let mut bytes = Vec::with_capacity(IN_ROW * LedgerEntry::BYTES);
             some.iter().for_each(|c| c.write(&mut bytes));
             changes.put(keys::counted(id, piece), self.compress(&bytes)?);
         }

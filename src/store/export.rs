@@ -11,7 +11,9 @@ use sled::IVec;
 use super::error::StoreError;
 use super::handle::Store;
 use super::keys::{self, RowKind};
-use crate::model::export::{CountedLine, Footer, Header, Kept, Line, VERSION};
+use crate::model::export::{
+    CountedLine, ExportFooter, ExportHeader, ExportLine, QueuedPart, VERSION,
+};
 use crate::model::{BatchId, Dependency, Record};
 
 /// Bytes of a queued batch in a line.
@@ -26,7 +28,7 @@ impl Store {
     pub fn export(&self, out: &mut impl Write) -> Result<u64, StoreError> {
         let mut out = ExportWriter { out, rows: 0, batches: 0, queued: 0, counted: 0 };
         let salvaged = self.damage().or(self.salvaged()).map(str::to_owned);
-        out.line(&Line::Sidecarta(Header { version: VERSION, salvaged }))?;
+        out.line(&ExportLine::Sidecarta(ExportHeader { version: VERSION, salvaged }))?;
         // The pages of one workload follow each other. They are joined, since it means nothing on
         // which of them a dependency is.
         let mut workload: Vec<Dependency> = Vec::new();
@@ -49,7 +51,7 @@ impl Store {
             out.queued(&id, &bytes)?;
         }
         let ExportWriter { rows, batches, queued, counted, .. } = out;
-        out.line(&Line::End(Footer { rows, batches, kept: queued, counted }))?;
+        out.line(&ExportLine::End(ExportFooter { rows, batches, kept: queued, counted }))?;
         Ok(rows)
     }
 
@@ -74,16 +76,16 @@ impl Store {
             let id = keys::parse_counted(key).ok_or_else(|| self.cut_row("a key"))?;
             let bytes = hexadecimal(&self.decompress(row)?);
             out.counted += 1;
-            out.line(&Line::Counted(CountedLine { id, bytes }))
+            out.line(&ExportLine::Counted(CountedLine { id, bytes }))
         } else if is(RowKind::Acceptance) {
             out.rows += 1;
-            out.line(&Line::Accepted(self.decode(row)?))
+            out.line(&ExportLine::Accepted(self.decode(row)?))
         } else if is(RowKind::Baseline) {
             out.rows += 1;
-            out.line(&Line::Baseline(Box::new(self.decompress_json(row)?)))
+            out.line(&ExportLine::Baseline(Box::new(self.decompress_json(row)?)))
         } else if is(RowKind::Alert) {
             out.rows += 1;
-            out.line(&Line::Alert(Box::new(self.decode(row)?)))
+            out.line(&ExportLine::Alert(Box::new(self.decode(row)?)))
         } else {
             out.record(self.decode(row)?)
         }
@@ -100,14 +102,14 @@ struct ExportWriter<'a, W> {
 }
 
 impl<W: Write> ExportWriter<'_, W> {
-    fn line(&mut self, line: &Line) -> Result<(), StoreError> {
+    fn line(&mut self, line: &ExportLine) -> Result<(), StoreError> {
         serde_json::to_writer(&mut *self.out, line).map_err(std::io::Error::from)?;
         Ok(self.out.write_all(b"\n")?)
     }
 
     fn record(&mut self, record: Record) -> Result<(), StoreError> {
         self.rows += 1;
-        self.line(&Line::Row(Box::new(record)))
+        self.line(&ExportLine::Row(Box::new(record)))
     }
 
     fn dependencies(&mut self, all: &mut Vec<Dependency>) -> Result<(), StoreError> {
@@ -118,7 +120,7 @@ impl<W: Write> ExportWriter<'_, W> {
     fn batch(&mut self, key: &[u8]) -> Result<(), StoreError> {
         let Some(id) = keys::parse_batch(key) else { return Ok(()) };
         self.batches += 1;
-        self.line(&Line::Batch(id))
+        self.line(&ExportLine::Batch(id))
     }
 
     fn queued(&mut self, id: &BatchId, bytes: &[u8]) -> Result<(), StoreError> {
@@ -126,7 +128,7 @@ impl<W: Write> ExportWriter<'_, W> {
         // An empty batch has one line as well.
         for piece in bytes.chunks(PIECE).chain(bytes.is_empty().then_some(&[][..])) {
             let (id, zstd) = (id.clone(), Some(hexadecimal(piece)));
-            self.line(&Line::Kept(Kept { id, zstd, lines: None }))?;
+            self.line(&ExportLine::Queued(QueuedPart { id, zstd, lines: None }))?;
         }
         Ok(())
     }

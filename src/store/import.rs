@@ -11,7 +11,7 @@ use super::apply::Applied;
 use super::error::StoreError;
 use super::handle::Store;
 use super::parse::{ExportContent, read};
-use crate::model::{Acceptance, Baseline, Batch, BatchId, Counted, Ledger, Record};
+use crate::model::{Acceptance, Baseline, Batch, BatchId, Ledger, LedgerEntry, Record};
 
 /// What an import did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl Store {
     }
 
     /// How many of these connections were counted here, of other captures.
-    fn counted_twice(&self, more: &[(BatchId, Vec<Counted>)]) -> Result<u64, StoreError> {
+    fn counted_twice(&self, more: &[(BatchId, Vec<LedgerEntry>)]) -> Result<u64, StoreError> {
         let here = self.ledger()?;
         let mut ends = BTreeSet::new();
         for (id, counted) in more {
@@ -140,7 +140,7 @@ impl Store {
     /// # Errors
     /// When a row cannot be read.
     pub fn ledger(&self) -> Result<Ledger, StoreError> {
-        let with_snapshot = |(id, all): (BatchId, Vec<Counted>)| {
+        let with_snapshot = |(id, all): (BatchId, Vec<LedgerEntry>)| {
             let snapshot = id.snapshot().unwrap_or(0);
             all.into_iter().map(move |c| (c, snapshot))
         };

@@ -8,8 +8,10 @@ use std::io::{BufRead, Read as _};
 
 use super::error::StoreError;
 use super::export::from_hexadecimal;
-use crate::model::export::{CountedLine, Footer, Header, Kept, Line, VERSION};
-use crate::model::{Acceptance, Baseline, BatchId, Counted, Raised, Record, valid};
+use crate::model::export::{
+    CountedLine, ExportFooter, ExportHeader, ExportLine, QueuedPart, VERSION,
+};
+use crate::model::{Acceptance, Baseline, BatchId, LedgerEntry, RaisedAlert, Record, valid};
 
 /// Bytes of the longest line that is read. A row has some kilobytes, a baseline some megabytes at
 /// most; older programs wrote a queued batch as one line, escaped twice.
@@ -23,10 +25,10 @@ pub(super) struct ExportContent {
     /// Queued batches, compressed.
     pub queued: Vec<(BatchId, Vec<u8>)>,
     pub baselines: Vec<Baseline>,
-    pub alerts: Vec<Raised>,
+    pub alerts: Vec<RaisedAlert>,
     pub salvaged: Option<String>,
     pub acceptances: Vec<Acceptance>,
-    pub counted: Vec<(BatchId, Vec<Counted>)>,
+    pub counted: Vec<(BatchId, Vec<LedgerEntry>)>,
     /// Lines of `counted`.
     counted_lines: u64,
 }
@@ -39,35 +41,35 @@ impl ExportContent {
     }
 
     /// Adds a line between the first and the last. `Err`: what is wrong with it.
-    fn add(&mut self, line: Line) -> Result<(), String> {
+    fn add(&mut self, line: ExportLine) -> Result<(), String> {
         let text = |e: &dyn Display| e.to_string();
         match line {
-            Line::Sidecarta(_) => return Err("a second header".to_owned()),
+            ExportLine::Sidecarta(_) => return Err("a second header".to_owned()),
             // The caller ends with this line.
-            Line::End(_) => {}
-            Line::Row(record) => {
+            ExportLine::End(_) => {}
+            ExportLine::Row(record) => {
                 valid::record(&record).map_err(|e| text(&e))?;
                 self.records.push(*record);
             }
-            Line::Kept(queued) => {
+            ExportLine::Queued(queued) => {
                 self.add_queued(queued).ok_or("a batch that waits cannot be read")?;
             }
-            Line::Baseline(baseline) => {
+            ExportLine::Baseline(baseline) => {
                 valid::baseline(&baseline).map_err(|e| text(&e))?;
                 self.baselines.push(*baseline);
             }
-            Line::Alert(raised) => {
+            ExportLine::Alert(raised) => {
                 valid::alert(&raised.alert).map_err(|e| text(&e))?;
                 self.alerts.push(*raised);
             }
-            Line::Accepted(acceptance) => {
+            ExportLine::Accepted(acceptance) => {
                 valid::acceptance(&acceptance).map_err(|e| text(&e))?;
                 self.acceptances.push(acceptance);
             }
-            Line::Counted(line) => {
+            ExportLine::Counted(line) => {
                 self.add_counted(&line).ok_or("what was counted is cut")?;
             }
-            Line::Batch(id) => {
+            ExportLine::Batch(id) => {
                 valid::word("the source", &id.source).map_err(|e| text(&e))?;
                 self.batches.insert(id);
             }
@@ -77,7 +79,7 @@ impl ExportContent {
 
     /// Adds connections that were counted. `None`: the line's bytes are not whole.
     fn add_counted(&mut self, line: &CountedLine) -> Option<()> {
-        let all = Counted::read_all(&from_hexadecimal(&line.bytes)?)?;
+        let all = LedgerEntry::read_all(&from_hexadecimal(&line.bytes)?)?;
         self.counted_lines += 1;
         match self.counted.last_mut().filter(|(id, _)| *id == line.id) {
             Some((_, there)) => there.extend(all),
@@ -87,16 +89,16 @@ impl ExportContent {
     }
 
     /// Adds a piece of a queued batch. `None`: it is none.
-    fn add_queued(&mut self, queued: Kept) -> Option<()> {
+    fn add_queued(&mut self, queued: QueuedPart) -> Option<()> {
         match queued {
-            Kept { id, zstd: Some(text), lines: None } => {
+            QueuedPart { id, zstd: Some(text), lines: None } => {
                 let mut piece = from_hexadecimal(&text)?;
                 match self.queued.last_mut() {
                     Some((last, all)) if *last == id => all.append(&mut piece),
                     _ => self.queued.push((id, piece)),
                 }
             }
-            Kept { id, zstd: None, lines: Some(lines) } => {
+            QueuedPart { id, zstd: None, lines: Some(lines) } => {
                 self.queued.push((id, zstd::encode_all(lines.as_bytes(), 1).ok()?));
             }
             _ => return None,
@@ -105,7 +107,7 @@ impl ExportContent {
     }
 
     /// Whether this is all that was exported.
-    fn is_whole(&self, footer: &Footer) -> bool {
+    fn is_whole(&self, footer: &ExportFooter) -> bool {
         footer.rows == self.rows()
             && footer.batches == self.batches.len() as u64
             && footer.kept == self.queued.len() as u64
@@ -137,7 +139,7 @@ pub(super) fn read(input: &mut impl BufRead) -> Result<ExportContent, StoreError
         if n as u64 == MAX_LINE {
             return Err(fail("it is longer than any record".to_owned()));
         }
-        let line: Line =
+        let line: ExportLine =
             serde_json::from_str(&text).map_err(|e| fail(format!("no line of an export: {e}")))?;
         if number == 1 {
             out.salvaged = header(line).map_err(fail)?.salvaged;
@@ -147,7 +149,7 @@ pub(super) fn read(input: &mut impl BufRead) -> Result<ExportContent, StoreError
             return Err(fail("there is more after the end".to_owned()));
         }
         match line {
-            Line::End(footer) => end = Some(footer),
+            ExportLine::End(footer) => end = Some(footer),
             line => out.add(line).map_err(fail)?,
         }
     }
@@ -161,10 +163,10 @@ pub(super) fn read(input: &mut impl BufRead) -> Result<ExportContent, StoreError
 }
 
 /// The first line of an export. `Err`: what is wrong with it.
-fn header(line: Line) -> Result<Header, String> {
+fn header(line: ExportLine) -> Result<ExportHeader, String> {
     match line {
-        Line::Sidecarta(header) if header.version == VERSION => Ok(header),
-        Line::Sidecarta(header) => {
+        ExportLine::Sidecarta(header) if header.version == VERSION => Ok(header),
+        ExportLine::Sidecarta(header) => {
             Err(format!("the export has version {}, this program reads {VERSION}", header.version))
         }
         _ => Err("an export begins with its version".to_owned()),

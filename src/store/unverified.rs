@@ -1,4 +1,4 @@
-//! Unverified lines of batches: lines about pods that the cluster does not know. They are stored
+//! UnverifiedBatch lines of batches: lines about pods that the cluster does not know. They are stored
 //! until it does, or until they expire or are dropped.
 //!
 //! Owns their rows: a summary for each batch, and the lines, cut into pieces. The write that merges
@@ -13,13 +13,13 @@ use super::error::StoreError;
 use super::handle::Store;
 use super::keys::{self, RowKind};
 use super::queue::PIECE;
-use crate::model::{BatchId, Record, Unverified};
+use crate::model::{BatchId, Record, UnverifiedBatch};
 
 /// Changes of the unverified lines that are stored.
 #[derive(Debug, Default)]
 pub struct UnverifiedChanges {
     /// Summary and bytes of unverified lines. They replace those of the same batch.
-    pub put: Vec<(Unverified, Vec<u8>)>,
+    pub put: Vec<(UnverifiedBatch, Vec<u8>)>,
     /// Batches whose unverified lines are removed.
     pub remove: BTreeSet<BatchId>,
 }

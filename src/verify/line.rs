@@ -4,7 +4,7 @@
 
 use super::time::TimeBounds;
 use crate::model::Tally;
-use crate::observed::{Asked, Edge, Watching};
+use crate::observed::{AskedName, Edge, WatchedInterface};
 
 /// Most connections, lookups or packets of a line: sums stay far from what 64 bits hold.
 pub(super) const MAX_COUNT: u64 = u32::MAX as u64;
@@ -50,7 +50,7 @@ impl BatchLine for Edge {
     }
 }
 
-impl BatchLine for Asked {
+impl BatchLine for AskedName {
     fn pod(&self) -> u32 {
         self.pod
     }
@@ -66,7 +66,7 @@ impl BatchLine for Asked {
     }
 }
 
-impl BatchLine for Watching {
+impl BatchLine for WatchedInterface {
     fn pod(&self) -> u32 {
         self.pod
     }

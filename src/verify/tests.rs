@@ -8,11 +8,11 @@ use serde_json::json;
 use super::line::MAX_COUNT;
 use super::time::{KUBERNETES, MAX_SKEW, SECOND};
 use super::*;
-use crate::cluster::{Builder, Pod, objects};
+use crate::cluster::{ClusterBuilder, Pod, objects};
 use crate::learn;
 use crate::model::{BatchId, DataPlane, Record, Span, Tally, WorkloadId};
 use crate::observed::tests::{connection, pod as some_pod};
-use crate::observed::{Asked, Edge, Gatherer, Opening, Watching};
+use crate::observed::{AskedName, Edge, Gatherer, Opening, WatchedInterface};
 
 /// 2026-11-25T10:00:00Z.
 const NOW: Time = Time(1_795_600_800 * SECOND);
@@ -96,7 +96,7 @@ fn a_node_that_nobody_has_proved_refuses_no_pod() {
 
 #[test]
 fn a_pod_of_a_snapshot_without_uids_and_nodes_is_found_by_its_name() {
-    let mut builder = Builder::default();
+    let mut builder = ClusterBuilder::default();
     builder.pod(&object("shop", "web", "", "", "10.0.0.1"));
     let cluster = builder.build().0;
     let found = pod_standing(claim("shop", "web", "uid-web"), "n1", &cluster, &RULES);
@@ -164,7 +164,7 @@ fn each_line_counts_or_not_by_its_own_pod() {
     for pod in [1, 2, 2] {
         sent.edges.push(Edge { pod, ..sent.edges[0].clone() });
     }
-    sent.watching.push(Watching { pod: 1, ..sent.watching[0].clone() });
+    sent.watching.push(WatchedInterface { pod: 1, ..sent.watching[0].clone() });
     let CheckedBatch { batch, unverified } = check(sent.clone(), &cluster, &RULES);
     assert_eq!((batch.edges.len(), batch.asked.len(), batch.watching.len()), (1, 1, 1));
     let want = [(counter::LINES_ELSEWHERE, 2), (counter::UNVERIFIED, 2)];

@@ -42,7 +42,7 @@ pub(super) fn all(client: &Client, shared: &Arc<SharedCache>, watches: &mut Join
     }
 }
 
-impl<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static> Kind<T> {
+impl<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static> WatchedKind<T> {
     /// Watches this kind, of the whole cluster or what the fields select of it.
     pub(super) fn follow(
         self,
@@ -58,8 +58,12 @@ impl<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static> K
 }
 
 /// Watches a kind for ever.
-async fn follow<T>(client: Client, kind: &Kind<T>, fields: Option<String>, shared: &Shared)
-where
+async fn follow<T>(
+    client: Client,
+    kind: &WatchedKind<T>,
+    fields: Option<String>,
+    shared: &SharedCache,
+) where
     T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static,
 {
     let api: Api<Slim<T>> = Api::all_with(client, &kind.resource());
@@ -192,9 +196,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn tell<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static>(
-    kind: &Kind<T>,
-    state: &State,
+/// Logs a state that a kind has entered.
+fn log_state<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static>(
+    kind: &WatchedKind<T>,
+    state: &WatchState,
     pause: Duration,
 ) {
     let (name, again) = (kind.name, pause.as_secs());

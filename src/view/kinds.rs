@@ -40,11 +40,13 @@ const fn kind<T>(
     WatchedKind { name, group, version, plural, wrap }
 }
 
-pub(super) const PODS: Kind<PodObject> =
-    kind("Pod", "", "v1", "pods", |o, pool| Object::Pod(Arc::new(PodBrief::new(&o, pool))));
-pub(super) const SERVICES: Kind<ServiceObject> =
-    kind("Service", "", "v1", "services", |o, pool| Object::Service(Arc::new(pool.service(o))));
-pub(super) const SLICES: Kind<EndpointSlice> =
+pub(super) const PODS: WatchedKind<PodObject> =
+    kind("Pod", "", "v1", "pods", |o, pool| IndexObject::Pod(Arc::new(PodBrief::new(&o, pool))));
+pub(super) const SERVICES: WatchedKind<ServiceObject> =
+    kind("Service", "", "v1", "services", |o, pool| {
+        IndexObject::Service(Arc::new(pool.service(o)))
+    });
+pub(super) const SLICES: WatchedKind<EndpointSlice> =
     kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", |o, pool| {
         IndexObject::Slice(Arc::new(pool.slice(o)))
     });
@@ -58,7 +60,7 @@ pub(super) const WORKLOAD_ENTRIES: WatchedKind<WorkloadEntryObject> =
     kind("WorkloadEntry", "networking.istio.io", "v1", "workloadentries", |o, _| {
         IndexObject::WorkloadEntry(Arc::new(o))
     });
-pub(super) const VIRTUAL_SERVICES: Kind<VirtualServiceObject> =
+pub(super) const VIRTUAL_SERVICES: WatchedKind<VirtualServiceObject> =
     kind("VirtualService", "networking.istio.io", "v1", "virtualservices", |o, pool| {
         IndexObject::Routed(pool.word(&o.metadata.namespace), o.hosts().into())
     });
@@ -75,7 +77,7 @@ fn controller(object: Controller, pool: &mut Pool) -> IndexObject {
     IndexObject::Controller(Arc::new(ControllerBrief::new(object, pool)))
 }
 
-impl<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static> Kind<T> {
+impl<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static> WatchedKind<T> {
     pub(super) fn resource(&self) -> ApiResource {
         ApiResource::from_gvk_with_plural(
             &GroupVersionKind::gvk(self.group, self.version, self.name),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::cluster::objects::{
     EndpointSlice, Node, ServiceEntry, ServiceObject, WorkloadEntryObject,
 };
-use crate::cluster::{Builder, ControllerBrief, PodBrief};
+use crate::cluster::{ClusterBuilder, ControllerBrief, PodBrief};
 
 /// The fields of an object that the indexes need. Cache and indexes share them.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sidecarta::generate::{Declared, Input, Known, Options, generate, subjects};
+use sidecarta::generate::{
+    DeclaredCall, GenerateInput, GenerateOptions, Learned, generate, subjects,
+};
 use sidecarta::model::{WorkloadId, valid};
 use sidecarta::snapshot::{self, Builders, Report};
 
@@ -60,7 +62,7 @@ const NAMES: [&str; 23] = [
     "cart",
 ];
 
-fn known(name: &dyn Fn(usize) -> String) -> Known {
+fn known(name: &dyn Fn(usize) -> String) -> Learned {
     let tally = json!({"connections": 1, "firstSeen": "2026-01-01T00:00:00Z", "lastSeen": "2026-01-01T00:00:00Z"});
     let dependency = |destination: Value| {
         let mut d = json!({
@@ -75,7 +77,7 @@ fn known(name: &dyn Fn(usize) -> String) -> Known {
         d.as_object_mut().unwrap().extend(tally.as_object().unwrap().clone());
         serde_json::from_value(d).unwrap()
     };
-    Known {
+    Learned {
         dependencies: vec![
             dependency(
                 json!({"type": "external", "host": name(18), "namespace": "a", "name": name(8), "entryHost": "*.wild.example"}),
@@ -91,14 +93,14 @@ fn known(name: &dyn Fn(usize) -> String) -> Known {
                 json!({"type": "ambiguous", "candidates": [{"namespace": "a", "name": name(22), "host": name(18), "port": 80}]}),
             ),
         ],
-        declared: vec![Declared {
+        declared: vec![DeclaredCall {
             workload: "a/web-1".to_owned(),
             host: name(17),
             port: Some(80),
             protocol: Some(name(7)),
-            ..Declared::default()
+            ..DeclaredCall::default()
         }],
-        ..Known::default()
+        ..Learned::default()
     }
 }
 
@@ -136,14 +138,14 @@ proptest! {
         // A hostile name may equal that of the first pod; that pod is in the snapshot in any case.
         prop_assert!(snapshot.cluster.pods().iter().any(|p| p.workload == web));
         let all = BTreeMap::from([(web, known(&name))]);
-        let options = Options { include_unready: true, include_incomplete: true, adopt: true, detail: true, ..Options::default() };
-        let input = Input { cluster: &snapshot.cluster, meshes: &snapshot.meshes, known: &all, options: &options };
+        let options = GenerateOptions { include_unready: true, include_incomplete: true, adopt: true, detail: true, ..GenerateOptions::default() };
+        let input = GenerateInput { cluster: &snapshot.cluster, meshes: &snapshot.meshes, learned: &all, options: &options };
         let outcomes = generate(&input, &subjects(&snapshot.cluster, &[]));
         let (mut stream, mut expected) = (String::new(), Vec::new());
         for outcome in &outcomes {
             let Some(manifest) = &outcome.manifest else { continue };
             stream.push_str("---\n");
-            stream.push_str(&manifest.to_yaml(&outcome.notes).unwrap());
+            stream.push_str(&manifest.to_yaml(&outcome.remarks).unwrap());
             expected.push(serde_json::to_value(manifest).unwrap());
             prop_assert!(valid::object_name(manifest.name()).is_ok());
             prop_assert!(valid::namespace(manifest.namespace()).is_ok());

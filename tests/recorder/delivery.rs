@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use sidecarta::agent::outbox::{Outbox, Pace};
+use sidecarta::agent::outbox::{DeliveryPace, Outbox};
 use sidecarta::agent::outlet::ToRecorder;
 use sidecarta::observed::{Gatherer, Reader};
 
@@ -30,7 +30,7 @@ impl Agent {
         let handle = runtime.handle().clone();
         let to = ToRecorder::new(&recorder.url(), token.to_owned(), None, handle).unwrap();
         let mut gatherer = Gatherer::new(node, boot);
-        let pace = Pace { refresh: Duration::ZERO, settle: Duration::ZERO };
+        let pace = DeliveryPace { refresh: Duration::ZERO, delay: Duration::ZERO };
         let (outbox, problems) =
             Outbox::open(Box::new(to), pace, Some(spool), &mut gatherer).unwrap();
         assert_eq!(problems, Vec::<String>::new());

@@ -35,9 +35,9 @@ pub(super) struct Summary {
     counted_before: u64,
     /// Of these, connections of which another dependency is known now than they are counted for.
     counted_elsewhere: u64,
-    /// Captures that are held have taught something in the company of the others.
+    /// CaptureLearner that are held have taught something in the company of the others.
     pub together: bool,
-    /// Captures in the store of which it is not noted which connections they counted.
+    /// CaptureLearner in the store of which it is not noted which connections they counted.
     pub uncounted: u64,
     workloads: u64,
     dependencies: BTreeMap<&'static str, u64>,

@@ -213,7 +213,7 @@ impl ClusterBuilder {
 }
 
 /// Whether a Service is that of istiod.
-fn is_control_plane(service: &objects::Service) -> bool {
+fn is_control_plane(service: &objects::ServiceObject) -> bool {
     let (name, labels) = (&service.metadata.name, &service.metadata.labels);
     name == "istiod"
         || name.starts_with("istiod-")

@@ -17,7 +17,7 @@ fn parsed<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
-/// A pod of the Service of its name, with the time of its first container where it has run.
+/// A pod of the Service with its name, with the start of its first container if that has run.
 fn pod(name: &str, start: i64, up: Option<i64>) -> objects::PodObject {
     let ran = up.map(|up| json!([{"state": {"running": {"startedAt": at(up)}}}]));
     parsed(json!({
@@ -40,9 +40,9 @@ fn slice(name: &str) -> objects::EndpointSlice {
     }))
 }
 
-/// A pod that is no more.
-fn gone(builder: &mut Builder, pod: objects::PodObject, ended: Ended) {
-    builder.brief(Arc::new(PodBrief::new(&pod, &mut Pool::default())), Some(ended));
+/// Adds a deleted pod.
+fn add_deleted(builder: &mut ClusterBuilder, pod: objects::PodObject, end: EndTime) {
+    builder.brief(Arc::new(PodBrief::new(&pod, &mut Pool::default())), Some(end));
 }
 
 /// Who had the address in each of these half seconds; `-`: nobody known.

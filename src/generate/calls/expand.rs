@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::mesh::UNSPECIFIED;
 use crate::mesh::host::{is_wildcard, matches};
-use crate::mesh::{AppProtocol, Registry, Resolution, Service};
+use crate::mesh::{AppProtocol, MeshService, Registry, ServiceResolution};
 
-use crate::scope::{Call, CallProtocol, Client, Listener, Scope, Scoped};
+use crate::scope::{CallProtocol, Client, Scope, ScopeCall, ScopeListener, ScopedService};
 
 /// Stands for an address of the world outside where none is known (TEST-NET-3, RFC 5737).
 pub(super) const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
@@ -32,7 +32,7 @@ impl<'a, 'm> Expander<'a, 'm> {
         port: u16,
         protocol: Option<CallProtocol>,
         address: Option<IpAddr>,
-    ) -> Vec<Call> {
+    ) -> Vec<ScopeCall> {
         let answering = self.answering(host, port);
         let addresses = match address {
             Some(address) => BTreeSet::from([address]),
@@ -43,12 +43,12 @@ impl<'a, 'm> Expander<'a, 'm> {
             None => self.protocols(host, port, &answering),
         };
         let all = protocols.iter().flat_map(|p| addresses.iter().map(move |a| (*p, *a)));
-        all.map(|(protocol, address)| Call { host: host.to_owned(), port, protocol, address })
+        all.map(|(protocol, address)| ScopeCall { host: host.to_owned(), port, protocol, address })
             .collect()
     }
 
     /// Services that answer for a host and port. A wildcard answers only where no exact name does.
-    fn answering(&self, host: &str, port: u16) -> Vec<&'a Scoped<'m>> {
+    fn answering(&self, host: &str, port: u16) -> Vec<&'a ScopedService<'m>> {
         let mesh = self.full.mesh;
         let listeners = self.full.listeners.iter();
         let mut named: Vec<_> = listeners.flat_map(|l| l.index_named(mesh, port, host)).collect();
@@ -59,9 +59,10 @@ impl<'a, 'm> Expander<'a, 'm> {
     }
 
     /// Addresses that the host may resolve to, at least one.
-    fn addresses(&self, host: &str, answering: &[&Scoped<'_>]) -> BTreeSet<IpAddr> {
-        let of_service =
-            |s: &&Scoped<'_>| self.pod_address(s.service, host).or_else(|| self.address(s.service));
+    fn addresses(&self, host: &str, answering: &[&ScopedService<'_>]) -> BTreeSet<IpAddr> {
+        let of_service = |s: &&ScopedService<'_>| {
+            self.pod_address(s.service, host).or_else(|| self.address(s.service))
+        };
         let mut addresses: BTreeSet<IpAddr> = answering.iter().filter_map(of_service).collect();
         if addresses.is_empty() {
             addresses.extend(host.parse::<IpAddr>().ok());
@@ -80,7 +81,7 @@ impl<'a, 'm> Expander<'a, 'm> {
         &self,
         host: &str,
         port: u16,
-        answering: &[&Scoped<'_>],
+        answering: &[&ScopedService<'_>],
     ) -> BTreeSet<CallProtocol> {
         let mut protocols = BTreeSet::new();
         for declared in answering.iter().filter_map(|s| s.port(port)).map(|p| p.protocol) {
@@ -108,7 +109,8 @@ impl<'a, 'm> Expander<'a, 'm> {
     pub fn own_ports(&self, host: &str) -> BTreeSet<u16> {
         let ports_of = |host: &str| {
             let all = self.full.mesh.services_of(host);
-            let own = all.filter(|s| s.resolution != Resolution::Alias && !is_wildcard(&s.host));
+            let own =
+                all.filter(|s| s.resolution != ServiceResolution::Alias && !is_wildcard(&s.host));
             own.flat_map(|s| s.ports.iter().map(|p| p.number)).collect::<BTreeSet<u16>>()
         };
         let own = ports_of(host);
@@ -138,21 +140,21 @@ impl<'a, 'm> Expander<'a, 'm> {
     }
 
     /// Services of the mesh that have this address, where the host is an address.
-    pub fn services_at<'s>(&'s self, host: &'s str) -> impl Iterator<Item = &'m Service> + 's {
+    pub fn services_at<'s>(&'s self, host: &'s str) -> impl Iterator<Item = &'m MeshService> + 's {
         let is_address = host.parse::<IpAddr>().is_ok();
         let all = self.full.mesh.services().iter();
         all.filter(move |s| is_address && s.address == host)
     }
 
     /// The address of a pod that is named below a headless Service.
-    fn pod_address(&self, s: &Service, host: &str) -> Option<IpAddr> {
+    fn pod_address(&self, s: &MeshService, host: &str) -> Option<IpAddr> {
         let name = host.strip_suffix(s.host.as_str())?.strip_suffix('.')?;
         self.full.mesh.pod(&s.namespace, name)?.addresses.first().copied()
     }
 
     /// What the host of a Service resolves to: its own address, that of an endpoint where it has
     /// none, else an address outside.
-    fn address(&self, s: &Service) -> Option<IpAddr> {
+    fn address(&self, s: &MeshService) -> Option<IpAddr> {
         if s.address != UNSPECIFIED {
             return s.address.split('/').next()?.parse().ok();
         }
@@ -164,12 +166,12 @@ impl<'a, 'm> Expander<'a, 'm> {
 
 /// Ports of the Services of a listener that answer for a host: by name, by alias, or as the
 /// headless Service that the host is a pod of.
-fn ports_in(listener: &Listener<'_>, host: &str) -> BTreeSet<u16> {
-    let answers = |s: &&Scoped<'_>| {
+fn ports_in(listener: &ScopeListener<'_>, host: &str) -> BTreeSet<u16> {
+    let answers = |s: &&ScopedService<'_>| {
         let own = s.service.host.as_str();
         let by_name = own == host || is_wildcard(own) && matches(own, host);
         let by_alias = s.aliases.iter().any(|(_, alias)| alias == host);
-        let is_headless = s.service.resolution == Resolution::Passthrough
+        let is_headless = s.service.resolution == ServiceResolution::Passthrough
             && s.service.registry == Registry::Kubernetes;
         let is_pod_of = is_headless && host.strip_suffix(own).is_some_and(|h| h.ends_with('.'));
         by_name || by_alias || is_pod_of
@@ -179,6 +181,6 @@ fn ports_in(listener: &Listener<'_>, host: &str) -> BTreeSet<u16> {
 }
 
 /// Whether a Service has a port.
-pub(super) fn has_port(service: &Service, port: u16) -> bool {
+pub(super) fn has_port(service: &MeshService, port: u16) -> bool {
     service.ports.iter().any(|p| p.number == port)
 }

@@ -11,7 +11,7 @@ use super::{Origin, Planner, wire_addresses};
 use crate::generate::names::full_name;
 use crate::mesh::host::{is_wildcard, matches};
 use crate::model::{Dependency, Grade};
-use crate::scope::{Call, CallProtocol, Step, Treatment};
+use crate::scope::{CallProtocol, RouteStep, ScopeCall, Treatment};
 
 impl Planner<'_, '_> {
     /// Adds the calls of the host where a dependency ended, and those of the hosts that lead there.
@@ -145,9 +145,10 @@ impl Planner<'_, '_> {
         }
         // A headless Service and an entry without an address have no address of their own. The
         // packets show which addresses were called.
-        let anywhere: Vec<Call> = calls.iter().filter(|c| c.address == OUTSIDE).cloned().collect();
+        let anywhere: Vec<ScopeCall> =
+            calls.iter().filter(|c| c.address == OUTSIDE).cloned().collect();
         for address in wire_addresses(d) {
-            calls.extend(anywhere.iter().map(|c| Call { address, ..c.clone() }));
+            calls.extend(anywhere.iter().map(|c| ScopeCall { address, ..c.clone() }));
         }
         for call in calls {
             self.add(call, Origin::Learned, Some(index));
@@ -162,7 +163,7 @@ impl Planner<'_, '_> {
             ports.insert(port);
         }
         let ends_there = |t: &Treatment| {
-            let mut clusters = t.steps.iter().flat_map(Step::all_clusters);
+            let mut clusters = t.steps.iter().flat_map(RouteStep::all_clusters);
             clusters.any(|c| c.host == ending.host && c.port == port)
         };
         let Expander { full, client } = self.expander;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::{ConnectionCounts, Gatherer};
 use crate::model::{BatchId, Merge, Spans, Time, sums};
 use crate::observed::budget::PodBytes;
-use crate::observed::{Edge, Observed, Watching};
+use crate::observed::{Edge, Observed, WatchedInterface};
 
 /// Edges that are remembered as sent. A forgotten edge is sent once more, earlier than it need be.
 const MAX_SENT: usize = 262_144;
@@ -40,7 +40,7 @@ impl Gatherer {
     /// Takes out all that was added since the last batch, in the order of gathering, as a batch
     /// without an identity. For a program that learns from it without sending it.
     pub fn drain(&mut self) -> Observed {
-        let mut watching: Vec<Watching> =
+        let mut watching: Vec<WatchedInterface> =
             std::mem::take(&mut self.watching).into_values().collect();
         watching.sort_unstable_by_key(|w| w.pod);
         self.pod_index.clear();
@@ -107,7 +107,7 @@ impl Gatherer {
         });
         let mut asked = self.asked.clone();
         asked.sort_unstable_by(|a, b| (a.pod, &a.question).cmp(&(b.pod, &b.question)));
-        let mut watching: Vec<Watching> = self.watching.values().cloned().collect();
+        let mut watching: Vec<WatchedInterface> = self.watching.values().cloned().collect();
         watching.sort_unstable_by_key(|w| w.pod);
         let batch = Observed {
             id: BatchId { source: String::new(), sequence: 0 },
@@ -134,7 +134,7 @@ impl Gatherer {
         }
         for w in &batch.watching {
             let pod = pods[w.pod as usize];
-            self.watching.entry(pod).or_insert_with(|| Watching::of(pod)).merge(w);
+            self.watching.entry(pod).or_insert_with(|| WatchedInterface::of(pod)).merge(w);
         }
         self.spans.merge(&batch.spans);
         batch.counters.iter().for_each(|(name, n)| self.count(name, *n));

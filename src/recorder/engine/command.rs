@@ -14,7 +14,7 @@ pub(super) struct QueueRequest {
 }
 
 /// What the engine's thread is asked to do.
-pub(super) enum Command {
+pub(super) enum EngineCommand {
     Queue(Box<QueueRequest>),
     Ask(Box<dyn FnOnce(&mut Store) + Send>),
     Stop,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{oneshot, watch};
 
-use super::command::{Command, EngineUnavailable, QueueRequest};
+use super::command::{EngineCommand, EngineUnavailable, QueueRequest};
 use super::progress::{EngineProgress, MergePace};
 use super::worker::StoreWorker;
 use crate::observed::Observed;
@@ -18,7 +18,7 @@ const MAX_COMMANDS: usize = 256;
 /// The handle to the engine. Clones are handles to the same one.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    commands: SyncSender<Command>,
+    commands: SyncSender<EngineCommand>,
     progress: Arc<Mutex<EngineProgress>>,
     outbox: watch::Receiver<u64>,
 }
@@ -44,7 +44,7 @@ impl Engine {
         bytes: Vec<u8>,
     ) -> Result<Applied, EngineUnavailable> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Queue(Box::new(QueueRequest { bytes, batch, reply })))?;
+        self.send(EngineCommand::Queue(Box::new(QueueRequest { bytes, batch, reply })))?;
         match answer.await {
             Ok(Ok(applied)) => Ok(applied),
             Ok(Err(why)) => Err(EngineUnavailable::Closed(why)),
@@ -62,14 +62,14 @@ impl Engine {
     ) -> Result<T, EngineUnavailable> {
         let (reply, answer) = oneshot::channel();
         // Sending the reply fails where nobody waits for the answer any more.
-        self.send(Command::Ask(Box::new(move |store| drop(reply.send(question(store))))))?;
+        self.send(EngineCommand::Ask(Box::new(move |store| drop(reply.send(question(store))))))?;
         answer.await.map_err(|_| EngineUnavailable::ended())
     }
 
     /// Ends the thread when all commands before this one are done.
     pub fn stop(&self) {
         // Waits for room: this command must not be lost. A thread that has ended needs none.
-        let _ = self.commands.send(Command::Stop);
+        let _ = self.commands.send(EngineCommand::Stop);
     }
 
     /// Changes when there may be more alerts to deliver.
@@ -82,7 +82,7 @@ impl Engine {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn send(&self, command: Command) -> Result<(), EngineUnavailable> {
+    fn send(&self, command: EngineCommand) -> Result<(), EngineUnavailable> {
         self.commands.try_send(command).map_err(|e| match e {
             TrySendError::Full(_) => EngineUnavailable::Busy,
             TrySendError::Disconnected(_) => EngineUnavailable::ended(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::generate::readiness::Thresholds;
-use crate::model::Unverified;
+use crate::model::UnverifiedBatch;
 use crate::novelty::AlertPatience;
 use crate::verify::NodeIdentity;
 
@@ -50,5 +50,5 @@ pub struct EngineProgress {
     /// [`CHECK_COUNTERS`](crate::verify::CHECK_COUNTERS).
     pub checked: BTreeMap<&'static str, u64>,
     /// The unverified lines that are stored.
-    pub unverified: Arc<Vec<Unverified>>,
+    pub unverified: Arc<Vec<UnverifiedBatch>>,
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::cluster::Cluster;
 use crate::learn::{self, Union};
 use crate::model::{Batch, sums};
-use crate::observed::{Observed, Packed, ReadError, Reader, allowance};
+use crate::observed::{BatchReadError, Observed, Packed, Reader, allowance};
 use crate::parallel::both;
 use crate::verify::{CHECK_COUNTERS, CheckRules, CheckedBatch, check};
 
@@ -17,7 +17,7 @@ pub(super) fn unpack(bytes: &[u8]) -> Result<Observed, String> {
     let damaged = |e: std::io::Error| format!("its compression: {e}");
     let memory = allowance(packed.text_length().map_err(damaged)?);
     let batch = Reader::new(packed.text().map_err(damaged)?).within(memory).next();
-    batch.unwrap_or(Err(ReadError::Cut { line: 1 })).map_err(|e| e.to_string())
+    batch.unwrap_or(Err(BatchReadError::Cut { line: 1 })).map_err(|e| e.to_string())
 }
 
 /// What was learned from some batches.

@@ -13,7 +13,7 @@ use super::resolve::check_counts;
 use crate::cluster::{self, Cluster};
 use crate::learn::{self, Union};
 use crate::model::{
-    Amount, Batch, BatchId, Record, Source, Spans, Time, Unverified, counter, sums,
+    Batch, BatchId, Record, Source, Spans, Time, UnverifiedAmount, UnverifiedBatch, counter, sums,
 };
 use crate::observed::{self, Observed, Reader};
 use crate::store::{Store, StoreError, UnverifiedChanges};
@@ -37,7 +37,7 @@ const PATIENCE_FACTOR: u32 = 7;
 /// The unverified lines that are stored.
 #[derive(Default)]
 pub(super) struct UnverifiedLines {
-    batches: BTreeMap<BatchId, UnverifiedBatch>,
+    batches: BTreeMap<BatchId, UnverifiedPods>,
     /// The cluster that all of them were checked against.
     checked_against: Weak<Cluster>,
     /// Nothing is merged before: the disk was full.
@@ -45,8 +45,8 @@ pub(super) struct UnverifiedLines {
 }
 
 /// The unverified lines of a batch.
-struct UnverifiedBatch {
-    summary: Unverified,
+struct UnverifiedPods {
+    summary: UnverifiedBatch,
     pods: Vec<UnverifiedPod>,
 }
 
@@ -89,7 +89,7 @@ pub(super) struct UnverifiedPlan {
     /// What is counted when it is written, by the names of
     /// [`CHECK_COUNTERS`](crate::verify::CHECK_COUNTERS).
     pub counted: BTreeMap<&'static str, u64>,
-    new: Vec<UnverifiedBatch>,
+    new: Vec<UnverifiedPods>,
 }
 
 impl UnverifiedPlan {
@@ -97,19 +97,19 @@ impl UnverifiedPlan {
         self.stored.is_empty() && self.learned.is_empty()
     }
 
-    fn store(&mut self, summary: Unverified, packed: Vec<u8>, batch: Observed) {
-        self.new.push(UnverifiedBatch { summary: summary.clone(), pods: pods(batch) });
+    fn store(&mut self, summary: UnverifiedBatch, packed: Vec<u8>, batch: Observed) {
+        self.new.push(UnverifiedPods { summary: summary.clone(), pods: pods(batch) });
         self.stored.put.push((summary, packed));
     }
 
     /// Removes the lines of a batch, and counts them under this name.
-    fn give_up(&mut self, summary: &Unverified, name: &'static str) {
+    fn give_up(&mut self, summary: &UnverifiedBatch, name: &'static str) {
         self.count(summary, name);
         self.stored.remove.insert(summary.id.clone());
     }
 
     /// Counts lines that are given up, for their source as well.
-    fn count(&mut self, summary: &Unverified, name: &'static str) {
+    fn count(&mut self, summary: &UnverifiedBatch, name: &'static str) {
         let lines = summary.amount(None).lines;
         *self.counted.entry(name).or_default() += lines;
         let source = Source {
@@ -139,7 +139,7 @@ impl UnverifiedLines {
                 );
             }
             let pods = batch.map(pods).unwrap_or_default();
-            batches.insert(summary.id.clone(), UnverifiedBatch { summary, pods });
+            batches.insert(summary.id.clone(), UnverifiedPods { summary, pods });
         }
         Ok(Self { batches, ..Self::default() })
     }
@@ -149,7 +149,7 @@ impl UnverifiedLines {
     }
 
     /// A summary for each batch.
-    pub fn summaries(&self) -> Vec<Unverified> {
+    pub fn summaries(&self) -> Vec<UnverifiedBatch> {
         self.batches.values().map(|batch| batch.summary.clone()).collect()
     }
 
@@ -176,7 +176,7 @@ impl UnverifiedLines {
     }
 
     /// Gives up lines until there is room for those of this batch. Returns whether there is.
-    fn make_room(&self, new: &Unverified, plan: &mut UnverifiedPlan) -> bool {
+    fn make_room(&self, new: &UnverifiedBatch, plan: &mut UnverifiedPlan) -> bool {
         if new.bytes > MAX_OF_NODE {
             return false;
         }
@@ -184,7 +184,7 @@ impl UnverifiedLines {
             let removed = &plan.stored.remove;
             let stored = self.batches.values().map(|batch| &batch.summary);
             let stored = stored.filter(|summary| !removed.contains(&summary.id));
-            let all: Vec<&Unverified> =
+            let all: Vec<&UnverifiedBatch> =
                 stored.chain(plan.new.iter().map(|batch| &batch.summary)).collect();
             let Some(node) = full_node(new, &all) else { return true };
             let of_node = all.iter().filter(|summary| summary.node == node);
@@ -193,7 +193,7 @@ impl UnverifiedLines {
             let Some(oldest) = oldest.filter(|oldest| self.batches.contains_key(&oldest.id)) else {
                 return false;
             };
-            let oldest: Unverified = (*oldest).clone();
+            let oldest: UnverifiedBatch = (*oldest).clone();
             plan.give_up(&oldest, counter::DROPPED);
         }
     }
@@ -212,19 +212,19 @@ impl UnverifiedLines {
         if std::ptr::eq(self.checked_against.as_ptr(), Arc::as_ptr(cluster)) {
             return Ok(None);
         }
-        let is_decided = |batch: &&UnverifiedBatch| {
+        let is_decided = |batch: &&UnverifiedPods| {
             let node = &batch.summary.node;
             let standing = |pod: &UnverifiedPod| pod_standing(pod.claim(), node, cluster, rules);
             batch.pods.iter().any(|pod| standing(pod) != PodStanding::Unknown)
         };
         let decided = self.batches.values().filter(is_decided);
-        let some: Vec<&UnverifiedBatch> = decided.take(CHECKED_TOGETHER).collect();
+        let some: Vec<&UnverifiedPods> = decided.take(CHECKED_TOGETHER).collect();
         if some.is_empty() {
             self.checked_against = Arc::downgrade(cluster);
             return Ok(None);
         }
         let mut plan = UnverifiedPlan::default();
-        for UnverifiedBatch { summary, .. } in some {
+        for UnverifiedPods { summary, .. } in some {
             let bytes = store.read_unverified(&summary.id).map_err(|e| e.to_string())?;
             let Some(batch) = unpack(&bytes) else {
                 plan.give_up(summary, counter::DROPPED);
@@ -254,7 +254,7 @@ impl UnverifiedLines {
         let after = if is_current { after } else { after.saturating_mul(PATIENCE_FACTOR) };
         let after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
         let mut plan = UnverifiedPlan::default();
-        for UnverifiedBatch { summary, .. } in self.batches.values() {
+        for UnverifiedPods { summary, .. } in self.batches.values() {
             if now.since(summary.since) >= after {
                 plan.give_up(summary, counter::EXPIRED);
             }
@@ -279,7 +279,7 @@ impl UnverifiedLines {
 /// The node that must give up lines before the new ones have room: their own node where it has used
 /// up its share, or the one that has most where all nodes together have too much. `None`: there is
 /// room.
-fn full_node(new: &Unverified, all: &[&Unverified]) -> Option<String> {
+fn full_node(new: &UnverifiedBatch, all: &[&UnverifiedBatch]) -> Option<String> {
     let mut bytes_of: BTreeMap<&str, u64> = BTreeMap::from([(new.node.as_str(), new.bytes)]);
     for summary in all {
         *bytes_of.entry(&summary.node).or_default() += summary.bytes;
@@ -293,10 +293,10 @@ fn full_node(new: &Unverified, all: &[&Unverified]) -> Option<String> {
 }
 
 /// Lines as they are stored, with their summary.
-fn pack(batch: &Observed, since: Time) -> Result<(Unverified, Vec<u8>), String> {
+fn pack(batch: &Observed, since: Time) -> Result<(UnverifiedBatch, Vec<u8>), String> {
     let mut text = Vec::new();
     observed::write(batch, &mut text).map_err(|e| e.to_string())?;
-    let summary = Unverified {
+    let summary = UnverifiedBatch {
         id: batch.id.clone(),
         node: batch.node.clone(),
         since,
@@ -315,7 +315,7 @@ fn unpack(bytes: &[u8]) -> Option<Observed> {
 
 /// How many pods and lines there are of each namespace. Namespaces beyond a number of them, and
 /// impossible names, are together under the empty name.
-fn namespaces(batch: &Observed) -> BTreeMap<String, Amount> {
+fn namespaces(batch: &Observed) -> BTreeMap<String, UnverifiedAmount> {
     let mut lines: Vec<u64> = vec![0; batch.pods.len()];
     let of_edges = batch.edges.iter().map(|edge| edge.pod);
     let of_asked = batch.asked.iter().map(|asked| asked.pod);
@@ -325,7 +325,7 @@ fn namespaces(batch: &Observed) -> BTreeMap<String, Amount> {
             *n += 1;
         }
     }
-    let mut out: BTreeMap<String, Amount> = BTreeMap::new();
+    let mut out: BTreeMap<String, UnverifiedAmount> = BTreeMap::new();
     for (pod, lines) in batch.pods.iter().zip(lines) {
         let mut namespace = pod.workload.namespace.as_str();
         let is_full = out.len() >= MAX_NAMESPACES && !out.contains_key(namespace);
@@ -348,19 +348,19 @@ fn pods(batch: Observed) -> Vec<UnverifiedPod> {
 mod tests {
     use super::*;
 
-    fn summary(node: &str, sequence: u64, bytes: u64) -> Unverified {
-        Unverified {
+    fn summary(node: &str, sequence: u64, bytes: u64) -> UnverifiedBatch {
+        UnverifiedBatch {
             id: BatchId { source: format!("agent:{node}:b"), sequence },
             node: node.to_owned(),
             since: Time(i64::try_from(sequence).unwrap()),
             bytes,
-            namespaces: [("shop".to_owned(), Amount { pods: 1, lines: 3 })].into(),
+            namespaces: [("shop".to_owned(), UnverifiedAmount { pods: 1, lines: 3 })].into(),
         }
     }
 
-    fn stored(all: impl IntoIterator<Item = Unverified>) -> UnverifiedLines {
-        let batch = |summary: Unverified| {
-            (summary.id.clone(), UnverifiedBatch { summary, pods: Vec::new() })
+    fn stored(all: impl IntoIterator<Item = UnverifiedBatch>) -> UnverifiedLines {
+        let batch = |summary: UnverifiedBatch| {
+            (summary.id.clone(), UnverifiedPods { summary, pods: Vec::new() })
         };
         let batches = all.into_iter().map(batch).collect();
         UnverifiedLines { batches, ..UnverifiedLines::default() }

@@ -105,7 +105,7 @@ impl StoreWorker {
         let more = changes.more;
         if !changes.is_empty() {
             match self.store.save_view(&changes.put, &changes.remove) {
-                Ok(()) => self.view.noted(changes),
+                Ok(()) => self.view.saved(changes),
                 // What was saved before stays true as of its time.
                 Err(StoreError::DiskFull { .. }) => return Ok(SavedPart::DiskFull),
                 Err(e) => return Err(e),

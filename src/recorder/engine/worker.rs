@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::command::{Command, QueueRequest};
+use super::command::{EngineCommand, QueueRequest};
 use super::progress::{EngineProgress, MergePace};
 use super::unverified::UnverifiedLines;
 use super::waiting::WaitingBatches;
@@ -26,7 +26,7 @@ pub struct StoreWorker {
     pub(super) store: Store,
     pub(super) view: View,
     pub(super) pace: MergePace,
-    commands: Receiver<Command>,
+    commands: Receiver<EngineCommand>,
     pub(super) waiting: WaitingBatches,
     pub(super) unverified: UnverifiedLines,
     /// What was done so far.
@@ -73,7 +73,7 @@ impl StoreWorker {
         store: Store,
         view: View,
         pace: MergePace,
-        commands: Receiver<Command>,
+        commands: Receiver<EngineCommand>,
         published: Arc<Mutex<EngineProgress>>,
         outbox: watch::Sender<u64>,
     ) -> Self {
@@ -129,15 +129,15 @@ impl StoreWorker {
 
     /// Answers the questions that wait. Returns the batches that are to be queued, and whether the
     /// thread is to end.
-    fn take_commands(&mut self, first: Option<Command>) -> (Vec<QueueRequest>, bool) {
+    fn take_commands(&mut self, first: Option<EngineCommand>) -> (Vec<QueueRequest>, bool) {
         let mut requests = Vec::new();
         let mut stop = false;
         let mut next = first;
         while let Some(command) = next.take() {
             match command {
-                Command::Queue(request) => requests.push(*request),
-                Command::Ask(question) => question(&mut self.store),
-                Command::Stop => stop = true,
+                EngineCommand::Queue(request) => requests.push(*request),
+                EngineCommand::Ask(question) => question(&mut self.store),
+                EngineCommand::Stop => stop = true,
             }
             if requests.len() < QUEUED_TOGETHER && !stop {
                 next = self.commands.try_recv().ok();

@@ -81,7 +81,9 @@ fn an_export_of_every_state_imports() {
                 ignored_by: has(0).then(|| "alice".to_owned()),
                 ignored_at: has(0).then_some(Time(4)),
             };
-            store.raise(&[crate::model::Raised { alert, deliveries: Default::default() }]).unwrap();
+            store
+                .raise(&[crate::model::RaisedAlert { alert, deliveries: Default::default() }])
+                .unwrap();
         }
         if has(4) {
             store.save_view(&[(b"k".to_vec(), b"v".to_vec())], &[]).unwrap();

@@ -233,6 +233,6 @@ fn counters_do_not_overflow() {
     let all = [d.tally.connections, d.midway, d.guessed, d.unanswered, watch.packets];
     assert_eq!(all, [u64::MAX; 5]);
     assert_eq!(source.counters["packets"], u64::MAX);
-    let memory = crate::memory::Memory::of(&store, None).unwrap();
-    serde_json::to_string(&crate::present::Status::of(memory)).unwrap();
+    let records = crate::records::Records::of(&store, None).unwrap();
+    serde_json::to_string(&crate::present::StatusReport::of(records)).unwrap();
 }
