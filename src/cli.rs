@@ -25,6 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::model::Alert;
 use crate::records::{Records, StoreDefect};
 use crate::store::{Access, Store};
 use output::Format;
@@ -135,6 +136,17 @@ impl RecordSource {
         match self {
             Self::Recorder(recorder) => recorder.records(namespace),
             Self::Store(store) => Ok(Records::of(&open_to_read(store)?, namespace)?),
+        }
+    }
+
+    /// The alerts that are stored about a namespace, or about all.
+    fn alerts(&self, namespace: Option<&str>) -> anyhow::Result<Vec<Alert>> {
+        match self {
+            Self::Recorder(recorder) => recorder.alerts(namespace),
+            Self::Store(store) => {
+                let raised = Store::read(store)?.alerts(namespace)?;
+                Ok(raised.into_iter().map(|raised| raised.alert).collect())
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ mod brief;
 mod entries;
 mod index;
 mod names;
+mod outbound;
 pub(crate) use sidecarta_istio::objects;
 mod owner;
 mod owners;
@@ -22,7 +23,7 @@ use std::net::IpAddr;
 use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 
-use crate::mesh::Discovery;
+use crate::mesh::{Discovery, Mesh};
 use crate::model::{Protocol, ServicePort, Span, Time};
 
 pub(crate) use crate::model::CaptureScope;
@@ -116,6 +117,8 @@ pub struct Cluster {
     service_ranges: Vec<IpNet>,
     domain: String,
     discovery: Discovery,
+    /// What decides about outbound traffic, where any proxy has the policy REGISTRY_ONLY.
+    outbound: Option<Box<Mesh>>,
 }
 
 impl Cluster {

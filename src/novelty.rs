@@ -1,10 +1,11 @@
-//! What differs from what was accepted: new dependencies, new workloads, calls that left the mesh,
-//! destinations that stay ambiguous, workloads that are no longer watched.
+//! What differs from what was accepted: new dependencies, new workloads, calls that left the mesh or
+//! were probably refused, destinations that stay ambiguous, workloads that are no longer watched.
 //!
 //! Owns the rules of alerts, and raising them in a store. A rule reads what is stored, so that a
 //! crash between learning and raising delays an alert and loses none. Must never deliver anything.
 
 mod accept;
+mod blocked;
 mod changes;
 mod forged;
 
@@ -184,6 +185,19 @@ fn new_workload(
         dependencies: Some(dependencies),
         ..Alert::about(AlertKind::NewWorkload, workload, tally, now)
     }))
+}
+
+/// Raises alerts about calls that proxies probably refused, and removes those about hosts that are
+/// refused no longer. Returns the alerts that are new.
+///
+/// # Errors
+/// When the store fails.
+pub fn review_blocked(
+    store: &mut Store,
+    cluster: &Cluster,
+    now: Time,
+) -> Result<Vec<Alert>, StoreError> {
+    blocked::review(store, cluster, now)
 }
 
 /// Raises alerts about accepted workloads that run and are no longer watched, and removes those

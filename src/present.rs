@@ -13,8 +13,8 @@ use serde::Serialize;
 use crate::generate::Learned;
 use crate::generate::readiness::Readiness;
 use crate::model::{
-    Alert, Baseline, DataPlane, Dependency, Destination, Evidence, Grade, OwnedBy, Protocol,
-    Source, Tally, Time, Watch, WorkloadId,
+    Alert, AlertKind, Baseline, DataPlane, Dependency, Destination, Evidence, Grade, OwnedBy,
+    Protocol, Source, Tally, Time, Watch, WorkloadId,
 };
 use crate::records::{Decided, Records};
 use crate::store::LISTED;
@@ -87,12 +87,15 @@ impl<'a> From<&'a Dependency> for ShownDependency<'a> {
 pub(crate) struct StatusReport {
     pub workloads: Vec<WorkloadStatus>,
     pub sources: Vec<Source>,
-    /// UnverifiedBatch lines: those about pods that the API server does not know, by node.
+    /// Unverified lines: those about pods that the API server does not know, by node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unverified: Vec<NodeUnverified>,
     /// Why a part of the store is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
+    /// Hosts that were looked up and that proxies probably refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blocked_calls: Vec<ShownBlockedCall>,
 }
 
 /// A summary of the records of one workload.
@@ -148,6 +151,17 @@ pub(crate) struct ShownScopeMiss {
     pub tally: Tally,
 }
 
+/// A host that a workload looked up and never reached.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ShownBlockedCall {
+    pub workload: WorkloadId,
+    pub destination: Destination,
+    pub lookups: u64,
+    pub first_seen: Time,
+    pub last_seen: Time,
+}
+
 impl StatusReport {
     /// Summarizes all records.
     pub fn of(mut records: Records) -> Self {
@@ -164,7 +178,22 @@ impl StatusReport {
         }
         let workloads =
             known.iter().map(|(id, k)| status(id, planes.get(id).copied(), k, &decided)).collect();
-        Self { workloads, sources, unverified, missing }
+        Self { workloads, sources, unverified, missing, blocked_calls: Vec::new() }
+    }
+
+    /// Adds the calls that proxies probably refused, from the alerts about them.
+    pub fn add_blocked_calls(&mut self, alerts: Vec<Alert>) {
+        let blocked = alerts.into_iter().filter(|alert| alert.kind == AlertKind::BlockedCall);
+        let shown = blocked.filter_map(|alert| {
+            Some(ShownBlockedCall {
+                destination: alert.destination?,
+                workload: alert.workload,
+                lookups: alert.connections,
+                first_seen: alert.first_seen,
+                last_seen: alert.last_seen,
+            })
+        });
+        self.blocked_calls.extend(shown);
     }
 }
 

@@ -24,6 +24,9 @@ pub enum AlertKind {
     NewWorkload,
     /// A pod sends packets with addresses that are not its own.
     ForgedSource,
+    /// A host was looked up and never reached, and the proxy refuses it: its policy is
+    /// REGISTRY_ONLY, and the host is not in its scope.
+    BlockedCall,
 }
 
 impl AlertKind {
@@ -36,6 +39,7 @@ impl AlertKind {
             Self::CoverageLost => "coverage-lost",
             Self::NewWorkload => "new-workload",
             Self::ForgedSource => "forged-source",
+            Self::BlockedCall => "blocked-call",
         }
     }
 }
@@ -153,6 +157,14 @@ impl Alert {
                 let n = self.dependencies.unwrap_or(0);
                 let noun = if n == 1 { "dependency" } else { "dependencies" };
                 format!("{w} is a new workload, which nobody accepted, and has {n} {noun}")
+            }
+            AlertKind::BlockedCall => {
+                let to = self.destination.as_ref().map(ToString::to_string).unwrap_or_default();
+                format!(
+                    "{w} looked {to} up {} times and never reached it: probably its proxy blocks \
+                     the call, whose policy is REGISTRY_ONLY and whose Sidecar lacks the host",
+                    self.connections
+                )
             }
             AlertKind::ForgedSource => {
                 format!(

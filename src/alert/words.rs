@@ -45,6 +45,7 @@ pub(super) fn reason(kind: AlertKind) -> &'static str {
         AlertKind::CoverageLost => "CoverageLost",
         AlertKind::NewWorkload => "NewWorkload",
         AlertKind::ForgedSource => "ForgedSource",
+        AlertKind::BlockedCall => "BlockedCall",
     }
 }
 

@@ -8,7 +8,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::output::{self, Format};
-use super::remote::{RecordSource, query};
+use super::remote::RecordSource;
 use super::{
     CommandOutcome, OutputOptions, ReadOptions, ViewOptions, open_to_change, open_to_read,
     read_outcome,
@@ -147,11 +147,7 @@ fn fetch(
 ) -> anyhow::Result<(Vec<Alert>, CommandOutcome)> {
     let namespace = options.view.namespace.as_deref();
     let (mut all, outcome): (Vec<Alert>, CommandOutcome) = match source {
-        RecordSource::Recorder(recorder) => {
-            let path = format!("/v1/alerts{}", query(namespace));
-            let answer = recorder.ask(Method::GET, &path, Vec::new())?;
-            (serde_json::from_slice(&answer.body)?, CommandOutcome::Done)
-        }
+        RecordSource::Recorder(recorder) => (recorder.alerts(namespace)?, CommandOutcome::Done),
         RecordSource::Store(store) => {
             // A replay or an import compares nothing with what was accepted, so that is done now.
             // If the store cannot be written, the alerts are found but not stored.

@@ -11,6 +11,7 @@ use clap::Args;
 use hyper::{Method, StatusCode, Uri};
 
 use crate::http::{Http, HttpAnswer, Trust};
+use crate::model::Alert;
 use crate::present::NodeUnverified;
 use crate::reach::{self, FoundRecorder, Unreached};
 use crate::records::{Decided, Records};
@@ -184,6 +185,13 @@ impl RecorderClient {
             Records::read(&*answer.body).context("the recorder's answer cannot be read")?;
         records.decided = self.decided(namespace)?;
         Ok(records)
+    }
+
+    /// The alerts about a namespace, or about all.
+    pub(super) fn alerts(&self, namespace: Option<&str>) -> anyhow::Result<Vec<Alert>> {
+        let answer =
+            self.ask(Method::GET, &format!("/v1/alerts{}", query(namespace)), Vec::new())?;
+        serde_json::from_slice(&answer.body).context("the recorder's answer cannot be read")
     }
 
     /// What was accepted in a namespace, or in all.

@@ -32,6 +32,7 @@ pub(super) fn run(options: &StatusOptions) -> anyhow::Result<CommandOutcome> {
     let records = source.records(namespace)?;
     let outcome = super::read_outcome(records.missing.as_ref());
     let mut status = StatusReport::of(records);
+    status.add_blocked_calls(source.alerts(namespace)?);
     let mut limits = Vec::new();
     if let RecordSource::Recorder(recorder) = &source {
         let answer = recorder.limits(namespace)?;
@@ -107,6 +108,19 @@ fn table(status: &StatusReport) -> String {
                 ),
             );
         }
+    }
+    for blocked in &status.blocked_calls {
+        output::line(
+            &mut out,
+            format_args!(
+                "blocked, probably: {} looked {} up {} times, last {}, and never reached it: the \
+                 policy is REGISTRY_ONLY and its Sidecar lacks the host",
+                blocked.workload,
+                blocked.destination,
+                blocked.lookups,
+                output::moment(blocked.last_seen)
+            ),
+        );
     }
     out.push_str(&missing);
     for w in &status.workloads {

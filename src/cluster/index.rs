@@ -12,6 +12,7 @@ use super::Cluster;
 use super::brief::{ControllerBrief, PodBrief};
 use super::entries::{self, EntryWorkload};
 use super::objects;
+use super::outbound::OutboundObjects;
 use super::owners::Owners;
 use super::pool::Pool;
 use super::tenancy::{EndTime, hand_over_endpoints};
@@ -34,8 +35,8 @@ pub struct ClusterBuilder {
     nodes: Vec<objects::Node>,
     entries: Vec<Arc<objects::ServiceEntry>>,
     workload_entries: Vec<EntryWorkload>,
-    /// Hosts of VirtualServices, each with the namespace of the VirtualService.
-    routed: Vec<(String, String)>,
+    virtual_services: Vec<Arc<objects::VirtualServiceObject>>,
+    sidecars: Vec<Arc<objects::SidecarObject>>,
     config_maps: Vec<objects::ConfigMap>,
     namespaces: Vec<objects::Namespace>,
     /// Hosts whose address proxies dial as it was called, each with the namespace of the
@@ -129,15 +130,15 @@ impl ClusterBuilder {
         }
     }
 
-    /// Adds the hosts of a VirtualService. A lookup of such a host concerns the mesh, whether the
-    /// host is a Service's or not.
-    pub(crate) fn virtual_service(&mut self, rule: &objects::VirtualServiceObject) {
-        self.routed(&rule.metadata.namespace, rule.hosts());
+    /// Adds a VirtualService. A lookup of one of its hosts concerns the mesh, whether the host is a
+    /// Service's or not.
+    pub(crate) fn virtual_service(&mut self, rule: impl Into<Arc<objects::VirtualServiceObject>>) {
+        self.virtual_services.push(rule.into());
     }
 
-    /// Adds hosts of a VirtualService in this namespace.
-    pub(crate) fn routed(&mut self, namespace: &str, hosts: &[String]) {
-        self.routed.extend(hosts.iter().map(|h| (h.clone(), namespace.to_owned())));
+    /// Adds a Sidecar. It decides which hosts a proxy refuses.
+    pub(crate) fn sidecar(&mut self, sidecar: impl Into<Arc<objects::SidecarObject>>) {
+        self.sidecars.push(sidecar.into());
     }
 
     pub(crate) fn controller(&mut self, kind: &str, controller: objects::Controller) {
@@ -158,8 +159,10 @@ impl ClusterBuilder {
             discovery: Discovery::of_objects(&self.config_maps, &self.namespaces),
             ..Cluster::default()
         };
-        for (host, namespace) in self.routed.drain(..) {
-            cluster.routed.add(&host, &namespace, &cluster.domain);
+        for rule in &self.virtual_services {
+            for host in rule.hosts() {
+                cluster.routed.add(host, &rule.metadata.namespace, &cluster.domain);
+            }
         }
         for (host, namespace) in self.passed_through.drain(..) {
             cluster.passed_through.add(&host, &namespace, &cluster.domain);
@@ -187,6 +190,15 @@ impl ClusterBuilder {
         self.pods_into(&mut cluster, &mut problems);
         let services: Vec<&objects::ServiceObject> = self.services.values().map(|s| &**s).collect();
         hand_over_endpoints(&mut cluster, &services);
+        let outbound = OutboundObjects {
+            config_maps: &self.config_maps,
+            namespaces: &self.namespaces,
+            sidecars: &self.sidecars,
+            services,
+            entries: &self.entries,
+            virtual_services: &self.virtual_services,
+        };
+        cluster.outbound = outbound.mesh(&cluster.domain).map(Box::new);
         entries::fill(&mut cluster, &self.entries, &self.workload_entries, &mut problems);
         Self::ambient_ports_into(&mut cluster);
         (cluster, problems)

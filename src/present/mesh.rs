@@ -25,7 +25,7 @@ pub(crate) struct MeshStatus {
     pub unreadable: u64,
     /// Acknowledged batches that no answer contains yet.
     pub batches_waiting: u64,
-    /// UnverifiedBatch lines, which no answer contains, by node.
+    /// Unverified lines, which no answer contains, by node.
     pub unverified: Vec<NodeUnverified>,
     /// What answers lack, one sentence for each reason.
     pub limits: Vec<String>,

@@ -1,4 +1,4 @@
-//! UnverifiedBatch lines: what agents sent about pods that the API server does not know, node by node.
+//! Unverified lines: what agents sent about pods that the API server does not know, node by node.
 
 use std::collections::BTreeMap;
 

@@ -321,13 +321,13 @@ fn add_with_older(
             cluster.entry(entry);
         }
         AnyObject::WorkloadEntry(o) => cluster.workload_entry(o),
-        AnyObject::VirtualService(o) => cluster.virtual_service(&o),
+        AnyObject::VirtualService(o) => cluster.virtual_service(o),
+        AnyObject::Sidecar(o) => cluster.sidecar(o),
         AnyObject::ConfigMap(o) => cluster.config_map(o),
         AnyObject::Namespace(o) => cluster.namespace(o),
         AnyObject::DestinationRule(o) => cluster.destination_rule(&o),
-        // These decide nothing about addresses.
-        AnyObject::Sidecar(_)
-        | AnyObject::Telemetry(_)
+        // These decide nothing about addresses and outbound traffic.
+        AnyObject::Telemetry(_)
         | AnyObject::AuthorizationPolicy(_)
         | AnyObject::EnvoyFilter(_)
         | AnyObject::WasmPlugin(_)

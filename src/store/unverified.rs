@@ -1,4 +1,4 @@
-//! UnverifiedBatch lines of batches: lines about pods that the cluster does not know. They are stored
+//! Unverified lines of batches: lines about pods that the cluster does not know. They are stored
 //! until it does, or until they expire or are dropped.
 //!
 //! Owns their rows: a summary for each batch, and the lines, cut into pieces. The write that merges

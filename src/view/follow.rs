@@ -28,6 +28,9 @@ const PAGE: u32 = 500;
 /// The API server itself gives up on a request after 60 s.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// The namespace in which the MeshConfig is looked for.
+const ISTIO_NAMESPACE: &str = "istio-system";
+
 /// Watches every kind of the whole cluster.
 pub(super) fn all(client: &Client, shared: &Arc<SharedCache>, watches: &mut JoinSet<()>) {
     kinds::PODS.follow(client, None, shared, watches);
@@ -37,6 +40,10 @@ pub(super) fn all(client: &Client, shared: &Arc<SharedCache>, watches: &mut Join
     kinds::ENTRIES.follow(client, None, shared, watches);
     kinds::WORKLOAD_ENTRIES.follow(client, None, shared, watches);
     kinds::VIRTUAL_SERVICES.follow(client, None, shared, watches);
+    kinds::DESTINATION_RULES.follow(client, None, shared, watches);
+    kinds::SIDECARS.follow(client, None, shared, watches);
+    kinds::NAMESPACES.follow(client, None, shared, watches);
+    kinds::CONFIG_MAPS.follow_in(ISTIO_NAMESPACE, client, shared, watches);
     for kind in CONTROLLERS {
         kind.follow(client, None, shared, watches);
     }
@@ -51,29 +58,51 @@ impl<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static> W
         shared: &Arc<SharedCache>,
         watches: &mut JoinSet<()>,
     ) {
+        let api = Api::all_with(client.clone(), &self.resource());
+        self.spawn(api, fields, shared, watches);
+    }
+
+    /// Watches this kind in one namespace.
+    fn follow_in(
+        self,
+        namespace: &str,
+        client: &Client,
+        shared: &Arc<SharedCache>,
+        watches: &mut JoinSet<()>,
+    ) {
+        let api = Api::namespaced_with(client.clone(), namespace, &self.resource());
+        self.spawn(api, None, shared, watches);
+    }
+
+    fn spawn(
+        self,
+        api: Api<Slim<T>>,
+        fields: Option<String>,
+        shared: &Arc<SharedCache>,
+        watches: &mut JoinSet<()>,
+    ) {
         shared.cache().expect(self.name);
-        let (client, shared) = (client.clone(), Arc::clone(shared));
-        watches.spawn(async move { follow(client, &self, fields, &shared).await });
+        let shared = Arc::clone(shared);
+        watches.spawn(async move { follow(&api, &self, fields, &shared).await });
     }
 }
 
 /// Watches a kind for ever.
 async fn follow<T>(
-    client: Client,
+    api: &Api<Slim<T>>,
     kind: &WatchedKind<T>,
     fields: Option<String>,
     shared: &SharedCache,
 ) where
     T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 'static,
 {
-    let api: Api<Slim<T>> = Api::all_with(client, &kind.resource());
     let mut config = watcher::Config::default().page_size(PAGE);
     config.field_selector = fields;
     // The pause grows with errors, and is short again after two minutes without one. Not sooner:
     // where lists work and watches fail, a complete list must not shorten it.
     let mut backoff = DefaultBackoff::default();
     loop {
-        let end = session(&api, config.clone(), kind, shared).await;
+        let end = session(api, config.clone(), kind, shared).await;
         let pause = match &end {
             SessionEnd::In(WatchState::Absent | WatchState::Forbidden(_)) => ASK_AGAIN,
             _ => backoff.next().unwrap_or(ASK_AGAIN),

@@ -16,8 +16,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::object::{IndexObject, ObjectVersion};
 use crate::cluster::objects::{
-    CheckNames, Controller, EndpointSlice, Node, PodObject, ServiceEntry, ServiceObject,
-    VirtualServiceObject, WorkloadEntryObject,
+    CheckNames, ConfigMap, Controller, DestinationRule, EndpointSlice, Namespace, Node, PodObject,
+    ServiceEntry, ServiceObject, SidecarObject, VirtualServiceObject, WorkloadEntryObject,
 };
 use crate::cluster::{ControllerBrief, PodBrief, Pool};
 
@@ -61,8 +61,24 @@ pub(super) const WORKLOAD_ENTRIES: WatchedKind<WorkloadEntryObject> =
         IndexObject::WorkloadEntry(Arc::new(o))
     });
 pub(super) const VIRTUAL_SERVICES: WatchedKind<VirtualServiceObject> =
-    kind("VirtualService", "networking.istio.io", "v1", "virtualservices", |o, pool| {
-        IndexObject::Routed(pool.word(&o.metadata.namespace), o.hosts().into())
+    kind("VirtualService", "networking.istio.io", "v1", "virtualservices", |o, _| {
+        IndexObject::VirtualService(Arc::new(o))
+    });
+pub(super) const DESTINATION_RULES: WatchedKind<DestinationRule> =
+    kind("DestinationRule", "networking.istio.io", "v1", "destinationrules", |o, _| {
+        IndexObject::DestinationRule(Arc::new(o))
+    });
+pub(super) const SIDECARS: WatchedKind<SidecarObject> =
+    kind("Sidecar", "networking.istio.io", "v1", "sidecars", |o, _| {
+        IndexObject::Sidecar(Arc::new(o))
+    });
+pub(super) const NAMESPACES: WatchedKind<Namespace> =
+    kind("Namespace", "", "v1", "namespaces", |o, _| IndexObject::Namespace(Arc::new(o)));
+/// ConfigMaps of istiod's namespace. The data of those without a MeshConfig is dropped at once: it
+/// may be anything.
+pub(super) const CONFIG_MAPS: WatchedKind<ConfigMap> =
+    kind("ConfigMap", "", "v1", "configmaps", |o, _| {
+        IndexObject::ConfigMap(Arc::new(o.without_other_data()))
     });
 pub(super) const CONTROLLERS: [WatchedKind<Controller>; 6] = [
     kind("ReplicaSet", "apps", "v1", "replicasets", controller),

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use crate::cluster::objects::{
-    EndpointSlice, Node, ServiceEntry, ServiceObject, WorkloadEntryObject,
+    ConfigMap, DestinationRule, EndpointSlice, Namespace, Node, ServiceEntry, ServiceObject,
+    SidecarObject, VirtualServiceObject, WorkloadEntryObject,
 };
 use crate::cluster::{ClusterBuilder, ControllerBrief, PodBrief};
 
@@ -18,8 +19,12 @@ pub(super) enum IndexObject {
     Node(Arc<Node>),
     Entry(Arc<ServiceEntry>),
     WorkloadEntry(Arc<WorkloadEntryObject>),
-    /// The hosts that a VirtualService routes, with its namespace. Nothing else of it is needed.
-    Routed(Arc<str>, Arc<[String]>),
+    VirtualService(Arc<VirtualServiceObject>),
+    Sidecar(Arc<SidecarObject>),
+    Namespace(Arc<Namespace>),
+    /// A ConfigMap of istiod's namespace. Only one with a MeshConfig has its data.
+    ConfigMap(Arc<ConfigMap>),
+    DestinationRule(Arc<DestinationRule>),
     Controller(Arc<ControllerBrief>),
 }
 
@@ -33,7 +38,11 @@ impl IndexObject {
             Self::Node(o) => builder.node(Node::clone(&o)),
             Self::Entry(o) => builder.entry(o),
             Self::WorkloadEntry(o) => builder.workload_entry(WorkloadEntryObject::clone(&o)),
-            Self::Routed(namespace, hosts) => builder.routed(&namespace, &hosts),
+            Self::VirtualService(o) => builder.virtual_service(o),
+            Self::Sidecar(o) => builder.sidecar(o),
+            Self::Namespace(o) => builder.namespace(Namespace::clone(&o)),
+            Self::ConfigMap(o) => builder.config_map(ConfigMap::clone(&o)),
+            Self::DestinationRule(o) => builder.destination_rule(&o),
             Self::Controller(o) => builder.shared_controller(kind, o),
         }
     }

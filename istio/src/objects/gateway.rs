@@ -12,7 +12,7 @@ use super::{SpecObject, nullable};
 pub type GatewayRoute = SpecObject<GatewayRouteSpec>;
 
 /// What a route says.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayRouteSpec {
     #[serde(default, deserialize_with = "nullable")]
@@ -41,7 +41,7 @@ pub(crate) struct ObjectReference {
 }
 
 /// A rule of a route.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct GatewayRule {
     #[serde(default, deserialize_with = "nullable")]
@@ -53,7 +53,7 @@ pub(crate) struct GatewayRule {
 }
 
 /// A condition of a rule: of a GRPCRoute `method` is an object, of an HTTPRoute a word.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct GatewayMatch {
     #[serde(default)]
@@ -67,7 +67,7 @@ pub(crate) struct GatewayMatch {
 }
 
 /// A name, a way to compare and a value.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 pub(crate) struct GatewayValue {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
@@ -78,7 +78,7 @@ pub(crate) struct GatewayValue {
 }
 
 /// A filter of a rule.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct GatewayFilter {
     #[serde(default, rename = "type", deserialize_with = "nullable")]
@@ -88,7 +88,7 @@ pub(crate) struct GatewayFilter {
 }
 
 /// Where copies of requests go.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RequestMirror {
     #[serde(default, deserialize_with = "nullable")]

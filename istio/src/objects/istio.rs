@@ -50,7 +50,7 @@ impl DestinationRule {
 }
 
 /// What a VirtualService says, as far as the mesh's own proxies read it.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualServiceSpec {
     #[serde(default, deserialize_with = "nullable")]
@@ -204,7 +204,7 @@ pub(crate) struct L4Match {
 }
 
 /// What a DestinationRule says.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DestinationRuleSpec {
     #[serde(default, deserialize_with = "nullable")]
@@ -219,7 +219,7 @@ pub struct DestinationRuleSpec {
     pub(crate) workload_selector: Option<MatchLabels>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MatchLabels {
     #[serde(default, deserialize_with = "nullable")]
@@ -239,7 +239,7 @@ pub(crate) struct Subset {
 }
 
 /// The specification of a Sidecar. What is only carried over stays as it was written.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SidecarSpec {
     #[serde(default)]
@@ -287,7 +287,7 @@ pub struct EgressPort {
 }
 
 /// What a Telemetry says of providers.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TelemetrySpec {
     #[serde(default)]
@@ -305,7 +305,7 @@ pub struct TelemetrySpec {
 }
 
 /// A section of a Telemetry that names providers.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TelemetryProviders {
     #[serde(default, deserialize_with = "nullable")]
@@ -316,14 +316,14 @@ pub(crate) struct TelemetryProviders {
     pub disabled: bool,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 pub(crate) struct ProviderName {
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
 }
 
 /// What an AuthorizationPolicy says of providers.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizationPolicySpec {
     #[serde(default)]

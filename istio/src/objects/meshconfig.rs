@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::meta::{ObjectMeta, nullable};
 
 /// A ConfigMap: only the mesh's own is read.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ConfigMap {
     pub(crate) metadata: ObjectMeta,
     #[serde(default, deserialize_with = "nullable")]
@@ -22,10 +22,19 @@ impl ConfigMap {
     pub fn is_mesh_config(&self) -> bool {
         self.data.contains_key("mesh")
     }
+
+    /// The object without its data, which may be anything, unless it contains a MeshConfig.
+    #[must_use]
+    pub fn without_other_data(mut self) -> Self {
+        if !self.is_mesh_config() {
+            self.data.clear();
+        }
+        self
+    }
 }
 
 /// The fields of a MeshConfig that scoping depends on.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MeshConfigSpec {
     #[serde(default, deserialize_with = "nullable")]
@@ -71,7 +80,7 @@ pub(crate) struct LabelExpression {
     pub values: Vec<String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct DefaultProviders {
     #[serde(default, deserialize_with = "nullable")]
@@ -82,7 +91,7 @@ pub(crate) struct DefaultProviders {
     pub metrics: Vec<String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ProxyConfigSpec {
     #[serde(default, deserialize_with = "nullable")]

@@ -19,7 +19,7 @@ pub struct Namespace {
 }
 
 /// What an EnvoyFilter says.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EnvoyFilterSpec {
     #[serde(default)]
@@ -31,7 +31,7 @@ pub struct EnvoyFilterSpec {
 }
 
 /// One patch of an EnvoyFilter.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ConfigPatch {
     #[serde(default, deserialize_with = "nullable")]
@@ -43,14 +43,14 @@ pub(crate) struct ConfigPatch {
 }
 
 /// What a patch is for.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 pub(crate) struct PatchMatch {
     #[serde(default, deserialize_with = "nullable")]
     pub context: String,
 }
 
 /// What a patch does.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 pub(crate) struct Patch {
     #[serde(default, deserialize_with = "nullable")]
     pub operation: String,
@@ -59,7 +59,7 @@ pub(crate) struct Patch {
 }
 
 /// What a WasmPlugin says.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WasmPluginSpec {
     #[serde(default)]

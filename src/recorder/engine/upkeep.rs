@@ -151,6 +151,8 @@ impl StoreWorker {
         let (cluster, patience) = (self.view.current(), self.pace.patience);
         let new = novelty::review_coverage(&mut self.store, &cluster, clock::now(), patience)?;
         self.log_raised(&new);
+        let new = novelty::review_blocked(&mut self.store, &cluster, clock::now())?;
+        self.log_raised(&new);
         self.review = Some(ReviewState { after: None, next: Instant::now() });
         Ok(())
     }
