@@ -158,13 +158,45 @@ async fn a_view_lists_all_kinds_in_pages_and_leaves_out_a_broken_object() {
     assert_eq!(live.view.status().behind, None);
     assert_eq!(live.view.status().broken, 1);
     assert_eq!(live.view.status().kinds["Pod"], KindStatus::Synced { objects: 1201 });
-    assert_eq!(live.view.status().kinds.len(), 13);
+    assert_eq!(live.view.status().kinds.len(), 17);
     let Holder::Pod(web) = cluster.holder(address("10.1.0.1"), now()) else { panic!() };
     assert_eq!((web.workload.kind.as_str(), web.workload.name.as_str()), ("Deployment", "web"));
     assert_eq!(cluster.services_at(address("10.96.0.7")).count(), 1);
     assert_eq!(cluster.endpoint(address("10.1.0.1"), 8080, Protocol::Tcp, now()).count(), 1);
     assert_eq!(cluster.entries_at(address("1.2.3.4")).len(), 1);
     assert_eq!(cluster.holder(address("10.1.7.7"), now()), Holder::NobodyInPodRange);
+    live.stop().await;
+}
+
+#[tokio::test]
+async fn a_view_knows_which_namespaces_istiod_reads_and_what_proxies_refuse() {
+    let server = Server::start();
+    let mut web = pod("web", "web", "10.0.0.1");
+    web["spec"]["containers"] = json!([{"name": "app"}, {"name": "istio-proxy"}]);
+    server.put("pods", "Pod", web);
+    server.put("namespaces", "Namespace", json!({"metadata": {"name": "hidden", "uid": "n"}}));
+    let service = json!({
+        "metadata": {"name": "cart", "namespace": "shop", "uid": "s"},
+        "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]},
+    });
+    server.put("services", "Service", service);
+    let sidecar = json!({
+        "metadata": {"name": "default", "namespace": "shop", "uid": "d"},
+        "spec": {"egress": [{"hosts": ["~/*"]}]},
+    });
+    server.put("sidecars", "Sidecar", sidecar);
+    let live = Live::ready(&server, Extent::Cluster).await;
+    assert!(!live.view.current().hides("hidden"));
+    let config = json!({
+        "metadata": {"name": "istio", "namespace": "istio-system", "uid": "c"},
+        "data": {"mesh": "{discoverySelectors: [{matchLabels: {mesh: 'yes'}}], \
+                           outboundTrafficPolicy: {mode: REGISTRY_ONLY}}"},
+    });
+    server.put("configmaps", "ConfigMap", config);
+    live.until("the MeshConfig", |v| v.current().hides("hidden")).await;
+    let cluster = live.view.current();
+    let host = "cart.shop.svc.cluster.local";
+    assert_eq!(cluster.refused_hosts(&cluster.pods()[0], &[host]), [host]);
     live.stop().await;
 }
 
