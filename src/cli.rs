@@ -68,7 +68,7 @@ struct Cli {
 enum CliCommand {
     /// Learn from captures: pcap or pcapng, plain, gzip or zstd, files, directories or `-` for
     /// standard input
-    Replay(replay::Options),
+    Replay(replay::ReplayOptions),
     /// Watch this node's pods and send what they call, as batches for a recorder or `import`
     Agent(agent::AgentOptions),
     /// Watch, learn and store, all in this process: all that a cluster of one node needs
@@ -78,7 +78,7 @@ enum CliCommand {
     /// Show what each workload calls, with the evidence
     Dependencies(dependencies::DependenciesOptions),
     /// Write one Sidecar per workload
-    Generate(generate::GenerateOptions),
+    Generate(generate::GenerateCommandOptions),
     /// Show what a pod sees under Istio's scoping, and why; try a Sidecar and calls on it
     Scope(scope::ScopeOptions),
     /// Show for each egress host of a workload which calls and which evidence ask for it

@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, Pod};
 use crate::model::{Batch, BatchId, counter};
 use crate::observed::{Edge, Observed};
 pub use captures::{CaptureLearner, LearnedCapture};
-use records::Records;
+use records::RecordIndex;
 use source_batch::{ResolvedEdge, SourceBatch, asked_host, resolve_edge};
 
 pub use share::Earlier;
@@ -79,7 +79,7 @@ impl SourceBatch {
 #[derive(Debug, Default)]
 pub struct Union {
     id: Option<BatchId>,
-    records: Records,
+    records: RecordIndex,
 }
 
 impl Union {

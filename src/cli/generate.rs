@@ -71,7 +71,7 @@ enum GroupByOption {
 /// Write one Sidecar per workload
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(super) struct GenerateOptions {
+pub(super) struct GenerateCommandOptions {
     #[command(flatten)]
     source: SourceOptions,
     #[command(flatten)]
@@ -161,7 +161,7 @@ struct WrittenSummary {
 }
 
 /// Runs `sidecarta generate`.
-pub(super) fn run(options: &GenerateOptions) -> anyhow::Result<CommandOutcome> {
+pub(super) fn run(options: &GenerateCommandOptions) -> anyhow::Result<CommandOutcome> {
     let input = read_input(&options.source, &options.source.cluster)?;
     let chosen = options.choice.chosen(&input)?;
     let mut how = generation::GenerateOptions {
