@@ -51,7 +51,8 @@ Exit codes:
   0  done
   1  failed: nothing was changed, the message says why and what to do
   2  the command line is wrong
-  3  done, but part of the input could not be read (a cut capture, a broken object, a damaged store), or no packet could be used; what could be read was used
+  3  done, but part of the input could not be read (a cut capture, a broken object, a damaged \
+store), or no packet could be used; what could be read was used
   4  the captures and the snapshot have nothing in common: most likely the wrong snapshot
   5  done, but workloads of which something is known were withheld (generate)";
 

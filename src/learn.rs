@@ -36,7 +36,7 @@ trait ResolutionObserver {
     /// An edge was resolved.
     fn edge(&mut self, _: usize, _: &Pod, _: &Edge, _: &[ResolvedEdge<'_>]) {}
 
-    /// A looked up name was resolved to a host.
+    /// A lookup was resolved to a host.
     fn asked(&mut self, _: usize, _: &Pod, _: &str) {}
 }
 

@@ -249,8 +249,8 @@ impl<'a> CaptureLearner<'a> {
             }
             WatchedPod::OneConversation(a, b) => {
                 self.notes.insert(format!(
-                    "one interface showed nothing but a conversation of {}/{} with {}/{}: it may be \
-                     either pod's, so neither counts as watched",
+                    "one interface showed nothing but a conversation of {}/{} with {}/{}: it may \
+                     be either pod's, so neither counts as watched",
                     a.workload.namespace, a.name, b.workload.namespace, b.name
                 ));
             }
@@ -351,7 +351,7 @@ impl CaptureProgress {
     }
 }
 
-/// What the edges and looked up names of a batch were resolved to, by their index.
+/// What the edges and lookups of a batch were resolved to, by their index.
 #[derive(Debug, Default)]
 struct Resolved {
     edges: Vec<LedgerEntry>,
@@ -370,7 +370,7 @@ impl ResolutionObserver for Resolved {
 }
 
 impl Resolved {
-    /// What was counted, with what it was counted for; `None` for a looked up name outside the
+    /// What was counted, with what it was counted for; `None` for a lookup outside the
     /// mesh.
     fn complete(&self, now: LedgerEntry, of: CountedIn) -> Option<LedgerEntry> {
         let to = match of {

@@ -6,7 +6,7 @@ use super::time::TimeBounds;
 use crate::model::Tally;
 use crate::observed::{AskedName, Edge, WatchedInterface};
 
-/// Most connections, lookups or packets of a line: sums stay far from what 64 bits hold.
+/// Most connections, lookups or packets of a line: sums stay far below what fits 64 bits.
 pub(super) const MAX_COUNT: u64 = u32::MAX as u64;
 
 /// A line of a batch, which is about one pod.
