@@ -28,7 +28,7 @@ pub struct Records {
     pub lookups: Vec<Lookups>,
     /// Totals of all sources, whatever the namespace.
     pub sources: Vec<Source>,
-    /// UnverifiedBatch lines of all namespaces. Empty if a recorder was asked: `/v1/mesh` has them.
+    /// Unverified lines of all namespaces. Empty if a recorder was asked: `/v1/mesh` has them.
     pub unverified: Vec<UnverifiedBatch>,
     /// The namespace that was asked for; `None` for all.
     pub namespace: Option<String>,

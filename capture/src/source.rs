@@ -149,7 +149,8 @@ impl CaptureReader {
         &self.notes
     }
 
-    /// Reports of all inputs, indexed by [`InterfaceId::source`].
+    /// Reports of all inputs, indexed by
+    /// [`InterfaceId::source`](crate::observation::InterfaceId::source).
     pub fn reports(&self) -> &[SourceReport] {
         &self.reports
     }

@@ -32,7 +32,7 @@ impl Meter {
 
     /// Reports each new connection once, as soon as its names are final, it is closed, or it is
     /// `patience` nanoseconds old. Of connections reported before, reports new later hosts at once.
-    /// Needs [`FlowConfig::live`]. `now`: packet time reached.
+    /// Needs [`FlowConfig::live`](crate::meter::FlowConfig::live). `now`: packet time reached.
     pub fn report_fresh(
         &mut self,
         now: Nanos,
