@@ -37,58 +37,61 @@ pub fn attribute(cluster: &Cluster, source: IpAddr, time: Time) -> Attribution<'
     }
 }
 
-/// The pod that an observation belongs to, where it is reported here. The names are those of
-/// counters.
+/// The pod that sent what an observation reports, or the counter that counts the observation
+/// instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose<'a> {
-    /// It belongs to this pod.
+pub enum SenderPod<'a> {
+    /// This pod sent it, and it is reported here.
     Pod(&'a Pod),
-    /// It belongs to nothing that is reported here. It is counted under this name.
+    /// A node sent it, or a pod that is reported elsewhere. This counter counts it.
     Other(&'static str),
-    /// The cluster does not show its pod yet. It is counted under this name if the cluster never
-    /// does.
+    /// The cluster does not show the sender yet. If it never does, this counter counts it.
     Unknown(&'static str),
 }
 
 /// Whether the observations of a pod are reported here. Where `node` is given, only those of pods
 /// on that node are.
-pub fn is_told(pod: &Pod, node: Option<&str>) -> bool {
+pub fn is_reported_here(pod: &Pod, node: Option<&str>) -> bool {
     node.is_none_or(|n| *n == *pod.node || pod.node.is_empty())
 }
 
-/// The pod that a connection belongs to.
-pub fn caller<'a>(cluster: &'a Cluster, c: &Connection, node: Option<&str>) -> Whose<'a> {
+/// The pod that opened a connection.
+pub fn connection_sender<'a>(
+    cluster: &'a Cluster,
+    c: &Connection,
+    node: Option<&str>,
+) -> SenderPod<'a> {
     let time = Time(c.first);
     match attribute(cluster, c.initiator.ip(), time) {
-        Attribution::Pod(pod) if is_told(pod, node) => Whose::Pod(pod),
-        Attribution::Pod(_) => Whose::Other(counter::ELSEWHERE),
-        Attribution::Node => Whose::Other(counter::FROM_NODE),
-        Attribution::Contested => Whose::Unknown(counter::CONTESTED),
+        Attribution::Pod(pod) if is_reported_here(pod, node) => SenderPod::Pod(pod),
+        Attribution::Pod(_) => SenderPod::Other(counter::ELSEWHERE),
+        Attribution::Node => SenderPod::Other(counter::FROM_NODE),
+        Attribution::Contested => SenderPod::Unknown(counter::CONTESTED),
         Attribution::UnknownPod | Attribution::Outside if node.is_some() => {
             // The agent on the caller's node reports a call from there to a pod of this node.
             match attribute(cluster, c.responder.ip(), time) {
-                Attribution::Pod(_) => Whose::Unknown(counter::ELSEWHERE),
-                _ => Whose::Unknown(counter::UNATTRIBUTED),
+                Attribution::Pod(_) => SenderPod::Unknown(counter::ELSEWHERE),
+                _ => SenderPod::Unknown(counter::UNATTRIBUTED),
             }
         }
-        Attribution::UnknownPod => Whose::Unknown(counter::UNATTRIBUTED),
-        Attribution::Outside => Whose::Unknown(counter::FROM_OUTSIDE),
+        Attribution::UnknownPod => SenderPod::Unknown(counter::UNATTRIBUTED),
+        Attribution::Outside => SenderPod::Unknown(counter::FROM_OUTSIDE),
     }
 }
 
-/// The pod that a lookup belongs to.
-pub fn asker<'a>(cluster: &'a Cluster, l: &Lookup, node: Option<&str>) -> Whose<'a> {
+/// The pod that asked for a name.
+pub fn lookup_sender<'a>(cluster: &'a Cluster, l: &Lookup, node: Option<&str>) -> SenderPod<'a> {
     match attribute(cluster, l.client, Time(l.time)) {
-        Attribution::Pod(pod) if is_told(pod, node) => Whose::Pod(pod),
-        Attribution::Pod(_) | Attribution::Node => Whose::Other(counter::LOOKUPS_OF_OTHERS),
-        Attribution::Outside if node.is_none() => Whose::Unknown(counter::LOOKUPS_OF_OTHERS),
-        _ => Whose::Unknown(counter::LOOKUPS_UNATTRIBUTED),
+        Attribution::Pod(pod) if is_reported_here(pod, node) => SenderPod::Pod(pod),
+        Attribution::Pod(_) | Attribution::Node => SenderPod::Other(counter::LOOKUPS_OF_OTHERS),
+        Attribution::Outside if node.is_none() => SenderPod::Unknown(counter::LOOKUPS_OF_OTHERS),
+        _ => SenderPod::Unknown(counter::LOOKUPS_UNATTRIBUTED),
     }
 }
 
 /// The pod that a watched interface belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Watched<'a> {
+pub enum WatchedPod<'a> {
     /// The host side of this pod's veth, or its own interface.
     Pod(&'a Pod),
     /// It showed a single conversation, and either end may be the owner.
@@ -103,36 +106,33 @@ pub enum Watched<'a> {
 /// Where the interface showed a single conversation of two pods, the hop limit decides if it can: a
 /// packet that a pod sends was not routed yet, and a packet that reaches it from elsewhere usually
 /// was.
-pub fn watched<'a>(cluster: &'a Cluster, span: &InterfaceSpan) -> Watched<'a> {
-    // A pod may have been created or deleted while its interface was watched, so that only one end
-    // of the span has it.
-    let holder = |c: &CommonAddress| {
-        let then = |time| match attribute(cluster, c.address, time) {
+pub fn watched_pod<'a>(cluster: &'a Cluster, span: &InterfaceSpan) -> WatchedPod<'a> {
+    // A pod may have been created or deleted while its interface was watched. Then it had its
+    // address only at one end of the span.
+    let pod_of = |address: IpAddr| {
+        let pod_at = |time| match attribute(cluster, address, time) {
             Attribution::Pod(pod) => Some(pod),
             _ => None,
         };
-        then(Time(span.first)).or_else(|| then(Time(span.last)))
+        pod_at(Time(span.first)).or_else(|| pod_at(Time(span.last)))
     };
     if let Some(owner) = &span.owner {
-        let of =
-            |address: &IpAddr| holder(&CommonAddress { address: *address, unrouted: 0, routed: 0 });
-        let mut pods = owner.addresses.iter().filter_map(of);
+        let mut pods = owner.addresses.iter().filter_map(|address| pod_of(*address));
         return match pods.next() {
-            Some(pod) if pods.all(|p| std::ptr::eq(p, pod)) => Watched::Pod(pod),
-            _ => Watched::NoPod,
+            Some(pod) if pods.all(|p| std::ptr::eq(p, pod)) => WatchedPod::Pod(pod),
+            _ => WatchedPod::NoPod,
         };
     }
-    let v4: Vec<(CommonAddress, &Pod)> =
-        span.common_v4.iter().filter_map(|c| Some((*c, holder(c)?))).collect();
-    let v6: Vec<(CommonAddress, &Pod)> =
-        span.common_v6.iter().filter_map(|c| Some((*c, holder(c)?))).collect();
-    match (decide(&v4), decide(&v6)) {
-        (Watched::Pod(a), Watched::Pod(b)) if !std::ptr::eq(a, b) => Watched::NoPod,
-        (Watched::Pod(pod), _) | (_, Watched::Pod(pod)) => Watched::Pod(pod),
-        (Watched::OneConversation(a, b), _) | (_, Watched::OneConversation(a, b)) => {
-            Watched::OneConversation(a, b)
+    let with_pods = |common: &[CommonAddress]| -> Vec<(CommonAddress, &'a Pod)> {
+        common.iter().filter_map(|c| Some((*c, pod_of(c.address)?))).collect()
+    };
+    match (decide(&with_pods(&span.common_v4)), decide(&with_pods(&span.common_v6))) {
+        (WatchedPod::Pod(a), WatchedPod::Pod(b)) if !std::ptr::eq(a, b) => WatchedPod::NoPod,
+        (WatchedPod::Pod(pod), _) | (_, WatchedPod::Pod(pod)) => WatchedPod::Pod(pod),
+        (WatchedPod::OneConversation(a, b), _) | (_, WatchedPod::OneConversation(a, b)) => {
+            WatchedPod::OneConversation(a, b)
         }
-        _ => Watched::NoPod,
+        _ => WatchedPod::NoPod,
     }
 }
 
@@ -145,15 +145,18 @@ pub(crate) fn owned_by(by: observation::OwnerEvidence) -> OwnedBy {
     }
 }
 
-fn decide<'a>(pods: &[(CommonAddress, &'a Pod)]) -> Watched<'a> {
-    let local = |c: &CommonAddress| c.unrouted > 0 && c.routed == 0;
+/// Decides among the pods that have an address at one end of all packets.
+fn decide<'a>(pods: &[(CommonAddress, &'a Pod)]) -> WatchedPod<'a> {
+    let is_local = |c: &CommonAddress| c.unrouted > 0 && c.routed == 0;
     match pods {
-        [(_, pod)] => Watched::Pod(pod),
-        [(a, first), (b, second)] => match (local(a) && b.routed > 0, local(b) && a.routed > 0) {
-            (true, false) => Watched::Pod(first),
-            (false, true) => Watched::Pod(second),
-            _ => Watched::OneConversation(first, second),
-        },
-        _ => Watched::NoPod,
+        [(_, pod)] => WatchedPod::Pod(pod),
+        [(a, first), (b, second)] => {
+            match (is_local(a) && b.routed > 0, is_local(b) && a.routed > 0) {
+                (true, false) => WatchedPod::Pod(first),
+                (false, true) => WatchedPod::Pod(second),
+                _ => WatchedPod::OneConversation(first, second),
+            }
+        }
+        _ => WatchedPod::NoPod,
     }
 }

@@ -52,7 +52,8 @@ Exit codes:
   0  done
   1  failed: nothing was changed, the message says why and what to do
   2  the command line is wrong
-  3  done, but part of the input could not be read (a cut capture, a broken object, a damaged store), or no packet could be used; what could be read was used
+  3  done, but part of the input could not be read (a cut capture, a broken object, a damaged \
+store), or no packet could be used; what could be read was used
   4  the captures and the snapshot have nothing in common: most likely the wrong snapshot
   5  done, but workloads of which something is known were withheld (generate)";
 
@@ -69,7 +70,7 @@ struct Cli {
 enum CliCommand {
     /// Learn from captures: pcap or pcapng, plain, gzip or zstd, files, directories or `-` for
     /// standard input
-    Replay(replay::Options),
+    Replay(replay::ReplayOptions),
     /// Watch this node's pods and send what they call, as batches for a recorder or `import`
     Agent(agent::AgentOptions),
     /// Watch, learn and store, all in this process: all that a cluster of one node needs
@@ -79,7 +80,7 @@ enum CliCommand {
     /// Show what each workload calls, with the evidence
     Dependencies(dependencies::DependenciesOptions),
     /// Write one Sidecar per workload
-    Generate(generate::GenerateOptions),
+    Generate(generate::GenerateCommandOptions),
     /// Show what a pod sees under Istio's scoping, and why; try a Sidecar and calls on it
     Scope(scope::ScopeOptions),
     /// Show for each egress host of a workload which calls and which evidence ask for it

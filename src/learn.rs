@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, Pod};
 use crate::model::{Batch, BatchId, counter};
 use crate::observed::{Edge, Observed};
 pub use captures::{CaptureLearner, LearnedCapture};
-use records::Records;
+use records::RecordIndex;
 use source_batch::{ResolvedEdge, SourceBatch, asked_host, resolve_edge};
 
 pub use share::Earlier;
@@ -36,7 +36,7 @@ trait ResolutionObserver {
     /// An edge was resolved.
     fn edge(&mut self, _: usize, _: &Pod, _: &Edge, _: &[ResolvedEdge<'_>]) {}
 
-    /// A looked up name was resolved to a host.
+    /// A lookup was resolved to a host.
     fn asked(&mut self, _: usize, _: &Pod, _: &str) {}
 }
 
@@ -79,7 +79,7 @@ impl SourceBatch {
 #[derive(Debug, Default)]
 pub struct Union {
     id: Option<BatchId>,
-    records: Records,
+    records: RecordIndex,
 }
 
 impl Union {

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use crate::cluster::Cluster;
 use crate::model::{Spans, Time, counter, sums};
 use crate::observed::Observed;
-use line::BatchLine;
+use line::PodLine;
 use time::TimeBounds;
 
 pub use rules::{CheckRules, NodeIdentity};
@@ -154,7 +154,7 @@ struct LineSorter<'a> {
 
 impl LineSorter<'_> {
     /// The lines that count, and those that are unverified.
-    fn sort<L: BatchLine>(&self, lines: Vec<L>, counts: &mut CheckCounts) -> (Vec<L>, Vec<L>) {
+    fn sort<L: PodLine>(&self, lines: Vec<L>, counts: &mut CheckCounts) -> (Vec<L>, Vec<L>) {
         let mut counted = Vec::with_capacity(lines.len());
         let mut unverified = Vec::new();
         for mut line in lines {

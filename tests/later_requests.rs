@@ -119,7 +119,7 @@ fn both_services_behind_one_endpoint_are_dependencies() {
 }
 
 #[test]
-fn what_is_not_read_of_a_connection_is_told() {
+fn what_is_not_read_of_a_connection_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     snapshot(dir.path());
     let mut requests = vec![

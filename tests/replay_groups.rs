@@ -172,12 +172,15 @@ fn what_a_store_of_before_learned_is_refused_and_noted_and_counts_once() {
     let copied = std::process::Command::new("cp").arg("-r").args([&store, &copy]).status();
     assert!(copied.unwrap().success());
     let said = replay(&case, &two, &copy);
-    assert!(said.contains("1 captures were learned by a program that did not note"), "{said}");
+    assert!(said.contains("1 captures were learned by a program that did not record"), "{said}");
     // What to do, done: replayed alone, it changes nothing but that.
     let said = replay(&case, &one, &store);
     assert_eq!(said.matches("unchanged ").count(), 1, "{said}");
     let said = replay(&case, &two, &store);
-    assert!(said.contains("connections count nothing") && !said.contains("did not note"), "{said}");
+    assert!(
+        said.contains("connections count nothing") && !said.contains("did not record"),
+        "{said}"
+    );
     assert_eq!(counts(&dependencies(&store), &store, true), want);
 }
 

@@ -319,7 +319,7 @@ fn objects_that_istiod_refuses_are_named_with_the_rule() {
 }
 
 #[test]
-fn a_snapshot_without_what_the_proof_rests_on_is_told_as_one() {
+fn a_snapshot_that_lacks_what_the_proof_rests_on_is_reported() {
     let printed = |mesh: &str| {
         let lab = Lab::new("");
         let (mesh, calls) = (
@@ -333,12 +333,12 @@ fn a_snapshot_without_what_the_proof_rests_on_is_told_as_one() {
     let bare: Vec<&str> = MESH.split("\n---\n").filter(|o| !o.contains("istio.io/")).collect();
     let without = printed(&bare.join("\n---\n"));
     assert!(
-        without.contains("holds no VirtualService") && without.contains("holds no MeshConfig"),
+        without.contains("has no VirtualService") && without.contains("has no MeshConfig"),
         "{without}"
     );
     let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: istio-system, name: istio}\ndata: {mesh: ''}\n";
     let with = printed(&format!("{MESH}\n---\n{config}"));
-    assert!(!with.contains("holds no"), "{with}");
+    assert!(!with.contains("the snapshot has no"), "{with}");
 }
 
 #[test]

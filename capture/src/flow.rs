@@ -10,6 +10,7 @@ mod head;
 mod hot;
 pub(crate) mod key;
 mod later_hosts;
+mod pending;
 mod slots;
 mod syns;
 pub(crate) mod table;

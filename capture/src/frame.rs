@@ -55,7 +55,7 @@ pub struct Frame<'a> {
     pub direction: Direction,
     /// Length on the wire, in bytes. More than `data.len()` where the snap length cut it.
     pub wire_len: u32,
-    /// The captured bytes.
+    /// The captured bytes, from where `link` says that they begin.
     pub data: &'a [u8],
 }
 
@@ -99,7 +99,7 @@ impl FrameBatch {
         });
     }
 
-    /// Number of frames.
+    /// Number of frames in the batch.
     pub fn len(&self) -> usize {
         self.records.len()
     }

@@ -3,7 +3,9 @@
 //! Owns the counters, and the path of a frame through the other modules. Must never block, read a
 //! clock, or drop a frame without counting why.
 
+mod counters;
 mod questions;
+mod report;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,11 +19,10 @@ pub use crate::flow::{FlowConfig, ListeningPorts};
 use crate::frame::{Direction, Frame, FrameBatch};
 use crate::interfaces::InterfaceTable;
 use crate::loss::CaptureCounters;
-use crate::observation::{
-    DnsName, InterfaceId, InterfaceSpan, Lookup, Nanos, Observation, OwnerEvidence, Transport,
-};
+use crate::observation::{DnsName, Lookup, Nanos, Observation, OwnerEvidence, Transport};
 use crate::owners::{InterfaceOwners, Judgement, PodGroups};
 use crate::skim::{Skim, skim};
+use counters::SourceCounters;
 use questions::{DnsQuestions, QuestionOutcome};
 
 /// Frames whose flows are found before the first of them is processed.
@@ -45,42 +46,6 @@ pub struct Meter {
     owners: InterfaceOwners,
     counters: SourceCounters,
     live: bool,
-}
-
-/// Counters of each source. A frame is counted for its source. A source that does not end has any
-/// number of interfaces, and one set of counters.
-#[derive(Default)]
-struct SourceCounters {
-    /// The source that [`SourceCounters::current`] counts for.
-    source: u32,
-    current: CaptureCounters,
-    /// Counters of the other sources, indexed by source.
-    others: Vec<CaptureCounters>,
-}
-
-impl SourceCounters {
-    /// Makes `current` the counters of this source.
-    #[inline(always)]
-    fn select(&mut self, source: u32) {
-        if source != self.source {
-            self.swap(source);
-        }
-    }
-
-    #[cold]
-    fn swap(&mut self, source: u32) {
-        let last = source.max(self.source) as usize;
-        if self.others.len() <= last {
-            self.others.resize(last + 1, CaptureCounters::default());
-        }
-        std::mem::swap(&mut self.others[self.source as usize], &mut self.current);
-        std::mem::swap(&mut self.others[source as usize], &mut self.current);
-        self.source = source;
-    }
-
-    fn of(&self, source: u32) -> Option<&CaptureCounters> {
-        if source == self.source { Some(&self.current) } else { self.others.get(source as usize) }
-    }
 }
 
 impl Meter {
@@ -130,10 +95,7 @@ impl Meter {
 
     /// Counters of all sources together.
     pub fn counters(&self) -> CaptureCounters {
-        let mut all = self.counters.current.clone();
-        // The entry of the current source is empty there.
-        self.counters.others.iter().for_each(|c| all.add(c));
-        all
+        self.counters.sum()
     }
 
     /// Counters of one source. With [`FlowConfig::live`], all frames are counted for source 0.
@@ -160,8 +122,8 @@ impl Meter {
             for (skimmed, frame) in ahead.iter_mut().zip(frames()) {
                 *skimmed = self.skim(&frame);
             }
-            // From here on each loop only fetches, so that the processor makes all fetches of a loop
-            // at the same time.
+            // From here on each loop only fetches, so that the processor makes all fetches of a
+            // loop at the same time.
             for skimmed in ahead.iter_mut().flatten() {
                 skimmed.slot = self.table.likely_slot(skimmed.hash);
             }
@@ -339,105 +301,5 @@ impl Meter {
         };
         self.counters.current.evicted_answers +=
             u64::from(self.answers.add(client, address, name, ttl));
-    }
-
-    /// Reports the questions asked up to `until` whose answers were not seen.
-    fn report_unanswered(&mut self, until: Nanos, sink: &mut impl FnMut(Observation)) {
-        let (open, unasked) = self.questions.expire(until);
-        self.counters.current.unasked_answers += unasked;
-        open.into_iter().for_each(|l| sink(Observation::Lookup(l)));
-    }
-
-    /// Adds the owner and the forged packets of an interface to its totals.
-    fn complete(&mut self, mut span: InterfaceSpan) -> InterfaceSpan {
-        let index = span.interface.index;
-        span.owner = self.owners.owner(index);
-        if let Some((forged, claimed)) = self.owners.take_forged(index) {
-            (span.forged, span.claimed) = (forged, claimed);
-        }
-        span
-    }
-
-    fn report_interfaces(&mut self, sink: &mut impl FnMut(Observation)) {
-        for span in self.interfaces.report() {
-            sink(Observation::Interface(self.complete(span)));
-        }
-    }
-
-    /// Reports each new connection once, as soon as its names are final, it is closed, or it is
-    /// `patience` nanoseconds old. Of connections reported before, reports new later hosts at once.
-    /// Needs [`FlowConfig::live`]. `now`: packet time reached.
-    pub fn report_fresh(
-        &mut self,
-        now: Nanos,
-        patience: Nanos,
-        sink: &mut impl FnMut(Observation),
-    ) {
-        self.report_fresh_some(now, patience, usize::MAX, sink);
-    }
-
-    /// Same as [`Meter::report_fresh`], with about `limit` reports. The others come with the next
-    /// call.
-    pub fn report_fresh_some(
-        &mut self,
-        now: Nanos,
-        patience: Nanos,
-        limit: usize,
-        sink: &mut impl FnMut(Observation),
-    ) {
-        self.table.expire_until(now, &mut self.counters.current, sink);
-        self.table.report_fresh(now, (patience, limit), &self.answers, sink);
-    }
-
-    /// Adapts all times, after the clock of the packet times was set by `step` nanoseconds to
-    /// `now`.
-    pub fn rebase(&mut self, now: Nanos, step: Nanos) {
-        self.table.rebase(now, step);
-        self.answers.shift(step);
-        self.questions.shift(step);
-        self.owners.rebase(now, step);
-    }
-
-    /// Removes an interface, and reports its totals a last time.
-    pub fn forget(&mut self, id: InterfaceId, sink: &mut impl FnMut(Observation)) {
-        if let Some(span) = self.interfaces.forget(id) {
-            sink(Observation::Interface(self.complete(span)));
-        }
-        self.owners.forget(id.index);
-    }
-
-    /// Reports all connections that changed since their last report, unanswered questions, and the
-    /// totals of interfaces. For a source that does not end. `now`: packet time reached.
-    pub fn report_changed(&mut self, now: Nanos, sink: &mut impl FnMut(Observation)) {
-        self.table.expire_until(now, &mut self.counters.current, sink);
-        self.table.report(Some(now), &self.answers, sink);
-        self.report_unanswered(now.saturating_sub(questions::PATIENCE_NANOS), sink);
-        self.report_interfaces(sink);
-    }
-
-    /// Same as [`Meter::report_changed`], for about `limit` connections at a time. The first call
-    /// has `from` 0. Each further call has what the last one returned, until one returns `None`.
-    pub fn report_changed_some(
-        &mut self,
-        now: Nanos,
-        from: u32,
-        limit: usize,
-        sink: &mut impl FnMut(Observation),
-    ) -> Option<u32> {
-        self.table.expire_until(now, &mut self.counters.current, sink);
-        let next = self.table.report_some(now, (from, limit), &self.answers, sink);
-        if next.is_none() {
-            self.report_unanswered(now.saturating_sub(questions::PATIENCE_NANOS), sink);
-            self.report_interfaces(sink);
-        }
-        next
-    }
-
-    /// Reports everything that was not reported, at the end of the input.
-    pub fn finish(&mut self, sink: &mut impl FnMut(Observation)) {
-        self.counters.current.incomplete_head += self.table.unfinished();
-        self.table.report(None, &self.answers, sink);
-        self.report_unanswered(Nanos::MAX, sink);
-        self.report_interfaces(sink);
     }
 }

@@ -13,6 +13,7 @@
 //! parked (`parked`): nothing of them is open between two reads. So neither descriptors nor memory
 //! limit the number of captures.
 
+mod active;
 mod classic;
 mod digest;
 mod input;
@@ -21,6 +22,7 @@ mod outcome;
 mod parked;
 mod plan;
 mod prefetch;
+mod report;
 mod sniff;
 mod stdio;
 
@@ -29,17 +31,19 @@ use std::collections::BinaryHeap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 pub use digest::Digests;
 pub use outcome::SourceError;
 pub use prefetch::{Prefetch, spawn};
+pub use report::{Damage, ReadProgress, SourceReport};
 pub use sniff::is_capture;
 
-use crate::frame::{Frame, FrameBatch};
-use crate::observation::{InterfaceId, Nanos};
+use crate::frame::FrameBatch;
+use crate::observation::Nanos;
+use active::{ActiveInput, InputSource};
 use input::OpenInput;
-use outcome::{ReadLimit, ReadOutcome};
+use outcome::ReadLimit;
 use parked::{ParkedInput, UnpackedFiles};
 use plan::InputPlan;
 
@@ -50,8 +54,6 @@ use plan::InputPlan;
 const BATCH_FRAMES: usize = 4096;
 /// Bytes per batch, for captures of large frames.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Frames requested at a time. The limit of bytes is checked in between.
-const STRIDE_FRAMES: usize = 32;
 /// Inputs that are open at a time. Each takes up to three descriptors, a buffer of 1 MiB and the
 /// memory of a decompressor.
 const MAX_OPEN: usize = 16;
@@ -66,67 +68,11 @@ const TOTAL_AHEAD_BYTES: usize = 32 * 1024 * 1024;
 /// reading.
 const MIN_AHEAD_BYTES: usize = 4 * 1024;
 
-/// What was read of an input, and how it ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceReport {
-    /// Path of the input; `-` for standard input.
-    pub path: String,
-    /// Format: `pcap` or `pcapng`, with the compression after a comma. Empty before it is opened.
-    pub format: String,
-    /// Number of frames delivered.
-    pub packets: u64,
-    /// Bytes of the frames delivered.
-    pub bytes: u64,
-    /// Packet time of the first frame.
-    pub first: Option<Nanos>,
-    /// What is wrong with the input, where something is.
-    pub damage: Option<Damage>,
-}
-
-/// What is wrong with an input.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Damage {
-    /// It is whole and contains no packet. Not a loss.
-    #[error("it contains no packet")]
-    NoPacket,
-    /// It cannot be read to its end: the reason, and how much of it is used.
-    #[error("{0}")]
-    NotReadToEnd(String),
-}
-
-/// How much was read so far. Shared between threads.
-#[derive(Debug, Default)]
-pub struct ReadProgress {
-    /// Number of frames delivered.
-    pub packets: AtomicU64,
-    /// Bytes of the frames delivered, plus 16 bytes of record header each. Comparable with `total`.
-    pub bytes: AtomicU64,
-    /// Bytes of all input files; of plain files only, up to the first input that is compressed or a
-    /// pipe.
-    pub total: AtomicU64,
-}
-
 /// An input that was found and has not begun.
 struct PlannedInput {
     path: PathBuf,
     first: Nanos,
     id: u32,
-}
-
-enum InputSource {
-    Open(OpenInput),
-    Parked(Box<ParkedInput>),
-}
-
-/// An input that has begun and has not ended.
-struct ActiveInput {
-    source: InputSource,
-    id: u32,
-    /// Frames that were read ahead.
-    pending: FrameBatch,
-    /// Index of the next frame in `pending`.
-    next_index: usize,
-    ended: bool,
 }
 
 /// Reads several inputs as one stream of batches, in the order of packet time. Frames of one input
@@ -203,7 +149,8 @@ impl CaptureReader {
         &self.notes
     }
 
-    /// Reports of all inputs, indexed by [`InterfaceId::source`].
+    /// Reports of all inputs, indexed by
+    /// [`InterfaceId::source`](crate::observation::InterfaceId::source).
     pub fn reports(&self) -> &[SourceReport] {
         &self.reports
     }
@@ -242,14 +189,7 @@ impl CaptureReader {
                 Ok(source) => {
                     self.reports[id as usize].format = source.format();
                     self.open += usize::from(source.is_open());
-                    let pending = FrameBatch::default();
-                    self.read_ahead(Box::new(ActiveInput {
-                        source,
-                        id,
-                        pending,
-                        next_index: 0,
-                        ended: false,
-                    }));
+                    self.read_ahead(Box::new(ActiveInput::new(id, source)));
                 }
                 Err(error) => {
                     self.reports[id as usize].damage =
@@ -347,93 +287,4 @@ impl CaptureReader {
 
 fn is_full(batch: &FrameBatch) -> bool {
     batch.len() >= BATCH_FRAMES || batch.byte_len() >= BATCH_BYTES
-}
-
-impl InputSource {
-    fn is_open(&self) -> bool {
-        matches!(self, Self::Open(_))
-    }
-
-    fn format(&self) -> String {
-        match self {
-            Self::Open(input) => input.format(),
-            Self::Parked(parked) => parked.format(),
-        }
-    }
-}
-
-impl ActiveInput {
-    fn head(&self) -> Option<Nanos> {
-        self.pending.get(self.next_index).map(|f| f.time)
-    }
-
-    /// Bytes of memory for frames that were read ahead.
-    fn memory_bytes(&self) -> usize {
-        self.pending.memory_bytes()
-    }
-
-    /// Reads frames ahead, for merging.
-    fn refill(&mut self, report: &mut SourceReport, limit: ReadLimit) {
-        self.next_index = 0;
-        let mut pending = std::mem::take(&mut self.pending);
-        // Frees the memory of an input that once had more than its share.
-        if pending.memory_bytes() > 2 * limit.bytes {
-            pending = FrameBatch::default();
-        }
-        pending.clear();
-        while pending.len() < limit.frames && pending.byte_len() < limit.bytes {
-            let left = ReadLimit {
-                frames: limit.frames - pending.len(),
-                bytes: limit.bytes - pending.byte_len(),
-            };
-            let parked = !self.source.is_open();
-            if !self.read(report, left, |frame| pending.push(frame)) || parked {
-                break;
-            }
-        }
-        self.pending = pending;
-    }
-
-    /// Reads frames, not many more than the limit. False where the input has ended. Then the report
-    /// says how.
-    fn read(
-        &mut self,
-        report: &mut SourceReport,
-        limit: ReadLimit,
-        mut take: impl FnMut(Frame<'_>),
-    ) -> bool {
-        if self.ended {
-            return false;
-        }
-        let id = self.id;
-        let mut take = |frame: Frame<'_>| {
-            let interface = InterfaceId { source: id, index: frame.interface.index };
-            report.packets += 1;
-            report.bytes += frame.data.len() as u64;
-            report.first.get_or_insert(frame.time);
-            take(Frame { interface, ..frame });
-        };
-        let next = match &mut self.source {
-            InputSource::Open(input) => input.read(limit.frames.min(STRIDE_FRAMES), &mut take),
-            InputSource::Parked(parked) => parked.read(limit, &mut take),
-        };
-        match next {
-            ReadOutcome::More => true,
-            ReadOutcome::End => {
-                self.ended = true;
-                if report.packets == 0 {
-                    report.damage = Some(Damage::NoPacket);
-                }
-                false
-            }
-            ReadOutcome::Damaged(why) => {
-                self.ended = true;
-                let used = report.packets;
-                report.damage = Some(Damage::NotReadToEnd(format!(
-                    "{why}; the {used} packets before that are used"
-                )));
-                false
-            }
-        }
-    }
 }

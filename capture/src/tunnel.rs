@@ -9,7 +9,7 @@ use etherparse::{EtherType, IpNumber};
 use crate::bytes::be16;
 use crate::layout::{geneve, gre, ports, udp, vxlan, wireguard};
 
-/// What a packet holds that is a tunnel's.
+/// What a packet of a tunnel contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Within<'a> {
     /// A frame of Ethernet.

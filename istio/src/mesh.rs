@@ -48,9 +48,9 @@ pub use virtualservice::VirtualService;
 /// A Sidecar resource.
 #[derive(Clone, Debug)]
 pub struct Sidecar {
-    /// Namespace.
+    /// Namespace of the object. The root namespace's objects are for all namespaces.
     pub namespace: String,
-    /// Name.
+    /// Name of the object (`metadata.name`).
     pub name: String,
     /// When it was created: of several that match, the oldest wins.
     pub created: Time,
@@ -92,13 +92,13 @@ pub struct MeshEndpoint {
 /// A pod as the mesh sees it.
 #[derive(Clone, Debug)]
 pub struct MeshPod {
-    /// Namespace.
+    /// Namespace of the pod.
     pub namespace: String,
-    /// Name.
+    /// Name of the pod.
     pub name: String,
-    /// Labels.
+    /// Labels of the pod, by which selectors choose it.
     pub labels: std::sync::Arc<BTreeMap<String, String>>,
-    /// Addresses.
+    /// All addresses in the pod's status.
     pub addresses: Vec<IpAddr>,
     /// Its condition `Ready` is true.
     pub ready: bool,
@@ -110,11 +110,11 @@ pub struct MeshPod {
 /// names providers, an EnvoyFilter or WasmPlugin names Envoy clusters.
 #[derive(Clone, Debug)]
 pub struct ProviderUse {
-    /// Its kind.
+    /// Kind of the object that names them, such as `Telemetry`.
     pub kind: &'static str,
-    /// Namespace.
+    /// Namespace of the object. The root namespace's objects are for all namespaces.
     pub namespace: String,
-    /// Name.
+    /// Name of the object (`metadata.name`).
     pub name: String,
     /// Labels of the pods that it is for; empty: all.
     pub selector: BTreeMap<String, String>,
@@ -138,7 +138,7 @@ pub(crate) struct IndexedService {
 pub struct Mesh {
     /// The mesh's own settings.
     pub config: MeshConfig,
-    /// DNS domain.
+    /// DNS domain of the cluster, such as `cluster.local`.
     pub domain: String,
     /// The revision of the istiod that has this configuration.
     pub revision: String,
@@ -194,7 +194,7 @@ impl Mesh {
         &self.sidecars
     }
 
-    /// All pods.
+    /// All pods that have not ended, whether they take part in the mesh or not.
     pub fn pods(&self) -> &[MeshPod] {
         &self.pods
     }

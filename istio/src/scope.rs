@@ -36,7 +36,7 @@ pub use scoped::ScopedService;
 /// The pod that calls. One pod represents its workload.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
-    /// Namespace.
+    /// Namespace of the pod.
     pub namespace: &'a str,
     /// Labels of the pod.
     pub labels: &'a BTreeMap<String, String>,
@@ -48,7 +48,7 @@ pub struct Client<'a> {
 /// The scope of a namespace under a list of egress listeners.
 #[derive(Debug)]
 pub struct Scope<'m> {
-    /// The mesh.
+    /// The mesh that it selects from.
     pub mesh: &'m Mesh,
     /// Namespace of the client.
     pub namespace: &'m str,

@@ -65,7 +65,7 @@ pub struct Alert {
     pub first_seen: Time,
     /// Last packet of it so far.
     pub last_seen: Time,
-    /// Connections so far.
+    /// Number of connections so far that the alert is about.
     pub connections: u64,
     /// How many dependencies it has so far, of a new workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,11 +144,12 @@ impl Alert {
             }
             AlertKind::ScopeMiss => {
                 format!(
-                    "{w} reached {to} at the Service's own address: its Sidecar lacks the host, so the call left the mesh"
+                    "{w} reached {to} at the Service's own address: its Sidecar lacks the host, \
+                     so the call left the mesh"
                 )
             }
             AlertKind::Ambiguous => {
-                format!("{w} calls one of {to}, and nothing on the wire tells which")
+                format!("{w} calls one of {to}, and nothing on the wire shows which")
             }
             AlertKind::CoverageLost => {
                 format!("{w} is not watched any more: what it calls now is not seen")
@@ -168,7 +169,8 @@ impl Alert {
             }
             AlertKind::ForgedSource => {
                 format!(
-                    "a pod of {w} sent {} packets with addresses that are not its own; they taught nothing",
+                    "a pod of {w} sent {} packets with addresses that are not its own; nothing \
+                     was learned from them",
                     self.connections
                 )
             }
@@ -180,7 +182,7 @@ impl Alert {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Delivery {
-    /// Attempts so far.
+    /// Number of attempts so far, failed ones included.
     pub attempts: u32,
     /// When it is to be tried (again), by the recorder's clock; `None` when it is done with.
     pub next: Option<Time>,

@@ -12,11 +12,11 @@ use super::{Alert, AlertKind, DependencyKey, Destination, Protocol, Time, Worklo
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AcceptedDependency {
-    /// What is called.
+    /// The destination that the workload may call.
     pub destination: Destination,
     /// Port, as in dependencies.
     pub port: u16,
-    /// Protocol.
+    /// Transport protocol. Another one to the same port is another dependency.
     pub protocol: Protocol,
 }
 
@@ -38,7 +38,7 @@ pub struct Baseline {
     /// Baselines of older programs lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// The accepted dependencies.
+    /// The dependencies that are intended. All others are new and raise an alert.
     pub dependencies: BTreeSet<AcceptedDependency>,
 }
 

@@ -68,7 +68,7 @@ pub struct Source {
     pub source: String,
     /// What people call it: file names, or the agent's node.
     pub label: String,
-    /// Packet time covered.
+    /// Spans of packet time in which something was captured.
     pub spans: Spans,
     /// Counters by name: packets, bytes, connections, and each cause of loss.
     pub counters: BTreeMap<String, u64>,
@@ -102,7 +102,7 @@ pub enum Record {
     Dependency(Dependency),
     /// That a pod was watched.
     Watch(Watch),
-    /// That a workload looked a host up.
+    /// The lookups of one host by one workload.
     Lookups(Lookups),
     /// Totals of a source.
     Source(Source),
@@ -124,7 +124,7 @@ pub enum RecordKey<'a> {
 }
 
 impl Record {
-    /// Its key.
+    /// The key under which records merge: two records of one thing have equal keys.
     pub fn key(&self) -> RecordKey<'_> {
         match self {
             Self::Workload(w) => RecordKey::Workload(&w.id),
@@ -153,7 +153,7 @@ impl Merge for Record {
 /// Changes that belong together: applied whole or not at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
-    /// Its identity.
+    /// Source and sequence number. A store applies each identity once.
     pub id: BatchId,
     /// Records to merge, one per key, ascending.
     pub records: Vec<Record>,

@@ -1,4 +1,4 @@
-//! The ledger: which connections and look-ups of captures were counted, so that another capture of
+//! The ledger: which connections and lookups of captures were counted, so that another capture of
 //! the same ones counts nothing.
 //!
 //! Owns when two sightings belong to one connection, by the rules of the capture layer's flow
@@ -17,14 +17,14 @@ use super::{Time, WorkloadId};
 /// apart, in nanoseconds: the same as in the flow table.
 const TRANSLATED: u64 = 1_000_000_000;
 
-/// One entry of the ledger: a connection or look-up that was counted. Digests stand for addresses
+/// One entry of the ledger: a connection or lookup that was counted. Digests stand for addresses
 /// and names.
 ///
 /// A connection with several hosts (later HTTP/1 requests) is counted once for each of them, and
 /// has one of these for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LedgerEntry {
-    /// First packet.
+    /// Packet time of its first packet.
     pub first: Time,
     /// Until then, later packets between the same ends belong to this connection.
     pub until: Time,
@@ -119,8 +119,8 @@ impl LedgerEntry {
             (Some(_), Some(_)) if ends => overlaps,
             // Its destination was translated between the two interfaces.
             (Some(_), Some(_)) => {
-                let apart = self.first.since(other.first).max(other.first.since(self.first));
-                apart <= TRANSLATED
+                let distance = self.first.since(other.first).max(other.first.since(self.first));
+                distance <= TRANSLATED
             }
             // What was joined midway began before: a SYN after its first packet opens another one.
             (Some(_), None) => self.pair() == other.pair() && overlaps && self.first <= other.first,

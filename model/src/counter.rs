@@ -15,7 +15,7 @@ pub enum CounterUnit {
     Bytes,
     /// Connections.
     Connections,
-    /// DNS look-ups.
+    /// DNS lookups.
     Lookups,
     /// Interfaces, or changes of them.
     Interfaces,
@@ -63,16 +63,19 @@ pub enum CountedBy {
 pub struct Counter {
     /// Its name, as it is stored and shown.
     pub name: &'static str,
-    /// What it counts.
+    /// The unit of one step of it.
     pub unit: CounterUnit,
-    /// Who counts it.
+    /// The program that raises it.
     pub by: CountedBy,
     /// Whether something may not have been learned because of it.
     pub is_loss: bool,
 }
 
 macro_rules! counters {
-    ($($(#[doc = $doc:literal])+ $id:ident = $name:literal, $unit:ident, $by:ident, $loss:ident;)+) => {
+    ($(
+        $(#[doc = $doc:literal])+
+        $id:ident = $name:literal, $unit:ident, $by:ident, $loss:ident;
+    )+) => {
         $($(#[doc = $doc])+ pub const $id: &str = $name;)+
 
         /// All counters, in the order of their definition.

@@ -13,14 +13,14 @@ use super::{Folded, Merge, Tally, Time, WorkloadId};
 /// A span of packet time, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Span {
-    /// First packet.
+    /// Packet time of the first packet, included.
     pub from: Time,
-    /// Last packet.
+    /// Packet time of the last packet, included. Not before `from`.
     pub to: Time,
 }
 
 impl Span {
-    /// All time.
+    /// The span that contains every time.
     pub const ALWAYS: Self = Self { from: Time::MIN, to: Time::MAX };
 
     /// Whether a time lies in it.
@@ -64,7 +64,7 @@ impl Merge for Spans {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OwnedBy {
-    /// By its packets alone: the node tells nothing.
+    /// By its packets alone: the node has no evidence.
     Packets,
     /// The node's neighbours (ARP, NDP) and the bridge's forwarding table: the first that was
     /// known.
@@ -78,7 +78,7 @@ pub enum OwnedBy {
 #[serde(rename_all = "camelCase", default)]
 pub struct Ownership {
     /// How it is known that it is the pod's; the weakest of all times. `None` of captures, and of
-    /// what older agents told.
+    /// what older agents sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<OwnedBy>,
     /// Packets that the pod sent with an address that is not its own. They are not learned.
@@ -168,11 +168,11 @@ impl Merge for Watch {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lookups {
-    /// Who asked.
+    /// The workload whose pods asked.
     pub workload: WorkloadId,
     /// The host, fully qualified.
     pub host: String,
-    /// How often, first and last time (`connections` counts look-ups here).
+    /// How often, first and last time (`connections` counts lookups here).
     #[serde(flatten)]
     pub tally: Tally,
 }

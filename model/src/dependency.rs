@@ -11,13 +11,13 @@ use super::{Destination, Evidence, Grade, Merge, Protocol, Tally, Time, Workload
 /// What makes two dependencies the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DependencyKey {
-    /// Who calls.
+    /// The workload whose pods opened the connections.
     pub workload: WorkloadId,
-    /// What is called.
+    /// What was called, as resolution found it.
     pub destination: Destination,
     /// The Service's port where there is a Service, else the port on the wire.
     pub port: u16,
-    /// Transport protocol.
+    /// Transport protocol of the connections.
     pub protocol: Protocol,
 }
 

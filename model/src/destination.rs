@@ -66,7 +66,7 @@ pub enum Unresolved {
 impl fmt::Display for Unresolved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoPodThen => "no known pod held this pod address at that time",
+            Self::NoPodThen => "no known pod had this pod address at that time",
             Self::SeveralPods => "several pods claim this address at that time",
             Self::NoService => "no known Service has this Service address",
             Self::NoServicePort => "the Service at this address has no such port",

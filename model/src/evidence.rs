@@ -55,7 +55,7 @@ impl Grade {
 pub struct Example {
     /// Time of its first packet.
     pub time: Time,
-    /// Initiator.
+    /// Address and port of the initiator.
     pub from: SocketAddr,
     /// Responder on the wire.
     pub to: SocketAddr,

@@ -73,11 +73,11 @@ pub struct CountedLine {
 pub struct ExportFooter {
     /// Lines of records, baselines, alerts and what was accepted.
     pub rows: u64,
-    /// Lines of batches.
+    /// Number of lines with the identity of a merged batch.
     pub batches: u64,
     /// Lines of queued batches.
-    #[serde(default, skip_serializing_if = "crate::is_zero")]
-    pub kept: u64,
+    #[serde(rename = "kept", default, skip_serializing_if = "crate::is_zero")]
+    pub queued: u64,
     /// Lines of what was counted.
     #[serde(default, skip_serializing_if = "crate::is_zero")]
     pub counted: u64,

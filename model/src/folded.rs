@@ -35,7 +35,7 @@ pub struct Folded {
 }
 
 impl Folded {
-    /// Domains that are counted apart.
+    /// Domains that are counted one by one.
     pub const MAX_DOMAINS: usize = 64;
 
     /// Whether nothing is folded.
@@ -69,7 +69,7 @@ impl Folded {
             None => self.domains.entry(domain.to_owned()).or_default(),
         };
         *sum = sum.saturating_add(n);
-        // The least names stay apart, so that the order of merging does not show.
+        // The least names stay listed, so that the order of merging does not show.
         while self.domains.len() > Self::MAX_DOMAINS
             && let Some((_, n)) = self.domains.pop_last()
         {

@@ -85,17 +85,17 @@ pub struct Observed {
     pub node: String,
     /// When the agent made it, by its clock. Everything in it happened before.
     pub made: Time,
-    /// Packet time covered.
+    /// Spans of packet time in which the agent watched any interface.
     pub spans: Spans,
     /// Counters by name, since the last batch.
     pub counters: BTreeMap<String, u64>,
     /// The pods that the rest speaks of.
     pub pods: Vec<Pod>,
-    /// Connections.
+    /// Connections of the pods, merged by call.
     pub edges: Vec<Edge>,
-    /// Names asked for.
+    /// Names that the pods asked the DNS for, merged by name.
     pub asked: Vec<AskedName>,
-    /// What was watched.
+    /// Interfaces of the pods that were watched, one for each pod.
     pub watching: Vec<WatchedInterface>,
 }
 

@@ -25,7 +25,7 @@ pub struct Pod {
     /// snapshot lacks it, and in batches of old agents.
     #[serde(default = "empty")]
     pub uid: Arc<str>,
-    /// Its top controller.
+    /// Its top controller, or the pod itself where it has none.
     pub workload: WorkloadId,
     /// Labels of the pod.
     pub labels: Labels,
@@ -37,7 +37,7 @@ pub struct Pod {
     pub start: Time,
     /// When it lost them; [`Time::MAX`] while it runs.
     pub end: Time,
-    /// Its addresses.
+    /// All its addresses, of IPv4 and IPv6.
     pub addresses: Arc<[IpAddr]>,
     /// The node that it runs on; empty where that is not known.
     pub node: Arc<str>,

@@ -10,7 +10,7 @@ use super::{Merge, Time};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tally {
-    /// Connections.
+    /// Number of connections.
     pub connections: u64,
     /// First packet of the first one.
     pub first_seen: Time,

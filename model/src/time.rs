@@ -13,9 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub struct Time(pub i64);
 
 impl Time {
-    /// Before everything.
+    /// The earliest time. It stands for a beginning that is not known.
     pub const MIN: Self = Self(i64::MIN);
-    /// After everything.
+    /// The latest time. It stands for an end that has not come.
     pub const MAX: Self = Self(i64::MAX);
 
     /// Whole seconds since the epoch, rounded down.
@@ -33,7 +33,7 @@ impl Time {
 const TEXT: usize = 30;
 
 impl Time {
-    /// RFC 3339 in UTC, without the zeros at its end. Every time that 64 bits hold, of the years
+    /// RFC 3339 in UTC, without the zeros at its end. Every time that fits 64 bits, of the years
     /// 1677 to 2262, has one.
     fn text(self) -> String {
         static PRINTER: DateTimePrinter = DateTimePrinter::new();

@@ -13,7 +13,7 @@ use super::{BatchId, Time};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnverifiedBatch {
-    /// The batch.
+    /// Identity of the batch that had the lines.
     pub id: BatchId,
     /// The node whose agent sent it.
     pub node: String,

@@ -89,7 +89,8 @@ pub fn namespace(text: &str) -> Result<(), InvalidName> {
         is_label(text),
         "the namespace",
         text,
-        "at most 63 lower-case letters, digits and `-`, with a letter or digit at both ends (RFC 1123)",
+        "at most 63 lower-case letters, digits and `-`, with a letter or digit at both ends (RFC \
+         1123)",
     )
 }
 
@@ -102,7 +103,8 @@ pub fn object_name(text: &str) -> Result<(), InvalidName> {
         is_subdomain(text),
         "the name",
         text,
-        "at most 253 lower-case letters, digits, `-` and `.`, with a letter or digit at both ends of each part (RFC 1123)",
+        "at most 253 lower-case letters, digits, `-` and `.`, with a letter or digit at both ends \
+         of each part (RFC 1123)",
     )
 }
 
@@ -156,8 +158,8 @@ pub fn is_host(text: &str) -> bool {
     text.len() <= HOST && text.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// A host that Istio's configuration may hold: as [`is_host`], or with a wildcard as its left-most
-/// label (`ValidateWildcardDomain`), which may hold more than the asterisk (`*-eu`, `*x`).
+/// A host that Istio's configuration may contain: as [`is_host`], or with a wildcard as its
+/// left-most label (`ValidateWildcardDomain`), which may have more than the asterisk (`*-eu`, `*x`).
 pub fn is_wildcard_host(text: &str) -> bool {
     let Some(rest) = text.strip_prefix('*') else { return is_host(text) };
     let rest = rest.strip_prefix('-').unwrap_or(rest);
@@ -179,7 +181,8 @@ pub fn called_host(text: &str) -> Result<(), InvalidName> {
         is_wildcard_host(name) || text.parse::<IpAddr>().is_ok(),
         "the host",
         text,
-        "a DNS name of labels of letters, digits and `-` (RFC 1123), an address, or a wildcard as the first label",
+        "a DNS name of labels of letters, digits and `-` (RFC 1123), an address, or a wildcard as \
+         the first label",
     )
 }
 
@@ -192,7 +195,8 @@ pub fn mesh_host(text: &str) -> Result<(), InvalidName> {
         is_wildcard_host(text.strip_suffix('.').unwrap_or(text)) || text.parse::<IpAddr>().is_ok(),
         "the host",
         text,
-        "a DNS name of labels of letters, digits and `-` (RFC 1123), where the first may be a wildcard",
+        "a DNS name of labels of letters, digits and `-` (RFC 1123), where the first may be a \
+         wildcard",
     )
 }
 
@@ -336,7 +340,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_valid_name_is_printable_ascii_without_blanks(s in "\\PC{0,8}|[-a-zA-Z0-9._*/:]{0,12}|(?s).{0,6}") {
+        fn a_valid_name_is_printable_ascii_without_blanks(
+            s in "\\PC{0,8}|[-a-zA-Z0-9._*/:]{0,12}|(?s).{0,6}",
+        ) {
             let plain = s.bytes().all(|b| b.is_ascii_graphic());
             let all = [
                 namespace(&s).is_ok(),

@@ -249,7 +249,10 @@ impl Outbox {
     ) -> bool {
         self.progress.failures += 1;
         if self.progress.failing.as_ref() != Some(&why) {
-            tracing::warn!(reason = %why, "a batch cannot be delivered now; it will be tried again");
+            tracing::warn!(
+                reason = %why,
+                "a batch cannot be delivered now; it will be tried again"
+            );
         }
         let since = batch_suspect.then(|| *self.suspect_since.get_or_insert(now));
         self.suspect_since = since;

@@ -202,8 +202,8 @@ fn version_read(answer: &HttpAnswer) -> u32 {
 }
 
 /// Whether the recorder will refuse this batch however often it is sent. With 401 and 403 the batch
-/// is not the cause: the token will be renewed, or somebody will grant the right. Where the cause is
-/// the batch after all, the answer says `"batch": "refused"`.
+/// is not the cause: the token will be renewed, or somebody will grant the right. Where the cause
+/// is the batch after all, the answer says `"batch": "refused"`.
 fn is_refused_for_good(status: StatusCode, body: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct RefusalBody {

@@ -61,7 +61,8 @@ impl Collector for AgentMetrics {
         let state = lock(&self.0).clone();
         let mut events = encoder.encode_descriptor(
             "events",
-            "What was read, used, attributed and lost, by what it is: the names are those of `sidecarta status`",
+            "What was read, used, attributed and lost, by what it is: the names are those of \
+             `sidecarta status`",
             None,
             MetricType::Counter,
         )?;

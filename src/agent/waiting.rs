@@ -9,7 +9,10 @@ use std::net::IpAddr;
 
 use sidecarta_capture::observation::{Connection, InterfaceId, InterfaceSpan, Lookup, Observation};
 
-use crate::attribute::{Attribution, Watched, Whose, asker, attribute, caller, is_told, watched};
+use crate::attribute::{
+    Attribution, SenderPod, WatchedPod, attribute, connection_sender, is_reported_here,
+    lookup_sender, watched_pod,
+};
 use crate::cluster::{Cluster, Pod};
 use crate::model::{Time, counter};
 use crate::observed::{Gatherer, protocol};
@@ -154,7 +157,7 @@ impl WaitingObservations {
 
     /// Whether this agent sends the calls of the pod.
     fn is_own(&self, pod: &Pod) -> bool {
-        is_told(pod, self.node.as_deref())
+        is_reported_here(pod, self.node.as_deref())
     }
 
     fn attribute(
@@ -171,37 +174,37 @@ impl WaitingObservations {
     }
 
     fn connection(&self, c: &Connection, cluster: &Cluster, out: &mut Gatherer) -> Verdict {
-        match caller(cluster, c, self.node.as_deref()) {
-            Whose::Pod(pod) => {
+        match connection_sender(cluster, c, self.node.as_deref()) {
+            SenderPod::Pod(pod) => {
                 let to = (c.responder.ip(), c.responder.port());
                 out.connection(pod, c, || {
                     cluster.steady(pod, to, protocol(c.transport), Time(c.first))
                 });
             }
-            Whose::Other(name) => out.count(name, u64::from(c.is_new)),
-            Whose::Unknown(name) => return Verdict::Wait(name),
+            SenderPod::Other(name) => out.count(name, u64::from(c.is_new)),
+            SenderPod::Unknown(name) => return Verdict::Wait(name),
         }
         Verdict::Done
     }
 
     fn lookup(&self, l: &Lookup, cluster: &Cluster, out: &mut Gatherer) -> Verdict {
-        match asker(cluster, l, self.node.as_deref()) {
-            Whose::Pod(pod) => {
+        match lookup_sender(cluster, l, self.node.as_deref()) {
+            SenderPod::Pod(pod) => {
                 out.lookup(pod, l);
             }
-            Whose::Other(name) => out.count(name, 1),
-            Whose::Unknown(name) => return Verdict::Wait(name),
+            SenderPod::Other(name) => out.count(name, 1),
+            SenderPod::Unknown(name) => return Verdict::Wait(name),
         }
         Verdict::Done
     }
 
     fn interface(&self, s: &InterfaceSpan, cluster: &Cluster, out: &mut Gatherer) -> Verdict {
-        match watched(cluster, s) {
-            Watched::Pod(pod) if self.is_own(pod) => out.watch(pod, s),
-            Watched::Pod(_) => {}
+        match watched_pod(cluster, s) {
+            WatchedPod::Pod(pod) if self.is_own(pod) => out.watch(pod, s),
+            WatchedPod::Pod(_) => {}
             // The owner may become known with more packets, or when the watch has delivered the
             // pod. The collector reports the interface's span again then.
-            Watched::OneConversation(..) | Watched::NoPod => return Verdict::Wait(""),
+            WatchedPod::OneConversation(..) | WatchedPod::NoPod => return Verdict::Wait(""),
         }
         Verdict::Done
     }

@@ -27,7 +27,8 @@ const AGENT_EXAMPLE: &str = "\
 Examples:
   sidecarta agent --to observed.ndjson
   sidecarta agent --pods pods.yaml --to - | sidecarta import --cluster cluster.yaml -
-  sidecarta agent --node worker-1 --spool /var/lib/sidecarta --to /var/lib/sidecarta/observed.ndjson --log-format json
+  sidecarta agent --node worker-1 --spool /var/lib/sidecarta \
+--to /var/lib/sidecarta/observed.ndjson --log-format json
 
 It needs CAP_NET_RAW and nothing else: as root all other capabilities are dropped. In Kubernetes it
 runs on the host's network, and reads the pods of its node.";
@@ -37,7 +38,8 @@ Examples:
   sudo sidecarta run
   sudo sidecarta run --cluster cluster.yaml --store learned
 
-Interrupt it, and read what was learned: sidecarta status, sidecarta dependencies, sidecarta generate.";
+Interrupt it, and read what was learned: sidecarta status, sidecarta dependencies, \
+sidecarta generate.";
 
 /// How interfaces are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -46,7 +46,8 @@ pub(super) struct AcceptOptions {
 /// Silence an alert, and say why
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  sidecarta ignore new-dependency/shop/Deployment/web/shop/cart:80 --reason 'moved in release 12'"
+    after_help = "Example:\n  sidecarta ignore new-dependency/shop/Deployment/web/shop/cart:80 \
+                  --reason 'moved in release 12'"
 )]
 pub(super) struct IgnoreOptions {
     #[command(flatten)]
@@ -62,7 +63,8 @@ pub(super) struct IgnoreOptions {
 /// Show what differs from what was accepted
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  sidecarta alerts -n shop\n  sidecarta alerts --follow --recorder https://recorder.sidecarta:15098"
+    after_help = "Examples:\n  sidecarta alerts -n shop\n  sidecarta alerts --follow --recorder \
+                  https://recorder.sidecarta:15098"
 )]
 pub(super) struct AlertsOptions {
     #[command(flatten)]

@@ -25,7 +25,9 @@ use crate::verify::{self, CheckRules, CheckedBatch, check};
 /// Write the whole store, or a recorder's while it runs, as NDJSON
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  sidecarta export > backup.ndjson\n  sidecarta export --recorder https://recorder:15098 backup.ndjson\n  sidecarta export --store staging | zstd > staging.ndjson.zst"
+    after_help = "Examples:\n  sidecarta export > backup.ndjson\n  sidecarta export --recorder \
+                  https://recorder:15098 backup.ndjson\n  sidecarta export --store staging | zstd \
+                  > staging.ndjson.zst"
 )]
 pub(super) struct ExportOptions {
     #[command(flatten)]

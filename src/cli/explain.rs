@@ -135,8 +135,8 @@ fn explain(
 ) -> Explanation {
     let mesh = input.snapshot.meshes.first();
     let explained_call = |k: &KeptCall| {
-        let known = input.known.get(&k.workload);
-        let dependency = k.planned.dependency.and_then(|i| known?.dependencies.get(i));
+        let learned = input.learned.get(&k.workload);
+        let dependency = k.planned.dependency.and_then(|i| learned?.dependencies.get(i));
         explained_call(k, dependency, mesh)
     };
     let wanted = |text: &str| host.is_none_or(|h| concerns(text, &h.to_ascii_lowercase()));

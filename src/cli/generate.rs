@@ -21,8 +21,10 @@ pub(super) use input::{GenerationInput, SourceOptions, find_workload, read_input
 const EXAMPLE: &str = "\
 Examples:
   sidecarta generate --cluster cluster.yaml                      # a stream on standard output
-  sidecarta generate --cluster cluster.yaml --output sidecars    # one file per workload, for a pull request
-  sidecarta generate --cluster cluster.yaml --calls calls.jsonl --workload shop/web   # from declared calls
+  sidecarta generate --cluster cluster.yaml --output sidecars    # one file per \
+workload, for a pull request
+  sidecarta generate --cluster cluster.yaml --calls calls.jsonl --workload shop/web   \
+# from declared calls
 
 Each Sidecar is proved: every call keeps its route, and no host can be left out. A workload that is
 not ready is withheld and listed with the reason, and gives exit code 5.";
@@ -71,7 +73,7 @@ enum GroupByOption {
 /// Write one Sidecar per workload
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(super) struct GenerateOptions {
+pub(super) struct GenerateCommandOptions {
     #[command(flatten)]
     source: SourceOptions,
     #[command(flatten)]
@@ -161,7 +163,7 @@ struct WrittenSummary {
 }
 
 /// Runs `sidecarta generate`.
-pub(super) fn run(options: &GenerateOptions) -> anyhow::Result<CommandOutcome> {
+pub(super) fn run(options: &GenerateCommandOptions) -> anyhow::Result<CommandOutcome> {
     let input = read_input(&options.source, &options.source.cluster)?;
     let chosen = options.choice.chosen(&input)?;
     let mut how = generation::GenerateOptions {
@@ -277,7 +279,7 @@ pub(super) fn outcomes(
     let input = GenerateInput {
         cluster: &input.snapshot.cluster,
         meshes: &input.snapshot.meshes,
-        learned: &input.known,
+        learned: &input.learned,
         options: how,
     };
     let mut all = generate(&input, &subjects);

@@ -26,7 +26,8 @@ Examples:
   sidecarta recorder --store /var/lib/sidecarta --tls-cert tls.crt --tls-key tls.key
   sidecarta recorder --no-auth --address 127.0.0.1:15098 --cluster cluster.yaml
 
-AgentAccount send to it with `sidecarta agent --to https://HOST:15098`, people ask it with `--recorder https://HOST:15098`.";
+Agents send to it with `sidecarta agent --to https://HOST:15098`, people ask it with \
+`--recorder https://HOST:15098`.";
 
 /// Receive what agents see, learn from it and store it, for a whole cluster
 #[derive(Debug, Args)]
@@ -49,7 +50,12 @@ pub(super) struct RecorderRunOptions {
     #[arg(long, value_name = "FILE", requires = "tls_cert", env = "SIDECARTA_TLS_KEY")]
     tls_key: Option<PathBuf>,
     /// ServiceAccount of the agents
-    #[arg(long, value_name = "NAMESPACE/NAME", default_value = "sidecarta/sidecarta-agent", value_parser = account)]
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        default_value = "sidecarta/sidecarta-agent",
+        value_parser = account
+    )]
     agent_account: (String, String),
     /// Audience that the agents' tokens are made for
     #[arg(long, value_name = "NAME", default_value = "sidecarta-recorder")]

@@ -23,7 +23,8 @@ use crate::snapshot;
 const EXAMPLE: &str = "\
 Examples:
   sidecarta scope --cluster cluster.yaml shop/web-7d4b9c
-  sidecarta scope --cluster cluster.yaml shop/web-7d4b9c --call reviews:9080 --call https://api.example.com:443
+  sidecarta scope --cluster cluster.yaml shop/web-7d4b9c --call reviews:9080 \
+--call https://api.example.com:443
   sidecarta scope --cluster cluster.yaml shop/web-7d4b9c --sidecar new.yaml -o json
 
 A call is [PROTOCOL://]HOST:PORT[@ADDRESS]; the protocol is http, tls or tcp, by default as the port

@@ -11,7 +11,7 @@ use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observat
 use super::share::{CountedIn, Share, for_call, of_call, of_lookup};
 use super::source_batch::{ResolvedEdge, SourceBatch, asked_host};
 use super::{Earlier, ResolutionObserver};
-use crate::attribute::{Watched, Whose, asker, caller, watched};
+use crate::attribute::{SenderPod, WatchedPod, connection_sender, lookup_sender, watched_pod};
 use crate::cluster::{Cluster, Pod};
 use crate::model::{Batch, BatchId, LedgerEntry, Span, Tally, Time, counter, sums};
 use crate::observed::{self, Budget, Edge, Gatherer, protocol};
@@ -186,7 +186,7 @@ impl<'a> CaptureLearner<'a> {
 
     fn connection(&mut self, c: &Connection) {
         let (cluster, n) = (self.cluster, u64::from(c.is_new));
-        let owner = caller(cluster, c, None);
+        let owner = connection_sender(cluster, c, None);
         let shown = self.shown.entry(c.interface.source).or_default();
         let now = of_call(c, &self.earlier.limits);
         if c.is_new
@@ -197,12 +197,12 @@ impl<'a> CaptureLearner<'a> {
         }
         shown.connections += n;
         let counted_in = match owner {
-            Whose::Pod(pod) => {
+            SenderPod::Pod(pod) => {
                 let to = (c.responder.ip(), c.responder.port());
                 let steady = || cluster.steady(pod, to, protocol(c.transport), Time(c.first));
                 shown.gathered.connection(pod, c, steady).map(|i| CountedIn::Edge(i as u32))
             }
-            Whose::Other(name) | Whose::Unknown(name) => {
+            SenderPod::Other(name) | SenderPod::Unknown(name) => {
                 shown.count(name, n);
                 if is_strange(cluster, c) {
                     shown.count(counter::STRANGE, n);
@@ -219,9 +219,9 @@ impl<'a> CaptureLearner<'a> {
     fn lookup(&mut self, l: &Lookup) {
         let cluster = self.cluster;
         let shown = self.shown.entry(l.interface.source).or_default();
-        let owner = asker(cluster, l, None);
+        let owner = lookup_sender(cluster, l, None);
         let now = of_lookup(l);
-        if let Whose::Pod(pod) = owner
+        if let SenderPod::Pod(pod) = owner
             && self.earlier.mentions(&now)
             && shown.learn_lookup_again(cluster, pod, l, &self.earlier)
         {
@@ -229,32 +229,32 @@ impl<'a> CaptureLearner<'a> {
         }
         shown.count(counter::LOOKUPS, 1);
         match owner {
-            Whose::Pod(pod) => {
+            SenderPod::Pod(pod) => {
                 if let Some(i) = shown.gathered.lookup(pod, l) {
                     shown.counted.push((now, CountedIn::Asked(i as u32)));
                     shown.is_new = true;
                 }
             }
-            Whose::Other(name) | Whose::Unknown(name) => shown.count(name, 1),
+            SenderPod::Other(name) | SenderPod::Unknown(name) => shown.count(name, 1),
         }
     }
 
     fn interface(&mut self, s: &InterfaceSpan) {
         let shown = self.shown.entry(s.interface.source).or_default();
         shown.gathered.covered(Span { from: Time(s.first), to: Time(s.last) });
-        match watched(self.cluster, s) {
-            Watched::Pod(pod) => {
+        match watched_pod(self.cluster, s) {
+            WatchedPod::Pod(pod) => {
                 shown.gathered.count(counter::FORGED, s.forged);
                 shown.gathered.watch(pod, s);
             }
-            Watched::OneConversation(a, b) => {
+            WatchedPod::OneConversation(a, b) => {
                 self.notes.insert(format!(
-                    "one interface showed nothing but a conversation of {}/{} with {}/{}: whose it \
-                     is cannot be told, so neither counts as watched",
+                    "one interface showed nothing but a conversation of {}/{} with {}/{}: it may \
+                     be either pod's, so neither counts as watched",
                     a.workload.namespace, a.name, b.workload.namespace, b.name
                 ));
             }
-            Watched::NoPod => {}
+            WatchedPod::NoPod => {}
         }
     }
 
@@ -299,13 +299,13 @@ impl CaptureProgress {
         &mut self,
         cluster: &Cluster,
         c: &Connection,
-        owner: Whose<'_>,
+        owner: SenderPod<'_>,
         earlier: &Earlier<'_>,
     ) -> bool {
         let call = observed::call(c).to_call();
         let resolved = match owner {
-            Whose::Pod(pod) => Some((pod, resolve(cluster, pod, &call, Time(c.first)))),
-            Whose::Other(_) | Whose::Unknown(_) => None,
+            SenderPod::Pod(pod) => Some((pod, resolve(cluster, pod, &call, Time(c.first)))),
+            SenderPod::Other(_) | SenderPod::Unknown(_) => None,
         };
         let to = resolved.as_ref().map(|(pod, resolution)| (&pod.workload, resolution));
         let now = for_call(of_call(c, &earlier.limits), to).asking(call.authority.as_deref());
@@ -313,8 +313,8 @@ impl CaptureProgress {
         self.add_share(&share, now);
         self.count_before(counter::CONNECTIONS, 1);
         match owner {
-            Whose::Pod(_) => self.count_before(counter::LEARNED, 1),
-            Whose::Other(name) | Whose::Unknown(name) => {
+            SenderPod::Pod(_) => self.count_before(counter::LEARNED, 1),
+            SenderPod::Other(name) | SenderPod::Unknown(name) => {
                 self.count_before(name, 1);
                 self.count_before(counter::STRANGE, u64::from(is_strange(cluster, c)));
             }
@@ -351,7 +351,7 @@ impl CaptureProgress {
     }
 }
 
-/// What the edges and looked up names of a batch were resolved to, by their index.
+/// What the edges and lookups of a batch were resolved to, by their index.
 #[derive(Debug, Default)]
 struct Resolved {
     edges: Vec<LedgerEntry>,
@@ -370,7 +370,7 @@ impl ResolutionObserver for Resolved {
 }
 
 impl Resolved {
-    /// What was counted, with what it was counted for; `None` for a looked up name outside the
+    /// What was counted, with what it was counted for; `None` for a lookup outside the
     /// mesh.
     fn complete(&self, now: LedgerEntry, of: CountedIn) -> Option<LedgerEntry> {
         let to = match of {

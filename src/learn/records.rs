@@ -11,15 +11,15 @@ use hashbrown::hash_table::Entry;
 
 use crate::model::{Merge, Record, RecordKey};
 
-/// Records by key.
+/// Records, found by their key.
 #[derive(Debug, Default)]
-pub(super) struct Records {
+pub(super) struct RecordIndex {
     all: Vec<Record>,
     index: HashTable<u32>,
     hasher: RandomState,
 }
 
-impl Records {
+impl RecordIndex {
     /// The hash of a key, which differs from run to run, and the index of its record.
     pub fn find(&self, key: &RecordKey<'_>) -> (u64, Option<usize>) {
         let hash = self.hasher.hash_one(key);

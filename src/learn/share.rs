@@ -30,7 +30,7 @@ pub(super) enum CountedIn {
     Nobody,
     /// The edge with this index.
     Edge(u32),
-    /// The looked up name with this index.
+    /// The lookup with this index.
     Asked(u32),
 }
 

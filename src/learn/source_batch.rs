@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use foldhash::HashMap;
 
-use super::records::Records;
+use super::records::RecordIndex;
 use super::share::{Facets, MISSED, facet};
 use crate::cluster::{Cluster, NameTarget, Pod};
 use crate::model::{
@@ -26,7 +26,7 @@ const MAX_ADDRESSES: u32 = 1_000;
 /// What one source adds, as records.
 #[derive(Debug, Default)]
 pub(super) struct SourceBatch {
-    records: Records,
+    records: RecordIndex,
     /// Number of addresses outside the cluster that are listed for each workload.
     addresses: HashMap<WorkloadId, u32>,
     counters: BTreeMap<String, u64>,

@@ -42,7 +42,9 @@ fn service(
     let service = parsed(json!({"metadata": {"name": name, "namespace": "n"},
         "spec": {"selector": {"app": app}, "ports": [{"port": 80, "targetPort": 8080}]}}));
     let slice = parsed(json!({
-        "metadata": {"name": name, "namespace": "n", "labels": {"kubernetes.io/service-name": name}},
+        "metadata": {
+            "name": name, "namespace": "n", "labels": {"kubernetes.io/service-name": name},
+        },
         "endpoints": [{"addresses": [address]}], "ports": [{"name": "", "port": 8080}],
     }));
     (service, slice)
@@ -187,7 +189,9 @@ fn each_host_of_a_connection_is_a_call_of_its_own() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 48, failure_persistence: None, ..ProptestConfig::default()
+    })]
 
     #[test]
     fn who_called_whom_is_the_same_in_every_order_of_arrival(

@@ -1,8 +1,8 @@
 //! Merges attributed observations until they are sent.
 //!
 //! Owns the batch that grows, and the share of each pod in it. The batch grows with the number of
-//! different calls, never with time. What a pod calls beyond its share is folded. Must never drop an
-//! observation without counting it, nor drop one of a pod because of another pod.
+//! different calls, never with time. What a pod calls beyond its share is folded. Must never drop
+//! an observation without counting it, nor drop one of a pod because of another pod.
 
 mod batches;
 
@@ -120,10 +120,10 @@ impl Gatherer {
         self.connections.guessed += n * u64::from(begun.is_guessed);
         let call = seen::call(c);
         let hash = self.hasher.hash_one((pod_index, &call));
-        let is_same = |known: &GrowingEdge| {
-            known.edge.pod == pod_index
-                && known.edge.call.is(&call)
-                && known.steady.contains(Time(c.first))
+        let is_same = |gathered: &GrowingEdge| {
+            gathered.edge.pod == pod_index
+                && gathered.edge.call.is(&call)
+                && gathered.steady.contains(Time(c.first))
         };
         if let Some(i) = self.edge_index.find(hash, |i| is_same(&self.edges[*i as usize])) {
             let i = *i as usize;
@@ -167,8 +167,9 @@ impl Gatherer {
     fn merge(&mut self, edge: Edge) {
         let call: CallRef<'_> = edge.call.borrowed();
         let hash = self.hasher.hash_one((edge.pod, &call));
-        let is_same =
-            |known: &GrowingEdge| known.edge.pod == edge.pod && known.edge.call == edge.call;
+        let is_same = |gathered: &GrowingEdge| {
+            gathered.edge.pod == edge.pod && gathered.edge.call == edge.call
+        };
         match self.edge_index.find(hash, |i| is_same(&self.edges[*i as usize])) {
             Some(i) => self.edges[*i as usize].edge.merge(&edge),
             None => {
@@ -215,7 +216,8 @@ impl Gatherer {
 
     fn ask(&mut self, pod_index: u32, question: &str, tally: Tally) -> Option<usize> {
         let hash = self.hasher.hash_one((pod_index, question));
-        let is_same = |known: &AskedName| known.pod == pod_index && known.question == question;
+        let is_same =
+            |gathered: &AskedName| gathered.pod == pod_index && gathered.question == question;
         if let Some(i) = self.asked_index.find(hash, |i| is_same(&self.asked[*i as usize])) {
             let i = *i as usize;
             self.asked[i].tally.merge(&tally);

@@ -218,9 +218,9 @@ async fn records(
     query: NamespaceQuery,
     headers: HeaderMap,
 ) -> Result<Response, RequestRefusal> {
-    let memory = read_store(&app, &headers, query, Records::of).await?;
+    let records = read_store(&app, &headers, query, Records::of).await?;
     let mut text = Vec::new();
-    for record in memory.into_records() {
+    for record in records.into_records() {
         serde_json::to_writer(&mut text, &record)
             .map_err(|e| RequestRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
         text.push(b'\n');
@@ -261,8 +261,8 @@ async fn workloads(
     query: NamespaceQuery,
     headers: HeaderMap,
 ) -> Result<Response, RequestRefusal> {
-    let memory = read_store(&app, &headers, query, Records::of).await?;
-    Ok(Json(StatusReport::of(memory)).into_response())
+    let records = read_store(&app, &headers, query, Records::of).await?;
+    Ok(Json(StatusReport::of(records)).into_response())
 }
 
 async fn coverage(

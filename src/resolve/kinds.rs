@@ -14,17 +14,20 @@ spec: {containers: [{name: app}, {name: istio-proxy, args: [proxy, sidecar]}]}
 status:
   podIP: 10.1.0.5
   startTime: "2026-01-01T00:00:00Z"
-  containerStatuses: [{name: istio-proxy, restartCount: 0, state: {running: {startedAt: "2026-01-01T00:05:00Z"}}}]
+  containerStatuses: [{name: istio-proxy, restartCount: 0,
+    state: {running: {startedAt: "2026-01-01T00:05:00Z"}}}]
 ---
 kind: Pod
 metadata: {namespace: shop, name: narrow, labels: {app: narrow}}
 spec:
   containers: [{name: app}, {name: istio-proxy, args: [proxy, sidecar]}]
-  initContainers: [{name: istio-init, args: [istio-iptables, -i, "*", -x, 10.96.0.2/32, "-o=9000,9001", -b, "*"]}]
+  initContainers: [{name: istio-init, args: [istio-iptables, -i, "*", -x, 10.96.0.2/32,
+    "-o=9000,9001", -b, "*"]}]
 status: {podIP: 10.1.0.6}
 ---
 kind: Pod
-metadata: {namespace: pay, name: billing, labels: {app: billing}, annotations: {ambient.istio.io/redirection: enabled}}
+metadata: {namespace: pay, name: billing, labels: {app: billing},
+  annotations: {ambient.istio.io/redirection: enabled}}
 spec: {containers: [{name: app}]}
 status: {podIP: 10.1.0.7}
 ---
@@ -61,7 +64,8 @@ spec: {host: passed, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}}}
 ---
 kind: Service
 metadata: {namespace: vms, name: old}
-spec: {clusterIP: 10.96.0.5, ports: [{name: http, port: 80, targetPort: 8080}], selector: {app: old}}
+spec: {clusterIP: 10.96.0.5, ports: [{name: http, port: 80, targetPort: 8080}],
+  selector: {app: old}}
 ---
 kind: EndpointSlice
 metadata: {namespace: pay, name: billing-x, labels: {kubernetes.io/service-name: billing}}
@@ -69,7 +73,8 @@ endpoints: [{addresses: [10.1.0.7]}]
 ports: [{port: 8080}]
 ---
 kind: EndpointSlice
-metadata: {namespace: pay, name: billing-admin-x, labels: {kubernetes.io/service-name: billing-admin}}
+metadata: {namespace: pay, name: billing-admin-x,
+  labels: {kubernetes.io/service-name: billing-admin}}
 endpoints: [{addresses: [10.1.0.7]}]
 ports: [{port: 8081}]
 ---
@@ -100,12 +105,14 @@ spec:
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {namespace: ext, name: db-a}
-spec: {hosts: [db-a.example], resolution: DNS, addresses: [192.0.2.77], ports: [{number: 5432, name: tcp, protocol: TCP}]}
+spec: {hosts: [db-a.example], resolution: DNS, addresses: [192.0.2.77],
+  ports: [{number: 5432, name: tcp, protocol: TCP}]}
 ---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {namespace: ext, name: db-b}
-spec: {hosts: [db-b.example], resolution: DNS, ports: [{number: 5433, name: tcp, protocol: TCP}, {number: 80, name: http, protocol: HTTP}]}
+spec: {hosts: [db-b.example], resolution: DNS,
+  ports: [{number: 5433, name: tcp, protocol: TCP}, {number: 80, name: http, protocol: HTTP}]}
 ---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry

@@ -18,14 +18,16 @@ metadata: {name: n1}
 spec: {podCIDR: 10.1.0.0/24}
 ---
 kind: Pod
-metadata: {namespace: shop, name: cart-1, labels: {app: cart}, creationTimestamp: "2026-01-01T00:00:00Z"}
+metadata: {namespace: shop, name: cart-1, labels: {app: cart},
+  creationTimestamp: "2026-01-01T00:00:00Z"}
 spec: {containers: [{name: cart}, {name: istio-proxy, args: [proxy, sidecar]}]}
 status: {phase: Running, podIP: 10.1.0.5, startTime: "2026-01-01T00:00:00Z"}
 ---
 kind: Pod
 metadata: {namespace: shop, name: job-old, labels: {app: job}}
 spec: {containers: [{name: job}]}
-status: {phase: Succeeded, podIP: 10.1.0.6, startTime: "2026-01-01T00:00:00Z", containerStatuses: [{state: {terminated: {finishedAt: "2026-01-01T01:00:00Z"}}}]}
+status: {phase: Succeeded, podIP: 10.1.0.6, startTime: "2026-01-01T00:00:00Z",
+  containerStatuses: [{state: {terminated: {finishedAt: "2026-01-01T01:00:00Z"}}}]}
 ---
 kind: Pod
 metadata: {namespace: shop, name: db-0, labels: {app: db}}
@@ -57,7 +59,8 @@ ports: [{name: sql, port: 5000}]
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {namespace: ext, name: wiki}
-spec: {hosts: ["*.wikipedia.org"], addresses: [240.240.0.9], ports: [{number: 443, name: tls, protocol: TLS}]}
+spec: {hosts: ["*.wikipedia.org"], addresses: [240.240.0.9],
+  ports: [{number: 443, name: tls, protocol: TLS}]}
 "#;
 
 /// After all pods of the snapshot have started.

@@ -15,7 +15,7 @@ use crate::mesh::{self, Meshes, UnreadObject};
 pub struct Snapshot {
     /// Which pod, node or Service has which address when.
     pub cluster: Cluster,
-    /// Istio's configuration as each revision of istiod holds it.
+    /// Istio's configuration as each revision of istiod has it.
     pub meshes: Meshes,
     /// What was read, and what not.
     pub report: Report,

@@ -19,22 +19,27 @@ fn of(files: &[&[u8]]) -> Snapshot {
 
 fn pod(name: &str, uid: &str, address: &str, day: u32) -> String {
     format!(
-        "{{kind: Pod, apiVersion: v1, metadata: {{name: {name}, namespace: shop, uid: {uid}, labels: {{app: cart}}}}, spec: {{}}, \
-         status: {{phase: Running, podIP: {address}, startTime: '2026-01-{day:02}T00:00:00Z'}}}}\n---\n"
+        "{{kind: Pod, apiVersion: v1, metadata: {{name: {name}, namespace: shop, uid: {uid}, \
+         labels: {{app: cart}}}}, spec: {{}}, \
+         status: {{phase: Running, podIP: {address}, startTime: \
+         '2026-01-{day:02}T00:00:00Z'}}}}\n---\n"
     )
 }
 
 fn service(uid: &str, version: u32, address: &str) -> String {
     format!(
-        "---\n{{kind: Service, apiVersion: v1, metadata: {{name: cart, namespace: shop, uid: {uid}, resourceVersion: '{version}'}}, \
+        "---\n{{kind: Service, apiVersion: v1, metadata: {{name: cart, namespace: shop, uid: \
+         {uid}, resourceVersion: '{version}'}}, \
          spec: {{clusterIP: {address}, selector: {{app: cart}}, ports: [{{port: 80}}]}}}}\n---\n"
     )
 }
 
 fn slice(version: u32, address: &str) -> String {
     format!(
-        "{{kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {{name: cart-x, namespace: shop, uid: s, \
-         resourceVersion: '{version}', labels: {{kubernetes.io/service-name: cart}}}}, endpoints: [{{addresses: [{address}]}}], \
+        "{{kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, metadata: {{name: cart-x, \
+         namespace: shop, uid: s, \
+         resourceVersion: '{version}', labels: {{kubernetes.io/service-name: cart}}}}, endpoints: \
+         [{{addresses: [{address}]}}], \
          ports: [{{port: 8080}}]}}\n---\n"
     )
 }
@@ -116,7 +121,8 @@ fn files_of_two_clusters_are_reported_and_both_addresses_count() {
 
 #[test]
 fn all_forms_of_a_list_give_the_same_objects() {
-    let pod = r#"{"metadata": {"name": "web", "namespace": "shop"}, "spec": {}, "status": {"podIP": "10.1.0.1"}}"#;
+    let pod = r#"{"metadata": {"name": "web", "namespace": "shop"}, "spec": {},
+        "status": {"podIP": "10.1.0.1"}}"#;
     let whole = pod.replacen('{', r#"{"kind": "Pod", "apiVersion": "v1", "#, 1);
     let list = format!(r#"{{"kind": "List", "apiVersion": "v1", "items": [{whole}]}}"#);
     let typed = format!(r#"{{"kind": "PodList", "apiVersion": "v1", "items": [{pod}]}}"#);
@@ -148,7 +154,8 @@ fn all_forms_of_a_list_give_the_same_objects() {
 
 #[test]
 fn the_domain_is_the_one_that_proxies_have() {
-    let proxy = "{kind: Pod, metadata: {name: web, namespace: shop}, spec: {containers: [{name: istio-proxy, args: [proxy, sidecar, \
+    let proxy = "{kind: Pod, metadata: {name: web, namespace: shop}, spec: {containers: \
+                 [{name: istio-proxy, args: [proxy, sidecar, \
                  --domain, $(POD_NAMESPACE).svc.prod.example]}]}}\n---\n";
     let text = service("a", 1, "10.96.0.1") + proxy;
     let Snapshot { cluster, meshes, report } = of(&[text.as_bytes()]);

@@ -43,14 +43,14 @@ impl Report {
         let lacks = |kind: &str| !self.used.contains_key(kind);
         if lacks("Service") && !self.used.is_empty() {
             out.push(
-                "the snapshot holds no Service: no call can be known as one of a Service; add \
+                "the snapshot has no Service: no call can be known as one of a Service; add \
                  `kubectl get services -A -o yaml`"
                     .to_owned(),
             );
         }
         if ISTIO_KINDS.iter().all(|kind| lacks(kind)) {
             out.push(
-                "the snapshot holds no VirtualService, DestinationRule, ServiceEntry or Sidecar: \
+                "the snapshot has no VirtualService, DestinationRule, ServiceEntry or Sidecar: \
                  where the cluster has any, hosts that they ask for are missing; add `kubectl get \
                  virtualservices,destinationrules,serviceentries,sidecars,telemetries,\
                  authorizationpolicies,envoyfilters,wasmplugins -A -o yaml`, and \
@@ -60,7 +60,7 @@ impl Report {
         }
         if lacks("ConfigMap") {
             out.push(
-                "the snapshot holds no MeshConfig, so Istio's defaults are taken (root namespace \
+                "the snapshot has no MeshConfig, so Istio's defaults are taken (root namespace \
                  istio-system, outbound traffic ALLOW_ANY); add `kubectl get configmap istio -n \
                  istio-system -o yaml`"
                     .to_owned(),

@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_list_is_cut_at_its_items_and_each_has_its_line() {
-        let text = "apiVersion: v1\nitems:\n- kind: A\n  data: |\n    - x\n- kind: B\nkind: List\n---\n# only a comment\n---\nkind: C\n";
+        let text = "apiVersion: v1\nitems:\n- kind: A\n  data: |\n    - x\n- kind: B\nkind: \
+                    List\n---\n# only a comment\n---\nkind: C\n";
         let got: Vec<(usize, &str, bool)> =
             pieces(text).iter().map(|p| (p.line, p.text, p.item)).collect();
         assert_eq!(
@@ -207,7 +208,8 @@ mod tests {
     #[test]
     fn a_list_without_its_end_is_recognised() {
         let end = |text: &str| pieces(text)[0].end;
-        let whole = "apiVersion: v1\nitems:\n- kind: A\n- kind: B\nkind: List\nmetadata:\n  resourceVersion: \"\"\n";
+        let whole = "apiVersion: v1\nitems:\n- kind: A\n- kind: B\nkind: List\nmetadata:\n  \
+                     resourceVersion: \"\"\n";
         assert_eq!(end(whole), ListEnd::Whole);
         assert_eq!(end("apiVersion: v1\nitems:\n- kind: A\n- kind: B\n"), ListEnd::Cut);
         assert_eq!(end("kind: List\nitems:\n- kind: A\n- ki"), ListEnd::Cut);

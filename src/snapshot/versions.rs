@@ -25,7 +25,7 @@ pub(super) enum ParsedObject {
 
 /// Which object it is. For pods the UID belongs to it: pods of one name may follow each other.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct ObjectIdentity {
+struct SnapshotObjectId {
     kind: String,
     namespace: String,
     name: String,
@@ -64,7 +64,7 @@ type TakenAddresses = BTreeMap<(String, IpAddr), Time>;
 /// Objects with their versions.
 #[derive(Debug, Default)]
 pub(super) struct Versions {
-    found: BTreeMap<ObjectIdentity, Texts>,
+    found: BTreeMap<SnapshotObjectId, Texts>,
     file: u32,
 }
 
@@ -203,7 +203,7 @@ fn key_of(meta: &ObjectMeta) -> String {
     format!("{}/{}/{}", meta.namespace, meta.name, meta.uid)
 }
 
-fn describe(kind: &str, object: &ParsedObject, digest: u64) -> (ObjectIdentity, Age) {
+fn describe(kind: &str, object: &ParsedObject, digest: u64) -> (SnapshotObjectId, Age) {
     let version = |text: &str| text.parse().ok();
     let (namespace, name, uid, age) = match object {
         ParsedObject::Node(n) => {
@@ -215,7 +215,7 @@ fn describe(kind: &str, object: &ParsedObject, digest: u64) -> (ObjectIdentity, 
         ParsedObject::Known(known) => of_meta(known.metadata()),
     };
     let is_pod = kind == "Pod";
-    let identity = ObjectIdentity {
+    let identity = SnapshotObjectId {
         kind: kind.to_owned(),
         namespace: namespace.to_owned(),
         name: name.clone(),

@@ -51,7 +51,7 @@ impl Store {
             out.queued(&id, &bytes)?;
         }
         let ExportWriter { rows, batches, queued, counted, .. } = out;
-        out.line(&ExportLine::End(ExportFooter { rows, batches, kept: queued, counted }))?;
+        out.line(&ExportLine::End(ExportFooter { rows, batches, queued, counted }))?;
         Ok(rows)
     }
 

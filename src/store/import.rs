@@ -33,12 +33,13 @@ impl fmt::Display for Imported {
             Applied::New if self.twice > 0 => write!(
                 f,
                 "{} records imported; {} connections were learned here as well, from other \
-                 captures: they count twice (replay the captures into one store to count them once)",
+                 captures: they count twice (replay the captures into one store to count them \
+                 once)",
                 self.rows, self.twice
             ),
             Applied::New => write!(f, "{} records imported", self.rows),
             Applied::AlreadyMerged => {
-                write!(f, "nothing changed: the store holds all that this export holds")
+                write!(f, "nothing changed: the store has all that this export has")
             }
         }
     }

@@ -8,7 +8,7 @@
 //! | `sidecarta.commits` | the last seal |
 //! | `db/` | the database, written by sled |
 //! | `writer.lock` | locked by the one process that writes |
-//! | `commit.lock` | locked shared for copying the database, exclusively for opening and writing it |
+//! | `commit.lock` | locked shared to copy the database, exclusively to open and write it |
 //! | `db.before/` | a copy of the database while it is being opened: then it counts, not `db/` |
 //! | `db.copying/`, `db.rejected/` | leftovers, which count for nothing |
 

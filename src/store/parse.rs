@@ -110,7 +110,7 @@ impl ExportContent {
     fn is_whole(&self, footer: &ExportFooter) -> bool {
         footer.rows == self.rows()
             && footer.batches == self.batches.len() as u64
-            && footer.kept == self.queued.len() as u64
+            && footer.queued == self.queued.len() as u64
             && footer.counted == self.counted_lines
     }
 }

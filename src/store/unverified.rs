@@ -1,10 +1,10 @@
 //! Unverified lines of batches: lines about pods that the cluster does not know. They are stored
-//! until it does, or until they expire or are dropped.
+//! until it knows the pod, or until they expire or are dropped.
 //!
 //! Owns their rows: a summary for each batch, and the lines, cut into pieces. The write that merges
 //! the rest of a batch stores its unverified lines, and the write that merges them or counts them
 //! as lost removes them, so that they count once. An export does not have them: elsewhere nobody
-//! could ever confirm them. Must never store anything that a command or a Sidecar is made of.
+//! could confirm them. Must never store anything that a command or a Sidecar is made of.
 
 use std::collections::BTreeSet;
 

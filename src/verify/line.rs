@@ -6,11 +6,11 @@ use super::time::TimeBounds;
 use crate::model::Tally;
 use crate::observed::{AskedName, Edge, WatchedInterface};
 
-/// Most connections, lookups or packets of a line: sums stay far from what 64 bits hold.
+/// Most connections, lookups or packets of a line: sums stay far below what fits 64 bits.
 pub(super) const MAX_COUNT: u64 = u32::MAX as u64;
 
-/// A line of a batch.
-pub(super) trait BatchLine {
+/// A line of a batch, which is about one pod.
+pub(super) trait PodLine {
     /// The position of its pod among the batch's.
     fn pod(&self) -> u32;
 
@@ -25,7 +25,7 @@ fn limit(count: &mut u64, most: u64) -> bool {
     std::mem::replace(count, limited) != limited
 }
 
-impl BatchLine for Edge {
+impl PodLine for Edge {
     fn pod(&self) -> u32 {
         self.pod
     }
@@ -50,7 +50,7 @@ impl BatchLine for Edge {
     }
 }
 
-impl BatchLine for AskedName {
+impl PodLine for AskedName {
     fn pod(&self) -> u32 {
         self.pod
     }
@@ -66,7 +66,7 @@ impl BatchLine for AskedName {
     }
 }
 
-impl BatchLine for WatchedInterface {
+impl PodLine for WatchedInterface {
     fn pod(&self) -> u32 {
         self.pod
     }

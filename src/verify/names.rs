@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::model::counter;
 
-/// The largest value of a counter. Some count bytes. Sums stay far from what 64 bits hold.
+/// The largest value of a counter. Some count bytes. Sums stay far below what fits 64 bits.
 pub(super) const MAX_COUNTER: u64 = 1 << 53;
 
 /// Counters as they may be stored: those of unknown names are summed under one name.

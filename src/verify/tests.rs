@@ -26,7 +26,10 @@ fn object(namespace: &str, name: &str, uid: &str, node: &str, address: &str) -> 
     let start = hours_ago(2);
     serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": namespace, "uid": uid, "labels": {"app": name}},
-        "spec": {"nodeName": node, "containers": [{"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
+        "spec": {
+            "nodeName": node,
+            "containers": [{"name": "istio-proxy", "args": ["proxy", "sidecar"]}],
+        },
         "status": {"phase": "Running", "podIP": address, "startTime": start},
     }))
     .unwrap()
@@ -292,8 +295,14 @@ proptest! {
     #[test]
     fn no_batch_of_a_node_changes_a_record_of_another_nodes_pod(
         pods in prop::collection::vec(any_claim(), 1..5),
-        edges in prop::collection::vec((0..5usize, any::<[bool; 2]>(), any::<u64>(), any_time(), any_time(), any_time()), 0..12),
-        watching in prop::collection::vec((0..5usize, prop::collection::vec((any_time(), any_time()), 0..4)), 0..6),
+        edges in prop::collection::vec(
+            (0..5usize, any::<[bool; 2]>(), any::<u64>(), any_time(), any_time(), any_time()),
+            0..12,
+        ),
+        watching in prop::collection::vec(
+            (0..5usize, prop::collection::vec((any_time(), any_time()), 0..4)),
+            0..6,
+        ),
         counters in prop::collection::btree_map("[a-z-]{1,20}", any::<u64>(), 0..5),
         again in any::<bool>(),
     ) {
@@ -316,10 +325,14 @@ proptest! {
                 ..one.clone()
             }).collect(),
             asked: edges.iter().map(|(pod, _, n, first, _, last)| AskedName {
-                pod: at(*pod), question: "db.bank.svc.cluster.local".into(), tally: Tally::new(*n, *first, *last),
+                pod: at(*pod),
+                question: "db.bank.svc.cluster.local".into(),
+                tally: Tally::new(*n, *first, *last),
             }).collect(),
             watching: watching.iter().map(|(pod, spans)| WatchedInterface {
-                spans: Spans(spans.iter().map(|(from, to)| Span { from: *from, to: *to }).collect()),
+                spans: Spans(
+                    spans.iter().map(|(from, to)| Span { from: *from, to: *to }).collect(),
+                ),
                 packets: 1,
                 ..WatchedInterface::of(at(*pod))
             }).collect(),
@@ -328,14 +341,17 @@ proptest! {
         let lines = (sent.edges.len() + sent.asked.len() + sent.watching.len()) as u64;
         let CheckedBatch { batch, unverified } = check(sent, &cluster, &RULES);
         let count = |name: &str| batch.counters.get(name).copied().unwrap_or(0);
-        let left = unverified.as_ref().map_or(0, |u| u.edges.len() + u.asked.len() + u.watching.len()) as u64;
-        let counted = (batch.edges.len() + batch.asked.len() + batch.watching.len()) as u64;
+        let lines_of = |b: &Observed| (b.edges.len() + b.asked.len() + b.watching.len()) as u64;
+        let left = unverified.as_ref().map_or(0, lines_of);
+        let counted = lines_of(&batch);
         // Each line is counted somewhere.
-        prop_assert_eq!(lines, counted + left + count(counter::LINES_ELSEWHERE) + count(counter::IMPOSSIBLE));
+        let dropped = count(counter::LINES_ELSEWHERE) + count(counter::IMPOSSIBLE);
+        prop_assert_eq!(lines, counted + left + dropped);
         prop_assert_eq!(left, count(counter::UNVERIFIED));
         if let (Some(unverified), true) = (unverified, again) {
             // The same cluster knows as little of them as before.
-            let CheckedBatch { batch, unverified: still } = check(unverified.clone(), &cluster, &RULES);
+            let checked = check(unverified.clone(), &cluster, &RULES);
+            let CheckedBatch { batch, unverified: still } = checked;
             prop_assert!(batch.is_empty());
             prop_assert_eq!(still, Some(unverified));
         }
@@ -348,20 +364,29 @@ proptest! {
                 Record::Source(s) => prop_assert_eq!(&s.source, "agent:n1:boot"),
                 Record::Workload(w) => {
                     let pod = own.get(&w.id);
-                    prop_assert!(pod.is_some_and(|p| *p.selector == w.selector && p.data_plane == w.data_plane), "{w:?}");
+                    let is_same = |p: &&Pod| {
+                        *p.selector == w.selector && p.data_plane == w.data_plane
+                    };
+                    prop_assert!(pod.is_some_and(is_same), "{w:?}");
                     prop_assert!(w.last_seen <= latest);
                 }
                 Record::Watch(w) => {
                     prop_assert!(own.contains_key(&w.workload) && names.contains(&*w.pod), "{w:?}");
                     prop_assert!(!w.spans.0.is_empty());
-                    prop_assert!(w.spans.0.iter().all(|s| hours_ago(2) <= s.from && s.from <= s.to && s.to <= latest), "{w:?}");
+                    let is_possible = |s: &Span| {
+                        hours_ago(2) <= s.from && s.from <= s.to && s.to <= latest
+                    };
+                    prop_assert!(w.spans.0.iter().all(is_possible), "{w:?}");
                 }
                 Record::Lookups(l) => {
-                    prop_assert!(own.contains_key(&l.workload) && l.tally.last_seen <= latest, "{l:?}");
+                    prop_assert!(own.contains_key(&l.workload), "{l:?}");
+                    prop_assert!(l.tally.last_seen <= latest, "{l:?}");
                 }
                 Record::Dependency(d) => {
                     prop_assert!(own.contains_key(&d.key.workload), "{d:?}");
-                    prop_assert!(KUBERNETES <= d.tally.first_seen && d.tally.first_seen <= d.tally.last_seen && d.tally.last_seen <= latest);
+                    let Tally { first_seen, last_seen, .. } = d.tally;
+                    prop_assert!(KUBERNETES <= first_seen && first_seen <= last_seen);
+                    prop_assert!(last_seen <= latest);
                 }
             }
         }

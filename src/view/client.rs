@@ -18,7 +18,8 @@ const SILENCE: Duration = Duration::from_secs(310);
 pub enum ViewError {
     /// Nothing says where the API server is.
     #[error(
-        "no kubeconfig and not in a cluster: pass --cluster FILES, or set KUBECONFIG\n  kubeconfig: {kubeconfig}\n  \
+        "no kubeconfig and not in a cluster: pass --cluster FILES, or set KUBECONFIG\n  \
+         kubeconfig: {kubeconfig}\n  \
          in a cluster: {in_cluster}"
     )]
     Nowhere {
@@ -28,7 +29,10 @@ pub enum ViewError {
         in_cluster: Box<InClusterError>,
     },
     /// There is a kubeconfig, and it cannot be used.
-    #[error("cannot use the kubeconfig{}: {error}; try `kubectl config get-contexts`", of(path.as_deref()))]
+    #[error(
+        "cannot use the kubeconfig{}: {error}; try `kubectl config get-contexts`",
+        of(path.as_deref())
+    )]
     Kubeconfig {
         /// The file, if one was named.
         path: Option<PathBuf>,
@@ -37,7 +41,8 @@ pub enum ViewError {
     },
     /// The configuration names a server, and no client can be made of it.
     #[error(
-        "cannot make a client for {server}: {error}; check the certificates and the user in the kubeconfig"
+        "cannot make a client for {server}: {error}; check the certificates and the user in the \
+         kubeconfig"
     )]
     Client {
         /// The API server.

@@ -192,7 +192,8 @@ mod tests {
     pub(crate) fn hostile() -> impl Strategy<Value = String> {
         let odd = prop::sample::select(
             "\n\r\t\0\u{7}\u{8}\u{1b}\u{7f}\u{85}\u{9b}\u{a0}\u{ad}\u{200b}\u{200e}\u{202e}\u{2028}\
-             \u{2029}\u{2066}\u{3164}\u{feff}\u{fffe}\u{e000}\u{e0041}\u{10ffff}\"'\\`<>&|#%{}[]()*_~!@:;-éΩ漢"
+             \u{2029}\u{2066}\u{3164}\u{feff}\u{fffe}\u{e000}\u{e0041}\u{10ffff}\
+             \"'\\`<>&|#%{}[]()*_~!@:;-éΩ漢"
                 .chars()
                 .collect::<Vec<char>>(),
         );

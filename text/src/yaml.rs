@@ -314,14 +314,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_written_reads_back_as_the_same_string(s in "\\PC*|[-+0-9_:.eTZ ]{1,12}|(on|off|y|n|yes|no|=|<<)[: #]?.{0,3}", k in "\\PC{1,8}") {
+        fn whatever_is_written_reads_back_as_the_same_string(
+            s in "\\PC*|[-+0-9_:.eTZ ]{1,12}|(on|off|y|n|yes|no|=|<<)[: #]?.{0,3}",
+            k in "\\PC{1,8}",
+        ) {
             let map = BTreeMap::from([(k, vec![s.clone()])]);
             let text = to_string(&map).unwrap();
             prop_assert_eq!(from_str::<BTreeMap<String, Vec<String>>>(&text).unwrap(), map);
         }
 
         #[test]
-        fn what_yaml_1_1_reads_otherwise_never_stands_bare(s in "[-+]?[0-9_:.]{1,10}|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|[a-zA-Z=<~]{1,5}") {
+        fn what_yaml_1_1_reads_otherwise_never_stands_bare(
+            s in "[-+]?[0-9_:.]{1,10}|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|[a-zA-Z=<~]{1,5}",
+        ) {
             if yaml11_not_a_string(&s) {
                 let text = written(&s);
                 let value = text.trim_start_matches("k: ").trim_end();

@@ -3,42 +3,19 @@
 //! Owns what a segment changes in a flow: orientation, answer, names and end. Must never search the
 //! flow table or decide when a flow expires.
 
+mod names;
 mod report;
 
 use std::net::SocketAddr;
 
-use super::head::{self, MAX_HEAD, PayloadStart};
+use super::head;
 use super::hot::HotFlow;
 use super::key::FlowKey;
-use super::later_hosts::{Added, LaterHosts};
+use super::later_hosts::LaterHosts;
+use super::pending::PendingHead;
 use crate::decode::Segment;
 use crate::frame::Direction;
 use crate::observation::{ConnectionNames, Content, DnsName, Nanos, Orientation, Transport};
-
-/// Segments of an initiator in which a head of any kind is searched. After them the connection
-/// counts as nameless, and only requests are searched. A connection joined midway may begin with
-/// the rest of a body.
-const MAX_TRIES: u8 = 32;
-
-/// A head whose segments are being joined.
-#[derive(Debug)]
-struct PendingHead {
-    content: Content,
-    bytes: Vec<u8>,
-    /// Sequence number of the byte that comes next.
-    next: u32,
-}
-
-/// State of joining a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum JoinState {
-    /// More segments may belong to it.
-    Open,
-    /// It was read to its end.
-    Whole,
-    /// It ends before its end was read.
-    Incomplete,
-}
 
 /// What only some connections have, and never both at a time.
 #[derive(Debug)]
@@ -310,122 +287,6 @@ impl FlowEntry {
         change
     }
 
-    fn read_payload(
-        &mut self,
-        hot: &mut HotFlow,
-        s: &Segment<'_>,
-        by_initiator: bool,
-        may_join: bool,
-        change: &mut FlowChange,
-    ) {
-        if s.transport != Transport::Tcp {
-            self.names_final = true;
-            return;
-        }
-        let is_oriented = self.orientation <= Orientation::Request;
-        if is_oriented && !by_initiator {
-            return;
-        }
-        if let Some(FlowExtra::Pending(pending)) = self.extra.as_deref_mut() {
-            if by_initiator {
-                let state = pending.join(s, self.names.get_or_insert_default());
-                if state != JoinState::Open {
-                    change.head_ended = true;
-                    change.head_incomplete = state == JoinState::Incomplete;
-                    hot.requests &= !head::opens_tunnel(&pending.bytes);
-                    self.extra = None;
-                    self.names_final = true;
-                }
-            }
-            return;
-        }
-        match head::begins(s.payload) {
-            PayloadStart::Head(content) => {
-                if !is_oriented {
-                    // The initiator is the end that sends a request or a ClientHello.
-                    self.initiator_is_low = s.from == hot.key.low_end();
-                    self.orientation = Orientation::Request;
-                }
-                self.begin_head(content, hot, s, may_join, change);
-            }
-            PayloadStart::TlsRecords => {
-                self.content = Content::Tls;
-                // Rings are read one after the other: the ClientHello of a connection whose SYN was
-                // seen may be in the ring of another interface, which is read later.
-                self.tries += 1;
-                let hello_may_follow = self.isn.is_some() && !self.is_begun_by(s);
-                self.names_final = !hello_may_follow || self.tries >= MAX_TRIES;
-            }
-            PayloadStart::Nothing => {
-                self.tries += 1;
-                if by_initiator && self.is_begun_by(s) {
-                    self.content = Content::Other;
-                    self.names_final = true;
-                }
-                if self.tries >= MAX_TRIES {
-                    self.names_final = true;
-                    hot.requests = true;
-                }
-            }
-        }
-    }
-
-    /// Reads the first segment of a head, and begins to join the head where it is not whole.
-    fn begin_head(
-        &mut self,
-        content: Content,
-        hot: &mut HotFlow,
-        s: &Segment<'_>,
-        may_join: bool,
-        change: &mut FlowChange,
-    ) {
-        self.content = content;
-        hot.requests = content == Content::Http1 && !head::opens_tunnel(s.payload);
-        let whole = head::read(content, s.payload, self.names.get_or_insert_default());
-        self.names_final = whole || s.cut || !may_join;
-        if whole {
-            return;
-        }
-        if s.cut {
-            change.head_incomplete = true;
-        } else if !may_join {
-            change.head_dropped = true;
-        } else {
-            change.head_began = true;
-            let bytes = s.payload[..s.payload.len().min(MAX_HEAD)].to_vec();
-            let next = s.tcp.seq.wrapping_add(s.payload.len() as u32);
-            self.extra = Some(Box::new(FlowExtra::Pending(PendingHead { content, bytes, next })));
-        }
-    }
-
-    /// Reads a segment that may begin with a later request.
-    fn take_later_request(
-        &mut self,
-        hot: &mut HotFlow,
-        s: &Segment<'_>,
-        may_add: bool,
-        change: &mut FlowChange,
-    ) {
-        let Some(head) = head::later(s.payload) else { return };
-        hot.requests = !head::opens_tunnel(s.payload);
-        let Some(authority) = head.authority else {
-            // A retransmission of a joined head's first segment loses nothing.
-            change.head_incomplete = !head.complete && !change.repeated && !self.is_begun_by(s);
-            return;
-        };
-        if self.names.as_ref().is_some_and(|n| n.authority.as_ref() == Some(&authority)) {
-            return;
-        }
-        let extra = self
-            .extra
-            .get_or_insert_with(|| Box::new(FlowExtra::LaterHosts(LaterHosts::default())));
-        if let FlowExtra::LaterHosts(later_hosts) = extra.as_mut() {
-            let added = later_hosts.add(authority, s.time, may_add);
-            change.new_host = added == Added::New;
-            change.host_dropped = added == Added::Dropped && !change.repeated;
-        }
-    }
-
     /// Whether a head named a host.
     fn has_host(&self) -> bool {
         self.names.as_ref().is_some_and(|n| n.sni.is_some() || n.authority.is_some())
@@ -461,25 +322,5 @@ impl FlowEntry {
         if let Some(FlowExtra::LaterHosts(later_hosts)) = self.extra.as_deref_mut() {
             later_hosts.rebase(now, step);
         }
-    }
-}
-
-impl PendingHead {
-    /// Appends a segment, and reads the head again.
-    fn join(&mut self, s: &Segment<'_>, names: &mut ConnectionNames) -> JoinState {
-        // Bytes of this segment that are there already: retransmissions overlap.
-        let overlap = self.next.wrapping_sub(s.tcp.seq);
-        let Some(new) = s.payload.get(overlap as usize..).filter(|n| !n.is_empty()) else {
-            // A retransmission, or a gap. A gap ends the head, as the lost segment may never come.
-            let is_gap = (overlap as i32) < 0;
-            return if is_gap { JoinState::Incomplete } else { JoinState::Open };
-        };
-        let room = MAX_HEAD - self.bytes.len();
-        self.bytes.extend_from_slice(&new[..new.len().min(room)]);
-        self.next = s.tcp.seq.wrapping_add(s.payload.len() as u32);
-        if head::read(self.content, &self.bytes, names) {
-            return JoinState::Whole;
-        }
-        if s.cut || self.bytes.len() >= MAX_HEAD { JoinState::Incomplete } else { JoinState::Open }
     }
 }

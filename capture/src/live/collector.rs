@@ -72,8 +72,8 @@ struct EndingHandle {
     dropped: DroppedPackets,
 }
 
-/// A watched interface.
-struct WatchedInterface {
+/// An interface that the collector watches.
+struct LiveInterface {
     name: String,
     /// Absent where one handle reads all interfaces.
     handle: Option<Handle>,
@@ -82,7 +82,7 @@ struct WatchedInterface {
     dropped: DroppedPackets,
     /// Bytes of its ring.
     ring_bytes: u32,
-    /// Its ring overflowed since it was last enlarged_bytes.
+    /// Its ring overflowed since it was last enlarged.
     overflows: bool,
     /// It was logged that its ring cannot grow further.
     at_limit: bool,
@@ -101,7 +101,7 @@ pub struct Collector {
     meter: Meter,
     any: Option<Handle>,
     any_dropped: DroppedPackets,
-    watched: HashMap<u32, WatchedInterface>,
+    watched: HashMap<u32, LiveInterface>,
     listed: HashSet<u32>,
     /// A list of all interfaces was received.
     complete: bool,

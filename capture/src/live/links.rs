@@ -36,7 +36,7 @@ const HEADER_BYTES: usize = 16;
 /// An interface of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Link {
-    /// Kernel interface index.
+    /// Index that the kernel gives the interface in this network namespace.
     pub index: u32,
     /// Name of the interface.
     pub name: String,

@@ -70,7 +70,7 @@ impl MeshBuilder {
         self
     }
 
-    /// Adds an object.
+    /// Adds an object. The order of objects makes no difference.
     pub fn add(&mut self, object: AnyObject) {
         match object {
             AnyObject::Pod(o) => self.pods.push(o),
@@ -269,7 +269,7 @@ impl MeshBuilder {
         }
         if let Some(other) = found.get(1).filter(|o| o.metadata.name == m.name) {
             problems.push(format!(
-                "several ConfigMaps hold a MeshConfig: {}/{} is used, {}/{} is not",
+                "several ConfigMaps have a MeshConfig: {}/{} is used, {}/{} is not",
                 m.namespace, m.name, other.metadata.namespace, other.metadata.name
             ));
         }

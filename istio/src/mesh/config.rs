@@ -51,7 +51,7 @@ pub struct Provider {
     pub kind: String,
     /// Its host, fully qualified or `namespace/host`.
     pub service: String,
-    /// Its port.
+    /// Port of that host that proxies send to.
     pub port: u16,
 }
 

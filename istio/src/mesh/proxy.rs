@@ -14,9 +14,9 @@ use crate::objects::{EnvoyFilter, WasmPlugin};
 /// An Envoy cluster that an object names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NamedCluster {
-    /// Host.
+    /// Host in the cluster's name, fully qualified.
     pub host: String,
-    /// Port.
+    /// Port in the cluster's name.
     pub port: u16,
 }
 

@@ -66,7 +66,7 @@ impl AppProtocol {
         }
     }
 
-    /// HTTP by declaration.
+    /// Whether the port is declared as HTTP of any version, or gRPC.
     pub fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc | Self::GrpcWeb | Self::HttpProxy)
     }
@@ -119,9 +119,9 @@ impl AppProtocol {
 pub struct MeshPort {
     /// Number (the Service's, not the target).
     pub number: u16,
-    /// Name.
+    /// Name of the port. Istio reads the protocol from its prefix where none is declared.
     pub name: String,
-    /// Protocol.
+    /// Protocol by `appProtocol`, or else by the port's name.
     pub protocol: AppProtocol,
 }
 
@@ -198,7 +198,7 @@ impl ExportTo {
 pub struct MeshService {
     /// Fully qualified host, or a wildcard.
     pub host: String,
-    /// Namespace.
+    /// Namespace of the Service or ServiceEntry that declares it.
     pub namespace: String,
     /// Name of the Service, or of the ServiceEntry.
     pub object: String,
@@ -206,13 +206,13 @@ pub struct MeshService {
     pub registry: Registry,
     /// When it was created: the older of two wins in many places.
     pub created: Time,
-    /// Ports.
+    /// Its ports, in the order of the object.
     pub ports: Vec<MeshPort>,
     /// How endpoints are found.
     pub resolution: ServiceResolution,
     /// The address that its listener binds to: an address, a range, or [`UNSPECIFIED`].
     pub address: String,
-    /// Labels.
+    /// Labels of the object (`metadata.labels`).
     pub labels: BTreeMap<String, String>,
     /// Labels of the pods behind it.
     pub selector: BTreeMap<String, String>,

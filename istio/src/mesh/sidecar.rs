@@ -37,7 +37,7 @@ pub fn sidecar_from_text(text: &str) -> Result<Sidecar, String> {
     let value: yaml::Value = yaml::from_str(text).map_err(|e| e.to_string())?;
     let kind = value.get("kind").and_then(yaml::Value::as_str).unwrap_or("an object without kind");
     if kind != "Sidecar" {
-        return Err(format!("it holds {kind}, not a Sidecar"));
+        return Err(format!("it contains {kind}, not a Sidecar"));
     }
     let object: objects::SidecarObject = yaml::from_value(value).map_err(|e| e.to_string())?;
     Ok(sidecar(&object))

@@ -8,11 +8,11 @@ use super::Mesh;
 /// An object that is not read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnreadObject {
-    /// Its kind.
+    /// Kind of the object, such as `ProxyConfig`.
     pub kind: String,
-    /// Its namespace.
+    /// Namespace of the object; empty where its kind has none.
     pub namespace: String,
-    /// Its name.
+    /// Name of the object (`metadata.name`).
     pub name: String,
 }
 

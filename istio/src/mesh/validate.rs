@@ -13,7 +13,7 @@ pub fn egress_host(entry: &str) -> Option<&'static str> {
         return Some("a host must be `namespace/dnsName`");
     };
     if name.contains('/') {
-        return Some("a host holds exactly one slash");
+        return Some("a host has exactly one slash");
     }
     let namespace = namespace.strip_prefix('~').unwrap_or(namespace);
     if !matches!(namespace, "" | "*" | ".") && valid::namespace(namespace).is_err() {
@@ -62,7 +62,7 @@ pub(super) fn all(
         if bare {
             problems.push(format!(
                 "VirtualService {}/{}: istiod's validation refuses it: \
-                 a delegate (no hosts) may hold HTTP rules only",
+                 a delegate (no hosts) may have HTTP rules only",
                 m.namespace, m.name
             ));
         }
@@ -90,9 +90,7 @@ fn sidecar(object: &SidecarObject) -> Vec<String> {
         }
         for (k, v) in &selector.labels {
             if k.is_empty() || k.contains('*') || v.contains('*') {
-                out.push(format!(
-                    "its workloadSelector holds a wildcard or an empty key ({k}: {v})"
-                ));
+                out.push(format!("its workloadSelector has a wildcard or an empty key ({k}: {v})"));
             }
         }
     }

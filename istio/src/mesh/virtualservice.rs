@@ -17,9 +17,9 @@ pub(crate) const MESH_GATEWAY: &str = "mesh";
 /// A root VirtualService.
 #[derive(Clone, Debug)]
 pub struct VirtualService {
-    /// Namespace.
+    /// Namespace of the VirtualService. Short hosts in it are of this namespace.
     pub namespace: String,
-    /// Name.
+    /// Name of the VirtualService (`metadata.name`).
     pub name: String,
     /// When it was created.
     pub created: Time,
@@ -29,7 +29,7 @@ pub struct VirtualService {
     pub export: ExportTo,
     /// Its index in istiod's order.
     pub order: u32,
-    /// Applies to sidecars.
+    /// It applies to sidecars: its gateways are absent or have `mesh`.
     pub mesh: bool,
     /// Made of a route of the Gateway API of this kind.
     pub route: Option<&'static str>,

@@ -46,9 +46,9 @@ pub type Address = IpAddr;
 pub struct ScopeCall {
     /// The host that the application addresses, fully qualified.
     pub host: String,
-    /// Port.
+    /// Port that the application asks for, before any route.
     pub port: u16,
-    /// Protocol.
+    /// Protocol that the application speaks, which decides the kind of route.
     pub protocol: CallProtocol,
     /// What the host resolved to.
     pub address: Address,
@@ -86,11 +86,11 @@ impl RouteKind {
 /// A cluster that a route points to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EnvoyCluster {
-    /// Port.
+    /// Port of the Service, not of its endpoints.
     pub port: u16,
     /// Subset; empty for all.
     pub subset: String,
-    /// Host.
+    /// Host of the Service, fully qualified.
     pub host: String,
 }
 
@@ -110,7 +110,7 @@ pub struct RouteStep {
     pub rule: (u16, u16),
     /// Clusters with their weights.
     pub clusters: Vec<(EnvoyCluster, i64)>,
-    /// Mirrors.
+    /// Envoy clusters that get copies of the requests. Their answers are ignored.
     pub mirrors: Vec<EnvoyCluster>,
 }
 
@@ -126,7 +126,7 @@ impl RouteStep {
 /// for it, its settings and its endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Treatment {
-    /// Where it ends.
+    /// How the call leaves the proxy, or why it does not.
     pub kind: RouteKind,
     /// The steps, in the order in which the proxy tries them.
     pub steps: Vec<RouteStep>,
@@ -158,7 +158,7 @@ impl Treatment {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
-    /// Where it ends.
+    /// How the call leaves the proxy, as a word: that of its [`RouteKind`].
     pub kind: &'static str,
     /// `namespace/name` of the VirtualServices that shape it.
     pub virtual_services: BTreeSet<String>,

@@ -110,8 +110,8 @@ impl ProxyListener {
         }
     }
 
-    /// The chain that Envoy takes. Each criterion in turn leaves only the chains that match it
-    /// best.
+    /// The chain that Envoy takes. One after the other, each criterion leaves only the chains that
+    /// match it best.
     pub(super) fn choose(&self, call: &ScopeCall) -> Option<&FilterChain> {
         let tls =
             call.protocol == CallProtocol::Tls && self.chains.iter().any(|c| !c.sni.is_empty());

@@ -17,9 +17,9 @@ use sidecarta_model::selects;
 /// The size of a proxy's configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ProxySize {
-    /// Outbound clusters.
+    /// Number of outbound Envoy clusters.
     pub clusters: u64,
-    /// Endpoints in them.
+    /// Number of endpoints in these clusters together.
     pub endpoints: u64,
 }
 

@@ -13,22 +13,22 @@ use crate::mesh::{Registry, Sidecar};
 /// A namespace and a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct NamespacedName {
-    /// Namespace.
+    /// Namespace of the object.
     pub namespace: String,
-    /// Name.
+    /// Name of the object (`metadata.name`).
     pub name: String,
 }
 
 /// A Service in scope.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ServiceReport {
-    /// Host.
+    /// Host of the Service, fully qualified.
     pub host: String,
-    /// Namespace.
+    /// Namespace of the object that declares the host.
     pub namespace: String,
     /// `Service` or `ServiceEntry`.
     pub kind: &'static str,
-    /// Ports in scope.
+    /// Ports of it that the listeners import, ascending.
     pub ports: Vec<u16>,
     /// ExternalName Services in scope that lead to it, `namespace/host`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -60,7 +60,7 @@ pub struct ScopeReport {
     pub outbound_traffic_policy: &'static str,
     /// In the Sidecar's order.
     pub listeners: Vec<ListenerReport>,
-    /// One per host.
+    /// Services of all listeners, one for each host.
     pub services: Vec<ServiceReport>,
     /// By host: `namespace/name` of the DestinationRules that were merged for it.
     pub destination_rules: BTreeMap<String, Vec<String>>,

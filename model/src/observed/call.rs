@@ -16,7 +16,7 @@ use crate::{Merge, Protocol, Time};
 pub struct Call {
     /// Address and port called.
     pub responder: SocketAddr,
-    /// Transport protocol.
+    /// Transport protocol of its connections.
     pub protocol: Protocol,
     /// Server name of the ClientHello (RFC 6066), lower case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,7 +38,7 @@ impl Call {
         self.sni.as_ref().or(self.authority.as_ref()).or(dns).map(String::as_str)
     }
 
-    /// Its names.
+    /// All names that it has: SNI, authority, and questions of DNS answers.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.sni.iter().chain(&self.authority).chain(&self.dns)
     }
@@ -54,7 +54,7 @@ impl Call {
         }
     }
 
-    /// Whether it is this one.
+    /// Whether it equals a borrowed call.
     pub fn is(&self, other: &CallRef<'_>) -> bool {
         self.responder == other.responder
             && self.protocol == other.protocol
@@ -98,7 +98,7 @@ impl CallRef<'_> {
 pub struct Opening {
     /// Time of its first packet.
     pub began: Time,
-    /// Its initiator.
+    /// Address and port of the initiator.
     pub from: SocketAddr,
 }
 
@@ -107,7 +107,7 @@ pub struct Opening {
 pub struct EdgeConnection {
     /// When and from where.
     pub opening: Opening,
-    /// Its last packet.
+    /// Packet time of the last packet so far.
     pub last: Time,
     /// It was not reported before.
     pub is_new: bool,
@@ -115,7 +115,7 @@ pub struct EdgeConnection {
     pub is_midway: bool,
     /// Its initiator is a guess.
     pub is_guessed: bool,
-    /// Something answered.
+    /// The responder answered, or the initiator acknowledged an answer.
     pub is_answered: bool,
 }
 
@@ -149,7 +149,7 @@ impl Edge {
     /// Openings of an edge: the two first and the last.
     pub const MAX_OPENINGS: usize = 3;
 
-    /// Of one connection.
+    /// An edge with one connection. `pod` is the index of the caller in the batch.
     pub fn of(pod: u32, call: Call, begun: &EdgeConnection) -> Self {
         let mut edge = Self {
             pod,

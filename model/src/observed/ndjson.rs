@@ -322,7 +322,7 @@ impl<R: BufRead> Reader<R> {
         if let Some(pod) = named.find(|p| *p as usize >= pods) {
             return Err(BatchReadError::Malformed {
                 line: begin,
-                why: format!("the batch speaks of pod {pod} and holds {pods}"),
+                why: format!("the batch has a line about pod {pod}, and only {pods} pods"),
             });
         }
         validate(&batch).map_err(|why| BatchReadError::Malformed { line: begin, why })?;

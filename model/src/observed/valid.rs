@@ -36,7 +36,7 @@ pub(super) fn validate(batch: &Observed) -> Result<(), String> {
 
 fn words(batch: &Observed) -> Result<(), InvalidName> {
     valid::word("the node", &batch.node)?;
-    // What an agent's spool holds of the next batch has no identity yet.
+    // The part of the next batch that is in an agent's spool has no identity yet.
     if !batch.id.source.is_empty() {
         valid::word("the source", &batch.id.source)?;
     }

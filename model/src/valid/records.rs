@@ -25,7 +25,7 @@ pub fn record(record: &Record) -> Result<(), InvalidName> {
             workload(&l.workload)?;
             wire_name(&l.host)
         }
-        // Its label is what people call it: a path may hold anything.
+        // Its label is what people call it: a path may contain anything.
         Record::Source(s) => {
             word("the source", &s.source)?;
             s.counters.keys().try_for_each(|name| word("the counter", name))

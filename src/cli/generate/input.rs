@@ -49,7 +49,7 @@ pub(in crate::cli) struct SourceOptions {
 pub(in crate::cli) struct GenerationInput {
     pub(in crate::cli) snapshot: Snapshot,
     pub(in crate::cli) subjects: Vec<Subject>,
-    pub(in crate::cli) known: BTreeMap<WorkloadId, Learned>,
+    pub(in crate::cli) learned: BTreeMap<WorkloadId, Learned>,
     /// A part of the input could not be read.
     pub(in crate::cli) partial: bool,
 }
@@ -62,7 +62,7 @@ pub(in crate::cli) fn read_input(
     let snapshot = snapshot::load_mesh(&cluster.cluster, cluster.cluster_domain.as_deref())?;
     let mut partial = report_snapshot(&snapshot.report);
     snapshot.report.not_given().iter().for_each(output::note);
-    let (mut known, mut stored) = (BTreeMap::new(), Vec::new());
+    let (mut learned, mut stored) = (BTreeMap::new(), Vec::new());
     // With declared calls a store is optional, unless a store or a recorder is named.
     let has_source =
         source.store.is_some() || source.recorder.is_given() || Path::new(STORE).exists();
@@ -77,31 +77,31 @@ pub(in crate::cli) fn read_input(
         partial |= records.missing.is_some();
         let seen = records.last_seen(verify::latest(clock::now()));
         stored = std::mem::take(&mut records.workloads);
-        known = records.into_known();
+        learned = records.into_known();
         if let Some(after) = source.drop_stale {
-            drop_stale(&mut known, &seen, after);
+            drop_stale(&mut learned, &seen, after);
         }
     }
-    generation::separate_past_proxy(&snapshot.cluster, &mut known);
+    generation::separate_past_proxy(&snapshot.cluster, &mut learned);
     let subjects = subjects(&snapshot.cluster, &stored);
     for file in &source.calls {
-        partial |= read_declared(file, &snapshot, &subjects, &mut known)?;
+        partial |= read_declared(file, &snapshot, &subjects, &mut learned)?;
     }
-    Ok(GenerationInput { snapshot, subjects, known, partial })
+    Ok(GenerationInput { snapshot, subjects, learned, partial })
 }
 
 /// Removes stale dependencies, and names each of them.
 fn drop_stale(
-    known: &mut BTreeMap<WorkloadId, Learned>,
+    learned: &mut BTreeMap<WorkloadId, Learned>,
     seen: &BTreeMap<WorkloadId, Time>,
     after: u64,
 ) {
     for (id, seen) in seen {
-        let Some(known) = known.get_mut(id) else { continue };
-        let (stale, fresh): (Vec<Dependency>, _) = std::mem::take(&mut known.dependencies)
+        let Some(learned) = learned.get_mut(id) else { continue };
+        let (stale, fresh): (Vec<Dependency>, _) = std::mem::take(&mut learned.dependencies)
             .into_iter()
             .partition(|d| d.is_stale(*seen, after));
-        known.dependencies = fresh;
+        learned.dependencies = fresh;
         for d in stale {
             let (to, port, last) =
                 (&d.key.destination, d.key.port, output::moment(d.tally.last_seen));
@@ -121,7 +121,7 @@ fn read_declared(
     file: &Path,
     snapshot: &Snapshot,
     subjects: &[Subject],
-    known: &mut BTreeMap<WorkloadId, Learned>,
+    learned: &mut BTreeMap<WorkloadId, Learned>,
 ) -> anyhow::Result<bool> {
     let open = fs::File::open(file)
         .with_context(|| format!("cannot read the calls {}", file.display()))?;
@@ -146,10 +146,10 @@ fn read_declared(
             }
         };
         match (find_workload(&workload, snapshot, subjects), call) {
-            (Some(id), Ok(call)) => known.entry(id).or_default().declared.push(call),
+            (Some(id), Ok(call)) => learned.entry(id).or_default().declared.push(call),
             (Some(id), Err(why)) => {
                 output::warn(format_args!("{position}: {why}: {workload} is withheld for it"));
-                known.entry(id).or_default().unreadable.push(format!("{position}: {why}"));
+                learned.entry(id).or_default().unreadable.push(format!("{position}: {why}"));
             }
             (None, _) => {
                 output::warn(format_args!(

@@ -1,6 +1,6 @@
-//! What a replay says that it did.
+//! The summary that a replay prints.
 //!
-//! Owns the words. Must never change what was learned.
+//! Owns its sums and its words. Must never change what was learned.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,9 +13,10 @@ use crate::model::{
     sums,
 };
 
+/// A scope miss of a workload.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Missed {
+struct MissedCall {
     workload: String,
     destination: String,
     port: u16,
@@ -28,38 +29,41 @@ struct Missed {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Summary {
     captures: u64,
-    pub already_held: Vec<String>,
-    /// Of all captures, whether it was counted before or not.
+    /// Paths of captures that were merged before with this snapshot.
+    #[serde(rename = "alreadyHeld")]
+    pub already_merged: Vec<String>,
+    /// Counters of all captures, with what was counted before.
     pub counters: BTreeMap<String, u64>,
-    /// Connections that other captures showed before: they count nothing.
+    /// Connections that captures of earlier replays showed as well. They count nothing.
     counted_before: u64,
-    /// Of these, connections of which another dependency is known now than they are counted for.
+    /// Those of them for which these captures show another dependency than they are counted for.
     counted_elsewhere: u64,
-    /// CaptureLearner that are held have taught something in the company of the others.
+    /// Captures that were merged before added something together with the others.
     pub together: bool,
-    /// CaptureLearner in the store of which it is not noted which connections they counted.
+    /// Number of captures in the store whose counted connections are not in the ledger.
     pub uncounted: u64,
     workloads: u64,
     dependencies: BTreeMap<&'static str, u64>,
-    scope_misses: Vec<Missed>,
+    scope_misses: Vec<MissedCall>,
     ambiguous: Vec<String>,
     unresolved: Vec<String>,
     pub notes: Vec<String>,
     #[serde(skip)]
-    seen: Spans,
-    /// The batch of the only capture so far: within one, no dependency comes twice.
+    watched: Spans,
+    /// The batch of the only capture so far. Within one capture, no dependency comes twice.
     #[serde(skip)]
     only: Option<Batch>,
-    /// Dependencies of several captures.
+    /// Dependencies of several captures, each with its scope misses.
     #[serde(skip)]
     merged: HashMap<DependencyKey, (Tally, Option<Tally>)>,
     #[serde(skip)]
-    known: BTreeSet<WorkloadId>,
+    workload_ids: BTreeSet<WorkloadId>,
 }
 
 impl Summary {
-    pub fn add(&mut self, taught: LearnedCapture) {
-        let LearnedCapture { batch, before, elsewhere, .. } = taught;
+    /// Adds what was learned from a capture.
+    pub fn add(&mut self, learned: LearnedCapture) {
+        let LearnedCapture { batch, before, elsewhere, .. } = learned;
         self.counted_elsewhere += elsewhere;
         self.captures += 1;
         self.counted_before += before.get(counter::CONNECTIONS).copied().unwrap_or(0);
@@ -67,11 +71,11 @@ impl Summary {
         for record in &batch.records {
             match record {
                 Record::Source(s) => {
-                    self.seen.merge(&s.spans);
+                    self.watched.merge(&s.spans);
                     sums::merge(&mut self.counters, &s.counters);
                 }
                 Record::Workload(w) => {
-                    self.known.insert(w.id.clone());
+                    self.workload_ids.insert(w.id.clone());
                 }
                 _ => {}
             }
@@ -94,33 +98,32 @@ impl Summary {
         }
     }
 
+    /// Computes the lists from all captures that were added.
     pub fn summarise(&mut self) {
-        self.workloads = self.known.len() as u64;
+        self.workloads = self.workload_ids.len() as u64;
         self.dependencies.clear();
         self.scope_misses.clear();
         self.ambiguous.clear();
         self.unresolved.clear();
-        let mut remarkable: Vec<_> = Vec::new();
-        let only =
-            self.only.iter().flat_map(|batch| &batch.records).filter_map(|record| match record {
-                Record::Dependency(d) => Some((&d.key, d.tally, d.scope_miss)),
-                _ => None,
-            });
-        for (key, tally, missed) in
-            only.chain(self.merged.iter().map(|(key, (tally, missed))| (key, *tally, *missed)))
-        {
+        let records = self.only.iter().flat_map(|batch| &batch.records);
+        let of_only = records.filter_map(|record| match record {
+            Record::Dependency(d) => Some((&d.key, d.tally, d.scope_miss)),
+            _ => None,
+        });
+        let of_several = self.merged.iter().map(|(key, (tally, missed))| (key, *tally, *missed));
+        let mut listed: Vec<_> = Vec::new();
+        for (key, tally, missed) in of_only.chain(of_several) {
             *self.dependencies.entry(key.destination.kind()).or_default() += 1;
-            if missed.is_some()
-                || matches!(
-                    key.destination,
-                    Destination::Ambiguous { .. } | Destination::Unresolved { .. }
-                )
-            {
-                remarkable.push((key, tally, missed));
+            let is_uncertain = matches!(
+                key.destination,
+                Destination::Ambiguous { .. } | Destination::Unresolved { .. }
+            );
+            if missed.is_some() || is_uncertain {
+                listed.push((key, tally, missed));
             }
         }
-        remarkable.sort_by_key(|(key, ..)| *key);
-        for (key, tally, missed) in remarkable {
+        listed.sort_by_key(|(key, ..)| *key);
+        for (key, tally, missed) in listed {
             let (workload, destination) = (key.workload.to_string(), key.destination.to_string());
             let (port, n) = (key.port, tally.connections);
             match &key.destination {
@@ -136,20 +139,19 @@ impl Summary {
                 _ => {}
             }
             if let Some(tally) = missed {
-                self.scope_misses.push(Missed { workload, destination, port, tally });
+                self.scope_misses.push(MissedCall { workload, destination, port, tally });
             }
         }
     }
 
-    pub fn strange_example(&self, cluster: &crate::cluster::Cluster) -> String {
-        match cluster.pods().iter().flat_map(|p| &*p.addresses).next() {
-            Some(address) => format!(" (it holds pods such as {address})"),
-            None => " (it holds no pod)".to_owned(),
-        }
+    /// A counter of all captures.
+    pub fn count(&self, name: &str) -> u64 {
+        self.counters.get(name).copied().unwrap_or(0)
     }
 
+    /// The summary as text.
     pub fn to_text(&self) -> String {
-        let count = |name: &str| self.counters.get(name).copied().unwrap_or(0);
+        let count = |name| self.count(name);
         let mut out = String::new();
         let mut line = |text: String| output::line(&mut out, text);
         line(format!(
@@ -162,13 +164,14 @@ impl Summary {
         let (unwrapped, encrypted) = (count(counter::UNWRAPPED), count(counter::ENCRYPTED_TUNNEL));
         if unwrapped > 0 {
             line(format!(
-                "tunnels       {unwrapped} packets were found in packets of VXLAN, Geneve, GRE or IP in IP"
+                "tunnels       {unwrapped} packets were found in packets of VXLAN, Geneve, GRE or \
+                 IP in IP"
             ));
         }
         if encrypted > 0 {
             line(format!(
-                "encrypted     {encrypted} packets of WireGuard or ESP: what is in them cannot be read here; capture on the interfaces \
-                 of pods"
+                "encrypted     {encrypted} packets of WireGuard or ESP: what is in them cannot be \
+                 read here; capture on the interfaces of pods"
             ));
         }
         line(format!(
@@ -195,23 +198,24 @@ impl Summary {
         ));
         for m in &self.scope_misses {
             line(format!(
-                "scope miss    {} reached {}:{} at the Service's own address {} times: its Envoy had no configuration for it",
+                "scope miss    {} reached {}:{} at the Service's own address {} times: its Envoy \
+                 had no configuration for it",
                 m.workload, m.destination, m.port, m.tally.connections
             ));
         }
         self.ambiguous.iter().for_each(|a| line(format!("ambiguous     {a}")));
         self.unresolved.iter().for_each(|u| line(format!("unresolved    {u}")));
         self.notes.iter().for_each(|n| line(format!("note          {n}")));
-        for path in &self.already_held {
+        for path in &self.already_merged {
             line(format!(
                 "unchanged     {path} was learned before, with this snapshot: nothing changed"
             ));
         }
-        let new = self.captures - self.already_held.len() as u64;
+        let new = self.captures - self.already_merged.len() as u64;
         if new > 0 && self.counted_before > 0 {
             line(format!(
-                "once          {} connections count nothing: captures that were learned before show \
-                 them as well",
+                "once          {} connections count nothing: captures that were learned before \
+                 show them as well",
                 self.counted_before
             ));
         }
@@ -224,16 +228,16 @@ impl Summary {
         }
         if self.together {
             line(
-                "together      these captures show more together than those learned before did: that \
-                 was added"
+                "together      these captures show more together than those learned before did: \
+                 that was added"
                     .to_owned(),
             );
         }
         if self.uncounted > 0 {
             line(format!(
-                "note          {} captures were learned by a program that did not note their \
+                "note          {} captures were learned by a program that did not record their \
                  connections: what these show as well counts twice. Replay them again, alone: \
-                 nothing counts then, and their connections are noted",
+                 nothing counts then, and their connections are recorded",
                 self.uncounted
             ));
         }

@@ -86,9 +86,9 @@ fn a_workload_has_a_share_over_all_batches_and_every_sum_stays_true() {
     }
     let all = store.dependencies(None).unwrap();
     assert_eq!(sum(&all), connections);
-    let of = |name: &str, holds: fn(&Destination) -> bool| {
+    let of = |name: &str, is_expected: fn(&Destination) -> bool| {
         all.iter()
-            .filter(|d| d.key.workload.name == name && holds(&d.key.destination))
+            .filter(|d| d.key.workload.name == name && is_expected(&d.key.destination))
             .collect::<Vec<_>>()
     };
     assert_eq!(of("crawler", is_unbounded).len(), LISTED);

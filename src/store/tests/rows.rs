@@ -25,12 +25,20 @@ fn a_batch_counts_once_and_survives_closing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 12, failure_persistence: None, ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn the_order_and_repetition_of_batches_do_not_show(order in Just((0..6usize).collect::<Vec<_>>()).prop_shuffle(), again in 0..6usize) {
+    fn the_order_and_repetition_of_batches_do_not_show(
+        order in Just((0..6usize).collect::<Vec<_>>()).prop_shuffle(),
+        again in 0..6usize,
+    ) {
         let batches: Vec<Batch> = (0..6i64)
-            .map(|i| batch(&format!("s{i}"), vec![workload("w", i * 7 % 5), workload(&format!("w{}", i % 2), i)]))
+            .map(|i| {
+                let second = workload(&format!("w{}", i % 2), i);
+                batch(&format!("s{i}"), vec![workload("w", i * 7 % 5), second])
+            })
             .collect();
         let dir = tempfile::tempdir().unwrap();
         let mut straight = Store::open(&dir.path().join("a"), Access::CreateOrOpen).unwrap();
@@ -45,7 +53,10 @@ proptest! {
     }
 
     #[test]
-    fn keys_of_batches_read_back(source in "\\PC{0,12}|[\\x00-\\x03]{0,6}", sequence in any::<u64>()) {
+    fn keys_of_batches_read_back(
+        source in "\\PC{0,12}|[\\x00-\\x03]{0,6}",
+        sequence in any::<u64>(),
+    ) {
         let id = BatchId { source, sequence };
         prop_assert_eq!(keys::parse_batch(&keys::batch(&id)), Some(id));
     }

@@ -75,7 +75,7 @@ impl SavedView {
 /// The content of a row. The names of variants and fields are stored.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-enum SavedRow<'a> {
+enum ViewRowContent<'a> {
     /// By kind: when all its other rows were last known to be up to date.
     Current(BTreeMap<Cow<'a, str>, Time>),
     /// A pod that has addresses, or had them until `ended`.
@@ -84,7 +84,7 @@ enum SavedRow<'a> {
     Slice { uid: Cow<'a, str>, slice: Cow<'a, EndpointSlice>, ended: Option<EndTime> },
 }
 
-impl SavedRow<'_> {
+impl ViewRowContent<'_> {
     fn key(&self) -> Vec<u8> {
         let (letter, namespace, name, uid, ended) = match self {
             Self::Current(_) => return b"c".to_vec(),
@@ -111,7 +111,7 @@ impl SavedRow<'_> {
 }
 
 /// A row that may have to be written, and the version of its object.
-type VersionedRow<'a> = (SavedRow<'a>, u64);
+type VersionedRow<'a> = (ViewRowContent<'a>, u64);
 
 impl ObjectCache {
     /// Adds the saved rows of an earlier run, before anything is watched. Returns the saved view,
@@ -128,7 +128,7 @@ impl ObjectCache {
         let mut current = BTreeMap::new();
         for (key, text) in rows {
             match serde_json::from_slice(&text) {
-                Ok(SavedRow::Current(times)) => current = times,
+                Ok(ViewRowContent::Current(times)) => current = times,
                 Ok(row) => objects.push((key, row)),
                 Err(_) => {
                     unreadable += 1;
@@ -153,7 +153,7 @@ impl ObjectCache {
         for (key, row) in objects {
             let mut version = ENDED;
             match row {
-                SavedRow::Pod { pod, ended: Some(ended) } => {
+                ViewRowContent::Pod { pod, ended: Some(ended) } => {
                     let pod = Arc::new(pod.into_owned().pooled(pool));
                     self.deleted.push(DeletedPod {
                         pod,
@@ -161,7 +161,7 @@ impl ObjectCache {
                         forget: at + self.remaining(ended, last_current),
                     });
                 }
-                SavedRow::Slice { slice, ended: Some(ended), .. } => {
+                ViewRowContent::Slice { slice, ended: Some(ended), .. } => {
                     let slice = Arc::new(pool.slice(slice.into_owned()));
                     self.former.recall(FormerSlice {
                         slice,
@@ -169,11 +169,11 @@ impl ObjectCache {
                         forget: at + self.remaining(ended, last_current),
                     });
                 }
-                SavedRow::Pod { pod, ended: None } => {
+                ViewRowContent::Pod { pod, ended: None } => {
                     let pod = Arc::new(pod.into_owned().pooled(pool));
                     version = self.recall_object(PODS, Arc::clone(&pod.uid), IndexObject::Pod(pod));
                 }
-                SavedRow::Slice { uid, slice, ended: None } => {
+                ViewRowContent::Slice { uid, slice, ended: None } => {
                     let slice = Arc::new(pool.slice(slice.into_owned()));
                     version = self.recall_object(
                         SLICES,
@@ -181,7 +181,7 @@ impl ObjectCache {
                         IndexObject::Slice(slice),
                     );
                 }
-                SavedRow::Current(_) => {}
+                ViewRowContent::Current(_) => {}
             }
             saved.0.insert(key, version);
         }
@@ -250,7 +250,7 @@ impl ObjectCache {
         // The "ended" rows are all written before the "present" rows are removed, so that a crash
         // in between loses nothing.
         if !changes.more {
-            let current = SavedRow::Current(times);
+            let current = ViewRowContent::Current(times);
             let key = current.key();
             changes.remove = saved.0.keys().filter(|k| !stays.contains(*k)).cloned().collect();
             changes.remove.sort();
@@ -261,13 +261,12 @@ impl ObjectCache {
 
     /// All rows of the saved view as they should be, those of ended objects first.
     fn rows(&self) -> impl Iterator<Item = VersionedRow<'_>> {
-        let deleted = self
-            .deleted
-            .iter()
-            .map(|g| (SavedRow::Pod { pod: Cow::Borrowed(&*g.pod), ended: Some(g.ended) }, ENDED));
+        let deleted = self.deleted.iter().map(|g| {
+            (ViewRowContent::Pod { pod: Cow::Borrowed(&*g.pod), ended: Some(g.ended) }, ENDED)
+        });
         let former = self.former.iter().map(|l| {
             let (uid, slice) = (Cow::Borrowed(""), Cow::Borrowed(&*l.slice));
-            (SavedRow::Slice { uid, slice, ended: Some(l.ended) }, ENDED)
+            (ViewRowContent::Slice { uid, slice, ended: Some(l.ended) }, ENDED)
         });
         let present = [PODS, SLICES]
             .into_iter()
@@ -276,9 +275,9 @@ impl ObjectCache {
         deleted.chain(former).chain(present.filter_map(|e| {
             let row = match &e.object {
                 IndexObject::Pod(pod) if !pod.host_network && !pod.addresses.is_empty() => {
-                    SavedRow::Pod { pod: Cow::Borrowed(&**pod), ended: None }
+                    ViewRowContent::Pod { pod: Cow::Borrowed(&**pod), ended: None }
                 }
-                IndexObject::Slice(slice) => SavedRow::Slice {
+                IndexObject::Slice(slice) => ViewRowContent::Slice {
                     uid: Cow::Borrowed(&*e.uid),
                     slice: Cow::Borrowed(&**slice),
                     ended: None,

@@ -4,7 +4,8 @@ use crate::view::REMEMBERED;
 
 fn seen(uid: &str, phase: &str) -> ObjectVersion {
     let object = serde_json::json!({
-        "metadata": {"name": "p", "namespace": "n", "uid": uid}, "status": {"phase": phase, "podIP": "10.0.0.1"},
+        "metadata": {"name": "p", "namespace": "n", "uid": uid},
+        "status": {"phase": phase, "podIP": "10.0.0.1"},
     });
     let pod = PodBrief::new(&serde_json::from_value(object).unwrap(), &mut Pool::default());
     ObjectVersion {

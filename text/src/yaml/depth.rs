@@ -369,7 +369,8 @@ mod tests {
         let many = "[{".repeat(1_000);
         let texts = [
             format!(
-                "a: \"{many}\"\nb: 'it''s {many}'\nc: x{many}\n# {many}\nd: |\n  {many}\n   {many}\ne: y\n"
+                "a: \"{many}\"\nb: 'it''s {many}'\nc: x{many}\n# {many}\nd: |\n  {many}\n   \
+                 {many}\ne: y\n"
             ),
             format!("a:\n- |\n {many}\n- >-\n  {many}\n- b: |\n    {many}\n  c: 1\n"),
             format!("a: two words\n  {many}\nb: !!str \"{many}\"\n'c: [': {many}x\n")
@@ -410,7 +411,8 @@ mod tests {
             let mut scanner =
                 Scanner { text: text.as_bytes(), at: 0, blocks: Vec::new(), flow: 0, deepest: 0 };
             prop_assert_eq!(scanner.check(), Ok(()));
-            prop_assert!(scanner.deepest * 2 >= depth(&value), "{:?} has {}", text, scanner.deepest);
+            let deepest = scanner.deepest;
+            prop_assert!(deepest * 2 >= depth(&value), "{text:?} has {deepest}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 
-use super::{ALL, CollectError, Collector, WatchedInterface, clock, system};
+use super::{ALL, CollectError, Collector, LiveInterface, clock, system};
 use crate::live::handle::{ANY, DroppedPackets, Handle, HandleConfig, OpenError};
 use crate::live::links::{Link, LinkChange};
 use crate::live::uplink;
@@ -115,7 +115,7 @@ impl Collector {
             self.meter.watch(link.index, since);
             self.meter.set_evidence(link.index, self.evidence.of(link.index));
         }
-        let watched = WatchedInterface {
+        let watched = LiveInterface {
             name: link.name,
             handle,
             of_pod,

@@ -6,7 +6,8 @@ const HORIZON: Duration = Duration::from_secs(600);
 fn seen(name: &str, uid: &str, address: &str) -> ObjectVersion {
     let pod = serde_json::json!({
         "metadata": {"name": name, "namespace": "n", "uid": uid, "labels": {"app": name}},
-        "spec": {"containers": [{"name": "app", "ports": [{"containerPort": 80}]}]}, "status": {"podIP": address},
+        "spec": {"containers": [{"name": "app", "ports": [{"containerPort": 80}]}]},
+        "status": {"podIP": address},
     });
     let pod = PodBrief::new(&serde_json::from_value(pod).unwrap(), &mut Pool::default());
     ObjectVersion {
@@ -18,7 +19,10 @@ fn seen(name: &str, uid: &str, address: &str) -> ObjectVersion {
 
 fn slice(addresses: &[&str]) -> ObjectVersion {
     let slice = serde_json::json!({
-        "metadata": {"name": "s-1", "namespace": "n", "uid": "s", "labels": {"kubernetes.io/service-name": "s"}},
+        "metadata": {
+            "name": "s-1", "namespace": "n", "uid": "s",
+            "labels": {"kubernetes.io/service-name": "s"},
+        },
         "endpoints": [{"addresses": addresses}], "ports": [{"name": "", "port": 80}],
     });
     let slice = Pool::default().slice(serde_json::from_value(slice).unwrap());
@@ -77,7 +81,7 @@ fn a_pod_missing_after_a_restart_ended_between_the_last_save_and_the_first_list(
     cache.delete(PODS, seen("b", "2", "10.0.0.2"));
     let changes = disk.write(&mut cache, &mut saved);
     assert_eq!((changes.put.len(), changes.remove.len()), (2, 1));
-    let looked = cache.kinds[PODS].current.unwrap();
+    let listed_at = cache.kinds[PODS].current.unwrap();
 
     let (mut cache, mut saved) = disk.started();
     let before = cache.input(Instant::now());
@@ -94,11 +98,11 @@ fn a_pod_missing_after_a_restart_ended_between_the_last_save_and_the_first_list(
     };
     let [(b, by), (a, between)] = &ended(&cache)[..] else { panic!("{:?}", cache.deleted) };
     assert_eq!((a.as_str(), b.as_str()), ("1", "2"));
-    assert!(matches!(by, EndTime::By(t) if *t >= looked));
-    assert!(matches!(between, EndTime::Between(k, m) if *k == looked && m > k), "{between:?}");
+    assert!(matches!(by, EndTime::By(t) if *t >= listed_at));
+    assert!(matches!(between, EndTime::Between(k, m) if *k == listed_at && m > k), "{between:?}");
     let lost: Vec<_> = cache.former.all();
     assert_eq!((lost.len(), &lost[0].0.endpoints[0].addresses), (1, &vec!["10.0.0.2".to_owned()]));
-    assert!(matches!(lost[0].1, EndTime::Between(k, _) if k == looked || k < now()));
+    assert!(matches!(lost[0].1, EndTime::Between(k, _) if k == listed_at || k < now()));
     // From then on deletions are seen.
     cache.delete(PODS, seen("a", "3", "10.0.0.1"));
     assert!(matches!(cache.deleted[2].ended, EndTime::By(_)));
