@@ -249,6 +249,22 @@ async fn a_view_lists_again_when_its_version_is_outdated() {
     live.stop().await;
 }
 
+/// An API server that has just started refuses everything until it has read its own rules.
+#[tokio::test]
+async fn a_refusal_that_passes_is_forgotten_within_seconds() {
+    let server = Server::start();
+    server.refuse("pods", 403);
+    server.refuse("services", 403);
+    let live = Live::start(&server, Extent::Cluster);
+    live.until("the refusal", |v| matches!(v.status().kinds["Pod"], KindStatus::Forbidden(_)))
+        .await;
+    server.allow("pods");
+    server.allow("services");
+    server.put("pods", "Pod", pod("a", "a", "10.0.0.1"));
+    live.until("the pod", |v| has_address(v, "10.0.0.1", Some("a"))).await;
+    live.stop().await;
+}
+
 #[tokio::test]
 async fn a_forbidden_or_absent_kind_does_not_stop_the_others() {
     let server = Server::start();

@@ -21,8 +21,8 @@ use super::shared::SharedCache;
 use super::status::PODS;
 use crate::cluster::objects::CheckNames;
 
-/// When to ask again for what is absent or forbidden: somebody has to change the cluster first.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// Longest pause before a kind is listed again, where the backoff gives none.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Objects per page of a list.
 const PAGE: u32 = 500;
 /// The API server itself gives up on a request after 60 s.
@@ -99,14 +99,13 @@ async fn follow<T>(
     let mut config = watcher::Config::default().page_size(PAGE);
     config.field_selector = fields;
     // The pause grows with errors, and is short again after two minutes without one. Not sooner:
-    // where lists work and watches fail, a complete list must not shorten it.
+    // where lists work and watches fail, a complete list must not shorten it. It is short at first
+    // for a kind that is absent or forbidden as well: an API server that has just started answers so
+    // for all kinds, until it has read its own rules.
     let mut backoff = DefaultBackoff::default();
     loop {
         let end = session(api, config.clone(), kind, shared).await;
-        let pause = match &end {
-            SessionEnd::In(WatchState::Absent | WatchState::Forbidden(_)) => ASK_AGAIN,
-            _ => backoff.next().unwrap_or(ASK_AGAIN),
-        };
+        let pause = backoff.next().unwrap_or(LONGEST_PAUSE);
         if let SessionEnd::In(state) = end {
             // Each state is logged once. The status shows the latest reason.
             if !shared.cache().is_in_state(kind.name, &state) {
@@ -231,28 +230,27 @@ fn log_state<T: DeserializeOwned + CheckNames + Clone + Debug + Send + Sync + 's
     state: &WatchState,
     pause: Duration,
 ) {
-    let (name, again) = (kind.name, pause.as_secs());
+    let (name, again) = (kind.name, pause.as_millis());
     match state {
         WatchState::Absent if name == PODS => tracing::warn!(
             kind = name,
             "not served, so nothing can be attributed: is this the address of an API server? \
-             Asking again in {again} s"
+             Asking again in {again} ms"
         ),
         WatchState::Absent => tracing::debug!(
             kind = name,
-            "the API server does not serve this kind; asking again in {again} s"
+            "the API server does not serve this kind; asking again in {again} ms"
         ),
         WatchState::Forbidden(why) => tracing::warn!(
             kind = name,
             "not allowed, so this kind is missing: {why}; allow `list` and `watch` on {}; asking \
-             again in {again} s",
+             again in {again} ms",
             kind.rule()
         ),
         WatchState::Failing { why, .. } => {
             tracing::warn!(
                 kind = name,
-                "cannot be watched at the moment: {why}; trying again in {} ms",
-                pause.as_millis()
+                "cannot be watched at the moment: {why}; trying again in {again} ms"
             );
         }
         WatchState::Listing | WatchState::Synced => {}

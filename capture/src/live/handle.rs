@@ -168,7 +168,7 @@ impl Handle {
         index: u32,
         settings: &HandleConfig,
     ) -> Result<Option<Self>, OpenError> {
-        let of_pod = !uplink::has_default_route(name);
+        let of_pod = !uplink::leads_to_other_hosts(name);
         let mut filter = filter_config(settings);
         filter.callers_only = of_pod;
         let ring = Ring::open(

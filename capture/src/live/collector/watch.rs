@@ -108,7 +108,7 @@ impl Collector {
             own = handle.is_some(),
             "watched"
         );
-        let of_pod = !uplink::has_default_route(&link.name);
+        let of_pod = !uplink::leads_to_other_hosts(&link.name);
         let since = clock();
         if of_pod {
             self.evidence.watch(link.index);
