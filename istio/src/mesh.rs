@@ -19,6 +19,7 @@ pub(crate) mod service;
 mod sidecar;
 mod unread;
 mod validate;
+mod views;
 pub(crate) mod virtualservice;
 
 use std::collections::BTreeMap;
@@ -146,6 +147,8 @@ pub struct Mesh {
     pub(crate) unread: Vec<UnreadObject>,
     /// Names that DNS clusters resolve.
     pub(crate) dns_names: foldhash::HashSet<String>,
+    /// See [`Mesh::has_own_view`].
+    pub(crate) own_views: foldhash::HashSet<String>,
     pub(crate) services: Vec<MeshService>,
     pub(crate) by_host: HashMap<String, BTreeMap<String, IndexedService>>,
     pub(crate) by_namespace: HashMap<String, Vec<u32>>,

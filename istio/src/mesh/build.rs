@@ -20,7 +20,8 @@ use super::meshes::{Meshes, SidecarNames};
 use super::service::ServiceResolution;
 use super::sidecar::sidecar;
 use super::{
-    Mesh, MeshPod, UnreadObject, endpoints, provideruse, proxy, registry, validate, virtualservice,
+    Mesh, MeshPod, UnreadObject, endpoints, provideruse, proxy, registry, validate, views,
+    virtualservice,
 };
 use crate::objects::{self, AnyObject, ObjectMeta};
 
@@ -222,6 +223,7 @@ impl MeshBuilder {
         };
         self.pods_into(&mut mesh);
         registry::add_services(&mut mesh, &self.services, &self.entries);
+        mesh.own_views = views::own_views(&mesh.services, &mesh.virtual_services);
         endpoints::add_endpoints(&mut mesh, &self.services, &self.slices, &self.entries);
         endpoints::add_served_ports(&mut mesh, &self.services, &self.pods);
         for s in mesh.services.iter().filter(|s| s.resolution == ServiceResolution::Dns) {
