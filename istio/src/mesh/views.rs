@@ -1,7 +1,7 @@
 //! For which namespaces istiod can select something else than for all others.
 //!
-//! Owns the reasons: visibility, hosts of several namespaces, rules for one source namespace, routes
-//! of the Gateway API. Must never leave one out.
+//! Owns the reasons: visibility, hosts of several namespaces, rules for one source namespace, and
+//! routes of the Gateway API. Must never leave one out.
 
 use foldhash::HashSet;
 
