@@ -27,8 +27,11 @@ mod subjects;
 mod withheld;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 
-use crate::mesh::{Egress, Mesh, Sidecar};
+use crate::mesh::{Mesh, Sidecar};
 use crate::model::WorkloadId;
 use crate::scope::Scope;
 use assemble::OutcomeBuilder;
@@ -48,31 +51,23 @@ pub use withheld::{Cause, Withheld};
 /// Generates for every subject, and for the namespaces where that is asked for. The result is
 /// sorted by namespace and name.
 ///
-/// Most of the time goes into the proofs: one scope for each group, and one for each host that may
-/// be left out. They are spread over all processors.
+/// Most of the time goes into the proofs: some scopes for each group, and one for each host that
+/// may be left out. They are spread over all processors.
 pub fn generate(input: &GenerateInput<'_>, subjects: &[Subject]) -> Vec<GroupOutcome> {
     let Sorted { serveable, unready, mut outcomes } = sort_out(input, subjects);
     let running = RunningPods::new(input.cluster);
     let by_id: BTreeMap<&WorkloadId, &Subject> = subjects.iter().map(|s| (&s.id, s)).collect();
     let (groups, contexts) = groups_with_contexts(input, &serveable, &running, &by_id);
 
-    // One baseline scope serves every group with the same namespace, policy and listeners with a
-    // port.
-    let distinct: BTreeMap<&[String], &GroupContext<'_>> =
-        contexts.iter().map(|c| (c.key.as_slice(), c)).collect();
-    let distinct: Vec<(&GroupContext<'_>, Vec<Egress>)> =
-        distinct.into_values().map(|c| (c, c.baseline_egress())).collect();
-    let baselines: BTreeMap<&[String], Scope<'_>> = in_parallel(&distinct, |(c, egress)| {
-        (c.key.as_slice(), Scope::new(c.mesh, c.namespace, egress, c.policy))
-    })
-    .into_iter()
-    .collect();
-
+    let baselines = baseline_scopes(&contexts);
     let builder = OutcomeBuilder { input, by_id: &by_id, unready: &unready };
-    let jobs: Vec<(Group, &GroupContext<'_>)> = groups.into_iter().zip(&contexts).collect();
-    outcomes.extend(in_parallel(&jobs, |(g, context)| {
-        builder.outcome(g, context, &baselines[context.key.as_slice()])
-    }));
+    let jobs: Vec<(Group, &GroupContext<'_>, &Scope<'_>)> = groups
+        .into_iter()
+        .zip(&contexts)
+        .zip(&baselines)
+        .map(|((g, context), baseline)| (g, context, baseline))
+        .collect();
+    outcomes.extend(in_parallel(&jobs, |(g, context, full)| builder.outcome(g, context, full)));
     outcomes.sort_by_cached_key(sort_key);
     outcomes
 }
@@ -163,22 +158,45 @@ fn groups_with_contexts<'a>(
     (groups, contexts)
 }
 
+/// The baseline scope of each context. Those with the same view share what they import.
+fn baseline_scopes<'s>(contexts: &'s [GroupContext<'_>]) -> Vec<Scope<'s>> {
+    let compute =
+        |c: &'s GroupContext<'_>| Scope::new(c.mesh, c.namespace, &c.baseline_egress, c.policy);
+    let views: BTreeMap<&[String], &GroupContext<'_>> =
+        contexts.iter().map(|c| (c.view.as_slice(), c)).collect();
+    let views: Vec<(&[String], &GroupContext<'_>)> = views.into_iter().collect();
+    let shared: BTreeMap<&[String], Scope<'s>> =
+        in_parallel(&views, |(view, c)| (*view, compute(c))).into_iter().collect();
+    let scope = |c: &'s GroupContext<'_>| {
+        let of_view = shared.get(c.view.as_slice());
+        of_view.and_then(|s| s.for_namespace(c.namespace, c.policy)).unwrap_or_else(|| compute(c))
+    };
+    contexts.iter().map(scope).collect()
+}
+
 /// Runs the jobs on all processors. The results are in the order of the jobs.
 fn in_parallel<'j, J: Sync, R: Send>(jobs: &'j [J], run: impl Fn(&'j J) -> R + Sync) -> Vec<R> {
-    let workers =
-        std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len().max(1));
-    let share = jobs.len().div_ceil(workers).max(1);
-    std::thread::scope(|s| {
-        let threads: Vec<_> = jobs
-            .chunks(share)
-            .map(|chunk| s.spawn(|| chunk.iter().map(&run).collect::<Vec<R>>()))
-            .collect();
+    /// Jobs that a thread takes at once. Few enough that no thread waits long for the last one.
+    const AT_ONCE: usize = 16;
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let shares: Vec<&[J]> = jobs.chunks(AT_ONCE).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done: Vec<(usize, Vec<R>)> = Vec::new();
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            let Some(share) = shares.get(n) else { return done };
+            done.push((n, share.iter().map(&run).collect()));
+        }
+    };
+    let mut done = std::thread::scope(|s| {
+        let threads: Vec<_> = (0..workers.min(shares.len())).map(|_| s.spawn(work)).collect();
         // A panic of a thread becomes a panic here.
-        threads
-            .into_iter()
-            .flat_map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
-            .collect()
-    })
+        let join = |t: ScopedJoinHandle<'_, _>| t.join().unwrap_or_else(|e| resume_unwind(e));
+        threads.into_iter().flat_map(join).collect::<Vec<_>>()
+    });
+    done.sort_unstable_by_key(|(n, _)| *n);
+    done.into_iter().flat_map(|(_, results)| results).collect()
 }
 
 /// Namespace, then the name of the Sidecar, else of the first workload.

@@ -13,7 +13,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use sidecarta::generate::minimal::{Demand, Instance, SILENT, minimal};
 use sidecarta::mesh::{Egress, EgressPort};
-use sidecarta::scope::{CallProtocol, Client, Scope, ScopeCall, TrafficMode, everything};
+use sidecarta::scope::{
+    CallProtocol, Client, Scope, ScopeCall, ScopeListener, ScopedService, TrafficMode, everything,
+};
 
 fn egress() -> impl Strategy<Value = Egress> {
     let namespace = prop_oneof![
@@ -138,6 +140,38 @@ proptest! {
         for call in &calls {
             let once = scope.treat(&client, call);
             prop_assert_eq!(&once, &scope.treat(&client, call));
+        }
+    }
+
+    #[test]
+    fn a_scope_that_another_namespace_shares_is_the_one_it_would_compute(
+        n in 0usize..150,
+        keep in proptest::collection::vec(proptest::bool::weighted(0.6), 1..40),
+        listeners in proptest::collection::vec(egress(), 0..3),
+    ) {
+        let lines = &*CASES;
+        let mesh = build(&mutate(&lines[n % lines.len()], &keep, 0));
+        let listeners: Vec<Egress> = listeners.into_iter().chain([everything()]).collect();
+        let imported = |scope: &Scope<'_>| {
+            let of = |all: &[ScopedService<'_>]| -> Vec<_> {
+                let all = all.iter();
+                all.map(|s| (s.service.order, format!("{:?} {:?}", s.ports, s.aliases))).collect()
+            };
+            let rules = |l: &ScopeListener<'_>| -> Vec<u32> {
+                l.virtual_services.iter().map(|v| v.order).collect()
+            };
+            let of_listeners: Vec<_> =
+                scope.listeners.iter().map(|l| (of(&l.services), rules(l))).collect();
+            (of(&scope.services), of_listeners)
+        };
+        let scope = Scope::new(&mesh, "nobody", &listeners, TrafficMode::AllowAny);
+        for namespace in ["shop", "pay", "edge", "data", "front", "istio-system", "another"] {
+            let shared = scope.for_namespace(namespace, TrafficMode::RegistryOnly);
+            let is_relative = listeners.iter().any(Egress::depends_on_client);
+            prop_assert!(shared.is_some() || is_relative || namespace != "another");
+            let Some(shared) = shared else { continue };
+            let own = Scope::new(&mesh, namespace, &listeners, TrafficMode::RegistryOnly);
+            prop_assert_eq!(imported(&shared), imported(&own));
         }
     }
 

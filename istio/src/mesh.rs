@@ -19,6 +19,7 @@ pub(crate) mod service;
 mod sidecar;
 mod unread;
 mod validate;
+mod views;
 pub(crate) mod virtualservice;
 
 use std::collections::BTreeMap;
@@ -146,6 +147,8 @@ pub struct Mesh {
     pub(crate) unread: Vec<UnreadObject>,
     /// Names that DNS clusters resolve.
     pub(crate) dns_names: foldhash::HashSet<String>,
+    /// See [`Mesh::has_own_view`].
+    pub(crate) own_views: foldhash::HashSet<String>,
     pub(crate) services: Vec<MeshService>,
     pub(crate) by_host: HashMap<String, BTreeMap<String, IndexedService>>,
     pub(crate) by_namespace: HashMap<String, Vec<u32>>,
@@ -153,6 +156,8 @@ pub struct Mesh {
     pub(crate) virtual_by_namespace: HashMap<String, VirtualIndex>,
     pub(crate) rules: RuleIndex,
     pub(crate) sidecars: Vec<Sidecar>,
+    /// Positions in `sidecars`.
+    pub(crate) sidecars_by_namespace: HashMap<String, Vec<u32>>,
     pub(crate) endpoints: HashMap<(String, String), Vec<MeshEndpoint>>,
     pub(crate) pods: Vec<MeshPod>,
     pub(crate) provider_uses: Vec<ProviderUse>,
@@ -192,6 +197,12 @@ impl Mesh {
     /// All Sidecars: those with a selector first, each group in order of creation.
     pub fn sidecars(&self) -> &[Sidecar] {
         &self.sidecars
+    }
+
+    /// The Sidecars of a namespace, in the order of [`Mesh::sidecars`].
+    pub fn sidecars_in(&self, namespace: &str) -> impl Iterator<Item = &Sidecar> {
+        let found = self.sidecars_by_namespace.get(namespace).into_iter().flatten();
+        found.map(|&i| &self.sidecars[i as usize])
     }
 
     /// All pods that have not ended, whether they take part in the mesh or not.
@@ -276,10 +287,9 @@ impl Mesh {
         labels: &BTreeMap<String, String>,
         counts: impl Fn(&Sidecar) -> bool,
     ) -> Option<&Sidecar> {
-        let all = || self.sidecars.iter().filter(|s| counts(s));
         let root = &self.config.root_namespace;
-        let own = all().find(|s| s.namespace == namespace && s.selects(labels));
-        own.or_else(|| all().find(|s| s.namespace == *root && s.selector.is_none()))
+        let own = self.sidecars_in(namespace).find(|s| counts(s) && s.selects(labels));
+        own.or_else(|| self.sidecars_in(root).find(|s| counts(s) && s.selector.is_none()))
     }
 
     /// The DestinationRules that a client in this namespace finds for a Service.

@@ -9,6 +9,7 @@ mod call;
 mod chain;
 pub mod clusters;
 mod http;
+mod imported;
 mod imports;
 pub mod inbound;
 mod l4;
@@ -19,17 +20,17 @@ mod scoped;
 mod select;
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
 
-use foldhash::HashMap;
-
-use crate::mesh::{Egress, MergedRule, Mesh, MeshService, Registry, Sidecar, destinationrule};
+use crate::mesh::{Egress, MergedRule, Mesh, MeshService, Sidecar, destinationrule};
 use imports::Imports;
-use scoped::{trim_to, whole};
 
 pub use crate::mesh::TrafficMode;
 pub use call::{
     Address, CallProtocol, EnvoyCluster, Route, RouteKind, RouteStep, ScopeCall, Treatment,
 };
+pub use imported::Imported;
 pub use listener::ScopeListener;
 pub use scoped::ScopedService;
 
@@ -54,12 +55,15 @@ pub struct Scope<'m> {
     pub namespace: &'m str,
     /// Applies to calls for which the proxy has no route.
     pub policy: TrafficMode,
-    /// Egress listeners, in the Sidecar's order.
-    pub listeners: Vec<ScopeListener<'m>>,
-    /// The union over the listeners, one per host, with the destinations of imported
-    /// VirtualServices.
-    pub services: Vec<ScopedService<'m>>,
-    by_host: HashMap<&'m str, u32>,
+    imported: Arc<Imported<'m>>,
+}
+
+impl<'m> Deref for Scope<'m> {
+    type Target = Imported<'m>;
+
+    fn deref(&self) -> &Imported<'m> {
+        &self.imported
+    }
 }
 
 /// The egress listener with all hosts (`*/*`): that of a Sidecar without `egress`, and of a
@@ -99,21 +103,19 @@ impl<'m> Scope<'m> {
                 ScopeListener::new(e, services, select::virtual_services(mesh, namespace, &imports))
             })
             .collect();
-        let mut scope = Self {
-            mesh,
-            namespace,
-            policy,
-            listeners,
-            services: Vec::new(),
-            by_host: HashMap::default(),
-        };
-        scope.collect();
-        scope
+        let imported = Arc::new(Imported::new(mesh, namespace, listeners));
+        Self { mesh, namespace, policy, imported }
     }
 
-    /// The Service that this host has in scope.
-    pub fn service(&self, host: &str) -> Option<&ScopedService<'m>> {
-        self.by_host.get(host).map(|&i| &self.services[i as usize])
+    /// The scope of the same egress listeners for a client in another namespace, or under another
+    /// policy, without computing it anew. `None` where istiod could select something else there.
+    pub fn for_namespace(&self, namespace: &'m str, policy: TrafficMode) -> Option<Self> {
+        let is_same = self.namespace == namespace
+            || !self.mesh.has_own_view(self.namespace)
+                && !self.mesh.has_own_view(namespace)
+                && !self.listeners.iter().any(|l| l.egress.depends_on_client());
+        let imported = || Arc::clone(&self.imported);
+        is_same.then(|| Self { mesh: self.mesh, namespace, policy, imported: imported() })
     }
 
     /// The DestinationRules that apply to a Service of the scope for this client, merged.
@@ -124,77 +126,4 @@ impl<'m> Scope<'m> {
     ) -> Option<&'m MergedRule> {
         destinationrule::select(&self.mesh.rules(self.namespace, service), self.namespace, labels)
     }
-
-    /// Collects the Services of all listeners, and the destinations of their VirtualServices
-    /// (`collectImportedServices`).
-    fn collect(&mut self) {
-        let listeners = std::mem::take(&mut self.listeners);
-        let expected = listeners.iter().map(|l| l.services.len()).sum();
-        self.services.reserve(expected);
-        self.by_host.reserve(expected);
-        for listener in &listeners {
-            for s in &listener.services {
-                self.append(s.clone());
-            }
-            for v in &listener.virtual_services {
-                for (host, ports) in v.destinations(self.namespace) {
-                    let Some(service) = self.destination(host) else { continue };
-                    let trimmed = match listener.match_port() {
-                        Some(port) => trim_to(service, |p| p.number == port),
-                        None if ports.contains(&None) => Some(whole(service)),
-                        None => trim_to(service, |p| ports.contains(&Some(p.number))),
-                    };
-                    if let Some(scoped) = trimmed {
-                        self.append(scoped);
-                    }
-                }
-            }
-        }
-        self.listeners = listeners;
-    }
-
-    /// The Service that a VirtualService's destination stands for: the client's namespace's
-    /// (visible or not), else a visible one of Kubernetes, else the oldest visible one
-    /// (`pickBestVisibleNamespace`).
-    fn destination(&self, host: &str) -> Option<&'m MeshService> {
-        let all = || self.mesh.services_of(host);
-        if let Some(own) = self.mesh.service_in(self.namespace, host) {
-            return Some(own);
-        }
-        let visible = || all().filter(|s| s.visible_in(self.namespace));
-        visible()
-            .find(|s| s.registry == Registry::Kubernetes)
-            .or_else(|| visible().min_by_key(|s| (s.created, s.order)))
-    }
-
-    /// `appendSidecarServices`: one Service per host; a Kubernetes Service before others; ports of
-    /// one namespace's are merged.
-    fn append(&mut self, new: ScopedService<'m>) {
-        let host = new.service.host.as_str();
-        let Some(&at) = self.by_host.get(host) else {
-            self.by_host.insert(host, self.services.len() as u32);
-            self.services.push(new);
-            return;
-        };
-        let old = &mut self.services[at as usize];
-        match (old.service.registry, new.service.registry) {
-            (Registry::Kubernetes, Registry::External) => {}
-            (Registry::External, Registry::Kubernetes) => *old = new,
-            _ if old.ports == new.ports || !mergeable(old.service, new.service) => {}
-            _ => {
-                let present: Vec<u16> = old.ports.iter().map(|p| p.number).collect();
-                let more = new.ports.iter().filter(|p| !present.contains(&p.number));
-                old.ports = old.ports.iter().chain(more).cloned().collect::<Vec<_>>().into();
-            }
-        }
-    }
-}
-
-/// `canMergeServices`.
-fn mergeable(a: &MeshService, b: &MeshService) -> bool {
-    a.namespace == b.namespace
-        && a.resolution == b.resolution
-        && a.labels == b.labels
-        && a.selector == b.selector
-        && a.declared_export == b.declared_export
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::generate::{
-    GenerationInput, ReadyOptions, SourceOptions, find_workload, no_such_workload, outcomes,
+    GenerationInput, ReadyOptions, SourceOptions, WorkloadNames, no_such_workload, outcomes,
     read_input,
 };
 use super::output::{self, Format};
@@ -103,8 +103,8 @@ pub(super) fn run(options: &ExplainOptions) -> anyhow::Result<CommandOutcome> {
         ),
     };
     let input = read_input(&options.source, &cluster)?;
-    let id = find_workload(workload, &input.snapshot, &input.subjects)
-        .with_context(|| no_such_workload(workload))?;
+    let names = WorkloadNames::new(&input.snapshot, &input.subjects);
+    let id = names.find(workload).cloned().with_context(|| no_such_workload(workload))?;
     let mut how =
         generate::GenerateOptions { detail: true, ..generate::GenerateOptions::default() };
     options.ready.apply(&mut how);

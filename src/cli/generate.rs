@@ -16,7 +16,7 @@ use crate::generate::readiness::Thresholds;
 use crate::generate::{self as generation, Cause, GenerateInput, SILENT, Subject, generate};
 use crate::model::{WorkloadId, valid};
 
-pub(super) use input::{GenerationInput, SourceOptions, find_workload, read_input};
+pub(super) use input::{GenerationInput, SourceOptions, WorkloadNames, read_input};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -114,10 +114,9 @@ impl ChoiceOptions {
         &self,
         input: &GenerationInput,
     ) -> anyhow::Result<impl Fn(&WorkloadId) -> bool + use<>> {
-        let find = |name: &String| {
-            find_workload(name, &input.snapshot, &input.subjects)
-                .with_context(|| no_such_workload(name))
-        };
+        let names = WorkloadNames::new(&input.snapshot, &input.subjects);
+        let find =
+            |name: &String| names.find(name).cloned().with_context(|| no_such_workload(name));
         let only = self.workload.iter().map(find).collect::<anyhow::Result<Vec<_>>>()?;
         let (namespace, exclude) = (self.view.namespace.clone(), self.exclude.clone());
         Ok(move |id: &WorkloadId| {

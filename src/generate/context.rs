@@ -23,8 +23,11 @@ pub(super) struct GroupContext<'m> {
     pub bound: Vec<Egress>,
     /// Pods that the Sidecar selects, one for each workload and set of labels.
     pub pods: Vec<(MeshPod, WorkloadId)>,
-    /// What the baseline scope depends on: revision, namespace, policy, listeners with a port.
-    pub key: Vec<String>,
+    /// The egress listeners of the baseline scope.
+    pub baseline_egress: Vec<Egress>,
+    /// What the imports of the baseline scope depend on: revision, listeners with a port, and the
+    /// namespace where istiod may select something else for it.
+    pub view: Vec<String>,
 }
 
 impl<'m> GroupContext<'m> {
@@ -48,14 +51,13 @@ impl<'m> GroupContext<'m> {
         let first = g.members.first().and_then(|m| by_id.get_key_value(m));
         let namespace = first.map_or("", |(id, _)| id.namespace.as_str());
         let policy = policy(mesh, replaced);
-        let mut key = vec![mesh.revision.clone(), namespace.to_owned(), policy.name().to_owned()];
-        key.extend(bound.iter().map(|e| format!("{e:?}")));
-        Self { mesh, namespace, replaced, policy, bound, pods, key }
-    }
-
-    /// The egress listeners of the baseline scope.
-    pub fn baseline_egress(&self) -> Vec<Egress> {
-        self.bound.iter().cloned().chain([everything()]).collect()
+        let of_client = bound.iter().any(Egress::depends_on_client);
+        let has_own_view = of_client || mesh.has_own_view(namespace);
+        let of_namespace = if has_own_view { namespace } else { "" };
+        let mut view = vec![mesh.revision.clone(), of_namespace.to_owned()];
+        view.extend(bound.iter().map(|e| format!("{e:?}")));
+        let baseline_egress = bound.iter().cloned().chain([everything()]).collect();
+        Self { mesh, namespace, replaced, policy, bound, pods, baseline_egress, view }
     }
 }
 

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use foldhash::HashMap;
+
 use super::subjects::Subject;
 use crate::cluster::{Cluster, Pod};
 use crate::mesh::{Mesh, Sidecar, SidecarNames};
@@ -50,17 +52,30 @@ pub struct Group {
     pub not_adopted: Option<String>,
 }
 
-/// RunningPods pods of the cluster by namespace.
+/// Running pods of the cluster by namespace.
 pub struct RunningPods<'a> {
-    by_namespace: BTreeMap<&'a str, Vec<&'a Pod>>,
+    by_namespace: BTreeMap<&'a str, PodsOfNamespace<'a>>,
+}
+
+/// Running pods of a namespace, in the cluster's order.
+#[derive(Default)]
+struct PodsOfNamespace<'a> {
+    all: Vec<&'a Pod>,
+    /// By key and value of a label.
+    by_label: HashMap<&'a str, HashMap<&'a str, Vec<&'a Pod>>>,
 }
 
 impl<'a> RunningPods<'a> {
     /// The running pods of a cluster.
     pub fn new(cluster: &'a Cluster) -> Self {
-        let mut by_namespace: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
+        let mut by_namespace: BTreeMap<&str, PodsOfNamespace<'_>> = BTreeMap::new();
         for p in cluster.pods().iter().filter(|p| p.end == Time::MAX) {
-            by_namespace.entry(p.workload.namespace.as_str()).or_default().push(p);
+            let pods = by_namespace.entry(p.workload.namespace.as_str()).or_default();
+            pods.all.push(p);
+            for (key, value) in &*p.labels {
+                let by_value = pods.by_label.entry(key).or_default();
+                by_value.entry(value).or_default().push(p);
+            }
         }
         Self { by_namespace }
     }
@@ -71,8 +86,21 @@ impl<'a> RunningPods<'a> {
         namespace: &str,
         selector: Option<&'s BTreeMap<String, String>>,
     ) -> impl Iterator<Item = &'a Pod> + use<'a, 's> {
-        let all = self.by_namespace.get(namespace).into_iter().flatten().copied();
-        all.filter(move |p| selector.is_none_or(|s| selects(s, &p.labels)))
+        let pods = self.by_namespace.get(namespace);
+        let candidates = pods.map_or(&[][..], |pods| pods.candidates(selector));
+        candidates.iter().copied().filter(move |p| selector.is_none_or(|s| selects(s, &p.labels)))
+    }
+}
+
+impl<'a> PodsOfNamespace<'a> {
+    /// The pods with one of the labels of a selector: the one that the fewest pods have.
+    fn candidates(&self, selector: Option<&BTreeMap<String, String>>) -> &[&'a Pod] {
+        let with = |(key, value): (&String, &String)| {
+            let pods = self.by_label.get(key.as_str()).and_then(|v| v.get(value.as_str()));
+            pods.map_or(&[][..], Vec::as_slice)
+        };
+        let by_labels = selector.into_iter().flatten().map(with);
+        by_labels.min_by_key(|pods| pods.len()).unwrap_or(&self.all)
     }
 }
 
@@ -227,9 +255,9 @@ pub fn check<'m>(
     let pods: Vec<&Pod> = running.selected(&g.namespace, g.selector.as_ref()).collect();
     remark_on_pods(g, &pods);
     remark_on_generated(g, &pods, mesh);
-    let others = mesh.sidecars().iter().filter(|s| s.namespace == g.namespace && !s.generated);
+    let others = mesh.sidecars_in(&g.namespace).filter(|s| !s.generated);
     if g.selector.is_none() {
-        let default = others.into_iter().find(|s| s.selector.is_none())?;
+        let default = { others }.find(|s| s.selector.is_none())?;
         replace_default(g, default, adopt);
         return Some(default);
     }
@@ -292,7 +320,7 @@ fn remark_on_pods(g: &mut Group, pods: &[&Pod]) {
 /// Remarks on Sidecars of other names that Sidecarta wrote before for the same pods. Of two
 /// Sidecars for one pod the older applies (IST0110).
 fn remark_on_generated(g: &mut Group, pods: &[&Pod], mesh: &Mesh) {
-    let generated = mesh.sidecars().iter().filter(|s| s.namespace == g.namespace && s.generated);
+    let generated = mesh.sidecars_in(&g.namespace).filter(|s| s.generated);
     let before = generated.filter(|s| {
         s.name != g.name && s.selector.is_some() && pods.iter().any(|p| s.selects(&p.labels))
     });

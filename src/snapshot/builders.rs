@@ -9,6 +9,7 @@ use super::report::Report;
 use super::versions::Versions;
 use crate::cluster::{self, Cluster};
 use crate::mesh::{self, Meshes, UnreadObject};
+use crate::parallel::both;
 
 /// A snapshot in both its forms.
 #[derive(Debug)]
@@ -59,9 +60,9 @@ impl Builders {
         self.unread.into_iter().for_each(|object| mesh.add_unread(object));
         let mesh_or_none = (!self.addresses_only).then_some(&mut mesh);
         self.versions.feed(&mut cluster, mesh_or_none, &mut report.problems);
-        let (cluster, problems) = cluster.build();
+        let ((meshes, remarks), (cluster, problems)) =
+            both(|| mesh.build_all(), || cluster.build());
         report.problems.extend(problems);
-        let (meshes, remarks) = mesh.build_all();
         report.remarks.extend(remarks);
         let has_api_server = cluster.services().iter().any(|s| s.name == "kubernetes");
         if !has_api_server {

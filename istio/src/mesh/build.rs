@@ -20,7 +20,7 @@ use super::meshes::{Meshes, SidecarNames};
 use super::service::ServiceResolution;
 use super::sidecar::sidecar;
 use super::{
-    Mesh, MeshPod, Sidecar, UnreadObject, endpoints, provideruse, proxy, registry, validate,
+    Mesh, MeshPod, UnreadObject, endpoints, provideruse, proxy, registry, validate, views,
     virtualservice,
 };
 use crate::objects::{self, AnyObject, ObjectMeta};
@@ -223,6 +223,7 @@ impl MeshBuilder {
         };
         self.pods_into(&mut mesh);
         registry::add_services(&mut mesh, &self.services, &self.entries);
+        mesh.own_views = views::own_views(&mesh.services, &mesh.virtual_services);
         endpoints::add_endpoints(&mut mesh, &self.services, &self.slices, &self.entries);
         endpoints::add_served_ports(&mut mesh, &self.services, &self.pods);
         for s in mesh.services.iter().filter(|s| s.resolution == ServiceResolution::Dns) {
@@ -241,12 +242,13 @@ impl MeshBuilder {
             }
         }
         mesh.sidecars = self.sidecars.iter().map(sidecar).collect();
-        mesh.sidecars.sort_by(|a, b| {
-            let key = |s: &Sidecar| {
-                (s.selector.is_none(), s.created, s.name.clone(), s.namespace.clone())
-            };
-            key(a).cmp(&key(b))
+        mesh.sidecars.sort_by_cached_key(|s| {
+            (s.selector.is_none(), s.created, s.name.clone(), s.namespace.clone())
         });
+        for (i, s) in mesh.sidecars.iter().enumerate() {
+            let of_namespace = mesh.sidecars_by_namespace.entry(s.namespace.clone()).or_default();
+            of_namespace.push(i as u32);
+        }
         let mut uses = provideruse::provider_uses(&self.telemetries, &self.policies);
         uses.extend(self.filters.iter().filter_map(proxy::of_filter));
         uses.extend(self.plugins.iter().filter_map(proxy::of_plugin));

@@ -109,15 +109,24 @@ pub(super) fn add_served_ports(mesh: &mut Mesh, services: &[ServiceObject], pods
         .iter()
         .map(|s| ((s.metadata.namespace.as_str(), s.metadata.name.as_str()), s))
         .collect();
-    let mut of_namespace: HashMap<&str, Vec<&PodObject>> = HashMap::new();
+    // By namespace, and key and value of a label.
+    let mut labelled: HashMap<(&str, &str, &str), Vec<&PodObject>> = HashMap::new();
     for p in pods {
-        of_namespace.entry(p.metadata.namespace.as_str()).or_default().push(p);
+        for (key, value) in &*p.metadata.labels {
+            labelled.entry((&p.metadata.namespace, key, value)).or_default().push(p);
+        }
     }
     for (i, s) in mesh.services.iter().enumerate().filter(|(_, s)| !s.selector.is_empty()) {
         if s.resolution == ServiceResolution::Alias {
             continue;
         }
-        let matching = of_namespace.get(s.namespace.as_str()).into_iter().flatten();
+        // Of the labels of the selector, the one that the fewest pods have.
+        let with_each = s.selector.iter().map(|(k, v)| {
+            labelled
+                .get(&(s.namespace.as_str(), k.as_str(), v.as_str()))
+                .map_or(&[][..], Vec::as_slice)
+        });
+        let matching = with_each.min_by_key(|pods| pods.len()).into_iter().flatten();
         for p in matching.filter(|p| selects(&s.selector, &p.metadata.labels)) {
             let object = by_name.get(&(s.namespace.as_str(), s.object.as_str()));
             for port in &s.ports {

@@ -16,10 +16,12 @@ pub(super) fn add_services(mesh: &mut Mesh, services: &[ServiceObject], entries:
     let mut all: Vec<MeshService> =
         services.iter().map(|s| from_kube(s, &mesh.domain)).chain(of_entries).collect();
     all.sort_by(|a, b| {
-        let key = |s: &MeshService| (s.created, s.sort_name().to_owned(), s.namespace.clone());
-        key(a).cmp(&key(b)).then_with(|| {
-            (a.registry, &a.object, &a.address).cmp(&(b.registry, &b.object, &b.address))
-        })
+        a.created
+            .cmp(&b.created)
+            .then_with(|| (a.sort_name(), &a.namespace).cmp(&(b.sort_name(), &b.namespace)))
+            .then_with(|| {
+                (a.registry, &a.object, &a.address).cmp(&(b.registry, &b.object, &b.address))
+            })
     });
     let aliases = aliases(&all);
     for (i, s) in all.iter_mut().enumerate() {

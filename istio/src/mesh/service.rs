@@ -176,6 +176,11 @@ impl ExportTo {
         self.lists("*")
     }
 
+    /// The words and names that are listed.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// How many words and names are listed.
     pub fn len(&self) -> usize {
         self.0.len()

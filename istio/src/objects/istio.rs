@@ -272,6 +272,13 @@ pub struct Egress {
     pub hosts: Vec<String>,
 }
 
+impl Egress {
+    /// Whether a host names the namespace of the client as `.`.
+    pub fn depends_on_client(&self) -> bool {
+        self.hosts.iter().any(|h| h.starts_with("./") || h.starts_with("~./"))
+    }
+}
+
 /// The port of an egress listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EgressPort {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use foldhash::HashMap;
 
 use super::super::duration::nanoseconds;
 use super::super::remote::{RecorderOptions, STORE};
@@ -127,6 +128,7 @@ fn read_declared(
         .with_context(|| format!("cannot read the calls {}", file.display()))?;
     let mut partial = false;
     let mut refused: Vec<String> = Vec::new();
+    let names = WorkloadNames::new(snapshot, subjects);
     for (n, line) in std::io::BufReader::new(open).lines().enumerate() {
         let position = format!("{}:{}", file.display(), n + 1);
         let line = line.with_context(|| format!("cannot read the calls {position}"))?;
@@ -145,7 +147,7 @@ fn read_declared(
                 continue;
             }
         };
-        match (find_workload(&workload, snapshot, subjects), call) {
+        match (names.find(&workload).cloned(), call) {
             (Some(id), Ok(call)) => learned.entry(id).or_default().declared.push(call),
             (Some(id), Err(why)) => {
                 output::warn(format_args!("{position}: {why}: {workload} is withheld for it"));
@@ -177,20 +179,37 @@ fn refusal(lines: &[String]) -> String {
     )
 }
 
-/// The workload of this name, or of the pod of this name; `name` is `NAMESPACE/NAME`.
-pub(in crate::cli) fn find_workload(
-    name: &str,
-    snapshot: &Snapshot,
-    subjects: &[Subject],
-) -> Option<WorkloadId> {
-    let (namespace, name) = name.split_once('/')?;
-    // If workloads of several kinds have this name, take the one that a Sidecar can serve.
-    let named = subjects.iter().filter(|s| s.id.namespace == namespace && s.id.name == name);
-    let workload =
-        named.min_by_key(|s| s.data_plane.why_no_sidecar().is_some()).map(|s| s.id.clone());
-    workload.or_else(|| {
-        let mut pods = snapshot.cluster.pods().iter();
-        pods.find(|p| p.workload.namespace == namespace && *p.name == *name)
-            .map(|p| p.workload.clone())
-    })
+/// Finds workloads by name.
+pub(in crate::cli) struct WorkloadNames<'a> {
+    /// By namespace and name.
+    workloads: HashMap<(&'a str, &'a str), &'a Subject>,
+    /// The workloads of pods, by namespace and name of the pod.
+    pods: HashMap<(&'a str, &'a str), &'a WorkloadId>,
+}
+
+impl<'a> WorkloadNames<'a> {
+    /// The names of all workloads and of all pods of the snapshot.
+    pub(in crate::cli) fn new(snapshot: &'a Snapshot, subjects: &'a [Subject]) -> Self {
+        let mut workloads: HashMap<(&str, &str), &Subject> = HashMap::default();
+        for s in subjects {
+            let first = workloads.entry((&s.id.namespace, &s.id.name)).or_insert(s);
+            // If workloads of several kinds have this name, take the one that a Sidecar can serve.
+            let serves = |s: &Subject| s.data_plane.why_no_sidecar().is_none();
+            if serves(s) && !serves(first) {
+                *first = s;
+            }
+        }
+        let mut pods: HashMap<(&str, &str), &WorkloadId> = HashMap::default();
+        for p in snapshot.cluster.pods() {
+            pods.entry((&p.workload.namespace, &p.name)).or_insert(&p.workload);
+        }
+        Self { workloads, pods }
+    }
+
+    /// The workload of this name, or of the pod of this name; `name` is `NAMESPACE/NAME`.
+    pub(in crate::cli) fn find(&self, name: &str) -> Option<&'a WorkloadId> {
+        let name = name.split_once('/')?;
+        let workload = self.workloads.get(&name).map(|s| &s.id);
+        workload.or_else(|| self.pods.get(&name).copied())
+    }
 }
