@@ -23,6 +23,7 @@ mod past;
 mod presence;
 pub mod readiness;
 mod remarks;
+mod running;
 mod subjects;
 mod withheld;
 
@@ -36,7 +37,8 @@ use crate::model::WorkloadId;
 use crate::scope::Scope;
 use assemble::OutcomeBuilder;
 use context::{GroupContext, mesh_of};
-use group::{Group, GroupBy, RunningPods};
+use group::{Group, GroupBy};
+use running::RunningPods;
 
 pub use declared::{DeclaredCall, UnreadableCall};
 pub use input::{GenerateInput, GenerateOptions};

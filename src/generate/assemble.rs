@@ -227,7 +227,7 @@ fn add_detail(
     outcome.today = size_today(context, &instance.client());
 }
 
-/// ProxySize of the scope under the Sidecar that applies now, whoever wrote it.
+/// The size of the scope under the Sidecar that applies now, whoever wrote it.
 fn size_today(context: &GroupContext<'_>, client: &Client<'_>) -> ProxySize {
     let egress = listeners(context.mesh.applied(context.namespace, client.labels));
     Scope::new(context.mesh, context.namespace, &egress, context.policy).size(client.labels)

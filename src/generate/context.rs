@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::group::{Group, RunningPods};
+use super::group::Group;
+use super::running::RunningPods;
 use super::subjects::Subject;
 use crate::mesh::{Egress, Mesh, MeshPod, Meshes, Sidecar, TrafficMode};
 use crate::model::{DataPlane, WorkloadId};

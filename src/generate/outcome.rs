@@ -52,9 +52,9 @@ pub struct GroupOutcome {
     pub rejected: BTreeMap<String, String>,
     /// How much is known of each member.
     pub readiness: BTreeMap<WorkloadId, Readiness>,
-    /// ProxySize of the scope with all hosts imported; with `detail` only.
+    /// The size of the scope with all hosts imported; with `detail` only.
     pub before: ProxySize,
-    /// ProxySize of the scope under the Sidecar that applies today; with `detail` only.
+    /// The size of the scope under the Sidecar that applies today; with `detail` only.
     pub today: ProxySize,
 }
 
