@@ -39,7 +39,7 @@ pub use apply::Applied;
 pub use error::StoreError;
 pub use fold::{DOMAINS, LISTED};
 pub use handle::Store;
-pub use import::Imported;
+pub use import::ImportedExport;
 pub use open::Access;
 pub use schema::SCHEMA;
 pub use unverified::UnverifiedChanges;

@@ -30,7 +30,7 @@ pub use crate::mesh::TrafficMode;
 pub use call::{
     Address, CallProtocol, EnvoyCluster, Route, RouteKind, RouteStep, ScopeCall, Treatment,
 };
-pub use imported::Imported;
+pub use imported::ImportedScope;
 pub use listener::ScopeListener;
 pub use scoped::ScopedService;
 
@@ -55,13 +55,13 @@ pub struct Scope<'m> {
     pub namespace: &'m str,
     /// Applies to calls for which the proxy has no route.
     pub policy: TrafficMode,
-    imported: Arc<Imported<'m>>,
+    imported: Arc<ImportedScope<'m>>,
 }
 
 impl<'m> Deref for Scope<'m> {
-    type Target = Imported<'m>;
+    type Target = ImportedScope<'m>;
 
-    fn deref(&self) -> &Imported<'m> {
+    fn deref(&self) -> &ImportedScope<'m> {
         &self.imported
     }
 }
@@ -103,7 +103,7 @@ impl<'m> Scope<'m> {
                 ScopeListener::new(e, services, select::virtual_services(mesh, namespace, &imports))
             })
             .collect();
-        let imported = Arc::new(Imported::new(mesh, namespace, listeners));
+        let imported = Arc::new(ImportedScope::new(mesh, namespace, listeners));
         Self { mesh, namespace, policy, imported }
     }
 

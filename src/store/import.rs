@@ -15,7 +15,7 @@ use crate::model::{Acceptance, Baseline, Batch, BatchId, Ledger, LedgerEntry, Re
 
 /// What an import did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Imported {
+pub struct ImportedExport {
     /// Records in the export.
     pub rows: u64,
     /// Whether they were merged, or had been merged before.
@@ -27,7 +27,7 @@ pub struct Imported {
     pub twice: u64,
 }
 
-impl fmt::Display for Imported {
+impl fmt::Display for ImportedExport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.applied {
             Applied::New if self.twice > 0 => write!(
@@ -52,7 +52,7 @@ impl Store {
     /// # Errors
     /// When the export is cut or malformed; then nothing is changed. Also when some of its batches
     /// are merged here and others are not: their sums cannot be separated.
-    pub fn import(&mut self, mut input: impl BufRead) -> Result<Imported, StoreError> {
+    pub fn import(&mut self, mut input: impl BufRead) -> Result<ImportedExport, StoreError> {
         let content = read(&mut input)?;
         let rows = content.rows();
         let ExportContent {
@@ -78,7 +78,12 @@ impl Store {
             queued.iter().map(|(id, bytes)| (id, bytes.as_slice())).collect();
         if merged == batches.len() && merged > 0 {
             self.queue(&queued)?;
-            return Ok(Imported { rows, applied: Applied::AlreadyMerged, salvaged, twice: 0 });
+            return Ok(ImportedExport {
+                rows,
+                applied: Applied::AlreadyMerged,
+                salvaged,
+                twice: 0,
+            });
         }
         if of_known_source > 0 {
             return Err(StoreError::Import {
@@ -103,7 +108,7 @@ impl Store {
         let twice = if counted.is_empty() { 0 } else { self.counted_twice(&counted)? };
         let id = BatchId { source: format!("import:{:016x}", digest(&records)), sequence: 0 };
         let applied = self.apply_with(&Batch { id, records }, &batches, &counted)?;
-        Ok(Imported { rows, applied, salvaged, twice })
+        Ok(ImportedExport { rows, applied, salvaged, twice })
     }
 
     /// Accepts what is not accepted here yet: what was accepted here counts more.

@@ -11,7 +11,7 @@ use crate::mesh::{Mesh, MeshService, Registry};
 
 /// What the egress listeners of a scope import.
 #[derive(Debug)]
-pub struct Imported<'m> {
+pub struct ImportedScope<'m> {
     /// Egress listeners, in the Sidecar's order.
     pub listeners: Vec<ScopeListener<'m>>,
     /// The union over the listeners, one per host, with the destinations of imported
@@ -20,7 +20,7 @@ pub struct Imported<'m> {
     by_host: HashMap<&'m str, u32>,
 }
 
-impl<'m> Imported<'m> {
+impl<'m> ImportedScope<'m> {
     /// Collects the Services of all listeners, and the destinations of their VirtualServices
     /// (`collectImportedServices`).
     pub(super) fn new(mesh: &'m Mesh, namespace: &str, listeners: Vec<ScopeListener<'m>>) -> Self {

@@ -22,7 +22,7 @@ fn a_cut_or_altered_export_changes_nothing() {
     assert_eq!(other.workloads(None).unwrap(), []);
     assert_eq!(
         other.import(text.as_bytes()).unwrap(),
-        Imported { rows: 2, applied: Applied::New, salvaged: None, twice: 0 }
+        ImportedExport { rows: 2, applied: Applied::New, salvaged: None, twice: 0 }
     );
     assert_eq!(other.import(text.as_bytes()).unwrap().applied, Applied::AlreadyMerged);
     assert_eq!(other.workloads(None).unwrap(), store.workloads(None).unwrap());
