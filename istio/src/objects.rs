@@ -34,8 +34,8 @@ pub use gateway::{GatewayRoute, GatewayRouteSpec};
 pub(crate) use gateway::{GatewayRule, GatewayValue, ObjectReference};
 pub use istio::{
     AuthorizationPolicy, AuthorizationPolicySpec, DestinationRule, DestinationRuleSpec, Egress,
-    EgressPort, SidecarObject, SidecarSpec, SpecObject, Telemetry, TelemetrySpec,
-    VirtualServiceObject, VirtualServiceSpec,
+    EgressPort, SidecarObject, SidecarSpec, Telemetry, TelemetrySpec, VirtualServiceObject,
+    VirtualServiceSpec,
 };
 pub(crate) use istio::{
     HttpMatch, HttpRoute, L4Match, L4Route, Mirror, Percent, PortSelector, RouteDestination,
@@ -47,7 +47,7 @@ pub use meshconfig::ConfigMap;
 pub(crate) use meshconfig::LabelExpression;
 pub(crate) use meshconfig::{LabelSelector, MeshConfigSpec, ProxyConfigSpec};
 pub(crate) use meta::nullable;
-pub use meta::{ObjectMeta, OwnerReference};
+pub use meta::{ObjectMeta, OwnerReference, SpecObject};
 pub use pod::{
     Container, ContainerPort, ContainerRunning, ContainerState, ContainerStatus,
     ContainerTerminated, PodCondition, PodIp, PodObject, PodSpec, PodStatus, addresses,

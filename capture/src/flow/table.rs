@@ -4,6 +4,7 @@
 //! read a clock.
 
 mod expiry;
+mod queue;
 mod report;
 
 use std::collections::VecDeque;
@@ -26,7 +27,7 @@ use crate::observation::{
 };
 use crate::owners::InterfaceOwners;
 use crate::skim::Skim;
-use expiry::ExpiryQueue;
+use queue::ExpiryQueue;
 
 /// Flows that begin with a forged segment and are remembered at a time, so that they are not
 /// reported where they arrive.

@@ -24,12 +24,11 @@ pub use super::report::{
     CollectError, CollectorConfig, CollectorControl, CollectorReport, CollectorStatus, PodAddresses,
 };
 
-use self::buffer::{CHUNK, ObservationBuffer};
-use self::send::ReportKind;
+use self::buffer::{CHUNK, ObservationBuffer, separate_spans};
 use super::evidence::NodeEvidence;
 use super::handle::{DroppedPackets, Handle, OpenError};
 use super::links::{Link, Links};
-use super::report::ControlState;
+use super::report::{ControlState, ReportKind};
 use crate::flow::ListeningPorts;
 use crate::meter::Meter;
 use crate::observation::Nanos;
@@ -239,7 +238,7 @@ impl Collector {
         let mut receiver_gone = false;
         let (buffer, status, mut spans) = (&mut self.buffer, &self.status, Vec::new());
         self.meter.finish(&mut |o| {
-            send::separate_spans(o, buffer, &mut spans);
+            separate_spans(o, buffer, &mut spans);
             // Sending may block here, since nothing is read any more.
             if buffer.len() >= CHUNK && !receiver_gone {
                 let (observations, over) = buffer.take();

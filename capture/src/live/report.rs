@@ -14,6 +14,13 @@ use crate::flow::{FlowConfig, ListeningPorts};
 use crate::loss::CaptureCounters;
 use crate::observation::{Nanos, Observation};
 
+/// Whether more reports follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReportKind {
+    Tick,
+    Last,
+}
+
 /// Configuration of a collector.
 #[derive(Clone, Debug)]
 pub struct CollectorConfig {

@@ -6,15 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ObjectMeta, WorkloadSelector, nullable};
-
-/// Any object of which only metadata and specification matter.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct SpecObject<S> {
-    pub metadata: ObjectMeta,
-    #[serde(default = "Option::default")]
-    pub spec: Option<S>,
-}
+use super::{SpecObject, WorkloadSelector, nullable};
 
 impl VirtualServiceObject {
     /// The hosts that it routes, as it spells them.

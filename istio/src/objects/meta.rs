@@ -46,3 +46,11 @@ pub struct OwnerReference {
     #[serde(default, deserialize_with = "nullable")]
     pub controller: bool,
 }
+
+/// Any object of which only metadata and specification matter.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct SpecObject<S> {
+    pub metadata: ObjectMeta,
+    #[serde(default = "Option::default")]
+    pub spec: Option<S>,
+}

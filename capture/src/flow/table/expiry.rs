@@ -2,47 +2,11 @@
 //!
 //! Owns the deadlines and the queues of them. Must never read a clock.
 
-use std::collections::VecDeque;
-
 use super::FlowTable;
+use super::queue::{ExpiryEntry, ExpiryQueue};
 use crate::flow::slots::FlowSlots;
 use crate::loss::CaptureCounters;
 use crate::observation::{Nanos, Observation, Transport};
-
-/// Entries at the front of a queue whose flows are fetched together. Most of them were not read
-/// for a long time: one by one, waiting for memory would be most of the cost of removing them.
-const FETCHED_TOGETHER: usize = 32;
-
-/// Deadline, slot and stamp of a flow in a queue.
-type ExpiryEntry = (Nanos, u32, u32);
-
-/// Flows in the order in which they expire.
-#[derive(Debug, Default)]
-pub(super) struct ExpiryQueue {
-    entries: VecDeque<ExpiryEntry>,
-    /// Entries at the front whose flows were fetched.
-    fetched: usize,
-}
-
-impl ExpiryQueue {
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// The entry at the front. Fetches its flow, and those of the next entries.
-    fn front(&mut self, slots: &FlowSlots) -> Option<ExpiryEntry> {
-        if self.fetched == 0 && !self.entries.is_empty() {
-            self.fetched = self.entries.len().min(FETCHED_TOGETHER);
-            slots.fetch(self.entries.range(..self.fetched).map(|(_, slot, _)| *slot));
-        }
-        self.entries.front().copied()
-    }
-
-    fn pop_front(&mut self) {
-        self.entries.pop_front();
-        self.fetched = self.fetched.saturating_sub(1);
-    }
-}
 
 /// Flows with the same idle time, so that their queue is nearly sorted by deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,6 +27,18 @@ pub(super) struct ObservationBuffer {
     pub unheard: u64,
 }
 
+/// Puts totals of interfaces into `spans`, and other observations into the buffer.
+pub(super) fn separate_spans(
+    observation: Observation,
+    buffer: &mut ObservationBuffer,
+    spans: &mut Vec<Observation>,
+) {
+    match observation {
+        Observation::Interface(_) => spans.push(observation),
+        _ => buffer.push(observation),
+    }
+}
+
 impl ObservationBuffer {
     pub(super) fn len(&self) -> usize {
         self.all.len()

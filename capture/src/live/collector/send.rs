@@ -5,28 +5,10 @@
 
 use std::sync::mpsc::{SyncSender, TrySendError};
 
-use super::buffer::{CHUNK, ObservationBuffer};
+use super::buffer::{CHUNK, separate_spans};
 use super::{CollectError, Collector, CollectorReport, nanos};
+use crate::live::report::ReportKind;
 use crate::observation::{Nanos, Observation};
-
-/// Puts totals of interfaces into `spans`, and other observations into the buffer.
-pub(super) fn separate_spans(
-    observation: Observation,
-    buffer: &mut ObservationBuffer,
-    spans: &mut Vec<Observation>,
-) {
-    match observation {
-        Observation::Interface(_) => spans.push(observation),
-        _ => buffer.push(observation),
-    }
-}
-
-/// Whether more reports follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReportKind {
-    Tick,
-    Last,
-}
 
 impl Collector {
     /// Reports what is due, in parts, as far as the receiver takes it. The rest is reported at the
