@@ -38,7 +38,7 @@ use crate::scope::Scope;
 use assemble::OutcomeBuilder;
 use context::{GroupContext, mesh_of};
 use group::{Group, GroupBy};
-use running::RunningPods;
+use running::{RunningPods, running_pods};
 
 pub use declared::{DeclaredCall, UnreadableCall};
 pub use input::{GenerateInput, GenerateOptions};
@@ -57,7 +57,7 @@ pub use withheld::{Cause, Withheld};
 /// may be left out. They are spread over all processors.
 pub fn generate(input: &GenerateInput<'_>, subjects: &[Subject]) -> Vec<GroupOutcome> {
     let Sorted { serveable, unready, mut outcomes } = sort_out(input, subjects);
-    let running = RunningPods::new(input.cluster);
+    let running = running_pods(input.cluster);
     let by_id: BTreeMap<&WorkloadId, &Subject> = subjects.iter().map(|s| (&s.id, s)).collect();
     let (groups, contexts) = groups_with_contexts(input, &serveable, &running, &by_id);
 

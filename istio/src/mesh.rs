@@ -200,7 +200,10 @@ impl Mesh {
     }
 
     /// The Sidecars of a namespace, in the order of [`Mesh::sidecars`].
-    pub fn sidecars_in(&self, namespace: &str) -> impl Iterator<Item = &Sidecar> {
+    pub fn sidecars_in<'m>(
+        &'m self,
+        namespace: &str,
+    ) -> impl Iterator<Item = &'m Sidecar> + use<'m> {
         let found = self.sidecars_by_namespace.get(namespace).into_iter().flatten();
         found.map(|&i| &self.sidecars[i as usize])
     }

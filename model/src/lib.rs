@@ -17,6 +17,7 @@ mod destination;
 mod evidence;
 pub mod export;
 mod folded;
+mod labels;
 pub mod observed;
 mod pod;
 pub mod sums;
@@ -35,11 +36,12 @@ pub use dependency::{Dependency, DependencyKey};
 pub use destination::{Destination, Infrastructure, ServicePort, Unresolved};
 pub use evidence::{Evidence, Example, Grade};
 pub use folded::{Folded, domain};
+pub use labels::{LabelIndex, selects};
 pub use pod::{CaptureScope, Labels, Pod};
 pub use tally::Tally;
 pub use time::Time;
 pub use unverified::{UnverifiedAmount, UnverifiedBatch};
-pub use workload::{DataPlane, Protocol, Workload, WorkloadId, selects};
+pub use workload::{DataPlane, Protocol, Workload, WorkloadId};
 
 /// Two records of the same thing become one.
 ///

@@ -202,9 +202,9 @@ pub fn check<'m>(
     let pods: Vec<&Pod> = running.selected(&g.namespace, g.selector.as_ref()).collect();
     remark_on_pods(g, &pods);
     remark_on_generated(g, &pods, mesh);
-    let others = mesh.sidecars_in(&g.namespace).filter(|s| !s.generated);
+    let mut others = mesh.sidecars_in(&g.namespace).filter(|s| !s.generated);
     if g.selector.is_none() {
-        let default = { others }.find(|s| s.selector.is_none())?;
+        let default = others.find(|s| s.selector.is_none())?;
         replace_default(g, default, adopt);
         return Some(default);
     }

@@ -12,7 +12,7 @@ use super::{Mesh, MeshEndpoint, MeshPod, ServedPort};
 use crate::objects::{
     EndpointSlice, PodObject, ServiceEntry, ServiceObject, named_ports, target_port,
 };
-use sidecarta_model::selects;
+use sidecarta_model::LabelIndex;
 
 /// Adds the endpoints of EndpointSlices and ServiceEntries. The mesh's pods must be there already.
 pub(super) fn add_endpoints(
@@ -65,6 +65,9 @@ pub(super) fn add_endpoints(
             }
         }
     }
+    // Of pods that an entry selects, only ready ones count (`controller/pod.go`).
+    let ready = mesh.pods.iter().filter(|p| p.ready);
+    let ready = LabelIndex::new(ready.map(|p| (p.namespace.as_str(), &*p.labels, p)));
     for entry in entries {
         let spec = &entry.spec;
         // istiod makes a Service for each address. Each of them adds the same endpoints again.
@@ -83,10 +86,7 @@ pub(super) fn add_endpoints(
             };
             let dns = matches!(spec.resolution.as_str(), "DNS" | "DNS_ROUND_ROBIN");
             if let Some(selector) = &spec.workload_selector {
-                let of_namespace =
-                    mesh.pods.iter().filter(|p| p.namespace == entry.metadata.namespace);
-                // Of pods that an entry selects, only ready ones count (`controller/pod.go`).
-                for p in of_namespace.filter(|p| p.ready && selects(&selector.labels, &p.labels)) {
+                for p in ready.selected(&entry.metadata.namespace, Some(&selector.labels)) {
                     if let Some(a) = p.addresses.first() {
                         add(&a.to_string(), &p.labels);
                     }
@@ -109,25 +109,14 @@ pub(super) fn add_served_ports(mesh: &mut Mesh, services: &[ServiceObject], pods
         .iter()
         .map(|s| ((s.metadata.namespace.as_str(), s.metadata.name.as_str()), s))
         .collect();
-    // By namespace, and key and value of a label.
-    let mut labelled: HashMap<(&str, &str, &str), Vec<&PodObject>> = HashMap::new();
-    for p in pods {
-        for (key, value) in &*p.metadata.labels {
-            labelled.entry((&p.metadata.namespace, key, value)).or_default().push(p);
-        }
-    }
+    let labelled = LabelIndex::new(
+        pods.iter().map(|p| (p.metadata.namespace.as_str(), &*p.metadata.labels, p)),
+    );
     for (i, s) in mesh.services.iter().enumerate().filter(|(_, s)| !s.selector.is_empty()) {
         if s.resolution == ServiceResolution::Alias {
             continue;
         }
-        // Of the labels of the selector, the one that the fewest pods have.
-        let with_each = s.selector.iter().map(|(k, v)| {
-            labelled
-                .get(&(s.namespace.as_str(), k.as_str(), v.as_str()))
-                .map_or(&[][..], Vec::as_slice)
-        });
-        let matching = with_each.min_by_key(|pods| pods.len()).into_iter().flatten();
-        for p in matching.filter(|p| selects(&s.selector, &p.metadata.labels)) {
+        for p in labelled.selected(&s.namespace, Some(&s.selector)) {
             let object = by_name.get(&(s.namespace.as_str(), s.object.as_str()));
             for port in &s.ports {
                 let spec = object.filter(|_| s.registry == Registry::Kubernetes).and_then(|o| {

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::generate::running::running_pods;
 use crate::generate::subjects::subjects;
 use crate::snapshot::{self, Builders, Report, Snapshot};
 
@@ -24,7 +25,7 @@ fn snapshot_of(pods: &[(&str, &str)], more: &str) -> Snapshot {
 fn groups_of(snapshot: &Snapshot, by: GroupBy) -> Vec<Group> {
     let all = subjects(&snapshot.cluster, &[]);
     let all: Vec<&Subject> = all.iter().collect();
-    groups(&all, by, &RunningPods::new(&snapshot.cluster))
+    groups(&all, by, &running_pods(&snapshot.cluster))
 }
 
 /// Name and number of members of each group.
@@ -60,7 +61,7 @@ fn a_foreign_sidecar_for_the_same_pods_is_replaced_only_with_adopt() {
                    name: hers}\nspec: {workloadSelector: {labels: {app: cart}}, egress: [{hosts: \
                    ['*/*']}]}\n";
     let snapshot = snapshot_of(&[("cart", "app: cart")], foreign);
-    let running = RunningPods::new(&snapshot.cluster);
+    let running = running_pods(&snapshot.cluster);
     let checked = |adopt| {
         let mut group = groups_of(&snapshot, GroupBy::Workload).remove(0);
         let found = check(&mut group, snapshot.meshes.first(), &running, &BTreeSet::new(), adopt);
