@@ -23,7 +23,7 @@ use std::net::IpAddr;
 use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
 
-use crate::mesh::{Discovery, Mesh};
+use crate::mesh::Discovery;
 use crate::model::{Protocol, ServicePort, Span, Time};
 
 pub(crate) use crate::model::CaptureScope;
@@ -93,6 +93,13 @@ struct Backing {
     sure: bool,
 }
 
+impl Backing {
+    /// The Service port had the endpoint at all times.
+    fn always(service: u32, port: u16) -> Self {
+        Self { service, port, from: Time::MIN, until: Time::MAX, sure: true }
+    }
+}
+
 /// The indexes, built by [`ClusterBuilder`]; a live view replaces them as a whole.
 #[derive(Debug, Default)]
 pub struct Cluster {
@@ -117,8 +124,7 @@ pub struct Cluster {
     service_ranges: Vec<IpNet>,
     domain: String,
     discovery: Discovery,
-    /// What decides about outbound traffic, where any proxy has the policy REGISTRY_ONLY.
-    outbound: Option<Box<Mesh>>,
+    outbound: outbound::OutboundPolicies,
 }
 
 impl Cluster {

@@ -8,6 +8,7 @@ mod accept;
 mod blocked;
 mod changes;
 mod forged;
+mod running;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::model::{
 };
 use crate::store::{Store, StoreError};
 use changes::{AlertChanges, AlertNumbers};
+use running::running_pods;
 
 pub use accept::{Decision, accept, accept_ready, ignore};
 
@@ -212,8 +214,8 @@ pub fn review_coverage(
     now: Time,
     patience: AlertPatience,
 ) -> Result<Vec<Alert>, StoreError> {
-    let pods = cluster.pods().iter().filter(|pod| pod.start <= now && now < pod.end);
-    let running: BTreeSet<&WorkloadId> = pods.map(|pod| &pod.workload).collect();
+    let running: BTreeSet<&WorkloadId> =
+        running_pods(cluster, now).map(|pod| &pod.workload).collect();
     let watches = store.watches(None)?;
     let mut watched: BTreeMap<WorkloadId, Spans> = BTreeMap::new();
     for watch in &watches {

@@ -196,7 +196,7 @@ async fn a_view_knows_which_namespaces_istiod_reads_and_what_proxies_refuse() {
     live.until("the MeshConfig", |v| v.current().hides("hidden")).await;
     let cluster = live.view.current();
     let host = "cart.shop.svc.cluster.local";
-    assert_eq!(cluster.refused_hosts(&cluster.pods()[0], &[host]), [host]);
+    assert_eq!(cluster.refused_hosts(&[&cluster.pods()[0]], &[host]), [host]);
     live.stop().await;
 }
 

@@ -12,7 +12,7 @@ use super::Cluster;
 use super::brief::{ControllerBrief, PodBrief};
 use super::entries::{self, EntryWorkload};
 use super::objects;
-use super::outbound::OutboundObjects;
+use super::outbound::OutboundPolicies;
 use super::owners::Owners;
 use super::pool::Pool;
 use super::tenancy::{EndTime, hand_over_endpoints};
@@ -190,17 +190,17 @@ impl ClusterBuilder {
         self.pods_into(&mut cluster, &mut problems);
         let services: Vec<&objects::ServiceObject> = self.services.values().map(|s| &**s).collect();
         hand_over_endpoints(&mut cluster, &services);
-        let outbound = OutboundObjects {
-            config_maps: &self.config_maps,
-            namespaces: &self.namespaces,
-            sidecars: &self.sidecars,
-            services,
-            entries: &self.entries,
-            virtual_services: &self.virtual_services,
-        };
-        cluster.outbound = outbound.mesh(&cluster.domain).map(Box::new);
         entries::fill(&mut cluster, &self.entries, &self.workload_entries, &mut problems);
         Self::ambient_ports_into(&mut cluster);
+        cluster.outbound = OutboundPolicies {
+            config_maps: self.config_maps,
+            namespaces: self.namespaces,
+            sidecars: self.sidecars,
+            services: self.services.into_values().collect(),
+            entries: self.entries,
+            virtual_services: self.virtual_services,
+            ..OutboundPolicies::default()
+        };
         (cluster, problems)
     }
 

@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::changes::{AlertChanges, AlertNumbers};
-use crate::cluster::Cluster;
+use super::running::running_pods;
+use crate::cluster::{Cluster, Pod};
 use crate::model::{
     Alert, AlertKind, Dependency, Destination, Lookups, ServicePort, Tally, Time, WorkloadId,
 };
@@ -34,9 +35,13 @@ pub(super) fn review(
         for lookups in store.lookups(None)? {
             by_workload.entry(lookups.workload.clone()).or_default().push(lookups);
         }
+        let mut running: BTreeMap<&WorkloadId, Vec<&Pod>> = BTreeMap::new();
+        for pod in running_pods(cluster, now) {
+            running.entry(&pod.workload).or_default().push(pod);
+        }
         for (workload, lookups) in by_workload {
-            let dependencies = store.dependencies_of(&workload)?;
-            for (host, tally) in refused_hosts(cluster, &workload, &lookups, &dependencies, now) {
+            let Some(pods) = running.get(&workload) else { continue };
+            for (host, tally) in blocked_hosts(store, cluster, pods, &lookups, now)? {
                 refused.push(Alert {
                     destination: Some(destination(cluster, host)),
                     ..Alert::about(AlertKind::BlockedCall, &workload, tally, now)
@@ -57,29 +62,26 @@ pub(super) fn review(
     Ok(new)
 }
 
-/// Hosts that a workload looked up and never reached, and that the proxy of a running pod refuses.
-fn refused_hosts<'l>(
+/// Hosts that a workload looked up and never reached, and that the proxy of one of its running pods
+/// refuses.
+fn blocked_hosts<'l>(
+    store: &Store,
     cluster: &Cluster,
-    workload: &WorkloadId,
+    pods: &[&Pod],
     lookups: &'l [Lookups],
-    dependencies: &[Dependency],
     now: Time,
-) -> Vec<(&'l str, Tally)> {
+) -> Result<Vec<(&'l str, Tally)>, StoreError> {
+    let is_old_enough = |l: &&Lookups| now.since(l.tally.first_seen) >= CONNECTION_FOLLOWS;
+    let names: Vec<&str> = lookups.iter().filter(is_old_enough).map(|l| l.host.as_str()).collect();
+    let refused = cluster.refused_hosts(pods, &names);
+    let Some(pod) = pods.first().filter(|_| !refused.is_empty()) else { return Ok(Vec::new()) };
+    let dependencies = store.dependencies_of(&pod.workload)?;
     let reached: BTreeSet<&str> = dependencies.iter().flat_map(hosts).collect();
-    let is_unreached = |l: &&Lookups| {
-        !reached.contains(l.host.as_str()) && now.since(l.tally.first_seen) >= CONNECTION_FOLLOWS
+    let is_blocked = |l: &&Lookups| {
+        let host = l.host.as_str();
+        refused.contains(&host) && !reached.contains(host)
     };
-    let unreached: Vec<&Lookups> = lookups.iter().filter(is_unreached).collect();
-    if unreached.is_empty() {
-        return Vec::new();
-    }
-    let names: Vec<&str> = unreached.iter().map(|l| l.host.as_str()).collect();
-    let is_running = |start, end| start <= now && now < end;
-    let pods =
-        cluster.pods().iter().filter(|p| p.workload == *workload && is_running(p.start, p.end));
-    let refused: BTreeSet<&str> = pods.flat_map(|pod| cluster.refused_hosts(pod, &names)).collect();
-    let is_refused = |l: &&Lookups| refused.contains(l.host.as_str());
-    unreached.into_iter().filter(is_refused).map(|l| (l.host.as_str(), l.tally)).collect()
+    Ok(lookups.iter().filter(is_blocked).map(|l| (l.host.as_str(), l.tally)).collect())
 }
 
 /// The hosts that a dependency reached, or may have reached.

@@ -30,20 +30,20 @@ fn known(who: &WorkloadId) -> Record {
     })
 }
 
-struct World {
-    _dir: tempfile::TempDir,
-    store: Store,
+pub(super) struct World {
+    pub dir: tempfile::TempDir,
+    pub store: Store,
     batches: u64,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s"), Access::CreateOrOpen).unwrap();
-        Self { _dir: dir, store, batches: 0 }
+        Self { dir, store, batches: 0 }
     }
 
-    fn learn(&mut self, mut records: Vec<Record>) -> Batch {
+    pub fn learn(&mut self, mut records: Vec<Record>) -> Batch {
         records.sort_by(|a, b| a.key().cmp(&b.key()));
         self.batches += 1;
         let id = crate::model::BatchId { source: format!("t{}", self.batches), sequence: 0 };

@@ -168,13 +168,7 @@ impl ClusterBuilder {
                         continue;
                     };
                     for &a in &*pod.addresses {
-                        let backing = Backing {
-                            service: i as u32,
-                            port: port.port,
-                            from: Time::MIN,
-                            until: Time::MAX,
-                            sure: true,
-                        };
+                        let backing = Backing::always(i as u32, port.port);
                         add_backing(cluster, (a, number, port.protocol.0), backing);
                     }
                 }
@@ -198,13 +192,7 @@ impl ClusterBuilder {
                     let own = w.entry.ports.get(&port.name).copied();
                     let named = w.entry.ports.iter().map(|(name, n)| (name.as_str(), *n));
                     let Some(number) = own.or_else(|| target_port(port, named)) else { continue };
-                    let backing = Backing {
-                        service: i as u32,
-                        port: port.port,
-                        from: Time::MIN,
-                        until: Time::MAX,
-                        sure: true,
-                    };
+                    let backing = Backing::always(i as u32, port.port);
                     add_backing(cluster, (address, number, port.protocol.0), backing);
                 }
             }

@@ -1,6 +1,6 @@
 use super::*;
-use crate::model::{Batch, BatchId, DependencyKey, Protocol, Record};
-use crate::store::Access;
+use crate::model::{DependencyKey, Protocol, Record};
+use crate::novelty::tests::World;
 
 /// A pod `web` with a proxy, the Services `cart` and `stock`, and a Sidecar that has `cart` alone.
 const CLUSTER: &str = "
@@ -32,33 +32,13 @@ spec:
 const STOCK: &str = "stock.shop.svc.cluster.local";
 const SECOND: i64 = 1_000_000_000;
 
-struct World {
-    dir: tempfile::TempDir,
-    store: Store,
-    batches: u64,
-}
-
-impl World {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("s"), Access::CreateOrOpen).unwrap();
-        Self { dir, store, batches: 0 }
-    }
-
-    fn learn(&mut self, record: Record) {
-        self.batches += 1;
-        let id = BatchId { source: "test".into(), sequence: self.batches };
-        self.store.apply(&Batch { id, records: vec![record] }).unwrap();
-    }
-
-    /// The ids of the alerts that are new at this second, with these objects.
-    fn review(&mut self, objects: &str, second: i64) -> Vec<String> {
-        let file = self.dir.path().join("cluster.yaml");
-        std::fs::write(&file, objects).unwrap();
-        let (cluster, _) = crate::snapshot::load(&[file], None).unwrap();
-        let new = review(&mut self.store, &cluster, Time(second * SECOND)).unwrap();
-        new.iter().map(Alert::id).collect()
-    }
+/// The ids of the alerts that are new at this second, with these objects.
+fn reviewed(world: &mut World, objects: &str, second: i64) -> Vec<String> {
+    let file = world.dir.path().join("cluster.yaml");
+    std::fs::write(&file, objects).unwrap();
+    let (cluster, _) = crate::snapshot::load(&[file], None).unwrap();
+    let new = review(&mut world.store, &cluster, Time(second * SECOND)).unwrap();
+    new.iter().map(Alert::id).collect()
 }
 
 fn web() -> WorkloadId {
@@ -74,10 +54,14 @@ fn lookup(host: &str) -> Record {
 #[test]
 fn a_host_that_was_looked_up_never_reached_and_is_not_in_scope_is_a_blocked_call() {
     let mut world = World::new();
-    world.learn(lookup(STOCK));
-    assert_eq!(world.review(CLUSTER, 30), [""; 0], "its connection may come with a later batch");
-    assert_eq!(world.review(CLUSTER, 60), ["blocked-call/shop/Pod/web/shop/stock:0"]);
-    assert_eq!(world.review(CLUSTER, 120), [""; 0], "it is raised once");
+    world.learn(vec![lookup(STOCK)]);
+    assert_eq!(
+        reviewed(&mut world, CLUSTER, 30),
+        [""; 0],
+        "its connection may come with a later batch"
+    );
+    assert_eq!(reviewed(&mut world, CLUSTER, 60), ["blocked-call/shop/Pod/web/shop/stock:0"]);
+    assert_eq!(reviewed(&mut world, CLUSTER, 120), [""; 0], "it is raised once");
     let text = world.store.alerts(None).unwrap()[0].alert.text();
     let want = "shop/web looked shop/stock up 1 times and never reached it: probably its proxy \
                 blocks the call, whose policy is REGISTRY_ONLY and whose Sidecar lacks the host";
@@ -87,14 +71,14 @@ fn a_host_that_was_looked_up_never_reached_and_is_not_in_scope_is_a_blocked_call
 #[test]
 fn a_host_in_scope_is_no_blocked_call() {
     let mut world = World::new();
-    world.learn(lookup("cart.shop.svc.cluster.local"));
-    assert_eq!(world.review(CLUSTER, 60), [""; 0]);
+    world.learn(vec![lookup("cart.shop.svc.cluster.local")]);
+    assert_eq!(reviewed(&mut world, CLUSTER, 60), [""; 0]);
 }
 
 #[test]
 fn a_host_that_was_reached_is_no_blocked_call() {
     let mut world = World::new();
-    world.learn(lookup(STOCK));
+    world.learn(vec![lookup(STOCK)]);
     let destination = Destination::Service(ServicePort {
         namespace: "shop".into(),
         name: "stock".into(),
@@ -103,15 +87,15 @@ fn a_host_that_was_reached_is_no_blocked_call() {
     });
     let key = DependencyKey { workload: web(), destination, port: 80, protocol: Protocol::Tcp };
     let tally = Tally::new(1, Time(11 * SECOND), Time(11 * SECOND));
-    world.learn(Record::Dependency(Dependency::new(key, tally)));
-    assert_eq!(world.review(CLUSTER, 60), [""; 0]);
+    world.learn(vec![Record::Dependency(Dependency::new(key, tally))]);
+    assert_eq!(reviewed(&mut world, CLUSTER, 60), [""; 0]);
 }
 
 #[test]
 fn where_the_policy_is_allow_any_nothing_is_blocked() {
     let mut world = World::new();
-    world.learn(lookup(STOCK));
-    assert_eq!(world.review(&CLUSTER.replace("REGISTRY_ONLY", "ALLOW_ANY"), 60), [""; 0]);
+    world.learn(vec![lookup(STOCK)]);
+    assert_eq!(reviewed(&mut world, &CLUSTER.replace("REGISTRY_ONLY", "ALLOW_ANY"), 60), [""; 0]);
 }
 
 #[test]
@@ -124,18 +108,18 @@ metadata: {namespace: istio-system, name: istio}
 data: {mesh: 'outboundTrafficPolicy: {mode: REGISTRY_ONLY}'}
 ";
     let mut world = World::new();
-    world.learn(lookup(STOCK));
-    assert_eq!(world.review(&CLUSTER.replace(policy, ""), 60), [""; 0]);
+    world.learn(vec![lookup(STOCK)]);
+    assert_eq!(reviewed(&mut world, &CLUSTER.replace(policy, ""), 60), [""; 0]);
     let objects = CLUSTER.replace(policy, "") + config;
-    assert_eq!(world.review(&objects, 60).len(), 1);
+    assert_eq!(reviewed(&mut world, &objects, 60).len(), 1);
 }
 
 #[test]
 fn the_alert_ends_when_the_sidecar_has_the_host() {
     let mut world = World::new();
-    world.learn(lookup(STOCK));
-    assert_eq!(world.review(CLUSTER, 60).len(), 1);
+    world.learn(vec![lookup(STOCK)]);
+    assert_eq!(reviewed(&mut world, CLUSTER, 60).len(), 1);
     let wider = CLUSTER.replace("[./cart.shop.svc.cluster.local]", "['./*']");
-    assert_eq!(world.review(&wider, 90), [""; 0]);
+    assert_eq!(reviewed(&mut world, &wider, 90), [""; 0]);
     assert!(world.store.alerts(None).unwrap().is_empty());
 }
