@@ -140,13 +140,17 @@ impl RecordSource {
         }
     }
 
-    /// The alerts that are stored about a namespace, or about all.
-    fn alerts(&self, namespace: Option<&str>) -> anyhow::Result<Vec<Alert>> {
+    /// The same with the alerts that are stored.
+    fn records_and_alerts(&self, namespace: Option<&str>) -> anyhow::Result<(Records, Vec<Alert>)> {
         match self {
-            Self::Recorder(recorder) => recorder.alerts(namespace),
+            Self::Recorder(recorder) => {
+                Ok((recorder.records(namespace)?, recorder.alerts(namespace)?))
+            }
             Self::Store(store) => {
-                let raised = Store::read(store)?.alerts(namespace)?;
-                Ok(raised.into_iter().map(|raised| raised.alert).collect())
+                let store = open_to_read(store)?;
+                let raised = store.alerts(namespace)?.into_iter();
+                let alerts = raised.map(|raised| raised.alert).collect();
+                Ok((Records::of(&store, namespace)?, alerts))
             }
         }
     }

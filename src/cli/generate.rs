@@ -114,10 +114,14 @@ impl ChoiceOptions {
         &self,
         input: &GenerationInput,
     ) -> anyhow::Result<impl Fn(&WorkloadId) -> bool + use<>> {
-        let names = WorkloadNames::new(&input.snapshot, &input.subjects);
-        let find =
-            |name: &String| names.find(name).cloned().with_context(|| no_such_workload(name));
-        let only = self.workload.iter().map(find).collect::<anyhow::Result<Vec<_>>>()?;
+        let only = if self.workload.is_empty() {
+            Vec::new()
+        } else {
+            let names = WorkloadNames::new(&input.snapshot, &input.subjects);
+            let find =
+                |name: &String| names.find(name).cloned().with_context(|| no_such_workload(name));
+            self.workload.iter().map(find).collect::<anyhow::Result<Vec<_>>>()?
+        };
         let (namespace, exclude) = (self.view.namespace.clone(), self.exclude.clone());
         Ok(move |id: &WorkloadId| {
             let excluded = |e: &String| match e.split_once('/') {

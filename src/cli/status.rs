@@ -29,10 +29,10 @@ pub(super) struct StatusOptions {
 pub(super) fn run(options: &StatusOptions) -> anyhow::Result<CommandOutcome> {
     let namespace = options.view.namespace.as_deref();
     let source = options.read.source()?;
-    let records = source.records(namespace)?;
+    let (records, alerts) = source.records_and_alerts(namespace)?;
     let outcome = super::read_outcome(records.missing.as_ref());
     let mut status = StatusReport::of(records);
-    status.add_blocked_calls(source.alerts(namespace)?);
+    status.add_blocked_calls(alerts);
     let mut limits = Vec::new();
     if let RecordSource::Recorder(recorder) = &source {
         let answer = recorder.limits(namespace)?;

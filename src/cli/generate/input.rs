@@ -85,8 +85,11 @@ pub(in crate::cli) fn read_input(
     }
     generation::separate_past_proxy(&snapshot.cluster, &mut learned);
     let subjects = subjects(&snapshot.cluster, &stored);
-    for file in &source.calls {
-        partial |= read_declared(file, &snapshot, &subjects, &mut learned)?;
+    if !source.calls.is_empty() {
+        let names = WorkloadNames::new(&snapshot, &subjects);
+        for file in &source.calls {
+            partial |= read_declared(file, &names, &mut learned)?;
+        }
     }
     Ok(GenerationInput { snapshot, subjects, learned, partial })
 }
@@ -120,15 +123,13 @@ fn drop_stale(
 /// could be too narrow.
 fn read_declared(
     file: &Path,
-    snapshot: &Snapshot,
-    subjects: &[Subject],
+    names: &WorkloadNames<'_>,
     learned: &mut BTreeMap<WorkloadId, Learned>,
 ) -> anyhow::Result<bool> {
     let open = fs::File::open(file)
         .with_context(|| format!("cannot read the calls {}", file.display()))?;
     let mut partial = false;
     let mut refused: Vec<String> = Vec::new();
-    let names = WorkloadNames::new(snapshot, subjects);
     for (n, line) in std::io::BufReader::new(open).lines().enumerate() {
         let position = format!("{}:{}", file.display(), n + 1);
         let line = line.with_context(|| format!("cannot read the calls {position}"))?;

@@ -48,8 +48,6 @@ pub(super) struct Summary {
     ambiguous: Vec<String>,
     unresolved: Vec<String>,
     pub notes: Vec<String>,
-    #[serde(skip)]
-    watched: Spans,
     /// The batch of the only capture so far. Within one capture, no dependency comes twice.
     #[serde(skip)]
     only: Option<Batch>,
@@ -71,7 +69,6 @@ impl Summary {
         for record in &batch.records {
             match record {
                 Record::Source(s) => {
-                    self.watched.merge(&s.spans);
                     sums::merge(&mut self.counters, &s.counters);
                 }
                 Record::Workload(w) => {
@@ -101,10 +98,6 @@ impl Summary {
     /// Computes the lists from all captures that were added.
     pub fn summarise(&mut self) {
         self.workloads = self.workload_ids.len() as u64;
-        self.dependencies.clear();
-        self.scope_misses.clear();
-        self.ambiguous.clear();
-        self.unresolved.clear();
         let records = self.only.iter().flat_map(|batch| &batch.records);
         let of_only = records.filter_map(|record| match record {
             Record::Dependency(d) => Some((&d.key, d.tally, d.scope_miss)),

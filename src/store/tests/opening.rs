@@ -26,6 +26,13 @@ fn closed_store(path: &Path) {
     store.close().unwrap();
 }
 
+/// Makes a store with 60 waiting batches.
+fn closed_queue(path: &Path) {
+    let mut store = Store::open(path, Access::CreateOrOpen).unwrap();
+    queue_batches(&mut store, 60);
+    store.close().unwrap();
+}
+
 #[test]
 fn a_second_opener_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -112,9 +119,7 @@ fn a_store_of_schema_1_is_migrated_with_all_that_it_has() {
 fn batches_that_are_lost_with_the_end_of_the_log_are_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let mut store = Store::open(&path, Access::CreateOrOpen).unwrap();
-    queue_batches(&mut store, 60);
-    store.close().unwrap();
+    closed_queue(&path);
     let file = path.join("db/db");
     let whole = fs::read(&file).unwrap();
     let mut lost = 0;
@@ -203,9 +208,7 @@ fn readers_beside_a_writer_see_whole_writes() {
 fn a_panic_inside_sled_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let mut store = Store::open(&path, Access::CreateOrOpen).unwrap();
-    queue_batches(&mut store, 60);
-    store.close().unwrap();
+    closed_queue(&path);
     // sled asserts that no two segments have the same number.
     let file = path.join("db/db");
     let mut bytes = fs::read(&file).unwrap();
