@@ -1,5 +1,5 @@
-//! Threads that report how they end, the signals that ask a process to end, and the limit of open
-//! descriptors.
+//! Threads that report how they end, the signals that ask a process to end, and what a program that
+//! runs for months sets at its start: the limit of open descriptors, and freed memory.
 //!
 //! Owns no thread's work. Must never let a thread end without a report.
 
@@ -10,9 +10,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use tokio::sync::oneshot;
 
-/// Raises the soft limit of open descriptors to the hard limit (RLIMIT_NOFILE, getrlimit(2)), and
-/// logs it: an agent needs a descriptor for each interface, a recorder one for each connection.
-pub(crate) fn raise_descriptors() {
+/// Sets what a program that runs for months needs, and logs it.
+pub(crate) fn prepare_long_run() {
+    raise_descriptors();
+    return_freed_memory();
+}
+
+/// Raises the soft limit of open descriptors to the hard limit (RLIMIT_NOFILE, getrlimit(2)): an
+/// agent needs a descriptor for each interface, a recorder one for each connection.
+fn raise_descriptors() {
     let before = getrlimit(Resource::Nofile);
     let wanted = Rlimit { current: before.maximum, maximum: before.maximum };
     if before.current != before.maximum
@@ -23,6 +29,24 @@ pub(crate) fn raise_descriptors() {
     let now = getrlimit(Resource::Nofile).current;
     let words = |n: Option<u64>| n.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
     tracing::info!(limit = %words(now), before = %words(before.current), "open descriptors");
+}
+
+/// Bytes from which an allocation is a mapping of its own, which goes back to the system when it is
+/// freed.
+#[cfg(target_env = "gnu")]
+const MAPPED_FROM: libc::c_int = 1024 * 1024;
+
+/// Makes the allocator give large allocations back to the system when they are freed.
+///
+/// glibc raises the size from which it maps memory to that of each freed mapping (up to 32 MiB), and
+/// what is smaller stays in the heap of its thread (M_MMAP_THRESHOLD, mallopt(3)). A burst of large
+/// batches would stay in memory for as long as the process lives.
+fn return_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes two numbers, and sets an option of the allocator.
+    if unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM) } == 0 {
+        tracing::warn!("the allocator does not take M_MMAP_THRESHOLD: freed memory may stay");
+    }
 }
 
 /// A thread that reports how it ended.

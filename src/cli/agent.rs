@@ -17,7 +17,7 @@ use super::{CommandOutcome, SnapshotOptions, StoreOptions};
 use crate::agent::outbox::DeliveryPace;
 use crate::agent::outlet::{DeliveryThread, Outlet, ToFile, ToRecorder, ToStdout, ToStore};
 use crate::agent::{AgentConfig, keep_only_capture, run as live};
-use crate::life::raise_descriptors;
+use crate::life::prepare_long_run;
 use crate::private;
 use crate::snapshot;
 use crate::store::{Access, Store};
@@ -283,7 +283,7 @@ fn connect(
 /// Runs `sidecarta agent`.
 pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<CommandOutcome> {
     options.live.log.init()?;
-    raise_descriptors();
+    prepare_long_run();
     let mut config = options.live.config(true, Duration::ZERO, options.spool.clone())?;
     let (runtime, objects, partial) =
         connect(&options.pods, None, Extent::Node(config.node.clone()))?;
@@ -317,7 +317,7 @@ pub(super) fn agent(options: &AgentOptions) -> anyhow::Result<CommandOutcome> {
 /// Runs `sidecarta run`.
 pub(super) fn run(options: &RunOptions) -> anyhow::Result<CommandOutcome> {
     options.live.log.init()?;
-    raise_descriptors();
+    prepare_long_run();
     let mut config = options.live.config(false, options.settle, None)?;
     let domain = options.cluster.cluster_domain.as_deref();
     let (runtime, objects, partial) = connect(&options.cluster.cluster, domain, Extent::Cluster)?;

@@ -148,7 +148,7 @@ fn sinks(options: &RecorderRunOptions) -> alert::SinkConfig {
 /// Runs `sidecarta recorder`.
 pub(super) fn run(options: &RecorderRunOptions) -> anyhow::Result<CommandOutcome> {
     options.log.init()?;
-    crate::life::raise_descriptors();
+    crate::life::prepare_long_run();
     let tls = options
         .tls_cert
         .clone()

@@ -19,7 +19,7 @@ use super::running::{Recorder, batch, pod, service, snapshot};
 /// Descriptors that the recorder has: 112 connections.
 const DESCRIPTORS: u32 = 256;
 /// Most memory that it may have, in KiB, whatever comes.
-const MEMORY: u64 = 400 * 1024;
+const MEMORY: u64 = 230 * 1024;
 
 fn torture() -> bool {
     std::env::var_os("SIDECARTA_TORTURE").is_some()
