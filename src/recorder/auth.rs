@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use cache::{AnswerCache, QuestionLimits, TokenDigest, TokenUse};
+use cache::{AnswerCache, QuestionLimits, TokenDigest, TokenUse, answer_cache};
 use rate::{Rate, RateLimiter};
 
 /// How long an answer is valid. A token that is revoked works for that much longer.
@@ -132,11 +132,11 @@ impl Authorizer {
         Self {
             client,
             agents,
-            callers: AnswerCache::new(VALID_FOR),
-            refused: AnswerCache::new(REFUSED_FOR),
-            valid_once: AnswerCache::new(VALID_ONCE_FOR),
-            nodes: AnswerCache::new(VALID_FOR),
-            rights: AnswerCache::new(VALID_FOR),
+            callers: answer_cache(VALID_FOR),
+            refused: answer_cache(REFUSED_FOR),
+            valid_once: answer_cache(VALID_ONCE_FOR),
+            nodes: answer_cache(VALID_FOR),
+            rights: answer_cache(VALID_FOR),
             limits: QuestionLimits::new(MAX_QUESTIONS),
             strangers: RateLimiter::new(STRANGER),
             all_strangers: RateLimiter::new(ALL_STRANGERS),
@@ -194,7 +194,7 @@ impl Authorizer {
             Some(allowed) => allowed,
             None => {
                 let allowed = self.ask_right(&question).await?;
-                self.rights.put(question, allowed);
+                self.rights.insert(question, allowed);
                 allowed
             }
         };
@@ -215,7 +215,7 @@ impl Authorizer {
 
     /// The node that an agent's pod is on.
     async fn node_of(&self, pod: &str) -> Result<String, Denied> {
-        if let Some(node) = self.nodes.get(&pod.to_owned()) {
+        if let Some(node) = self.nodes.get(pod) {
             return Ok(node);
         }
         let (namespace, _) = &self.agents.account;
@@ -223,7 +223,7 @@ impl Authorizer {
         let found = api.get(pod).await.map_err(|e| unavailable(&e))?;
         let node = found.spec.and_then(|spec| spec.node_name).filter(|node| !node.is_empty());
         let node = node.ok_or_else(|| Denied::Forbidden(format!("the pod {pod} is on no node")))?;
-        self.nodes.put(pod.to_owned(), node.clone());
+        self.nodes.insert(pod.to_owned(), node.clone());
         Ok(node)
     }
 
@@ -253,12 +253,12 @@ impl Authorizer {
         let answer = self.ask_caller(token, token_use).await;
         match &answer {
             Ok(caller) => {
-                self.callers.put(digest, caller.clone());
-                self.valid_once.put(digest, ());
+                self.callers.insert(digest, caller.clone());
+                self.valid_once.insert(digest, ());
             }
             Err(denied @ Denied::Unknown(_)) => {
-                self.refused.put(digest, denied.clone());
-                self.valid_once.remove(&digest);
+                self.refused.insert(digest, denied.clone());
+                self.valid_once.invalidate(&digest);
             }
             Err(_) => {}
         }

@@ -5,12 +5,14 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Semaphore, SemaphorePermit};
 
 /// Answers in a cache, at most.
-const MAX_ANSWERS: usize = 16_384;
+const MAX_ANSWERS: u64 = 16_384;
 
 /// Whose token is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,43 +26,20 @@ pub(super) enum TokenUse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TokenDigest(u64, u64);
 
-/// Answers, each with the time when it came.
-#[derive(Debug)]
-pub(super) struct AnswerCache<K, V> {
-    answers: Mutex<HashMap<K, (Instant, V)>>,
-    valid_for: Duration,
-}
+/// Answers, each valid for a time.
+pub(super) type AnswerCache<K, V> = Cache<K, V>;
 
-impl<K: Hash + Eq + Clone, V: Clone> AnswerCache<K, V> {
-    /// A cache whose answers are valid for this time.
-    pub fn new(valid_for: Duration) -> Self {
-        Self { answers: Mutex::new(HashMap::new()), valid_for }
-    }
-
-    pub fn get(&self, key: &K) -> Option<V> {
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, value) = answers.get(key)?;
-        (at.elapsed() < self.valid_for).then(|| value.clone())
-    }
-
-    pub fn put(&self, key: K, value: V) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if answers.len() >= MAX_ANSWERS && !answers.contains_key(&key) {
-            answers.retain(|_, (at, _)| at.elapsed() < self.valid_for);
-            // All of them are valid: the older half is removed, and may be asked about again.
-            if answers.len() >= MAX_ANSWERS {
-                let mut times: Vec<Instant> = answers.values().map(|(at, _)| *at).collect();
-                let (_, middle, _) = times.select_nth_unstable(MAX_ANSWERS / 2);
-                let middle = *middle;
-                answers.retain(|_, (at, _)| *at > middle);
-            }
-        }
-        answers.insert(key, (Instant::now(), value));
-    }
-
-    pub fn remove(&self, key: &K) {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-    }
+/// A cache of answers that are valid for this time. When it is full, the answer that was not used
+/// for longest is removed, and may be asked about again.
+pub(super) fn answer_cache<K, V>(valid_for: Duration) -> AnswerCache<K, V>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    // The newest answer is always taken: the default policy may refuse it.
+    let policy = EvictionPolicy::lru();
+    let cache = Cache::builder().max_capacity(MAX_ANSWERS).time_to_live(valid_for);
+    cache.eviction_policy(policy).build()
 }
 
 /// The locks of all tokens that questions are asked about at this moment.
@@ -134,18 +113,20 @@ mod tests {
 
     #[test]
     fn a_cache_is_bounded_and_has_the_newest_answer() {
-        let cache = AnswerCache::new(Duration::from_secs(60));
+        let cache = answer_cache(Duration::from_secs(60));
         for n in 0..3 * MAX_ANSWERS {
-            cache.put(n, n);
+            cache.insert(n, n);
             assert_eq!(cache.get(&n), Some(n));
         }
-        assert!(cache.answers.lock().unwrap().len() <= MAX_ANSWERS);
+        cache.run_pending_tasks();
+        assert_eq!(cache.entry_count(), MAX_ANSWERS);
     }
 
     #[test]
     fn an_answer_that_is_no_longer_valid_is_not_given() {
-        let cache = AnswerCache::new(Duration::ZERO);
-        cache.put(1, 1);
+        let cache = answer_cache(Duration::from_millis(1));
+        cache.insert(1, 1);
+        std::thread::sleep(Duration::from_millis(2));
         assert_eq!(cache.get(&1), None);
     }
 
