@@ -13,14 +13,14 @@ use crate::model::{Batch, BatchId, counter};
 use crate::observed::{Edge, Observed};
 pub use captures::{CaptureLearner, LearnedCapture};
 use records::RecordIndex;
-use source_batch::{ResolvedEdge, SourceBatch, asked_host, resolve_edge};
+use source_batch::{ResolvedEdge, SourceBatch, SourceKind, asked_host, resolve_edge};
 
 pub use share::Earlier;
 
 /// The records that an observed batch becomes. They depend on nothing but the batch and the
 /// cluster.
 pub fn batch(cluster: &Cluster, observed: &Observed) -> Batch {
-    let mut learned = SourceBatch::default();
+    let mut learned = SourceBatch::of(SourceKind::Agent);
     learned.learn(cluster, observed, &mut NoObserver);
     learned.into_batch(
         observed.id.clone(),
@@ -61,7 +61,7 @@ impl SourceBatch {
         }
         for (i, asked) in observed.asked.iter().enumerate() {
             let pod = &observed.pods[asked.pod as usize];
-            match asked_host(cluster, pod, &asked.question) {
+            match asked_host(cluster, pod, &asked.question, asked.answered) {
                 Some(host) => {
                     observer.asked(i, pod, &host);
                     self.add_lookup(pod, host, asked.tally);

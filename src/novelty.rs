@@ -219,7 +219,7 @@ pub fn review_coverage(
     let watches = store.watches(None)?;
     let mut watched: BTreeMap<WorkloadId, Spans> = BTreeMap::new();
     for watch in &watches {
-        watched.entry(watch.workload.clone()).or_default().merge(&watch.spans);
+        watched.entry(watch.workload.clone()).or_default().merge(&watch.watched());
     }
     let mut new = forged::review(store, watches.iter(), now, AlertNumbers::OfStore)?;
     let (mut rows, mut over) = (Vec::new(), Vec::new());

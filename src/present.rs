@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::generate::Learned;
-use crate::generate::readiness::Readiness;
+use crate::generate::readiness::{Readiness, Thresholds, restart_command};
 use crate::model::{
     Alert, AlertKind, Baseline, DataPlane, Dependency, Destination, Evidence, Grade, OwnedBy,
     Protocol, Source, Tally, Time, Watch, WorkloadId,
@@ -121,6 +121,18 @@ pub(crate) struct WorkloadStatus {
     pub not_accepted: bool,
     pub scope_misses: Vec<ShownScopeMiss>,
     pub unknown: Vec<String>,
+    /// Absent where enough is known to write its Sidecar, and where it can have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_ready: Option<NotReady>,
+}
+
+/// Why not enough is known of a workload, by the thresholds that `generate` has by default.
+#[derive(Debug, Serialize)]
+pub(crate) struct NotReady {
+    pub reason: String,
+    /// The command that lets a start be watched, where none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<String>,
 }
 
 /// A summary of a workload's baseline.
@@ -172,12 +184,17 @@ impl StatusReport {
         let decided = std::mem::take(&mut records.decided);
         let planes: BTreeMap<WorkloadId, DataPlane> =
             records.workloads.iter().map(|w| (w.id.clone(), w.data_plane)).collect();
+        let newest = records.watches.iter().filter_map(|w| Some(w.watched().0.last()?.to)).max();
         let mut known = records.into_known();
         for id in planes.keys() {
             known.entry(id.clone()).or_default();
         }
-        let workloads =
-            known.iter().map(|(id, k)| status(id, planes.get(id).copied(), k, &decided)).collect();
+        let workloads = known.iter().map(|(id, known)| {
+            let plane = planes.get(id).copied();
+            let not_ready = not_ready(id, plane, known, newest.unwrap_or(Time::MIN));
+            WorkloadStatus { not_ready, ..status(id, plane, known, &decided) }
+        });
+        let workloads = workloads.collect();
         Self { workloads, sources, unverified, missing, blocked_calls: Vec::new() }
     }
 
@@ -195,6 +212,30 @@ impl StatusReport {
         });
         self.blocked_calls.extend(shown);
     }
+}
+
+/// Why not enough is known of a workload to write its Sidecar. `newest`: when the store's last
+/// packet was seen.
+fn not_ready(
+    id: &WorkloadId,
+    data_plane: Option<DataPlane>,
+    known: &Learned,
+    newest: Time,
+) -> Option<NotReady> {
+    /// A pod that was watched until less than this before the newest packet may still run, in
+    /// nanoseconds.
+    const RUNS: u64 = 60_000_000_000;
+    if data_plane.is_some_and(|plane| plane.why_no_sidecar().is_some()) {
+        return None;
+    }
+    let is_running = |pod: &str| {
+        let of_pod = known.watches.iter().filter(|w| w.pod == pod);
+        of_pod.filter_map(|w| w.watched().0.last().copied()).any(|s| newest.since(s.to) < RUNS)
+    };
+    let readiness = Readiness::of_kind(known, &id.kind, is_running);
+    let reason = readiness.lacks(&Thresholds::CAREFUL)?;
+    let restart = (!readiness.start_seen && readiness.runs.is_none()).then(|| restart_command(id));
+    Some(NotReady { reason, restart: restart.flatten() })
 }
 
 /// Summarizes the records of one workload.
@@ -263,6 +304,7 @@ fn status(
         not_accepted: decided.is_new(id),
         scope_misses,
         unknown,
+        not_ready: None,
     }
 }
 
@@ -282,6 +324,13 @@ fn incomplete(watches: &[Watch]) -> Vec<String> {
                 "forged-source: its pod {} sent {} packets with addresses that are not its \
                  own{as_whom}; nothing was learned from them",
                 w.pod, own.forged
+            ));
+        }
+        if w.lost > 0 {
+            out.push(format!(
+                "lost: {} packets or observations of the interface of its pod {}; that time does \
+                 not count as watched",
+                w.lost, w.pod
             ));
         }
         if own.owner == Some(OwnedBy::Packets) {

@@ -173,7 +173,7 @@ impl Records {
         let lookups = self.lookups.iter().filter(|l| too_late.contains(&l.workload));
         lookups.for_each(|l| see(&l.workload, l.tally.last_seen));
         for w in self.watches.iter().filter(|w| too_late.contains(&w.workload)) {
-            w.spans.0.iter().flat_map(|s| [s.from, s.to]).for_each(|t| see(&w.workload, t));
+            w.watched().0.iter().flat_map(|s| [s.from, s.to]).for_each(|t| see(&w.workload, t));
         }
         seen
     }

@@ -100,6 +100,7 @@ fn replay(cluster: &Path, captures: &Path, store: &Path) -> (Option<i32>, String
         .arg(captures)
         .arg("--store")
         .arg(store)
+        .env("TMPDIR", store.parent().unwrap())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -171,7 +172,6 @@ fn compressed_captures_that_overlap_are_unpacked_and_nothing_is_left() {
     }
     all.sort_by_key(|(time, _)| *time);
     write(&one.join("all.pcap"), &all);
-    let before = temporary();
     let mut learned = Vec::new();
     for (captures, store) in [(&many, "many.store"), (&one, "one.store")] {
         let store = dir.path().join(store);
@@ -181,11 +181,7 @@ fn compressed_captures_that_overlap_are_unpacked_and_nothing_is_left() {
         learned.push(dependencies(&store));
     }
     assert_eq!(learned[0], learned[1]);
-    assert_eq!(temporary(), before);
-}
-
-/// Temporary files with unpacked captures.
-fn temporary() -> usize {
-    let all = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
-    all.filter(|e| e.file_name().to_string_lossy().starts_with("sidecarta-")).count()
+    let left = std::fs::read_dir(dir.path()).unwrap().flatten();
+    let left = left.filter(|e| e.file_name().to_string_lossy().starts_with("sidecarta-"));
+    assert_eq!(left.count(), 0);
 }

@@ -125,6 +125,7 @@ impl InterfaceTotals {
             first: self.first,
             last: self.last,
             packets: self.packets,
+            lost: 0,
             common_v4,
             common_v6,
             owner: None,

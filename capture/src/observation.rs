@@ -172,6 +172,8 @@ pub struct InterfaceSpan {
     pub last: Nanos,
     /// TCP, UDP and SCTP packets seen on it.
     pub packets: u64,
+    /// Packets and observations of it that were lost within the span. 0 for a capture file.
+    pub lost: u64,
     /// Addresses at one end of the IPv4 packets of the interface, of all but one in 20. Two, while
     /// the interface has shown a single conversation. If one of them is at an end of more packets,
     /// that one alone. May be empty.

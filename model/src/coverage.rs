@@ -29,9 +29,9 @@ impl Span {
     }
 }
 
-/// Spans closer than this are one: a quiet veth has a probe every 10 s, so a minute without packets
-/// is no gap in watching.
-const GAP: u64 = 60_000_000_000;
+/// Spans of capture files that are closer than this are one. A file does not say when it was begun
+/// and ended, and a quiet veth has a probe every 10 s: a minute without packets is no gap.
+const CAPTURE_GAP: u64 = 60_000_000_000;
 
 /// Disjoint spans, ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,24 +39,41 @@ const GAP: u64 = 60_000_000_000;
 pub struct Spans(pub Vec<Span>);
 
 impl Spans {
+    /// Whether there is no span.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Total time, in nanoseconds.
     pub fn total(&self) -> u64 {
         self.0.iter().fold(0, |sum, s| sum.saturating_add(s.to.since(s.from)))
     }
-}
 
-impl Merge for Spans {
-    fn merge(&mut self, other: &Self) {
-        let mut all: Vec<Span> = self.0.iter().chain(&other.0).copied().collect();
-        all.sort();
-        let mut out: Vec<Span> = Vec::with_capacity(all.len());
-        for span in all {
+    /// The time between the first and the last span that is in none.
+    pub fn gaps(&self) -> Self {
+        let between = self.0.windows(2).map(|pair| Span { from: pair[0].to, to: pair[1].from });
+        Self(between.collect())
+    }
+
+    /// Joins spans that are at most this many nanoseconds apart.
+    fn bridge(&mut self, gap: u64) {
+        let mut out: Vec<Span> = Vec::with_capacity(self.0.len());
+        for span in self.0.drain(..) {
             match out.last_mut() {
-                Some(last) if span.from.since(last.to) <= GAP => last.to = last.to.max(span.to),
+                Some(last) if span.from.since(last.to) <= gap => last.to = last.to.max(span.to),
                 _ => out.push(span),
             }
         }
         self.0 = out;
+    }
+}
+
+impl Merge for Spans {
+    /// Spans that touch become one. What lies between two spans is a gap, however short it is.
+    fn merge(&mut self, other: &Self) {
+        self.0.extend(&other.0);
+        self.0.sort_unstable();
+        self.bridge(0);
     }
 }
 
@@ -124,10 +141,17 @@ pub struct Watch {
     pub pod: String,
     /// When the pod started, where that is known.
     pub started: Option<Time>,
-    /// When it was watched.
+    /// When capture files show its interface; also what stores of older versions have of agents.
     pub spans: Spans,
+    /// When an agent watched its interface and lost no packet of it.
+    #[serde(default, skip_serializing_if = "Spans::is_empty")]
+    pub live: Spans,
     /// Packets seen on its interface.
     pub packets: u64,
+    /// Packets and observations of its interface that were lost. The time in which an agent lost
+    /// them is not in `live`.
+    #[serde(default, skip_serializing_if = "crate::is_zero")]
+    pub lost: u64,
     /// How it is known that the interface is the pod's, and the forged sources that it sent.
     #[serde(default, skip_serializing_if = "Ownership::is_empty")]
     pub ownership: Ownership,
@@ -141,12 +165,23 @@ impl Watch {
     /// API times have whole seconds, and a sidecar's first packets precede the application's).
     const START_SLACK: u64 = 5_000_000_000;
 
+    /// When the pod was watched.
+    pub fn watched(&self) -> Spans {
+        let mut all = self.spans.clone();
+        all.merge(&self.live);
+        all
+    }
+
     /// Whether it was watched from the pod's start.
     pub fn from_start(&self) -> bool {
-        match (self.started, self.spans.0.first()) {
-            (Some(start), Some(span)) => span.from.since(start) <= Self::START_SLACK,
-            _ => false,
-        }
+        self.span_from_start().is_some()
+    }
+
+    /// The span in which it was watched without a gap from the pod's start; `None` where its start
+    /// was not watched.
+    pub fn span_from_start(&self) -> Option<Span> {
+        let first = *self.watched().0.first()?;
+        (first.from.since(self.started?) <= Self::START_SLACK).then_some(first)
     }
 }
 
@@ -157,7 +192,10 @@ impl Merge for Watch {
             (a, b) => a.or(b),
         };
         self.spans.merge(&other.spans);
+        self.spans.bridge(CAPTURE_GAP);
+        self.live.merge(&other.live);
         self.packets = self.packets.saturating_add(other.packets);
+        self.lost = self.lost.saturating_add(other.lost);
         self.ownership.merge(&other.ownership);
         self.folded.merge(&other.folded);
     }

@@ -29,6 +29,9 @@ pub struct AskedName {
     pub pod: u32,
     /// The name, lower case, without the final dot.
     pub question: String,
+    /// Whether an answer with an address was seen. Older recorders skip this field.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub answered: bool,
     /// How often, first and last time.
     #[serde(flatten)]
     pub tally: Tally,
@@ -40,10 +43,14 @@ pub struct AskedName {
 pub struct WatchedInterface {
     /// Index of the pod in [`Observed::pods`].
     pub pod: u32,
-    /// When it was watched, since the batch before.
+    /// When it was watched, since the batch before. The time in which packets of it were lost is
+    /// not in it.
     pub spans: Spans,
     /// Packets sampled on it.
     pub packets: u64,
+    /// Packets and observations of it that were lost. Older recorders skip this field.
+    #[serde(default, skip_serializing_if = "crate::is_zero")]
+    pub lost: u64,
     /// How it is known that the interface is the pod's, and the forged sources that it sent. Older
     /// recorders skip this field.
     #[serde(default, skip_serializing_if = "Ownership::is_empty")]
@@ -60,6 +67,7 @@ impl WatchedInterface {
             pod,
             spans: Spans::default(),
             packets: 0,
+            lost: 0,
             ownership: Ownership::default(),
             folded: Folded::default(),
         }
@@ -71,6 +79,7 @@ impl Merge for WatchedInterface {
     fn merge(&mut self, other: &Self) {
         self.spans.merge(&other.spans);
         self.packets = self.packets.saturating_add(other.packets);
+        self.lost = self.lost.saturating_add(other.lost);
         self.ownership.merge(&other.ownership);
         self.folded.merge(&other.folded);
     }

@@ -122,11 +122,53 @@ fn the_ends_of_time_are_written_and_read() {
     assert_eq!(Time(951_782_400_000_000_000).to_string(), "2000-02-29T00:00:00Z");
 }
 
+fn seconds(from: i64, to: i64) -> Spans {
+    Span { from: Time(from * 1_000_000_000), to: Time(to * 1_000_000_000) }.alone()
+}
+
+/// A watch of one pod: its spans in captures and those of an agent, in seconds.
+fn watch(captured: &Spans, live: &Spans) -> Watch {
+    Watch {
+        workload: WorkloadId { namespace: "n".into(), kind: "Pod".into(), name: "w".into() },
+        pod: "w".into(),
+        started: Some(Time(0)),
+        spans: captured.clone(),
+        live: live.clone(),
+        packets: 1,
+        lost: 0,
+        ownership: Ownership::default(),
+        folded: Folded::default(),
+    }
+}
+
 #[test]
-fn a_gap_of_more_than_a_minute_is_a_gap_in_watching() {
-    let span = |a: i64, b: i64| {
-        Span { from: Time(a * 1_000_000_000), to: Time(b * 1_000_000_000) }.alone()
-    };
-    assert_eq!(merged(&[&span(0, 10), &span(70, 80)]).0.len(), 1);
-    assert_eq!(merged(&[&span(0, 10), &span(71, 80)]).0.len(), 2);
+fn a_gap_of_more_than_a_minute_is_a_gap_between_captures() {
+    let none = Spans::default();
+    let all = |a: Spans, b: Spans| merged(&[&watch(&a, &none), &watch(&b, &none)]).watched();
+    assert_eq!(all(seconds(0, 10), seconds(70, 80)), seconds(0, 80));
+    assert_eq!(all(seconds(0, 10), seconds(71, 80)).0.len(), 2);
+}
+
+#[test]
+fn any_gap_of_an_agent_is_a_gap() {
+    let none = Spans::default();
+    let all = |a: Spans, b: Spans| merged(&[&watch(&none, &a), &watch(&none, &b)]);
+    assert_eq!(all(seconds(0, 10), seconds(10, 20)).watched(), seconds(0, 20));
+    let both = all(seconds(0, 10), seconds(11, 20));
+    assert_eq!(both.watched().gaps(), seconds(10, 11));
+    assert_eq!(both.span_from_start(), Some(seconds(0, 10).0[0]));
+    assert_eq!(watch(&none, &seconds(6, 9)).span_from_start(), None);
+}
+
+proptest! {
+    #[test]
+    fn watches_merge_in_any_order_and_grouping(
+        a in (spans(), spans()),
+        b in (spans(), spans()),
+        c in (spans(), spans()),
+    ) {
+        let [a, b, c] = [a, b, c].map(|(captured, live)| watch(&captured, &live));
+        let left = merged(&[&a, &b, &c]);
+        prop_assert_eq!(&left, &merged(&[&c, &merged(&[&b, &a])]));
+    }
 }

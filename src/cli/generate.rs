@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use super::duration::nanoseconds;
 use super::{CommandOutcome, ViewOptions, output};
 use crate::generate::group::GroupBy;
-use crate::generate::readiness::Thresholds;
+use crate::generate::readiness::{StartRule, Thresholds};
 use crate::generate::{self as generation, Cause, GenerateInput, SILENT, Subject, generate};
 use crate::model::{WorkloadId, valid};
 
@@ -54,6 +54,10 @@ pub(super) struct ReadyOptions {
     /// 7 times as long)
     #[arg(long, value_name = "SHARE", default_value_t = 0.95, value_parser = share)]
     min_confidence: f64,
+    /// Write Sidecars of workloads of which no pod was watched from its start: somebody knows what
+    /// they call only then
+    #[arg(long)]
+    allow_unseen_start: bool,
     /// Write Sidecars of workloads that are not ready all the same
     #[arg(long)]
     include_unready: bool,
@@ -144,10 +148,18 @@ pub(super) fn no_such_workload(name: &str) -> String {
 }
 
 impl ReadyOptions {
+    /// What a workload must reach.
+    fn thresholds(&self) -> Thresholds {
+        let start = match self.allow_unseen_start {
+            true => StartRule::MayBeUnseen,
+            false => StartRule::MustBeSeen,
+        };
+        Thresholds { start, min_coverage: self.min_coverage, min_confidence: self.min_confidence }
+    }
+
     /// Sets the thresholds of generation as these options say.
     pub(super) fn apply(&self, options: &mut generation::GenerateOptions) {
-        options.least =
-            Thresholds { min_coverage: self.min_coverage, min_confidence: self.min_confidence };
+        options.least = self.thresholds();
         options.include_unready = self.include_unready;
         options.include_incomplete = self.include_incomplete;
     }

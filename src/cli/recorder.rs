@@ -11,7 +11,7 @@ use super::duration::duration;
 use super::log::{LogOptions, listen};
 use super::{CommandOutcome, SnapshotOptions, StoreOptions};
 use crate::alert::{self, Webhook, WebhookForm};
-use crate::generate::readiness::Thresholds;
+use crate::generate::readiness::{StartRule, Thresholds};
 use crate::novelty::AlertPatience;
 use crate::recorder::auth::AgentAccount;
 use crate::recorder::engine::MergePace;
@@ -193,6 +193,7 @@ pub(super) fn run(options: &RecorderRunOptions) -> anyhow::Result<CommandOutcome
             node: if options.no_auth { NodeIdentity::Claimed } else { NodeIdentity::Proven },
             patience: AlertPatience::default(),
             accept: options.accept_after.map(|after| Thresholds {
+                start: StartRule::MayBeUnseen,
                 min_coverage: u64::try_from(after.as_nanos()).unwrap_or(u64::MAX),
                 min_confidence: options.accept_confidence,
             }),

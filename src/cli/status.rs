@@ -11,6 +11,7 @@ use crate::present::{NodeUnverified, StatusReport};
 const EXAMPLE: &str = "\
 Example:
   sidecarta status
+  sidecarta status --unready
   sidecarta status -n bookinfo -o json";
 
 /// Show per workload what was watched, what is known, and what is not
@@ -21,6 +22,10 @@ pub(super) struct StatusOptions {
     read: ReadOptions,
     #[command(flatten)]
     view: ViewOptions,
+    /// Only the workloads of which not enough is known to write a Sidecar, with the reason and with
+    /// what to restart
+    #[arg(long)]
+    unready: bool,
     #[command(flatten)]
     output: OutputOptions,
 }
@@ -33,6 +38,14 @@ pub(super) fn run(options: &StatusOptions) -> anyhow::Result<CommandOutcome> {
     let outcome = super::read_outcome(records.missing.as_ref());
     let mut status = StatusReport::of(records);
     status.add_blocked_calls(alerts);
+    if options.unready {
+        status.workloads.retain(|w| w.not_ready.is_some());
+        match options.output.output {
+            Format::Table => output::print(&unready_table(&status))?,
+            format => output::data(format, &status)?,
+        }
+        return Ok(outcome);
+    }
     let mut limits = Vec::new();
     if let RecordSource::Recorder(recorder) = &source {
         let answer = recorder.limits(namespace)?;
@@ -54,6 +67,27 @@ pub(super) fn run(options: &StatusOptions) -> anyhow::Result<CommandOutcome> {
     Ok(outcome)
 }
 
+/// The workloads that are not ready, each with the reason; then the commands that restart those
+/// whose start was not watched.
+fn unready_table(status: &StatusReport) -> String {
+    if status.workloads.is_empty() {
+        return "every workload is ready that can have a Sidecar\n".to_owned();
+    }
+    let mut t = output::table(&["WORKLOAD", "REASON"]);
+    let all = || status.workloads.iter().filter_map(|w| Some((w, w.not_ready.as_ref()?)));
+    for (w, not_ready) in all() {
+        let reason = not_ready.reason.trim_start_matches("not ready: ");
+        t.add_row([w.workload.to_string(), reason.to_owned()]);
+    }
+    let mut out = output::render(&t);
+    let restarts: Vec<&str> = all().filter_map(|(_, n)| n.restart.as_deref()).collect();
+    if !restarts.is_empty() {
+        out.push_str("their start was not watched; with agents on their nodes, run\n");
+        restarts.iter().for_each(|r| output::line(&mut out, format_args!("  {r}")));
+    }
+    out
+}
+
 fn table(status: &StatusReport) -> String {
     let missing = status.missing.as_ref().map(|m| format!("missing: {m}\n")).unwrap_or_default();
     if status.workloads.is_empty() {
@@ -73,10 +107,14 @@ fn table(status: &StatusReport) -> String {
     for w in &status.workloads {
         let plane =
             w.data_plane.map_or_else(|| "?".to_owned(), |p| format!("{p:?}").to_lowercase());
-        let watched = if w.watched.pods == 0 {
-            "no".to_owned()
-        } else {
-            output::duration(w.watched.nanoseconds)
+        let watched = match (w.watched.pods, w.watched.gaps) {
+            (0, _) => "no".to_owned(),
+            (_, 0) => output::duration(w.watched.nanoseconds),
+            (_, gaps) => format!(
+                "{}, {gaps} gaps ({})",
+                output::duration(w.watched.nanoseconds),
+                output::duration(w.watched.gap_nanoseconds)
+            ),
         };
         let kinds: Vec<String> = w.dependencies.iter().map(|(k, n)| format!("{n} {k}")).collect();
         t.add_row([
@@ -127,6 +165,13 @@ fn table(status: &StatusReport) -> String {
         for u in &w.unknown {
             output::line(&mut out, format_args!("not known: {}: {u}", w.workload));
         }
+    }
+    let unready = status.workloads.iter().filter(|w| w.not_ready.is_some()).count();
+    if unready > 0 {
+        out.push_str(&format!(
+            "not ready: {unready} of {} workloads: `sidecarta status --unready` says why\n",
+            status.workloads.len()
+        ));
     }
     for w in status.workloads.iter().filter(|w| w.not_accepted) {
         out.push_str(&format!(

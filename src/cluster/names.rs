@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{Cluster, ClusterService, EntryHost};
+use crate::model::valid;
 
 /// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +80,19 @@ impl Cluster {
         let Some(&index) = self.services_by_host.get(&service.host) else { return own };
         let behind = self.endpoints.iter().filter(|(_, b)| b.iter().any(|b| b.service == index));
         behind.map(|((address, ..), _)| *address).collect()
+    }
+
+    /// The host of the Service that a full name is of, or of a pod below a headless one, where the
+    /// cluster has no such Service. The name must be below `svc.DOMAIN` (the DNS specification of
+    /// Kubernetes).
+    pub fn missing_service(&self, name: &str) -> Option<String> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let below = name.strip_suffix(self.domain())?.strip_suffix(".svc.")?;
+        let (rest, namespace) = below.rsplit_once('.')?;
+        let service = rest.rsplit_once('.').map_or(rest, |(_, last)| last);
+        let is_named = valid::object_name(service).is_ok() && valid::namespace(namespace).is_ok();
+        let host = format!("{service}.{namespace}.svc.{}", self.domain());
+        (is_named && self.service(&host).is_none()).then_some(host)
     }
 
     fn follow<'a>(&'a self, service: &'a ClusterService) -> NameTarget<'a> {

@@ -156,6 +156,7 @@ impl<'a> OutcomeBuilder<'a> {
                         .to_owned(),
                 );
             }
+            remarks.extend(remarks::of_watching(learned));
             if self.by_id.get(id).is_some_and(|s| !s.present) {
                 remarks.push("not in the snapshot any more".to_owned());
             }

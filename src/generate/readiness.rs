@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::learned::Learned;
-use crate::model::{Destination, Merge, Spans};
+use crate::model::{Destination, Merge, Spans, Watch, WorkloadId};
 
 /// Below this number of connections no chance is estimated: after three connections to one host the
 /// next one may go anywhere.
@@ -18,14 +18,35 @@ const QUIET_FACTOR: u64 = 7;
 /// Completed runs that a CronJob needs: each run may take another path through its program.
 const LEAST_RUNS: u64 = 3;
 
+/// Whether the start of one of its pods must have been watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartRule {
+    /// One pod must have been watched from its start: a workload may call only then.
+    MustBeSeen,
+    /// Somebody knows what it calls when it starts.
+    #[default]
+    MayBeUnseen,
+}
+
 /// What a workload must reach before a Sidecar is written for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Thresholds {
-    /// Least time that its pods were watched, in nanoseconds.
+    /// Whether a start must have been watched.
+    pub start: StartRule,
+    /// Least time that its pods were watched, in nanoseconds. With 0 no start is asked for either.
     pub min_coverage: u64,
     /// Least confidence that the next connection is of a dependency already known, 0 to 1.
     pub min_confidence: f64,
 }
+
+impl Thresholds {
+    /// What a careful person asks for: a day, and a start.
+    pub const CAREFUL: Self =
+        Self { start: StartRule::MustBeSeen, min_coverage: DAY, min_confidence: 0.95 };
+}
+
+/// Nanoseconds of a day.
+const DAY: u64 = 86_400_000_000_000;
 
 /// Completed runs of a Job or a CronJob, and how many are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -42,6 +63,15 @@ pub struct Runs {
 pub struct Readiness {
     /// Time during which one of its pods was watched, in nanoseconds.
     pub watched: u64,
+    /// Time between the first and the last span of a pod in which it was not watched, in
+    /// nanoseconds. Time in which packets of its interface were lost counts as not watched.
+    pub unwatched: u64,
+    /// How many such gaps there are.
+    pub gaps: u64,
+    /// Packets and observations of its interfaces that were lost.
+    pub lost: u64,
+    /// Whether one of its pods was watched from its start.
+    pub start_seen: bool,
     /// The longest time without a gap from a pod's start, in nanoseconds.
     pub from_start: u64,
     /// Connections to anything but the mesh's own machinery.
@@ -66,8 +96,6 @@ fn is_zero(n: &u64) -> bool {
 impl Readiness {
     /// The readiness of a workload that keeps running.
     pub fn of(learned: &Learned) -> Self {
-        let mut spans = Spans::default();
-        learned.watches.iter().for_each(|w| spans.merge(&w.spans));
         let (mut connections, mut seen_once) = (0u64, 0u64);
         for d in learned
             .dependencies
@@ -80,19 +108,29 @@ impl Readiness {
         }
         let folded =
             learned.watches.iter().fold(0u64, |n, w| n.saturating_add(w.folded.connections()));
-        let from_start = learned.watches.iter().filter(|w| w.from_start());
-        let from_start =
-            from_start.filter_map(|w| w.spans.0.first()).map(|s| s.to.since(s.from)).max();
-        let mut out = Self {
-            watched: spans.total(),
-            from_start: from_start.unwrap_or(0),
-            connections,
-            seen_once,
-            folded,
-            ..Self::default()
-        };
+        let mut out = Self { connections, seen_once, folded, ..Self::of_watches(&learned.watches) };
         out.confidence = out.chance_that_next_is_new().map(|new| 1.0 - new);
         out
+    }
+
+    /// What the watches of a workload's pods say.
+    pub(super) fn of_watches(watches: &[Watch]) -> Self {
+        let (mut watched, mut gaps) = (Spans::default(), Spans::default());
+        for spans in watches.iter().map(Watch::watched) {
+            gaps.merge(&spans.gaps());
+            watched.merge(&spans);
+        }
+        let starts = watches.iter().filter_map(Watch::span_from_start);
+        let from_start = starts.map(|span| span.to.since(span.from)).max();
+        Self {
+            watched: watched.total(),
+            unwatched: gaps.total(),
+            gaps: gaps.0.len() as u64,
+            lost: watches.iter().fold(0, |n, w| n.saturating_add(w.lost)),
+            start_seen: from_start.is_some(),
+            from_start: from_start.unwrap_or(0),
+            ..Self::default()
+        }
     }
 
     /// The readiness of a workload of this kind. A workload that runs to an end is judged by its
@@ -125,8 +163,9 @@ impl Readiness {
             ));
         }
         let seconds = |n: u64| format!("{} s", n / 1_000_000_000);
+        let asks = least.min_coverage > 0;
         let quiet = match self.runs {
-            Some(Runs { completed, least: runs }) if least.min_coverage > 0 => {
+            Some(Runs { completed, least: runs }) if asks => {
                 if completed < runs {
                     return Some(format!(
                         "not ready: {completed} completed runs were watched from their start, of \
@@ -141,6 +180,13 @@ impl Readiness {
                     seconds(self.watched),
                     seconds(least.min_coverage)
                 ));
+            }
+            _ if asks && !self.start_seen && least.start == StartRule::MustBeSeen => {
+                return Some(
+                    "not ready: no pod was watched from its start, so what it calls only then is \
+                     not known: restart it, or pass --allow-unseen-start"
+                        .to_owned(),
+                );
             }
             // Only a pod that was watched from its start is known to be silent.
             _ if self.connections == 0 && self.from_start < least.min_coverage => {
@@ -168,15 +214,30 @@ impl Readiness {
     }
 }
 
+/// The command that restarts the pods of a workload; `None` where no controller starts them again.
+pub fn restart_command(id: &WorkloadId) -> Option<String> {
+    let WorkloadId { namespace, kind, name } = id;
+    match kind.as_str() {
+        "Deployment" | "StatefulSet" | "DaemonSet" => {
+            let kind = kind.to_lowercase();
+            Some(format!("kubectl rollout restart {kind}/{name} -n {namespace}"))
+        }
+        // The plugin of Argo Rollouts.
+        "Rollout" => Some(format!("kubectl argo rollouts restart {name} -n {namespace}")),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const DAY: u64 = 86_400_000_000_000;
-    const CAREFUL: Thresholds = Thresholds { min_coverage: DAY, min_confidence: 0.95 };
+    const CAREFUL: Thresholds = Thresholds::CAREFUL;
 
     fn readiness(watched: u64, from_start: u64, connections: u64) -> Readiness {
-        let mut out = Readiness { watched, from_start, connections, ..Readiness::default() };
+        let start_seen = true;
+        let mut out =
+            Readiness { watched, start_seen, from_start, connections, ..Readiness::default() };
         out.confidence = out.chance_that_next_is_new().map(|new| 1.0 - new);
         out
     }
@@ -191,6 +252,14 @@ mod tests {
         assert!(readiness(7 * DAY, DAY - 1, 0).lacks(&CAREFUL).is_some());
         assert_eq!(readiness(DAY, DAY, 0).lacks(&CAREFUL), None);
         assert!(readiness(DAY - 1, 0, 100).lacks(&CAREFUL).is_some());
+    }
+
+    #[test]
+    fn a_start_that_nobody_saw_is_not_enough() {
+        let unseen = Readiness { start_seen: false, ..readiness(9 * DAY, 0, 100) };
+        assert!(unseen.lacks(&CAREFUL).is_some_and(|why| why.contains("from its start")));
+        let known = Thresholds { start: StartRule::MayBeUnseen, ..CAREFUL };
+        assert_eq!(unseen.lacks(&known), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use super::group::Group;
 use super::learned::Learned;
 use super::minimal::{FORCE_SCAN, Minimal, SILENT, Widening};
+use super::readiness::Readiness;
 use crate::mesh::Mesh;
 use crate::model::{Dependency, Destination, Protocol, valid};
 
@@ -50,6 +51,27 @@ pub(super) fn of_dependencies(learned: &Learned, remarks: &mut Vec<String>) {
             ));
         }
     }
+}
+
+/// Remarks on how a workload was watched.
+pub(super) fn of_watching(learned: &Learned) -> Vec<String> {
+    let readiness = Readiness::of_watches(&learned.watches);
+    let mut out = Vec::new();
+    if !learned.watches.is_empty() && !readiness.start_seen {
+        out.push(
+            "start not seen: no pod was watched from its start, so what it calls only then is \
+             missing"
+                .to_owned(),
+        );
+    }
+    if readiness.lost > 0 {
+        out.push(format!(
+            "{} packets or observations of its pods' interfaces were lost; that time does not \
+             count as watched",
+            readiness.lost
+        ));
+    }
+    out
 }
 
 /// What a reviewer must know of where a dependency leads.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sidecarta_capture::observation::{Connection, InterfaceSpan, Lookup, Observation};
 
 use super::share::{CountedIn, Share, for_call, of_call, of_lookup};
-use super::source_batch::{ResolvedEdge, SourceBatch, asked_host};
+use super::source_batch::{ResolvedEdge, SourceBatch, SourceKind, asked_host};
 use super::{Earlier, ResolutionObserver};
 use crate::attribute::{SenderPod, WatchedPod, connection_sender, lookup_sender, watched_pod};
 use crate::cluster::{Cluster, Pod};
@@ -47,7 +47,7 @@ impl Default for CaptureProgress {
             gathered: Gatherer::new("", "").within(Budget::UNBOUNDED),
             connections: 0,
             counted: Vec::new(),
-            more: SourceBatch::default(),
+            more: SourceBatch::of(SourceKind::Capture),
             recorded: Vec::new(),
             before: BTreeMap::new(),
             is_new: false,
@@ -341,7 +341,8 @@ impl CaptureProgress {
         l: &Lookup,
         earlier: &Earlier<'_>,
     ) -> bool {
-        let Some(host) = asked_host(cluster, pod, &l.question) else { return false };
+        let answered = !l.addresses.is_empty();
+        let Some(host) = asked_host(cluster, pod, &l.question, answered) else { return false };
         let now = of_lookup(l).for_host(&pod.workload, &host);
         let Some(share) = earlier.share(&now) else { return false };
         self.add_share(&share, now);

@@ -23,9 +23,19 @@ use crate::resolve::{CallResolution, resolve};
 /// first thousand do.
 const MAX_ADDRESSES: u32 = 1_000;
 
+/// What a source is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SourceKind {
+    /// A capture file, which does not say when it was begun and ended.
+    Capture,
+    /// An agent, which reports when it watched.
+    Agent,
+}
+
 /// What one source adds, as records.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct SourceBatch {
+    kind: SourceKind,
     records: RecordIndex,
     /// Number of addresses outside the cluster that are listed for each workload.
     addresses: HashMap<WorkloadId, u32>,
@@ -79,16 +89,34 @@ pub(super) fn resolve_edge<'a>(
 }
 
 /// The host that a name means, if it is one of the mesh: that of a Service or an entry, or one that
-/// a VirtualService routes.
-pub(super) fn asked_host(cluster: &Cluster, pod: &Pod, question: &str) -> Option<String> {
+/// a VirtualService routes. A name that the DNS answers with an address is that of a Service, though
+/// the cluster is not known to have it. `answered`: whether such an answer was seen.
+pub(super) fn asked_host(
+    cluster: &Cluster,
+    pod: &Pod,
+    question: &str,
+    answered: bool,
+) -> Option<String> {
     match cluster.named(question, &pod.workload.namespace) {
         NameTarget::Service { service, via } => Some(via.unwrap_or(&service.host).to_owned()),
         NameTarget::Entry(_) => Some(question.to_owned()),
-        NameTarget::Unknown => cluster.routed(question, &pod.workload.namespace),
+        NameTarget::Unknown => cluster
+            .routed(question, &pod.workload.namespace)
+            .or_else(|| answered.then(|| cluster.missing_service(question)).flatten()),
     }
 }
 
 impl SourceBatch {
+    /// An empty one.
+    pub fn of(kind: SourceKind) -> Self {
+        Self {
+            kind,
+            records: RecordIndex::default(),
+            addresses: HashMap::default(),
+            counters: BTreeMap::new(),
+        }
+    }
+
     /// Adds to a counter.
     pub fn count(&mut self, name: &str, n: u64) {
         sums::add(&mut self.counters, name, n);
@@ -172,18 +200,25 @@ impl SourceBatch {
 
     /// Adds the time in which a pod was watched.
     pub fn add_watch(&mut self, pod: &Pod, watching: WatchedInterface) {
-        let WatchedInterface { spans, packets, ownership, folded, .. } = watching;
+        let WatchedInterface { spans, packets, lost, ownership, folded, .. } = watching;
         let seen = spans.0.last().map_or(pod.start, |s| s.to);
-        if spans.0.is_empty() && folded.connections() == 0 && ownership.is_empty() {
+        let says_nothing = folded.connections() == 0 && ownership.is_empty() && lost == 0;
+        if spans.is_empty() && says_nothing {
             // Only names were seen: nothing shows that it was watched on its own interface.
             return self.add_workload(pod, seen);
         }
+        let (spans, live) = match self.kind {
+            SourceKind::Capture => (spans, Spans::default()),
+            SourceKind::Agent => (Spans::default(), spans),
+        };
         self.records.merge(Record::Watch(Watch {
             workload: pod.workload.clone(),
             pod: pod.name.to_string(),
             started: Some(pod.start).filter(|t| *t != Time::MIN),
             spans,
+            live,
             packets,
+            lost,
             ownership,
             folded,
         }));

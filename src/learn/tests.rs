@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sidecarta_capture::observation::{Connection, ConnectionNames, Content, Observation};
+use sidecarta_capture::observation::{
+    Connection, ConnectionNames, Content, InterfaceId, Lookup, Observation,
+};
 
 use super::*;
 use crate::agent::waiting::WaitingObservations;
@@ -251,4 +253,38 @@ proptest! {
         prop_assert_eq!(found, truth.iter().map(|(.., t)| (*t).to_owned()).collect());
         prop_assert_eq!(connections, truth.len() as u64);
     }
+}
+
+#[test]
+fn a_lookup_of_a_service_that_the_cluster_lacks_is_learned_where_the_dns_answered() {
+    let cluster = cluster();
+    let caller = cluster.pods_named("n", "caller-1")[0].clone();
+    let learned = |question: &str, answered: bool| {
+        let mut gatherer = Gatherer::new("n1", "boot");
+        let addresses = if answered { vec![[10, 96, 0, 9].into()] } else { Vec::new() };
+        gatherer.lookup(
+            &caller,
+            &Lookup {
+                interface: InterfaceId { source: 0, index: 2 },
+                client: [10, 0, 1, 1].into(),
+                server: ([10, 96, 0, 10], 53).into(),
+                time: SECOND,
+                question: question.to_owned(),
+                canonical: None,
+                addresses,
+                rcode: answered.then_some(0),
+            },
+        );
+        let records = learn::batch(&cluster, &gatherer.take(Time(2 * SECOND)).unwrap()).records;
+        records.into_iter().find_map(|r| match r {
+            Record::Lookups(l) => Some(l.host),
+            _ => None,
+        })
+    };
+    let gone = "gone.n.svc.cluster.local";
+    assert_eq!(learned(gone, true).as_deref(), Some(gone));
+    assert_eq!(learned("db-0.gone.n.svc.cluster.local", true).as_deref(), Some(gone));
+    // A step of the search path whose answer was not seen.
+    assert_eq!(learned("example.org.n.svc.cluster.local", false), None);
+    assert_eq!(learned("example.org", true), None);
 }

@@ -22,8 +22,9 @@ pub(super) fn review<'a>(
 ) -> Result<Vec<Alert>, StoreError> {
     let mut tallies: BTreeMap<&WorkloadId, Tally> = BTreeMap::new();
     for watch in watches.filter(|watch| watch.ownership.forged > 0) {
-        let first = watch.spans.0.first().map_or(now, |span| span.from);
-        let last = watch.spans.0.last().map_or(now, |span| span.to);
+        let watched = watch.watched();
+        let first = watched.0.first().map_or(now, |span| span.from);
+        let last = watched.0.last().map_or(now, |span| span.to);
         let tally = Tally::new(watch.ownership.forged, first, last);
         tallies.entry(&watch.workload).and_modify(|sum| sum.merge(&tally)).or_insert(tally);
     }

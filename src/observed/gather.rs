@@ -211,19 +211,27 @@ impl Gatherer {
             return None;
         }
         let pod_index = self.pod(pod);
-        self.ask(pod_index, &l.question, Tally::new(1, Time(l.time), Time(l.time)))
+        self.ask(AskedName {
+            pod: pod_index,
+            question: l.question.clone(),
+            answered: !l.addresses.is_empty(),
+            tally: Tally::new(1, Time(l.time), Time(l.time)),
+        })
     }
 
-    fn ask(&mut self, pod_index: u32, question: &str, tally: Tally) -> Option<usize> {
-        let hash = self.hasher.hash_one((pod_index, question));
+    fn ask(&mut self, asked: AskedName) -> Option<usize> {
+        let AskedName { pod: pod_index, question, answered, tally } = asked;
+        let hash = self.hasher.hash_one((pod_index, question.as_str()));
         let is_same =
             |gathered: &AskedName| gathered.pod == pod_index && gathered.question == question;
         if let Some(i) = self.asked_index.find(hash, |i| is_same(&self.asked[*i as usize])) {
             let i = *i as usize;
-            self.asked[i].tally.merge(&tally);
+            let same = &mut self.asked[i];
+            same.tally.merge(&tally);
+            same.answered |= answered;
             return Some(i);
         }
-        let (has, bytes) = (self.bytes[pod_index as usize], lookup_bytes(question));
+        let (has, bytes) = (self.bytes[pod_index as usize], lookup_bytes(&question));
         if !self.has_room(has, has.lookups, self.budget.share / 4, bytes) {
             self.fold(pod_index, &Folded { names: tally.connections, ..Folded::default() });
             self.count(counter::NAMES_FOLDED, tally.connections);
@@ -232,7 +240,7 @@ impl Gatherer {
         self.bytes[pod_index as usize].lookups += bytes;
         self.total_bytes += bytes;
         let i = self.asked.len();
-        self.asked.push(AskedName { pod: pod_index, question: question.to_owned(), tally });
+        self.asked.push(AskedName { pod: pod_index, question, answered, tally });
         let (asked, hasher) = (&self.asked, &self.hasher);
         self.asked_index.insert_unique(hash, i as u32, |i| {
             let asked = &asked[*i as usize];
@@ -244,17 +252,22 @@ impl Gatherer {
     /// Adds the totals of a pod's interface.
     pub fn watch(&mut self, pod: &Pod, s: &InterfaceSpan) {
         let pod_index = self.pod(pod);
-        let spans = Span { from: Time(s.first), to: Time(s.last) }.alone();
+        // What was lost may have been a call: the time counts as not watched.
+        let spans = match s.lost {
+            0 => Span { from: Time(s.first), to: Time(s.last) }.alone(),
+            _ => Spans::default(),
+        };
         self.spans.merge(&spans);
         let ownership = Ownership {
             owner: s.owner.as_ref().map(|o| owned_by(o.by)),
             forged: s.forged,
             claimed: s.claimed.iter().copied().collect(),
         };
-        self.fresh |= s.forged > 0;
+        self.fresh |= s.forged > 0 || s.lost > 0;
         let more = WatchedInterface {
             spans,
             packets: s.packets,
+            lost: s.lost,
             ownership,
             ..WatchedInterface::of(pod_index)
         };

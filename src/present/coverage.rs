@@ -1,7 +1,7 @@
 //! Coverage in JSON: what was watched, pod by pod, and what was lost, source by source.
 //!
-//! Owns the shape of this JSON. Must never attribute a loss to a workload: a lost packet does not
-//! show its workload.
+//! Owns the shape of this JSON. Must never attribute a loss to a workload, unless its interface lost
+//! it: a lost packet shows no workload.
 
 use std::collections::BTreeMap;
 
@@ -17,20 +17,31 @@ pub(crate) struct WatchedPods {
     pub pods_from_start: u64,
     pub nanoseconds: u64,
     pub spans: Spans,
+    /// Time between the first and the last span of a pod in which it was not watched.
+    pub gap_nanoseconds: u64,
+    pub gaps: u64,
     pub packets: u64,
+    /// Packets and observations of its interfaces that were lost.
+    pub lost: u64,
 }
 
 impl WatchedPods {
     /// Sums up the watches of one workload's pods.
     pub(super) fn of(watches: &[Watch]) -> Self {
-        let mut spans = Spans::default();
-        watches.iter().for_each(|w| spans.merge(&w.spans));
+        let (mut spans, mut gaps) = (Spans::default(), Spans::default());
+        for watched in watches.iter().map(Watch::watched) {
+            gaps.merge(&watched.gaps());
+            spans.merge(&watched);
+        }
         Self {
             pods: watches.len() as u64,
             pods_from_start: watches.iter().filter(|w| w.from_start()).count() as u64,
             nanoseconds: spans.total(),
             spans,
+            gap_nanoseconds: gaps.total(),
+            gaps: gaps.0.len() as u64,
             packets: watches.iter().map(|w| w.packets).fold(0, u64::saturating_add),
+            lost: watches.iter().map(|w| w.lost).fold(0, u64::saturating_add),
         }
     }
 }
@@ -39,8 +50,7 @@ impl WatchedPods {
 #[derive(Debug, Serialize)]
 pub(crate) struct Coverage {
     pub workloads: Vec<WorkloadCoverage>,
-    /// Losses are known only for a whole source, an agent or a capture: a lost packet does not
-    /// show its workload.
+    /// Losses of a whole source, an agent or a capture.
     pub sources: Vec<SourceCoverage>,
 }
 
@@ -63,6 +73,8 @@ pub(crate) struct PodCoverage {
     pub nanoseconds: u64,
     pub spans: Spans,
     pub packets: u64,
+    /// Packets and observations of its interface that were lost.
+    pub lost: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,13 +111,15 @@ impl Coverage {
 
 impl From<Watch> for PodCoverage {
     fn from(watch: Watch) -> Self {
+        let spans = watch.watched();
         Self {
             started: watch.started,
             from_start: watch.from_start(),
-            nanoseconds: watch.spans.total(),
+            nanoseconds: spans.total(),
             pod: watch.pod,
-            spans: watch.spans,
+            spans,
             packets: watch.packets,
+            lost: watch.lost,
         }
     }
 }

@@ -76,7 +76,9 @@ impl PodLine for WatchedInterface {
         self.spans = spans;
         // An interface that was watched at no time would count as watched. Folded calls count even
         // then.
-        let says_something = !self.spans.0.is_empty() || !self.folded.is_empty();
-        says_something.then(|| corrected | limit(&mut self.packets, MAX_COUNT))
+        let says_something = !self.spans.is_empty() || !self.folded.is_empty() || self.lost > 0;
+        says_something.then(|| {
+            corrected | limit(&mut self.packets, MAX_COUNT) | limit(&mut self.lost, MAX_COUNT)
+        })
     }
 }

@@ -122,6 +122,7 @@ fn batch(pod: &Pod, times: [Time; 3], span: Span) -> Observed {
     batch.asked = vec![AskedName {
         pod: 0,
         question: "cart.shop".into(),
+        answered: true,
         tally: Tally::new(1, times[0], times[2]),
     }];
     batch.watching =
@@ -327,6 +328,7 @@ proptest! {
             asked: edges.iter().map(|(pod, _, n, first, _, last)| AskedName {
                 pod: at(*pod),
                 question: "db.bank.svc.cluster.local".into(),
+                answered: true,
                 tally: Tally::new(*n, *first, *last),
             }).collect(),
             watching: watching.iter().map(|(pod, spans)| WatchedInterface {
@@ -372,11 +374,11 @@ proptest! {
                 }
                 Record::Watch(w) => {
                     prop_assert!(own.contains_key(&w.workload) && names.contains(&*w.pod), "{w:?}");
-                    prop_assert!(!w.spans.0.is_empty());
+                    prop_assert!(!w.watched().is_empty());
                     let is_possible = |s: &Span| {
                         hours_ago(2) <= s.from && s.from <= s.to && s.to <= latest
                     };
-                    prop_assert!(w.spans.0.iter().all(is_possible), "{w:?}");
+                    prop_assert!(w.watched().0.iter().all(is_possible), "{w:?}");
                 }
                 Record::Lookups(l) => {
                     prop_assert!(own.contains_key(&l.workload), "{l:?}");

@@ -85,6 +85,8 @@ struct LiveInterface {
     overflows: bool,
     /// It was logged that its ring cannot grow further.
     at_limit: bool,
+    /// Packets of it that were lost since its last report.
+    lost: u64,
     /// End of the last span that was reported; at first, the time since when it is watched.
     reported_until: Nanos,
     packets: u64,

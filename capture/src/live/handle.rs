@@ -121,10 +121,13 @@ pub struct DroppedPackets {
 }
 
 impl DroppedPackets {
-    /// Adds the difference of two counts of the same handle.
-    pub(super) fn add(&mut self, before: Self, now: Self) {
-        self.ring += now.ring.saturating_sub(before.ring);
-        self.interface += now.interface.saturating_sub(before.interface);
+    /// Adds the difference of two counts of the same handle, and returns it.
+    pub(super) fn add(&mut self, before: Self, now: Self) -> u64 {
+        let ring = now.ring.saturating_sub(before.ring);
+        let interface = now.interface.saturating_sub(before.interface);
+        self.ring += ring;
+        self.interface += interface;
+        ring + interface
     }
 }
 

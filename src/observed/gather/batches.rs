@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::{ConnectionCounts, Gatherer};
 use crate::model::{BatchId, Merge, Spans, Time, sums};
 use crate::observed::budget::PodBytes;
-use crate::observed::{Edge, Observed, WatchedInterface};
+use crate::observed::{AskedName, Edge, Observed, WatchedInterface};
 
 /// Edges that are remembered as sent. A forgotten edge is sent once more, earlier than it need be.
 const MAX_SENT: usize = 262_144;
@@ -130,7 +130,8 @@ impl Gatherer {
             self.merge(Edge { pod: pods[edge.pod as usize], ..edge.clone() });
         }
         for asked in &batch.asked {
-            self.ask(pods[asked.pod as usize], &asked.question, asked.tally);
+            let pod = pods[asked.pod as usize];
+            self.ask(AskedName { pod, ..asked.clone() });
         }
         for w in &batch.watching {
             let pod = pods[w.pod as usize];

@@ -130,7 +130,7 @@ fn more_than_an_agent_can_have_seen_is_refused_with_the_reason() {
         ("a name", edge_with(|e| e.call.authority = Some(long.clone()))),
         (
             "a name",
-            serde_json::json!({"asked": AskedName { pod: 0, question: long.clone(),
+            serde_json::json!({"asked": AskedName { pod: 0, question: long.clone(), answered: false,
                 tally: Tally::new(1, Time(1), Time(1)) }})
             .to_string(),
         ),

@@ -67,6 +67,7 @@ pub fn span() -> InterfaceSpan {
         interface: InterfaceId { source: 0, index: 2 },
         first: 1,
         last: 5,
+        lost: 0,
         packets: 2,
         common_v4: Vec::new(),
         common_v6: Vec::new(),

@@ -224,7 +224,9 @@ fn counters_do_not_overflow() {
             pod: "p".into(),
             started: None,
             spans: Default::default(),
+            live: Default::default(),
             packets: u64::MAX,
+            lost: u64::MAX,
             ownership: Default::default(),
             folded: Default::default(),
         };

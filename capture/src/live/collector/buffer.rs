@@ -25,6 +25,8 @@ pub(super) struct ObservationBuffer {
     over: BTreeMap<IpAddr, u64>,
     /// Number of other observations that were dropped.
     pub unheard: u64,
+    /// Number of observations that were dropped since the last report of their interface.
+    unheard_of: HashMap<InterfaceId, u64>,
 }
 
 /// Puts totals of interfaces into `spans`, and other observations into the buffer.
@@ -62,6 +64,11 @@ impl ObservationBuffer {
         (std::mem::replace(&mut self.all, rest), std::mem::take(&mut self.over))
     }
 
+    /// How many observations of an interface were dropped since this was asked last.
+    pub(super) fn take_unheard(&mut self, interface: InterfaceId) -> u64 {
+        self.unheard_of.remove(&interface).unwrap_or(0)
+    }
+
     /// Puts back observations that could not be sent.
     pub(super) fn put_back(
         &mut self,
@@ -83,6 +90,7 @@ impl ObservationBuffer {
         }
         let Some((most, n)) = counts.into_iter().max_by_key(|(id, n)| (*n, *id)) else { return };
         let mut drop = n.div_ceil(2);
+        *self.unheard_of.entry(most).or_default() += drop as u64;
         let (over, unheard) = (&mut self.over, &mut self.unheard);
         self.all.retain(|o| {
             if drop == 0 || interface(o) != Some(most) {

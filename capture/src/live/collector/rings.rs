@@ -35,7 +35,10 @@ impl Collector {
                 continue;
             }
             if let Some(dropped) = e.handle.dropped() {
-                status.dropped.add(e.dropped, dropped);
+                let lost = status.dropped.add(e.dropped, dropped);
+                if let Some(w) = self.watched.get_mut(&e.index) {
+                    w.lost += lost;
+                }
             }
             over.push((e.index, e.handle));
         }
@@ -77,12 +80,14 @@ impl Collector {
         for w in self.watched.values_mut() {
             let Some(dropped) = w.handle.as_mut().and_then(Handle::dropped) else { continue };
             w.overflows |= dropped.ring > w.dropped.ring;
-            self.status.dropped.add(w.dropped, dropped);
+            w.lost += self.status.dropped.add(w.dropped, dropped);
             w.dropped = dropped;
         }
         if let Some(dropped) = self.any.as_mut().and_then(Handle::dropped) {
-            self.status.dropped.add(self.any_dropped, dropped);
+            let lost = self.status.dropped.add(self.any_dropped, dropped);
             self.any_dropped = dropped;
+            // Nothing shows whose packets they were.
+            self.watched.values_mut().filter(|w| w.handle.is_none()).for_each(|w| w.lost += lost);
         }
     }
 

@@ -74,6 +74,10 @@ impl Collector {
 
     /// Converts the totals that were just reported to spans, and buffers them.
     pub(super) fn spans(&mut self, spans: Vec<Observation>, now: Nanos) {
+        // What was lost until now must be known before the time until now counts as watched.
+        if !spans.is_empty() {
+            self.ask_dropped();
+        }
         for span in spans {
             if let Some(span) = self.span(span, now) {
                 self.buffer.push(span);
@@ -85,12 +89,14 @@ impl Collector {
     /// which it was watched, even where no packet came.
     pub(super) fn span(&mut self, observation: Observation, now: Nanos) -> Option<Observation> {
         let Observation::Interface(mut span) = observation else { return Some(observation) };
+        let unheard = self.buffer.take_unheard(span.interface);
         // An interface without packets shows no owner.
         let watched = self.watched.get_mut(&span.interface.index).filter(|_| span.packets > 0)?;
         span.first = watched.reported_until.min(now);
         span.last = now;
         let total = span.packets;
         span.packets = total.saturating_sub(watched.packets);
+        span.lost = std::mem::take(&mut watched.lost) + unheard;
         watched.reported_until = now;
         watched.packets = total;
         Some(Observation::Interface(span))

@@ -123,6 +123,7 @@ impl Collector {
             ring_bytes: self.config.handle.ring_bytes,
             overflows: false,
             at_limit: false,
+            lost: 0,
             reported_until: since,
             packets: 0,
         };
