@@ -11,6 +11,8 @@ mod world;
 
 #[path = "live/api.rs"]
 mod api;
+#[path = "live/coverage.rs"]
+mod coverage;
 #[path = "live/delivery.rs"]
 mod delivery;
 #[path = "live/devices.rs"]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::coverage::status_of;
 use crate::netns::{Net, inside};
 use crate::world::{REQUEST, World, call, eventually, exchange, expected, metric, possible, serve};
 
@@ -315,6 +316,11 @@ fn kernel_drops_are_counted_and_later_calls_are_learned() {
     let (learned, counters) = (world.learned(), world.counters());
     assert!(counters["ring-dropped"] > 0, "{counters:?}");
     eprintln!("the kernel dropped {} packets", counters["ring-dropped"]);
+    // The loss is that of the interface whose ring was full, and that time is not watched.
+    let lost_of = |name: &str| status_of(&world, name)["watched"]["lost"].as_u64().unwrap();
+    let lost: Vec<u64> = (0..4).map(|n| lost_of(&format!("web{n}"))).collect();
+    assert!(lost.iter().any(|n| *n > 0), "{lost:?}");
+    assert_eq!(lost_of("slow"), 0);
     let missing: Vec<String> = (0..4)
         .flat_map(|n| ["cart", "stock", "pay"].map(|s| format!("web{n} -> {s}:80")))
         .filter(|d| learned.get(d).is_none_or(|n| *n < 10))
