@@ -7,6 +7,7 @@
 
 mod cache;
 mod client;
+mod controllers;
 mod follow;
 mod former;
 mod kinds;

@@ -69,6 +69,10 @@ impl Owners {
                     owner = next.clone();
                 }
                 None => {
+                    if let Some(above) = self.cron_job_of(&pod.namespace, &owner) {
+                        owner = above;
+                        continue;
+                    }
                     // A ReplicaSet that the snapshot lacks: its name is that of its Deployment and
                     // the hash in a label of the pod.
                     let hash = pod
@@ -99,6 +103,17 @@ impl Owners {
             None => Arc::new(lasting_of(&pod.labels, &pod.name, &chain)),
         };
         (id(&owner.kind, &owner.name), labels)
+    }
+
+    /// The CronJob of a Job that is not known any more. Its name is that of the CronJob and the
+    /// minutes since 1970 (`getJobName` of Kubernetes' cronjob controller). `None` where there is no
+    /// such CronJob.
+    fn cron_job_of(&self, namespace: &Arc<str>, owner: &Owner) -> Option<Owner> {
+        let (name, minutes) = owner.name.rsplit_once('-').filter(|_| &*owner.kind == "Job")?;
+        let is_time = minutes.len() == 8 && minutes.bytes().all(|b| b.is_ascii_digit());
+        let above = Owner { kind: "CronJob".into(), name: name.into() };
+        let key = (Arc::clone(namespace), above);
+        (is_time && self.controllers.contains_key(&key)).then_some(key.1)
     }
 
     /// Whether the controller of a workload states its selector itself.

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::controllers::FormerControllers;
 use super::former::FormerEndpoints;
 use super::object::{IndexObject, ObjectKey, ObjectVersion};
 use super::status::{KindStatus, PODS, ViewStatus};
 use crate::clock::now;
 use crate::cluster::objects::EndpointSlice;
-use crate::cluster::{ClusterBuilder, EndTime, PodBrief};
+use crate::cluster::{ClusterBuilder, ControllerBrief, EndTime, PodBrief};
 use crate::model::Time;
 
 /// The objects of all watched kinds.
@@ -25,9 +26,10 @@ pub(super) struct ObjectCache {
     kinds: BTreeMap<&'static str, CachedKind>,
     deleted: Vec<DeletedPod>,
     former: FormerEndpoints,
+    controllers: FormerControllers,
     /// Versions of objects that could not be read.
     broken: u64,
-    /// How long deleted pods and former endpoints are remembered.
+    /// How long deleted pods and controllers and former endpoints are remembered.
     horizon: Duration,
     /// The last version number that was given to an object.
     versions: u64,
@@ -124,6 +126,8 @@ struct DeletedPod {
 /// What indexes are built from.
 #[derive(Debug)]
 pub(super) struct IndexInput {
+    /// Deleted controllers. Those that exist replace them.
+    controllers: Vec<(Arc<str>, Arc<ControllerBrief>)>,
     objects: Vec<(&'static str, IndexObject)>,
     deleted: Vec<(Arc<PodBrief>, EndTime)>,
     former: Vec<(Arc<EndpointSlice>, EndTime)>,
@@ -136,6 +140,9 @@ pub(super) struct IndexInput {
 impl IndexInput {
     /// Adds everything to the indexes.
     pub(super) fn feed(self, builder: &mut ClusterBuilder) {
+        for (kind, controller) in self.controllers {
+            builder.shared_controller(&kind, controller);
+        }
         for (pod, ended) in self.deleted {
             builder.brief(pod, Some(ended));
         }
@@ -200,6 +207,7 @@ impl ObjectCache {
                 changed = true;
                 let ended = of.ended();
                 self.former.add_lost(&entry.object, None, ended, self.horizon);
+                self.controllers.add(kind, &entry.object, self.horizon);
                 retire(&mut self.deleted, entry, ended, self.horizon);
             }
         }
@@ -252,6 +260,7 @@ impl ObjectCache {
                 }
                 if let Some(old) = of.objects.remove(&key) {
                     self.former.add_lost(&old.object, None, ended, self.horizon);
+                    self.controllers.add(kind, &old.object, self.horizon);
                     retire(&mut self.deleted, old, ended, self.horizon);
                 }
                 return true;
@@ -296,6 +305,7 @@ impl ObjectCache {
         if let Some(mut entry) = of.objects.remove(&seen.key) {
             let ended = of.ended();
             self.former.add_lost(&entry.object, None, ended, self.horizon);
+            self.controllers.add(kind, &entry.object, self.horizon);
             // The last version has the time at which the containers ended.
             if let Ok(last) = seen.object {
                 let last = with_old_addresses(last, &entry.object);
@@ -312,11 +322,13 @@ impl ObjectCache {
     pub(super) fn input(&mut self, at: Instant) -> IndexInput {
         self.deleted.retain(|g| g.forget > at);
         self.former.forget(at);
+        self.controllers.forget(at);
         let all = self
             .kinds
             .iter()
             .flat_map(|(kind, of)| of.objects.values().map(|e| (*kind, e.object.clone())));
         IndexInput {
+            controllers: self.controllers.all(),
             objects: all.collect(),
             deleted: self.deleted.iter().map(|g| (Arc::clone(&g.pod), g.ended)).collect(),
             synced: self.kinds.iter().all(|(kind, of)| of.state.counts_as_synced(kind)),

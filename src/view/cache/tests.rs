@@ -1,5 +1,8 @@
+use serde_json::json;
+
 use super::*;
 use crate::cluster::Pool;
+use crate::cluster::objects::Controller;
 use crate::view::REMEMBERED;
 
 fn seen(uid: &str, phase: &str) -> ObjectVersion {
@@ -107,4 +110,54 @@ fn the_view_is_not_synced_without_pods() {
         assert!(!cache.set_state("Pod", missing) && !cache.input(Instant::now()).synced);
     }
     assert!(cache.replace("Pod", Vec::new()) && cache.input(Instant::now()).synced);
+}
+
+/// A Job of the CronJob `report`, or that CronJob.
+fn controller(kind: &str, name: &str, owner: serde_json::Value) -> ObjectVersion {
+    let object: Controller = serde_json::from_value(json!({
+        "kind": kind,
+        "metadata": {"namespace": "n", "name": name, "uid": name, "ownerReferences": owner},
+    }))
+    .unwrap();
+    let brief = ControllerBrief::new(object, &mut Pool::default());
+    ObjectVersion {
+        key: ("n".into(), name.into()),
+        uid: name.into(),
+        object: Ok(IndexObject::Controller(Arc::new(brief))),
+    }
+}
+
+#[test]
+fn a_pod_of_a_job_that_is_deleted_is_still_one_of_its_cron_job() {
+    let mut cache = synced();
+    ["Job", "CronJob"].iter().for_each(|kind| cache.expect(kind));
+    let job = "report-29000000";
+    let by_cron_job = json!([{"kind": "CronJob", "name": "report", "controller": true}]);
+    cache.put("CronJob", controller("CronJob", "report", json!([])));
+    cache.put("Job", controller("Job", "other-job", by_cron_job.clone()));
+    let of_job = |name: &str, job: &str| {
+        let pod = serde_json::from_value(json!({
+            "metadata": {"namespace": "n", "name": name, "uid": name,
+                "ownerReferences": [{"kind": "Job", "name": job, "controller": true}]},
+            "status": {"phase": "Running", "podIP": "10.0.0.1"},
+        }));
+        let pod = PodBrief::new(&pod.unwrap(), &mut Pool::default());
+        ObjectVersion {
+            key: ("n".into(), name.into()),
+            uid: name.into(),
+            object: Ok(IndexObject::Pod(Arc::new(pod))),
+        }
+    };
+    // One Job is deleted, the other one was never seen: its name is that of a run.
+    for (name, job) in [("a", "other-job"), ("b", job), ("c", "reporter-29000000")] {
+        cache.put("Pod", of_job(name, job));
+    }
+    cache.delete("Job", controller("Job", "other-job", by_cron_job));
+    let mut builder = ClusterBuilder::default();
+    cache.input(Instant::now()).feed(&mut builder);
+    let (cluster, _) = builder.build();
+    let workload = |pod: &str| cluster.pods_named("n", pod)[0].workload.to_string();
+    assert_eq!(workload("a"), "n/report (CronJob)");
+    assert_eq!(workload("b"), "n/report (CronJob)");
+    assert_eq!(workload("c"), "n/reporter-29000000 (Job)");
 }
