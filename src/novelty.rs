@@ -104,11 +104,6 @@ pub fn review_after(
     Ok((new, last))
 }
 
-/// Whether a dependency is one that people accept or not: the mesh's own calls are not.
-fn is_decidable(d: &Dependency) -> bool {
-    !matches!(d.key.destination, Destination::Infrastructure { .. })
-}
-
 fn review_dependencies<'a>(
     store: &mut Store,
     dependencies: impl Iterator<Item = &'a Dependency>,
@@ -120,7 +115,7 @@ fn review_dependencies<'a>(
     let mut alerts = AlertChanges::default();
     let acceptances = store.acceptances()?;
     let mut new_workloads: BTreeSet<&WorkloadId> = BTreeSet::new();
-    for d in dependencies.filter(|d| is_decidable(d)) {
+    for d in dependencies.filter(|d| d.key.destination.is_decidable()) {
         let workload = &d.key.workload;
         if !baselines.contains_key(workload) {
             baselines.insert(workload, store.baseline(workload)?);
@@ -176,7 +171,7 @@ fn new_workload(
     now: Time,
 ) -> Result<Option<Alert>, StoreError> {
     let all = store.dependencies_of(workload)?;
-    let mut tallies = all.iter().filter(|d| is_decidable(d)).map(|d| d.tally);
+    let mut tallies = all.iter().filter(|d| d.key.destination.is_decidable()).map(|d| d.tally);
     let Some(mut tally) = tallies.next() else { return Ok(None) };
     let mut dependencies = 1;
     for more in tallies {

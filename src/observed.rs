@@ -13,4 +13,4 @@ pub(crate) mod tests;
 pub use crate::model::observed::*;
 pub use budget::Budget;
 pub use gather::Gatherer;
-pub use seen::{begun, call, protocol};
+pub use seen::{begun, call, is_undirected, protocol};

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::generate::Learned;
 use crate::model::{
-    Acceptance, Baseline, Dependency, Destination, Lookups, Record, Source, Time, UnverifiedBatch,
-    Watch, Workload, WorkloadId,
+    Acceptance, Baseline, Dependency, Lookups, Record, Source, Time, UnverifiedBatch, Watch,
+    Workload, WorkloadId,
 };
 use crate::store::{Store, StoreError};
 
@@ -100,9 +100,9 @@ impl Decided {
     }
 
     /// The remark for a dependency that is not accepted. `None` if it is accepted, if nobody has
-    /// decided on its workload yet, and for calls of the mesh itself, which nobody decides on.
+    /// decided on its workload yet, and for what nobody decides on.
     pub fn lacks(&self, d: &Dependency) -> Option<&'static str> {
-        if matches!(d.key.destination, Destination::Infrastructure { .. }) {
+        if !d.key.destination.is_decidable() {
             return None;
         }
         match self.baseline(&d.key.workload) {

@@ -11,8 +11,8 @@ mod names;
 mod resolution;
 
 use crate::cluster::{Cluster, ClusterService, Pod};
-use crate::model::{Destination, Grade, Protocol, Time};
-use crate::observed::Call;
+use crate::model::{Destination, Grade, Protocol, Time, Unresolved};
+use crate::observed::{Call, is_undirected};
 use located::LocatedCall;
 use mesh::{by_istio_sni, infrastructure, tunnel};
 use names::Clues;
@@ -28,6 +28,10 @@ pub use resolution::CallResolution;
 /// holder of the address, or the outside.
 pub fn resolve(cluster: &Cluster, pod: &Pod, call: &Call, at: Time) -> CallResolution {
     let (to, port, protocol) = (call.responder.ip(), call.responder.port(), call.protocol);
+    if is_undirected(call.responder) {
+        let why = Some(Unresolved::Undirected);
+        return CallResolution::new(Destination::Others { domain: None, why }, 0);
+    }
     if let Some(sni) = call.sni.as_deref().and_then(parse_istio_sni) {
         return by_istio_sni(cluster, pod, call, &sni);
     }

@@ -18,7 +18,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
 use sidecarta_capture::decode::decode;
 use sidecarta_capture::frame::{Direction, Frame, LinkType};
-use sidecarta_capture::live::filter::{FilterConfig, FilterLink, Instruction, attach, program};
+use sidecarta_capture::live::filter::{
+    DatagramRule, FilterConfig, FilterLink, Instruction, attach, program,
+};
 use sidecarta_capture::live::rule::FilterVerdict::{Always, Drop, Sample};
 use sidecarta_capture::live::rule::{FilterVerdict, verdict};
 use sidecarta_capture::observation::InterfaceId;
@@ -31,14 +33,22 @@ fn config(sample: u32) -> FilterConfig {
         snap_bytes: u32::MAX,
         sampled_snap_bytes: u32::MAX,
         always_ports: vec![TLS_PORT],
+        datagrams: DatagramRule::Sampled,
         callers_only: false,
     }
 }
 
 /// Configurations and directions, which are all that the rule depends on besides the frame.
-fn modes() -> [(FilterConfig, Direction); 3] {
+fn modes() -> [(FilterConfig, Direction); 5] {
     let pods = FilterConfig { callers_only: true, ..config(1) };
-    [(config(1), Direction::Received), (pods.clone(), Direction::Received), (pods, Direction::Sent)]
+    let datagrams = FilterConfig { datagrams: DatagramRule::All, ..pods.clone() };
+    [
+        (config(1), Direction::Received),
+        (pods.clone(), Direction::Received),
+        (pods, Direction::Sent),
+        (datagrams.clone(), Direction::Received),
+        (datagrams, Direction::Sent),
+    ]
 }
 
 /// A pair of sockets with a filter at one end.
@@ -177,7 +187,7 @@ fn on_a_pods_interface_calls_by_the_pod_are_passed_and_calls_to_it_are_sampled()
         ("record", segment((40_000, 443), "ap", &[0x17, 3, 3, 0, 90, 1, 0]), Sample, Sample),
         ("alert", segment((40_000, 443), "ap", &[0x15, 3]), Sample, Sample),
     ];
-    let [_, received, sent] =
+    let [_, received, sent, ..] =
         modes().map(|(config, direction)| (Kernel::of(&config, direction), config, direction));
     for (name, transport, by_pod, to_pod) in cases {
         for (link, frame) in packets(6, &transport).iter().flat_map(|p| frames(p)) {
@@ -201,7 +211,7 @@ fn on_a_pods_interface_calls_by_the_pod_are_passed_and_calls_to_it_are_sampled()
 /// at the interface of the DNS server.
 #[test]
 fn on_a_pods_interface_dns_is_passed_in_both_directions() {
-    let [_, received, sent] = modes().map(|(config, direction)| Kernel::of(&config, direction));
+    let [_, received, sent, ..] = modes().map(|(config, direction)| Kernel::of(&config, direction));
     for (link, frame) in packets(17, &udp((53, 40_000), &[7; 30])).iter().flat_map(|p| frames(p)) {
         assert_eq!(
             [&received, &sent].map(|kernel| kernel.verdict(link, &frame)),

@@ -351,3 +351,26 @@ fn listening_ports_that_come_late_orient_a_connection_before_its_report() {
     );
     assert!(reported[0].answered && !reported[0].from_start);
 }
+
+/// A datagram from CART to WEB, the first that is seen between these ports. Returns the initiator's
+/// port and how it was determined.
+fn datagram(from: u16, to: u16) -> (u16, Orientation) {
+    let mut live = Wire::new();
+    let mut frame = Vec::new();
+    let packet = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(CART, WEB, 64);
+    packet.udp(from, to).write(&mut frame, b"x").unwrap();
+    live.ethernet(0, &frame);
+    let all = live.report_fresh(3 * SECOND);
+    assert_eq!(all.len(), 1, "{all:?}");
+    (all[0].initiator.port(), all[0].orientation)
+}
+
+#[test]
+fn ports_tell_who_calls_with_datagrams_whichever_was_seen_first() {
+    let client = (40_000, Orientation::Guessed);
+    assert_eq!(datagram(8125, 40_000), client, "an answer");
+    assert_eq!(datagram(40_000, 8125), client);
+    for (from, to) in [(8125, 9000), (40_000, 50_000)] {
+        assert_eq!(datagram(from, to), (from, Orientation::Undecided));
+    }
+}

@@ -61,6 +61,8 @@ pub enum Unresolved {
     NoServicePort,
     /// The name on the wire (SNI) is a mesh host that the snapshot does not know.
     UnknownMeshHost,
+    /// The ports of datagrams do not show which side calls.
+    Undirected,
 }
 
 impl fmt::Display for Unresolved {
@@ -70,6 +72,7 @@ impl fmt::Display for Unresolved {
             Self::SeveralPods => "several pods claim this address at that time",
             Self::NoService => "no known Service has this Service address",
             Self::NoServicePort => "the Service at this address has no such port",
+            Self::Undirected => "the ports of the datagrams do not show which side calls",
             Self::UnknownMeshHost => "the mesh host named on the wire is not in the snapshot",
         })
     }
@@ -137,7 +140,7 @@ pub enum Destination {
     },
     /// Several destinations, of those that a workload has beyond the number that is listed one by
     /// one (`store::fold`): outside the mesh, or not resolved. None of a ServiceEntry is among
-    /// them.
+    /// them. Also all datagrams of a workload of which nothing shows who calls.
     Others {
         /// The domain that they are hosts of; absent where they are addresses, or of many domains.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -152,6 +155,15 @@ impl Destination {
     /// A pod's workload as a destination.
     pub fn pod(id: WorkloadId) -> Self {
         Self::Pod { namespace: id.namespace, kind: id.kind, name: id.name }
+    }
+
+    /// Whether people accept it or not. They decide neither on the mesh's own calls, nor on
+    /// datagrams that may be answers.
+    pub fn is_decidable(&self) -> bool {
+        !matches!(
+            self,
+            Self::Infrastructure { .. } | Self::Others { why: Some(Unresolved::Undirected), .. }
+        )
     }
 
     /// The word for its kind, as in JSON.
@@ -192,6 +204,9 @@ impl fmt::Display for Destination {
             Self::Unresolved { host: Some(host), address, .. } => write!(f, "{host} at {address}"),
             Self::Unresolved { address, .. } => write!(f, "{address}"),
             Self::Others { domain: Some(domain), .. } => write!(f, "(others of {domain})"),
+            Self::Others { why: Some(Unresolved::Undirected), .. } => {
+                f.write_str("(datagrams, either way)")
+            }
             Self::Others { why: Some(_), .. } => f.write_str("(others, not resolved)"),
             Self::Others { .. } => f.write_str("(others outside)"),
         }

@@ -3,6 +3,8 @@
 //! Owns the conversion from the types of the capture layer to those of a batch. Must never leave
 //! out what resolution reads.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use sidecarta_capture::observation::{Connection, ConnectionNames, Orientation, Transport};
 
 use super::{CallRef, EdgeConnection, Opening};
@@ -17,8 +19,26 @@ pub fn protocol(transport: Transport) -> Protocol {
     }
 }
 
+/// Stands for the responder of datagrams of which nothing shows who calls. All of a pod are one
+/// call: by their ports, each client of a server would be another one.
+const UNDIRECTED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// Whether a responder is that of datagrams of which nothing shows who calls.
+pub fn is_undirected(responder: SocketAddr) -> bool {
+    responder == UNDIRECTED
+}
+
 /// What resolution reads of a connection.
 pub fn call(c: &Connection) -> CallRef<'_> {
+    if c.orientation == Orientation::Undecided {
+        return CallRef {
+            responder: UNDIRECTED,
+            protocol: protocol(c.transport),
+            sni: None,
+            authority: None,
+            dns: Vec::new(),
+        };
+    }
     CallRef {
         responder: c.responder,
         protocol: protocol(c.transport),
@@ -46,7 +66,7 @@ pub fn begun(c: &Connection) -> EdgeConnection {
         is_new: c.is_new,
         // Only TCP has a beginning that can be missed.
         is_midway: c.transport == Transport::Tcp && !c.from_start,
-        is_guessed: c.orientation == Orientation::Guessed,
+        is_guessed: c.orientation >= Orientation::Guessed,
         is_answered: c.answered,
     }
 }

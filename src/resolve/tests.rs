@@ -215,3 +215,16 @@ fn a_pod_called_by_its_address_is_no_service() {
     assert_eq!(r.destination.kind(), "pod");
     assert!(!r.scope_miss);
 }
+
+#[test]
+fn datagrams_of_which_nothing_shows_who_calls_are_one_destination_that_nobody_decides_on() {
+    let undecided = Connection {
+        transport: Transport::Udp,
+        orientation: Orientation::Undecided,
+        ..call("10.1.0.6:50000", ConnectionNames::default())
+    };
+    let r = resolved(&undecided);
+    let why = Some(Unresolved::Undirected);
+    assert_eq!((&r.destination, r.port), (&Destination::Others { domain: None, why }, 0));
+    assert!(!r.destination.is_decidable());
+}

@@ -272,6 +272,40 @@ fn datagrams_to_a_service_address_count_once() {
 }
 
 #[test]
+fn a_single_datagram_is_seen_and_answers_are_no_calls() {
+    if !possible() {
+        return;
+    }
+    let mut world = World::new();
+    let (web, stats) = (world.node.bridged("web", 10), world.node.bridged("stats", 13));
+    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
+    world.object("stats", "stats-1", &["10.244.1.13"], &json!({}));
+    let answering = inside(&stats.ns, || UdpSocket::bind("0.0.0.0:9125").unwrap()).join().unwrap();
+    answering.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let server = std::thread::spawn(move || {
+        while let Ok((_, client)) = answering.recv_from(&mut [0; 64]) {
+            (0..10).for_each(|_| drop(answering.send_to(b"answer", client)));
+        }
+    });
+    let agent = world.agent("--sample 100000");
+    // One datagram to a port where nobody listens; then many clients of a server that answers at
+    // length.
+    inside(&web.ns, || {
+        let socket = || UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket().send_to(b"x", "10.244.1.13:7000").unwrap();
+        (0..300).for_each(|_| drop(socket().send_to(b"hits:1|c", "10.244.1.13:9125")));
+    })
+    .join()
+    .unwrap();
+    server.join().unwrap();
+    assert_eq!(agent.end(), Some(0));
+    let learned = world.learned();
+    assert_eq!(learned.get("web -> stats:7000"), Some(&1), "{learned:?}");
+    assert!(learned.keys().all(|call| call.starts_with("web -> stats:")), "{learned:?}");
+    assert!(learned.len() <= 2, "{learned:?}");
+}
+
+#[test]
 fn a_call_to_a_service_address_counts_once_with_one_handle_for_all_interfaces() {
     if possible() {
         rewritten("--capture any");

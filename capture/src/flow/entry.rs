@@ -222,7 +222,7 @@ impl FlowEntry {
     /// have been translated, and only the SYN shows that. A guessed initiator is no reason not to
     /// report.
     pub(super) fn is_left_to_caller(&self) -> bool {
-        !self.from_start && self.orientation != Orientation::Guessed && self.only_arrives()
+        !self.from_start && self.orientation < Orientation::Guessed && self.only_arrives()
     }
 
     /// Applies a segment.

@@ -88,7 +88,7 @@ impl FlowTable {
             let Some((hot, entry)) = self
                 .slots
                 .get(slot)
-                .filter(|(_, e)| !e.reported && e.orientation == Orientation::Guessed)
+                .filter(|(_, e)| !e.reported && e.orientation >= Orientation::Guessed)
             else {
                 continue;
             };
@@ -318,11 +318,10 @@ impl FlowTable {
         if let Some(initiator) = self.listening_initiator(s.from, s.to) {
             return (initiator, Orientation::ListeningPort);
         }
-        let initiator = if s.from.port() < s.to.port() && s.transport != Transport::Udp {
-            s.to
-        } else {
-            s.from
-        };
+        if s.transport == Transport::Udp {
+            return guess_of_datagram(s.from, s.to);
+        }
+        let initiator = if s.from.port() < s.to.port() { s.to } else { s.from };
         (initiator, Orientation::Guessed)
     }
 
@@ -390,6 +389,21 @@ impl FlowTable {
     /// Heads that are still being joined.
     pub(crate) fn unfinished(&self) -> u64 {
         self.heads as u64
+    }
+}
+
+/// The first ephemeral port: that of Linux (`net.ipv4.ip_local_port_range`). A client's port is
+/// ephemeral, unless it has bound one.
+const EPHEMERAL: u16 = 32_768;
+
+/// Who calls, by the ports of a datagram. Any datagram of a flow may be the first that is seen, so
+/// its sender says nothing.
+fn guess_of_datagram(from: SocketAddr, to: SocketAddr) -> (SocketAddr, Orientation) {
+    let is_ephemeral = |end: SocketAddr| end.port() >= EPHEMERAL;
+    match (is_ephemeral(from), is_ephemeral(to)) {
+        (true, false) => (from, Orientation::Guessed),
+        (false, true) => (to, Orientation::Guessed),
+        _ => (from, Orientation::Undecided),
     }
 }
 

@@ -5,6 +5,7 @@
 //! without reporting what it has seen.
 
 mod buffer;
+mod datagrams;
 mod read;
 mod rings;
 mod send;
@@ -25,6 +26,7 @@ pub use super::report::{
 };
 
 use self::buffer::{CHUNK, ObservationBuffer, separate_spans};
+use self::datagrams::DatagramRate;
 use super::evidence::NodeEvidence;
 use super::handle::{DroppedPackets, Handle, OpenError};
 use super::links::{Link, Links};
@@ -85,6 +87,7 @@ struct LiveInterface {
     overflows: bool,
     /// It was logged that its ring cannot grow further.
     at_limit: bool,
+    datagrams: DatagramRate,
     /// Packets of it that were lost since its last report.
     lost: u64,
     /// End of the last span that was reported; at first, the time since when it is watched.
@@ -285,6 +288,7 @@ impl Collector {
                 }
                 continue;
             }
+            self.limit_datagrams(now - tick);
             tick = now;
             clocks = self.check_clock(clocks);
             let wall = clocks.0;

@@ -31,6 +31,15 @@ pub enum FilterLink {
     Cooked,
 }
 
+/// How many datagrams the filter passes of those that a pod sends and that are not DNS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatagramRule {
+    /// All: nothing marks the first datagram to a destination.
+    All,
+    /// Sampled, as the datagrams that a pod receives are.
+    Sampled,
+}
+
 /// Which frames the filter passes, and how much of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterConfig {
@@ -45,6 +54,8 @@ pub struct FilterConfig {
     /// TCP destination ports whose payload is always passed, so that a ClientHello over several
     /// segments is read. Some 1,900 different ports are possible. [`attach`] refuses more.
     pub always_ports: Vec<u16>,
+    /// Which datagrams are passed.
+    pub datagrams: DatagramRule,
     /// The interface is the host side of a pod's veth. Of calls that the pod makes, all TCP
     /// segments that open, close or name something are passed. Of calls that it receives, the SYN
     /// is passed and the rest is sampled: the caller's interface shows the same, before a Service's

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use pcap::{Active, Capture, Error, Linktype, Packet, Precision};
 
-use super::filter::{self, FilterConfig, FilterLink};
+use super::filter::{self, DatagramRule, FilterConfig, FilterLink};
 use super::ring::{self, Ring, RingPacket};
 use super::uplink;
 use crate::frame::{Direction, Frame, LinkType};
@@ -147,6 +147,7 @@ pub struct Handle {
     link: LinkType,
     /// It leads to a pod, so that the direction of a packet identifies the sender.
     of_pod: bool,
+    datagrams: DatagramRule,
 }
 
 impl Handle {
@@ -172,8 +173,10 @@ impl Handle {
         settings: &HandleConfig,
     ) -> Result<Option<Self>, OpenError> {
         let of_pod = !uplink::leads_to_other_hosts(name);
-        let mut filter = filter_config(settings);
-        filter.callers_only = of_pod;
+        let filter = match of_pod {
+            true => pod_filter_config(settings, DatagramRule::All),
+            false => filter_config(settings),
+        };
         let ring = Ring::open(
             index,
             settings.ring_bytes,
@@ -188,6 +191,7 @@ impl Handle {
             id: InterfaceId { source: 0, index },
             link: LinkType::ETHERNET,
             of_pod,
+            datagrams: filter.datagrams,
         }))
     }
 
@@ -224,7 +228,31 @@ impl Handle {
             id: InterfaceId { source: 0, index },
             link,
             of_pod: false,
+            datagrams: DatagramRule::Sampled,
         })
+    }
+
+    /// Which datagrams that its pod sends are passed.
+    pub(crate) fn datagrams(&self) -> DatagramRule {
+        self.datagrams
+    }
+
+    /// Changes which datagrams that its pod sends are passed. `settings`: those that it was opened
+    /// with.
+    ///
+    /// # Errors
+    /// When the kernel refuses. Then the rule stays.
+    pub(crate) fn set_datagrams(
+        &mut self,
+        datagrams: DatagramRule,
+        settings: &HandleConfig,
+    ) -> io::Result<()> {
+        let program =
+            filter::program(FilterLink::Ethernet, &pod_filter_config(settings, datagrams));
+        // SAFETY: the descriptor belongs to this handle, which outlives the borrow.
+        filter::attach(unsafe { BorrowedFd::borrow_raw(self.raw_fd()) }, &program)?;
+        self.datagrams = datagrams;
+        Ok(())
     }
 
     /// Name of the interface.
@@ -345,8 +373,14 @@ fn filter_config(settings: &HandleConfig) -> FilterConfig {
         snap_bytes: settings.snap_bytes,
         sampled_snap_bytes: settings.snap_bytes.min(SAMPLED_SNAP_BYTES),
         always_ports: Vec::new(),
+        datagrams: DatagramRule::Sampled,
         callers_only: false,
     }
+}
+
+/// The filter for the interface of a pod.
+fn pod_filter_config(settings: &HandleConfig, datagrams: DatagramRule) -> FilterConfig {
+    FilterConfig { datagrams, callers_only: true, ..filter_config(settings) }
 }
 
 /// Whether an error of the kernel means that an interface is gone or down.

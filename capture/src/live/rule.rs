@@ -4,7 +4,7 @@
 //! compares both. Must never need more than a filter can do: no state between frames, and of the
 //! frame only its bytes and its direction.
 
-use super::filter::{FilterConfig, FilterLink};
+use super::filter::{DatagramRule, FilterConfig, FilterLink};
 use crate::bytes::be16;
 use crate::dns::PORT as DNS;
 use crate::frame::Direction;
@@ -20,7 +20,8 @@ pub enum FilterVerdict {
     Drop,
     /// Passed once in [`FilterConfig::sample`].
     Sample,
-    /// Always passed: it opens or closes a connection, or may contain a name.
+    /// Always passed: it opens or closes a connection, may contain a name, or is a datagram, which
+    /// may be the only one to its destination.
     Always,
 }
 
@@ -84,6 +85,9 @@ fn judge(
     match carried.protocol {
         TCP | UDP if from == DNS || to == DNS => Some(FilterVerdict::Always),
         TCP => Some(segment(&carried, direction, (from, to), config)),
+        UDP if config.datagrams == DatagramRule::All && direction != Direction::Sent => {
+            Some(FilterVerdict::Always)
+        }
         UDP | SCTP | AUTHENTICATION => Some(FilterVerdict::Sample),
         deeper if carried.v6 && is_extension(deeper) => Some(FilterVerdict::Sample),
         _ => None,

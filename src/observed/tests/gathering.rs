@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sidecarta_capture::observation::{
-    Connection, ConnectionNames, Content, DnsName, InterfaceId, Lookup, Orientation,
+    Connection, ConnectionNames, Content, DnsName, InterfaceId, Lookup, Orientation, Transport,
 };
 
 use super::samples::{connection, named, pod};
@@ -172,4 +172,21 @@ fn names_beyond_a_share_are_counted_and_take_no_room_of_calls() {
     assert_eq!(batch.edges.len(), 1_000);
     let folded = &batch.watching[0].folded;
     assert_eq!((batch.asked.len() as u64 + folded.names, folded.connections()), (50_000, 0));
+}
+
+#[test]
+fn datagrams_of_which_nothing_shows_who_calls_are_one_edge() {
+    let mut gatherer = Gatherer::new("n1", "boot");
+    for port in 40_000..50_000 {
+        let undecided = Connection {
+            transport: Transport::Udp,
+            orientation: Orientation::Undecided,
+            content: Content::Unknown,
+            ..connection(40_001, port, 5)
+        };
+        gatherer.connection(&pod("a"), &undecided, || Span::ALWAYS);
+    }
+    let batch = gatherer.take(Time(9)).unwrap();
+    let [edge] = &batch.edges[..] else { panic!("{}", batch.edges.len()) };
+    assert_eq!((edge.connections, edge.guessed), (10_000, 10_000));
 }

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::datagrams::is_datagram;
 use super::{CLOCK_STEP_NANOS, CollectError, Collector, MAX_DRAIN, READ_FRAMES, clock, nanos};
 use crate::frame::{Direction, Frame};
 use crate::layout::sll2;
@@ -43,7 +44,12 @@ impl Collector {
         let (meter, buffer) = (&mut self.meter, &mut self.buffer);
         let Some(watched) = self.watched.get_mut(&index) else { return };
         let Some(handle) = &mut watched.handle else { return };
-        match handle.read(READ_FRAMES, &mut |frame| meter.frame(&frame, &mut |o| buffer.push(o))) {
+        let datagrams = &mut watched.datagrams.read;
+        let mut take = |frame: Frame<'_>| {
+            *datagrams += u32::from(is_datagram(frame.data));
+            meter.frame(&frame, &mut |o| buffer.push(o));
+        };
+        match handle.read(READ_FRAMES, &mut take) {
             HandleRead::Empty | HandleRead::More => {}
             HandleRead::Gone => self.unwatch(index),
             HandleRead::Failed(why) => {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 
-use super::{ALL, CollectError, Collector, LiveInterface, clock, system};
+use super::{ALL, CollectError, Collector, DatagramRate, LiveInterface, clock, system};
 use crate::live::handle::{ANY, DroppedPackets, Handle, HandleConfig, OpenError};
 use crate::live::links::{Link, LinkChange};
 use crate::live::uplink;
@@ -123,6 +123,7 @@ impl Collector {
             ring_bytes: self.config.handle.ring_bytes,
             overflows: false,
             at_limit: false,
+            datagrams: DatagramRate::default(),
             lost: 0,
             reported_until: since,
             packets: 0,

@@ -11,7 +11,7 @@ mod operands;
 
 use super::super::rule::{HANDSHAKE, HANDSHAKE_TYPE, RECORDS, SEGMENT, TLS_PORTS};
 use super::asm::*; // the instructions, by name
-use super::{FilterConfig, FilterLink, Instruction};
+use super::{DatagramRule, FilterConfig, FilterLink, Instruction};
 use crate::dns::PORT as DNS;
 use crate::http::REQUESTS;
 use crate::layout::protocol::{TCP, UDP};
@@ -65,7 +65,7 @@ fn plain(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
     a.op(LOAD_HALF, HEADER + SOURCE);
     a.when(JumpTest::Is(DNS.into()), to.pass);
     a.op(LOAD_BYTE, IP + IPV4_PROTOCOL);
-    a.unless(JumpTest::Is(TCP.into()), to.sample);
+    a.unless(JumpTest::Is(TCP.into()), to.datagram);
     a.op(LOAD_LENGTH, 0);
     a.unless(JumpTest::AtLeast(HEADER + TCP_HEADER), to.sample);
     a.op(LOAD_BYTE, HEADER + TCP_FLAGS);
@@ -213,6 +213,13 @@ fn ends_hello(a: &mut Assembler, to: &ProgramLabels) {
 }
 
 fn verdicts(a: &mut Assembler, config: &FilterConfig, to: &ProgramLabels) {
+    a.go(to.sample);
+    a.place(to.datagram);
+    if config.datagrams == DatagramRule::All && config.sample > 1 {
+        a.op(LOAD_WORD, AD_PACKET_TYPE);
+        a.when(JumpTest::Is(OUTGOING), to.sample);
+        a.op(RETURN, config.sampled_snap_bytes.max(1));
+    }
     a.place(to.sample);
     if config.sample > 1 {
         a.op(LOAD_WORD, AD_RANDOM);

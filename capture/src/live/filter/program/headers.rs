@@ -161,5 +161,5 @@ pub(super) fn transport(a: &mut Assembler, to: &ProgramLabels) {
     a.op(LOAD_HALF_X, SOURCE);
     a.when(JumpTest::Is(DNS.into()), to.pass);
     a.op(LOAD, PROTOCOL);
-    a.unless(JumpTest::Is(TCP.into()), to.sample);
+    a.unless(JumpTest::Is(TCP.into()), to.datagram);
 }

@@ -54,6 +54,8 @@ pub(super) struct ProgramLabels {
     /// TCP that neither opens nor closes, with X at its payload, and END, TO and FLAGS stored.
     pub payload: Label,
     pub unread: Label,
+    /// UDP that is not DNS.
+    pub datagram: Label,
     pub sample: Label,
     pub pass: Label,
     pub drop: Label,
@@ -68,6 +70,7 @@ impl ProgramLabels {
             sent: a.label(),
             payload: a.label(),
             unread: a.label(),
+            datagram: a.label(),
             sample: a.label(),
             pass: a.label(),
             drop: a.label(),
