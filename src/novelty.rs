@@ -7,6 +7,7 @@
 mod accept;
 mod blocked;
 mod changes;
+mod coverage;
 mod forged;
 mod running;
 
@@ -15,28 +16,28 @@ use std::time::Duration;
 
 use crate::cluster::Cluster;
 use crate::model::{
-    Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge, RaisedAlert, Record, Spans,
-    Tally, Time, WorkloadId,
+    Alert, AlertKind, Baseline, Batch, Dependency, Destination, Merge, Record, Tally, Time,
+    WorkloadId,
 };
 use crate::store::{Store, StoreError};
 use changes::{AlertChanges, AlertNumbers};
-use running::running_pods;
 
 pub use accept::{Decision, accept, accept_ready, ignore};
+pub use coverage::review_coverage;
 
 /// After how long something is alerted that may pass by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct AlertPatience {
     /// How long a destination must have been ambiguous.
     pub ambiguous: Duration,
-    /// For how long no pod of a workload must have been watched.
+    /// For how long a running pod of a workload must not have been watched.
     pub unwatched: Duration,
 }
 
 impl Default for AlertPatience {
     fn default() -> Self {
         const HOUR: Duration = Duration::from_secs(3_600);
-        Self { ambiguous: 24 * HOUR, unwatched: HOUR }
+        Self { ambiguous: 24 * HOUR, unwatched: HOUR / 6 }
     }
 }
 
@@ -195,48 +196,6 @@ pub fn review_blocked(
     now: Time,
 ) -> Result<Vec<Alert>, StoreError> {
     blocked::review(store, cluster, now)
-}
-
-/// Raises alerts about accepted workloads that run and are no longer watched, and removes those
-/// about workloads that are watched again. Also raises the alerts about forged sources that a crash
-/// left unraised. Returns the alerts that are new.
-///
-/// # Errors
-/// When the store fails.
-pub fn review_coverage(
-    store: &mut Store,
-    cluster: &Cluster,
-    now: Time,
-    patience: AlertPatience,
-) -> Result<Vec<Alert>, StoreError> {
-    let running: BTreeSet<&WorkloadId> =
-        running_pods(cluster, now).map(|pod| &pod.workload).collect();
-    let watches = store.watches(None)?;
-    let mut watched: BTreeMap<WorkloadId, Spans> = BTreeMap::new();
-    for watch in &watches {
-        watched.entry(watch.workload.clone()).or_default().merge(&watch.watched());
-    }
-    let mut new = forged::review(store, watches.iter(), now, AlertNumbers::OfStore)?;
-    let (mut rows, mut over) = (Vec::new(), Vec::new());
-    for Baseline { workload, .. } in store.baselines(None)? {
-        let spans = watched.get(&workload).map(|spans| spans.0.as_slice()).unwrap_or_default();
-        let (Some(first), Some(last)) = (spans.first(), spans.last()) else { continue };
-        let tally = Tally::new(0, first.from, last.to);
-        let alert = Alert::about(AlertKind::CoverageLost, &workload, tally, now);
-        let unwatched_for = Duration::from_nanos(now.since(last.to));
-        let is_lost = running.contains(&workload) && unwatched_for >= patience.unwatched;
-        match (is_lost, store.alert(&alert)?) {
-            (true, None) => {
-                new.push(alert.clone());
-                rows.push(RaisedAlert { alert, deliveries: BTreeMap::new() });
-            }
-            (false, Some(_)) => over.push(alert),
-            _ => {}
-        }
-    }
-    store.raise(&rows)?;
-    store.drop_alerts(&over)?;
-    Ok(new)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //!
 //! Owns the lives of its threads and tasks. Must never acknowledge what is not on the disk.
 
+mod agents;
 mod api;
 mod app;
 pub mod auth;
@@ -27,6 +28,7 @@ use crate::ops;
 use crate::serve::{self, Door};
 use crate::store::Store;
 use crate::view::{Extent, KindStatus, View};
+use agents::AgentsHeard;
 use app::App;
 use auth::{AgentAccount, Authorizer};
 use courier::DeliveryCounters;
@@ -87,12 +89,13 @@ async fn live(config: RecorderConfig, store: Store, cluster: ClusterSource) -> a
     let listener = TcpListener::bind(config.address).await.map_err(|e| {
         anyhow::anyhow!("cannot serve on {}: {e}; choose another with --address", config.address)
     })?;
+    let agents = AgentsHeard::of_sources(&store.sources()?);
     let (engine, worker) = Engine::new(store, view.clone(), config.pace);
     let mut thread = Worker::start("store", move || worker.run())?;
     let delivered = Arc::new(DeliveryCounters::default());
     let delivery = courier::run(engine.clone(), sinks, Arc::clone(&delivered), stopped.clone());
     let courier = tokio::spawn(delivery);
-    let app = Arc::new(App::new(engine.clone(), authorizer, view.clone()));
+    let app = Arc::new(App::new(engine.clone(), authorizer, view.clone(), agents));
     let operations = match config.listen {
         Some(address) => {
             let metrics =

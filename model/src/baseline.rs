@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Alert, AlertKind, DependencyKey, Destination, Protocol, Time, WorkloadId};
+use super::{
+    Alert, AlertKind, DependencyKey, Destination, Protocol, ServicePort, Time, WorkloadId,
+};
 
 /// An accepted dependency of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -65,9 +67,43 @@ impl Acceptance {
 }
 
 impl Baseline {
-    /// Whether it contains a dependency of its workload.
+    /// Whether it contains a dependency of its workload. To narrow what was accepted is no news:
+    /// where "A or B" was accepted, "A" is.
     pub fn contains(&self, key: &DependencyKey) -> bool {
-        self.dependencies.contains(&AcceptedDependency::from(key))
+        self.has(&AcceptedDependency::from(key))
+    }
+
+    fn has(&self, dependency: &AcceptedDependency) -> bool {
+        if self.dependencies.contains(dependency) {
+            return true;
+        }
+        match &dependency.destination {
+            Destination::Service(one) => self.has_one_of(one, dependency.protocol),
+            // The port is that of the packets there, so it need not be that of a candidate.
+            Destination::Ambiguous { candidates } => {
+                !candidates.is_empty()
+                    && candidates.iter().all(|one| {
+                        let service = AcceptedDependency {
+                            destination: Destination::Service(one.clone()),
+                            port: one.port,
+                            protocol: dependency.protocol,
+                        };
+                        self.dependencies.contains(&service)
+                            || self.has_one_of(one, dependency.protocol)
+                    })
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a Service's port is a candidate of an ambiguous destination that was accepted.
+    fn has_one_of(&self, one: &ServicePort, protocol: Protocol) -> bool {
+        self.dependencies.iter().any(|accepted| match &accepted.destination {
+            Destination::Ambiguous { candidates } => {
+                accepted.protocol == protocol && candidates.contains(one)
+            }
+            _ => false,
+        })
     }
 
     /// Whether it answers an alert: what was new is accepted now.
@@ -80,9 +116,52 @@ impl Baseline {
                     port: alert.port,
                     protocol,
                 };
-                self.dependencies.contains(&accepted)
+                self.has(&accepted)
             }
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str) -> ServicePort {
+        let host = format!("{name}.n.svc.cluster.local");
+        ServicePort { namespace: "n".into(), name: name.into(), host, port: 80 }
+    }
+
+    fn one_of(names: &[&str]) -> Destination {
+        Destination::Ambiguous { candidates: names.iter().map(|name| service(name)).collect() }
+    }
+
+    #[test]
+    fn what_was_accepted_may_narrow_and_nothing_else() {
+        let workload =
+            WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: "w".into() };
+        let accepted =
+            |destination, port| AcceptedDependency { destination, port, protocol: Protocol::Tcp };
+        let baseline = Baseline {
+            workload: workload.clone(),
+            accepted: Time(0),
+            by: None,
+            dependencies: [
+                accepted(one_of(&["a", "b", "c"]), 8080),
+                accepted(Destination::Service(service("d")), 80),
+            ]
+            .into(),
+        };
+        let contains = |destination, protocol| {
+            let workload = workload.clone();
+            baseline.contains(&DependencyKey { workload, destination, port: 80, protocol })
+        };
+        assert!(contains(Destination::Service(service("a")), Protocol::Tcp));
+        assert!(contains(one_of(&["a", "c"]), Protocol::Tcp));
+        assert!(contains(one_of(&["a", "d"]), Protocol::Tcp));
+        assert!(!contains(one_of(&["a", "e"]), Protocol::Tcp));
+        assert!(!contains(Destination::Service(service("e")), Protocol::Tcp));
+        assert!(!contains(Destination::Service(service("a")), Protocol::Udp));
+        assert!(!contains(one_of(&[]), Protocol::Tcp));
     }
 }

@@ -1,6 +1,7 @@
 //! `/v1/mesh`: which objects of the cluster a recorder can watch, and what its answers lack.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -27,6 +28,9 @@ pub(crate) struct MeshStatus {
     pub batches_waiting: u64,
     /// Unverified lines, which no answer contains, by node.
     pub unverified: Vec<NodeUnverified>,
+    /// How many seconds ago the agent of each node was heard last.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub agents_heard_seconds: BTreeMap<String, u64>,
     /// What answers lack, one sentence for each reason.
     pub limits: Vec<String>,
 }
@@ -84,8 +88,26 @@ impl MeshStatus {
             unreadable: view.broken,
             batches_waiting: waiting,
             unverified,
+            agents_heard_seconds: BTreeMap::new(),
             limits,
         }
+    }
+
+    /// Adds how long ago the agent of each node was heard. One that was not heard for `silent_after`
+    /// is a limit.
+    pub fn with_agents(mut self, ages: BTreeMap<String, Duration>, silent_after: Duration) -> Self {
+        for (node, age) in &ages {
+            if *age >= silent_after {
+                self.limits.push(format!(
+                    "the agent of the node {node} was last heard {} s ago: what its pods call now \
+                     is not known",
+                    age.as_secs()
+                ));
+            }
+        }
+        self.agents_heard_seconds =
+            ages.into_iter().map(|(node, age)| (node, age.as_secs())).collect();
+        self
     }
 }
 
@@ -123,8 +145,6 @@ fn without(kind: &str) -> &'static str {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)] // a test that cannot go on should say where
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::model::Time;
 
@@ -179,6 +199,20 @@ mod tests {
         for (limit, begin) in mesh.limits.iter().zip(begin) {
             assert!(limit.starts_with(begin), "{limit}");
         }
+    }
+
+    #[test]
+    fn a_silent_agent_is_a_limit() {
+        let kinds = [("Pod".to_owned(), KindStatus::Synced { objects: 0 })].into();
+        let view = ViewStatus { synced: true, kinds, ..ViewStatus::default() };
+        let ages = [("n1", 9), ("n2", 200)]
+            .map(|(node, age)| (node.to_owned(), Duration::from_secs(age)))
+            .into();
+        let mesh = MeshStatus::of(&view, 0, Vec::new());
+        let mesh = mesh.with_agents(ages, Duration::from_secs(150));
+        let [limit] = &mesh.limits[..] else { panic!("{:?}", mesh.limits) };
+        assert!(limit.starts_with("the agent of the node n2 was last heard 200 s ago"), "{limit}");
+        assert_eq!(mesh.agents_heard_seconds["n1"], 9);
     }
 
     #[test]

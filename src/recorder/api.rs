@@ -18,6 +18,7 @@ use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::agents::SILENT_AFTER;
 use super::app::{App, RequestRefusal, token};
 use super::auth::Right;
 use super::engine::EngineUnavailable;
@@ -138,7 +139,10 @@ async fn queue_batch(
     });
     let (batch, bytes) = read.await.map_err(not_readable)??;
     drop(parsing);
-    Ok(app.engine.queue(batch, bytes).await?)
+    let node = batch.node.clone();
+    let applied = app.engine.queue(batch, bytes).await?;
+    app.agents.heard(&node);
+    Ok(applied)
 }
 
 /// A batch as it is queued, compressed, and the length of its text in bytes.
@@ -288,7 +292,8 @@ async fn mesh(
         let view = app.view.status_in(namespace.as_deref());
         let progress = app.engine.progress();
         let unverified = NodeUnverified::of(&progress.unverified, namespace.as_deref());
-        Ok(Json(MeshStatus::of(&view, progress.waiting, unverified)).into_response())
+        let mesh = MeshStatus::of(&view, progress.waiting, unverified);
+        Ok(Json(mesh.with_agents(app.agent_ages(), SILENT_AFTER)).into_response())
     };
     result.await.map_err(|r| app.refuse(r))
 }

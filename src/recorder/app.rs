@@ -2,16 +2,20 @@
 //!
 //! Owns the form of a refusal, and that each is counted. Must never know a path.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::agents::AgentsHeard;
 use super::auth::{Authorizer, Caller, Denied, Right};
 use super::engine::{Engine, EngineUnavailable};
 use super::slots::RequestSlots;
+use crate::clock;
 use crate::view::View;
 
 /// Seconds after which a client may try again.
@@ -36,12 +40,23 @@ pub(super) struct App {
     pub view: View,
     pub counters: RefusalCounters,
     pub slots: RequestSlots,
+    pub agents: AgentsHeard,
 }
 
 impl App {
-    pub fn new(engine: Engine, authorizer: Option<Authorizer>, view: View) -> Self {
+    pub fn new(
+        engine: Engine,
+        authorizer: Option<Authorizer>,
+        view: View,
+        agents: AgentsHeard,
+    ) -> Self {
         let (counters, slots) = (RefusalCounters::default(), RequestSlots::new());
-        Self { engine, authorizer, view, counters, slots }
+        Self { engine, authorizer, view, counters, slots, agents }
+    }
+
+    /// How long ago each agent was heard, by node.
+    pub fn agent_ages(&self) -> BTreeMap<String, Duration> {
+        self.agents.ages(&self.view.current(), clock::now())
     }
 
     /// Checks that the sender of these headers has a right in a namespace, or in all. Returns the

@@ -134,6 +134,13 @@ impl RecorderMetrics {
                 ConstGauge::new(n).encode(family.encode_family(&[("kind", kind.as_str())])?)?;
             }
         }
+        let help = "Seconds since the agent of a node was heard, of nodes with pods";
+        let mut family =
+            encoder.encode_descriptor("agent_silent_seconds", help, None, MetricType::Gauge)?;
+        for (node, age) in self.app.agent_ages() {
+            let n = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+            ConstGauge::new(n).encode(family.encode_family(&[("node", node.as_str())])?)?;
+        }
         let mut gauge = |name, help, n| gauge(encoder, name, help, n);
         gauge("connections", "Connections that are open", self.door.open() as u64)?;
         gauge("batches_waiting", "Batches on the disk that wait to be resolved", progress.waiting)?;
