@@ -27,6 +27,7 @@ pub use super::report::{
 
 use self::buffer::{CHUNK, ObservationBuffer, separate_spans};
 use self::datagrams::DatagramRate;
+use self::rings::RingUse;
 use super::evidence::NodeEvidence;
 use super::handle::{DroppedPackets, Handle, OpenError};
 use super::links::{Link, Links};
@@ -55,8 +56,8 @@ const MAX_DRAIN: Duration = Duration::from_secs(2);
 /// did.
 const DROPPED_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A larger ring for an interface, or why there is none.
-struct LargerRing {
+/// A ring of another size for an interface, or why there is none.
+struct NewRing {
     index: u32,
     name: String,
     old_ring_bytes: u32,
@@ -85,6 +86,7 @@ struct LiveInterface {
     ring_bytes: u32,
     /// Its ring overflowed since it was last enlarged.
     overflows: bool,
+    ring_use: RingUse,
     /// It was logged that its ring cannot grow further.
     at_limit: bool,
     datagrams: DatagramRate,
@@ -112,8 +114,8 @@ pub struct Collector {
     /// Handles of interfaces that are gone, or that have another handle now. They are read until
     /// the kernel has no more packets for them.
     ending: Vec<EndingHandle>,
-    /// Larger rings that are being opened.
-    opening: Vec<JoinHandle<LargerRing>>,
+    /// Rings of another size that are being opened.
+    opening: Vec<JoinHandle<NewRing>>,
     /// Handles that are being closed.
     closing: Vec<JoinHandle<()>>,
     /// Bytes of all rings beyond their configured size.
@@ -234,7 +236,7 @@ impl Collector {
     /// See [`CollectError`]. What was seen until then is reported first.
     pub fn run(mut self, out: &SyncSender<CollectorReport>) -> Result<(), CollectError> {
         let result = self.work(out);
-        // The larger rings have no packets that the smaller ones lack.
+        // They have no packets that the rings lack which they would replace.
         for thread in std::mem::take(&mut self.opening) {
             let _ = thread.join();
         }
@@ -289,6 +291,7 @@ impl Collector {
                 continue;
             }
             self.limit_datagrams(now - tick);
+            self.shrink(now - tick);
             tick = now;
             clocks = self.check_clock(clocks);
             let wall = clocks.0;

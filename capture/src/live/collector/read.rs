@@ -44,8 +44,9 @@ impl Collector {
         let (meter, buffer) = (&mut self.meter, &mut self.buffer);
         let Some(watched) = self.watched.get_mut(&index) else { return };
         let Some(handle) = &mut watched.handle else { return };
-        let datagrams = &mut watched.datagrams.read;
+        let (datagrams, bytes) = (&mut watched.datagrams.read, &mut watched.ring_use.read_bytes);
         let mut take = |frame: Frame<'_>| {
+            *bytes += frame.data.len() as u64;
             *datagrams += u32::from(is_datagram(frame.data));
             meter.frame(&frame, &mut |o| buffer.push(o));
         };

@@ -1,7 +1,8 @@
 //! Rings that overflow, and handles that are read to their end.
 //!
-//! Owns the counts of packets that the kernel dropped, and the enlarging of rings. Must never wait
-//! for the kernel while packets come, nor let rings grow without a limit. While a ring is replaced,
+//! Owns the counts of packets that the kernel dropped, and the sizes of rings: a ring that overflows
+//! grows, and one that is no longer needed is given back. Must never wait for the kernel while
+//! packets come, nor let rings grow without a limit. While a ring is replaced,
 //! a few milliseconds of packets are in both. Connections are still counted once; packet counters
 //! may count these packets twice.
 
@@ -9,7 +10,7 @@ use std::panic::resume_unwind;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{CollectError, Collector, EndingHandle, LargerRing, READ_FRAMES};
+use super::{CollectError, Collector, EndingHandle, NewRing, READ_FRAMES};
 use crate::live::handle::{DroppedPackets, Handle, HandleConfig, HandleRead};
 
 /// Largest ring of an interface, in bytes. Short connections alone fill it in 100 ms.
@@ -18,6 +19,29 @@ const MAX_RING_BYTES: u32 = 2 * 1024 * 1024;
 const RING_GROWTH: u32 = 4;
 /// Bytes that all rings together may have beyond their configured size.
 const MAX_ENLARGED_BYTES: u32 = 16 * 1024 * 1024;
+/// For how long a larger ring must not have been needed before it is given back.
+const SHRINK_AFTER: Duration = Duration::from_secs(300);
+/// A ring is large enough where the packets of a tick take at most one part in this many of it.
+const SHRINK_SHARE: u64 = 4;
+
+/// How much of a ring is used.
+#[derive(Debug, Default)]
+pub(super) struct RingUse {
+    /// Bytes of packets read since the last tick.
+    pub read_bytes: u64,
+    /// For how long the packets of each tick would have fitted a ring of the configured size.
+    calm: Duration,
+}
+
+impl RingUse {
+    /// Ends a tick. Returns whether a ring of `configured` bytes would have been enough for a while.
+    fn fits(&mut self, configured: u32, tick: Duration) -> bool {
+        let read = std::mem::take(&mut self.read_bytes);
+        let is_calm = read * SHRINK_SHARE <= u64::from(configured);
+        self.calm = if is_calm { self.calm + tick } else { Duration::ZERO };
+        self.calm >= SHRINK_AFTER
+    }
+}
 
 impl Collector {
     pub(super) fn read_ending(&mut self) {
@@ -115,33 +139,54 @@ impl Collector {
                 }
                 continue;
             }
-            let settings = HandleConfig { ring_bytes, ..self.config.handle.clone() };
-            let work = move || LargerRing {
-                handle: Handle::open(&name, index, &settings),
-                index,
-                name,
-                old_ring_bytes,
-                ring_bytes,
-            };
-            match Builder::new().name("ring".to_owned()).spawn(work) {
-                Ok(thread) => self.opening.push(thread),
-                Err(error) => {
-                    tracing::warn!(
-                        %error,
-                        "a ring overflows, and the system gives no thread to open a larger one"
-                    )
-                }
+            self.open_ring(index, name, (old_ring_bytes, ring_bytes));
+        }
+    }
+
+    /// Gives larger rings back that were not needed for a while. `tick`: the time since the last
+    /// call.
+    pub(super) fn shrink(&mut self, tick: Duration) {
+        let configured = self.config.handle.ring_bytes;
+        let mut calm = Vec::new();
+        for (index, w) in &mut self.watched {
+            if w.ring_use.fits(configured, tick) && w.ring_bytes > configured {
+                // Where it fails, it is tried again after as long.
+                w.ring_use = RingUse::default();
+                calm.push((*index, w.name.clone(), w.ring_bytes));
+            }
+        }
+        calm.sort_unstable();
+        for (index, name, old_ring_bytes) in calm {
+            self.open_ring(index, name, (old_ring_bytes, configured));
+        }
+    }
+
+    /// Opens a ring of another size on a thread of its own.
+    fn open_ring(&mut self, index: u32, name: String, (old, new): (u32, u32)) {
+        let (old_ring_bytes, ring_bytes) = (old, new);
+        let settings = HandleConfig { ring_bytes, ..self.config.handle.clone() };
+        let work = move || NewRing {
+            handle: Handle::open(&name, index, &settings),
+            index,
+            name,
+            old_ring_bytes,
+            ring_bytes,
+        };
+        match Builder::new().name("ring".to_owned()).spawn(work) {
+            Ok(thread) => self.opening.push(thread),
+            Err(error) => {
+                tracing::warn!(%error, "the system gives no thread to open a ring of another size");
             }
         }
     }
 
-    /// Replaces the rings that overflowed by the larger rings that were opened.
+    /// Replaces rings by those of another size that were opened.
     pub(super) fn take_opened(&mut self) -> Result<(), CollectError> {
         let (done, not): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.opening).into_iter().partition(JoinHandle::is_finished);
         self.opening = not;
         for thread in done {
-            let LargerRing { index, name, old_ring_bytes, ring_bytes, handle } =
+            let NewRing { index, name, old_ring_bytes, ring_bytes, handle } =
                 thread.join().unwrap_or_else(|panic| resume_unwind(panic));
             let new = match handle {
                 Ok(new) => new,
@@ -149,7 +194,8 @@ impl Collector {
                     tracing::warn!(
                         interface = %name,
                         %error,
-                        "its ring overflows, and a larger one cannot be opened"
+                        kib = ring_bytes / 1024,
+                        "a ring of another size cannot be opened"
                     );
                     continue;
                 }
@@ -172,13 +218,15 @@ impl Collector {
                     "packets of its old ring count twice for a moment"
                 );
             }
-            tracing::info!(
-                interface = %name,
-                kib = ring_bytes / 1024,
-                "its ring overflowed and was replaced by a larger one"
-            );
+            let why = match ring_bytes > old_ring_bytes {
+                true => "its ring overflowed and was replaced by a larger one",
+                false => "its ring was larger than needed and was replaced by a smaller one",
+            };
+            tracing::info!(interface = %name, kib = ring_bytes / 1024, "{why}");
             w.ring_bytes = ring_bytes;
-            self.enlarged_bytes += ring_bytes - old_ring_bytes;
+            w.ring_use = RingUse::default();
+            w.at_limit = false;
+            self.enlarged_bytes = self.enlarged_bytes + ring_bytes - old_ring_bytes;
             let (old, dropped) = (w.handle.replace(new), std::mem::take(&mut w.dropped));
             if let Some(old) = old {
                 self.end_handle(index, old, dropped);
@@ -186,5 +234,23 @@ impl Collector {
             self.wait_for(index)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_that_was_not_needed_for_a_while_is_larger_than_it_must_be() {
+        let mut ring = RingUse::default();
+        let mut tick = |read_bytes| {
+            ring.read_bytes = read_bytes;
+            ring.fits(128 * 1024, SHRINK_AFTER / 4)
+        };
+        assert!(!(0..3).any(|_| tick(32 * 1024)));
+        assert!(!tick(32 * 1024 + 1), "a quarter of it and more: it counts anew");
+        assert!(!(0..3).any(|_| tick(0)));
+        assert!(tick(0));
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 
-use super::{ALL, CollectError, Collector, DatagramRate, LiveInterface, clock, system};
+use super::{ALL, CollectError, Collector, DatagramRate, LiveInterface, RingUse, clock, system};
 use crate::live::handle::{ANY, DroppedPackets, Handle, HandleConfig, OpenError};
 use crate::live::links::{Link, LinkChange};
 use crate::live::uplink;
@@ -122,6 +122,7 @@ impl Collector {
             dropped: DroppedPackets::default(),
             ring_bytes: self.config.handle.ring_bytes,
             overflows: false,
+            ring_use: RingUse::default(),
             at_limit: false,
             datagrams: DatagramRate::default(),
             lost: 0,
