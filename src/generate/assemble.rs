@@ -92,12 +92,15 @@ impl<'a> OutcomeBuilder<'a> {
         };
         let proof = minimal(&demand);
 
+        // What may break a call stands first, what explains the list last.
+        let explanations = std::mem::take(&mut outcome.remarks);
         self.withhold_for_gaps(plan.gaps, &mut outcome);
         outcome.implied = implied.into_iter().collect();
-        remarks::of_unread(context.mesh, &g.namespace, &mut outcome.remarks);
-        self.remarks_of_members(g, &mut outcome.remarks);
-        remarks::of_group(g, &mut outcome.remarks);
         remarks::of_proof(&proof, &mut outcome.remarks);
+        remarks::of_unread(context.mesh, &g.namespace, &mut outcome.remarks);
+        remarks::of_group(g, &mut outcome.remarks);
+        self.remarks_of_members(g, &mut outcome.remarks);
+        outcome.remarks.extend(explanations);
         if self.input.options.detail {
             add_detail(&mut outcome, plan.calls, &demand, &proof, context);
         }
