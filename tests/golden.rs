@@ -95,3 +95,21 @@ fn an_export_makes_the_same_store_again() {
     expect(0, &["import", "--store", two.to_str().unwrap(), file]);
     assert_eq!(learn(&case, &captures(&case), &two), dependencies);
 }
+
+#[test]
+fn calls_without_a_route_stay_http_where_that_is_asked_for() {
+    let case = samples().join("f0-external-none");
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    learn(&case, &captures(&case), &store);
+    let (store, cluster) = (store.display().to_string(), case.join("cluster.yaml"));
+    let cluster = cluster.display().to_string();
+    let generate = ["generate", "--include-unready", "--store", &store, "--cluster", &cluster];
+    let plain = expect(0, &generate);
+    assert!(plain.contains("become plain TCP") && plain.contains("- ~/*"), "{plain}");
+    let kept = expect(0, &[&generate[..], &["--keep-http-passthrough"]].concat());
+    assert!(!kept.contains("become plain TCP"), "{kept}");
+    // Any HTTP Service on the port makes the proxy listen: the cheapest one.
+    let host = "    - istio-system/istio-egressgateway.istio-system.svc.cluster.local\n";
+    assert!(kept.contains(host) && kept.matches("    - ").count() == 1, "{kept}");
+}

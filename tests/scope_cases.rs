@@ -8,7 +8,7 @@ mod common;
 
 use common::cases::{self, Case};
 use serde_json::{Value, json};
-use sidecarta::generate::minimal::{Demand, Instance, SILENT, Widening, minimal};
+use sidecarta::generate::minimal::{Demand, Instance, SILENT, UnroutedHttp, Widening, minimal};
 use sidecarta::mesh::Sidecar;
 use sidecarta::scope::clusters::ProxySize;
 use sidecarta::scope::report::ScopeReport;
@@ -163,6 +163,7 @@ fn generated_lists_are_proved_and_no_larger_than_the_references() {
             calls: &calls,
             implied: &[],
             assumed: &[],
+            unrouted_http: UnroutedHttp::default(),
         };
         let found = minimal(&demand);
         let reference = |k: &str| line["reference"][k].as_u64().expect("number");

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use common::cases;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sidecarta::generate::minimal::{Demand, Instance, SILENT, minimal};
+use sidecarta::generate::minimal::{Demand, Instance, SILENT, UnroutedHttp, minimal};
 use sidecarta::mesh::{Egress, EgressPort};
 use sidecarta::scope::{
     CallProtocol, Client, Scope, ScopeCall, ScopeListener, ScopedService, TrafficMode, everything,
@@ -198,6 +198,7 @@ proptest! {
             calls: &calls,
             implied: &[],
             assumed: &[],
+            unrouted_http: UnroutedHttp::default(),
         };
         let found = minimal(&demand);
         let listed = [Egress { hosts: found.hosts.clone(), ..Egress::default() }];

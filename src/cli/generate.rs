@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use super::duration::nanoseconds;
 use super::{CommandOutcome, ViewOptions, output};
 use crate::generate::group::GroupBy;
+use crate::generate::minimal::UnroutedHttp;
 use crate::generate::readiness::{StartRule, Thresholds};
 use crate::generate::{self as generation, Cause, GenerateInput, SILENT, Subject, generate};
 use crate::model::{WorkloadId, valid};
@@ -90,6 +91,11 @@ pub(super) struct GenerateCommandOptions {
     /// Also a default Sidecar per namespace, the union of its workloads: a safety net for new ones
     #[arg(long)]
     namespace_default: bool,
+    /// Keep calls without a route HTTP for the proxy where they are HTTP today, with a host that makes
+    /// it listen for HTTP on their port. Without it they become plain TCP: the same answers, without
+    /// HTTP's access log and metrics
+    #[arg(long)]
+    keep_http_passthrough: bool,
     /// Replace Sidecars that Sidecarta did not write; without it their workloads are withheld
     #[arg(long)]
     adopt: bool,
@@ -188,6 +194,10 @@ pub(super) fn run(options: &GenerateCommandOptions) -> anyhow::Result<CommandOut
             GroupByOption::Namespace => GroupBy::Namespace,
         },
         namespace_default: options.namespace_default,
+        unrouted_http: match options.keep_http_passthrough {
+            true => UnroutedHttp::Stays,
+            false => UnroutedHttp::MayBecomeTcp,
+        },
         adopt: options.adopt,
         ..generation::GenerateOptions::default()
     };

@@ -89,6 +89,7 @@ impl<'a> OutcomeBuilder<'a> {
             calls: &calls,
             implied: &implied_ports,
             assumed: &listed,
+            unrouted_http: self.input.options.unrouted_http,
         };
         let proof = minimal(&demand);
 
@@ -97,6 +98,7 @@ impl<'a> OutcomeBuilder<'a> {
         self.withhold_for_gaps(plan.gaps, &mut outcome);
         outcome.implied = implied.into_iter().collect();
         remarks::of_proof(&proof, &mut outcome.remarks);
+        remarks::of_telemetry(&proof, &calls, full.policy, &mut outcome.remarks);
         remarks::of_unread(context.mesh, &g.namespace, &mut outcome.remarks);
         remarks::of_group(g, &mut outcome.remarks);
         self.remarks_of_members(g, &mut outcome.remarks);

@@ -33,6 +33,16 @@ impl<'m> Instance<'m> {
     }
 }
 
+/// Whether calls without a route must stay HTTP for the proxy where they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnroutedHttp {
+    /// They may become plain TCP: the same answer, with other telemetry.
+    #[default]
+    MayBecomeTcp,
+    /// They stay HTTP. The list gets a host that makes the proxy listen for HTTP.
+    Stays,
+}
+
 /// What a list of hosts must leave as it is.
 #[derive(Debug)]
 pub struct Demand<'a, 'm> {
@@ -50,6 +60,8 @@ pub struct Demand<'a, 'm> {
     pub implied: &'a [(String, u16)],
     /// Entries that are listed whatever the proof says.
     pub assumed: &'a [String],
+    /// Whether calls without a route must stay HTTP.
+    pub unrouted_http: UnroutedHttp,
 }
 
 impl Demand<'_, '_> {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::demand::UnroutedHttp;
 use super::group::GroupBy;
 use super::learned::{Learned, NOTHING};
 use super::readiness::{Readiness, Thresholds};
@@ -26,6 +27,8 @@ pub struct GenerateOptions {
     pub include_incomplete: bool,
     /// Replace Sidecars that Sidecarta did not write.
     pub adopt: bool,
+    /// Whether calls without a route must stay HTTP for their proxies.
+    pub unrouted_http: UnroutedHttp,
     /// Compute what only explanations and forecasts show: the calls and the sizes of the scopes,
     /// of unready workloads as well.
     pub detail: bool,

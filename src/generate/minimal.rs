@@ -16,7 +16,7 @@ use crate::scope::clusters::ProxySize;
 use crate::scope::inbound::{self, own_services};
 use crate::scope::{Scope, ScopeCall, ScopedService, Treatment};
 
-pub use super::demand::{Demand, Instance};
+pub use super::demand::{Demand, Instance, UnroutedHttp};
 
 /// Imports nothing. It is listed for a workload without calls: istiod takes an empty list for
 /// `*/*`.
@@ -52,6 +52,9 @@ pub struct Minimal {
     pub reasons: BTreeMap<String, Reason>,
     /// Size of the scope with these hosts.
     pub after: ProxySize,
+    /// Calls without a route that the proxy handles as HTTP with all hosts imported, and as plain
+    /// TCP with these: their positions. Empty with [`UnroutedHttp::Stays`].
+    pub become_tcp: Vec<usize>,
 }
 
 /// Why a host cannot be left out.
@@ -160,7 +163,10 @@ impl<'a, 'm> Search<'a, 'm> {
         for (instance, treatments) in calling.zip(&self.baseline.treatments) {
             let client = instance.client();
             for (i, (call, treatment)) in self.demand.calls.iter().zip(treatments).enumerate() {
-                if !scope.treat(&client, call).keeps(treatment) {
+                let now = scope.treat(&client, call);
+                let stays_http = self.demand.unrouted_http == UnroutedHttp::MayBecomeTcp
+                    || now.unrouted_http == treatment.unrouted_http;
+                if !now.keeps(treatment) || !stays_http {
                     return Some(Reason::Call(i));
                 }
             }
@@ -330,6 +336,25 @@ impl<'a, 'm> Search<'a, 'm> {
         sum(&mut full.service(host).into_iter())
     }
 
+    /// The calls without a route that are HTTP in the baseline scope alone.
+    fn becoming_tcp(&self, hosts: &[String]) -> Vec<usize> {
+        let was_http = |i: &usize| self.baseline.treatments.iter().any(|t| t[*i].unrouted_http);
+        let candidates: Vec<usize> = (0..self.demand.calls.len()).filter(was_http).collect();
+        if candidates.is_empty() {
+            return candidates;
+        }
+        let egress = self.egress(hosts);
+        let scope = self.scope(&egress);
+        let calling = || self.demand.instances.iter().filter(|i| i.calls);
+        let becomes_tcp = |i: &usize| {
+            calling().zip(&self.baseline.treatments).any(|(instance, treatments)| {
+                treatments[*i].unrouted_http
+                    && !scope.treat(&instance.client(), &self.demand.calls[*i]).unrouted_http
+            })
+        };
+        candidates.into_iter().filter(becomes_tcp).collect()
+    }
+
     /// The result: the hosts, the assumed ones among them, each with its reason.
     fn answer(
         &self,
@@ -350,6 +375,7 @@ impl<'a, 'm> Search<'a, 'm> {
             widening,
             reasons,
             after: self.size(&hosts),
+            become_tcp: self.becoming_tcp(&hosts),
             hosts: if hosts.is_empty() { vec![SILENT.to_owned()] } else { hosts },
         }
     }

@@ -2,14 +2,15 @@
 //!
 //! Owns the sentences. Must never decide what is listed or withheld.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::group::Group;
 use super::learned::Learned;
 use super::minimal::{FORCE_SCAN, Minimal, SILENT, Widening};
 use super::readiness::Readiness;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, TrafficMode};
 use crate::model::{Dependency, Destination, Protocol, valid};
+use crate::scope::ScopeCall;
 
 /// Whether a dependency is reason for a host: it leads to a Service or a ServiceEntry over TCP, or
 /// may do so.
@@ -142,6 +143,36 @@ pub(super) fn of_group(g: &Group, remarks: &mut Vec<String>) {
          known",
         all.join(", ")
     ));
+}
+
+/// Remarks on calls without a route that become plain TCP for the proxy.
+pub(super) fn of_telemetry(
+    proof: &Minimal,
+    calls: &[ScopeCall],
+    policy: TrafficMode,
+    remarks: &mut Vec<String>,
+) {
+    let mut by_port: BTreeMap<u16, BTreeSet<&str>> = BTreeMap::new();
+    for call in proof.become_tcp.iter().filter_map(|i| calls.get(*i)) {
+        by_port.entry(call.port).or_default().insert(&call.host);
+    }
+    for (port, hosts) in by_port {
+        let first = hosts.first().copied().unwrap_or_default();
+        let others = match hosts.len() {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        let change = match policy {
+            TrafficMode::RegistryOnly => "the refusal is a reset in place of a response 502",
+            TrafficMode::AllowAny | TrafficMode::AllowAnyDynamicDns => {
+                "the answer is the same, without HTTP's access log and metrics"
+            }
+        };
+        remarks.push(format!(
+            "{first}:{port}{others} become plain TCP for the proxy, which handles them as HTTP \
+             while any HTTP Service has port {port}: {change} (--keep-http-passthrough keeps it)"
+        ));
+    }
 }
 
 /// Remarks on a list that is empty, or wider than the hosts of the calls.

@@ -26,7 +26,9 @@ impl<'m> Scope<'m> {
             ChainAction::Http { listener, only } => {
                 match http::route(self, *listener, client, call, only.as_deref()) {
                     http::HttpOutcome::Steps(steps) => self.ends(client, RouteKind::Http, steps),
-                    http::HttpOutcome::Unrouted => self.unrouted(client),
+                    http::HttpOutcome::Unrouted => {
+                        Treatment { unrouted_http: true, ..self.unrouted(client) }
+                    }
                     http::HttpOutcome::Nothing => self.ends(client, RouteKind::None, Vec::new()),
                 }
             }
@@ -66,7 +68,7 @@ impl<'m> Scope<'m> {
             found.filter(|s| c.subset.is_empty() || defined(s)).map(|s| s.service.order)
         });
         let backing = backing.collect();
-        Treatment { kind, steps, backing, uncertain: false, taken_by: None }
+        Treatment { kind, steps, backing, uncertain: false, taken_by: None, unrouted_http: false }
     }
 
     /// The proxy's listeners on this port: at this address, and at every address.
