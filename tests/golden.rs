@@ -98,7 +98,7 @@ fn an_export_makes_the_same_store_again() {
 
 #[test]
 fn calls_without_a_route_stay_http_where_that_is_asked_for() {
-    let case = samples().join("f0-external-none");
+    let case = common::samples().join("f0-external-none");
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
     learn(&case, &captures(&case), &store);
