@@ -36,7 +36,7 @@
 //! - HTTPRoutes, GRPCRoutes, TCPRoutes and TLSRoutes whose parent is a Service or a ServiceEntry;
 //! - the settings of MeshConfig that these depend on, and what makes the proxy itself call:
 //!   providers that Telemetries and AuthorizationPolicies name, clusters that EnvoyFilters and
-//!   WasmPlugins name;
+//!   WasmPlugins name, key servers of RequestAuthentications;
 //! - one mesh for each revision of istiod, without the namespaces that `discoverySelectors` leave
 //!   out.
 //!

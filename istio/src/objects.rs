@@ -53,7 +53,10 @@ pub use pod::{
     ContainerTerminated, PodCondition, PodIp, PodObject, PodSpec, PodStatus, addresses,
     named_ports, read,
 };
-pub use proxy::{EnvoyFilter, EnvoyFilterSpec, Namespace, WasmPlugin, WasmPluginSpec};
+pub use proxy::{
+    EnvoyFilter, EnvoyFilterSpec, Namespace, RequestAuthentication, RequestAuthenticationSpec,
+    WasmPlugin, WasmPluginSpec,
+};
 pub use service::{
     EndpointConditions, EndpointPort, EndpointSlice, LoadBalancer, LoadBalancerIngress, PortRef,
     ProtocolName, ServiceObject, ServicePortSpec, ServiceSpec, ServiceStatus, SliceEndpoint,

@@ -152,7 +152,7 @@ impl FileReader<'_> {
 /// without such objects: with them, a capture that a store has would count again after an upgrade.
 fn is_read_later(kind: &str, group: &str) -> bool {
     let controllers = ["DeploymentConfig", "ReplicationController", "CloneSet"];
-    let istio = ["EnvoyFilter", "WasmPlugin", "WorkloadEntry"];
+    let istio = ["EnvoyFilter", "WasmPlugin", "WorkloadEntry", "RequestAuthentication"];
     controllers.contains(&kind) || istio.contains(&kind) || group == "gateway.networking.k8s.io"
 }
 

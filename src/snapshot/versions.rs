@@ -331,6 +331,7 @@ fn add_with_older(
         | AnyObject::AuthorizationPolicy(_)
         | AnyObject::EnvoyFilter(_)
         | AnyObject::WasmPlugin(_)
+        | AnyObject::RequestAuthentication(_)
         | AnyObject::HttpRoute(_)
         | AnyObject::GrpcRoute(_)
         | AnyObject::TcpRoute(_)

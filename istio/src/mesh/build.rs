@@ -57,6 +57,7 @@ pub struct MeshBuilder {
     config_maps: Vec<objects::ConfigMap>,
     filters: Vec<objects::EnvoyFilter>,
     plugins: Vec<objects::WasmPlugin>,
+    authentications: Vec<objects::RequestAuthentication>,
     namespaces: Vec<objects::Namespace>,
     routes: Vec<(GatewayRouteKind, objects::GatewayRoute)>,
     unread: Vec<UnreadObject>,
@@ -87,6 +88,7 @@ impl MeshBuilder {
             AnyObject::WorkloadEntry(_) => {}
             AnyObject::EnvoyFilter(o) => self.filters.push(o),
             AnyObject::WasmPlugin(o) => self.plugins.push(o),
+            AnyObject::RequestAuthentication(o) => self.authentications.push(o),
             AnyObject::Namespace(o) => self.namespaces.push(o),
             AnyObject::HttpRoute(o) => self.routes.push((GatewayRouteKind::Http, o)),
             AnyObject::GrpcRoute(o) => self.routes.push((GatewayRouteKind::Grpc, o)),
@@ -252,6 +254,7 @@ impl MeshBuilder {
         let mut uses = provideruse::provider_uses(&self.telemetries, &self.policies);
         uses.extend(self.filters.iter().filter_map(proxy::of_filter));
         uses.extend(self.plugins.iter().filter_map(proxy::of_plugin));
+        uses.extend(self.authentications.iter().filter_map(|a| proxy::of_keys(a, &mesh)));
         uses.sort_by(|a, b| (a.kind, &a.namespace, &a.name).cmp(&(b.kind, &b.namespace, &b.name)));
         mesh.provider_uses = uses;
         mesh

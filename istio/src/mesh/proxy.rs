@@ -1,15 +1,16 @@
 //! Envoy clusters that a proxy calls by itself because an object names them: EnvoyFilters
-//! (`model/envoyfilter.go`, `EnvoyFilters` in `model/push_context.go`) and WasmPlugins.
+//! (`model/envoyfilter.go`, `EnvoyFilters` in `model/push_context.go`), WasmPlugins, and
+//! RequestAuthentications with the address of their keys.
 //!
-//! Owns finding `outbound|PORT|SUBSET|HOST` in these objects. Must never decide to which pods the
+//! Owns finding `outbound|PORT|SUBSET|HOST` and key servers in these objects. Must never decide to which pods the
 //! objects apply.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::ProviderUse;
-use crate::objects::{EnvoyFilter, WasmPlugin};
+use super::{Mesh, ProviderUse};
+use crate::objects::{EnvoyFilter, RequestAuthentication, WasmPlugin};
 
 /// An Envoy cluster that an object names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +81,41 @@ pub(super) fn of_plugin(plugin: &WasmPlugin) -> Option<ProviderUse> {
     })
 }
 
+/// The hosts of the mesh that have the keys of a RequestAuthentication. The proxy fetches them itself
+/// where istiod runs with `PILOT_JWT_ENABLE_REMOTE_JWKS` (`buildJwtFilter` in
+/// `security/authn/policy_applier.go`, `LookupCluster`), which a mesh does not know.
+pub(super) fn of_keys(authentication: &RequestAuthentication, mesh: &Mesh) -> Option<ProviderUse> {
+    let spec = authentication.spec.clone().unwrap_or_default();
+    if !spec.target_refs.is_empty() || spec.target_ref.is_some() {
+        return None;
+    }
+    let servers = spec.jwt_rules.iter().filter_map(|rule| server_of(&rule.jwks_uri));
+    let in_mesh: BTreeSet<NamedCluster> = servers.filter(|s| mesh.has_host(&s.host)).collect();
+    (!in_mesh.is_empty()).then(|| ProviderUse {
+        kind: "RequestAuthentication",
+        namespace: authentication.metadata.namespace.clone(),
+        name: authentication.metadata.name.clone(),
+        selector: spec.selector.unwrap_or_default().match_labels,
+        providers: Vec::new(),
+        clusters: in_mesh.into_iter().collect(),
+    })
+}
+
+/// Host and port of a URL (`ParseJwksURI` in `security/model/authentication.go`).
+fn server_of(url: &str) -> Option<NamedCluster> {
+    let (default, rest) = match url.split_once("://")? {
+        ("http", rest) => (80, rest),
+        ("https", rest) => (443, rest),
+        _ => return None,
+    };
+    let server = rest.split(['/', '?', '#']).next()?;
+    let (host, port) = match server.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()?),
+        None => (server, default),
+    };
+    Some(NamedCluster { host: host.to_ascii_lowercase(), port })
+}
+
 /// Collects all Envoy clusters in the strings of a value, keys included.
 fn find(value: &Value, out: &mut BTreeSet<NamedCluster>) {
     match value {
@@ -123,5 +159,15 @@ mod tests {
         find(&value, &mut out);
         let got: Vec<_> = out.iter().map(|c| (c.host.as_str(), c.port)).collect();
         assert_eq!(got, [("a.b.svc.cluster.local", 80), ("c.d.svc.cluster.local", 8080)]);
+    }
+
+    #[test]
+    fn the_server_of_keys_is_that_of_the_url() {
+        let of = |url: &str| server_of(url).map(|s| (s.host, s.port));
+        let keys = |port| Some(("keys.auth".to_owned(), port));
+        assert_eq!(of("http://keys.auth/jwks"), keys(80));
+        assert_eq!(of("https://Keys.auth"), keys(443));
+        assert_eq!(of("http://keys.auth:8080?a"), keys(8080));
+        assert_eq!((of("keys.auth/jwks"), of("http://keys.auth:x/")), (None, None));
     }
 }

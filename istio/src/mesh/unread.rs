@@ -45,11 +45,6 @@ impl UnreadObject {
     /// A sentence: how the object could make the proof wrong.
     pub fn effect(&self) -> &'static str {
         match self.kind.as_str() {
-            "RequestAuthentication" => {
-                "where istiod runs with PILOT_JWT_ENABLE_REMOTE_JWKS the proxy fetches keys \
-                 itself, and the host of its jwksUri \
-                 must be listed"
-            }
             "ProxyConfig" => {
                 "settings of the proxy that it changes are taken from the pod and the mesh alone"
             }

@@ -8,9 +8,9 @@ use sidecarta_model::valid::{self, InvalidName};
 
 use super::{
     AuthorizationPolicySpec, ConfigMap, Controller, DestinationRuleSpec, EndpointSlice,
-    EnvoyFilterSpec, GatewayRouteSpec, Namespace, Node, ObjectMeta, PodObject, ServiceEntry,
-    ServiceObject, SidecarSpec, SpecObject, TelemetrySpec, VirtualServiceSpec, WasmPluginSpec,
-    WorkloadEntry,
+    EnvoyFilterSpec, GatewayRouteSpec, Namespace, Node, ObjectMeta, PodObject,
+    RequestAuthenticationSpec, ServiceEntry, ServiceObject, SidecarSpec, SpecObject, TelemetrySpec,
+    VirtualServiceSpec, WasmPluginSpec, WorkloadEntry,
 };
 
 /// An object whose names can be checked.
@@ -132,6 +132,7 @@ metadata_alone!(
     AuthorizationPolicySpec,
     EnvoyFilterSpec,
     WasmPluginSpec,
+    RequestAuthenticationSpec,
     GatewayRouteSpec,
     WorkloadEntry
 );

@@ -8,8 +8,9 @@ use sidecarta_text::yaml;
 
 use super::{
     AuthorizationPolicy, CheckNames, ConfigMap, DestinationRule, EndpointSlice, Envelope,
-    EnvoyFilter, GatewayRoute, Namespace, ObjectMeta, PodObject, ServiceEntry, ServiceObject,
-    SidecarObject, Telemetry, VirtualServiceObject, WasmPlugin, WorkloadEntryObject,
+    EnvoyFilter, GatewayRoute, Namespace, ObjectMeta, PodObject, RequestAuthentication,
+    ServiceEntry, ServiceObject, SidecarObject, Telemetry, VirtualServiceObject, WasmPlugin,
+    WorkloadEntryObject,
 };
 
 /// The group of the Gateway API.
@@ -44,6 +45,8 @@ pub enum AnyObject {
     EnvoyFilter(EnvoyFilter),
     /// `extensions.istio.io`
     WasmPlugin(WasmPlugin),
+    /// `security.istio.io`
+    RequestAuthentication(RequestAuthentication),
     /// `v1`; its labels decide whether istiod reads it (`discoverySelectors`).
     Namespace(Namespace),
     /// `gateway.networking.k8s.io`
@@ -96,6 +99,7 @@ impl AnyObject {
             Self::AuthorizationPolicy(o) => &o.metadata,
             Self::EnvoyFilter(o) => &o.metadata,
             Self::WasmPlugin(o) => &o.metadata,
+            Self::RequestAuthentication(o) => &o.metadata,
             Self::Namespace(o) => &o.metadata,
             Self::HttpRoute(o) | Self::GrpcRoute(o) | Self::TcpRoute(o) | Self::TlsRoute(o) => {
                 &o.metadata
@@ -128,6 +132,7 @@ impl AnyObject {
             "AuthorizationPolicy" if istio => read_checked(from).map(Self::AuthorizationPolicy),
             "EnvoyFilter" if istio => read_checked(from).map(Self::EnvoyFilter),
             "WasmPlugin" if istio => read_checked(from).map(Self::WasmPlugin),
+            "RequestAuthentication" if istio => read_checked(from).map(Self::RequestAuthentication),
             "Namespace" if group.is_empty() => read_checked(from).map(Self::Namespace),
             "HTTPRoute" if group == GATEWAY_API => read_checked(from).map(Self::HttpRoute),
             "GRPCRoute" if group == GATEWAY_API => read_checked(from).map(Self::GrpcRoute),

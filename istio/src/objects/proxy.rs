@@ -12,6 +12,9 @@ pub type EnvoyFilter = SpecObject<EnvoyFilterSpec>;
 /// A WasmPlugin (`extensions.istio.io`).
 pub type WasmPlugin = SpecObject<WasmPluginSpec>;
 
+/// A RequestAuthentication (`security.istio.io`).
+pub type RequestAuthentication = SpecObject<RequestAuthenticationSpec>;
+
 /// A namespace (`v1`). Its labels decide whether istiod reads it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Namespace {
@@ -70,4 +73,26 @@ pub struct WasmPluginSpec {
     pub(crate) target_ref: Option<Value>,
     #[serde(default)]
     pub(crate) plugin_config: Option<Value>,
+}
+
+/// What a RequestAuthentication says.
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestAuthenticationSpec {
+    #[serde(default)]
+    pub(crate) selector: Option<MatchLabels>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) target_refs: Vec<Value>,
+    #[serde(default)]
+    pub(crate) target_ref: Option<Value>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) jwt_rules: Vec<JwtRule>,
+}
+
+/// Where the keys of one issuer are.
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct JwtRule {
+    #[serde(default, deserialize_with = "nullable")]
+    pub jwks_uri: String,
 }

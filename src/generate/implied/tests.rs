@@ -68,3 +68,24 @@ fn a_telemetry_of_the_root_namespace_with_a_selector_does_not_apply() {
     let selector = "selector: {matchLabels: {app: web}},";
     assert_eq!(implied_with(&telemetry("istio-system", "web", selector, "jaeger")), []);
 }
+
+#[test]
+fn a_key_server_of_the_mesh_is_implied_where_its_authentication_selects_the_pod() {
+    let server = "---\nkind: Service\napiVersion: v1\nmetadata: {namespace: auth, name: keys}\n\
+                  spec: {clusterIP: 10.96.0.9, ports: [{name: http, port: 8080}]}\n";
+    let authentication = |namespace: &str, app: &str| {
+        format!(
+            "{server}---\nkind: RequestAuthentication\napiVersion: security.istio.io/v1\n\
+             metadata: {{namespace: {namespace}, name: jwt}}\nspec:\n  selector: {{matchLabels: \
+             {{app: {app}}}}}\n  jwtRules:\n  - issuer: a\n    jwksUri: \
+             http://keys.auth.svc.cluster.local:8080/jwks\n  - issuer: b\n    jwksUri: \
+             https://accounts.example.org/jwks\n"
+        )
+    };
+    let keys = ("keys.auth.svc.cluster.local".to_owned(), 8080);
+    for namespace in ["shop", "istio-system"] {
+        assert_eq!(implied_with(&authentication(namespace, "web")), [keys.clone()]);
+    }
+    assert_eq!(implied_with(&authentication("shop", "other")), []);
+    assert_eq!(implied_with(&authentication("bank", "web")), []);
+}
