@@ -53,7 +53,8 @@ impl Report {
                 "the snapshot has no VirtualService, DestinationRule, ServiceEntry or Sidecar: \
                  where the cluster has any, hosts that they ask for are missing; add `kubectl get \
                  virtualservices,destinationrules,serviceentries,sidecars,telemetries,\
-                 authorizationpolicies,envoyfilters,wasmplugins -A -o yaml`, and \
+                 authorizationpolicies,envoyfilters,wasmplugins,requestauthentications -A -o \
+                 yaml`, and \
                  httproutes,grpcroutes where the cluster has the Gateway API"
                     .to_owned(),
             );

@@ -84,7 +84,7 @@ fn a_key_server_of_the_mesh_is_implied_where_its_authentication_selects_the_pod(
     };
     let keys = ("keys.auth.svc.cluster.local".to_owned(), 8080);
     for namespace in ["shop", "istio-system"] {
-        assert_eq!(implied_with(&authentication(namespace, "web")), [keys.clone()]);
+        assert_eq!(implied_with(&authentication(namespace, "web")), std::slice::from_ref(&keys));
     }
     assert_eq!(implied_with(&authentication("shop", "other")), []);
     assert_eq!(implied_with(&authentication("bank", "web")), []);
