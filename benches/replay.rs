@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use sidecarta_testkit::pcap;
+
 const WORKLOADS: u32 = 1_000;
 const PODS: u32 = 3;
 /// Services that each pod calls: 3,000 × 17 = 51,000 edges of pods.
@@ -61,16 +63,13 @@ impl Shape {
 
     fn write(&self, path: &Path) {
         let mut out = BufWriter::with_capacity(1 << 20, File::create(path).unwrap());
-        out.write_all(b"\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\x04\0\x01\0\0\0").unwrap();
+        out.write_all(pcap::HEADER).unwrap();
         let mut frame = Vec::new();
         for (n, (connection, round)) in (0u64..).zip(self.order()) {
             let left = if self.ends { self.packets - round } else { u32::MAX };
             packet(&mut frame, connection, round, left);
-            let micros = n * 10;
-            out.write_all(&(1_767_300_000 + (micros / 1_000_000) as u32).to_le_bytes()).unwrap();
-            out.write_all(&((micros % 1_000_000) as u32).to_le_bytes()).unwrap();
-            out.write_all(&(frame.len() as u32).to_le_bytes()).unwrap();
-            out.write_all(&(frame.len() as u32).to_le_bytes()).unwrap();
+            let micros = 1_767_300_000_000_000 + n * 10;
+            out.write_all(&pcap::record(micros, frame.len())).unwrap();
             out.write_all(&frame).unwrap();
         }
         out.flush().unwrap();

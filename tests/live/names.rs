@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
+use sidecarta_testkit::dns;
 
-use crate::frames::dns_message;
 use crate::netns::{Net, inside};
 use crate::world::{REQUEST, World, call, eventually, exchange, expected, possible, serve};
 
@@ -39,7 +39,7 @@ fn look_up(net: &Net, names: &'static [&'static str]) {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         for (id, name) in names.iter().enumerate() {
-            socket.send_to(&dns_message(id as u16, name, None), "10.244.1.53:53").unwrap();
+            socket.send_to(&dns::question(id as u16, name), "10.244.1.53:53").unwrap();
             socket.recv(&mut [0; 512]).unwrap();
         }
     };

@@ -5,9 +5,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sidecarta_testkit::dns;
+use sidecarta_testkit::frame::{datagram, syn};
 
 use crate::common::expect;
-use crate::frames::{datagram, dns_message, syn};
 use crate::netns::inside;
 use crate::world::{REQUEST, World, call, metric, possible};
 
@@ -41,7 +42,7 @@ fn a_pod_that_scans_takes_neither_memory_nor_the_share_of_others() {
             let [a, b, c, d] = n.to_be_bytes();
             let port = 20_000 + (n % 40_000) as u16;
             let name = format!("host-{n}.{}.scan{}.example", "x".repeat(40), n % 100);
-            let question = dns_message(n as u16, &name, None);
+            let question = dns::question(n as u16, &name);
             for mut frame in [
                 syn((SCAN, port), ([11 + a, b, c, d], 443), n),
                 datagram((SCAN, port), ([10, 244, 1, 53], 53), &question),
