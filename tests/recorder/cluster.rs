@@ -28,6 +28,39 @@ pub struct Says {
     pub reviews: u64,
 }
 
+/// The user of all agents' tokens, and for whom these are.
+const AGENT: &str = "system:serviceaccount:sidecarta:sidecarta-agent";
+const AUDIENCE: &str = "sidecarta-recorder";
+
+impl Says {
+    /// These objects, and nobody who may ask.
+    pub fn of(objects: impl IntoIterator<Item = Value>) -> Self {
+        let mut says = Self::default();
+        for object in objects {
+            let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
+            says.objects.entry(plural).or_default().push(object);
+        }
+        says
+    }
+
+    /// Adds a token of an agent: the node of its pod, and another audience than the recorder.
+    pub fn agent(&mut self, token: &str, node: Option<&str>, other: Option<&str>) {
+        let audience = other.unwrap_or(AUDIENCE).to_owned();
+        let user = (AGENT.to_owned(), node.map(str::to_owned), Some(audience));
+        self.tokens.insert(token.to_owned(), user);
+    }
+
+    /// Adds a person, whose token is the name, with rights on Sidecars: verb, and namespace (empty:
+    /// all).
+    pub fn person(&mut self, name: &str, rights: &[(&str, &str)]) {
+        self.tokens.insert(name.to_owned(), (name.to_owned(), None, None));
+        let named = |(verb, namespace): &(&str, &str)| {
+            (name.to_owned(), (*verb).to_owned(), (*namespace).to_owned())
+        };
+        self.allowed.extend(rights.iter().map(named));
+    }
+}
+
 /// A running one.
 pub struct Cluster {
     pub says: Arc<Mutex<Says>>,

@@ -10,7 +10,7 @@ use sidecarta::agent::outlet::ToRecorder;
 use sidecarta::observed::{Gatherer, Reader};
 
 use super::CART;
-use super::forged::{batch, cluster, edge, hours_ago, now, object, objects, pod_line, settled};
+use super::lines::{batch, cluster, edge, hours_ago, now, object, objects, pod_line, settled};
 use super::running::Recorder;
 
 /// An agent's delivery without its interfaces: batches come from `bytes`.

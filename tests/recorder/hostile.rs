@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::CART;
 use super::cluster::{Cluster, Says};
-use super::running::{Recorder, batch, pod, service, snapshot};
+use super::running::{Recorder, batch, shop, snapshot};
 
 /// Descriptors that the recorder has: 112 connections.
 const DESCRIPTORS: u32 = 256;
@@ -31,21 +31,11 @@ fn free_port() -> u16 {
 
 /// An API server that knows the agents `agent-N` on the nodes nN, and `ann`, who may read.
 fn cluster() -> Cluster {
-    let mut says = Says::default();
-    let [service, slice] = service("cart", "10.244.1.11");
-    says.objects.insert(
-        "pods".into(),
-        vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1")],
-    );
-    says.objects.insert("services".into(), vec![service]);
-    says.objects.insert("endpointslices".into(), vec![slice]);
+    let mut says = Says::of(shop());
     for n in 1..5 {
-        let agent = "system:serviceaccount:sidecarta:sidecarta-agent".to_owned();
-        let audience = Some("sidecarta-recorder".to_owned());
-        says.tokens.insert(format!("agent-{n}"), (agent, Some(format!("n{n}")), audience));
+        says.agent(&format!("agent-{n}"), Some(&format!("n{n}")), None);
     }
-    says.tokens.insert("ann".into(), ("ann".into(), None, None));
-    says.allowed.insert(("ann".into(), "list".into(), "shop".into()));
+    says.person("ann", &[("list", "shop")]);
     Cluster::start(says)
 }
 

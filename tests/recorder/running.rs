@@ -187,13 +187,17 @@ pub fn service(name: &str, address: &str) -> [Value; 2] {
     ]
 }
 
+/// The pods `web` and `cart` on n1, and the Service `cart`.
+pub fn shop() -> Vec<Value> {
+    let mut all = vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1")];
+    all.extend(service("cart", "10.244.1.11"));
+    all
+}
+
+/// The same and `db`, in a file.
 pub fn snapshot(dir: &Path) -> PathBuf {
-    let mut items = vec![
-        pod("web", "10.244.1.10", "n1"),
-        pod("cart", "10.244.1.11", "n1"),
-        pod("db", "10.244.1.12", "n1"),
-    ];
-    items.extend(service("cart", "10.244.1.11"));
+    let mut items = shop();
+    items.push(pod("db", "10.244.1.12", "n1"));
     let path = dir.join("cluster.json");
     std::fs::write(&path, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
         .unwrap();
