@@ -4,6 +4,8 @@
 
 #[path = "recorder/access.rs"]
 mod access;
+#[path = "recorder/attacks.rs"]
+mod attacks;
 #[path = "recorder/cluster.rs"]
 mod cluster;
 mod common;
