@@ -1,7 +1,7 @@
 //! Replay of large synthetic captures of three shapes, each beside tcpdump in the same round:
 //! 51,000 connections that stay open; 488,000 of 20 packets; 2,000,000 of 5. Each has about
-//! 10,000,000 packets between 3,000 pods, on 17,000 edges from a workload to a Service. Prints ratios; asserts
-//! only that what was found is what was generated.
+//! 10,000,000 packets between 3,000 pods, on 17,000 edges from a workload to a Service. Prints
+//! ratios; asserts only that what was found is what was generated.
 //!
 //! `cargo bench --bench replay -- long short brief` runs the shapes that are named.
 //! `SIDECARTA_BENCH_SCALE` makes them smaller (0.01: a hundredth of the connections, of the long
@@ -124,23 +124,33 @@ fn write_snapshot(path: &Path) {
     let mut items = Vec::new();
     let ip = |w, p| address(w, p).map(|b| b.to_string()).join(".");
     for w in 0..WORKLOADS {
-        let meta = |name: String| serde_json::json!({"namespace": format!("ns{}", w % 20), "name": name, "labels": {"app": format!("w{w}"), "kubernetes.io/service-name": format!("w{w}")}});
-        items.push(serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": meta(format!("w{w}")),
-            "spec": {"clusterIP": format!("10.96.{}.{}", w >> 8, w & 255), "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}));
-        items.push(serde_json::json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta(format!("w{w}")),
+        let meta = |name: String| {
+            serde_json::json!({"namespace": format!("ns{}", w % 20),
+            "name": name, "labels": {"app": format!("w{w}"),
+                "kubernetes.io/service-name": format!("w{w}")}})
+        };
+        items.push(serde_json::json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": meta(format!("w{w}")),
+            "spec": {"clusterIP": format!("10.96.{}.{}", w >> 8, w & 255),
+                "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}));
+        items.push(serde_json::json!({"apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": meta(format!("w{w}")),
             "spec": {"selector": {"matchLabels": {"app": format!("w{w}")}}}}));
         let addresses: Vec<_> =
             (0..PODS).map(|p| serde_json::json!({"addresses": [ip(w, p)]})).collect();
         items.push(
-            serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta(format!("w{w}-x")),
+            serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": meta(format!("w{w}-x")),
             "endpoints": addresses, "ports": [{"name": "http", "port": 8080}]}),
         );
         for p in 0..PODS {
             let mut meta = meta(format!("w{w}-{p}"));
-            meta["ownerReferences"] = serde_json::json!([{"kind": "StatefulSet", "name": format!("w{w}"), "controller": true}]);
+            meta["ownerReferences"] = serde_json::json!([{"kind": "StatefulSet",
+                "name": format!("w{w}"), "controller": true}]);
             items.push(serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta,
                 "spec": {"containers": [{"name": "app"}, {"name": "istio-proxy"}]},
-                "status": {"phase": "Running", "podIP": ip(w, p), "startTime": "2026-01-01T00:00:00Z"}}));
+                "status": {"phase": "Running", "podIP": ip(w, p),
+                    "startTime": "2026-01-01T00:00:00Z"}}));
         }
     }
     let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});

@@ -26,8 +26,11 @@ fn capture(path: &Path, syns: &[(u32, u16)]) {
 
 fn snapshot(path: &Path) {
     let pod = |name: &str, address: &str| {
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
-            "spec": {"nodeName": "n1", "containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
+            "spec": {"nodeName": "n1",
+                "containers": [{"name": "app"},
+                    {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
             "status": {"phase": "Running", "podIP": address}})
     };
     let items = [pod("web", "10.244.1.10"), pod("cart", "10.244.1.11")];

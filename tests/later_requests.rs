@@ -19,18 +19,22 @@ const SERVER: ([u8; 4], u16) = ([10, 1, 0, 2], 8080);
 /// `web`, and `shop` behind the Services `cart`, `catalog` and `unused`.
 fn snapshot(dir: &Path) {
     let pod = |name: &str, address| {
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "n", "name": name, "labels": {"app": name}},
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "n", "name": name, "labels": {"app": name}},
             "spec": {"containers": [{"name": "app"}, {"name": "istio-proxy"}]},
             "status": {"phase": "Running", "podIP": address, "startTime": "2026-01-01T00:00:00Z"}})
     };
     let mut items = vec![pod("web", "10.1.0.1"), pod("shop", "10.1.0.2")];
     for (i, name) in ["cart", "catalog", "unused"].into_iter().enumerate() {
-        items.push(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "n", "name": name},
+        items.push(json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"namespace": "n", "name": name},
             "spec": {"clusterIP": format!("10.96.0.{}", i + 1), "selector": {"app": "shop"},
                 "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}));
         items.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"namespace": "n", "name": name, "labels": {"kubernetes.io/service-name": name}},
-            "endpoints": [{"addresses": ["10.1.0.2"]}], "ports": [{"name": "http", "port": 8080}]}));
+            "metadata": {"namespace": "n", "name": name,
+                "labels": {"kubernetes.io/service-name": name}},
+            "endpoints": [{"addresses": ["10.1.0.2"]}],
+            "ports": [{"name": "http", "port": 8080}]}));
     }
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
     std::fs::write(dir.join("cluster.yaml"), list.to_string()).unwrap();

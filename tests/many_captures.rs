@@ -1,5 +1,5 @@
 //! Thousands of captures that overlap in time, one an interface, are read with the descriptors that
-//! a process usually has, in little memory, and teach what one capture of all their packets teaches.
+//! a process usually has, in little memory. They teach what one capture of all their packets does.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 

@@ -177,8 +177,8 @@ fn an_alert_is_delivered_through_failures_and_restarts_and_no_more() {
     assert!(bodies.recv_timeout(Duration::from_secs(1)).is_err(), "delivered again");
 }
 
-/// A recorder that knows of `shop` and `data`, may not see nodes, and has a batch: `web` was watched
-/// from its start, and the agent of its node lost something.
+/// A recorder that knows of `shop` and `data`, may not see nodes, and has a batch: `web` was
+/// watched from its start, and the agent of its node lost something.
 fn watching() -> (Cluster, tempfile::TempDir, Recorder) {
     // When the pod started is what the API server says, not the batch.
     let mut items = running::shop();

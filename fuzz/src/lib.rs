@@ -178,7 +178,8 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "http" => vec![
             b"GET /a HTTP/1.1\r\nHost: cart.shop:80\r\n\r\n".to_vec(),
             b"CONNECT cart:443 HTTP/1.1\r\nHost: cart:443\r\n\r\n".to_vec(),
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x84\x41\x04cart"
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+              \0\0\0\x04\0\0\0\0\0\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x84\x41\x04cart"
                 .to_vec(),
         ],
         "dns" => vec![kit::dns::answer(0x1234, "cart.shop", &[[10, 96, 0, 7]])],

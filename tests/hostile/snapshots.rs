@@ -31,7 +31,8 @@ fn objects_with_invalid_names_are_named_counted_and_left_out() {
         ),
         object(
             "Pod",
-            json!({"name": "p", "namespace": "shop", "ownerReferences": [{"kind": odd, "name": "p"}]}),
+            json!({"name": "p", "namespace": "shop",
+                "ownerReferences": [{"kind": odd, "name": "p"}]}),
             none.clone(),
         ),
         object(

@@ -23,8 +23,10 @@ impl Api {
         let server = inside(&world.node.ns, Server::start).join().unwrap();
         let kubeconfig = world.path("kubeconfig");
         let text = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": format!("http://{}", server.address)}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}], "users": [{"name": "u", "user": {}}]});
+            "clusters": [{"name": "c",
+                "cluster": {"server": format!("http://{}", server.address)}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "users": [{"name": "u", "user": {}}]});
         std::fs::write(&kubeconfig, text.to_string()).unwrap();
         world.kubeconfig = Some(kubeconfig);
         Self { server: Some(server), ns: world.node.ns.clone() }

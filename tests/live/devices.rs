@@ -75,7 +75,8 @@ fn calls_are_learned_from_what_a_pod_sends_alone() {
     ip(&format!("-n {} link add back type veth peer name back netns {}", far.ns, web.ns));
     for ns in [&far.ns, &web.ns] {
         ip(&format!("-n {ns} link set back up"));
-        let loose = "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.back.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0";
+        let loose = "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.back.rp_filter=0 \
+                     net.ipv4.conf.eth0.rp_filter=0";
         let out =
             Command::new("ip").args(["netns", "exec", ns]).args(loose.split(' ')).output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -84,7 +85,10 @@ fn calls_are_learned_from_what_a_pod_sends_alone() {
     ip(&format!("-n {} addr add 10.9.1.10/24 dev back", web.ns));
     ip(&format!("-n {} route add 10.9.0.10/32 via 10.9.1.10 dev back src 10.9.0.11", far.ns));
     // An answer that came by the node all the same would not arrive.
-    world.node.nft("table ip t { chain c { type filter hook forward priority 0; ip saddr 10.9.0.11 drop\n}\n}\n");
+    world.node.nft(
+        "table ip t { chain c { type filter hook forward priority 0; \
+                    ip saddr 10.9.0.11 drop\n}\n}\n",
+    );
     serve(&far, "0.0.0.0:8080");
     let agent = world.agent("");
     (0..3).for_each(|_| call(&web, "10.9.0.11:8080", b"GET / HTTP/1.1\r\nHost: far\r\n\r\n"));

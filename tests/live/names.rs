@@ -100,7 +100,8 @@ impl Tls {
         let (key, certificate) = (world.path("key.pem"), world.path("cert.pem"));
         let (key, certificate) = (key.display(), certificate.display());
         let make = format!(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=cart -keyout {key} -out {certificate}"
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=cart \
+             -keyout {key} -out {certificate}"
         );
         let made = Command::new("openssl").args(make.split_whitespace()).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -152,13 +153,15 @@ fn hellos(more: &str) {
     world.object("web", "web-1", &["10.244.1.10"], &json!({}));
     world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
     for (n, port) in [8443u16, 8444, 8445, 8446].into_iter().enumerate() {
-        world.objects.push(
-            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": format!("s{n}")},
+        world.objects.push(json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"namespace": "shop", "name": format!("s{n}")},
             "spec": {"clusterIP": "None", "clusterIPs": ["None"], "selector": {"app": "cart"},
-                "ports": [{"name": "https", "port": port, "targetPort": port, "protocol": "TCP"}]}}),
-        );
-        world.objects.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"namespace": "shop", "name": format!("s{n}-1"), "labels": {"kubernetes.io/service-name": format!("s{n}")}},
+                "ports": [{"name": "https", "port": port, "targetPort": port,
+                    "protocol": "TCP"}]}}));
+        world.objects.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "addressType": "IPv4",
+            "metadata": {"namespace": "shop", "name": format!("s{n}-1"),
+                "labels": {"kubernetes.io/service-name": format!("s{n}")}},
             "endpoints": [{"addresses": ["10.244.1.11"], "conditions": {"ready": true}}],
             "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}));
     }

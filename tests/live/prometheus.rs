@@ -201,7 +201,10 @@ impl Monitored {
 
 /// A Prometheus that is ready, with the project's rules.
 fn prometheus(world: &World) -> Running {
-    let target = |job: &str, port: u16| json!({"job_name": job, "static_configs": [{"targets": [format!("127.0.0.1:{port}")]}]});
+    let target = |job: &str, port: u16| {
+        json!({"job_name": job,
+        "static_configs": [{"targets": [format!("127.0.0.1:{port}")]}]})
+    };
     let often = "200ms";
     let config = json!({
         "global": {

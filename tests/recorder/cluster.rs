@@ -117,12 +117,15 @@ async fn answer(State(says): State<Arc<Mutex<Says>>>, request: Request) -> Respo
                     let extra = node
                         .map(|n| json!({"authentication.kubernetes.io/node-name": [n]}))
                         .unwrap_or(json!({}));
-                    json!({"authenticated": true, "audiences": audience.into_iter().collect::<Vec<_>>(),
-                        "user": {"username": user, "groups": ["system:authenticated"], "extra": extra}})
+                    json!({"authenticated": true,
+                        "audiences": audience.into_iter().collect::<Vec<_>>(),
+                        "user": {"username": user, "groups": ["system:authenticated"],
+                            "extra": extra}})
                 }
             };
-            Json(json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": {}, "status": status}))
-                .into_response()
+            Json(json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+                "metadata": {}, "spec": {}, "status": status}))
+            .into_response()
         }
         "subjectaccessreviews" => {
             says.reviews += 1;
@@ -136,21 +139,24 @@ async fn answer(State(says): State<Arc<Mutex<Says>>>, request: Request) -> Respo
             let asked =
                 (body["spec"]["user"].as_str().unwrap().to_owned(), of("verb"), of("namespace"));
             let allowed = says.allowed.contains(&asked);
-            Json(json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {}, "spec": {},
+            Json(json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+                "metadata": {}, "spec": {},
                 "status": {"allowed": allowed}}))
             .into_response()
         }
         kind if says.refused.contains_key(kind) => {
             let status = StatusCode::from_u16(says.refused[kind]).unwrap();
             let reason = if status == StatusCode::FORBIDDEN { "Forbidden" } else { "NotFound" };
-            let body = json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "metadata": {}, "code": status.as_u16(),
+            let body = json!({"apiVersion": "v1", "kind": "Status", "status": "Failure",
+                "metadata": {}, "code": status.as_u16(),
                 "reason": reason, "message": format!("{kind} is refused")});
             (status, Json(body)).into_response()
         }
         kind => {
             let items = says.objects.get(kind).cloned().unwrap_or_default();
-            Json(json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": items}))
-                .into_response()
+            Json(json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"},
+                "items": items}))
+            .into_response()
         }
     }
 }

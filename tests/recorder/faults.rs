@@ -1,6 +1,7 @@
 //! What befalls a recorder: kills, disks, certificates.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that cannot go on should say where, one that has measured what
+// A test that cannot go on should say where, one that has measured what.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -34,7 +35,8 @@ fn bring(address: &str, agent: usize, mut sequence: u64) -> u64 {
         let body = batch(&format!("n{agent}"), "b", sequence, CART, 1);
         let Ok(mut stream) = TcpStream::connect(address) else { return sequence };
         let head = format!(
-            "POST /v1/batches HTTP/1.1\r\nHost: r\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            "POST /v1/batches HTTP/1.1\r\nHost: r\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n",
             body.len()
         );
         let mut answer = String::new();
@@ -105,7 +107,8 @@ fn an_acknowledged_batch_counts_once_whatever_happens() {
     let acknowledged: u64 = next.iter().sum();
     // Shown with `--nocapture`.
     println!(
-        "{kills} kills in {:.1} s, {opening} of them while opening; {acknowledged} batches acknowledged, {checks} checks; seed {seed}",
+        "{kills} kills in {:.1} s, {opening} of them while opening; {acknowledged} batches \
+         acknowledged, {checks} checks; seed {seed}",
         begun.elapsed().as_secs_f64()
     );
     assert!(acknowledged > kills / 2, "{acknowledged} batches only");

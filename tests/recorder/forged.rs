@@ -180,7 +180,8 @@ fn a_watch_of_the_far_future_makes_nothing_stale_and_one_of_the_past_covers_noth
 }
 
 /// A recorder that is started again and again, with lines about a pod that it knows (one
-/// connection) and about two that it does not: `job` (10 connections, and a watch) and `late` (100).
+/// connection) and about two that it does not: `job` (10 connections, and a watch) and `late`
+/// (100).
 struct Late {
     cluster: Cluster,
     dir: tempfile::TempDir,
@@ -308,12 +309,14 @@ fn counters_have_known_names_and_old_batches_are_read() {
     old[2]["start"] = json!(hours_ago(9));
     let lines: Vec<Value> = (0..3).map(|pod| edge(pod, CART, 1, hours_ago(1))).collect();
     let text = String::from_utf8(batch("n1", 0, &old, &lines)).unwrap();
-    let strange = json!({"ring-dropped": 7, "lines-of-other-nodes": 99, "lost nothing": 5, "x".repeat(1_000): 6});
+    let strange = json!({"ring-dropped": 7, "lines-of-other-nodes": 99, "lost nothing": 5,
+        "x".repeat(1_000): 6});
     let text = text.replacen("\"counters\":{}", &format!("\"counters\":{strange}"), 1);
     assert_eq!(recorder.post(Some("agent-n1"), text.as_bytes()).0, 200);
     settled(&recorder, 1);
     recorder.connections(Some("ann"), 1);
-    let want = json!({"lines-of-other-nodes": 1, "lines-unverified": 1, "ring-dropped": 7, "unknown-counters": 110});
+    let want = json!({"lines-of-other-nodes": 1, "lines-unverified": 1, "ring-dropped": 7,
+        "unknown-counters": 110});
     assert_eq!(counters(&recorder, "n1"), want);
     assert_eq!(recorder.kill("TERM").0, Some(0));
 }

@@ -1,4 +1,4 @@
-//! An API server that shows a recorder's Service, and forwards ports to the recorder as kubelets do.
+//! An API server that shows a recorder's Service, and forwards ports to it as kubelets do.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -68,7 +68,8 @@ async fn answer(State(front): State<Arc<Mutex<FrontState>>>, request: Request) -
     let mut front = front.lock().unwrap();
     front.asked.push(path.clone());
     let failed = |code: u16| {
-        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code,
+        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
+            "status": "Failure", "code": code,
             "reason": if code == 404 { "NotFound" } else { "Else" }, "message": "no"});
         (StatusCode::from_u16(code).unwrap(), Json(status)).into_response()
     };
@@ -86,14 +87,18 @@ async fn answer(State(front): State<Arc<Mutex<FrontState>>>, request: Request) -
     }
     let pod = |name: &str, ready: bool| {
         json!({"metadata": {"name": name, "namespace": "sidecarta"},
-            "spec": {"containers": [{"name": "recorder", "ports": [{"name": "tls", "containerPort": 25098}]}]},
-            "status": {"conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]}})
+            "spec": {"containers": [{"name": "recorder",
+                "ports": [{"name": "tls", "containerPort": 25098}]}]},
+            "status": {"conditions": [{"type": "Ready",
+                "status": if ready { "True" } else { "False" }}]}})
     };
     let object = match path.strip_prefix("/api/v1/namespaces/sidecarta/").unwrap_or_default() {
         "services/sidecarta-recorder" => {
-            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "sidecarta-recorder"},
+            json!({"apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": "sidecarta-recorder"},
             "spec": {"selector": {"app": "sidecarta-recorder"},
-                "ports": [{"name": "other", "port": 1}, {"name": "https", "port": 15098, "targetPort": "tls"}]}})
+                "ports": [{"name": "other", "port": 1},
+                    {"name": "https", "port": 15098, "targetPort": "tls"}]}})
         }
         "configmaps/sidecarta-ca" => {
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sidecarta-ca"},
@@ -143,12 +148,17 @@ fn forward(mut request: Request, to: SocketAddr, port: u16) -> Response {
         loop {
             tokio::select! {
                 message = socket.next() => match message {
-                    Some(Ok(Message::Binary(bytes))) if bytes[0] == 0 => stream.write_all(&bytes[1..]).await.unwrap(),
+                    Some(Ok(Message::Binary(bytes))) if bytes[0] == 0 => {
+                        stream.write_all(&bytes[1..]).await.unwrap();
+                    }
                     Some(Ok(Message::Close(_)) | Err(_)) | None => return,
                     Some(Ok(_)) => {}
                 },
                 read = stream.read(&mut buffer) => match read {
-                    Ok(n) if n > 0 => socket.send(Message::binary([&[0], &buffer[..n]].concat())).await.unwrap(),
+                    Ok(n) if n > 0 => {
+                        let message = [&[0], &buffer[..n]].concat();
+                        socket.send(Message::binary(message)).await.unwrap();
+                    }
                     _ => {
                         let _ = socket.close(None).await;
                         return;

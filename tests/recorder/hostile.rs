@@ -3,7 +3,8 @@
 //!
 //! `SIDECARTA_TORTURE=1` attacks for longer, and prints what was measured.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that cannot go on should say where, one that has measured what
+// A test that cannot go on should say where, one that has measured what.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -188,7 +189,8 @@ fn strangers_are_refused_before_their_body_is_read() {
             let mut stream = TcpStream::connect(&target.recorder.address).unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let head = format!(
-                "POST {path} HTTP/1.1\r\nHost: r\r\n{token}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+                "POST {path} HTTP/1.1\r\nHost: r\r\n{token}\
+                 Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
             );
             stream.write_all(head.as_bytes()).unwrap();
             let mut answer = [0; 12];

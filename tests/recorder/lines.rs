@@ -22,8 +22,10 @@ pub fn hours_ago(hours: i64) -> Time {
 /// A pod as the API server has it; its UID is `uid-NAME`.
 pub fn object(namespace: &str, name: &str, address: &str, node: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"namespace": namespace, "name": name, "uid": format!("uid-{name}"), "labels": {"app": name}},
-        "spec": {"nodeName": node, "containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
+        "metadata": {"namespace": namespace, "name": name, "uid": format!("uid-{name}"),
+            "labels": {"app": name}},
+        "spec": {"nodeName": node,
+            "containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
         "status": {"phase": "Running", "podIP": address, "startTime": hours_ago(2)}})
 }
 
@@ -57,14 +59,19 @@ pub fn cluster(items: &[Value]) -> Cluster {
 
 /// A pod in a batch of an agent.
 pub fn pod_line(namespace: &str, name: &str, node: &str) -> Value {
-    json!({"name": name, "uid": format!("uid-{name}"), "workload": {"namespace": namespace, "kind": "Pod", "name": name},
-        "labels": {"app": name}, "selector": {"app": name}, "dataPlane": "sidecar", "start": hours_ago(2),
-        "end": "2262-04-11T23:47:16.854775807Z", "addresses": ["10.244.1.10"], "node": node, "capture": {}})
+    json!({"name": name, "uid": format!("uid-{name}"),
+        "workload": {"namespace": namespace, "kind": "Pod", "name": name},
+        "labels": {"app": name}, "selector": {"app": name}, "dataPlane": "sidecar",
+        "start": hours_ago(2),
+        "end": "2262-04-11T23:47:16.854775807Z", "addresses": ["10.244.1.10"], "node": node,
+        "capture": {}})
 }
 
 pub fn edge(pod: usize, to: &str, connections: u64, at: Time) -> Value {
-    json!({"edge": {"pod": pod, "responder": to, "transport": "tcp", "orientation": "handshake", "fromStart": true, "answered": true,
-        "refused": false, "content": "unknown", "names": {}, "initiator": "10.244.1.10:40000", "connections": connections,
+    json!({"edge": {"pod": pod, "responder": to, "transport": "tcp", "orientation": "handshake",
+        "fromStart": true, "answered": true,
+        "refused": false, "content": "unknown", "names": {}, "initiator": "10.244.1.10:40000",
+        "connections": connections,
         "first": at, "lastBegan": at, "last": at, "packets": 9}})
 }
 
@@ -74,7 +81,8 @@ pub fn watching(pod: usize, from: Time, to: Time) -> Value {
 
 /// A batch of these pods and lines.
 pub fn batch(node: &str, sequence: u64, pods: &[Value], lines: &[Value]) -> Vec<u8> {
-    let header = json!({"observed": {"version": 1, "source": format!("agent:{node}:b"), "sequence": sequence, "node": node,
+    let header = json!({"observed": {"version": 1, "source": format!("agent:{node}:b"),
+        "sequence": sequence, "node": node,
         "made": now(), "spans": [], "counters": {}}});
     let mut all = vec![header];
     all.extend(pods.iter().map(|p| json!({"pod": p})));

@@ -42,8 +42,8 @@ fn run(dir: &Path, environment: &[(&str, &str)], args: &[&str]) -> (Option<i32>,
     (out.status.code(), text(out.stdout), text(out.stderr))
 }
 
-/// A person at a desk, where the kubeconfig is; an API server; and the recorder behind it, which has
-/// five connections of `web` to `cart`.
+/// A person at a desk, where the kubeconfig is; an API server; and the recorder behind it, which
+/// has five connections of `web` to `cart`.
 struct Desk {
     place: tempfile::TempDir,
     front: Front,

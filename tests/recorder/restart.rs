@@ -48,7 +48,8 @@ fn an_address_that_changed_hands_while_nobody_looked_goes_to_the_right_one_or_to
     let kubeconfig = dir.path().join("kubeconfig");
     let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
         "clusters": [{"name": "c", "cluster": {"server": format!("http://{}", server.address)}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}], "users": [{"name": "u", "user": {}}]});
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}]});
     std::fs::write(&kubeconfig, config.to_string()).unwrap();
     server.put("pods", "Pod", pod("web", "10.244.1.10", "n1"));
     deploy(&server, "old", "10.96.0.21", seconds_ago(3600));

@@ -39,7 +39,8 @@ fn any_time() -> impl Strategy<Value = Time> {
     ]
 }
 
-/// Pod, whether midway and unanswered, connections; when it began first and last, and was last seen.
+/// Pod, whether midway and unanswered, connections; when it began first and last, and was last
+/// seen.
 type AnyEdge = (usize, [bool; 2], u64, [Time; 3]);
 /// Pod, and spans.
 type AnyWatch = (usize, Vec<(Time, Time)>);
