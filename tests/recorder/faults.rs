@@ -9,24 +9,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use sidecarta_testkit::random::Random;
+
 use super::CART;
 use super::common::disk::Disk;
 use super::running::{Recorder, batch, snapshot};
 
 /// How often the recorder is killed where nothing else is said.
 const KILLS: u64 = 150;
-
-/// Random numbers from a seed (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-}
 
 /// Brings batches of an agent until the recorder is gone, and gives the number of the first that is
 /// not acknowledged.

@@ -12,6 +12,8 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use sidecarta_testkit::random::Random;
+
 use super::common::{expect, samples};
 use super::{LIMIT, captures, copy, export, replay, torture};
 
@@ -227,17 +229,6 @@ fn a_read_that_fails_while_writing_loses_nothing() {
 #[test]
 fn a_write_that_fails_at_any_call_loses_nothing() {
     sweep_writer("write", &WRITE_ERRORS);
-}
-
-/// Numbers that look random, the same in each run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        let next = self.0.wrapping_mul(6_364_136_223_846_793_005);
-        self.0 = next.wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
 }
 
 /// Damages the log of a store, and says how. Now and then its snapshots are gone, too.

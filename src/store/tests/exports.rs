@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sidecarta_testkit::random::Random;
+
 use super::*;
 
 #[test]
@@ -45,14 +47,9 @@ fn an_export_of_every_state_imports() {
         }
         if has(1) {
             // Larger than a line ever was, of what hardly compresses, and no text; and of nothing.
-            let mut x = 1u64;
+            let mut random = Random(1);
             let length = if state == 2 { 9 << 20 } else { 50_000 };
-            let large: Vec<u8> = (0..length)
-                .map(|_| {
-                    x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    (x >> 56) as u8
-                })
-                .collect();
+            let large: Vec<u8> = (0..length).map(|_| random.number() as u8).collect();
             let ids = [0, 1].map(|sequence| BatchId { source: "agent:a:x".into(), sequence });
             store.queue(&[(&ids[0], &large), (&ids[1], b"")]).unwrap();
         }
