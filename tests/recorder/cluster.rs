@@ -81,11 +81,7 @@ impl Cluster {
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move { axum::serve(listener, app).await });
         let kubeconfig = tempfile::NamedTempFile::new().unwrap();
-        let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "users": [{"name": "u", "user": {}}]});
-        std::fs::write(kubeconfig.path(), config.to_string()).unwrap();
+        super::common::kubeconfig(kubeconfig.path(), address, &json!({}));
         Self { says, kubeconfig, _runtime: runtime }
     }
 }

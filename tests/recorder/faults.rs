@@ -41,6 +41,48 @@ fn bring(address: &str, agent: usize, mut sequence: u64) -> u64 {
     }
 }
 
+/// Kills a recorder so long after it was started that it opens its store or is about to.
+fn kill_while_opening(mut command: Command, after: Duration, context: &str) {
+    let mut child = command.spawn().unwrap();
+    std::thread::sleep(after);
+    assert!(child.try_wait().unwrap().is_none(), "it ended by itself: {context}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Looks whether a recorder has all that was acknowledged, once, until it has or until chance ends
+/// that; whether it was seen to have it.
+fn has_acknowledged(recorder: &Recorder, next: &[u64], random: &mut Random, context: &str) -> bool {
+    let acknowledged: u64 = next.iter().sum();
+    let until = Instant::now() + Duration::from_secs(20);
+    while random.below(8) > 0 {
+        let (_, sum) = recorder.dependencies(None);
+        // Of each agent, one batch may be there without its knowledge.
+        assert!(sum <= acknowledged + 3, "{sum} connections of {acknowledged}: {context}");
+        if sum >= acknowledged {
+            return true;
+        }
+        assert!(Instant::now() < until, "{sum} connections of {acknowledged}: {context}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+/// Three agents bring batches until the recorder is killed.
+fn kill_while_receiving(recorder: Recorder, next: &mut [u64; 3], after: Duration) {
+    let senders: Vec<_> = (0..3usize)
+        .map(|agent| {
+            let (address, sequence) = (recorder.address.clone(), next[agent]);
+            std::thread::spawn(move || bring(&address, agent, sequence))
+        })
+        .collect();
+    std::thread::sleep(after);
+    recorder.kill("KILL");
+    for (agent, sender) in senders.into_iter().enumerate() {
+        next[agent] = sender.join().unwrap();
+    }
+}
+
 /// The recorder is killed at random instants, while it opens its store, catches up, or receives
 /// from three agents, which ask again for what they do not know to be acknowledged. Whenever it
 /// runs again, all that was acknowledged is there, once.
@@ -58,41 +100,17 @@ fn an_acknowledged_batch_counts_once_whatever_happens() {
     let begun = Instant::now();
     let (mut next, mut opening, mut checks) = ([0u64; 3], 0, 0);
     for round in 0..kills {
-        let context = || format!("kill {round} of {kills}, SIDECARTA_SEED={seed}");
+        let context = format!("kill {round} of {kills}, SIDECARTA_SEED={seed}");
         if random.below(3) == 0 {
-            let mut child = Recorder::command(&store, None, &options).spawn().unwrap();
-            std::thread::sleep(Duration::from_micros(random.below(60_000)));
-            assert!(child.try_wait().unwrap().is_none(), "it ended by itself: {}", context());
-            child.kill().unwrap();
-            child.wait().unwrap();
+            let after = Duration::from_micros(random.below(60_000));
+            kill_while_opening(Recorder::command(&store, None, &options), after, &context);
             opening += 1;
             continue;
         }
         let recorder = Recorder::start(&store, None, &options);
-        let acknowledged: u64 = next.iter().sum();
-        let until = Instant::now() + Duration::from_secs(20);
-        // Of each agent, one batch may be there without its knowledge.
-        while random.below(8) > 0 {
-            let (_, sum) = recorder.dependencies(None);
-            assert!(sum <= acknowledged + 3, "{sum} connections of {acknowledged}: {}", context());
-            if sum >= acknowledged {
-                checks += 1;
-                break;
-            }
-            assert!(Instant::now() < until, "{sum} connections of {acknowledged}: {}", context());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let senders: Vec<_> = (0..3usize)
-            .map(|agent| {
-                let (address, sequence) = (recorder.address.clone(), next[agent]);
-                std::thread::spawn(move || bring(&address, agent, sequence))
-            })
-            .collect();
-        std::thread::sleep(Duration::from_micros(random.below(80_000)));
-        recorder.kill("KILL");
-        for (agent, sender) in senders.into_iter().enumerate() {
-            next[agent] = sender.join().unwrap();
-        }
+        checks += u64::from(has_acknowledged(&recorder, &next, &mut random, &context));
+        let after = Duration::from_micros(random.below(80_000));
+        kill_while_receiving(recorder, &mut next, after);
     }
     let acknowledged: u64 = next.iter().sum();
     // Shown with `--nocapture`.

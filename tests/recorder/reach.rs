@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -11,21 +10,13 @@ use serde_json::{Value, json};
 
 use super::CART;
 use super::cluster::{Cluster, Says};
+use super::common::kubeconfig;
 use super::faults::certificate;
 use super::front::Front;
 use super::running::{Recorder, batch, shop};
 
 /// The name that the recorder's certificate has.
 const NAME: &str = "DNS:sidecarta-recorder.sidecarta.svc";
-
-/// A kubeconfig of the API server with this user.
-fn kubeconfig(dir: &Path, server: SocketAddr, user: &Value) {
-    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": format!("http://{server}")}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "users": [{"name": "u", "user": user}]});
-    std::fs::write(dir.join("kubeconfig"), config.to_string()).unwrap();
-}
 
 /// Runs the program in a directory, where its kubeconfig is: the exit code, and what it prints.
 fn run(dir: &Path, environment: &[(&str, &str)], args: &[&str]) -> (Option<i32>, String, String) {
@@ -80,7 +71,7 @@ impl Desk {
 
     /// The kubeconfig has this user.
     fn user(&self, user: &Value) {
-        kubeconfig(self.place.path(), self.front.address, user);
+        kubeconfig(&self.place.path().join("kubeconfig"), self.front.address, user);
     }
 
     /// What a command prints that succeeds, and what it says.
