@@ -77,7 +77,8 @@ impl World {
     fn pod(&mut self, name: &str, last: u8) -> Net {
         let address = format!("10.244.1.{last}");
         self.pods.push(json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"namespace": "shop", "name": format!("{name}-1"), "uid": name, "labels": {"app": name},
+            "metadata": {"namespace": "shop", "name": format!("{name}-1"), "uid": name,
+                "labels": {"app": name},
                 "ownerReferences": [{"kind": "Deployment", "name": name, "controller": true}]},
             "spec": {"nodeName": "n1", "containers": [{"name": "app"}]},
             "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}}));
@@ -242,7 +243,8 @@ fn compare(what: &str, unit: &str, modes: &[(&str, Vec<f64>)]) {
         let (least, most) =
             losses.iter().fold((f64::MAX, f64::MIN), |(l, m), v| (l.min(*v), m.max(*v)));
         println!(
-            "{what}: {name:<28} {:>10.2} {unit}, loss {:>6.2} % by round ({least:.1} to {most:.1}), {:>6.2} % by medians",
+            "{what}: {name:<28} {:>10.2} {unit}, loss {:>6.2} % by round ({least:.1} to \
+             {most:.1}), {:>6.2} % by medians",
             median(values),
             median(&losses),
             (1.0 - median(values) / median(reference)) * 100.0,
@@ -260,7 +262,8 @@ fn spent(what: &str, unit: &str, modes: &[(&str, Vec<f64>)]) {
         let (each, by_medians) =
             (median(values), (median(values) / median(reference) - 1.0) * 100.0);
         println!(
-            "{what}: {name:<28} {each:>10.2} {unit}, {:>+6.2} % by round, {by_medians:>+6.2} % by medians",
+            "{what}: {name:<28} {each:>10.2} {unit}, {:>+6.2} % by round, {by_medians:>+6.2} % by \
+             medians",
             median(&more)
         );
     }
@@ -440,7 +443,8 @@ fn rate() {
                     shares[mode - 2].push(own);
                     let (dropped, read) = (found.counter("ring-dropped"), found.counter("packets"));
                     println!(
-                        "rate: round {round}: {number} connections made, {} found, {dropped} packets dropped, {read} read",
+                        "rate: round {round}: {number} connections made, {} found, {dropped} \
+                         packets dropped, {read} read",
                         found.connections
                     );
                     let counters = &found.counters;
@@ -483,7 +487,8 @@ fn rate() {
     for (share, direction) in shares.iter().zip(["inout", "in"]) {
         let own = median(share);
         println!(
-            "rate: the agent's own time: {own:.2} µs for each connection, both of whose interfaces it reads, {direction}"
+            "rate: the agent's own time: {own:.2} µs for each connection, both of whose \
+             interfaces it reads, {direction}"
         );
     }
 }
@@ -538,7 +543,8 @@ fn cpu_share() {
         each - alone
     );
     println!(
-        "cpu: agent: {share:.2} % of a core on two interfaces, {idle:.2} % without traffic; {} packets read",
+        "cpu: agent: {share:.2} % of a core on two interfaces, {idle:.2} % without traffic; {} \
+         packets read",
         found.counter("packets")
     );
 
@@ -588,7 +594,8 @@ fn resident() {
         let (used, start) = (cpu(&stat), Instant::now());
         let peak = of("VmHWM");
         println!(
-            "memory: {many:>3} pods {mode:<13} VmHWM {peak:.1} MiB, VmRSS {:.1} MiB: {:.1} MiB own, {:.1} MiB files and rings",
+            "memory: {many:>3} pods {mode:<13} VmHWM {peak:.1} MiB, VmRSS {:.1} MiB: {:.1} MiB \
+             own, {:.1} MiB files and rings",
             of("VmRSS"),
             of("RssAnon"),
             of("RssFile") + of("RssShmem")
@@ -648,7 +655,8 @@ fn opening() {
     }
     let most = opened.iter().copied().fold(0.0, f64::max);
     println!(
-        "opening: {:.2} ms median of {}, {most:.2} ms most, with starting `ip`, which alone takes {:.2} ms: {:.2} times",
+        "opening: {:.2} ms median of {}, {most:.2} ms most, with starting `ip`, which alone takes \
+         {:.2} ms: {:.2} times",
         median(&opened),
         opened.len(),
         median(&reference),
@@ -663,7 +671,8 @@ fn main() {
         needs.into_iter().filter(|c| Command::new(c).arg("--version").output().is_err()).collect();
     if !rustix::process::geteuid().is_root() || !installed() || !missing.is_empty() {
         eprintln!(
-            "NOT RUN: this benchmark needs root and the commands ip, iperf3 and tcpdump; missing: {missing:?}"
+            "NOT RUN: this benchmark needs root and the commands ip, iperf3 and tcpdump; missing: \
+             {missing:?}"
         );
         std::process::exit(1);
     }

@@ -80,14 +80,16 @@ fn updates(dir: &Path) {
     let plain = plain(&dir.join("plain"), &bodies);
     let rate = |d: Duration| edges as f64 / d.as_secs_f64();
     println!(
-        "updates: {edges} in {} batches ({} kB compressed) of {CLIENTS} clients: {:.0}/s merged and durable (acknowledged {:.0}/s, {busy} told to come again)",
+        "updates: {edges} in {} batches ({} kB compressed) of {CLIENTS} clients: {:.0}/s merged \
+         and durable (acknowledged {:.0}/s, {busy} told to come again)",
         bodies.len(),
         bytes / 1_000,
         rate(merged),
         rate(acknowledged)
     );
     println!(
-        "  writing and fsyncing the same bytes, batch by batch, to a plain file: {plain:.2?} ({:.0}/s); merging takes {:.1} times as long",
+        "  writing and fsyncing the same bytes, batch by batch, to a plain file: {plain:.2?} \
+         ({:.0}/s); merging takes {:.1} times as long",
         rate(plain),
         merged.as_secs_f64() / plain.as_secs_f64()
     );
@@ -127,7 +129,8 @@ fn distinct(dir: &Path) {
     recorder.merged(edges);
     let merged = start.elapsed();
     println!(
-        "distinct: {edges} dependencies of {} workloads: {:.0}/s merged and durable; {}; {} MB on the disk",
+        "distinct: {edges} dependencies of {} workloads: {:.0}/s merged and durable; {}; {} MB on \
+         the disk",
         agents * WORKLOADS,
         edges as f64 / merged.as_secs_f64(),
         recorder.memory(),
@@ -225,7 +228,8 @@ fn batch(agent: u32, sequence: u32, workloads: Range<u32>, destinations: u32) ->
     let mut lines = 1;
     let n = workloads.len() as u32 * destinations;
     let counters = json!({"connections": n, "learned": n, "packets": n * 9});
-    let header = json!({"observed": {"version": 1, "source": format!("agent:{node}:boot"), "sequence": sequence, "node": node,
+    let header = json!({"observed": {"version": 1, "source": format!("agent:{node}:boot"),
+        "sequence": sequence, "node": node,
         "made": MADE, "spans": [], "counters": counters}});
     writeln!(text, "{header}").unwrap();
     for w in workloads.clone() {
@@ -233,8 +237,10 @@ fn batch(agent: u32, sequence: u32, workloads: Range<u32>, destinations: u32) ->
         lines += 1;
         let pod = json!({"pod": {"name": pod_name(w), "uid": uid(w),
             "workload": {"namespace": namespace(w), "kind": "Deployment", "name": name},
-            "labels": {"app": name, "pod-template-hash": "6d4cf56db6", "security.istio.io/tlsMode": "istio"},
-            "selector": {"app": name}, "dataPlane": "sidecar", "start": "2026-11-25T08:00:00Z", "end": "2262-04-11T23:47:16.854775807Z",
+            "labels": {"app": name, "pod-template-hash": "6d4cf56db6",
+                "security.istio.io/tlsMode": "istio"},
+            "selector": {"app": name}, "dataPlane": "sidecar", "start": "2026-11-25T08:00:00Z",
+            "end": "2262-04-11T23:47:16.854775807Z",
             "addresses": [address], "node": node, "capture": {}}});
         writeln!(text, "{pod}").unwrap();
     }
@@ -282,11 +288,15 @@ fn cluster(dir: &Path, destinations: u32, agents: u32, workloads: u32) -> PathBu
         let name = format!("workload-{w}");
         let owner = json!([{"kind": "Deployment", "name": name, "controller": true}]);
         items.push(json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"namespace": namespace(w), "name": pod_name(w), "uid": uid(w), "ownerReferences": owner,
-                "labels": {"app": name, "pod-template-hash": "6d4cf56db6", "security.istio.io/tlsMode": "istio"}},
+            "metadata": {"namespace": namespace(w), "name": pod_name(w), "uid": uid(w),
+                "ownerReferences": owner,
+                "labels": {"app": name, "pod-template-hash": "6d4cf56db6",
+                    "security.istio.io/tlsMode": "istio"}},
             "spec": {"nodeName": format!("node{}", w / workloads),
-                "containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
-            "status": {"phase": "Running", "podIP": address(10, w), "startTime": "2026-11-25T08:00:00Z"}}));
+                "containers": [{"name": "app"},
+                    {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
+            "status": {"phase": "Running", "podIP": address(10, w),
+                "startTime": "2026-11-25T08:00:00Z"}}));
     }
     write(&dir.join(format!("cluster-{destinations}.json")), &items)
 }
@@ -311,11 +321,14 @@ fn service(namespace: &str, n: u32, addresses: &[String]) -> [Value; 2] {
     let endpoints: Vec<Value> =
         addresses.iter().map(|a| json!({"addresses": [a], "conditions": ready})).collect();
     [
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace, "name": name, "labels": {"app": name}},
-            "spec": {"clusterIP": format!("10.200.{}.{}", n >> 8, n & 255), "selector": {"app": name},
+        json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"namespace": namespace, "name": name, "labels": {"app": name}},
+            "spec": {"clusterIP": format!("10.200.{}.{}", n >> 8, n & 255),
+                "selector": {"app": name},
                 "ports": [{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}]}}),
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"namespace": namespace, "name": format!("{name}-x7k2p"), "labels": {"kubernetes.io/service-name": name}},
+            "metadata": {"namespace": namespace, "name": format!("{name}-x7k2p"),
+                "labels": {"kubernetes.io/service-name": name}},
             "endpoints": endpoints, "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]}),
     ]
 }

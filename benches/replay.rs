@@ -1,7 +1,7 @@
 //! Replay of large synthetic captures of three shapes, each beside tcpdump in the same round:
 //! 51,000 connections that stay open; 488,000 of 20 packets; 2,000,000 of 5. Each has about
-//! 10,000,000 packets between 3,000 pods, on 17,000 edges from a workload to a Service. Prints ratios; asserts
-//! only that what was found is what was generated.
+//! 10,000,000 packets between 3,000 pods, on 17,000 edges from a workload to a Service. Prints
+//! ratios; asserts only that what was found is what was generated.
 //!
 //! `cargo bench --bench replay -- long short brief` runs the shapes that are named.
 //! `SIDECARTA_BENCH_SCALE` makes them smaller (0.01: a hundredth of the connections, of the long
@@ -17,6 +17,8 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use sidecarta_testkit::pcap;
 
 const WORKLOADS: u32 = 1_000;
 const PODS: u32 = 3;
@@ -61,16 +63,13 @@ impl Shape {
 
     fn write(&self, path: &Path) {
         let mut out = BufWriter::with_capacity(1 << 20, File::create(path).unwrap());
-        out.write_all(b"\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\x04\0\x01\0\0\0").unwrap();
+        out.write_all(pcap::HEADER).unwrap();
         let mut frame = Vec::new();
         for (n, (connection, round)) in (0u64..).zip(self.order()) {
             let left = if self.ends { self.packets - round } else { u32::MAX };
             packet(&mut frame, connection, round, left);
-            let micros = n * 10;
-            out.write_all(&(1_767_300_000 + (micros / 1_000_000) as u32).to_le_bytes()).unwrap();
-            out.write_all(&((micros % 1_000_000) as u32).to_le_bytes()).unwrap();
-            out.write_all(&(frame.len() as u32).to_le_bytes()).unwrap();
-            out.write_all(&(frame.len() as u32).to_le_bytes()).unwrap();
+            let micros = 1_767_300_000_000_000 + n * 10;
+            out.write_all(&pcap::record(micros, frame.len())).unwrap();
             out.write_all(&frame).unwrap();
         }
         out.flush().unwrap();
@@ -125,23 +124,33 @@ fn write_snapshot(path: &Path) {
     let mut items = Vec::new();
     let ip = |w, p| address(w, p).map(|b| b.to_string()).join(".");
     for w in 0..WORKLOADS {
-        let meta = |name: String| serde_json::json!({"namespace": format!("ns{}", w % 20), "name": name, "labels": {"app": format!("w{w}"), "kubernetes.io/service-name": format!("w{w}")}});
-        items.push(serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": meta(format!("w{w}")),
-            "spec": {"clusterIP": format!("10.96.{}.{}", w >> 8, w & 255), "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}));
-        items.push(serde_json::json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta(format!("w{w}")),
+        let meta = |name: String| {
+            serde_json::json!({"namespace": format!("ns{}", w % 20),
+            "name": name, "labels": {"app": format!("w{w}"),
+                "kubernetes.io/service-name": format!("w{w}")}})
+        };
+        items.push(serde_json::json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": meta(format!("w{w}")),
+            "spec": {"clusterIP": format!("10.96.{}.{}", w >> 8, w & 255),
+                "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}));
+        items.push(serde_json::json!({"apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": meta(format!("w{w}")),
             "spec": {"selector": {"matchLabels": {"app": format!("w{w}")}}}}));
         let addresses: Vec<_> =
             (0..PODS).map(|p| serde_json::json!({"addresses": [ip(w, p)]})).collect();
         items.push(
-            serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta(format!("w{w}-x")),
+            serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": meta(format!("w{w}-x")),
             "endpoints": addresses, "ports": [{"name": "http", "port": 8080}]}),
         );
         for p in 0..PODS {
             let mut meta = meta(format!("w{w}-{p}"));
-            meta["ownerReferences"] = serde_json::json!([{"kind": "StatefulSet", "name": format!("w{w}"), "controller": true}]);
+            meta["ownerReferences"] = serde_json::json!([{"kind": "StatefulSet",
+                "name": format!("w{w}"), "controller": true}]);
             items.push(serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta,
                 "spec": {"containers": [{"name": "app"}, {"name": "istio-proxy"}]},
-                "status": {"phase": "Running", "podIP": ip(w, p), "startTime": "2026-01-01T00:00:00Z"}}));
+                "status": {"phase": "Running", "podIP": ip(w, p),
+                    "startTime": "2026-01-01T00:00:00Z"}}));
         }
     }
     let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});

@@ -4,7 +4,8 @@
 //! in ten has a VirtualService and one in ten a DestinationRule. Timed beside it, for a ratio:
 //! reading the same mesh's JSON.
 
-#![allow(clippy::print_stdout, clippy::expect_used)] // a benchmark prints, and ends where it cannot go on
+// A benchmark prints, and ends where it cannot go on.
+#![allow(clippy::print_stdout, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -37,7 +38,8 @@ fn objects() -> Vec<Value> {
         let vip = format!("10.{}.{}.{}", 96 + i / 65_536, i / 256 % 256, i % 256);
         let created = format!("2026-01-01T{:02}:{:02}:{:02}Z", i / 3600 % 24, i / 60 % 60, i % 60);
         out.push(json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"namespace": namespace, "name": format!("{name}-0"), "labels": {"app": name}},
+            "metadata": {"namespace": namespace, "name": format!("{name}-0"),
+                "labels": {"app": name}},
             "spec": {"containers": [{"name": "app"}, {"name": "istio-proxy"}]},
             "status": {"phase": "Running", "podIP": ip}}));
         out.push(json!({"apiVersion": "v1", "kind": "Service",
@@ -45,8 +47,10 @@ fn objects() -> Vec<Value> {
             "spec": {"clusterIP": vip, "selector": {"app": name},
                 "ports": [{"name": "http", "port": 80}, {"name": "tcp-db", "port": 5432}]}}));
         out.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"namespace": namespace, "name": format!("{name}-x"), "labels": {"kubernetes.io/service-name": name}},
-            "endpoints": [{"addresses": [ip]}], "ports": [{"name": "http", "port": 80}, {"name": "tcp-db", "port": 5432}]}));
+            "metadata": {"namespace": namespace, "name": format!("{name}-x"),
+                "labels": {"kubernetes.io/service-name": name}},
+            "endpoints": [{"addresses": [ip]}],
+            "ports": [{"name": "http", "port": 80}, {"name": "tcp-db", "port": 5432}]}));
         if i % 10 == 0 {
             // As often in its client's namespace as in its own.
             let owner = if i % 20 == 0 {
@@ -55,13 +59,16 @@ fn objects() -> Vec<Value> {
                 format!("n{}", (i / PER_NAMESPACE + 1) % NAMESPACES)
             };
             out.push(json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
-                "metadata": {"namespace": owner, "name": format!("v{i}"), "creationTimestamp": created},
-                "spec": {"hosts": [host(i)], "http": [{"route": [{"destination": {"host": host(i + 1)}}]}]}}));
+                "metadata": {"namespace": owner, "name": format!("v{i}"),
+                    "creationTimestamp": created},
+                "spec": {"hosts": [host(i)],
+                    "http": [{"route": [{"destination": {"host": host(i + 1)}}]}]}}));
         }
         if i % 10 == 5 {
             out.push(json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
                 "metadata": {"namespace": namespace, "name": format!("d{i}")},
-                "spec": {"host": host(i), "trafficPolicy": {"connectionPool": {"tcp": {"maxConnections": 10}}}}}));
+                "spec": {"host": host(i),
+                    "trafficPolicy": {"connectionPool": {"tcp": {"maxConnections": 10}}}}}));
         }
     }
     out
@@ -156,7 +163,8 @@ fn main() {
             .sum::<usize>()
     });
     println!(
-        "generate       {time:.2?} = {:.1} x parse: {written} Sidecars, {hosts} hosts, each proved; {write:.2?} to write {} MB",
+        "generate       {time:.2?} = {:.1} x parse: {written} Sidecars, {hosts} hosts, each \
+         proved; {write:.2?} to write {} MB",
         time.as_secs_f64() / parse.as_secs_f64(),
         bytes / 1_000_000
     );

@@ -38,9 +38,9 @@ const MAPPED_FROM: libc::c_int = 1024 * 1024;
 
 /// Makes the allocator give large allocations back to the system when they are freed.
 ///
-/// glibc raises the size from which it maps memory to that of each freed mapping (up to 32 MiB), and
-/// what is smaller stays in the heap of its thread (M_MMAP_THRESHOLD, mallopt(3)). A burst of large
-/// batches would stay in memory for as long as the process lives.
+/// glibc raises the size from which it maps memory to that of each freed mapping (up to 32 MiB),
+/// and what is smaller stays in the heap of its thread (M_MMAP_THRESHOLD, mallopt(3)). A burst of
+/// large batches would stay in memory for as long as the process lives.
 fn return_freed_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt takes two numbers, and sets an option of the allocator.

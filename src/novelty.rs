@@ -1,5 +1,6 @@
-//! What differs from what was accepted: new dependencies, new workloads, calls that left the mesh or
-//! were probably refused, destinations that stay ambiguous, workloads that are no longer watched.
+//! What differs from what was accepted: new dependencies, new workloads, calls that left the mesh
+//! or were probably refused, destinations that stay ambiguous, workloads that are no longer
+//! watched.
 //!
 //! Owns the rules of alerts, and raising them in a store. A rule reads what is stored, so that a
 //! crash between learning and raising delays an alert and loses none. Must never deliver anything.

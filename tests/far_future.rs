@@ -7,8 +7,8 @@ mod common;
 use std::path::Path;
 
 use common::expect;
-use etherparse::PacketBuilder;
 use serde_json::{Value, json};
+use sidecarta_testkit::{frame, pcap};
 
 /// 2023-11-14T22:13:20Z.
 const SEEN: u32 = 1_700_000_000;
@@ -17,31 +17,20 @@ const FUTURE: u32 = 2_147_000_000;
 
 /// A classic capture of SYNs from `web`: seconds, and the port of `cart` that is called.
 fn capture(path: &Path, syns: &[(u32, u16)]) {
-    let mut out = Vec::new();
-    for word in [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 65_535, 1] {
-        out.extend(word.to_le_bytes());
-    }
-    for (n, (seconds, port)) in syns.iter().enumerate() {
-        let mut frame = Vec::new();
-        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
-            .ipv4([10, 244, 1, 10], [10, 244, 1, 11], 64)
-            .tcp(40_000 + n as u16, *port, 1, 64_000)
-            .syn()
-            .write(&mut frame, &[])
-            .unwrap();
-        let length = frame.len() as u32;
-        for word in [*seconds, 0, length, length] {
-            out.extend(word.to_le_bytes());
-        }
-        out.extend(frame);
-    }
-    std::fs::write(path, out).unwrap();
+    let frames = (40_000..).zip(syns).map(|(port, (seconds, called))| {
+        let frame = frame::syn(([10, 244, 1, 10], port), ([10, 244, 1, 11], *called), 1);
+        (u64::from(*seconds) * 1_000_000, frame)
+    });
+    std::fs::write(path, pcap::capture(frames)).unwrap();
 }
 
 fn snapshot(path: &Path) {
     let pod = |name: &str, address: &str| {
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
-            "spec": {"nodeName": "n1", "containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
+            "spec": {"nodeName": "n1",
+                "containers": [{"name": "app"},
+                    {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
             "status": {"phase": "Running", "podIP": address}})
     };
     let items = [pod("web", "10.244.1.10"), pod("cart", "10.244.1.11")];

@@ -1,5 +1,5 @@
-//! The first law of generation: no known call is missing in a Sidecar that is written. It is checked
-//! for any store, and for snapshots that lack any of their objects.
+//! The first law of generation: no known call is missing in a Sidecar that is written. It is
+//! checked for any store, and for snapshots that lack any of their objects.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 

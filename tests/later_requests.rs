@@ -7,8 +7,9 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use etherparse::PacketBuilder;
 use serde_json::{Value, json};
+use sidecarta_testkit::frame::Tcp;
+use sidecarta_testkit::pcap;
 
 use common::{expect, learn, text};
 
@@ -18,18 +19,22 @@ const SERVER: ([u8; 4], u16) = ([10, 1, 0, 2], 8080);
 /// `web`, and `shop` behind the Services `cart`, `catalog` and `unused`.
 fn snapshot(dir: &Path) {
     let pod = |name: &str, address| {
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "n", "name": name, "labels": {"app": name}},
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "n", "name": name, "labels": {"app": name}},
             "spec": {"containers": [{"name": "app"}, {"name": "istio-proxy"}]},
             "status": {"phase": "Running", "podIP": address, "startTime": "2026-01-01T00:00:00Z"}})
     };
     let mut items = vec![pod("web", "10.1.0.1"), pod("shop", "10.1.0.2")];
     for (i, name) in ["cart", "catalog", "unused"].into_iter().enumerate() {
-        items.push(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "n", "name": name},
+        items.push(json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"namespace": "n", "name": name},
             "spec": {"clusterIP": format!("10.96.0.{}", i + 1), "selector": {"app": "shop"},
                 "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}));
         items.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"namespace": "n", "name": name, "labels": {"kubernetes.io/service-name": name}},
-            "endpoints": [{"addresses": ["10.1.0.2"]}], "ports": [{"name": "http", "port": 8080}]}));
+            "metadata": {"namespace": "n", "name": name,
+                "labels": {"kubernetes.io/service-name": name}},
+            "endpoints": [{"addresses": ["10.1.0.2"]}],
+            "ports": [{"name": "http", "port": 8080}]}));
     }
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
     std::fs::write(dir.join("cluster.yaml"), list.to_string()).unwrap();
@@ -37,22 +42,12 @@ fn snapshot(dir: &Path) {
 
 /// A handshake, then these requests, each with an answer.
 fn capture(dir: &Path, requests: &[String]) -> PathBuf {
-    let mut file = b"\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\x04\0\x01\0\0\0".to_vec();
-    let mut time = 0u32;
+    let mut frames = Vec::new();
     let mut packet = |up: bool, syn: bool, (seq, ack): (usize, Option<usize>), payload: &[u8]| {
         let (from, to) = if up { (CLIENT, SERVER) } else { (SERVER, CLIENT) };
-        let mut tcp = PacketBuilder::ethernet2([2; 6], [4; 6])
-            .ipv4(from.0, to.0, 64)
-            .tcp(from.1, to.1, seq as u32, 64_000);
-        tcp = if syn { tcp.syn() } else { tcp };
-        tcp = if let Some(n) = ack { tcp.ack(n as u32) } else { tcp };
-        let mut data = Vec::new();
-        tcp.write(&mut data, payload).unwrap();
-        time += 1;
-        for word in [1_780_000_000, time, data.len() as u32, data.len() as u32] {
-            file.extend(word.to_le_bytes());
-        }
-        file.extend(data);
+        let (seq, ack) = (seq as u32, ack.map(|n| n as u32));
+        let frame = Tcp { seq, ack, syn, payload, ..Tcp::default() }.frame(from, to);
+        frames.push((1_780_000_000_000_000 + frames.len() as u64 + 1, frame));
     };
     let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
     let (mut up, mut down) = (1_001, 7_001);
@@ -66,7 +61,7 @@ fn capture(dir: &Path, requests: &[String]) -> PathBuf {
         down += answer.len();
     }
     let path = dir.join("web.pcap");
-    std::fs::write(&path, file).unwrap();
+    std::fs::write(&path, pcap::capture(frames)).unwrap();
     path
 }
 

@@ -1,5 +1,5 @@
 //! Thousands of captures that overlap in time, one an interface, are read with the descriptors that
-//! a process usually has, in little memory, and teach what one capture of all their packets teaches.
+//! a process usually has, in little memory. They teach what one capture of all their packets does.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::dependencies;
-use etherparse::PacketBuilder;
+use sidecarta_testkit::frame::Tcp;
+use sidecarta_testkit::pcap;
 
 const CAPTURES: u32 = 3_000;
 /// Calls in each capture: with 11 packets each, 20 kB.
@@ -64,15 +65,9 @@ fn packets(n: u32) -> Vec<(u64, Vec<u8>)> {
             } else {
                 ((server, 80), (client, port))
             };
-            let mut builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64).tcp(
-                from.1,
-                to.1,
-                7 + step,
-                64_000,
-            );
-            builder = if step == 0 { builder.syn() } else { builder.ack(8 + step) };
-            let mut frame = Vec::new();
-            builder.write(&mut frame, &[0; 52]).unwrap();
+            let (seq, ack) = (7 + step, (step > 0).then_some(8 + step));
+            let tcp = Tcp { seq, ack, syn: step == 0, payload: &[0; 52], ..Tcp::default() };
+            let frame = tcp.frame(from, to);
             out.push((start + u64::from(step) * 50_000, frame));
         }
     }
@@ -80,15 +75,8 @@ fn packets(n: u32) -> Vec<(u64, Vec<u8>)> {
 }
 
 fn write(path: &Path, packets: &[(u64, Vec<u8>)]) {
-    let mut out = b"\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\x04\0\x01\0\0\0".to_vec();
-    for (time, frame) in packets {
-        let length = frame.len() as u32;
-        let seconds = 1_790_000_000 + (time / 1_000_000) as u32;
-        let fields = [seconds, (time % 1_000_000) as u32, length, length];
-        out.extend(fields.map(u32::to_le_bytes).concat());
-        out.extend(frame);
-    }
-    std::fs::write(path, out).unwrap();
+    let frames = packets.iter().map(|(time, frame)| (1_790_000_000_000_000 + time, frame));
+    std::fs::write(path, pcap::capture(frames)).unwrap();
 }
 
 /// Replays with 1,024 descriptors; exit code, what is said, and KiB of memory taken at most.

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
+#[path = "recorder/access.rs"]
+mod access;
+#[path = "recorder/attacks.rs"]
+mod attacks;
 #[path = "recorder/cluster.rs"]
 mod cluster;
 mod common;
@@ -15,8 +19,12 @@ mod fake;
 mod faults;
 #[path = "recorder/forged.rs"]
 mod forged;
+#[path = "recorder/front.rs"]
+mod front;
 #[path = "recorder/hostile.rs"]
 mod hostile;
+#[path = "recorder/lines.rs"]
+mod lines;
 #[path = "recorder/reach.rs"]
 mod reach;
 #[path = "recorder/restart.rs"]
@@ -31,140 +39,11 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, Says};
-use running::{Recorder, batch, pod, service, snapshot};
+use running::{Recorder, batch, pod, snapshot};
 use serde_json::{Value, json};
 
 /// An endpoint of the Service `cart`.
 pub const CART: &str = "10.244.1.11:8080";
-
-#[test]
-fn agents_speak_for_their_own_node_and_people_read_what_they_may() {
-    let mut says = Says::default();
-    let [service, slice] = service("cart", "10.244.1.11");
-    says.objects.insert(
-        "pods".into(),
-        vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1")],
-    );
-    says.objects.insert("services".into(), vec![service]);
-    says.objects.insert("endpointslices".into(), vec![slice]);
-    let audience = Some("sidecarta-recorder".to_owned());
-    let agent = "system:serviceaccount:sidecarta:sidecarta-agent".to_owned();
-    says.tokens.insert("agent-1".into(), (agent.clone(), Some("n1".into()), audience.clone()));
-    says.tokens.insert("agent-2".into(), (agent.clone(), Some("n2".into()), audience.clone()));
-    says.tokens.insert("unbound".into(), (agent.clone(), None, audience));
-    says.tokens.insert("other-audience".into(), (agent, Some("n1".into()), Some("else".into())));
-    says.tokens.insert("ann".into(), ("ann".into(), None, None));
-    says.tokens.insert("bob".into(), ("bob".into(), None, None));
-    for (user, verb, namespace) in
-        [("ann", "list", "shop"), ("ann", "update", "shop"), ("bob", "list", "other")]
-    {
-        says.allowed.insert((user.into(), verb.into(), namespace.into()));
-    }
-    let cluster = Cluster::start(says);
-    let dir = tempfile::tempdir().unwrap();
-    let recorder = Recorder::start(&dir.path().join("store"), Some(cluster.kubeconfig.path()), &[]);
-    let good = batch("n1", "b", 0, CART, 5);
-    for (token, status, part) in [
-        (None, 401, "no token"),
-        (Some("made-up"), 401, "unknown token"),
-        (Some("other-audience"), 401, "unknown token"),
-        (Some("ann"), 401, "unknown token"),
-        (Some("unbound"), 403, "bound to no pod"),
-        (Some("agent-2"), 403, "the agent on n2"),
-    ] {
-        let (got, body) = recorder.post(token, &good);
-        assert_eq!(got, status, "{token:?}: {body}");
-        assert!(body.contains(part), "{token:?}: {body}");
-    }
-    assert_eq!(recorder.post(Some("agent-1"), &good), (200, r#"{"applied":"new"}"#.to_owned()));
-    assert_eq!(
-        recorder.post(Some("agent-1"), &good),
-        (200, r#"{"applied":"already-held"}"#.to_owned())
-    );
-
-    for (path, token, status) in [
-        ("/v1/dependencies", None, 401),
-        ("/v1/dependencies", Some("ann"), 403),
-        ("/v1/dependencies?namespace=shop", Some("bob"), 403),
-        ("/v1/alerts?namespace=shop", Some("bob"), 403),
-        ("/v1/records?namespace=shop", Some("agent-1"), 403),
-        ("/v1/workloads?namespace=shop", Some("ann"), 200),
-        ("/v1/coverage?namespace=shop", Some("ann"), 200),
-        ("/v1/coverage?namespace=shop", Some("bob"), 403),
-        ("/v1/coverage", Some("ann"), 403),
-        ("/v1/mesh?namespace=shop", Some("ann"), 200),
-        ("/v1/mesh?namespace=shop", Some("bob"), 403),
-        ("/v1/mesh", Some("ann"), 403),
-        ("/v1/mesh", None, 401),
-    ] {
-        assert_eq!(recorder.get(path, token).0, status, "{path} {token:?}");
-    }
-    let until = Instant::now() + Duration::from_secs(20);
-    let all: Vec<Value> = loop {
-        let (_, body) = recorder.get("/v1/dependencies?namespace=shop", Some("ann"));
-        let all: Vec<Value> = serde_json::from_str(&body).unwrap();
-        if !all.is_empty() {
-            break all;
-        }
-        assert!(Instant::now() < until, "nothing is learned");
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    assert_eq!(
-        (all[0]["destination"]["name"].as_str(), all[0]["connections"].as_u64()),
-        (Some("cart"), Some(5))
-    );
-
-    // Lines about pods of another node are refused, those lines alone: see `forged`.
-    assert_eq!(recorder.post(Some("agent-2"), &batch("n2", "b", 0, CART, 50)).0, 200);
-
-    // A baseline is for those who may write Sidecars; what is new then raises an alert, once.
-    let body = br#"{"namespace":"shop"}"#;
-    let json = "Content-Type: application/json\r\n";
-    assert_eq!(recorder.ask("POST", "/v1/accept", Some("bob"), json, body).0, 403);
-    let (status, accepted) = recorder.ask("POST", "/v1/accept", Some("ann"), json, body);
-    assert_eq!((status, accepted.contains("shop/web")), (200, true), "{accepted}");
-    recorder.post(Some("agent-1"), &batch("n1", "b", 1, CART, 5));
-    recorder.post(Some("agent-1"), &batch("n1", "b", 2, "10.244.1.10:9999", 2));
-    recorder.post(Some("agent-1"), &batch("n1", "b", 3, "10.244.1.10:9999", 2));
-    let alerts = loop {
-        let (_, body) = recorder.get("/v1/alerts?namespace=shop", Some("ann"));
-        let all: Vec<Value> = serde_json::from_str(&body).unwrap();
-        if all.iter().any(|a| a["connections"] == 4) {
-            break all;
-        }
-        assert!(Instant::now() < until, "no alert: {body}");
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    assert_eq!(
-        (alerts.len(), alerts[0]["kind"].as_str()),
-        (1, Some("new-dependency")),
-        "{alerts:?}"
-    );
-    // Who decided is the user of the token.
-    let ignore = json!({"id": alerts[0]["id"], "reason": "moved"}).to_string();
-    assert_eq!(recorder.ask("POST", "/v1/ignore", Some("ann"), json, ignore.as_bytes()).0, 200);
-    let (_, body) = recorder.get("/v1/alerts?namespace=shop", Some("ann"));
-    let all: Vec<Value> = serde_json::from_str(&body).unwrap();
-    assert_eq!((&all[0]["ignored"], &all[0]["ignoredBy"]), (&json!("moved"), &json!("ann")));
-    assert!(all[0]["ignoredAt"].is_string(), "{body}");
-    let empty = json!({"id": alerts[0]["id"], "reason": " "}).to_string();
-    assert_eq!(recorder.ask("POST", "/v1/ignore", Some("ann"), json, empty.as_bytes()).0, 400);
-    let (_, body) = recorder.get("/v1/baselines?namespace=shop", Some("ann"));
-    let decided: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(decided["baselines"][0]["by"], "ann", "{body}");
-    assert_eq!(
-        (&decided["namespaces"][0]["namespace"], &decided["namespaces"][0]["by"]),
-        (&json!("shop"), &json!("ann"))
-    );
-    assert_eq!(recorder.get("/v1/baselines?namespace=shop", Some("bob")).0, 403);
-    let (_, body) = recorder.get("/v1/workloads?namespace=shop", Some("ann"));
-    let status: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(status["workloads"][0]["accepted"]["by"], "ann", "{body}");
-    let (code, log) = recorder.kill("TERM");
-    assert_eq!(code, Some(0), "{log}");
-    assert!(log.contains("which it was never seen to call"), "{log}");
-    assert!(cluster.says.lock().unwrap().reviews < 40, "answers are remembered");
-}
 
 #[test]
 fn hostile_clients_are_refused_and_block_nobody() {
@@ -298,25 +177,22 @@ fn an_alert_is_delivered_through_failures_and_restarts_and_no_more() {
     assert!(bodies.recv_timeout(Duration::from_secs(1)).is_err(), "delivered again");
 }
 
-#[test]
-fn coverage_lists_each_pod_and_the_mesh_shows_what_the_view_lacks() {
-    let mut says = Says::default();
-    let [service, slice] = service("cart", "10.244.1.11");
+/// A recorder that knows of `shop` and `data`, may not see nodes, and has a batch: `web` was
+/// watched from its start, and the agent of its node lost something.
+fn watching() -> (Cluster, tempfile::TempDir, Recorder) {
+    // When the pod started is what the API server says, not the batch.
+    let mut items = running::shop();
+    items[0]["status"]["startTime"] = "2026-11-25T08:00:00Z".into();
     let mut elsewhere = pod("db", "10.244.1.12", "n1");
     elsewhere["metadata"]["namespace"] = "data".into();
-    // When the pod started is what the API server says, not the batch.
-    let mut web = pod("web", "10.244.1.10", "n1");
-    web["status"]["startTime"] = "2026-11-25T08:00:00Z".into();
-    says.objects.insert("pods".into(), vec![web, pod("cart", "10.244.1.11", "n1"), elsewhere]);
-    says.objects.insert("services".into(), vec![service]);
-    says.objects.insert("endpointslices".into(), vec![slice]);
+    items.push(elsewhere);
+    let mut says = Says::of(items);
     says.refused.insert("serviceentries".into(), 404);
     says.refused.insert("nodes".into(), 403);
     let cluster = Cluster::start(says);
     let dir = tempfile::tempdir().unwrap();
     let recorder =
         Recorder::start(&dir.path().join("store"), Some(cluster.kubeconfig.path()), &["--no-auth"]);
-    // The pod was watched from its start, and the agent of its node lost something.
     let text = String::from_utf8(batch("n1", "b", 0, CART, 3)).unwrap();
     let watching = json!({"watching": {"pod": 0, "packets": 9,
         "spans": [{"from": "2026-11-25T08:00:01Z", "to": "2026-11-25T09:00:01Z"}]}});
@@ -325,12 +201,19 @@ fn coverage_lists_each_pod_and_the_mesh_shows_what_the_view_lacks() {
     let text = text.replace("\"learned\":3", "\"learned\":3,\"ring-dropped\":7");
     assert_eq!(recorder.post(None, text.as_bytes()), (200, r#"{"applied":"new"}"#.to_owned()));
     recorder.connections(None, 3);
-    let get = |path: &str| -> Value {
-        let (status, body) = recorder.get(path, None);
-        assert_eq!(status, 200, "{body}");
-        serde_json::from_str(&body).unwrap()
-    };
-    let coverage = get("/v1/coverage?namespace=shop");
+    (cluster, dir, recorder)
+}
+
+fn get(recorder: &Recorder, path: &str) -> Value {
+    let (status, body) = recorder.get(path, None);
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+#[test]
+fn coverage_lists_when_each_pod_was_watched_and_what_its_agent_lost() {
+    let (_cluster, _dir, recorder) = watching();
+    let coverage = get(&recorder, "/v1/coverage?namespace=shop");
     let web = &coverage["workloads"][0];
     let pod = &web["pods"][0];
     assert_eq!(
@@ -349,12 +232,18 @@ fn coverage_lists_each_pod_and_the_mesh_shows_what_the_view_lacks() {
         (&"n1".into(), &json!({"ring-dropped": 7}))
     );
     // One word for both paths.
-    assert_eq!(web["watched"], get("/v1/workloads?namespace=shop")["workloads"][0]["watched"]);
-    assert_eq!(get("/v1/coverage?namespace=else")["workloads"], json!([]));
+    let status = get(&recorder, "/v1/workloads?namespace=shop");
+    assert_eq!(web["watched"], status["workloads"][0]["watched"]);
+    assert_eq!(get(&recorder, "/v1/coverage?namespace=else")["workloads"], json!([]));
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+}
 
+#[test]
+fn the_mesh_shows_what_the_view_lacks() {
+    let (_cluster, _dir, recorder) = watching();
     let until = Instant::now() + Duration::from_secs(20);
     let mesh = loop {
-        let mesh = get("/v1/mesh");
+        let mesh = get(&recorder, "/v1/mesh");
         // The progress is published a moment after the batch was merged.
         if mesh["batchesWaiting"] == 0 {
             break mesh;
@@ -367,7 +256,13 @@ fn coverage_lists_each_pod_and_the_mesh_shows_what_the_view_lacks() {
     assert_eq!(mesh["kinds"]["Node"], json!({"state": "forbidden", "why": "nodes is refused"}));
     assert_eq!(mesh["kinds"]["ServiceEntry"], json!({"state": "absent"}));
     assert_eq!(mesh["limits"].as_array().unwrap().len(), 2, "{mesh}");
-    assert_eq!(get("/v1/mesh?namespace=shop")["kinds"]["Pod"]["objects"], 2);
+    assert_eq!(get(&recorder, "/v1/mesh?namespace=shop")["kinds"]["Pod"]["objects"], 2);
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+}
+
+#[test]
+fn status_prints_what_the_view_lacks_and_what_was_lost() {
+    let (_cluster, _dir, recorder) = watching();
     let printed = common::expect(0, &["status", "--recorder", &recorder.url(), "-n", "shop"]);
     assert!(
         printed

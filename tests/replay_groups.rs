@@ -11,36 +11,27 @@ use std::path::{Path, PathBuf};
 
 use common::{captures, dependencies, expect, learn, samples};
 use serde_json::{Value, json};
+use sidecarta_testkit::random::Random;
 
-/// Pseudo-random numbers that are the same in each run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (self.0 >> 33) as usize % n
+/// The captures in a random order and in random groups, with some of them more than once.
+fn groups(random: &mut Random, all: &[PathBuf]) -> Vec<Vec<PathBuf>> {
+    let mut order = all.to_vec();
+    for i in (1..order.len()).rev() {
+        order.swap(i, random.index(i + 1));
     }
-
-    /// The captures in a random order and in random groups, with some of them more than once.
-    fn groups(&mut self, all: &[PathBuf]) -> Vec<Vec<PathBuf>> {
-        let mut order = all.to_vec();
-        for i in (1..order.len()).rev() {
-            order.swap(i, self.below(i + 1));
+    let mut groups: Vec<Vec<PathBuf>> = Vec::new();
+    for capture in order {
+        match groups.last_mut() {
+            Some(last) if random.index(3) > 0 => last.push(capture),
+            _ => groups.push(vec![capture]),
         }
-        let mut groups: Vec<Vec<PathBuf>> = Vec::new();
-        for capture in order {
-            match groups.last_mut() {
-                Some(last) if self.below(3) > 0 => last.push(capture),
-                _ => groups.push(vec![capture]),
-            }
-            // Sometimes a capture of an earlier group is in this one as well.
-            if self.below(4) == 0 {
-                let again = all[self.below(all.len())].clone();
-                groups.last_mut().unwrap().push(again);
-            }
+        // Sometimes a capture of an earlier group is in this one as well.
+        if random.index(4) == 0 {
+            let again = all[random.index(all.len())].clone();
+            groups.last_mut().unwrap().push(again);
         }
-        groups
     }
+    groups
 }
 
 /// The counts of each dependency and the totals. With `grades`, also the counts of each grade of
@@ -74,7 +65,7 @@ fn counts(found: &[Value], store: &Path, grades: bool) -> BTreeMap<String, Value
 
 #[test]
 fn a_connection_counts_once_however_captures_are_grouped() {
-    let mut dice = Dice(7);
+    let mut random = Random(7);
     // Of one call, the captures of q-formats show different evidence: one is cut before the names.
     for (case, rounds, grades) in [
         ("d-bookinfo", 8, true),
@@ -89,7 +80,7 @@ fn a_connection_counts_once_however_captures_are_grouped() {
         let want = counts(&learn(&case, &all, &together), &together, grades);
         for round in 0..rounds {
             let store = dir.path().join(format!("store-{round}"));
-            let groups = dice.groups(&all);
+            let groups = groups(&mut random, &all);
             let mut found = Vec::new();
             for group in &groups {
                 found = learn(&case, group, &store);

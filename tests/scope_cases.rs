@@ -8,7 +8,9 @@ mod common;
 
 use common::cases::{self, Case};
 use serde_json::{Value, json};
-use sidecarta::generate::minimal::{Demand, Instance, SILENT, UnroutedHttp, Widening, minimal};
+use sidecarta::generate::minimal::{
+    Demand, Instance, Minimal, SILENT, UnroutedHttp, Widening, minimal,
+};
 use sidecarta::mesh::Sidecar;
 use sidecarta::scope::clusters::ProxySize;
 use sidecarta::scope::report::ScopeReport;
@@ -147,6 +149,24 @@ fn every_call_takes_the_route_that_istiod_gives_it() {
     });
 }
 
+/// What a list has that nothing proves.
+fn unproved(found: &Minimal) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if found.widening >= Widening::Port {
+        wrong.push(format!("widened to {:?}: {:?}", found.widening, found.hosts));
+    }
+    let unexplained =
+        found.hosts.iter().filter(|h| *h != SILENT && !found.reasons.contains_key(*h));
+    wrong.extend(unexplained.map(|h| format!("{h} can be left out")));
+    wrong
+}
+
+/// The size of the reference's list.
+fn reference(line: &Value) -> ProxySize {
+    let of = |key: &str| line["reference"][key].as_u64().expect("number");
+    ProxySize { clusters: of("clusters"), endpoints: of("endpoints") }
+}
+
 #[test]
 fn generated_lists_are_proved_and_no_larger_than_the_references() {
     let (mut ours, mut theirs) = (ProxySize::default(), ProxySize::default());
@@ -166,25 +186,15 @@ fn generated_lists_are_proved_and_no_larger_than_the_references() {
             unrouted_http: UnroutedHttp::default(),
         };
         let found = minimal(&demand);
-        let reference = |k: &str| line["reference"][k].as_u64().expect("number");
-        let mut wrong = Vec::new();
-        if found.widening >= Widening::Port {
-            wrong.push(format!("widened to {:?}: {:?}", found.widening, found.hosts));
-        }
-        let unexplained =
-            found.hosts.iter().filter(|h| *h != SILENT && !found.reasons.contains_key(*h));
-        wrong.extend(unexplained.map(|h| format!("{h} can be left out")));
-        if found.after.clusters > reference("clusters")
-            || found.after.endpoints > reference("endpoints")
+        let reference = reference(line);
+        if found.after.clusters > reference.clusters || found.after.endpoints > reference.endpoints
         {
-            println!(
-                "{}: {:?} {:?}, reference {}",
-                case.id, found.after, found.hosts, line["reference"]
-            );
+            let (id, after, hosts) = (&case.id, found.after, &found.hosts);
+            println!("{id}: {after:?} {hosts:?}, reference {reference:?}");
         }
-        theirs += ProxySize { clusters: reference("clusters"), endpoints: reference("endpoints") };
+        theirs += reference;
         ours += found.after;
-        wrong
+        unproved(&found)
     });
     println!("ours {ours:?}, references {theirs:?}");
     assert!(

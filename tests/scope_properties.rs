@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use common::cases;
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 use sidecarta::generate::minimal::{Demand, Instance, SILENT, UnroutedHttp, minimal};
 use sidecarta::mesh::{Egress, EgressPort};
@@ -100,6 +101,75 @@ fn build(mesh: &Value) -> sidecarta::mesh::Mesh {
     builders.build(report).meshes.into_first()
 }
 
+fn each_host_has_one_service(scope: &Scope<'_>) -> Result<(), TestCaseError> {
+    let mut seen = BTreeSet::new();
+    for s in &scope.services {
+        let is_new = seen.insert(s.service.host.as_str());
+        prop_assert!(is_new, "{} is there twice", s.service.host);
+    }
+    Ok(())
+}
+
+/// No Service that the client may not see, unless a VirtualService of its own brings it in.
+fn services_are_visible(scope: &Scope<'_>, client: &Client<'_>) -> Result<(), TestCaseError> {
+    for s in &scope.services {
+        let is_own = s.service.namespace == client.namespace;
+        prop_assert!(s.service.visible_in(client.namespace) || is_own);
+    }
+    for s in scope.listeners.iter().flat_map(|l| &l.services) {
+        prop_assert!(s.service.visible_in(client.namespace));
+    }
+    Ok(())
+}
+
+fn size_counts_clusters(scope: &Scope<'_>, client: &Client<'_>) -> Result<(), TestCaseError> {
+    let count = scope.clusters(client.labels).len();
+    prop_assert_eq!(scope.size(client.labels).clusters as usize, count);
+    Ok(())
+}
+
+fn treatments_are_the_same_twice(
+    scope: &Scope<'_>,
+    client: &Client<'_>,
+    calls: &[ScopeCall],
+) -> Result<(), TestCaseError> {
+    for call in calls {
+        let once = scope.treat(client, call);
+        prop_assert_eq!(&once, &scope.treat(client, call));
+    }
+    Ok(())
+}
+
+/// What a scope imports, whoever its client is.
+fn imported(scope: &Scope<'_>) -> impl PartialEq + std::fmt::Debug + use<> {
+    let of = |all: &[ScopedService<'_>]| -> Vec<_> {
+        let all = all.iter();
+        all.map(|s| (s.service.order, format!("{:?} {:?}", s.ports, s.aliases))).collect()
+    };
+    let rules = |l: &ScopeListener<'_>| -> Vec<u32> {
+        l.virtual_services.iter().map(|v| v.order).collect()
+    };
+    let of_listeners: Vec<_> =
+        scope.listeners.iter().map(|l| (of(&l.services), rules(l))).collect();
+    (of(&scope.services), of_listeners)
+}
+
+/// Each call is treated under a list of hosts as with all hosts imported.
+fn calls_are_kept(
+    scope: &Scope<'_>,
+    full: &Scope<'_>,
+    client: &Client<'_>,
+    calls: &[ScopeCall],
+    hosts: &[String],
+) -> Result<(), TestCaseError> {
+    for call in calls {
+        let baseline = full.treat(client, call);
+        let is_kept = scope.treat(client, call).keeps(&baseline);
+        prop_assert!(is_kept, "{:?} under {:?}", call, hosts);
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
@@ -121,26 +191,10 @@ proptest! {
             address: Some(&case.client.ip),
         };
         let scope = Scope::new(&mesh, client.namespace, &listeners, TrafficMode::AllowAny);
-        // One Service per host, and none that the client may not see unless a VirtualService of its
-        // own brings it in.
-        let mut seen = BTreeSet::new();
-        for s in &scope.services {
-            let is_new = seen.insert(s.service.host.as_str());
-            prop_assert!(is_new, "{} is there twice", s.service.host);
-            let is_own = s.service.namespace == client.namespace;
-            prop_assert!(s.service.visible_in(client.namespace) || is_own);
-        }
-        for l in &scope.listeners {
-            for s in &l.services {
-                prop_assert!(s.service.visible_in(client.namespace));
-            }
-        }
-        let count = scope.clusters(client.labels).len();
-        prop_assert_eq!(scope.size(client.labels).clusters as usize, count);
-        for call in &calls {
-            let once = scope.treat(&client, call);
-            prop_assert_eq!(&once, &scope.treat(&client, call));
-        }
+        each_host_has_one_service(&scope)?;
+        services_are_visible(&scope, &client)?;
+        size_counts_clusters(&scope, &client)?;
+        treatments_are_the_same_twice(&scope, &client, &calls)?;
     }
 
     #[test]
@@ -152,18 +206,6 @@ proptest! {
         let lines = &*CASES;
         let mesh = build(&mutate(&lines[n % lines.len()], &keep, 0));
         let listeners: Vec<Egress> = listeners.into_iter().chain([everything()]).collect();
-        let imported = |scope: &Scope<'_>| {
-            let of = |all: &[ScopedService<'_>]| -> Vec<_> {
-                let all = all.iter();
-                all.map(|s| (s.service.order, format!("{:?} {:?}", s.ports, s.aliases))).collect()
-            };
-            let rules = |l: &ScopeListener<'_>| -> Vec<u32> {
-                l.virtual_services.iter().map(|v| v.order).collect()
-            };
-            let of_listeners: Vec<_> =
-                scope.listeners.iter().map(|l| (of(&l.services), rules(l))).collect();
-            (of(&scope.services), of_listeners)
-        };
         let scope = Scope::new(&mesh, "nobody", &listeners, TrafficMode::AllowAny);
         for namespace in ["shop", "pay", "edge", "data", "front", "istio-system", "another"] {
             let shared = scope.for_namespace(namespace, TrafficMode::RegistryOnly);
@@ -204,11 +246,7 @@ proptest! {
         let listed = [Egress { hosts: found.hosts.clone(), ..Egress::default() }];
         let scope = Scope::new(&mesh, &case.client.namespace, &listed, TrafficMode::RegistryOnly);
         let client = instances[0].client();
-        for call in &calls {
-            let baseline = full.treat(&client, call);
-            let is_kept = scope.treat(&client, call).keeps(&baseline);
-            prop_assert!(is_kept, "{:?} under {:?}", call, found.hosts);
-        }
+        calls_are_kept(&scope, &full, &client, &calls, &found.hosts)?;
         for host in found.hosts.iter().filter(|h| *h != SILENT) {
             prop_assert!(found.reasons.contains_key(host), "{} has no reason", host);
         }

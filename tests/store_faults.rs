@@ -141,7 +141,8 @@ fn killed_at_any_instant_it_loses_nothing_and_counts_nothing_twice() {
         );
     }
     println!(
-        "120 kills within {usual:?}: {unmade} before there was a store, {partial} between batches, {finished} after the last"
+        "120 kills within {usual:?}: {unmade} before there was a store, {partial} between \
+         batches, {finished} after the last"
     );
     assert!(unmade + partial + finished > 0 && finished < 120, "no kill came while it was at work");
 }

@@ -1,5 +1,5 @@
-//! A rolling upgrade: agents, a recorder and a store of another commit (`SIDECARTA_BEFORE` names its
-//! program) together with those of this one. Nothing is lost, and nothing counts twice.
+//! A rolling upgrade: agents, a recorder and a store of another commit (`SIDECARTA_BEFORE` names
+//! its program) together with those of this one. Nothing is lost, and nothing counts twice.
 
 #![allow(clippy::unwrap_used, dead_code)] // a test that cannot go on should say where
 

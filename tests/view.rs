@@ -79,7 +79,8 @@ fn pod_since(name: &str, uid: &str, address: &str, start: &str) -> Value {
             "managedFields": [{"manager": "kubelet"}],
         },
         "spec": {"containers": [{"name": "app"}], "nodeName": "n1"},
-        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "hostIP": "192.168.0.1", "startTime": start},
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+            "hostIP": "192.168.0.1", "startTime": start},
     })
 }
 
@@ -130,7 +131,8 @@ fn large_cluster() -> Server {
         "endpointslices",
         "EndpointSlice",
         json!({
-            "metadata": {"name": "web-a", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+            "metadata": {"name": "web-a", "namespace": "shop",
+                "labels": {"kubernetes.io/service-name": "web"}},
             "endpoints": [{"addresses": ["10.1.0.1"]}], "ports": [{"name": "http", "port": 8080}],
         }),
     );
@@ -139,7 +141,8 @@ fn large_cluster() -> Server {
         "Node",
         json!({"metadata": {"name": "n1"}, "spec": {"podCIDR": "10.1.0.0/16"}}),
     );
-    let entry = json!({"metadata": {"name": "out", "namespace": "shop"}, "spec": {"hosts": ["a.test"], "addresses": ["1.2.3.4"]}});
+    let entry = json!({"metadata": {"name": "out", "namespace": "shop"},
+        "spec": {"hosts": ["a.test"], "addresses": ["1.2.3.4"]}});
     server.put("serviceentries", "ServiceEntry", entry);
     // A field of a wrong type.
     let mut broken = pod("broken", "broken", "10.1.0.9");
@@ -380,10 +383,14 @@ fn behind(cluster: &Cluster, at: &str, time: Time) -> Vec<String> {
 #[tokio::test]
 async fn a_former_endpoint_counts_for_connections_from_before() {
     let server = Server::start();
-    let service = |name: &str| json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
+    let service = |name: &str| {
+        json!({"metadata": {"name": name, "namespace": "shop"},
+            "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]}})
+    };
     let slice = |service: &str, addresses: &[&str]| {
         json!({
-            "metadata": {"name": format!("{service}-1"), "namespace": "shop", "labels": {"kubernetes.io/service-name": service}},
+            "metadata": {"name": format!("{service}-1"), "namespace": "shop",
+                "labels": {"kubernetes.io/service-name": service}},
             "endpoints": [{"addresses": addresses}], "ports": [{"name": "http", "port": 8080}],
         })
     };

@@ -26,28 +26,39 @@ fn large() -> Vec<Value> {
     let mut items = Vec::new();
     for w in 0..5_000u32 {
         let (namespace, name) = (namespace(w), format!("service-{w}"));
-        let labels = json!({"app": name, "app.kubernetes.io/name": name, "app.kubernetes.io/part-of": namespace, "version": "v1"});
+        let labels = json!({"app": name, "app.kubernetes.io/name": name,
+            "app.kubernetes.io/part-of": namespace, "version": "v1"});
         let mut hashed = labels.clone();
         hashed["pod-template-hash"] = json!("6d4cf56db6");
         let set = format!("{name}-6d4cf56db6");
         let addresses: Vec<String> = (0..4).map(|p| address(10, w * 4 + p)).collect();
         items.extend(service(&namespace, w, &addresses));
-        items.push(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"namespace": namespace, "name": name, "labels": labels},
+        items.push(json!({"apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"namespace": namespace, "name": name, "labels": labels},
             "spec": {"selector": {"matchLabels": {"app": name}}}}));
-        items.push(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"namespace": namespace, "name": set, "labels": hashed,
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "controller": true, "uid": format!("d{w}")}]},
-            "spec": {"selector": {"matchLabels": {"app": name, "pod-template-hash": "6d4cf56db6"}}}}));
+        items.push(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "metadata": {"namespace": namespace, "name": set, "labels": hashed,
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": name,
+                "controller": true, "uid": format!("d{w}")}]},
+            "spec": {"selector": {"matchLabels": {"app": name,
+                "pod-template-hash": "6d4cf56db6"}}}}));
         for (p, address) in addresses.iter().enumerate() {
             let mut labels = hashed.clone();
             labels["security.istio.io/tlsMode"] = json!("istio");
+            let injected = r#"{"initContainers":["istio-init"],"containers":["istio-proxy"]}"#;
             items.push(json!({"apiVersion": "v1", "kind": "Pod",
-                "metadata": {"namespace": namespace, "name": format!("{set}-{p}x{w:04x}"), "uid": format!("{w:08x}-000{p}-4000-8000-000000000000"),
-                    "labels": labels, "annotations": {"sidecar.istio.io/status": "{\"initContainers\":[\"istio-init\"],\"containers\":[\"istio-proxy\"]}"},
-                    "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set, "controller": true, "uid": format!("r{w}")}]},
+                "metadata": {"namespace": namespace, "name": format!("{set}-{p}x{w:04x}"),
+                    "uid": format!("{w:08x}-000{p}-4000-8000-000000000000"),
+                    "labels": labels, "annotations": {"sidecar.istio.io/status": injected},
+                    "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set,
+                        "controller": true, "uid": format!("r{w}")}]},
                 "spec": {"nodeName": format!("node{}", (w * 4 + p as u32) % 500),
-                    "containers": [{"name": "app", "image": "registry.example/app:1", "ports": [{"containerPort": 8080}]},
-                        {"name": "istio-proxy", "image": "docker.io/istio/proxyv2:1.27.0", "args": ["proxy", "sidecar"]}]},
-                "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "startTime": "2026-11-25T08:00:00Z"}}));
+                    "containers": [{"name": "app", "image": "registry.example/app:1",
+                        "ports": [{"containerPort": 8080}]},
+                        {"name": "istio-proxy", "image": "docker.io/istio/proxyv2:1.27.0",
+                            "args": ["proxy", "sidecar"]}]},
+                "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+                    "startTime": "2026-11-25T08:00:00Z"}}));
         }
     }
     items
@@ -109,9 +120,11 @@ fn extra_name(n: u32) -> String {
 
 fn extra(n: u32) -> Value {
     let address = address(12, n);
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "ns0", "name": extra_name(n), "uid": format!("extra-uid-{n}")},
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "ns0", "name": extra_name(n), "uid": format!("extra-uid-{n}")},
         "spec": {"nodeName": "node0", "containers": [{"name": "app"}]},
-        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "startTime": "2026-11-25T08:00:00Z"}})
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+            "startTime": "2026-11-25T08:00:00Z"}})
 }
 
 /// What an API server tells of a pod beside what the view reads: more than half of all.
@@ -140,7 +153,8 @@ fn snapshot(path: &Path) {
         (20_000, 5_000, &[][..])
     );
     println!(
-        "view: {} pods, {} Services: built in {took:.2?} of {} MB of JSON; {} MiB more in memory, {} MiB more at its peak",
+        "view: {} pods, {} Services: built in {took:.2?} of {} MB of JSON; {} MiB more in memory, \
+         {} MiB more at its peak",
         cluster.pods().len(),
         cluster.services().len(),
         std::fs::metadata(path).unwrap().len() / 1_000_000,

@@ -125,64 +125,19 @@ fn text(name: &impl ToName) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use proptest::prelude::*;
+    use sidecarta_testkit::dns::{Answer, answer, question};
 
-    fn wire_name(name: &str) -> Vec<u8> {
-        let mut out = Vec::new();
-        for label in name.split('.').filter(|l| !l.is_empty()) {
-            out.push(label.len() as u8);
-            out.extend(label.bytes());
-        }
-        out.push(0);
-        out
-    }
-
-    /// Kind of a message.
-    #[derive(Clone, Copy, PartialEq)]
-    pub(crate) enum MessageKind {
-        Question,
-        Answer,
-    }
-
-    /// A message in wire format.
-    pub(crate) fn wire(
-        id: u16,
-        name: &str,
-        canonical: Option<&str>,
-        addresses: &[[u8; 4]],
-        kind: MessageKind,
-        ttl: u32,
-    ) -> Vec<u8> {
-        let mut out = id.to_be_bytes().to_vec();
-        out.extend(if kind == MessageKind::Answer { [0x81, 0x80] } else { [1, 0] });
-        let answers = addresses.len() as u16 + u16::from(canonical.is_some());
-        for count in [1, answers, 0, 0] {
-            out.extend(count.to_be_bytes());
-        }
-        out.extend(wire_name(name));
-        out.extend([0, 1, 0, 1]);
-        let owner = wire_name(canonical.unwrap_or(name));
-        if canonical.is_some() {
-            out.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 30]);
-            out.extend((owner.len() as u16).to_be_bytes());
-            out.extend(&owner);
-        }
-        for address in addresses {
-            out.extend(&owner);
-            out.extend([0, 1, 0, 1]);
-            out.extend(ttl.to_be_bytes());
-            out.extend([0, 4]);
-            out.extend(address);
-        }
-        out
+    /// An answer about a name that stands for another.
+    fn alias(addresses: &[[u8; 4]]) -> Vec<u8> {
+        Answer { id: 7, name: "alias", canonical: Some("Target.ns"), addresses, ttl: 5 }.message()
     }
 
     #[test]
     fn a_question_is_read() {
-        let asked = message(&wire(7, "Reviews.Bookinfo.", None, &[], MessageKind::Question, 0))
-            .expect("question");
+        let asked = message(&question(7, "Reviews.Bookinfo.")).expect("question");
         assert_eq!(
             (asked.id, asked.response, asked.question.as_str(), asked.qtype),
             (7, false, "reviews.bookinfo", 1)
@@ -191,24 +146,15 @@ pub(crate) mod tests {
 
     #[test]
     fn an_answer_gives_the_canonical_name_the_addresses_and_the_smallest_time_to_live() {
-        let bytes = wire(
-            7,
-            "alias",
-            Some("Target.ns"),
-            &[[10, 0, 0, 1], [10, 0, 0, 2]],
-            MessageKind::Answer,
-            5,
-        );
-        let answer = message(&bytes).expect("answer");
-        assert_eq!(answer.canonical.as_deref(), Some("target.ns"));
-        assert_eq!(answer.addresses, [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])]);
-        assert_eq!((answer.ttl, answer.rcode), (5, 0));
+        let read = message(&alias(&[[10, 0, 0, 1], [10, 0, 0, 2]])).expect("answer");
+        assert_eq!(read.canonical.as_deref(), Some("target.ns"));
+        assert_eq!(read.addresses, [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])]);
+        assert_eq!((read.ttl, read.rcode), (5, 0));
     }
 
     #[test]
     fn a_cut_message_gives_what_is_before_the_cut() {
-        let bytes =
-            wire(7, "web.data", None, &[[10, 0, 0, 1], [10, 0, 0, 2]], MessageKind::Answer, 5);
+        let bytes = answer(7, "web.data", &[[10, 0, 0, 1], [10, 0, 0, 2]]);
         let mut count = 0;
         for length in 0..=bytes.len() {
             let Some(read) = message(&bytes[..length]) else {
@@ -224,25 +170,20 @@ pub(crate) mod tests {
 
     #[test]
     fn bytes_that_are_not_plain_text_are_escaped() {
-        let mut bytes = wire(7, "aXb", None, &[], MessageKind::Question, 0);
+        let mut bytes = question(7, "aXb");
         bytes[14] = b'.';
         assert_eq!(message(&bytes).map(|m| m.question).as_deref(), Some("a\\.b"));
         bytes[14] = b'\n';
         assert_eq!(message(&bytes).map(|m| m.question).as_deref(), Some("a\\010b"));
-        assert_eq!(
-            message(&wire(7, "", None, &[], MessageKind::Question, 0))
-                .map(|m| m.question)
-                .as_deref(),
-            Some(".")
-        );
+        assert_eq!(message(&question(7, "")).map(|m| m.question).as_deref(), Some("."));
         bytes[13] = 0xc0;
         assert_eq!(message(&bytes[..16]), None, "a pointer to nowhere");
     }
 
     #[test]
     fn a_stream_is_split_into_messages_and_the_last_may_be_cut() {
-        let one = wire(1, "a", None, &[], MessageKind::Question, 0);
-        let two = wire(2, "b", None, &[], MessageKind::Question, 0);
+        let one = question(1, "a");
+        let two = question(2, "b");
         let mut bytes = (one.len() as u16).to_be_bytes().to_vec();
         bytes.extend(&one);
         bytes.extend((two.len() as u16).to_be_bytes());
@@ -262,9 +203,7 @@ pub(crate) mod tests {
         ) {
             let _ = message(&data);
             prop_assert!(stream(&data).count() <= data.len());
-            let address = [10, 0, 0, 1];
-            let mut bytes =
-                wire(7, "alias", Some("target.ns"), &[address], MessageKind::Answer, 5);
+            let mut bytes = alias(&[[10, 0, 0, 1]]);
             let at = at % bytes.len();
             bytes[at] = value;
             if let Some(read) = message(&bytes) {

@@ -40,9 +40,9 @@ pub enum Orientation {
     /// Something listens on exactly one side: on its address and port, or else on its port (a port
     /// of a Service or an endpoint).
     ListeningPort,
-    /// None of these. Of TCP and SCTP, the side with the lower port is taken for the responder. With
-    /// equal ports, the sender of the first packet is taken for the initiator. Of datagrams, the
-    /// side whose port is ephemeral is taken for the initiator, where the other one's is not. A
+    /// None of these. Of TCP and SCTP, the side with the lower port is taken for the responder.
+    /// With equal ports, the sender of the first packet is taken for the initiator. Of datagrams,
+    /// the side whose port is ephemeral is taken for the initiator, where the other one's is not. A
     /// guess, and counted as one.
     Guessed,
     /// Datagrams whose ports do not show who calls: both are ephemeral, or neither is. The sender

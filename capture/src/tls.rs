@@ -175,37 +175,13 @@ impl<'a> ByteCursor<'a> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use proptest::prelude::*;
+    use sidecarta_testkit::tls::ClientHello;
 
-    /// A ClientHello record, with `padding` bytes of another extension before the names.
-    pub(crate) fn hello(name: &str, alpn: &[&str], padding: usize) -> Vec<u8> {
-        fn sized(bytes: usize, content: &[u8]) -> Vec<u8> {
-            let mut out = content.len().to_be_bytes()[8 - bytes..].to_vec();
-            out.extend(content);
-            out
-        }
-        let mut extensions = [0xfe, 0x00].to_vec();
-        extensions.extend(sized(2, &vec![0; padding]));
-        let mut names = vec![0];
-        names.extend(sized(2, name.as_bytes()));
-        extensions.extend([0, 0]);
-        extensions.extend(sized(2, &sized(2, &names)));
-        let protocols: Vec<u8> = alpn.iter().flat_map(|p| sized(1, p.as_bytes())).collect();
-        extensions.extend([0, 16]);
-        extensions.extend(sized(2, &sized(2, &protocols)));
-        let mut body = vec![3, 3];
-        body.extend([7; 32]);
-        body.extend(sized(1, &[9; 32]));
-        body.extend(sized(2, &[0x13, 0x01]));
-        body.extend(sized(1, &[0]));
-        body.extend(sized(2, &extensions));
-        let mut message = vec![1];
-        message.extend(sized(3, &body));
-        let mut record = vec![0x16, 3, 1];
-        record.extend(sized(2, &message));
-        record
+    fn hello(server: &str, alpn: &[&str], padding: usize) -> Vec<u8> {
+        ClientHello { server, alpn, padding }.record()
     }
 
     #[test]

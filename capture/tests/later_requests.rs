@@ -4,7 +4,6 @@
 
 mod common;
 
-use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use sidecarta_capture::frame::{Direction, Frame, FrameBatch, LinkType};
 use sidecarta_capture::loss::CaptureCounters;
@@ -12,6 +11,7 @@ use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{Connection, Content, InterfaceId, Observation};
 
 use common::{CART, Ip, Packet, SECOND, SERVICE, WEB, Wire, new};
+use sidecarta_testkit::{dns, frame};
 
 const PORT: u16 = 40_000;
 const CALLER: (Ip, u16) = (WEB, PORT);
@@ -63,15 +63,9 @@ fn later_hosts(reported: &[Connection]) -> Vec<&str> {
 #[test]
 fn each_later_host_is_reported_once_more() {
     let mut wire = Wire::replay();
-    let mut message = b"\0\x01\x81\x80\0\x01\0\x01\0\0\0\0\x04cart\0\0\x01\0\x01".to_vec();
-    message.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04");
-    message.extend(CART);
-    let mut data = Vec::new();
-    PacketBuilder::ipv4([10, 244, 1, 53], WEB, 64)
-        .udp(53, 40_001)
-        .write(&mut data, &message)
-        .unwrap();
-    wire.frame(0, &data, 0, Direction::Unknown);
+    let message = dns::answer(1, "cart", &[CART]);
+    let answer = frame::datagram(([10, 244, 1, 53], 53), (WEB, 40_001), &message);
+    wire.frame(0, frame::packet(&answer), 0, Direction::Unknown);
     wire.call(10, PORT);
     for (time, host) in
         [(20, "Reviews:9080"), (30, "cart"), (40, "reviews:9080"), (50, "ratings"), (60, "cart")]

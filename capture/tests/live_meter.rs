@@ -5,12 +5,14 @@
 
 mod common;
 
-use etherparse::PacketBuilder;
 use sidecarta_capture::frame::Direction;
 use sidecarta_capture::meter::ListeningPorts;
 use sidecarta_capture::observation::Orientation;
 
 use common::{CART, Ip, Packet, SECOND, SERVICE, WEB, Wire, new};
+use sidecarta_testkit::dns;
+use sidecarta_testkit::frame::{self, packet};
+use sidecarta_testkit::tls::client_hello;
 
 const HOUR: i64 = 3_600 * SECOND;
 
@@ -169,7 +171,7 @@ fn a_call_is_reported_from_the_interface_of_its_caller() {
 /// comes before the caller's SYN and ClientHello.
 #[test]
 fn a_sampled_record_that_is_read_before_the_client_hello_hides_no_name() {
-    let hello = common::client_hello("cart.shop");
+    let hello = client_hello("cart.shop");
     let record = [0x17, 3, 3, 0, 90, 1, 0];
     let (web, cart) = ((WEB, 40_000), (CART, 8080));
     let next = 8 + hello.len() as u32;
@@ -203,14 +205,8 @@ fn a_sampled_record_that_is_read_before_the_client_hello_hides_no_name() {
 fn datagrams_to_a_translated_address_are_reported_once() {
     for swapped in [false, true] {
         let mut live = Wire::listening_on([8125, 9125]);
-        let datagram = |to: (Ip, u16)| {
-            let mut data = Vec::new();
-            PacketBuilder::ipv4(WEB, to.0, 64)
-                .udp(40_000, to.1)
-                .write(&mut data, b"metric:1|c")
-                .unwrap();
-            data
-        };
+        let datagram =
+            |to: (Ip, u16)| packet(&frame::datagram((WEB, 40_000), to, b"metric:1|c")).to_vec();
         let mut sightings =
             [((SERVICE, 8125), 1, Direction::Received), ((CART, 9125), 2, Direction::Sent)];
         if swapped {
@@ -318,15 +314,9 @@ fn syns_that_are_read_late_report_no_connection_twice() {
 fn an_answer_that_is_read_late_names_a_connection() {
     let mut live = Wire::new();
     live.call(1_000_000, 40_000);
-    let mut message = b"\0\x01\x81\x80\0\x01\0\x01\0\0\0\0\x04cart\0\0\x01\0\x01".to_vec();
-    message.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04");
-    message.extend(CART);
-    let mut data = Vec::new();
-    PacketBuilder::ipv4([10, 244, 1, 53], WEB, 64)
-        .udp(53, 40_001)
-        .write(&mut data, &message)
-        .unwrap();
-    live.frame(0, &data, 1, Direction::Unknown);
+    let message = dns::answer(1, "cart", &[CART]);
+    let answer = frame::datagram(([10, 244, 1, 53], 53), (WEB, 40_001), &message);
+    live.frame(0, packet(&answer), 1, Direction::Unknown);
     let reported = live.report_fresh(SECOND);
     let named = reported.iter().find(|c| c.responder.port() == 8080).unwrap();
     assert_eq!(named.names.dns.iter().map(|n| &n.question[..]).collect::<Vec<_>>(), ["cart"]);
@@ -356,10 +346,7 @@ fn listening_ports_that_come_late_orient_a_connection_before_its_report() {
 /// port and how it was determined.
 fn datagram(from: u16, to: u16) -> (u16, Orientation) {
     let mut live = Wire::new();
-    let mut frame = Vec::new();
-    let packet = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(CART, WEB, 64);
-    packet.udp(from, to).write(&mut frame, b"x").unwrap();
-    live.ethernet(0, &frame);
+    live.ethernet(0, &frame::datagram((CART, from), (WEB, to), b"x"));
     let all = live.report_fresh(3 * SECOND);
     assert_eq!(all.len(), 1, "{all:?}");
     (all[0].initiator.port(), all[0].orientation)

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter::once;
 
 use common::{CART, Ip, Packet, SECOND, WEB};
-use etherparse::PacketBuilder;
 use sidecarta_capture::frame::{Direction, Frame, LinkType};
 use sidecarta_capture::loss::CaptureCounters;
 use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{InterfaceId, OwnerEvidence};
+use sidecarta_testkit::dns;
+use sidecarta_testkit::frame::datagram;
 
 /// An interface whose owner the node has evidence of. The owner has none of the addresses in the
 /// frames.
@@ -80,21 +81,10 @@ fn syn(port: u16) -> Vec<u8> {
     tcp(port, &Packet { seq: 7, syn: true, ..Packet::default() })
 }
 
-fn udp(from: (Ip, u16), to: (Ip, u16), payload: &[u8]) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64);
-    let mut data = Vec::new();
-    builder.udp(from.1, to.1).write(&mut data, payload).unwrap();
-    data
-}
-
 /// An answer of the DNS to `client`: a name and its address.
 fn answer(client: u16) -> Seen {
-    let id = client.to_be_bytes();
-    let head = [id[0], id[1], 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
-    let question = b"\x03web\x00\x00\x01\x00\x01";
-    let record = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x1e\x00\x04\x0a\x60\x00\x0b";
-    let message = [&head[..], question, record].concat();
-    seen(udp(
+    let message = dns::answer(client, "web", &[[10, 96, 0, 11]]);
+    seen(datagram(
         ([10, 96, 0, 10], 53),
         ([10, 244, (client >> 8) as u8, client as u8], 40_000),
         &message,
@@ -140,15 +130,20 @@ fn cases() -> Vec<Case> {
         ("not-ip", usual, vec![seen([&[2; 12][..], &[0x08, 0x06], &[0; 28]].concat())], 1),
         ("other-transport", usual, vec![changed(&[(9, 1)])], 1),
         ("later-fragments", usual, vec![changed(&[(7, 9)])], 1),
-        ("unwrapped", usual, vec![seen(udp(NODES.0, NODES.1, &[VXLAN, &syn(40_000)].concat()))], 1),
+        (
+            "unwrapped",
+            usual,
+            vec![seen(datagram(NODES.0, NODES.1, &[VXLAN, &syn(40_000)].concat()))],
+            1,
+        ),
         ("encrypted-tunnel", usual, vec![changed(&[(9, 50)])], 1),
         ("bad-link", usual, vec![cut(syn(40_000), 13)], 1),
         ("bad-network", usual, vec![cut(syn(40_000), 20)], 1),
         ("bad-transport", usual, vec![cut(syn(40_000), 36)], 1),
         ("unknown-link-type", usual, vec![Seen { link: LinkType(147), ..seen(vec![0; 60]) }], 1),
         ("not-unicast", usual, vec![changed(&[(16, 224)])], 1),
-        ("cut-payload", usual, vec![cut(udp((WEB, 40_000), (CART, 53), &[0; 99]), 60)], 1),
-        ("bad-dns", usual, vec![seen(udp((WEB, 40_000), (CART, 53), &[7; 5]))], 1),
+        ("cut-payload", usual, vec![cut(datagram((WEB, 40_000), (CART, 53), &[0; 99]), 60)], 1),
+        ("bad-dns", usual, vec![seen(datagram((WEB, 40_000), (CART, 53), &[7; 5]))], 1),
         ("incomplete-head", usual, vec![begun(40_000), begun(40_001)], 2),
         (
             "evicted-heads",

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use files::{block, interface, packet, section};
 use sidecarta_capture::frame::{FrameBatch, LinkType};
 use sidecarta_capture::source::{self, CaptureReader, Damage, SourceReport};
+use sidecarta_testkit::random::Random;
 
 /// Time, interface, link type, length on the wire, bytes.
 type Owned = (i64, u32, LinkType, u32, Vec<u8>);
@@ -35,27 +36,19 @@ fn drain(paths: &[PathBuf]) -> (Vec<(u32, Owned)>, Vec<SourceReport>) {
     (all, reader.reports().to_vec())
 }
 
-/// Numbers that look random (xorshift).
-fn number(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
 /// Frames of a capture: times in nanoseconds, now and then stepping back, and bytes.
 fn frames(seed: u64, count: usize) -> Vec<(u64, Vec<u8>)> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut random = Random(seed);
     let mut time = 1_000 * SECOND + seed * 1_000;
     let all = (0..count).map(|_| {
-        time += number(&mut state) % 5_000_000;
-        let back = if number(&mut state).is_multiple_of(50) { 2_000_000 } else { 0 };
-        let length = match number(&mut state) % 100 {
+        time += random.below(5_000_000);
+        let back = if random.below(50) == 0 { 2_000_000 } else { 0 };
+        let length = match random.below(100) {
             0 => 9_000,
             1 => 60_000,
             n => 60 + n as usize,
         };
-        ((time - back) / 1_000 * 1_000, vec![number(&mut state) as u8; length])
+        ((time - back) / 1_000 * 1_000, vec![random.number() as u8; length])
     });
     all.collect()
 }

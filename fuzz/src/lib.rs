@@ -17,6 +17,7 @@ use sidecarta_istio::objects::read_yaml;
 use sidecarta_istio::scope::{Address, CallProtocol, Client, Scope, ScopeCall, listeners, policy};
 use sidecarta_model::observed;
 use sidecarta_model::{Time, domain, valid};
+use sidecarta_testkit as kit;
 
 /// A parser, as a function of bytes.
 pub type FuzzTarget = fn(&[u8]);
@@ -177,14 +178,12 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "http" => vec![
             b"GET /a HTTP/1.1\r\nHost: cart.shop:80\r\n\r\n".to_vec(),
             b"CONNECT cart:443 HTTP/1.1\r\nHost: cart:443\r\n\r\n".to_vec(),
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x84\x41\x04cart"
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+              \0\0\0\x04\0\0\0\0\0\0\0\x09\x01\x05\0\0\0\x01\x82\x86\x84\x41\x04cart"
                 .to_vec(),
         ],
-        "dns" => vec![
-            b"\x12\x34\x81\x80\0\x01\0\x01\0\0\0\0\x04cart\x04shop\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01\0\0\0\x05\0\x04\x0a\x60\0\x07"
-                .to_vec(),
-        ],
-        "tls" => vec![client_hello()],
+        "dns" => vec![kit::dns::answer(0x1234, "cart.shop", &[[10, 96, 0, 7]])],
+        "tls" => vec![kit::tls::client_hello("outbound_.80_._.cart.shop.svc.cluster.local")],
         _ => vec![
             b"cart.shop.svc.cluster.local".to_vec(),
             b"2026-01-01T20:40:00.123456789Z".to_vec(),
@@ -228,27 +227,5 @@ fn frames_of(pcap: &[u8]) -> Vec<u8> {
         out.extend(frame);
         rest = next;
     }
-    out
-}
-
-/// A ClientHello with a server name.
-fn client_hello() -> Vec<u8> {
-    let name = b"outbound_.80_._.cart.shop.svc.cluster.local";
-    let mut sni = vec![0, 0];
-    sni.extend((name.len() as u16 + 5).to_be_bytes());
-    sni.extend((name.len() as u16 + 3).to_be_bytes());
-    sni.push(0);
-    sni.extend((name.len() as u16).to_be_bytes());
-    sni.extend(name);
-    let mut hello = vec![3, 3];
-    hello.extend([7; 32]);
-    hello.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
-    hello.extend((sni.len() as u16).to_be_bytes());
-    hello.extend(sni);
-    let mut out = vec![0x16, 3, 1];
-    out.extend((hello.len() as u16 + 4).to_be_bytes());
-    out.extend([1, 0]);
-    out.extend((hello.len() as u16).to_be_bytes());
-    out.extend(hello);
     out
 }

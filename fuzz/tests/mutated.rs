@@ -4,40 +4,25 @@
 #![allow(missing_docs)]
 
 use sidecarta_fuzz::{TARGETS, seeds};
-
-/// A small generator of numbers (xorshift64*): the same inputs in each run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
+use sidecarta_testkit::random::Random;
 
 fn mutated(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
-    let mut input = seeds[random.below(seeds.len())].clone();
+    let mut input = seeds[random.index(seeds.len())].clone();
     for _ in 0..1 + random.below(6) {
-        let at = random.below(input.len());
+        let at = random.index(input.len());
         match random.below(6) {
             0 => input.truncate(at),
-            1 if !input.is_empty() => input[at] = random.next() as u8,
+            1 if !input.is_empty() => input[at] = random.number() as u8,
             2 if !input.is_empty() => input[at] ^= 1 << random.below(8),
-            3 => input.insert(at, random.next() as u8),
+            3 => input.insert(at, random.number() as u8),
             4 => {
-                let other = &seeds[random.below(seeds.len())];
-                let from = random.below(other.len());
-                let to = (from + random.below(64)).min(other.len());
+                let other = &seeds[random.index(seeds.len())];
+                let from = random.index(other.len());
+                let to = (from + random.index(64)).min(other.len());
                 input.splice(at..at, other[from..to].iter().copied());
             }
             _ => {
-                let to = (at + random.below(32)).min(input.len());
+                let to = (at + random.index(32)).min(input.len());
                 input.drain(at..to);
             }
         }

@@ -159,7 +159,8 @@ pub fn is_host(text: &str) -> bool {
 }
 
 /// A host that Istio's configuration may contain: as [`is_host`], or with a wildcard as its
-/// left-most label (`ValidateWildcardDomain`), which may have more than the asterisk (`*-eu`, `*x`).
+/// left-most label (`ValidateWildcardDomain`), which may have more than the asterisk (`*-eu`,
+/// `*x`).
 pub fn is_wildcard_host(text: &str) -> bool {
     let Some(rest) = text.strip_prefix('*') else { return is_host(text) };
     let rest = rest.strip_prefix('-').unwrap_or(rest);

@@ -91,9 +91,9 @@ pub(super) struct GenerateCommandOptions {
     /// Also a default Sidecar per namespace, the union of its workloads: a safety net for new ones
     #[arg(long)]
     namespace_default: bool,
-    /// Keep calls without a route HTTP for the proxy where they are HTTP today, with a host that makes
-    /// it listen for HTTP on their port. Without it they become plain TCP: the same answers, without
-    /// HTTP's access log and metrics
+    /// Keep calls without a route HTTP for the proxy where they are HTTP today, with a host that
+    /// makes it listen for HTTP on their port. Without it they become plain TCP: the same answers,
+    /// without HTTP's access log and metrics
     #[arg(long)]
     keep_http_passthrough: bool,
     /// Replace Sidecars that Sidecarta did not write; without it their workloads are withheld

@@ -1,7 +1,8 @@
 //! Which hosts a proxy refuses, where its policy is REGISTRY_ONLY.
 //!
 //! Owns the question to the model of istiod whether a host is in the scope of a pod's proxy. Must
-//! never answer from a part of the mesh: where no object asks for REGISTRY_ONLY, nothing is refused.
+//! never answer from a part of the mesh: where no object asks for REGISTRY_ONLY, nothing is
+//! refused.
 
 use std::sync::{Arc, OnceLock};
 

@@ -106,8 +106,8 @@ impl Owners {
     }
 
     /// The CronJob of a Job that is not known any more. Its name is that of the CronJob and the
-    /// minutes since 1970 (`getJobName` of Kubernetes' cronjob controller). `None` where there is no
-    /// such CronJob.
+    /// minutes since 1970 (`getJobName` of Kubernetes' cronjob controller). `None` where there is
+    /// no such CronJob.
     fn cron_job_of(&self, namespace: &Arc<str>, owner: &Owner) -> Option<Owner> {
         let (name, minutes) = owner.name.rsplit_once('-').filter(|_| &*owner.kind == "Job")?;
         let is_time = minutes.len() == 8 && minutes.bytes().all(|b| b.is_ascii_digit());

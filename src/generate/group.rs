@@ -340,8 +340,8 @@ pub fn rename(g: &mut Group, taken: &SidecarNames, used: &mut BTreeSet<(String, 
     used.insert((g.namespace.clone(), g.name.clone()));
 }
 
-/// Names of Sidecars: that of the workload, with its kind where two workloads of a namespace share a
-/// name.
+/// Names of Sidecars: that of the workload, with its kind where two workloads of a namespace share
+/// a name.
 #[derive(Default)]
 struct UniqueNames {
     taken: BTreeSet<(String, String)>,

@@ -89,8 +89,8 @@ pub(super) fn resolve_edge<'a>(
 }
 
 /// The host that a name means, if it is one of the mesh: that of a Service or an entry, or one that
-/// a VirtualService routes. A name that the DNS answers with an address is that of a Service, though
-/// the cluster is not known to have it. `answered`: whether such an answer was seen.
+/// a VirtualService routes. A name that the DNS answers with an address is that of a Service,
+/// though the cluster is not known to have it. `answered`: whether such an answer was seen.
 pub(super) fn asked_host(
     cluster: &Cluster,
     pod: &Pod,

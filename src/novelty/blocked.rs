@@ -1,7 +1,7 @@
 //! Calls that a proxy probably refused.
 //!
-//! Owns the rule of that alert. Where the policy is REGISTRY_ONLY, a proxy refuses a connection to a
-//! host that is not in its scope, and nothing of it leaves the pod but the lookup of the name. So
+//! Owns the rule of that alert. Where the policy is REGISTRY_ONLY, a proxy refuses a connection to
+//! a host that is not in its scope, and nothing of it leaves the pod but the lookup of the name. So
 //! the alert says "probably": an application may look a name up and never call it. Must never count
 //! a host that the workload has reached.
 

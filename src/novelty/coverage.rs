@@ -13,8 +13,8 @@ use crate::model::{Alert, AlertKind, Baseline, RaisedAlert, Tally, Time, Watch, 
 use crate::store::{Store, StoreError};
 
 /// Raises alerts about accepted workloads of which a running pod is no longer watched, and removes
-/// those about workloads whose running pods are all watched again. Also raises the alerts about forged sources that a crash
-/// left unraised. Returns the alerts that are new.
+/// those about workloads whose running pods are all watched again. Also raises the alerts about
+/// forged sources that a crash left unraised. Returns the alerts that are new.
 ///
 /// # Errors
 /// When the store fails.

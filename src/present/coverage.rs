@@ -1,7 +1,7 @@
 //! Coverage in JSON: what was watched, pod by pod, and what was lost, source by source.
 //!
-//! Owns the shape of this JSON. Must never attribute a loss to a workload, unless its interface lost
-//! it: a lost packet shows no workload.
+//! Owns the shape of this JSON. Must never attribute a loss to a workload, unless its interface
+//! lost it: a lost packet shows no workload.
 
 use std::collections::BTreeMap;
 

@@ -93,8 +93,8 @@ impl MeshStatus {
         }
     }
 
-    /// Adds how long ago the agent of each node was heard. One that was not heard for `silent_after`
-    /// is a limit.
+    /// Adds how long ago the agent of each node was heard. One that was not heard for
+    /// `silent_after` is a limit.
     pub fn with_agents(mut self, ages: BTreeMap<String, Duration>, silent_after: Duration) -> Self {
         for (node, age) in &ages {
             if *age >= silent_after {
@@ -176,7 +176,8 @@ mod tests {
         let kinds = serde_json::json!({
             "CronJob": {"state": "listing"},
             "Node": {"state": "forbidden", "why": "nodes is forbidden"},
-            "Pod": {"state": "failing", "why": "connection refused", "behindSeconds": 7, "objects": 2},
+            "Pod": {"state": "failing", "why": "connection refused", "behindSeconds": 7,
+                "objects": 2},
             "Service": {"state": "synced", "objects": 3},
             "ServiceEntry": {"state": "absent"},
         });

@@ -100,8 +100,8 @@ async fn follow<T>(
     config.field_selector = fields;
     // The pause grows with errors, and is short again after two minutes without one. Not sooner:
     // where lists work and watches fail, a complete list must not shorten it. It is short at first
-    // for a kind that is absent or forbidden as well: an API server that has just started answers so
-    // for all kinds, until it has read its own rules.
+    // for a kind that is absent or forbidden as well: an API server that has just started answers
+    // so for all kinds, until it has read its own rules.
     let mut backoff = DefaultBackoff::default();
     loop {
         let end = session(api, config.clone(), kind, shared).await;

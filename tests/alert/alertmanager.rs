@@ -40,7 +40,8 @@ async fn labels_are_the_alert_and_there_is_no_end() {
     assert_eq!(
         sent[0]["labels"],
         json!({
-            "alertname": "SidecartaNewDependency", "severity": "warning", "namespace": "shop", "workload_kind": "Deployment",
+            "alertname": "SidecartaNewDependency", "severity": "warning", "namespace": "shop",
+            "workload_kind": "Deployment",
             "workload": "cart", "destination": "bank/ledger", "port": "8080",
         })
     );
@@ -223,7 +224,8 @@ async fn a_real_alertmanager_shows_the_alert() {
     assert_eq!(
         shown["labels"],
         json!({
-            "alertname": "SidecartaNewDependency", "severity": "warning", "namespace": "shop", "workload_kind": "Deployment",
+            "alertname": "SidecartaNewDependency", "severity": "warning", "namespace": "shop",
+            "workload_kind": "Deployment",
             "workload": "cart", "destination": "bank/ledger", "port": "8080",
         })
     );

@@ -19,7 +19,8 @@ const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/shop/events";
 fn status(code: u16, reason: &str, details: Value) -> Reply {
     let message = format!("{reason} it is");
     let body = json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code, "reason": reason,
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code,
+        "reason": reason,
         "message": message, "details": details,
     });
     Reply::json(code, &body)
@@ -77,7 +78,8 @@ fn serve(request: &Request, kept: &Kept, uids: &[(&str, &str)]) -> Reply {
                 let meta = json!({"name": "cart", "namespace": "shop", "uid": uid});
                 Reply::json(
                     200,
-                    &json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta}),
+                    &json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+                        "metadata": meta}),
                 )
             }
             None => status(404, "NotFound", Value::Null),
@@ -146,7 +148,8 @@ async fn an_alert_is_an_event_at_its_workload() {
     let event = kept.lock().unwrap().values().next().unwrap().clone();
     assert_eq!(
         event["regarding"],
-        json!({"apiVersion": "apps/v1", "kind": "Deployment", "namespace": "shop", "name": "cart", "uid": "u-1"})
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "namespace": "shop", "name": "cart",
+            "uid": "u-1"})
     );
     assert_eq!(
         (event["type"].as_str(), event["reason"].as_str()),
@@ -274,7 +277,8 @@ async fn the_answer_says_whether_to_try_again() {
         assert!(never(result).contains(reason));
         assert_eq!(asked, 2);
     }
-    let ending = json!({"causes": [{"reason": "NamespaceTerminating", "message": "namespace shop is being terminated"}]});
+    let ending = json!({"causes": [{"reason": "NamespaceTerminating",
+        "message": "namespace shop is being terminated"}]});
     never(refused(403, "Forbidden", ending).await.0);
     for (code, reason) in [(401, "Unauthorized"), (403, "Forbidden")] {
         let (result, asked) = refused(code, reason, Value::Null).await;

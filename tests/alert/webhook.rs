@@ -39,13 +39,16 @@ async fn a_json_body_has_all_fields() {
         request.json(),
         json!({"version": 1, "alerts": [{
             "id": id, "kind": "new-dependency",
-            "text": "shop/cart calls bank/ledger:8080, which it was never seen to call before it was accepted",
+            "text": "shop/cart calls bank/ledger:8080, which it was never seen to call before it \
+                     was accepted",
             "workload": {"namespace": "shop", "kind": "Deployment", "name": "cart"},
             "destination": {
-                "type": "service", "namespace": "bank", "name": "ledger", "host": "ledger.bank.svc.cluster.local", "port": 8080
+                "type": "service", "namespace": "bank", "name": "ledger",
+                "host": "ledger.bank.svc.cluster.local", "port": 8080
             },
             "port": 8080, "protocol": "TCP",
-            "firstSeen": time(0).to_string(), "lastSeen": time(30).to_string(), "connections": 7, "raised": time(60).to_string(),
+            "firstSeen": time(0).to_string(), "lastSeen": time(30).to_string(), "connections": 7,
+            "raised": time(60).to_string(),
         }]})
     );
 }
@@ -134,7 +137,8 @@ async fn slack_has_a_line_for_each_and_no_links() {
         vec![hostile, Alert { kind: AlertKind::CoverageLost, destination: None, ..alert("till") }];
     assert_eq!(
         slack(&all),
-        "shop/cart calls &lt;\\u{21}channel&gt; &amp; &lt;https://evil|click&gt;\\nrm:443, which it was never seen to call before it was \
+        "shop/cart calls &lt;\\u{21}channel&gt; &amp; &lt;https://evil|click&gt;\\nrm:443, which \
+         it was never seen to call before it was \
          accepted\nshop/till is not watched any more: what it calls now is not seen"
     );
     all.extend((0..18).map(|i| alert(&format!("w{i}"))));
@@ -260,7 +264,10 @@ fn any_alert() -> impl Strategy<Value = Alert> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(128)
+    })]
 
     #[test]
     fn bodies_are_valid_whatever_the_names(alerts in prop::collection::vec(any_alert(), 0..25)) {
@@ -269,7 +276,8 @@ proptest! {
         prop_assert_eq!(sent.len(), alerts.len());
         for (sent, alert) in sent.iter().zip(&alerts) {
             let shown = sent["text"].as_str().unwrap();
-            prop_assert!(!shown.contains(['<', '>', '[', '`', '\n', '\u{1b}', '\u{202e}']), "{}", shown);
+            prop_assert!(!shown.contains(['<', '>', '[', '`', '\n', '\u{1b}', '\u{202e}']), "{}",
+                shown);
             prop_assert!(shown == alert.text() || shown.contains("\\"), "{}", shown);
             prop_assert_eq!(sent["id"].as_str().unwrap(), alert.id());
         }

@@ -65,7 +65,8 @@ pub fn list(mesh: &Value) -> Value {
     let mut items = mesh["objects"].as_array().unwrap().clone();
     if let Some(config) = mesh.get("meshConfig") {
         items.push(json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "istio-system", "name": "istio"},
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"namespace": "istio-system", "name": "istio"},
             "data": {"mesh": config.to_string()}
         }));
     }

@@ -8,10 +8,11 @@ pub mod disk;
 pub mod rights;
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The samples of the project.
 pub fn samples() -> PathBuf {
@@ -40,6 +41,15 @@ pub fn captures(case: &Path) -> Vec<PathBuf> {
     all.sort();
     assert!(!all.is_empty(), "{} has no captures", case.display());
     all
+}
+
+/// Writes a kubeconfig of an API server, with this user.
+pub fn kubeconfig(path: &Path, server: SocketAddr, user: &Value) {
+    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://{server}")}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": user}]});
+    std::fs::write(path, config.to_string()).unwrap();
 }
 
 /// Runs the program, without a store from the environment.

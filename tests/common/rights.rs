@@ -99,6 +99,7 @@ fn refused() -> Option<String> {
         false => format!("; {}", by.join(", ")),
     };
     Some(format!(
-        "not root, and this user cannot have namespaces of its own ({why}{by}); run the tests as root"
+        "not root, and this user cannot have namespaces of its own ({why}{by}); run the tests as \
+         root"
     ))
 }

@@ -13,7 +13,8 @@ const MESH: &str = include_str!("../mesh/shop.yaml");
 
 /// A host that ends a comment in YAML 1.1, and brings an object with it.
 pub const BREAKOUT: &str = "x\u{2028}apiVersion: rbac.authorization.k8s.io/v1\u{2028}kind: \
-                        \"\\x43luster\\x52ole\\x42inding\"\u{2028}metadata: {name: p}\u{2028}---\u{2028}#";
+                        \"\\x43luster\\x52ole\\x42inding\"\u{2028}metadata: {name: p}\u{2028}\
+                        ---\u{2028}#";
 
 pub const TIME: &str = "2023-08-30T14:57:06Z";
 

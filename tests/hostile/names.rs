@@ -17,22 +17,34 @@ use crate::lab::{by_yaml_1_1, by_yaml_1_2};
 
 /// Objects in which each `{n}` stands for the n-th of [`NAMES`], or for a hostile one.
 const OBJECTS: &str = r#"
-{"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "web-1", "namespace": "a", "labels": {"app": "web"}},
- "spec": {"containers": [{"name": "istio-proxy"}]}, "status": {"phase": "Running", "podIP": "10.0.0.1"}}
-{"kind": "Pod", "apiVersion": "v1", "metadata": {"name": {0}, "namespace": {1}, "labels": {{2}: {3}},
- "ownerReferences": [{"kind": {4}, "name": {5}, "controller": true}]}, "spec": {"containers": [{"name": "istio-proxy"}]},
+{"kind": "Pod", "apiVersion": "v1",
+ "metadata": {"name": "web-1", "namespace": "a", "labels": {"app": "web"}},
+ "spec": {"containers": [{"name": "istio-proxy"}]},
+ "status": {"phase": "Running", "podIP": "10.0.0.1"}}
+{"kind": "Pod", "apiVersion": "v1",
+ "metadata": {"name": {0}, "namespace": {1}, "labels": {{2}: {3}},
+  "ownerReferences": [{"kind": {4}, "name": {5}, "controller": true}]},
+ "spec": {"containers": [{"name": "istio-proxy"}]},
  "status": {"phase": "Running", "podIP": "10.0.0.2"}}
 {"kind": "Deployment", "apiVersion": "apps/v1", "metadata": {"name": {5}, "namespace": {1}},
  "spec": {"selector": {"matchLabels": {{2}: {3}}}}}
 {"kind": "Service", "apiVersion": "v1", "metadata": {"name": {6}, "namespace": {1}},
  "spec": {"clusterIP": "10.1.0.1", "ports": [{"name": {7}, "port": 80}]}}
-{"kind": "ServiceEntry", "apiVersion": "networking.istio.io/v1", "metadata": {"name": {8}, "namespace": "a"},
- "spec": {"hosts": [{9}, "*.wild.example"], "ports": [{"number": 80, "name": {7}, "protocol": "HTTP"}], "resolution": "NONE"}}
-{"kind": "VirtualService", "apiVersion": "networking.istio.io/v1", "metadata": {"name": {8}, "namespace": "a"},
- "spec": {"hosts": [{10}, "*.wild.example"], "http": [{"route": [{"destination": {"host": {11}}}]}]}}
-{"kind": "Sidecar", "apiVersion": "networking.istio.io/v1", "metadata": {"name": {12}, "namespace": "a"},
- "spec": {"workloadSelector": {"labels": {"app": "web"}}, "ingress": [{"defaultEndpoint": {13}, {14}: 1}],
- "egress": [{"port": {"number": 90, "protocol": "TCP", "name": {15}}, "bind": {16}, "hosts": ["./*"]}, {"hosts": ["./*"]}]}}
+{"kind": "ServiceEntry", "apiVersion": "networking.istio.io/v1",
+ "metadata": {"name": {8}, "namespace": "a"},
+ "spec": {"hosts": [{9}, "*.wild.example"],
+  "ports": [{"number": 80, "name": {7}, "protocol": "HTTP"}], "resolution": "NONE"}}
+{"kind": "VirtualService", "apiVersion": "networking.istio.io/v1",
+ "metadata": {"name": {8}, "namespace": "a"},
+ "spec": {"hosts": [{10}, "*.wild.example"],
+  "http": [{"route": [{"destination": {"host": {11}}}]}]}}
+{"kind": "Sidecar", "apiVersion": "networking.istio.io/v1",
+ "metadata": {"name": {12}, "namespace": "a"},
+ "spec": {"workloadSelector": {"labels": {"app": "web"}},
+  "ingress": [{"defaultEndpoint": {13}, {14}: 1}],
+  "egress": [
+   {"port": {"number": 90, "protocol": "TCP", "name": {15}}, "bind": {16}, "hosts": ["./*"]},
+   {"hosts": ["./*"]}]}}
 "#;
 
 const NAMES: [&str; 23] = [
@@ -63,7 +75,8 @@ const NAMES: [&str; 23] = [
 ];
 
 fn known(name: &dyn Fn(usize) -> String) -> Learned {
-    let tally = json!({"connections": 1, "firstSeen": "2026-01-01T00:00:00Z", "lastSeen": "2026-01-01T00:00:00Z"});
+    let tally = json!({"connections": 1, "firstSeen": "2026-01-01T00:00:00Z",
+        "lastSeen": "2026-01-01T00:00:00Z"});
     let dependency = |destination: Value| {
         let mut d = json!({
             "workload": {"namespace": "a", "kind": "Pod", "name": "web-1"},
@@ -80,18 +93,18 @@ fn known(name: &dyn Fn(usize) -> String) -> Learned {
     Learned {
         dependencies: vec![
             dependency(
-                json!({"type": "external", "host": name(18), "namespace": "a", "name": name(8), "entryHost": "*.wild.example"}),
+                json!({"type": "external", "host": name(18), "namespace": "a", "name": name(8),
+                    "entryHost": "*.wild.example"}),
             ),
             dependency(json!({"type": "external", "host": name(19)})),
             dependency(
                 json!({"type": "pod", "namespace": name(1), "kind": name(4), "name": name(22)}),
             ),
-            dependency(
-                json!({"type": "unresolved", "address": "10.0.0.9", "host": name(18), "why": "no-service"}),
-            ),
-            dependency(
-                json!({"type": "ambiguous", "candidates": [{"namespace": "a", "name": name(22), "host": name(18), "port": 80}]}),
-            ),
+            dependency(json!({"type": "unresolved", "address": "10.0.0.9", "host": name(18),
+                    "why": "no-service"})),
+            dependency(json!({"type": "ambiguous",
+                    "candidates": [{"namespace": "a", "name": name(22), "host": name(18),
+                        "port": 80}]})),
         ],
         declared: vec![DeclaredCall {
             workload: "a/web-1".to_owned(),
@@ -105,7 +118,8 @@ fn known(name: &dyn Fn(usize) -> String) -> Learned {
 }
 
 fn hostile() -> impl Strategy<Value = String> {
-    let odd: Vec<char> = "\n\r\t\0\u{1b}\u{7f}\u{85}\u{9b}\u{a0}\u{2028}\u{2029}\u{202e}\u{feff}\u{fffe}\u{e000}\"'\\#:-?|>%@`[]{},&*!~ é漢"
+    let odd: Vec<char> = "\n\r\t\0\u{1b}\u{7f}\u{85}\u{9b}\u{a0}\u{2028}\u{2029}\u{202e}\
+                          \u{feff}\u{fffe}\u{e000}\"'\\#:-?|>%@`[]{},&*!~ é漢"
         .chars()
         .collect();
     let piece = prop_oneof![
@@ -138,8 +152,10 @@ proptest! {
         // A hostile name may equal that of the first pod; that pod is in the snapshot in any case.
         prop_assert!(snapshot.cluster.pods().iter().any(|p| p.workload == web));
         let all = BTreeMap::from([(web, known(&name))]);
-        let options = GenerateOptions { include_unready: true, include_incomplete: true, adopt: true, detail: true, ..GenerateOptions::default() };
-        let input = GenerateInput { cluster: &snapshot.cluster, meshes: &snapshot.meshes, learned: &all, options: &options };
+        let options = GenerateOptions { include_unready: true, include_incomplete: true,
+            adopt: true, detail: true, ..GenerateOptions::default() };
+        let input = GenerateInput { cluster: &snapshot.cluster, meshes: &snapshot.meshes,
+            learned: &all, options: &options };
         let outcomes = generate(&input, &subjects(&snapshot.cluster, &[]));
         let (mut stream, mut expected) = (String::new(), Vec::new());
         for outcome in &outcomes {
@@ -154,7 +170,8 @@ proptest! {
                 prop_assert!(host == "*" || valid::is_wildcard_host(host), "{:?} is listed", host);
             }
         }
-        prop_assert!(!expected.is_empty(), "{:?}", outcomes.iter().map(|o| &o.withheld).collect::<Vec<_>>());
+        prop_assert!(!expected.is_empty(), "{:?}",
+            outcomes.iter().map(|o| &o.withheld).collect::<Vec<_>>());
         prop_assert!(stream.bytes().all(|b| matches!(b, b'\n' | b' '..=b'~')), "{}", stream);
         prop_assert_eq!(&by_yaml_1_1(&stream), &expected, "{}", stream);
         prop_assert_eq!(&by_yaml_1_2(&stream), &expected, "{}", stream);

@@ -6,52 +6,38 @@ use serde_json::{Value, json};
 
 use crate::lab::Lab;
 
-#[test]
-fn objects_with_invalid_names_are_named_counted_and_left_out() {
-    let lab = Lab::new();
+/// An object of each kind with each name that is checked, all of them invalid.
+fn odd_objects() -> Vec<Value> {
     let object = |kind: &str, meta: Value, spec: Value| {
         let istio = ["ServiceEntry", "VirtualService", "DestinationRule"].contains(&kind);
         let version = if istio { "networking.istio.io/v1" } else { "v1" };
         json!({"apiVersion": version, "kind": kind, "metadata": meta, "spec": spec})
     };
     let odd = "x\u{2028}y\u{1b}[2J\u{202e}";
-    let none = json!({});
-    let all = [
-        object("Pod", json!({"name": odd, "namespace": "shop"}), none.clone()),
-        object("Pod", json!({"name": "p", "namespace": odd}), none.clone()),
-        object(
-            "Pod",
-            json!({"name": "p", "namespace": "shop", "labels": {odd: "x"}}),
-            none.clone(),
-        ),
-        object(
-            "Pod",
-            json!({"name": "p", "namespace": "shop", "labels": {"x": odd}}),
-            none.clone(),
-        ),
-        object(
-            "Pod",
-            json!({"name": "p", "namespace": "shop", "ownerReferences": [{"kind": odd, "name": "p"}]}),
-            none.clone(),
-        ),
-        object(
-            "Service",
-            json!({"name": "s", "namespace": "shop"}),
-            json!({"selector": {"a": odd}}),
-        ),
-        object(
-            "Deployment",
-            json!({"name": "d", "namespace": "shop"}),
-            json!({"selector": {"matchLabels": {"a": odd}}}),
-        ),
-        object("ServiceEntry", json!({"name": "e", "namespace": "shop"}), json!({"hosts": [odd]})),
-        object(
-            "VirtualService",
-            json!({"name": "v", "namespace": "shop"}),
-            json!({"hosts": [odd]}),
-        ),
-        object("DestinationRule", json!({"name": "r", "namespace": "shop"}), json!({"host": odd})),
+    let named = |name: &str| json!({"name": name, "namespace": "shop"});
+    let owner = json!({"kind": odd, "name": "p"});
+    let pods = [
+        named(odd),
+        json!({"name": "p", "namespace": odd}),
+        json!({"name": "p", "namespace": "shop", "labels": {odd: "x"}}),
+        json!({"name": "p", "namespace": "shop", "labels": {"x": odd}}),
+        json!({"name": "p", "namespace": "shop", "ownerReferences": [owner]}),
     ];
+    let specs = [
+        ("Service", "s", json!({"selector": {"a": odd}})),
+        ("Deployment", "d", json!({"selector": {"matchLabels": {"a": odd}}})),
+        ("ServiceEntry", "e", json!({"hosts": [odd]})),
+        ("VirtualService", "v", json!({"hosts": [odd]})),
+        ("DestinationRule", "r", json!({"host": odd})),
+    ];
+    let pods = pods.into_iter().map(|meta| object("Pod", meta, json!({})));
+    pods.chain(specs.map(|(kind, name, spec)| object(kind, named(name), spec))).collect()
+}
+
+#[test]
+fn objects_with_invalid_names_are_named_counted_and_left_out() {
+    let lab = Lab::new();
+    let all = odd_objects();
     let before = lab.run(&["forecast", "--cluster", "@mesh.yaml", "--calls", "@none.jsonl"]);
     assert_eq!(before.0, 1, "{}", before.2);
     lab.file("none.jsonl", "");

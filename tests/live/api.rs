@@ -22,10 +22,7 @@ impl Api {
     pub fn start(world: &mut World) -> Self {
         let server = inside(&world.node.ns, Server::start).join().unwrap();
         let kubeconfig = world.path("kubeconfig");
-        let text = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": format!("http://{}", server.address)}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}], "users": [{"name": "u", "user": {}}]});
-        std::fs::write(&kubeconfig, text.to_string()).unwrap();
+        crate::common::kubeconfig(&kubeconfig, server.address, &json!({}));
         world.kubeconfig = Some(kubeconfig);
         Self { server: Some(server), ns: world.node.ns.clone() }
     }

@@ -25,8 +25,8 @@ fn shop() -> (World, Net) {
     (world, web)
 }
 
-/// Kills an agent as if it was writing its second batch: `cut` gives how much of that is in the file.
-/// Imports the file afterwards, and returns standard error.
+/// Kills an agent as if it was writing its second batch: `cut` gives how much of that is in the
+/// file. Imports the file afterwards, and returns standard error.
 fn killed(cut: impl Fn(&str) -> usize) -> String {
     let (world, web) = shop();
     let out = world.path("out.ndjson");

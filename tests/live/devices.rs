@@ -9,70 +9,15 @@
 
 use std::process::Command;
 
-use etherparse::{EtherType, Ethernet2Header, Ipv4Header, SingleVlanHeader, TcpHeader, VlanId};
 use serde_json::json;
+use sidecarta_testkit::frame::{Tcp, tagged};
 
 use crate::frames::send;
 use crate::netns::ip;
 use crate::world::{REQUEST, World, call, expected, possible, serve};
 
-/// A TCP segment within this number of VLAN tags.
-fn tagged(
-    tags: u16,
-    from: ([u8; 4], u16),
-    to: ([u8; 4], u16),
-    set: impl FnOnce(&mut TcpHeader),
-    payload: &[u8],
-) -> Vec<u8> {
-    let mut tcp = TcpHeader::new(from.1, to.1, 7, 64_000);
-    set(&mut tcp);
-    let ip = Ipv4Header::new(
-        (tcp.header_len() + payload.len()) as u16,
-        64,
-        etherparse::IpNumber::TCP,
-        from.0,
-        to.0,
-    )
-    .unwrap();
-    // 802.1ad outside, 802.1Q inside.
-    let types: Vec<EtherType> =
-        (0..tags)
-            .map(|t| {
-                if t + 1 < tags {
-                    EtherType::PROVIDER_BRIDGING
-                } else {
-                    EtherType::VLAN_TAGGED_FRAME
-                }
-            })
-            .collect();
-    let types = [types, vec![EtherType::IPV4]].concat();
-    let mut frame = Vec::new();
-    Ethernet2Header {
-        source: [2, 0, 0, 0, 0, 1],
-        destination: [2, 0, 0, 0, 0, 2],
-        ether_type: types[0],
-    }
-    .write(&mut frame)
-    .unwrap();
-    for (tag, ether_type) in (0..tags).zip(&types[1..]) {
-        let vlan_id = VlanId::try_new(100 + tag).unwrap();
-        SingleVlanHeader {
-            pcp: Default::default(),
-            drop_eligible_indicator: false,
-            vlan_id,
-            ether_type: *ether_type,
-        }
-        .write(&mut frame)
-        .unwrap();
-    }
-    ip.write(&mut frame).unwrap();
-    tcp.write(&mut frame).unwrap();
-    frame.extend(payload);
-    frame
-}
-
 /// Sends the tagged frames of a call, as a pod with its own VLAN sends and receives them.
-fn tagged_frames_are_learned(tags: u16, more: &str) {
+fn tagged_frames_are_learned(tags: u8, more: &str) {
     let mut world = World::new();
     let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
     world.object("web", "web-1", &["10.244.1.10"], &json!({}));
@@ -80,13 +25,11 @@ fn tagged_frames_are_learned(tags: u16, more: &str) {
     world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
     let (client, server) = (([10, 244, 1, 10], 40_000), ([10, 244, 1, 11], 8080));
     let agent = world.agent(more);
-    send(&web, vec![tagged(tags, client, server, |t| t.syn = true, b"")]);
-    let answer = |t: &mut TcpHeader| (t.syn, t.ack, t.acknowledgment_number) = (true, true, 8);
-    send(&cart, vec![tagged(tags, server, client, answer, b"")]);
-    let data = |t: &mut TcpHeader| {
-        (t.sequence_number, t.ack, t.psh, t.acknowledgment_number) = (8, true, true, 8)
-    };
-    send(&web, vec![tagged(tags, client, server, data, REQUEST)]);
+    let put = |net, tcp: Tcp<'_>, from, to| send(net, vec![tagged(&tcp.frame(from, to), tags)]);
+    put(&web, Tcp { seq: 7, syn: true, ..Tcp::default() }, client, server);
+    put(&cart, Tcp { seq: 7, ack: Some(8), syn: true, ..Tcp::default() }, server, client);
+    let request = Tcp { seq: 8, ack: Some(8), psh: true, payload: REQUEST, ..Tcp::default() };
+    put(&web, request, client, server);
     assert_eq!(agent.end(), Some(0));
     assert_eq!(world.learned(), expected(&[("web -> cart:80", 1)]), "{:?}", world.counters());
     let counters = world.counters();
@@ -132,7 +75,8 @@ fn calls_are_learned_from_what_a_pod_sends_alone() {
     ip(&format!("-n {} link add back type veth peer name back netns {}", far.ns, web.ns));
     for ns in [&far.ns, &web.ns] {
         ip(&format!("-n {ns} link set back up"));
-        let loose = "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.back.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0";
+        let loose = "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.back.rp_filter=0 \
+                     net.ipv4.conf.eth0.rp_filter=0";
         let out =
             Command::new("ip").args(["netns", "exec", ns]).args(loose.split(' ')).output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -141,7 +85,10 @@ fn calls_are_learned_from_what_a_pod_sends_alone() {
     ip(&format!("-n {} addr add 10.9.1.10/24 dev back", web.ns));
     ip(&format!("-n {} route add 10.9.0.10/32 via 10.9.1.10 dev back src 10.9.0.11", far.ns));
     // An answer that came by the node all the same would not arrive.
-    world.node.nft("table ip t { chain c { type filter hook forward priority 0; ip saddr 10.9.0.11 drop\n}\n}\n");
+    world.node.nft(
+        "table ip t { chain c { type filter hook forward priority 0; \
+                    ip saddr 10.9.0.11 drop\n}\n}\n",
+    );
     serve(&far, "0.0.0.0:8080");
     let agent = world.agent("");
     (0..3).for_each(|_| call(&web, "10.9.0.11:8080", b"GET / HTTP/1.1\r\nHost: far\r\n\r\n"));

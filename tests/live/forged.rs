@@ -6,9 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sidecarta_testkit::dns;
+use sidecarta_testkit::frame::{datagram, syn};
 
 use crate::common::expect;
-use crate::frames::{datagram, dns_message, request, send, syn, syn_ack};
+use crate::frames::{request, send, syn_ack};
 use crate::netns::{Net, inside};
 use crate::world::{REQUEST, World, call, expected, possible, serve};
 
@@ -30,14 +32,10 @@ fn lies(victim: [u8; 4], target: [u8; 4]) -> Vec<Vec<u8>> {
         all.push(request(from(44_000), (target, 8_080)));
         // As if the target had asked for it.
         all.push(syn_ack((victim, 6_666), (target, 45_000 + n)));
-        all.push(datagram(
-            (victim, 53),
-            (target, 46_000 + n),
-            &dns_message(n, "evil.example", None),
-        ));
-        let answer = dns_message(n, "evil.example", Some(CART));
+        all.push(datagram((victim, 53), (target, 46_000 + n), &dns::question(n, "evil.example")));
+        let answer = dns::answer(n, "evil.example", &[CART]);
         all.push(datagram((victim, 53), (target, 47_000 + n), &answer));
-        all.push(datagram(from(48_000), (target, 53), &dns_message(n, "stolen.shop.svc", None)));
+        all.push(datagram(from(48_000), (target, 53), &dns::question(n, "stolen.shop.svc")));
     }
     all
 }
@@ -93,9 +91,8 @@ fn nothing_is_learned_from_forged_packets(known: bool, more: &str) {
     send(&evil, [lies(WEB, CART), lies(FAR, CART), lies(CART, WEB), lies(OTHER, WEB)].concat());
     send(&mole, [lies(FAR, CART), lies(WEB, CART), lies(OTHER, FAR)].concat());
     // With its own address it may send anything; nothing is learned of the receiver from that.
-    let own = |n: u16| {
-        datagram((EVIL, 53), (WEB, 47_100 + n), &dns_message(n, "evil.example", Some(CART)))
-    };
+    let own =
+        |n: u16| datagram((EVIL, 53), (WEB, 47_100 + n), &dns::answer(n, "evil.example", &[CART]));
     send(&evil, (0..20).map(own).collect());
     calls(&web, &evil, &far, &mole);
     assert_eq!(agent.end(), Some(0));

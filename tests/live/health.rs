@@ -112,7 +112,8 @@ fn without_the_right_to_capture_the_error_says_what_to_do() {
     let agent = env!("CARGO_BIN_EXE_sidecarta");
     let out = world.path("out.ndjson").display().to_string();
     let command = format!(
-        "setpriv --bounding-set -all --inh-caps -all {agent} agent --node n1 --listen none --pods {} --to {out}",
+        "setpriv --bounding-set -all --inh-caps -all {agent} agent --node n1 --listen none --pods \
+         {} --to {out}",
         world.snapshot()
     );
     let out = world.node.command(&command).output().unwrap();

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
+use sidecarta_testkit::dns;
 
-use crate::frames::dns_message;
 use crate::netns::{Net, inside};
 use crate::world::{REQUEST, World, call, eventually, exchange, expected, possible, serve};
 
@@ -39,7 +39,7 @@ fn look_up(net: &Net, names: &'static [&'static str]) {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         for (id, name) in names.iter().enumerate() {
-            socket.send_to(&dns_message(id as u16, name, None), "10.244.1.53:53").unwrap();
+            socket.send_to(&dns::question(id as u16, name), "10.244.1.53:53").unwrap();
             socket.recv(&mut [0; 512]).unwrap();
         }
     };
@@ -100,7 +100,8 @@ impl Tls {
         let (key, certificate) = (world.path("key.pem"), world.path("cert.pem"));
         let (key, certificate) = (key.display(), certificate.display());
         let make = format!(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=cart -keyout {key} -out {certificate}"
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=cart \
+             -keyout {key} -out {certificate}"
         );
         let made = Command::new("openssl").args(make.split_whitespace()).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -152,13 +153,15 @@ fn hellos(more: &str) {
     world.object("web", "web-1", &["10.244.1.10"], &json!({}));
     world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
     for (n, port) in [8443u16, 8444, 8445, 8446].into_iter().enumerate() {
-        world.objects.push(
-            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": format!("s{n}")},
+        world.objects.push(json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"namespace": "shop", "name": format!("s{n}")},
             "spec": {"clusterIP": "None", "clusterIPs": ["None"], "selector": {"app": "cart"},
-                "ports": [{"name": "https", "port": port, "targetPort": port, "protocol": "TCP"}]}}),
-        );
-        world.objects.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"namespace": "shop", "name": format!("s{n}-1"), "labels": {"kubernetes.io/service-name": format!("s{n}")}},
+                "ports": [{"name": "https", "port": port, "targetPort": port,
+                    "protocol": "TCP"}]}}));
+        world.objects.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "addressType": "IPv4",
+            "metadata": {"namespace": "shop", "name": format!("s{n}-1"),
+                "labels": {"kubernetes.io/service-name": format!("s{n}")}},
             "endpoints": [{"addresses": ["10.244.1.11"], "conditions": {"ready": true}}],
             "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}));
     }

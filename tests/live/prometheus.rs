@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use sidecarta::model::{Source, Spans};
 
 use crate::api::Api;
-use crate::world::{REQUEST, World, call, eventually, get, possible, serve};
+use crate::netns::Net;
+use crate::world::{Agent, REQUEST, World, call, eventually, get, possible, serve};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sidecarta");
 /// The project's rules.
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus-rules.yaml");
 
@@ -77,129 +79,182 @@ fn documented() -> BTreeMap<String, Option<String>> {
     all
 }
 
-#[test]
-fn prometheus_scrapes_agent_and_recorder_and_fires_the_rules() {
-    if !possible() || !installed("prometheus") {
-        return;
+/// A mesh with an agent, a recorder and a Prometheus that scrapes both. They end with this value.
+struct Monitored {
+    _prometheus: Running,
+    _agent: Agent,
+    _recorder: Running,
+    _api: Api,
+    _called: [Net; 2],
+    web: Net,
+    world: World,
+}
+
+impl Monitored {
+    fn new() -> Self {
+        let mut world = World::new();
+        let (web, cart) = world.web_and_cart();
+        let db = world.node.bridged("db", 12);
+        world.object("db", "db-1", &["10.244.1.12"], &json!({}));
+        world.service("db", "10.96.0.12", &[("10.244.1.12", 5432)]);
+        serve(&db, "0.0.0.0:5432");
+        let api = Api::start(&mut world);
+        api.add_objects(&world);
+        let recorder = start(
+            &world,
+            &format!(
+                "{PROGRAM} recorder --no-auth --address 127.0.0.1:15098 \
+                 --listen 127.0.0.1:15097 --settle 10ms --store {}",
+                world.path("store").display()
+            ),
+        );
+        let to = "agent --to http://127.0.0.1:15098 --capture any";
+        let agent = world.start(to, "--listen 127.0.0.1:15099");
+        let prometheus = prometheus(&world);
+        Self {
+            _prometheus: prometheus,
+            _agent: agent,
+            _recorder: recorder,
+            _api: api,
+            _called: [cart, db],
+            web,
+            world,
+        }
     }
-    let mut world = World::new();
-    let (web, _cart) = world.web_and_cart();
-    let db = world.node.bridged("db", 12);
-    world.object("db", "db-1", &["10.244.1.12"], &json!({}));
-    world.service("db", "10.96.0.12", &[("10.244.1.12", 5432)]);
-    serve(&db, "0.0.0.0:5432");
-    let api = Api::start(&mut world);
-    api.add_objects(&world);
-    let program = env!("CARGO_BIN_EXE_sidecarta");
-    let store = world.path("store");
-    let _recorder = start(
-        &world,
-        &format!(
-            "{program} recorder --no-auth --address 127.0.0.1:15098 --listen 127.0.0.1:15097 --settle 10ms --store {}",
-            store.display()
-        ),
-    );
-    let _agent =
-        world.start("agent --to http://127.0.0.1:15098 --capture any", "--listen 127.0.0.1:15099");
-    let target = |job: &str, port: u16| json!({"job_name": job, "static_configs": [{"targets": [format!("127.0.0.1:{port}")]}]});
+
+    /// The targets of Prometheus, and how they are.
+    fn targets(&self) -> BTreeSet<(String, String)> {
+        let targets = asked(&self.world, "targets?state=active");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let of = |t: &Value| (text(&t["labels"]["job"]), text(&t["health"]));
+        targets["activeTargets"].as_array().unwrap().iter().map(of).collect()
+    }
+
+    /// The series of a metric.
+    fn series(&self, metric: &str) -> Vec<Value> {
+        let found = asked(&self.world, &format!("query?query={metric}"));
+        found["result"].as_array().unwrap().clone()
+    }
+
+    /// The value of a metric that has one series.
+    fn value(&self, metric: &str) -> Option<f64> {
+        self.series(metric).first()?["value"][1].as_str()?.parse().ok()
+    }
+
+    /// Names of the rules that fire.
+    fn firing(&self) -> BTreeSet<String> {
+        let alerts = asked(&self.world, "alerts");
+        let firing = alerts["alerts"].as_array().unwrap().iter().filter(|a| a["state"] == "firing");
+        firing.map(|a| a["labels"]["alertname"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn assert_metrics_are_exactly_the_documented_ones(&self) {
+        let documented = documented();
+        assert!(documented.len() > 25, "{documented:?}");
+        for (metric, label) in &documented {
+            // The last change is visible after the next scrape.
+            eventually(&format!("the documented {metric}"), || !self.series(metric).is_empty());
+            for one in self.series(metric) {
+                let labels: BTreeSet<&str> =
+                    one["metric"].as_object().unwrap().keys().map(String::as_str).collect();
+                let expected =
+                    ["__name__", "instance", "job"].into_iter().chain(label.as_deref()).collect();
+                assert_eq!(labels, expected, "{metric}");
+            }
+        }
+        let names = asked(&self.world, "label/__name__/values");
+        let names = names.as_array().unwrap().iter().filter_map(Value::as_str);
+        let own = names.filter(|n| n.starts_with("sidecarta_"));
+        let undocumented: Vec<&str> = own.filter(|n| !documented.contains_key(*n)).collect();
+        assert!(undocumented.is_empty(), "{undocumented:?}");
+    }
+
+    /// The rule on losses agrees with the definition of a loss.
+    fn assert_rule_on_losses_excludes_what_is_no_loss(&self) {
+        let rules = rules();
+        let losses = rules.iter().find(|r| r["alert"] == "SidecartaLossesGrow").unwrap();
+        let losses = losses["expr"].as_str().unwrap();
+        let not_lost: BTreeSet<&str> = losses.split('"').nth(1).unwrap().split('|').collect();
+        let path = "label/event/values?match%5B%5D=sidecarta_agent_events_total";
+        let events = asked(&self.world, path);
+        for event in events.as_array().unwrap().iter().filter_map(Value::as_str) {
+            let counters = [(event.to_owned(), 1)].into();
+            let source = Source {
+                source: String::new(),
+                label: String::new(),
+                spans: Spans::default(),
+                counters,
+            };
+            assert_eq!(source.losses().next().is_none(), not_lost.contains(event), "{event}");
+        }
+    }
+
+    fn accept(&self) {
+        let accept = format!("{PROGRAM} accept --recorder http://127.0.0.1:15098");
+        let accepted = self.world.node.command(&accept).output().unwrap();
+        assert!(
+            String::from_utf8_lossy(&accepted.stdout).contains("shop/web: 1 dependencies accepted"),
+            "{accepted:?}"
+        );
+    }
+}
+
+/// A Prometheus that is ready, with the project's rules.
+fn prometheus(world: &World) -> Running {
+    let target = |job: &str, port: u16| {
+        json!({"job_name": job,
+        "static_configs": [{"targets": [format!("127.0.0.1:{port}")]}]})
+    };
+    let often = "200ms";
     let config = json!({
-        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"},
+        "global": {
+            "scrape_interval": often, "scrape_timeout": often, "evaluation_interval": often,
+        },
         "rule_files": [RULES],
         "scrape_configs": [target("sidecarta-agent", 15099), target("sidecarta-recorder", 15097)],
     });
     let file = world.path("prometheus.yml");
     std::fs::write(&file, config.to_string()).unwrap();
-    let _prometheus = start(
-        &world,
+    let prometheus = start(
+        world,
         &format!(
-            "prometheus --config.file={} --storage.tsdb.path={} --web.listen-address=127.0.0.1:9090",
+            "prometheus --config.file={} --storage.tsdb.path={} \
+             --web.listen-address=127.0.0.1:9090",
             file.display(),
             world.path("tsdb").display()
         ),
     );
     eventually("Prometheus", || get(&world.node, "127.0.0.1:9090", "/-/ready").0 == 200);
-    let up = || {
-        let targets = asked(&world, "targets?state=active");
-        let of = |t: &Value| {
-            (
-                t["labels"]["job"].as_str().unwrap().to_owned(),
-                t["health"].as_str().unwrap().to_owned(),
-            )
-        };
-        targets["activeTargets"].as_array().unwrap().iter().map(of).collect::<BTreeSet<_>>()
-    };
-    let both =
-        ["sidecarta-agent", "sidecarta-recorder"].map(|job| (job.to_owned(), "up".to_owned()));
-    eventually("both targets", || up() == both.clone().into());
+    prometheus
+}
 
-    call(&web, "10.244.1.11:8080", REQUEST);
-    let value = |metric: &str| -> Option<f64> {
-        let found = asked(&world, &format!("query?query={metric}"));
-        found["result"][0]["value"][1].as_str()?.parse().ok()
-    };
-    eventually("the edge", || value("sidecarta_recorder_edges_total").is_some_and(|n| n >= 1.0));
-    // The names are exactly the documented ones.
-    let documented = documented();
-    assert!(documented.len() > 25, "{documented:?}");
-    for (metric, label) in &documented {
-        let series = || {
-            asked(&world, &format!("query?query={metric}"))["result"].as_array().unwrap().clone()
-        };
-        // The last change is visible after the next scrape.
-        eventually(&format!("the documented {metric}"), || !series().is_empty());
-        for one in series() {
-            let labels: BTreeSet<&str> =
-                one["metric"].as_object().unwrap().keys().map(String::as_str).collect();
-            let expected =
-                ["__name__", "instance", "job"].into_iter().chain(label.as_deref()).collect();
-            assert_eq!(labels, expected, "{metric}");
-        }
-    }
-    let names = asked(&world, "label/__name__/values");
-    let own = names
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(Value::as_str)
-        .filter(|n| n.starts_with("sidecarta_"));
-    let undocumented: Vec<&str> = own.filter(|n| !documented.contains_key(*n)).collect();
-    assert!(undocumented.is_empty(), "{undocumented:?}");
-
-    // The rule on losses agrees with the definition of a loss.
+/// The rules of the project, of all groups.
+fn rules() -> Vec<Value> {
     let rules: Value = sidecarta::yaml::from_str(&std::fs::read_to_string(RULES).unwrap()).unwrap();
-    let all =
-        rules["groups"].as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap());
-    let losses = all.clone().find(|r| r["alert"] == "SidecartaLossesGrow").unwrap()["expr"]
-        .as_str()
-        .unwrap();
-    let not_lost: BTreeSet<&str> = losses.split('"').nth(1).unwrap().split('|').collect();
-    let events = asked(&world, "label/event/values?match%5B%5D=sidecarta_agent_events_total");
-    for event in events.as_array().unwrap().iter().filter_map(Value::as_str) {
-        let counters = [(event.to_owned(), 1)].into();
-        let source = Source {
-            source: String::new(),
-            label: String::new(),
-            spans: Spans::default(),
-            counters,
-        };
-        assert_eq!(source.losses().next().is_none(), not_lost.contains(event), "{event}");
-    }
+    let groups = rules["groups"].as_array().unwrap().iter();
+    groups.flat_map(|g| g["rules"].as_array().unwrap().clone()).collect()
+}
 
+#[test]
+fn prometheus_scrapes_agent_and_recorder_and_fires_the_rules() {
+    if !possible() || !installed("prometheus") {
+        return;
+    }
+    let mesh = Monitored::new();
+    let both = ["sidecarta-agent", "sidecarta-recorder"].map(|job| (job.into(), "up".into()));
+    eventually("both targets", || mesh.targets() == both.clone().into());
+    call(&mesh.web, "10.244.1.11:8080", REQUEST);
+    eventually("the edge", || {
+        mesh.value("sidecarta_recorder_edges_total").is_some_and(|n| n >= 1.0)
+    });
+    mesh.assert_metrics_are_exactly_the_documented_ones();
+    mesh.assert_rule_on_losses_excludes_what_is_no_loss();
     // A dependency that was not accepted makes the rule fire.
-    let firing = || -> BTreeSet<String> {
-        let alerts = asked(&world, "alerts");
-        let firing = alerts["alerts"].as_array().unwrap().iter().filter(|a| a["state"] == "firing");
-        firing.map(|a| a["labels"]["alertname"].as_str().unwrap().to_owned()).collect()
-    };
-    assert_eq!(firing(), BTreeSet::new());
-    let accept = format!("{program} accept --recorder http://127.0.0.1:15098");
-    let accepted = world.node.command(&accept).output().unwrap();
-    assert!(
-        String::from_utf8_lossy(&accepted.stdout).contains("shop/web: 1 dependencies accepted"),
-        "{accepted:?}"
-    );
-    call(&web, "10.244.1.12:5432", REQUEST);
-    eventually("the alert", || firing() == BTreeSet::from(["SidecartaNewDependency".to_owned()]));
+    assert_eq!(mesh.firing(), BTreeSet::new());
+    mesh.accept();
+    call(&mesh.web, "10.244.1.12:5432", REQUEST);
+    let new = BTreeSet::from(["SidecartaNewDependency".to_owned()]);
+    eventually("the alert", || mesh.firing() == new);
 }
 
 #[test]
@@ -214,11 +269,8 @@ fn each_rule_fires_when_it_should_and_not_before() {
         assert!(out.status.success() && said.contains("SUCCESS"), "{args:?}: {said}");
     }
     // The test has each rule.
-    let rules: Value = sidecarta::yaml::from_str(&std::fs::read_to_string(RULES).unwrap()).unwrap();
     let tested = std::fs::read_to_string(file).unwrap();
-    let all =
-        rules["groups"].as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap());
-    for name in all.map(|r| r["alert"].as_str().unwrap()) {
+    for name in rules().iter().map(|r| r["alert"].as_str().unwrap()) {
         let cases = tested.matches(&format!("alertname: {name}\n")).count();
         assert!(cases >= 2, "{name} is tested {cases} times: once firing, once not");
     }

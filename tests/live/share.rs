@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
 
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sidecarta_testkit::dns;
+use sidecarta_testkit::frame::{datagram, syn};
 
 use crate::common::expect;
-use crate::frames::{datagram, dns_message, syn};
-use crate::netns::inside;
+use crate::netns::{Net, inside};
 use crate::world::{REQUEST, World, call, metric, possible};
 
 const SCAN: [u8; 4] = [10, 244, 1, 12];
@@ -22,6 +24,29 @@ fn peak(process: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// The pod calls [`MANY`] addresses and asks for as many names, through its gateway. Gives how long
+/// that took.
+fn scan_all(pod: &Net, gateway: [u8; 6]) -> JoinHandle<Duration> {
+    inside(&pod.ns, move || {
+        let mut interface = pcap::Capture::from_device("eth0").unwrap().open().unwrap();
+        let begun = Instant::now();
+        for n in 0..MANY {
+            let [a, b, c, d] = n.to_be_bytes();
+            let port = 20_000 + (n % 40_000) as u16;
+            let name = format!("host-{n}.{}.scan{}.example", "x".repeat(40), n % 100);
+            let question = dns::question(n as u16, &name);
+            for mut frame in [
+                syn((SCAN, port), ([11 + a, b, c, d], 443), n),
+                datagram((SCAN, port), ([10, 244, 1, 53], 53), &question),
+            ] {
+                frame[..6].copy_from_slice(&gateway);
+                interface.sendpacket(frame.as_slice()).unwrap();
+            }
+        }
+        begun.elapsed()
+    })
+}
+
 #[test]
 fn a_pod_that_scans_takes_neither_memory_nor_the_share_of_others() {
     if !possible() {
@@ -33,25 +58,7 @@ fn a_pod_that_scans_takes_neither_memory_nor_the_share_of_others() {
     world.object("scan", "scan-1", &["10.244.1.12"], &json!({}));
     let agent = world.agent("--sample 1 --listen 127.0.0.1:15099");
     call(&scan, "10.244.1.11:8080", REQUEST);
-    let gateway = world.node.mac("br0");
-    let scanning = inside(&scan.ns, move || {
-        let mut interface = pcap::Capture::from_device("eth0").unwrap().open().unwrap();
-        let begun = Instant::now();
-        for n in 0..MANY {
-            let [a, b, c, d] = n.to_be_bytes();
-            let port = 20_000 + (n % 40_000) as u16;
-            let name = format!("host-{n}.{}.scan{}.example", "x".repeat(40), n % 100);
-            let question = dns_message(n as u16, &name, None);
-            for mut frame in [
-                syn((SCAN, port), ([11 + a, b, c, d], 443), n),
-                datagram((SCAN, port), ([10, 244, 1, 53], 53), &question),
-            ] {
-                frame[..6].copy_from_slice(&gateway);
-                interface.sendpacket(frame.as_slice()).unwrap();
-            }
-        }
-        begun.elapsed()
-    });
+    let scanning = scan_all(&scan, world.node.mac("br0"));
     let quiet = 60;
     for _ in 0..quiet {
         call(&web, "10.244.1.11:8080", REQUEST);

@@ -64,8 +64,8 @@ fn shop() -> (World, Vec<Net>) {
     (world, pods)
 }
 
-/// Calls each Service in turn from each pod, `each` times or until `stop`. Returns the calls as they
-/// are to be learned.
+/// Calls each Service in turn from each pod, `each` times or until `stop`. Returns the calls as
+/// they are to be learned.
 fn storm(pods: &[Net], each: u64, stop: &Arc<AtomicBool>) -> BTreeMap<String, u64> {
     let threads: Vec<_> = pods
         .iter()
@@ -199,11 +199,17 @@ fn rewritten(more: &str) {
                 ip daddr 10.96.0.11 tcp dport 80 dnat to 10.244.1.11:8080
                 ip daddr 10.96.0.12 tcp dport 80 dnat to 10.9.0.5:9090
             }
-            chain post { type nat hook postrouting priority srcnat; oifname br0 ip saddr 10.244.1.0/24 masquerade; }
+            chain post { type nat hook postrouting priority srcnat;
+                oifname br0 ip saddr 10.244.1.0/24 masquerade
+            }
         }
         table ip6 nat {
-            chain pre { type nat hook prerouting priority dstnat; ip6 daddr fd00:96::11 tcp dport 80 dnat to [fd00:1::b]:8081; }
-            chain post { type nat hook postrouting priority srcnat; oifname br0 ip6 saddr fd00:1::/64 masquerade; }
+            chain pre { type nat hook prerouting priority dstnat;
+                ip6 daddr fd00:96::11 tcp dport 80 dnat to [fd00:1::b]:8081
+            }
+            chain post { type nat hook postrouting priority srcnat;
+                oifname br0 ip6 saddr fd00:1::/64 masquerade
+            }
         }",
     );
     let agent = world.agent(more);
@@ -245,7 +251,9 @@ fn datagrams_to_a_service_address_count_once() {
     world.service_over("UDP", "stats", "10.96.0.13", &[("10.9.0.5", 9125)]);
     world.node.nft(
         "table ip nat {
-            chain pre { type nat hook prerouting priority dstnat; ip daddr 10.96.0.13 udp dport 80 dnat to 10.9.0.5:9125; }
+            chain pre { type nat hook prerouting priority dstnat;
+                ip daddr 10.96.0.13 udp dport 80 dnat to 10.9.0.5:9125
+            }
         }",
     );
     let received = inside(&stats.ns, || {

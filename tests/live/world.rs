@@ -58,8 +58,10 @@ impl World {
     pub fn object(&mut self, app: &str, pod: &str, addresses: &[&str], more: &Value) {
         let ips: Vec<Value> = addresses.iter().map(|a| json!({"ip": a})).collect();
         let mut object = json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"namespace": "shop", "name": pod, "uid": format!("uid-{pod}"), "labels": {"app": app, "pod-template-hash": "5c"},
-                "ownerReferences": [{"kind": "ReplicaSet", "name": format!("{app}-5c"), "controller": true}]},
+            "metadata": {"namespace": "shop", "name": pod, "uid": format!("uid-{pod}"),
+                "labels": {"app": app, "pod-template-hash": "5c"},
+                "ownerReferences": [{"kind": "ReplicaSet", "name": format!("{app}-5c"),
+                    "controller": true}]},
             "spec": {"nodeName": "n1", "containers": [{"name": "app"}]},
             "status": {"phase": "Running", "podIP": addresses[0], "podIPs": ips}});
         for (part, value) in more.as_object().unwrap() {
@@ -97,13 +99,17 @@ impl World {
         cluster_ip: &str,
         endpoints: &[(&str, u16)],
     ) {
-        self.objects.push(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": name},
+        self.objects.push(json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"namespace": "shop", "name": name},
             "spec": {"clusterIP": cluster_ip, "clusterIPs": [cluster_ip], "selector": {"app": name},
-                "ports": [{"name": "http", "port": 80, "targetPort": endpoints[0].1, "protocol": protocol}]}}));
+                "ports": [{"name": "http", "port": 80, "targetPort": endpoints[0].1,
+                    "protocol": protocol}]}}));
         for (n, (address, port)) in endpoints.iter().enumerate() {
             let family = if address.contains(':') { "IPv6" } else { "IPv4" };
-            self.objects.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
-                "metadata": {"namespace": "shop", "name": format!("{name}-{n}"), "labels": {"kubernetes.io/service-name": name}},
+            self.objects.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "addressType": family,
+                "metadata": {"namespace": "shop", "name": format!("{name}-{n}"),
+                    "labels": {"kubernetes.io/service-name": name}},
                 "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
                 "ports": [{"name": "http", "port": port, "protocol": protocol}]}));
         }

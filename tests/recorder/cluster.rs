@@ -28,6 +28,39 @@ pub struct Says {
     pub reviews: u64,
 }
 
+/// The user of all agents' tokens, and for whom these are.
+const AGENT: &str = "system:serviceaccount:sidecarta:sidecarta-agent";
+const AUDIENCE: &str = "sidecarta-recorder";
+
+impl Says {
+    /// These objects, and nobody who may ask.
+    pub fn of(objects: impl IntoIterator<Item = Value>) -> Self {
+        let mut says = Self::default();
+        for object in objects {
+            let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
+            says.objects.entry(plural).or_default().push(object);
+        }
+        says
+    }
+
+    /// Adds a token of an agent: the node of its pod, and another audience than the recorder.
+    pub fn agent(&mut self, token: &str, node: Option<&str>, other: Option<&str>) {
+        let audience = other.unwrap_or(AUDIENCE).to_owned();
+        let user = (AGENT.to_owned(), node.map(str::to_owned), Some(audience));
+        self.tokens.insert(token.to_owned(), user);
+    }
+
+    /// Adds a person, whose token is the name, with rights on Sidecars: verb, and namespace (empty:
+    /// all).
+    pub fn person(&mut self, name: &str, rights: &[(&str, &str)]) {
+        self.tokens.insert(name.to_owned(), (name.to_owned(), None, None));
+        let named = |(verb, namespace): &(&str, &str)| {
+            (name.to_owned(), (*verb).to_owned(), (*namespace).to_owned())
+        };
+        self.allowed.extend(rights.iter().map(named));
+    }
+}
+
 /// A running one.
 pub struct Cluster {
     pub says: Arc<Mutex<Says>>,
@@ -48,11 +81,7 @@ impl Cluster {
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move { axum::serve(listener, app).await });
         let kubeconfig = tempfile::NamedTempFile::new().unwrap();
-        let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "users": [{"name": "u", "user": {}}]});
-        std::fs::write(kubeconfig.path(), config.to_string()).unwrap();
+        super::common::kubeconfig(kubeconfig.path(), address, &json!({}));
         Self { says, kubeconfig, _runtime: runtime }
     }
 }
@@ -84,12 +113,15 @@ async fn answer(State(says): State<Arc<Mutex<Says>>>, request: Request) -> Respo
                     let extra = node
                         .map(|n| json!({"authentication.kubernetes.io/node-name": [n]}))
                         .unwrap_or(json!({}));
-                    json!({"authenticated": true, "audiences": audience.into_iter().collect::<Vec<_>>(),
-                        "user": {"username": user, "groups": ["system:authenticated"], "extra": extra}})
+                    json!({"authenticated": true,
+                        "audiences": audience.into_iter().collect::<Vec<_>>(),
+                        "user": {"username": user, "groups": ["system:authenticated"],
+                            "extra": extra}})
                 }
             };
-            Json(json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": {}, "status": status}))
-                .into_response()
+            Json(json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+                "metadata": {}, "spec": {}, "status": status}))
+            .into_response()
         }
         "subjectaccessreviews" => {
             says.reviews += 1;
@@ -103,21 +135,24 @@ async fn answer(State(says): State<Arc<Mutex<Says>>>, request: Request) -> Respo
             let asked =
                 (body["spec"]["user"].as_str().unwrap().to_owned(), of("verb"), of("namespace"));
             let allowed = says.allowed.contains(&asked);
-            Json(json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {}, "spec": {},
+            Json(json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+                "metadata": {}, "spec": {},
                 "status": {"allowed": allowed}}))
             .into_response()
         }
         kind if says.refused.contains_key(kind) => {
             let status = StatusCode::from_u16(says.refused[kind]).unwrap();
             let reason = if status == StatusCode::FORBIDDEN { "Forbidden" } else { "NotFound" };
-            let body = json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "metadata": {}, "code": status.as_u16(),
+            let body = json!({"apiVersion": "v1", "kind": "Status", "status": "Failure",
+                "metadata": {}, "code": status.as_u16(),
                 "reason": reason, "message": format!("{kind} is refused")});
             (status, Json(body)).into_response()
         }
         kind => {
             let items = says.objects.get(kind).cloned().unwrap_or_default();
-            Json(json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": items}))
-                .into_response()
+            Json(json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"},
+                "items": items}))
+            .into_response()
         }
     }
 }

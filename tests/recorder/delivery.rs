@@ -10,7 +10,7 @@ use sidecarta::agent::outlet::ToRecorder;
 use sidecarta::observed::{Gatherer, Reader};
 
 use super::CART;
-use super::forged::{batch, cluster, edge, hours_ago, now, object, objects, pod_line, settled};
+use super::lines::{batch, cluster, edge, hours_ago, now, object, objects, pod_line, settled};
 use super::running::Recorder;
 
 /// An agent's delivery without its interfaces: batches come from `bytes`.
@@ -51,7 +51,8 @@ impl Agent {
 #[test]
 fn a_pod_that_moved_while_the_recorder_was_away_silences_no_node() {
     let mut items = objects();
-    // It runs on n2 now; the pod of this name that ran on n1 was deleted, and no watch has reported it.
+    // It runs on n2 now; the pod of this name that ran on n1 was deleted, and no watch has reported
+    // it.
     items.push(object("shop", "web-0", "10.244.1.30", "n2"));
     let cluster = cluster(&items);
     let dir = tempfile::tempdir().unwrap();

@@ -184,7 +184,7 @@ fn every_path_answers_as_described_also_when_it_refuses() {
     let open = ["--no-auth", "--cluster", &snapshot];
     let open = Recorder::start(&dir.path().join("open"), None, &open);
     let mut says = Says::default();
-    says.tokens.insert("bob".into(), ("bob".into(), None, None));
+    says.person("bob", &[]);
     let cluster = Cluster::start(says);
     let guarded =
         Recorder::start(&dir.path().join("guarded"), Some(cluster.kubeconfig.path()), &[]);

@@ -1,12 +1,15 @@
 //! What befalls a recorder: kills, disks, certificates.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that cannot go on should say where, one that has measured what
+// A test that cannot go on should say where, one that has measured what.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+use sidecarta_testkit::random::Random;
 
 use super::CART;
 use super::common::disk::Disk;
@@ -15,18 +18,6 @@ use super::running::{Recorder, batch, snapshot};
 /// How often the recorder is killed where nothing else is said.
 const KILLS: u64 = 150;
 
-/// Random numbers from a seed (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-}
-
 /// Brings batches of an agent until the recorder is gone, and gives the number of the first that is
 /// not acknowledged.
 fn bring(address: &str, agent: usize, mut sequence: u64) -> u64 {
@@ -34,7 +25,8 @@ fn bring(address: &str, agent: usize, mut sequence: u64) -> u64 {
         let body = batch(&format!("n{agent}"), "b", sequence, CART, 1);
         let Ok(mut stream) = TcpStream::connect(address) else { return sequence };
         let head = format!(
-            "POST /v1/batches HTTP/1.1\r\nHost: r\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            "POST /v1/batches HTTP/1.1\r\nHost: r\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n",
             body.len()
         );
         let mut answer = String::new();
@@ -46,6 +38,48 @@ fn bring(address: &str, agent: usize, mut sequence: u64) -> u64 {
             return sequence;
         }
         sequence += 1;
+    }
+}
+
+/// Kills a recorder so long after it was started that it opens its store or is about to.
+fn kill_while_opening(mut command: Command, after: Duration, context: &str) {
+    let mut child = command.spawn().unwrap();
+    std::thread::sleep(after);
+    assert!(child.try_wait().unwrap().is_none(), "it ended by itself: {context}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Looks whether a recorder has all that was acknowledged, once, until it has or until chance ends
+/// that; whether it was seen to have it.
+fn has_acknowledged(recorder: &Recorder, next: &[u64], random: &mut Random, context: &str) -> bool {
+    let acknowledged: u64 = next.iter().sum();
+    let until = Instant::now() + Duration::from_secs(20);
+    while random.below(8) > 0 {
+        let (_, sum) = recorder.dependencies(None);
+        // Of each agent, one batch may be there without its knowledge.
+        assert!(sum <= acknowledged + 3, "{sum} connections of {acknowledged}: {context}");
+        if sum >= acknowledged {
+            return true;
+        }
+        assert!(Instant::now() < until, "{sum} connections of {acknowledged}: {context}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+/// Three agents bring batches until the recorder is killed.
+fn kill_while_receiving(recorder: Recorder, next: &mut [u64; 3], after: Duration) {
+    let senders: Vec<_> = (0..3usize)
+        .map(|agent| {
+            let (address, sequence) = (recorder.address.clone(), next[agent]);
+            std::thread::spawn(move || bring(&address, agent, sequence))
+        })
+        .collect();
+    std::thread::sleep(after);
+    recorder.kill("KILL");
+    for (agent, sender) in senders.into_iter().enumerate() {
+        next[agent] = sender.join().unwrap();
     }
 }
 
@@ -66,46 +100,23 @@ fn an_acknowledged_batch_counts_once_whatever_happens() {
     let begun = Instant::now();
     let (mut next, mut opening, mut checks) = ([0u64; 3], 0, 0);
     for round in 0..kills {
-        let context = || format!("kill {round} of {kills}, SIDECARTA_SEED={seed}");
+        let context = format!("kill {round} of {kills}, SIDECARTA_SEED={seed}");
         if random.below(3) == 0 {
-            let mut child = Recorder::command(&store, None, &options).spawn().unwrap();
-            std::thread::sleep(Duration::from_micros(random.below(60_000)));
-            assert!(child.try_wait().unwrap().is_none(), "it ended by itself: {}", context());
-            child.kill().unwrap();
-            child.wait().unwrap();
+            let after = Duration::from_micros(random.below(60_000));
+            kill_while_opening(Recorder::command(&store, None, &options), after, &context);
             opening += 1;
             continue;
         }
         let recorder = Recorder::start(&store, None, &options);
-        let acknowledged: u64 = next.iter().sum();
-        let until = Instant::now() + Duration::from_secs(20);
-        // Of each agent, one batch may be there without its knowledge.
-        while random.below(8) > 0 {
-            let (_, sum) = recorder.dependencies(None);
-            assert!(sum <= acknowledged + 3, "{sum} connections of {acknowledged}: {}", context());
-            if sum >= acknowledged {
-                checks += 1;
-                break;
-            }
-            assert!(Instant::now() < until, "{sum} connections of {acknowledged}: {}", context());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let senders: Vec<_> = (0..3usize)
-            .map(|agent| {
-                let (address, sequence) = (recorder.address.clone(), next[agent]);
-                std::thread::spawn(move || bring(&address, agent, sequence))
-            })
-            .collect();
-        std::thread::sleep(Duration::from_micros(random.below(80_000)));
-        recorder.kill("KILL");
-        for (agent, sender) in senders.into_iter().enumerate() {
-            next[agent] = sender.join().unwrap();
-        }
+        checks += u64::from(has_acknowledged(&recorder, &next, &mut random, &context));
+        let after = Duration::from_micros(random.below(80_000));
+        kill_while_receiving(recorder, &mut next, after);
     }
     let acknowledged: u64 = next.iter().sum();
     // Shown with `--nocapture`.
     println!(
-        "{kills} kills in {:.1} s, {opening} of them while opening; {acknowledged} batches acknowledged, {checks} checks; seed {seed}",
+        "{kills} kills in {:.1} s, {opening} of them while opening; {acknowledged} batches \
+         acknowledged, {checks} checks; seed {seed}",
         begun.elapsed().as_secs_f64()
     );
     assert!(acknowledged > kills / 2, "{acknowledged} batches only");

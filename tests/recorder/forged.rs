@@ -2,157 +2,37 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::io::Write;
 
 use serde_json::{Value, json};
 use sidecarta::model::Time;
 
 use super::CART;
-use super::cluster::{Cluster, Says};
+use super::cluster::Cluster;
 use super::common::{expect, run};
-use super::running::{Recorder, service};
+use super::lines::{
+    batch, cluster, counters, edge, hours_ago, json_of, now, object, objects, pod_line, records,
+    settled, snapshot, watching,
+};
+use super::running::Recorder;
 
-const AGENT: &str = "system:serviceaccount:sidecarta:sidecarta-agent";
-
-pub(super) fn now() -> Time {
-    Time(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64)
-}
-
-pub(super) fn hours_ago(hours: i64) -> Time {
-    Time((now().0 / 1_000_000_000 - hours * 3_600) * 1_000_000_000)
-}
-
-/// A pod as the API server has it; its UID is `uid-NAME`.
-pub(super) fn object(namespace: &str, name: &str, address: &str, node: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"namespace": namespace, "name": name, "uid": format!("uid-{name}"), "labels": {"app": name}},
-        "spec": {"nodeName": node, "containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
-        "status": {"phase": "Running", "podIP": address, "startTime": hours_ago(2)}})
-}
-
-/// `web` on n1, `cart` and the victim `bank/db` on n2.
-pub(super) fn objects() -> Vec<Value> {
-    let mut all = vec![
-        object("shop", "web", "10.244.1.10", "n1"),
-        object("shop", "cart", "10.244.1.11", "n2"),
-        object("bank", "db", "10.244.1.12", "n2"),
-    ];
-    all.extend(service("cart", "10.244.1.11"));
-    all
-}
-
-fn snapshot(dir: &Path, items: &[Value]) -> PathBuf {
-    let path = dir.join("cluster.json");
-    std::fs::write(&path, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
-        .unwrap();
-    path
-}
-
-/// A cluster in which the agents of n1 and n2 have tokens, and `ann` may read everything.
-pub(super) fn cluster(items: &[Value]) -> Cluster {
-    let mut says = Says::default();
-    for object in items {
-        let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
-        says.objects.entry(plural).or_default().push(object.clone());
-    }
-    for node in ["n1", "n2"] {
-        let audience = Some("sidecarta-recorder".to_owned());
-        says.tokens.insert(format!("agent-{node}"), (AGENT.into(), Some(node.into()), audience));
-    }
-    says.tokens.insert("ann".into(), ("ann".into(), None, None));
-    for namespace in ["", "shop", "bank"] {
-        says.allowed.insert(("ann".into(), "list".into(), namespace.into()));
-    }
-    Cluster::start(says)
-}
-
-/// A pod in a batch of an agent.
-pub(super) fn pod_line(namespace: &str, name: &str, node: &str) -> Value {
-    json!({"name": name, "uid": format!("uid-{name}"), "workload": {"namespace": namespace, "kind": "Pod", "name": name},
-        "labels": {"app": name}, "selector": {"app": name}, "dataPlane": "sidecar", "start": hours_ago(2),
-        "end": "2262-04-11T23:47:16.854775807Z", "addresses": ["10.244.1.10"], "node": node, "capture": {}})
-}
-
-pub(super) fn edge(pod: usize, to: &str, connections: u64, at: Time) -> Value {
-    json!({"edge": {"pod": pod, "responder": to, "transport": "tcp", "orientation": "handshake", "fromStart": true, "answered": true,
-        "refused": false, "content": "unknown", "names": {}, "initiator": "10.244.1.10:40000", "connections": connections,
-        "first": at, "lastBegan": at, "last": at, "packets": 9}})
-}
-
-fn watching(pod: usize, from: Time, to: Time) -> Value {
-    json!({"watching": {"pod": pod, "packets": 9, "spans": [{"from": from, "to": to}]}})
-}
-
-/// A batch of these pods and lines.
-pub(super) fn batch(node: &str, sequence: u64, pods: &[Value], lines: &[Value]) -> Vec<u8> {
-    let header = json!({"observed": {"version": 1, "source": format!("agent:{node}:b"), "sequence": sequence, "node": node,
-        "made": now(), "spans": [], "counters": {}}});
-    let mut all = vec![header];
-    all.extend(pods.iter().map(|p| json!({"pod": p})));
-    all.extend_from_slice(lines);
-    all.push(json!({"end": {"lines": all.len()}}));
-    all.iter().map(|l| format!("{l}\n")).collect::<String>().into_bytes()
-}
-
-fn json_of(recorder: &Recorder, path: &str) -> Value {
-    let (status, body) = recorder.get(path, Some("ann"));
-    assert_eq!(status, 200, "{path}: {body}");
-    serde_json::from_str(&body).unwrap()
-}
-
-/// Waits until no batch waits to be resolved and so many lines are unverified.
-pub(super) fn settled(recorder: &Recorder, apart: u64) -> Value {
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        let mesh = json_of(recorder, "/v1/mesh");
-        let lines: u64 = mesh["unverified"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|n| n["lines"].as_u64().unwrap())
-            .sum();
-        if mesh["batchesWaiting"] == 0 && lines == apart {
-            return mesh;
-        }
-        assert!(Instant::now() < until, "{mesh}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Counters of the agent on a node.
-fn counters(recorder: &Recorder, node: &str) -> Value {
-    let status = json_of(recorder, "/v1/workloads");
-    let sources = status["sources"].as_array().unwrap();
-    let of = sources.iter().find(|s| s["label"] == node);
-    of.map(|s| s["counters"].clone()).unwrap_or_default()
-}
-
-fn records(recorder: &Recorder) -> Vec<Value> {
-    let (status, body) = recorder.get("/v1/records", Some("ann"));
-    assert_eq!(status, 200, "{body}");
-    body.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
-}
-
-#[test]
-fn an_agent_speaks_for_the_pods_of_its_node_as_the_api_server_knows_them() {
-    let items = objects();
-    let cluster = cluster(&items);
+/// A recorder to which the agent on n1 brought lines about its own pod, said to be one of the
+/// victim's workload, in another part of the mesh; about the victim's pod, said to be here; about a
+/// pod that is not there; and about one that it says is elsewhere.
+fn forging() -> (Cluster, tempfile::TempDir, Recorder) {
+    let cluster = cluster(&objects());
     let dir = tempfile::tempdir().unwrap();
     let kubeconfig = Some(cluster.kubeconfig.path());
     let recorder = Recorder::start(&dir.path().join("store"), kubeconfig, &[]);
-    let victim = json!({"namespace": "bank", "kind": "Pod", "name": "db"});
-    // Its own pod, said to be one of the victim's workload, in another part of the mesh.
     let mut renamed = pod_line("shop", "web", "n1");
     renamed["workload"]["kind"] = "Deployment".into();
     renamed["workload"]["name"] = "cart".into();
     renamed["labels"] = json!({"app": "db"});
     renamed["selector"] = json!({"app": "db"});
     renamed["dataPlane"] = "gateway".into();
-    // The victim's pod, said to be here; a pod that is not there; one that says to be elsewhere.
     let stolen = pod_line("bank", "db", "n1");
     let mut ghost = pod_line("bank", "db-0", "n1");
-    ghost["workload"] = victim;
+    ghost["workload"] = json!({"namespace": "bank", "kind": "Pod", "name": "db"});
     let elsewhere = pod_line("bank", "db-1", "n2");
     let at = hours_ago(1);
     let mut lines: Vec<Value> = (0..4).map(|pod| watching(pod, at, now())).collect();
@@ -160,11 +40,28 @@ fn an_agent_speaks_for_the_pods_of_its_node_as_the_api_server_knows_them() {
     lines.extend((1..4).map(|pod| edge(pod, "10.244.1.10:9999", 1, at)));
     let forged = batch("n1", 0, &[renamed, stolen, ghost, elsewhere], &lines);
     assert_eq!(recorder.post(Some("agent-n1"), &forged).0, 200);
-    let mesh = settled(&recorder, 2);
-    assert_eq!(
-        (&mesh["unverified"][0]["node"], &mesh["unverified"][0]["pods"]),
-        (&"n1".into(), &1.into())
-    );
+    settled(&recorder, 2);
+    (cluster, dir, recorder)
+}
+
+/// Runs a command that asks the recorder as `ann`.
+fn as_ann(recorder: &Recorder, args: &[&str]) -> std::process::Output {
+    let mut token = tempfile::NamedTempFile::new().unwrap();
+    token.write_all(b"ann").unwrap();
+    let token = token.path().display().to_string();
+    run(&[args, &["--recorder", &recorder.url(), "--token-file", &token]].concat())
+}
+
+/// What the recorder's status prints.
+fn status(recorder: &Recorder, more: &[&str]) -> String {
+    let out = as_ann(recorder, &[&["status"], more].concat());
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn an_agent_speaks_for_the_pods_of_its_node_as_the_api_server_knows_them() {
+    let (_cluster, _dir, recorder) = forging();
     for record in records(&recorder) {
         assert_ne!(record["workload"]["namespace"], "bank", "{record}");
         assert_ne!(record["namespace"], "bank", "{record}");
@@ -176,36 +73,57 @@ fn an_agent_speaks_for_the_pods_of_its_node_as_the_api_server_knows_them() {
     }
     let (all, sum) = recorder.dependencies(Some("ann"));
     assert_eq!((all.len(), sum, &all[0]["workload"]["name"]), (1, 3, &"web".into()), "{all:?}");
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+}
+
+#[test]
+fn lines_about_pods_of_other_nodes_are_counted_and_shown() {
+    let (_cluster, _dir, recorder) = forging();
     let counted = counters(&recorder, "n1");
-    assert_eq!(
-        (&counted["lines-of-other-nodes"], &counted["lines-unverified"]),
-        (&4.into(), &2.into()),
-        "{counted}"
-    );
-    // People see it; and no Sidecar is written for the victim.
-    let token = dir.path().join("ann");
-    std::fs::write(&token, "ann").unwrap();
-    let token = token.display().to_string();
-    let url = recorder.url();
-    let ask = ["--recorder", &url, "--token-file", &token];
-    let status = expect(0, &[&["status"][..], &ask].concat());
+    assert_eq!(counted["lines-of-other-nodes"], 4, "{counted}");
+    let status = status(&recorder, &[]);
     assert!(status.contains("lost: n1: lines-of-other-nodes 4"), "{status}");
-    assert!(status.contains("unverified: the agent on n1 sent 2 lines about 1 pods"), "{status}");
-    let status = expect(0, &[&["status", "-o", "json"][..], &ask].concat());
-    let status: Value = serde_json::from_str(&status).unwrap();
-    assert_eq!(status["unverified"][0]["lines"], 2, "{status}");
-    let of_shop = expect(0, &[&["status", "-n", "shop"][..], &ask].concat());
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+}
+
+#[test]
+fn lines_about_unknown_pods_are_counted_and_shown_to_whoever_sees_all_namespaces() {
+    let (_cluster, _dir, recorder) = forging();
+    let counted = counters(&recorder, "n1");
+    assert_eq!(counted["lines-unverified"], 2, "{counted}");
+    let mesh = settled(&recorder, 2);
+    assert_eq!(
+        (&mesh["unverified"][0]["node"], &mesh["unverified"][0]["pods"]),
+        (&"n1".into(), &1.into())
+    );
+    let all = status(&recorder, &[]);
+    assert!(all.contains("unverified: the agent on n1 sent 2 lines about 1 pods"), "{all}");
+    let all: Value = serde_json::from_str(&status(&recorder, &["-o", "json"])).unwrap();
+    assert_eq!(all["unverified"][0]["lines"], 2, "{all}");
+    let of_shop = status(&recorder, &["-n", "shop"]);
     assert!(!of_shop.contains("unverified"), "it is said to be of another namespace: {of_shop}");
-    let snapshot = snapshot(dir.path(), &items).display().to_string();
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+}
+
+#[test]
+fn no_sidecar_is_written_for_a_workload_of_forged_lines() {
+    let (_cluster, dir, recorder) = forging();
+    let snapshot = snapshot(dir.path(), &objects()).display().to_string();
     let generate = ["generate", "--include-unready", "--cluster", &snapshot];
-    let written = run(&[&generate[..], &ask].concat());
-    let written = String::from_utf8_lossy(&written.stdout).into_owned();
+    let written = as_ann(&recorder, &generate).stdout;
+    let written = String::from_utf8_lossy(&written);
     assert!(
         written.contains("namespace: shop") && !written.contains("namespace: bank"),
         "{written}"
     );
-    // The agent of the other node is not touched by any of it.
-    let honest = batch("n2", 0, &[pod_line("bank", "db", "n2")], &[edge(0, CART, 5, at)]);
+    assert_eq!(recorder.kill("TERM").0, Some(0));
+}
+
+#[test]
+fn forged_lines_do_not_touch_the_agent_of_another_node() {
+    let (_cluster, _dir, recorder) = forging();
+    let lines = [edge(0, CART, 5, hours_ago(1))];
+    let honest = batch("n2", 0, &[pod_line("bank", "db", "n2")], &lines);
     assert_eq!(recorder.post(Some("agent-n2"), &honest).0, 200);
     recorder.connections(Some("ann"), 8);
     assert_eq!(counters(&recorder, "n2")["lines-of-other-nodes"], Value::Null);
@@ -261,74 +179,98 @@ fn a_watch_of_the_far_future_makes_nothing_stale_and_one_of_the_past_covers_noth
     assert!(status.contains("lost: n1: lines-impossible 1, times-corrected 3"), "{status}");
 }
 
+/// A recorder that is started again and again, with lines about a pod that it knows (one
+/// connection) and about two that it does not: `job` (10 connections, and a watch) and `late`
+/// (100).
+struct Late {
+    cluster: Cluster,
+    dir: tempfile::TempDir,
+    brought: Vec<u8>,
+}
+
+impl Late {
+    fn new() -> Self {
+        let pods = ["web", "job", "late"].map(|name| pod_line("shop", name, "n1"));
+        let at = hours_ago(1);
+        let lines = [
+            edge(0, CART, 1, at),
+            edge(1, CART, 10, at),
+            watching(1, at, now()),
+            edge(2, CART, 100, at),
+        ];
+        let (cluster, dir) = (cluster(&objects()), tempfile::tempdir().unwrap());
+        Self { cluster, dir, brought: batch("n1", 0, &pods, &lines) }
+    }
+
+    fn store(&self) -> String {
+        self.dir.path().join("store").display().to_string()
+    }
+
+    fn bring(&self, recorder: &Recorder) -> (u16, String) {
+        recorder.post(Some("agent-n1"), &self.brought)
+    }
+
+    /// The API server tells of a pod.
+    fn add(&self, name: &str, node: &str) {
+        let pod = object("shop", name, "10.244.1.20", node);
+        self.cluster.says.lock().unwrap().objects.get_mut("pods").unwrap().push(pod);
+    }
+
+    fn start(&self) -> Recorder {
+        let store = self.dir.path().join("store");
+        Recorder::start(&store, Some(self.cluster.kubeconfig.path()), &[])
+    }
+
+    /// A recorder that is started again has so many unverified lines, so many connections, and
+    /// whatever is checked.
+    fn restarted(&self, apart: u64, connections: u64, check: impl FnOnce(&Recorder)) {
+        let recorder = self.start();
+        settled(&recorder, apart);
+        recorder.connections(Some("ann"), connections);
+        check(&recorder);
+        recorder.connections(Some("ann"), connections);
+        assert_eq!(recorder.kill("TERM").0, Some(0));
+    }
+
+    /// A store tells as much without its recorder.
+    fn assert_store_shows_unverified(&self) {
+        let path = self.store();
+        let status = expect(0, &["status", "--store", &path, "-o", "json"]);
+        let status: Value = serde_json::from_str(&status).unwrap();
+        assert_eq!(
+            (&status["unverified"][0]["lines"], &status["unverified"][0]["pods"]),
+            (&3.into(), &2.into())
+        );
+        assert!(!expect(0, &["export", "--store", &path]).contains("\"late\""));
+    }
+}
+
 #[test]
 fn lines_about_an_unknown_pod_are_learned_once_when_it_is_known() {
-    let cluster = cluster(&objects());
-    let dir = tempfile::tempdir().unwrap();
-    let (store, kubeconfig) = (dir.path().join("store"), Some(cluster.kubeconfig.path()));
-    let recorder = Recorder::start(&store, kubeconfig, &[]);
-    let pods = [
-        pod_line("shop", "web", "n1"),
-        pod_line("shop", "job", "n1"),
-        pod_line("shop", "late", "n1"),
-    ];
-    let at = hours_ago(1);
-    let lines = [
-        edge(0, CART, 1, at),
-        edge(1, CART, 10, at),
-        watching(1, at, now()),
-        edge(2, CART, 100, at),
-    ];
-    let brought = batch("n1", 0, &pods, &lines);
-    assert_eq!(recorder.post(Some("agent-n1"), &brought).0, 200);
+    let late = Late::new();
+    let recorder = late.start();
+    assert_eq!(late.bring(&recorder).0, 200);
     settled(&recorder, 3);
     recorder.connections(Some("ann"), 1);
     recorder.kill("KILL");
-    // A store tells as much without its recorder.
-    let path = store.display().to_string();
-    let status = expect(0, &["status", "--store", &path, "-o", "json"]);
-    let status: Value = serde_json::from_str(&status).unwrap();
-    assert_eq!(
-        (&status["unverified"][0]["lines"], &status["unverified"][0]["pods"]),
-        (&3.into(), &2.into())
-    );
-    assert!(!expect(0, &["export", "--store", &path]).contains("\"late\""));
-    // A restart changes nothing; then the API server tells of one of the two, on this node, and of
-    // the other, on another one.
-    let recorder = Recorder::start(&store, kubeconfig, &[]);
-    settled(&recorder, 3);
-    recorder.connections(Some("ann"), 1);
-    assert_eq!(recorder.kill("TERM").0, Some(0));
-    let add = |name: &str, node: &str| {
-        let pod = object("shop", name, "10.244.1.20", node);
-        cluster.says.lock().unwrap().objects.get_mut("pods").unwrap().push(pod);
-    };
-    add("job", "n1");
-    let recorder = Recorder::start(&store, kubeconfig, &[]);
-    settled(&recorder, 1);
-    recorder.connections(Some("ann"), 11);
-    assert_eq!(counters(&recorder, "n1")["lines-confirmed"], 2);
-    assert_eq!(recorder.kill("TERM").0, Some(0));
-    add("late", "n2");
-    let recorder = Recorder::start(&store, kubeconfig, &[]);
-    settled(&recorder, 0);
-    let counted = counters(&recorder, "n1");
-    assert_eq!(
-        (
-            &counted["lines-of-other-nodes"],
-            &counted["lines-unverified"],
-            &counted["lines-confirmed"]
-        ),
-        (&1.into(), &3.into(), &2.into()),
-        "{counted}"
-    );
-    // Brought again, it is held already.
-    assert!(recorder.post(Some("agent-n1"), &brought).1.contains("already-held"));
-    recorder.connections(Some("ann"), 11);
-    assert_eq!(recorder.kill("TERM").0, Some(0));
-    let recorder = Recorder::start(&store, kubeconfig, &[]);
-    recorder.connections(Some("ann"), 11);
-    assert_eq!(recorder.kill("TERM").0, Some(0));
+    late.assert_store_shows_unverified();
+    // A restart changes nothing.
+    late.restarted(3, 1, |_| {});
+    late.add("job", "n1");
+    late.restarted(1, 11, |recorder| {
+        assert_eq!(counters(recorder, "n1")["lines-confirmed"], 2);
+    });
+    // Of another node: its lines are not of this agent.
+    late.add("late", "n2");
+    late.restarted(0, 11, |recorder| {
+        let counted = counters(recorder, "n1");
+        let counted = ["lines-of-other-nodes", "lines-unverified", "lines-confirmed"]
+            .map(|name| counted[name].as_u64());
+        assert_eq!(counted, [Some(1), Some(3), Some(2)]);
+        // Brought again, it is held already.
+        assert!(late.bring(recorder).1.contains("already-held"));
+    });
+    late.restarted(0, 11, |_| {});
 }
 
 #[test]
@@ -367,12 +309,14 @@ fn counters_have_known_names_and_old_batches_are_read() {
     old[2]["start"] = json!(hours_ago(9));
     let lines: Vec<Value> = (0..3).map(|pod| edge(pod, CART, 1, hours_ago(1))).collect();
     let text = String::from_utf8(batch("n1", 0, &old, &lines)).unwrap();
-    let strange = json!({"ring-dropped": 7, "lines-of-other-nodes": 99, "lost nothing": 5, "x".repeat(1_000): 6});
+    let strange = json!({"ring-dropped": 7, "lines-of-other-nodes": 99, "lost nothing": 5,
+        "x".repeat(1_000): 6});
     let text = text.replacen("\"counters\":{}", &format!("\"counters\":{strange}"), 1);
     assert_eq!(recorder.post(Some("agent-n1"), text.as_bytes()).0, 200);
     settled(&recorder, 1);
     recorder.connections(Some("ann"), 1);
-    let want = json!({"lines-of-other-nodes": 1, "lines-unverified": 1, "ring-dropped": 7, "unknown-counters": 110});
+    let want = json!({"lines-of-other-nodes": 1, "lines-unverified": 1, "ring-dropped": 7,
+        "unknown-counters": 110});
     assert_eq!(counters(&recorder, "n1"), want);
     assert_eq!(recorder.kill("TERM").0, Some(0));
 }

@@ -3,7 +3,8 @@
 //!
 //! `SIDECARTA_TORTURE=1` attacks for longer, and prints what was measured.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that cannot go on should say where, one that has measured what
+// A test that cannot go on should say where, one that has measured what.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,8 +14,9 @@ use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
 use super::CART;
+use super::attacks::{self, ZSTD, ask, ask_packed};
 use super::cluster::{Cluster, Says};
-use super::running::{Recorder, batch, pod, service, snapshot};
+use super::running::{Recorder, batch, shop, snapshot};
 
 /// Descriptors that the recorder has: 112 connections.
 const DESCRIPTORS: u32 = 256;
@@ -31,21 +33,11 @@ fn free_port() -> u16 {
 
 /// An API server that knows the agents `agent-N` on the nodes nN, and `ann`, who may read.
 fn cluster() -> Cluster {
-    let mut says = Says::default();
-    let [service, slice] = service("cart", "10.244.1.11");
-    says.objects.insert(
-        "pods".into(),
-        vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1")],
-    );
-    says.objects.insert("services".into(), vec![service]);
-    says.objects.insert("endpointslices".into(), vec![slice]);
+    let mut says = Says::of(shop());
     for n in 1..5 {
-        let agent = "system:serviceaccount:sidecarta:sidecarta-agent".to_owned();
-        let audience = Some("sidecarta-recorder".to_owned());
-        says.tokens.insert(format!("agent-{n}"), (agent, Some(format!("n{n}")), audience));
+        says.agent(&format!("agent-{n}"), Some(&format!("n{n}")), None);
     }
-    says.tokens.insert("ann".into(), ("ann".into(), None, None));
-    says.allowed.insert(("ann".into(), "list".into(), "shop".into()));
+    says.person("ann", &[("list", "shop")]);
     Cluster::start(says)
 }
 
@@ -138,169 +130,54 @@ impl Target {
         println!("{what}: {times} times, {taken} batches in {longest:?} at most, {peak} KiB");
         assert!(peak < MEMORY, "{what}: {peak} KiB");
     }
-}
 
-/// Posts a batch, and gives the status and the answer; 0 where there is none.
-fn ask(address: &str, token: Option<&str>, body: &[u8]) -> (u16, String) {
-    ask_packed(address, token, "", body)
-}
-
-fn ask_packed(address: &str, token: Option<&str>, coding: &str, body: &[u8]) -> (u16, String) {
-    let none = |e: std::io::Error| (0, e.to_string());
-    let mut stream = match TcpStream::connect(address) {
-        Ok(stream) => stream,
-        Err(e) => return none(e),
-    };
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(40)));
-    let bearer = token.map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default();
-    let head = format!(
-        "POST /v1/batches HTTP/1.1\r\nHost: r\r\nConnection: close\r\n{bearer}{coding}Content-Length: {}\r\n\r\n",
-        body.len()
-    );
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
-    let mut answer = String::new();
-    if let Err(e) = stream.read_to_string(&mut answer)
-        && answer.is_empty()
-    {
-        return none(e);
+    fn assert_one_wrong_token_is_asked_about_each_ten_seconds(&mut self) {
+        let before = self.reviews();
+        self.attacked("one wrong token", 30, attacks::one_wrong_token);
+        let (one, minutes) = (self.reviews() - before, if torture() { 1 } else { 0 });
+        // The wrong one each ten seconds, the agent's own each minute.
+        assert!(one <= 3 + 8 * minutes, "{one} questions about one wrong token");
     }
-    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-    (status, answer.split_once("\r\n\r\n").map(|(_, b)| b.to_owned()).unwrap_or_default())
-}
 
-/// Keeps a connection open for a while, sending a byte now and then.
-fn drip(stream: &mut TcpStream, stop: &AtomicBool) {
-    for _ in 0..100 {
-        if stop.load(Ordering::Relaxed) || stream.write_all(b"x").is_err() {
-            return;
+    fn assert_questions_about_different_wrong_tokens_are_limited(&mut self) {
+        let before = (self.reviews(), Instant::now());
+        self.attacked("different wrong tokens", 30, attacks::different_wrong_tokens);
+        let (many, during) = (self.reviews() - before.0, before.1.elapsed().as_secs());
+        // 20 at once and five a second; the agent's own.
+        assert!(many <= 20 + 5 * (during + 1) + 2, "{many} questions in {during} s");
+        assert!(many >= 5, "{many} questions: nobody was asked");
+    }
+
+    fn assert_all_that_was_brought_is_counted(&self) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let (status, body) = self.recorder.get("/v1/dependencies?namespace=shop", Some("ann"));
+            let all: Vec<serde_json::Value> = serde_json::from_str(&body).unwrap_or_default();
+            let sum = all.iter().filter_map(|d| d["connections"].as_u64()).sum::<u64>();
+            if sum == self.next {
+                return;
+            }
+            assert!(Instant::now() < until, "{status} {body}: {} were sent", self.next);
+            sleep(Duration::from_millis(50));
         }
-        sleep(Duration::from_millis(100));
     }
-}
-
-const ZSTD: &str = "Content-Encoding: zstd\r\n";
-
-/// What is small on its way and large when it is read: spaces; ALPN protocols without a name;
-/// labels; edges as short as they can be.
-fn bombs() -> Vec<(&'static str, Vec<u8>)> {
-    let text = String::from_utf8(batch("n2", "b", 0, CART, 1)).unwrap();
-    let lines: Vec<String> = text.lines().map(|l| l.to_owned() + "\n").collect();
-    let packed = |lines: &mut dyn Iterator<Item = &str>| {
-        let mut out = zstd::Encoder::new(Vec::new(), 1).unwrap();
-        lines.for_each(|l| out.write_all(l.as_bytes()).unwrap());
-        out.finish().unwrap()
-    };
-    let head = || [lines[0].as_str(), lines[1].as_str()].into_iter();
-    let spaces = zstd::encode_all(std::io::repeat(b' ').take(1 << 30), 1).unwrap();
-    let alpn = |n: usize| {
-        let names = format!("\"names\":{{\"alpn\":[{}]}}", vec!["\"\""; n].join(","));
-        lines[2].replace("\"names\":{}", &names)
-    };
-    let (one_long, many) = (alpn(40_000_000), alpn(300_000));
-    let labels: Vec<String> = (0..1_000).map(|n| format!("\"{n}\":\"\"")).collect();
-    let labels = lines[1].replace("\"app\":\"web\"", &labels.join(","));
-    vec![
-        ("spaces", spaces),
-        ("one line of ALPN", packed(&mut head().chain([one_long.as_str()]))),
-        ("lines of ALPN", packed(&mut head().chain(std::iter::repeat_n(many.as_str(), 130)))),
-        ("labels", packed(&mut head().chain(std::iter::repeat_n(labels.as_str(), 10_000)))),
-        ("edges", packed(&mut head().chain(std::iter::repeat_n(lines[2].as_str(), 300_000)))),
-    ]
 }
 
 #[test]
 fn under_every_attack_memory_is_bounded_and_an_honest_agent_is_served() {
     let mut target = Target::start();
     target.bring_one("before");
-    let patient = Duration::from_secs(5);
-    target.attacked("slow heads", 150, |address, _, stop| {
-        let Ok(mut stream) = TcpStream::connect(address) else { return };
-        let _ = stream.write_all(b"POST /v1/batches HTTP/1.1\r\nHost: ");
-        drip(&mut stream, stop);
-    });
-    target.attacked("connections without a word", 300, move |address, _, stop| {
-        let Ok(stream) = TcpStream::connect(address) else { return };
-        let _ = stream.set_read_timeout(Some(Duration::from_millis(100)));
-        let begun = Instant::now();
-        // Until it is cut.
-        while !stop.load(Ordering::Relaxed)
-            && begun.elapsed() < patient
-            && !matches!((&stream).read(&mut [0]), Ok(0))
-        {}
-    });
-    target.attacked("slow bodies of another agent", 60, |address, n, stop| {
-        let Ok(mut stream) = TcpStream::connect(address) else { return };
-        // Some announce the length, some do not.
-        let length =
-            if n % 2 == 0 { "Content-Length: 16000000" } else { "Transfer-Encoding: chunked" };
-        let head = format!(
-            "POST /v1/batches HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer agent-2\r\n{length}\r\n\r\n"
-        );
-        let _ = stream.write_all(head.as_bytes());
-        drip(&mut stream, stop);
-    });
-    target.attacked("bodies of people that do not come", 60, |address, _, stop| {
-        let Ok(mut stream) = TcpStream::connect(address) else { return };
-        let head = "POST /v1/accept HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer ann\r\n\
-                    Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{";
-        let _ = stream.write_all(head.as_bytes());
-        drip(&mut stream, stop);
-    });
-    target.attacked("large bodies of other agents", 6, |address, n, _| {
-        let large = vec![b'{'; 15 << 20];
-        let (status, answer) = ask(address, Some(&format!("agent-{}", 2 + n % 3)), &large);
-        assert!(matches!(status, 0 | 400 | 429), "{status} {answer}");
-    });
-    target.attacked("answers that nobody reads", 60, |address, _, stop| {
-        let Ok(mut stream) = TcpStream::connect(address) else { return };
-        let ask = "GET /v1/records?namespace=shop HTTP/1.1\r\nHost: r\r\nAuthorization: Bearer ann\r\n\r\n";
-        for _ in 0..50 {
-            if stop.load(Ordering::Relaxed) || stream.write_all(ask.as_bytes()).is_err() {
-                return;
-            }
-            sleep(Duration::from_millis(20));
-        }
-    });
-    let bombs = Arc::new(bombs());
-    assert!(bombs.iter().all(|(_, bomb)| bomb.len() < 1 << 20), "each is small on its way");
-    target.attacked("bombs of other agents", 6, move |address, n, _| {
-        let (what, bomb) = &bombs[n as usize % bombs.len()];
-        let token = format!("agent-{}", 2 + n % 3);
-        let (status, answer) = ask_packed(address, Some(&token), ZSTD, bomb);
-        assert!(matches!(status, 400 | 403 | 413 | 429), "{what}: {status} {answer}");
-    });
-
-    // Questions that strangers cause.
-    let before = target.reviews();
-    target.attacked("one wrong token", 30, |address, _, _| {
-        let (status, answer) = ask(address, Some("wrong"), b"");
-        assert!(matches!(status, 0 | 401), "{status} {answer}");
-    });
-    let (one, minutes) = (target.reviews() - before, if torture() { 1 } else { 0 });
-    // The wrong one each ten seconds, the agent's own each minute.
-    assert!(one <= 3 + 8 * minutes, "{one} questions about one wrong token");
-    let before = (target.reviews(), Instant::now());
-    target.attacked("different wrong tokens", 30, |address, n, _| {
-        let (status, answer) = ask(address, Some(&format!("wrong-{n}")), b"");
-        assert!(matches!(status, 0 | 401 | 429), "{status} {answer}");
-    });
-    let (many, during) = (target.reviews() - before.0, before.1.elapsed().as_secs());
-    // 20 at once and five a second; the agent's own.
-    assert!(many <= 20 + 5 * (during + 1) + 2, "{many} questions in {during} s");
-    assert!(many >= 5, "{many} questions: nobody was asked");
-
-    let Target { recorder, next: sent, cluster: _cluster, _dir, .. } = target;
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        let (status, body) = recorder.get("/v1/dependencies?namespace=shop", Some("ann"));
-        let all: Vec<serde_json::Value> = serde_json::from_str(&body).unwrap_or_default();
-        if all.iter().filter_map(|d| d["connections"].as_u64()).sum::<u64>() == sent {
-            break;
-        }
-        assert!(Instant::now() < until, "{status} {body}: {sent} were sent");
-        sleep(Duration::from_millis(50));
-    }
-    let (code, log) = recorder.kill("TERM");
+    target.attacked("slow heads", 150, attacks::slow_heads);
+    target.attacked("connections without a word", 300, attacks::connections_without_a_word);
+    target.attacked("slow bodies of another agent", 60, attacks::slow_bodies);
+    target.attacked("bodies of people that do not come", 60, attacks::bodies_of_people);
+    target.attacked("large bodies of other agents", 6, attacks::large_bodies);
+    target.attacked("answers that nobody reads", 60, attacks::unread_answers);
+    target.attacked("bombs of other agents", 6, attacks::bombing());
+    target.assert_one_wrong_token_is_asked_about_each_ten_seconds();
+    target.assert_questions_about_different_wrong_tokens_are_limited();
+    target.assert_all_that_was_brought_is_counted();
+    let (code, log) = target.recorder.kill("TERM");
     assert_eq!(code, Some(0), "{log}");
 }
 
@@ -312,7 +189,8 @@ fn strangers_are_refused_before_their_body_is_read() {
             let mut stream = TcpStream::connect(&target.recorder.address).unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let head = format!(
-                "POST {path} HTTP/1.1\r\nHost: r\r\n{token}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+                "POST {path} HTTP/1.1\r\nHost: r\r\n{token}\
+                 Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
             );
             stream.write_all(head.as_bytes()).unwrap();
             let mut answer = [0; 12];

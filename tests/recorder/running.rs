@@ -117,7 +117,8 @@ impl Recorder {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let bearer = token.map(|t| format!("Authorization: Bearer {t}\r\n")).unwrap_or_default();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: r\r\nConnection: close\r\n{bearer}{headers}Content-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: r\r\nConnection: close\r\n\
+             {bearer}{headers}Content-Length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes()).unwrap();
@@ -173,27 +174,36 @@ impl Recorder {
 pub fn pod(name: &str, address: &str, node: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}},
-        "spec": {"nodeName": node, "containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
+        "spec": {"nodeName": node,
+            "containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
         "status": {"phase": "Running", "podIP": address}})
 }
 
 pub fn service(name: &str, address: &str) -> [Value; 2] {
     [
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": name},
-            "spec": {"clusterIP": "10.96.0.7", "selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080, "protocol": "TCP"}]}}),
+        json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"namespace": "shop", "name": name},
+            "spec": {"clusterIP": "10.96.0.7", "selector": {"app": name},
+                "ports": [{"port": 80, "targetPort": 8080, "protocol": "TCP"}]}}),
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"namespace": "shop", "name": name, "labels": {"kubernetes.io/service-name": name}},
-            "endpoints": [{"addresses": [address], "conditions": {"ready": true}}], "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]}),
+            "metadata": {"namespace": "shop", "name": name,
+                "labels": {"kubernetes.io/service-name": name}},
+            "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+            "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]}),
     ]
 }
 
+/// The pods `web` and `cart` on n1, and the Service `cart`.
+pub fn shop() -> Vec<Value> {
+    let mut all = vec![pod("web", "10.244.1.10", "n1"), pod("cart", "10.244.1.11", "n1")];
+    all.extend(service("cart", "10.244.1.11"));
+    all
+}
+
+/// The same and `db`, in a file.
 pub fn snapshot(dir: &Path) -> PathBuf {
-    let mut items = vec![
-        pod("web", "10.244.1.10", "n1"),
-        pod("cart", "10.244.1.11", "n1"),
-        pod("db", "10.244.1.12", "n1"),
-    ];
-    items.extend(service("cart", "10.244.1.11"));
+    let mut items = shop();
+    items.push(pod("db", "10.244.1.12", "n1"));
     let path = dir.join("cluster.json");
     std::fs::write(&path, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
         .unwrap();
@@ -215,13 +225,19 @@ pub fn batch_at(
     connections: u64,
 ) -> Vec<u8> {
     let lines = [
-        json!({"observed": {"version": 1, "source": format!("agent:{node}:{boot}"), "sequence": sequence, "node": node, "made": at,
+        json!({"observed": {"version": 1, "source": format!("agent:{node}:{boot}"),
+            "sequence": sequence, "node": node, "made": at,
             "spans": [], "counters": {"connections": connections, "learned": connections}}}),
-        json!({"pod": {"name": "web", "uid": "u", "workload": {"namespace": "shop", "kind": "Pod", "name": "web"}, "labels": {"app": "web"},
-            "selector": {"app": "web"}, "dataPlane": "sidecar", "start": "2026-11-25T08:00:00Z", "end": "2262-04-11T23:47:16.854775807Z",
+        json!({"pod": {"name": "web", "uid": "u",
+            "workload": {"namespace": "shop", "kind": "Pod", "name": "web"},
+            "labels": {"app": "web"},
+            "selector": {"app": "web"}, "dataPlane": "sidecar", "start": "2026-11-25T08:00:00Z",
+            "end": "2262-04-11T23:47:16.854775807Z",
             "addresses": ["10.244.1.10"], "node": node, "capture": {}}}),
-        json!({"edge": {"pod": 0, "responder": to, "transport": "tcp", "orientation": "handshake", "fromStart": true, "answered": true,
-            "refused": false, "content": "unknown", "names": {}, "initiator": "10.244.1.10:40000", "connections": connections,
+        json!({"edge": {"pod": 0, "responder": to, "transport": "tcp", "orientation": "handshake",
+            "fromStart": true, "answered": true,
+            "refused": false, "content": "unknown", "names": {}, "initiator": "10.244.1.10:40000",
+            "connections": connections,
             "first": at, "lastBegan": at, "last": at, "packets": 9}}),
         json!({"end": {"lines": 3}}),
     ];

@@ -12,6 +12,8 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use sidecarta_testkit::random::Random;
+
 use super::common::{expect, samples};
 use super::{LIMIT, captures, copy, export, replay, torture};
 
@@ -229,91 +231,119 @@ fn a_write_that_fails_at_any_call_loses_nothing() {
     sweep_writer("write", &WRITE_ERRORS);
 }
 
+/// Damages the log of a store, and says how. Now and then its snapshots are gone, too.
+fn damage(store: &Path, random: &mut Random) -> String {
+    let mut bytes = fs::read(store.join("db/db")).unwrap();
+    let length = bytes.len() as u64;
+    let (kind, at) = (random.below(4), random.below(length) as usize);
+    match kind {
+        0 => bytes.truncate(at),
+        1 => bytes[at] ^= 1 << random.below(8),
+        2 => {
+            let end = bytes.len().min(at + 1 + random.below(65_536) as usize);
+            bytes[at..end].fill(0);
+        }
+        _ => {
+            // A block of elsewhere.
+            let from = random.below(length) as usize / 4096 * 4096;
+            let to = at / 4096 * 4096;
+            let n = (bytes.len() - from.max(to)).min(4096);
+            let block = bytes[from..from + n].to_vec();
+            bytes[to..to + n].copy_from_slice(&block);
+        }
+    }
+    fs::write(store.join("db/db"), bytes).unwrap();
+    if random.below(2) == 0 {
+        for entry in fs::read_dir(store.join("db")).unwrap().map(Result::unwrap) {
+            if entry.file_name().to_str().unwrap().starts_with("snap.") {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+    }
+    format!("damage {kind} at {at}")
+}
+
+/// What a damaged store gave.
+#[derive(PartialEq)]
+enum Given {
+    Whole,
+    Part,
+    Nothing,
+}
+
+/// Reads a damaged store, which changes nothing: all of it, or a part and a report, or a refusal.
+fn read_damaged(store: &Path, want: &str, told: &str, saved: &Path) -> Given {
+    let before = contents(store);
+    let out = super::run(&args(&["export"], store));
+    let message = String::from_utf8_lossy(&out.stderr);
+    assert!(!message.contains("panicked"), "{told}: {message}");
+    assert!(contents(store) == before, "{told}: reading changed it");
+    match out.status.code() {
+        Some(0) => {
+            assert!(out.stdout == want.as_bytes(), "{told}: it opens with other content");
+            Given::Whole
+        }
+        Some(3) => {
+            assert!(message.contains("the store is damaged"), "{told}: {message}");
+            fs::write(saved, &out.stdout).unwrap();
+            Given::Part
+        }
+        code => {
+            assert_eq!(code, Some(1), "{told}: {message}");
+            let said = ["damaged", "the database of the store"];
+            assert!(said.iter().any(|s| message.contains(s)), "{told}: {message}");
+            Given::Nothing
+        }
+    }
+}
+
+/// What was saved of a damaged store can be imported, and says that it is a part.
+fn assert_part_imports(saved: &Path, other: &Path, told: &str) {
+    let _ = fs::remove_dir_all(other);
+    let out = super::run(&args(&["import", saved.to_str().unwrap()], other));
+    assert_eq!(out.status.code(), Some(3), "{told}");
+    let status = super::run(&args(&["status"], other));
+    assert_eq!(status.status.code(), Some(3), "{told}");
+}
+
+/// Whoever writes works with all of it, or leaves it alone.
+fn assert_writer_has_all_or_changes_nothing(store: &Path, want: &str, told: &str) {
+    let before = contents(store);
+    let out = super::run(&replay(store));
+    if out.status.success() {
+        assert!(export(store) == want, "{told}: other content after a write");
+    } else {
+        assert_eq!(contents_of_database(store), contents_of_database_in(&before), "{told}");
+    }
+}
+
 /// Random damage, many times: what opens as whole is whole, nothing is ever written to a store that
 /// is read, and what is left can be saved.
 #[test]
 fn damage_anywhere_is_reported_and_the_rest_can_be_saved() {
     let rounds = if torture() { 1000 } else { 40 };
     let dir = tempfile::tempdir().unwrap();
-    let (store, hurt) = (dir.path().join("store"), dir.path().join("hurt"));
+    let path = |name: &str| dir.path().join(name);
+    let (store, hurt, saved) = (path("store"), path("hurt"), path("saved.ndjson"));
     expect(0, &replay(&store));
     let want = export(&store);
-    let length = fs::metadata(store.join("db/db")).unwrap().len();
-    let mut seed = 0x5eed_u64;
-    let mut random = |below: u64| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (seed >> 33) % below
-    };
-    let (mut whole, mut partly, mut refused) = (0, 0, 0);
+    let mut random = Random(0x5eed);
+    let mut all = Vec::new();
     let begun = Instant::now();
     for round in 0..rounds {
         copy(&store, &hurt);
-        let mut bytes = fs::read(hurt.join("db/db")).unwrap();
-        let (kind, at) = (random(4), random(length) as usize);
-        match kind {
-            0 => bytes.truncate(at),
-            1 => bytes[at] ^= 1 << random(8),
-            2 => {
-                let end = bytes.len().min(at + 1 + random(65_536) as usize);
-                bytes[at..end].fill(0);
-            }
-            _ => {
-                // A block of elsewhere.
-                let from = random(length) as usize / 4096 * 4096;
-                let to = at / 4096 * 4096;
-                let n = (bytes.len() - from.max(to)).min(4096);
-                let block = bytes[from..from + n].to_vec();
-                bytes[to..to + n].copy_from_slice(&block);
-            }
+        let told = format!("round {round}, {}", damage(&hurt, &mut random));
+        let given = read_damaged(&hurt, &want, &told, &saved);
+        if given == Given::Part {
+            assert_part_imports(&saved, &path("other"), &told);
         }
-        fs::write(hurt.join("db/db"), bytes).unwrap();
-        if random(2) == 0 {
-            for entry in fs::read_dir(hurt.join("db")).unwrap().map(Result::unwrap) {
-                if entry.file_name().to_str().unwrap().starts_with("snap.") {
-                    fs::remove_file(entry.path()).unwrap();
-                }
-            }
-        }
-        let told = format!("round {round}, damage {kind} at {at}");
-        let before = contents(&hurt);
-        let out = super::run(&args(&["export"], &hurt));
-        let message = String::from_utf8_lossy(&out.stderr);
-        assert!(!message.contains("panicked"), "{told}: {message}");
-        assert!(contents(&hurt) == before, "{told}: reading changed it");
-        match out.status.code() {
-            Some(0) => {
-                assert!(out.stdout == want.as_bytes(), "{told}: it opens with other content");
-                whole += 1;
-            }
-            Some(3) => {
-                assert!(message.contains("the store is damaged"), "{told}: {message}");
-                partly += 1;
-                let saved = dir.path().join("saved.ndjson");
-                fs::write(&saved, &out.stdout).unwrap();
-                let other = dir.path().join("other");
-                let _ = fs::remove_dir_all(&other);
-                let words = ["import", saved.to_str().unwrap()];
-                let out = super::run(&args(&words, &other));
-                assert_eq!(out.status.code(), Some(3), "{told}");
-                let status = super::run(&args(&["status"], &other));
-                assert_eq!(status.status.code(), Some(3), "{told}");
-            }
-            code => {
-                assert_eq!(code, Some(1), "{told}: {message}");
-                let said = ["damaged", "the database of the store"];
-                assert!(said.iter().any(|s| message.contains(s)), "{told}: {message}");
-                refused += 1;
-            }
-        }
-        // Whoever writes works with all of it, or leaves it alone.
-        let out = super::run(&replay(&hurt));
-        if out.status.success() {
-            assert!(export(&hurt) == want, "{told}: other content after a write");
-        } else {
-            assert_eq!(contents_of_database(&hurt), contents_of_database_in(&before), "{told}");
-        }
+        assert_writer_has_all_or_changes_nothing(&hurt, &want, &told);
+        all.push(given);
         assert!(begun.elapsed() < Duration::from_secs(1800), "too slow: {round} rounds");
     }
+    let count = |kind: Given| all.iter().filter(|given| **given == kind).count();
+    let (whole, partly) = (count(Given::Whole), count(Given::Part));
+    let refused = count(Given::Nothing);
     println!("{rounds} damaged stores: {whole} whole, {partly} read in part, {refused} refused");
     assert!(partly > 0, "{whole} whole, {partly} in part, {refused} refused");
 }

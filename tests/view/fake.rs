@@ -161,7 +161,8 @@ impl Drop for Server {
 }
 
 fn status(code: u16, reason: &str, message: &str) -> Value {
-    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code, "reason": reason, "message": message})
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code,
+        "reason": reason, "message": message})
 }
 
 fn serve(stream: &TcpStream, cluster: &Mutex<FakeCluster>) {
@@ -209,7 +210,8 @@ fn answer(
             let (to, events) = mpsc::channel();
             let from: u64 = parameter("resourceVersion").unwrap().parse().unwrap();
             if from <= cluster.forgotten {
-                let expired = json!({"type": "ERROR", "object": status(410, "Expired", "too old resource version")});
+                let expired = json!({"type": "ERROR",
+                    "object": status(410, "Expired", "too old resource version")});
                 to.send(format!("{expired}\n")).unwrap();
             }
             cluster.watchers.push((plural, to));
@@ -225,7 +227,8 @@ fn answer(
             let items: Vec<&Value> = rest.iter().take(limit).map(|(_, v)| *v).collect();
             let version = cluster.version.max(1).to_string();
             let list = json!({
-                "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version, "continue": next}, "items": items
+                "kind": "List", "apiVersion": "v1",
+                "metadata": {"resourceVersion": version, "continue": next}, "items": items
             });
             (200, list, None)
         }
@@ -240,7 +243,10 @@ fn answer(
             stream.write_all((head + &body).as_bytes())
         }
         Some(events) => {
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")?;
+            stream.write_all(
+                b"HTTP/1.1 200 OK\r\ncontent-type: \
+                               application/json\r\ntransfer-encoding: chunked\r\n\r\n",
+            )?;
             for line in events {
                 stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?;
             }

@@ -8,8 +8,8 @@ use std::fs;
 
 /// Whether a route of IPv4 or IPv6 leads to a network behind a gateway through an interface, or a
 /// default route does. A node without the Internet has only routes to the networks of other nodes.
-/// Routes to single addresses do not count: those of pods are such routes. False where routes cannot
-/// be read.
+/// Routes to single addresses do not count: those of pods are such routes. False where routes
+/// cannot be read.
 pub(super) fn leads_to_other_hosts(name: &str) -> bool {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     v4(&read("/proc/net/route"), name) || v6(&read("/proc/net/ipv6_route"), name)

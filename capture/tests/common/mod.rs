@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on should say where
 #![allow(dead_code)] // each test file uses a part of it
 
-use etherparse::PacketBuilder;
 use sidecarta_capture::frame::{Direction, Frame, LinkType};
 use sidecarta_capture::meter::{FlowConfig, ListeningPorts, Meter};
 use sidecarta_capture::observation::{Connection, InterfaceId, Observation};
+use sidecarta_testkit::frame::Tcp;
 
 pub const SECOND: i64 = 1_000_000_000;
 /// Nanoseconds for which a name is awaited.
@@ -40,43 +40,12 @@ pub struct Packet<'a> {
 impl Packet<'_> {
     /// As an Ethernet frame.
     pub fn bytes(&self, from: (Ip, u16), to: (Ip, u16)) -> Vec<u8> {
-        let mut builder = PacketBuilder::ethernet2([2; 6], [4; 6])
-            .ipv4(from.0, to.0, 64)
-            .tcp(from.1, to.1, self.seq, 64_000);
-        if self.syn {
-            builder = builder.syn();
-        }
-        if let Some(ack) = self.ack {
-            builder = builder.ack(ack);
-        }
-        let mut data = Vec::new();
-        builder.write(&mut data, self.payload).unwrap();
+        let tcp =
+            Tcp { seq: self.seq, ack: self.ack, syn: self.syn, payload: self.payload, psh: false };
+        let mut data = tcp.frame(from, to);
         data.truncate(data.len() - self.cut);
         data
     }
-}
-
-/// A record with a ClientHello that names this server (RFC 8446 §4.1.2, RFC 6066 §3).
-pub fn client_hello(server: &str) -> Vec<u8> {
-    let length = |n: usize| (n as u16).to_be_bytes();
-    let mut name = vec![0];
-    name.extend(length(server.len()));
-    name.extend(server.as_bytes());
-    let mut extensions = vec![0, 0];
-    extensions.extend(length(name.len() + 2));
-    extensions.extend(length(name.len()));
-    extensions.extend(name);
-    let mut hello = vec![3, 3];
-    hello.extend([7; 32]);
-    hello.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
-    hello.extend(length(extensions.len()));
-    hello.extend(extensions);
-    let mut record = vec![0x16, 3, 1];
-    record.extend(length(hello.len() + 4));
-    record.extend([1, 0]);
-    record.extend(length(hello.len()));
-    record.extend(hello);
-    record
 }
 
 impl Wire {

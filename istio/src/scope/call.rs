@@ -137,9 +137,9 @@ pub struct Treatment {
     pub uncertain: bool,
     /// Index of the Service whose listener takes the call. [`Treatment::keeps`] ignores it.
     pub taken_by: Option<u32>,
-    /// The call has no route, and is handled as HTTP all the same, since the port has a listener for
-    /// HTTP Services: with HTTP's access log, metrics and refusal. [`Treatment::keeps`] ignores it,
-    /// as the answer is the same.
+    /// The call has no route, and is handled as HTTP all the same, since the port has a listener
+    /// for HTTP Services: with HTTP's access log, metrics and refusal. [`Treatment::keeps`] ignores
+    /// it, as the answer is the same.
     pub unrouted_http: bool,
 }
 

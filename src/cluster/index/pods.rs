@@ -96,7 +96,8 @@ impl ClusterBuilder {
         cluster.pod_ranges.extend(near_pods);
     }
 
-    /// Indexes the ports of pods that accept tunnels: a tunnel to such a pod may be for any of them.
+    /// Indexes the ports of pods that accept tunnels: a tunnel to such a pod may be for any of
+    /// them.
     pub(super) fn ambient_ports_into(cluster: &mut Cluster) {
         let accepts_tunnels = |a: &IpAddr| {
             let holders = cluster.pods_by_address.get(a).into_iter().flatten();

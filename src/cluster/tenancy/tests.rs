@@ -22,7 +22,8 @@ fn pod(name: &str, start: i64, up: Option<i64>) -> objects::PodObject {
     let ran = up.map(|up| json!([{"state": {"running": {"startedAt": at(up)}}}]));
     parsed(json!({
         "metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": name}},
-        "status": {"phase": "Running", "podIP": ADDRESS, "startTime": at(start), "containerStatuses": ran},
+        "status": {"phase": "Running", "podIP": ADDRESS, "startTime": at(start),
+            "containerStatuses": ran},
     }))
 }
 
@@ -35,7 +36,8 @@ fn service(name: &str) -> objects::ServiceObject {
 
 fn slice(name: &str) -> objects::EndpointSlice {
     parsed(json!({
-        "metadata": {"name": name, "namespace": "n", "labels": {"kubernetes.io/service-name": name}},
+        "metadata": {"name": name, "namespace": "n",
+            "labels": {"kubernetes.io/service-name": name}},
         "endpoints": [{"addresses": [ADDRESS]}], "ports": [{"name": "", "port": 8080}],
     }))
 }

@@ -12,8 +12,8 @@ use crate::mesh::host::{is_wildcard, matches, subset_of};
 impl Search<'_, '_> {
     /// Entries that are needed, each with the index of a call that needs it. There are two reasons.
     /// A call's route ends in the host's Service, and nothing else would bring that Service in: the
-    /// route would lack its Envoy cluster. Or a step of the route is a rule of a VirtualService that
-    /// no other entry imports.
+    /// route would lack its Envoy cluster. Or a step of the route is a rule of a VirtualService
+    /// that no other entry imports.
     pub(super) fn directly_needed(&self, hosts: &[String]) -> HashMap<String, usize> {
         let mut needed = HashMap::default();
         add_only_services(self, hosts, &mut needed);

@@ -40,73 +40,105 @@ fn sum(all: &[Dependency]) -> u64 {
     all.iter().map(|d| d.tally.connections).sum()
 }
 
-#[test]
-fn a_workload_has_a_share_over_all_batches_and_every_sum_stays_true() {
-    let (_dir, mut store) = store();
-    let (mut connections, batches) = (0, 30);
-    for n in 0..batches {
-        // A crawler: hosts of many domains, of one, addresses, what nothing resolves.
-        let hosts = (0..100).flat_map(|i| {
-            let one = n * 100 + i;
-            [
-                host(&format!("h{one}.site{one}.com")),
-                host(&format!("h{one}.example.org")),
-                Destination::External {
-                    host: None,
-                    address: Some(IpAddr::from([9, 9, n as u8, i as u8])),
-                    namespace: None,
-                    name: None,
-                    entry_host: None,
-                },
-                Destination::Unresolved {
-                    address: IpAddr::from([10, 9, n as u8, i as u8]),
-                    host: None,
-                    why: Unresolved::NoPodThen,
-                },
-            ]
-        });
-        let crawler = hosts.map(|to| dependency("crawler", to, 443));
-        // Another workload has a share of its own, and what the mesh bounds is never folded.
-        let entry = Destination::External {
-            host: Some(format!("e{n}.example.org")),
-            address: None,
-            namespace: Some("mesh".to_owned()),
-            name: Some("entry".to_owned()),
-            entry_host: None,
-        };
+/// Batches that are merged into [`crawled`].
+const BATCHES: u64 = 30;
+
+/// Hosts of many domains, of one, addresses, and what nothing resolves: 100 of each.
+fn crawled_in(n: u64) -> impl Iterator<Item = Destination> {
+    (0..100).flat_map(move |i| {
+        let one = n * 100 + i;
+        [
+            host(&format!("h{one}.site{one}.com")),
+            host(&format!("h{one}.example.org")),
+            Destination::External {
+                host: None,
+                address: Some(IpAddr::from([9, 9, n as u8, i as u8])),
+                namespace: None,
+                name: None,
+                entry_host: None,
+            },
+            Destination::Unresolved {
+                address: IpAddr::from([10, 9, n as u8, i as u8]),
+                host: None,
+                why: Unresolved::NoPodThen,
+            },
+        ]
+    })
+}
+
+/// What the mesh bounds: a host of a ServiceEntry.
+fn entry(n: u64) -> Destination {
+    Destination::External {
+        host: Some(format!("e{n}.example.org")),
+        address: None,
+        namespace: Some("mesh".to_owned()),
+        name: Some("entry".to_owned()),
+        entry_host: None,
+    }
+}
+
+/// A store with a crawler beside `web`, which calls one host; and how many connections they made.
+fn crawled() -> (tempfile::TempDir, Store, u64) {
+    let (dir, mut store) = store();
+    let mut connections = 0;
+    for n in 0..BATCHES {
         let b = batch(
             n,
-            crawler.chain([dependency("web", entry.clone(), 443)]).chain([
-                dependency("crawler", entry, 443),
+            crawled_in(n).map(|to| dependency("crawler", to, 443)).chain([
+                dependency("web", entry(n), 443),
+                dependency("crawler", entry(n), 443),
                 dependency("web", host("api.example.org"), 443),
             ]),
         );
         connections += 2 * b.records.len() as u64;
         assert_eq!(store.apply(&b).unwrap(), Applied::New);
     }
+    (dir, store, connections)
+}
+
+/// The dependencies of a workload on destinations of a kind.
+fn of<'a>(
+    all: &'a [Dependency],
+    name: &str,
+    is_expected: fn(&Destination) -> bool,
+) -> Vec<&'a Dependency> {
+    let all = all.iter();
+    all.filter(|d| d.key.workload.name == name && is_expected(&d.key.destination)).collect()
+}
+
+#[test]
+fn a_workload_has_a_share_over_all_batches_and_every_sum_stays_true() {
+    let (_dir, store, connections) = crawled();
     let all = store.dependencies(None).unwrap();
     assert_eq!(sum(&all), connections);
-    let of = |name: &str, is_expected: fn(&Destination) -> bool| {
-        all.iter()
-            .filter(|d| d.key.workload.name == name && is_expected(&d.key.destination))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(of("crawler", is_unbounded).len(), LISTED);
-    assert_eq!(of("crawler", is_domain).len(), DOMAINS);
+    assert_eq!(of(&all, "crawler", is_unbounded).len(), LISTED);
+    assert_eq!(of(&all, "crawler", is_domain).len(), DOMAINS);
     let rest = |d: &Destination| matches!(d, Destination::Others { domain: None, .. });
-    assert_eq!(of("crawler", rest).len(), 2, "outside, and not resolved");
-    let entries = |d: &Destination| matches!(d, Destination::External { namespace: Some(_), .. });
-    assert_eq!(of("crawler", entries).len(), batches as usize);
-    assert_eq!((of("web", entries).len(), of("web", is_unbounded).len()), (batches as usize, 1));
+    assert_eq!(of(&all, "crawler", rest).len(), 2, "outside, and not resolved");
     let org = all.iter().find(|d| {
         d.key.destination == Destination::Others { domain: Some("example.org".into()), why: None }
     });
     assert!(org.unwrap().tally.connections > 2_000);
-    // No key is there twice, and listed destinations are still counted.
     let keys: BTreeSet<&DependencyKey> = all.iter().map(|d| &d.key).collect();
-    assert_eq!(keys.len(), all.len());
-    let listed = of("crawler", is_unbounded)[0].clone();
-    store.apply(&batch(batches, [listed.clone()])).unwrap();
+    assert_eq!(keys.len(), all.len(), "no key is there twice");
+}
+
+#[test]
+fn what_the_mesh_bounds_and_what_another_workload_calls_is_not_folded() {
+    let (_dir, store, _) = crawled();
+    let all = store.dependencies(None).unwrap();
+    let entries = |d: &Destination| matches!(d, Destination::External { namespace: Some(_), .. });
+    assert_eq!(of(&all, "crawler", entries).len(), BATCHES as usize);
+    assert_eq!(of(&all, "web", entries).len(), BATCHES as usize);
+    assert_eq!(of(&all, "web", is_unbounded).len(), 1);
+}
+
+#[test]
+fn listed_destinations_are_still_counted_when_the_share_is_used_up() {
+    let (_dir, mut store, _) = crawled();
+    let all = store.dependencies(None).unwrap();
+    let listed = of(&all, "crawler", is_unbounded)[0].clone();
+    store.apply(&batch(BATCHES, [listed.clone()])).unwrap();
     let after = store.dependencies(None).unwrap();
     assert_eq!(after.len(), all.len());
     let counted = after.iter().find(|d| d.key == listed.key).unwrap().tally.connections;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sidecarta_testkit::random::Random;
+
 use super::*;
 
 #[test]
@@ -28,80 +30,88 @@ fn a_cut_or_altered_export_changes_nothing() {
     assert_eq!(other.workloads(None).unwrap(), store.workloads(None).unwrap());
 }
 
-/// Everything that a store may contain, in every combination.
+/// A batch larger than a line ever was, of what hardly compresses, and no text.
+fn large(length: u64) -> Vec<u8> {
+    let mut random = Random(1);
+    (0..length / 8).flat_map(|_| random.number().to_le_bytes()).collect()
+}
+
+fn an_alert(id: &WorkloadId, is_ignored: bool) -> crate::model::RaisedAlert {
+    let alert = crate::model::Alert {
+        kind: crate::model::AlertKind::NewDependency,
+        workload: id.clone(),
+        destination: None,
+        port: 80,
+        protocol: None,
+        first_seen: Time(1),
+        last_seen: Time(2),
+        connections: 3,
+        dependencies: None,
+        raised: Time(3),
+        ignored: is_ignored.then(|| "known".to_owned()),
+        ignored_by: is_ignored.then(|| "alice".to_owned()),
+        ignored_at: is_ignored.then_some(Time(4)),
+    };
+    crate::model::RaisedAlert { alert, deliveries: Default::default() }
+}
+
+/// Fills a store with what each bit of a number stands for: records, queued batches, a baseline, an
+/// alert, a view.
+fn fill(store: &mut Store, state: u32) {
+    let has = |bit: u32| state & (1 << bit) != 0;
+    let id = WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: "w".into() };
+    if has(0) {
+        let records = vec![workload("w", 5), dependency("w", "s", 3)];
+        store.apply(&batch("capture:x", records)).unwrap();
+    }
+    if has(1) {
+        let large = large(if state == 2 { 9 << 20 } else { 50_000 });
+        let ids = [0, 1].map(|sequence| BatchId { source: "agent:a:x".into(), sequence });
+        store.queue(&[(&ids[0], &large), (&ids[1], b"")]).unwrap();
+    }
+    if has(2) {
+        let baseline = crate::model::Baseline {
+            workload: id.clone(),
+            accepted: Time(1),
+            by: Some("alice".to_owned()),
+            dependencies: BTreeSet::new(),
+        };
+        store.accept(&[baseline], &[]).unwrap();
+    }
+    if has(3) {
+        store.raise(&[an_alert(&id, has(0))]).unwrap();
+    }
+    if has(4) {
+        store.save_view(&[(b"k".to_vec(), b"v".to_vec())], &[]).unwrap();
+    }
+}
+
+fn assert_same(store: &Store, other: &Store) {
+    assert_eq!(other.queued().unwrap(), store.queued().unwrap());
+    for id in store.queued().unwrap() {
+        assert!(other.read_queued(&id).unwrap() == store.read_queued(&id).unwrap());
+    }
+    assert_eq!(other.workloads(None).unwrap(), store.workloads(None).unwrap());
+    assert_eq!(connections(other), connections(store));
+    assert_eq!(other.baselines(None).unwrap(), store.baselines(None).unwrap());
+    assert_eq!(other.alerts(None).unwrap(), store.alerts(None).unwrap());
+}
+
+/// Everything that a store may contain, in every combination; imported twice.
 #[test]
 fn an_export_of_every_state_imports() {
-    use crate::model::{Alert, AlertKind, Baseline};
     let dir = tempfile::tempdir().unwrap();
-    let id = WorkloadId { namespace: "n".into(), kind: "Deployment".into(), name: "w".into() };
     for state in 0..32 {
-        let has = |bit: u32| state & (1 << bit) != 0;
-        let (from, to) =
-            (dir.path().join(format!("a{state}")), dir.path().join(format!("b{state}")));
-        let mut store = Store::open(&from, Access::CreateOrOpen).unwrap();
-        if has(0) {
-            let records = vec![workload("w", 5), dependency("w", "s", 3)];
-            store.apply(&batch("capture:x", records)).unwrap();
-        }
-        if has(1) {
-            // Larger than a line ever was, of what hardly compresses, and no text; and of nothing.
-            let mut x = 1u64;
-            let length = if state == 2 { 9 << 20 } else { 50_000 };
-            let large: Vec<u8> = (0..length)
-                .map(|_| {
-                    x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    (x >> 56) as u8
-                })
-                .collect();
-            let ids = [0, 1].map(|sequence| BatchId { source: "agent:a:x".into(), sequence });
-            store.queue(&[(&ids[0], &large), (&ids[1], b"")]).unwrap();
-        }
-        if has(2) {
-            let baseline = Baseline {
-                workload: id.clone(),
-                accepted: Time(1),
-                by: Some("alice".to_owned()),
-                dependencies: BTreeSet::new(),
-            };
-            store.accept(&[baseline], &[]).unwrap();
-        }
-        if has(3) {
-            let alert = Alert {
-                kind: AlertKind::NewDependency,
-                workload: id.clone(),
-                destination: None,
-                port: 80,
-                protocol: None,
-                first_seen: Time(1),
-                last_seen: Time(2),
-                connections: 3,
-                dependencies: None,
-                raised: Time(3),
-                ignored: has(0).then(|| "known".to_owned()),
-                ignored_by: has(0).then(|| "alice".to_owned()),
-                ignored_at: has(0).then_some(Time(4)),
-            };
-            store
-                .raise(&[crate::model::RaisedAlert { alert, deliveries: Default::default() }])
-                .unwrap();
-        }
-        if has(4) {
-            store.save_view(&[(b"k".to_vec(), b"v".to_vec())], &[]).unwrap();
-        }
+        let path = |name: &str| dir.path().join(format!("{name}{state}"));
+        let mut store = Store::open(&path("a"), Access::CreateOrOpen).unwrap();
+        fill(&mut store, state);
         let text = exported(&store);
-        let mut other = Store::open(&to, Access::CreateOrOpen).unwrap();
+        let mut other = Store::open(&path("b"), Access::CreateOrOpen).unwrap();
         for _ in 0..2 {
             other.import(text.as_bytes()).unwrap();
-            assert_eq!(other.queued().unwrap(), store.queued().unwrap());
-            for id in store.queued().unwrap() {
-                assert!(other.read_queued(&id).unwrap() == store.read_queued(&id).unwrap());
-            }
-            assert_eq!(other.workloads(None).unwrap(), store.workloads(None).unwrap());
-            assert_eq!(connections(&other), connections(&store));
-            assert_eq!(other.baselines(None).unwrap(), store.baselines(None).unwrap());
-            assert_eq!(other.alerts(None).unwrap(), store.alerts(None).unwrap());
+            assert_same(&store, &other);
             check_seal(&other);
         }
-        assert_eq!(exported(&Store::read(&to).unwrap()), exported(&other));
+        assert_eq!(exported(&Store::read(&path("b")).unwrap()), exported(&other));
     }
 }

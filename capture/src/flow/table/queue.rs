@@ -1,6 +1,7 @@
 //! Queues of flows in the order in which they expire.
 //!
-//! Owns the order, and fetching flows before they are removed. Must never decide when a flow is due.
+//! Owns the order, and fetching flows before they are removed. Must never decide when a flow is
+//! due.
 
 use std::collections::VecDeque;
 

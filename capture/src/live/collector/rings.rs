@@ -1,10 +1,10 @@
 //! Rings that overflow, and handles that are read to their end.
 //!
-//! Owns the counts of packets that the kernel dropped, and the sizes of rings: a ring that overflows
-//! grows, and one that is no longer needed is given back. Must never wait for the kernel while
-//! packets come, nor let rings grow without a limit. While a ring is replaced,
-//! a few milliseconds of packets are in both. Connections are still counted once; packet counters
-//! may count these packets twice.
+//! Owns the counts of packets that the kernel dropped, and the sizes of rings: a ring that
+//! overflows grows, and one that is no longer needed is given back. Must never wait for the kernel
+//! while packets come, nor let rings grow without a limit. While a ring is replaced, a few
+//! milliseconds of packets are in both. Connections are still counted once; packet counters may
+//! count these packets twice.
 
 use std::panic::resume_unwind;
 use std::thread::{Builder, JoinHandle};
@@ -34,7 +34,8 @@ pub(super) struct RingUse {
 }
 
 impl RingUse {
-    /// Ends a tick. Returns whether a ring of `configured` bytes would have been enough for a while.
+    /// Ends a tick. Returns whether a ring of `configured` bytes would have been enough for a
+    /// while.
     fn fits(&mut self, configured: u32, tick: Duration) -> bool {
         let read = std::mem::take(&mut self.read_bytes);
         let is_calm = read * SHRINK_SHARE <= u64::from(configured);
