@@ -265,8 +265,13 @@ async fn workloads(
     query: NamespaceQuery,
     headers: HeaderMap,
 ) -> Result<Response, RequestRefusal> {
-    let records = read_store(&app, &headers, query, Records::of).await?;
-    Ok(Json(StatusReport::of(records)).into_response())
+    let read = |store: &Store, namespace: Option<&str>| {
+        Ok((Records::of(store, namespace)?, store.alerts(namespace)?))
+    };
+    let (records, alerts) = read_store(&app, &headers, query, read).await?;
+    let mut status = StatusReport::of(records);
+    status.add_blocked_calls(alerts.into_iter().map(|raised| raised.alert).collect());
+    Ok(Json(status).into_response())
 }
 
 async fn coverage(

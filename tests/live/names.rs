@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test that cannot go on should say where
 
-use std::net::{TcpStream, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 use sidecarta_testkit::dns;
+use sidecarta_testkit::tls::client_hello;
 
 use crate::netns::{Net, inside};
 use crate::world::{REQUEST, World, call, eventually, exchange, expected, possible, serve};
@@ -208,6 +210,67 @@ fn the_first_segment_of_a_client_hello_is_enough_for_a_name_in_it() {
     if possible() {
         hellos("");
     }
+}
+
+/// A server in a pod that answers each ClientHello with a flight of several segments, and then each
+/// record with one. It is no TLS beyond the heads of records.
+fn serve_flights(net: &Net) {
+    let listener = inside(&net.ns, || TcpListener::bind("0.0.0.0:8443").unwrap()).join().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let record = |kind: u8, n: usize| {
+                    [&[kind, 3, 3, (n >> 8) as u8, n as u8][..], &vec![2; n]].concat()
+                };
+                let mut buffer = [0; 4096];
+                let mut answer = record(0x16, 3_000);
+                while let Ok(1..) = stream.read(&mut buffer) {
+                    if stream.write_all(&answer).is_err() {
+                        return;
+                    }
+                    answer = record(0x17, 500);
+                }
+            });
+        }
+    });
+}
+
+/// Two Services have the same pod and port, so that the server name alone tells which was called.
+/// Both ends of each connection are watched, and the answers are sampled.
+#[test]
+fn no_name_is_lost_to_sampling_between_two_watched_pods() {
+    const CONNECTIONS: usize = 1_000;
+    if !possible() {
+        return;
+    }
+    let mut world = World::new();
+    let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
+    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
+    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
+    world.service("one", "10.96.0.11", &[("10.244.1.11", 8443)]);
+    world.service("two", "10.96.0.12", &[("10.244.1.11", 8443)]);
+    serve_flights(&cart);
+    let agent = world.agent("");
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            inside(&web.ns, || {
+                for _ in 0..CONNECTIONS / 4 {
+                    let mut stream = TcpStream::connect("10.244.1.11:8443").unwrap();
+                    let mut answer = [0; 3_005];
+                    stream.write_all(&client_hello("one.shop.svc.cluster.local")).unwrap();
+                    stream.read_exact(&mut answer).unwrap();
+                    for _ in 0..3 {
+                        stream.write_all(&[&[0x17, 3, 3, 0, 9][..], &[7; 9]].concat()).unwrap();
+                        stream.read_exact(&mut answer[..505]).unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    assert_eq!(agent.end(), Some(0));
+    let want = expected(&[("web -> one:80", CONNECTIONS as u64)]);
+    assert_eq!(world.learned(), want, "{:?}", world.counters());
 }
 
 /// The second host is sent although no new connection opens, and before the next refresh.
