@@ -235,11 +235,29 @@ fn serve_flights(net: &Net) {
     });
 }
 
+/// Opens connections from a pod, each with this server name and a few records after it.
+fn say_hello(net: &Net, to: &'static str, name: &'static str, connections: usize) {
+    let work = move || {
+        for _ in 0..connections {
+            let mut stream = TcpStream::connect(to).unwrap();
+            let mut answer = [0; 3_005];
+            stream.write_all(&client_hello(name)).unwrap();
+            stream.read_exact(&mut answer).unwrap();
+            for _ in 0..10 {
+                stream.write_all(&[&[0x17, 3, 3, 0, 9][..], &[7; 9]].concat()).unwrap();
+                stream.read_exact(&mut answer[..505]).unwrap();
+            }
+        }
+    };
+    inside(&net.ns, work).join().unwrap();
+}
+
 /// Two Services have the same pod and port, so that the server name alone tells which was called.
-/// Both ends of each connection are watched, and the answers are sampled.
+/// Both pods call and are called, so that either ring may be the first to be read, and what follows
+/// a ClientHello is sampled where it arrives.
 #[test]
 fn no_name_is_lost_to_sampling_between_two_watched_pods() {
-    const CONNECTIONS: usize = 1_000;
+    const CONNECTIONS: usize = 500;
     if !possible() {
         return;
     }
@@ -247,29 +265,33 @@ fn no_name_is_lost_to_sampling_between_two_watched_pods() {
     let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
     world.object("web", "web-1", &["10.244.1.10"], &json!({}));
     world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
-    world.service("one", "10.96.0.11", &[("10.244.1.11", 8443)]);
-    world.service("two", "10.96.0.12", &[("10.244.1.11", 8443)]);
+    for (n, (name, to)) in
+        [("one", 11), ("two", 11), ("three", 10), ("four", 10)].into_iter().enumerate()
+    {
+        let endpoint = format!("10.244.1.{to}");
+        world.service(name, &format!("10.96.0.{}", 11 + n), &[(&endpoint, 8443)]);
+    }
+    serve_flights(&web);
     serve_flights(&cart);
     let agent = world.agent("");
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            inside(&web.ns, || {
-                for _ in 0..CONNECTIONS / 4 {
-                    let mut stream = TcpStream::connect("10.244.1.11:8443").unwrap();
-                    let mut answer = [0; 3_005];
-                    stream.write_all(&client_hello("one.shop.svc.cluster.local")).unwrap();
-                    stream.read_exact(&mut answer).unwrap();
-                    for _ in 0..3 {
-                        stream.write_all(&[&[0x17, 3, 3, 0, 9][..], &[7; 9]].concat()).unwrap();
-                        stream.read_exact(&mut answer[..505]).unwrap();
-                    }
-                }
-            })
-        })
-        .collect();
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                say_hello(&web, "10.244.1.11:8443", "one.shop.svc.cluster.local", CONNECTIONS / 2);
+            });
+            scope.spawn(|| {
+                say_hello(
+                    &cart,
+                    "10.244.1.10:8443",
+                    "three.shop.svc.cluster.local",
+                    CONNECTIONS / 2,
+                );
+            });
+        }
+    });
     assert_eq!(agent.end(), Some(0));
-    let want = expected(&[("web -> one:80", CONNECTIONS as u64)]);
+    let n = CONNECTIONS as u64;
+    let want = expected(&[("cart -> three:80", n), ("web -> one:80", n)]);
     assert_eq!(world.learned(), want, "{:?}", world.counters());
 }
 
