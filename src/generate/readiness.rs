@@ -175,8 +175,12 @@ impl Readiness {
                 true
             }
             _ if self.watched < least.min_coverage => {
+                let lost = match self.lost {
+                    0 => String::new(),
+                    n => format!("; the time in which {n} packets were lost does not count"),
+                };
                 return Some(format!(
-                    "not ready: watched for {} of the {} asked for",
+                    "not ready: watched for {} of the {} asked for{lost}",
                     seconds(self.watched),
                     seconds(least.min_coverage)
                 ));
