@@ -10,12 +10,14 @@
 mod alerts;
 mod apply;
 mod backup;
+mod caught;
 mod changes;
 mod copy;
 mod counted;
 mod database;
 mod error;
 mod export;
+mod flush;
 mod fold;
 mod handle;
 mod import;

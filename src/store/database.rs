@@ -8,19 +8,18 @@
 //! never call sled again after a write failed or any call panicked: it may hang, or write a part of
 //! a batch.
 
-use std::cell::Cell;
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::RangeBounds;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::FlockOperation::NonBlockingLockExclusive;
 use sled::IVec;
 
+use super::caught::{caught, silence_panics};
 use super::error::StoreError;
+use super::flush::flush;
 
 // A panic inside sled becomes an error of the store: that needs unwinding.
 #[cfg(not(panic = "unwind"))]
@@ -32,11 +31,6 @@ const CACHE: u64 = 8 * 1024 * 1024;
 
 /// End of sled's name for a snapshot that is not whole yet (`pagecache/snapshot.rs`).
 const UNFINISHED: &str = ".generating";
-
-thread_local! {
-    /// Whether this thread is in a call of sled, whose panic becomes an error.
-    static CALLING: Cell<bool> = const { Cell::new(false) };
-}
 
 /// Which database is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,8 +102,7 @@ impl Rows {
     /// Writes all or nothing, and flushes it to the system. sled's flush leaves file metadata and
     /// the device cache alone.
     pub fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
-        let written =
-            self.call(|db, tree| tree.apply_batch(batch).and_then(|()| db.flush().map(|_| ())));
+        let written = self.call(|db, tree| tree.apply_batch(batch).and_then(|()| flush(db)));
         if written.is_err() {
             self.abandon();
         }
@@ -183,33 +176,6 @@ impl Iterator for RowIter<'_> {
         let iter = self.iter.as_mut()?;
         self.rows.call(|_, _| iter.next().transpose()).transpose()
     }
-}
-
-/// Calls sled. `Err`: the message with which it panicked.
-fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    let before = CALLING.replace(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(call));
-    CALLING.set(before);
-    result.map_err(|payload| {
-        payload
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "it gave no reason".to_owned())
-    })
-}
-
-/// Silences panics that become errors, since the errors report them. Others are reported as before.
-fn silence_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !CALLING.get() {
-                before(info);
-            }
-        }));
-    });
 }
 
 /// Whether sled was writing this file when the process was killed: nothing in it is needed.
