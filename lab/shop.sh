@@ -14,7 +14,6 @@ shop_edges() { # shop_edges MARKS: fails after a while where an edge is missing 
   [ "$i" -lt 6 ] || { shop edges "$1" shop.json >/dev/null || die "what was learned of the shop differs from the logs"; }
 }
 end_agents TERM
-for n in shop shop-data shop-rules; do k delete ns $n --ignore-not-found --timeout=120s >/dev/null; done
 
 say "a shop of $(shop objects | grep -o '"kind": "\(Deployment\|StatefulSet\|CronJob\)"' | wc -l) workloads, watched from its start with the agents' defaults"
 agents

@@ -141,6 +141,9 @@ pub struct Treatment {
     /// for HTTP Services: with HTTP's access log, metrics and refusal. [`Treatment::keeps`] ignores
     /// it, as the answer is the same.
     pub unrouted_http: bool,
+    /// The host has a virtual host for its full name alone, since no Service in this scope has it:
+    /// a request to a short name (`cart`, `cart.shop`) has no route.
+    pub full_name_only: bool,
 }
 
 impl Treatment {
@@ -155,6 +158,8 @@ impl Treatment {
             && self.kind == full.kind
             && self.steps == full.steps
             && self.backing == full.backing
+            // An application may use a short name: under mutual TLS nothing on the wire shows it.
+            && (full.full_name_only || !self.full_name_only)
     }
 }
 

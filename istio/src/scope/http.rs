@@ -52,6 +52,15 @@ pub(super) fn route(
     found.map_or(HttpOutcome::Unrouted, HttpOutcome::Steps)
 }
 
+/// Whether a host is no Service of a listener on this port. Where a VirtualService alone gives it a
+/// virtual host, its domains are the full name; only those of a Service have the short names too
+/// (`generateVirtualHostDomains` in `networking/core/httproute.go`).
+pub(super) fn is_full_name_only(scope: &Scope<'_>, listener: usize, call: &ScopeCall) -> bool {
+    let listener = &scope.listeners[listener];
+    let Some(at) = listener.index(scope.mesh).ports.get(&call.port) else { return false };
+    !at.names.contains_key(call.host.as_str()) && !at.aliases.contains_key(&call.host)
+}
+
 impl VirtualHosts<'_, '_> {
     /// The virtual host that has exactly this domain. VirtualServices come first, in order. The
     /// first virtual host with a domain has it.

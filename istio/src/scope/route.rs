@@ -25,7 +25,10 @@ impl<'m> Scope<'m> {
             }
             ChainAction::Http { listener, only } => {
                 match http::route(self, *listener, client, call, only.as_deref()) {
-                    http::HttpOutcome::Steps(steps) => self.ends(client, RouteKind::Http, steps),
+                    http::HttpOutcome::Steps(steps) => Treatment {
+                        full_name_only: http::is_full_name_only(self, *listener, call),
+                        ..self.ends(client, RouteKind::Http, steps)
+                    },
                     http::HttpOutcome::Unrouted => {
                         Treatment { unrouted_http: true, ..self.unrouted(client) }
                     }
@@ -68,7 +71,15 @@ impl<'m> Scope<'m> {
             found.filter(|s| c.subset.is_empty() || defined(s)).map(|s| s.service.order)
         });
         let backing = backing.collect();
-        Treatment { kind, steps, backing, uncertain: false, taken_by: None, unrouted_http: false }
+        Treatment {
+            kind,
+            steps,
+            backing,
+            uncertain: false,
+            taken_by: None,
+            unrouted_http: false,
+            full_name_only: false,
+        }
     }
 
     /// The proxy's listeners on this port: at this address, and at every address.
