@@ -57,6 +57,7 @@ diff calls.before calls.after && echo "$(grep -c '"http\|"tls\|"line\|"first\|"g
 
 say "Envoy's own clusters against the forecast"
 for f in "$RUN"/pods/shop*/istio-proxy.pid; do
+  kill -0 "$(cat "$f")" 2>/dev/null || continue # a pod of an earlier run
   pod=$(basename "$(dirname "$f")")
   echo "$pod $("$HERE/pexec" "${pod/_//}" curl -s localhost:15000/clusters | grep -o '^outbound|[^:]*' | sort -u | wc -l)"
 done >envoys.txt
