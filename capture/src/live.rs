@@ -10,6 +10,7 @@ mod evidence;
 pub mod filter;
 pub mod handle;
 mod links;
+mod rates;
 mod report;
 mod ring;
 pub mod rule;

@@ -26,11 +26,10 @@ pub use super::report::{
 };
 
 use self::buffer::{CHUNK, ObservationBuffer, separate_spans};
-use self::datagrams::DatagramRate;
-use self::rings::RingUse;
 use super::evidence::NodeEvidence;
 use super::handle::{DroppedPackets, Handle, OpenError};
 use super::links::{Link, Links};
+use super::rates::{DatagramRate, RingUse};
 use super::report::{ControlState, ReportKind};
 use crate::flow::ListeningPorts;
 use crate::meter::Meter;

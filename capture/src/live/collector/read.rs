@@ -4,12 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::datagrams::is_datagram;
 use super::{CLOCK_STEP_NANOS, CollectError, Collector, MAX_DRAIN, READ_FRAMES, clock, nanos};
 use crate::frame::{Direction, Frame};
 use crate::layout::sll2;
 use crate::live::handle::HandleRead;
 use crate::live::links::Link;
+use crate::live::rates::is_datagram;
 use crate::observation::{InterfaceId, Nanos};
 
 impl Collector {

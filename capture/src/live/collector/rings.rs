@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{CollectError, Collector, EndingHandle, NewRing, READ_FRAMES};
 use crate::live::handle::{DroppedPackets, Handle, HandleConfig, HandleRead};
+use crate::live::rates::RingUse;
 
 /// Largest ring of an interface, in bytes. Short connections alone fill it in 100 ms.
 const MAX_RING_BYTES: u32 = 2 * 1024 * 1024;
@@ -19,31 +20,6 @@ const MAX_RING_BYTES: u32 = 2 * 1024 * 1024;
 const RING_GROWTH: u32 = 4;
 /// Bytes that all rings together may have beyond their configured size.
 const MAX_ENLARGED_BYTES: u32 = 16 * 1024 * 1024;
-/// For how long a larger ring must not have been needed before it is given back.
-const SHRINK_AFTER: Duration = Duration::from_secs(300);
-/// A ring is large enough where the packets of a tick take at most one part in this many of it.
-const SHRINK_SHARE: u64 = 4;
-
-/// How much of a ring is used.
-#[derive(Debug, Default)]
-pub(super) struct RingUse {
-    /// Bytes of packets read since the last tick.
-    pub read_bytes: u64,
-    /// For how long the packets of each tick would have fitted a ring of the configured size.
-    calm: Duration,
-}
-
-impl RingUse {
-    /// Ends a tick. Returns whether a ring of `configured` bytes would have been enough for a
-    /// while.
-    fn fits(&mut self, configured: u32, tick: Duration) -> bool {
-        let read = std::mem::take(&mut self.read_bytes);
-        let is_calm = read * SHRINK_SHARE <= u64::from(configured);
-        self.calm = if is_calm { self.calm + tick } else { Duration::ZERO };
-        self.calm >= SHRINK_AFTER
-    }
-}
-
 impl Collector {
     pub(super) fn read_ending(&mut self) {
         let now = Instant::now();
@@ -235,23 +211,5 @@ impl Collector {
             self.wait_for(index)?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_ring_that_was_not_needed_for_a_while_is_larger_than_it_must_be() {
-        let mut ring = RingUse::default();
-        let mut tick = |read_bytes| {
-            ring.read_bytes = read_bytes;
-            ring.fits(128 * 1024, SHRINK_AFTER / 4)
-        };
-        assert!(!(0..3).any(|_| tick(32 * 1024)));
-        assert!(!tick(32 * 1024 + 1), "a quarter of it and more: it counts anew");
-        assert!(!(0..3).any(|_| tick(0)));
-        assert!(tick(0));
     }
 }

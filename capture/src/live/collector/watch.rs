@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 
-use super::{ALL, CollectError, Collector, DatagramRate, LiveInterface, RingUse, clock, system};
+use super::{ALL, CollectError, Collector, LiveInterface, clock, system};
 use crate::live::handle::{ANY, DroppedPackets, Handle, HandleConfig, OpenError};
 use crate::live::links::{Link, LinkChange};
+use crate::live::rates::{DatagramRate, RingUse};
 use crate::live::uplink;
 use crate::observation::InterfaceId;
 
