@@ -184,13 +184,13 @@ impl Versions {
                 several = true;
                 problems.push(format!(
                     "the Service {namespace}/{name} has two addresses, {a} and {b}: the files are \
-                     of two clusters; the addresses                      of both count, and a pod \
+                     of two clusters; the addresses of both count, and a pod \
                      is known by its address only where the clusters do not share it"
                 ));
             } else {
                 problems.push(format!(
                     "the Service {namespace}/{name} has two addresses, {a} and {b}: it was made \
-                     anew between the files, or they are                      of two clusters; \
+                     anew between the files, or they are of two clusters; \
                      both addresses count"
                 ));
             }
