@@ -8,7 +8,7 @@
 //! Owns these other flushes. Must never end before sled's own flush has: what is not flushed is not
 //! acknowledged.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, Builder, Scope};
 use std::time::Duration;
 
@@ -18,57 +18,27 @@ use super::caught::caught;
 /// long, and each question waits as long as the flush does.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Whether the flush has ended.
-#[derive(Default)]
-struct Ended {
-    ended: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Ended {
-    fn set(&self) {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits for the end, at most this long. Returns whether it has come.
-    fn wait(&self, longest: Duration) -> bool {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(ended, longest, |ended| !*ended);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
-    }
-}
-
-/// Sets the end when it is dropped, so that a panic of sled ends the waiting too.
-struct EndOnDrop<'a>(&'a Ended);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.set();
-    }
-}
-
 /// Flushes a database.
 ///
 /// # Errors
 /// When sled reports one, or did before.
 pub(super) fn flush(db: &sled::Db) -> sled::Result<()> {
-    let ended = Ended::default();
+    let (end, ended) = mpsc::channel();
     thread::scope(|scope| {
-        let ended = &ended;
         // Without a thread the flush goes on, as sled does it.
         let _ = Builder::new()
             .name("flush".to_owned())
-            .spawn_scoped(scope, move || ask_again(scope, db, ended));
-        let _end = EndOnDrop(ended);
+            .spawn_scoped(scope, move || ask_again(scope, db, &ended));
+        // Dropped when the flush has ended, and also when sled panics.
+        let _end: mpsc::Sender<()> = end;
         db.flush().map(|_| ())
     })
 }
 
-/// Flushes again and again, each time on a thread of its own, until the flush has ended.
-fn ask_again<'s>(scope: &'s Scope<'s, '_>, db: &'s sled::Db, ended: &Ended) {
+/// Flushes again and again, each time on a thread of its own, until the sender is dropped.
+fn ask_again<'s>(scope: &'s Scope<'s, '_>, db: &'s sled::Db, ended: &Receiver<()>) {
     let mut pause = FIRST_PAUSE;
-    while !ended.wait(pause) {
+    while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         let again = move || drop(caught(|| db.flush()));
         let _ = Builder::new().name("flush again".to_owned()).spawn_scoped(scope, again);
         pause *= 2;
@@ -94,12 +64,16 @@ mod tests {
 
     #[test]
     fn what_waits_is_told_of_the_end() {
-        let ended = Ended::default();
-        assert!(!ended.wait(Duration::from_millis(1)));
+        let dir = tempfile::tempdir().unwrap();
+        let db = sled::Config::new().path(dir.path()).flush_every_ms(None).open().unwrap();
+        let (end, ended) = mpsc::channel();
+        let waiting = ended.recv_timeout(Duration::from_millis(1));
+        assert_eq!(waiting, Err(RecvTimeoutError::Timeout), "it has not ended");
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| ended.wait(Duration::from_secs(60)));
-            drop(EndOnDrop(&ended));
-            assert!(waiting.join().unwrap());
+            let db = &db;
+            let asks = scope.spawn(move || ask_again(scope, db, &ended));
+            drop(end);
+            asks.join().unwrap();
         });
     }
 }
