@@ -30,10 +30,7 @@ impl AgentsHeard {
     /// A batch of this node's agent came.
     pub fn heard(&self, node: &str) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match all.get_mut(node) {
-            Some(last) => *last = Instant::now(),
-            None => drop(all.insert(node.to_owned(), Instant::now())),
-        }
+        all.insert(node.to_owned(), Instant::now());
     }
 
     /// How long ago each agent was heard whose node has running pods, by node.

@@ -20,6 +20,7 @@ const MAX_RING_BYTES: u32 = 2 * 1024 * 1024;
 const RING_GROWTH: u32 = 4;
 /// Bytes that all rings together may have beyond their configured size.
 const MAX_ENLARGED_BYTES: u32 = 16 * 1024 * 1024;
+
 impl Collector {
     pub(super) fn read_ending(&mut self) {
         let now = Instant::now();
@@ -139,8 +140,7 @@ impl Collector {
     }
 
     /// Opens a ring of another size on a thread of its own.
-    fn open_ring(&mut self, index: u32, name: String, (old, new): (u32, u32)) {
-        let (old_ring_bytes, ring_bytes) = (old, new);
+    fn open_ring(&mut self, index: u32, name: String, (old_ring_bytes, ring_bytes): (u32, u32)) {
         let settings = HandleConfig { ring_bytes, ..self.config.handle.clone() };
         let work = move || NewRing {
             handle: Handle::open(&name, index, &settings),
