@@ -2,8 +2,37 @@
 //!
 //! Owns which of these objects apply to sidecars. Must never decide which pods they apply to.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
 use super::ProviderUse;
-use crate::objects::{AuthorizationPolicy, Telemetry, TelemetryProviders};
+use crate::objects::{AuthorizationPolicy, ObjectMeta, Telemetry, TelemetryProviders};
+
+impl ProviderUse {
+    /// Of an object that names nothing yet.
+    pub(super) fn of_object(
+        kind: &'static str,
+        object: &ObjectMeta,
+        selector: BTreeMap<String, String>,
+    ) -> Self {
+        Self {
+            kind,
+            namespace: object.namespace.clone(),
+            name: object.name.clone(),
+            selector,
+            providers: Vec::new(),
+            clusters: Vec::new(),
+        }
+    }
+}
+
+/// Whether an object has target references (`targetRefs`, `targetRef`). It applies only to these,
+/// gateways and waypoints, and not to sidecars (`ShouldAttachPolicy` in
+/// `model/policyattachment.go`).
+pub(super) fn has_targets(target_refs: &[Value], target_ref: Option<&Value>) -> bool {
+    !target_refs.is_empty() || target_ref.is_some()
+}
 
 /// The providers that these objects use. An object that names none for sidecars is left out.
 pub(super) fn provider_uses(
@@ -13,9 +42,7 @@ pub(super) fn provider_uses(
     let mut out = Vec::new();
     for t in telemetries {
         let spec = t.spec.clone().unwrap_or_default();
-        // An object with target references applies only to these: gateways and waypoints
-        // (`ShouldAttachPolicy`).
-        if !spec.target_refs.is_empty() || spec.target_ref.is_some() {
+        if has_targets(&spec.target_refs, spec.target_ref.as_ref()) {
             continue;
         }
         let part = |all: &[TelemetryProviders]| {
@@ -33,28 +60,21 @@ pub(super) fn provider_uses(
         };
         let said = parts.into_iter().filter(|(_, p)| p.iter().any(says));
         let providers = said.map(|(name, p)| (name, part(p))).collect();
+        let selector = spec.selector.unwrap_or_default().match_labels;
         out.push(ProviderUse {
-            kind: "Telemetry",
-            namespace: t.metadata.namespace.clone(),
-            name: t.metadata.name.clone(),
-            selector: spec.selector.unwrap_or_default().match_labels,
             providers,
-            clusters: Vec::new(),
+            ..ProviderUse::of_object("Telemetry", &t.metadata, selector)
         });
     }
     for p in policies {
         let spec = p.spec.clone().unwrap_or_default();
-        let referring = !spec.target_refs.is_empty() || spec.target_ref.is_some();
-        if spec.action != "CUSTOM" || referring {
+        if spec.action != "CUSTOM" || has_targets(&spec.target_refs, spec.target_ref.as_ref()) {
             continue;
         }
+        let selector = spec.selector.unwrap_or_default().match_labels;
         out.push(ProviderUse {
-            kind: "AuthorizationPolicy",
-            namespace: p.metadata.namespace.clone(),
-            name: p.metadata.name.clone(),
-            selector: spec.selector.unwrap_or_default().match_labels,
             providers: vec![("authorization", spec.provider.into_iter().map(|n| n.name).collect())],
-            clusters: Vec::new(),
+            ..ProviderUse::of_object("AuthorizationPolicy", &p.metadata, selector)
         });
     }
     out

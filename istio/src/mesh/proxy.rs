@@ -2,15 +2,16 @@
 //! (`model/envoyfilter.go`, `EnvoyFilters` in `model/push_context.go`), WasmPlugins, and
 //! RequestAuthentications with the address of their keys.
 //!
-//! Owns finding `outbound|PORT|SUBSET|HOST` and key servers in these objects. Must never decide to which pods the
-//! objects apply.
+//! Owns finding `outbound|PORT|SUBSET|HOST` and key servers in these objects. Must never decide to
+//! which pods the objects apply.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::provideruse::has_targets;
 use super::{Mesh, ProviderUse};
-use crate::objects::{EnvoyFilter, RequestAuthentication, WasmPlugin};
+use crate::objects::{EnvoyFilter, ObjectMeta, RequestAuthentication, WasmPlugin};
 
 /// An Envoy cluster that an object names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,8 +26,7 @@ pub struct NamedCluster {
 /// only.
 pub(super) fn of_filter(filter: &EnvoyFilter) -> Option<ProviderUse> {
     let spec = filter.spec.clone().unwrap_or_default();
-    // An object with target references applies to gateways and waypoints, not to sidecars.
-    if !spec.target_refs.is_empty() {
+    if has_targets(&spec.target_refs, None) {
         return None;
     }
     let (mut named, mut brought) = (BTreeSet::new(), BTreeSet::new());
@@ -46,58 +46,53 @@ pub(super) fn of_filter(filter: &EnvoyFilter) -> Option<ProviderUse> {
                 value.get(key).into_iter().for_each(|v| find(v, &mut own));
             }
             found.retain(|c| !own.contains(c));
-            if matches!(patch.operation.as_str(), "ADD") {
+            if patch.operation == "ADD" {
                 brought.extend(own);
             }
         }
         named.extend(found);
     }
     named.retain(|c| !brought.contains(c));
-    (!named.is_empty()).then(|| ProviderUse {
-        kind: "EnvoyFilter",
-        namespace: filter.metadata.namespace.clone(),
-        name: filter.metadata.name.clone(),
-        selector: spec.workload_selector.unwrap_or_default().labels,
-        providers: Vec::new(),
-        clusters: named.into_iter().collect(),
-    })
+    let selector = spec.workload_selector.unwrap_or_default().labels;
+    naming("EnvoyFilter", &filter.metadata, selector, named)
 }
 
 /// The clusters that a WasmPlugin's settings name.
 pub(super) fn of_plugin(plugin: &WasmPlugin) -> Option<ProviderUse> {
     let spec = plugin.spec.clone().unwrap_or_default();
-    if !spec.target_refs.is_empty() || spec.target_ref.is_some() {
+    if has_targets(&spec.target_refs, spec.target_ref.as_ref()) {
         return None;
     }
     let mut named = BTreeSet::new();
     spec.plugin_config.iter().for_each(|v| find(v, &mut named));
-    (!named.is_empty()).then(|| ProviderUse {
-        kind: "WasmPlugin",
-        namespace: plugin.metadata.namespace.clone(),
-        name: plugin.metadata.name.clone(),
-        selector: spec.selector.unwrap_or_default().match_labels,
-        providers: Vec::new(),
-        clusters: named.into_iter().collect(),
-    })
+    let selector = spec.selector.unwrap_or_default().match_labels;
+    naming("WasmPlugin", &plugin.metadata, selector, named)
 }
 
-/// The hosts of the mesh that have the keys of a RequestAuthentication. The proxy fetches them itself
-/// where istiod runs with `PILOT_JWT_ENABLE_REMOTE_JWKS` (`buildJwtFilter` in
+/// The hosts of the mesh that have the keys of a RequestAuthentication. The proxy fetches them
+/// itself where istiod runs with `PILOT_JWT_ENABLE_REMOTE_JWKS` (`buildJwtFilter` in
 /// `security/authn/policy_applier.go`, `LookupCluster`), which a mesh does not know.
 pub(super) fn of_keys(authentication: &RequestAuthentication, mesh: &Mesh) -> Option<ProviderUse> {
     let spec = authentication.spec.clone().unwrap_or_default();
-    if !spec.target_refs.is_empty() || spec.target_ref.is_some() {
+    if has_targets(&spec.target_refs, spec.target_ref.as_ref()) {
         return None;
     }
     let servers = spec.jwt_rules.iter().filter_map(|rule| server_of(&rule.jwks_uri));
     let in_mesh: BTreeSet<NamedCluster> = servers.filter(|s| mesh.has_host(&s.host)).collect();
-    (!in_mesh.is_empty()).then(|| ProviderUse {
-        kind: "RequestAuthentication",
-        namespace: authentication.metadata.namespace.clone(),
-        name: authentication.metadata.name.clone(),
-        selector: spec.selector.unwrap_or_default().match_labels,
-        providers: Vec::new(),
-        clusters: in_mesh.into_iter().collect(),
+    let selector = spec.selector.unwrap_or_default().match_labels;
+    naming("RequestAuthentication", &authentication.metadata, selector, in_mesh)
+}
+
+/// The use of an object that names these clusters; `None` where it names none.
+fn naming(
+    kind: &'static str,
+    object: &ObjectMeta,
+    selector: BTreeMap<String, String>,
+    named: BTreeSet<NamedCluster>,
+) -> Option<ProviderUse> {
+    (!named.is_empty()).then(|| ProviderUse {
+        clusters: named.into_iter().collect(),
+        ..ProviderUse::of_object(kind, object, selector)
     })
 }
 
