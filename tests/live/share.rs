@@ -65,8 +65,8 @@ fn a_pod_that_scans_takes_neither_memory_nor_the_share_of_others() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let took = scanning.join().unwrap();
-    // By now everything was reported. On a busy machine the kernel drops most of the frames, and the
-    // share is not full: then the pod scans again.
+    // By now everything was reported. On a busy machine the kernel drops most of the frames, and
+    // the share is not full: then the pod scans again.
     std::thread::sleep(Duration::from_secs(4));
     let folded = |event: &str| {
         metric(&world.node, &format!("sidecarta_agent_events_total{{event=\"{event}\"}}")) > 0

@@ -19,15 +19,16 @@ fn a_virtual_service_of_a_central_namespace_is_listed_under_its_own() {
     assert_eq!(found[0]["spec"]["workloadSelector"]["labels"], json!({"app": "web"}));
 }
 
-/// A VirtualService alone gives its host a virtual host for the full name. Only the Service's own has
-/// the short names, and an application may use them.
+/// A VirtualService alone gives its host a virtual host for the full name. Only the Service's own
+/// has the short names, and an application may use them.
 #[test]
 fn the_service_of_a_host_that_is_led_elsewhere_is_listed_for_its_short_names() {
     let lab = Lab::new(
         "apiVersion: v1\nkind: Service\nmetadata: {namespace: prod, name: sale}\n\
          spec: {clusterIP: 10.96.7.7, ports: [{name: http, port: 80}]}\n---\n\
          apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
-         metadata: {namespace: rules, name: sale}\nspec:\n  hosts: [sale.prod.svc.cluster.local]\n  \
+         metadata: {namespace: rules, name: sale}\nspec:\n  \
+         hosts: [sale.prod.svc.cluster.local]\n  \
          http: [{route: [{destination: {host: ratings.prod.svc.cluster.local}}]}]\n",
     );
     let found = lab.generate(&[("shop/web", "sale.prod", 80)], &[]);
