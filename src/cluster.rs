@@ -133,6 +133,11 @@ impl Cluster {
         &self.pods
     }
 
+    /// The pods that run at this time, in the order of all.
+    pub fn pods_at(&self, time: Time) -> impl Iterator<Item = &Pod> {
+        self.pods.iter().filter(move |pod| pod.runs_at(time))
+    }
+
     /// Pods of this name, deleted ones included: those of a StatefulSet follow each other.
     pub fn pods_named(&self, namespace: &str, name: &str) -> &[Pod] {
         let key = |p: &Pod| (p.workload.namespace.as_str(), &*p.name).cmp(&(namespace, name));
@@ -167,7 +172,7 @@ impl Cluster {
         let mut found = None;
         for &i in self.pods_by_address.get(&address).map_or(&[][..], Vec::as_slice) {
             let pod = &self.pods[i as usize];
-            if pod.start <= time && time < pod.end {
+            if pod.runs_at(time) {
                 if found.is_some() {
                     return Holder::Contested;
                 }

@@ -53,6 +53,11 @@ fn empty() -> Arc<str> {
 }
 
 impl Pod {
+    /// Whether it had its addresses at this time.
+    pub fn runs_at(&self, time: Time) -> bool {
+        self.start <= time && time < self.end
+    }
+
     /// Whether its proxy captured connections to this address and port then: it is redirected to
     /// the proxy, and the proxy ran. What init containers send before that goes past it.
     pub fn captures(&self, address: IpAddr, port: u16, at: Time) -> bool {

@@ -35,10 +35,7 @@ pub(super) fn review(
         for lookups in store.lookups(None)? {
             by_workload.entry(lookups.workload.clone()).or_default().push(lookups);
         }
-        let mut running: BTreeMap<&WorkloadId, Vec<&Pod>> = BTreeMap::new();
-        for pod in running_pods(cluster, now) {
-            running.entry(&pod.workload).or_default().push(pod);
-        }
+        let running = running_pods(cluster, now);
         for (workload, lookups) in by_workload {
             let Some(pods) = running.get(&workload) else { continue };
             for (host, tally) in blocked_hosts(store, cluster, pods, &lookups, now)? {

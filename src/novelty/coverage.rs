@@ -24,10 +24,7 @@ pub fn review_coverage(
     now: Time,
     patience: AlertPatience,
 ) -> Result<Vec<Alert>, StoreError> {
-    let mut running: BTreeMap<&WorkloadId, Vec<&Pod>> = BTreeMap::new();
-    for pod in running_pods(cluster, now) {
-        running.entry(&pod.workload).or_default().push(pod);
-    }
+    let running = running_pods(cluster, now);
     let watches = store.watches(None)?;
     let mut watched: BTreeMap<&WorkloadId, WatchedTimes<'_>> = BTreeMap::new();
     for watch in &watches {

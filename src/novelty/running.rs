@@ -2,10 +2,16 @@
 //!
 //! Owns that question for the rules of alerts. Must never read a store.
 
-use crate::cluster::{Cluster, Pod};
-use crate::model::Time;
+use std::collections::BTreeMap;
 
-/// The pods that run at this time.
-pub(super) fn running_pods(cluster: &Cluster, now: Time) -> impl Iterator<Item = &Pod> {
-    cluster.pods().iter().filter(move |pod| pod.start <= now && now < pod.end)
+use crate::cluster::{Cluster, Pod};
+use crate::model::{Time, WorkloadId};
+
+/// The pods that run at this time, by workload.
+pub(super) fn running_pods(cluster: &Cluster, now: Time) -> BTreeMap<&WorkloadId, Vec<&Pod>> {
+    let mut out: BTreeMap<&WorkloadId, Vec<&Pod>> = BTreeMap::new();
+    for pod in cluster.pods_at(now) {
+        out.entry(&pod.workload).or_default().push(pod);
+    }
+    out
 }

@@ -35,8 +35,7 @@ impl AgentsHeard {
 
     /// How long ago each agent was heard whose node has running pods, by node.
     pub fn ages(&self, cluster: &Cluster, now: Time) -> BTreeMap<String, Duration> {
-        let running = cluster.pods().iter().filter(|pod| pod.start <= now && now < pod.end);
-        let nodes: BTreeSet<&str> = running.map(|pod| &*pod.node).collect();
+        let nodes: BTreeSet<&str> = cluster.pods_at(now).map(|pod| &*pod.node).collect();
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all.iter().filter(|(node, _)| nodes.contains(node.as_str()));
         known.map(|(node, last)| (node.clone(), last.elapsed())).collect()
