@@ -190,9 +190,7 @@ impl StatusReport {
             known.entry(id.clone()).or_default();
         }
         let workloads = known.iter().map(|(id, known)| {
-            let plane = planes.get(id).copied();
-            let not_ready = not_ready(id, plane, known, newest.unwrap_or(Time::MIN));
-            WorkloadStatus { not_ready, ..status(id, plane, known, &decided) }
+            status(id, planes.get(id).copied(), known, &decided, newest.unwrap_or(Time::MIN))
         });
         let workloads = workloads.collect();
         Self { workloads, sources, unverified, missing, blocked_calls: Vec::new() }
@@ -214,36 +212,37 @@ impl StatusReport {
     }
 }
 
-/// Why not enough is known of a workload to write its Sidecar. `newest`: when the store's last
-/// packet was seen.
-fn not_ready(
-    id: &WorkloadId,
-    data_plane: Option<DataPlane>,
-    known: &Learned,
-    newest: Time,
-) -> Option<NotReady> {
+/// How much is known of a workload. `newest`: when the store's last packet was seen.
+fn readiness(id: &WorkloadId, known: &Learned, newest: Time) -> Readiness {
     /// A pod that was watched until less than this before the newest packet may still run, in
     /// nanoseconds.
     const RUNS: u64 = 60_000_000_000;
+    let is_running =
+        |watch: &Watch| watch.watched().0.last().is_some_and(|span| newest.since(span.to) < RUNS);
+    Readiness::of_kind(known, &id.kind, is_running)
+}
+
+/// Why not enough is known of a workload to write its Sidecar.
+fn not_ready(
+    id: &WorkloadId,
+    data_plane: Option<DataPlane>,
+    readiness: &Readiness,
+) -> Option<NotReady> {
     if data_plane.is_some_and(|plane| plane.why_no_sidecar().is_some()) {
         return None;
     }
-    let is_running = |pod: &str| {
-        let of_pod = known.watches.iter().filter(|w| w.pod == pod);
-        of_pod.filter_map(|w| w.watched().0.last().copied()).any(|s| newest.since(s.to) < RUNS)
-    };
-    let readiness = Readiness::of_kind(known, &id.kind, is_running);
     let reason = readiness.lacks(&Thresholds::CAREFUL)?;
     let restart = (!readiness.start_seen && readiness.runs.is_none()).then(|| restart_command(id));
     Some(NotReady { reason, restart: restart.flatten() })
 }
 
-/// Summarizes the records of one workload.
+/// Summarizes the records of one workload. `newest`: when the store's last packet was seen.
 fn status(
     id: &WorkloadId,
     data_plane: Option<DataPlane>,
     known: &Learned,
     decided: &Decided,
+    newest: Time,
 ) -> WorkloadStatus {
     let mut dependencies: BTreeMap<&'static str, u64> = BTreeMap::new();
     let mut evidence: BTreeMap<Grade, u64> = BTreeMap::new();
@@ -290,6 +289,7 @@ fn status(
         unknown.push("none of its pods was watched on its own interface".to_owned());
     }
     unknown.extend(incomplete(&known.watches));
+    let readiness = readiness(id, known, newest);
     WorkloadStatus {
         workload: id.clone(),
         data_plane,
@@ -299,12 +299,12 @@ fn status(
         guessed,
         dependencies,
         evidence,
-        chance_that_next_is_new: Readiness::of(known).chance_that_next_is_new(),
+        chance_that_next_is_new: readiness.chance_that_next_is_new(),
         accepted: decided.baseline(id).map(AcceptedStatus::from),
         not_accepted: decided.is_new(id),
         scope_misses,
         unknown,
-        not_ready: None,
+        not_ready: not_ready(id, data_plane, &readiness),
     }
 }
 

@@ -201,6 +201,42 @@ impl Merge for Watch {
     }
 }
 
+/// What the watches of one workload's pods say together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WatchTotals {
+    /// Time in which one of its pods was watched.
+    pub spans: Spans,
+    /// Time between the first and the last span of a pod in which it was not watched.
+    pub gaps: Spans,
+    /// Packets seen on its interfaces.
+    pub packets: u64,
+    /// Packets and observations of its interfaces that were lost.
+    pub lost: u64,
+    /// Pods that were watched from their start.
+    pub from_start: u64,
+    /// The longest time without a gap from a pod's start, in nanoseconds.
+    pub longest_from_start: u64,
+}
+
+impl WatchTotals {
+    /// Sums up the watches of one workload's pods.
+    pub fn of(watches: &[Watch]) -> Self {
+        let mut out = Self::default();
+        for watch in watches {
+            let watched = watch.watched();
+            out.gaps.merge(&watched.gaps());
+            if let Some(span) = watch.span_from_start() {
+                out.from_start += 1;
+                out.longest_from_start = out.longest_from_start.max(span.to.since(span.from));
+            }
+            out.spans.merge(&watched);
+            out.packets = out.packets.saturating_add(watch.packets);
+            out.lost = out.lost.saturating_add(watch.lost);
+        }
+        out
+    }
+}
+
 /// That a workload asked the DNS for a host of the cluster or of a ServiceEntry: what it may
 /// address, called or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -31,7 +31,7 @@ pub use alert::{Alert, AlertKind, Delivery, RaisedAlert};
 pub use baseline::{Acceptance, AcceptedDependency, Baseline};
 pub use batch::{Batch, BatchId, Record, RecordKey, Source};
 pub use counted::{CountedBefore, Ledger, LedgerEntry};
-pub use coverage::{Lookups, OwnedBy, Ownership, Span, Spans, Watch};
+pub use coverage::{Lookups, OwnedBy, Ownership, Span, Spans, Watch, WatchTotals};
 pub use dependency::{Dependency, DependencyKey};
 pub use destination::{Destination, Infrastructure, ServicePort, Unresolved};
 pub use evidence::{Evidence, Example, Grade};

@@ -10,7 +10,7 @@ use super::learned::{Learned, NOTHING};
 use super::readiness::{Readiness, Thresholds};
 use crate::cluster::Cluster;
 use crate::mesh::Meshes;
-use crate::model::{Time, WorkloadId};
+use crate::model::{Time, Watch, WorkloadId};
 
 /// How to generate.
 #[derive(Clone, Debug, Default)]
@@ -55,8 +55,8 @@ impl<'a> GenerateInput<'a> {
 
     /// How much is known of a workload.
     pub(super) fn readiness_of(&self, id: &WorkloadId) -> Readiness {
-        let is_running = |pod: &str| {
-            let pods_of_name = self.cluster.pods_named(&id.namespace, pod);
+        let is_running = |watch: &Watch| {
+            let pods_of_name = self.cluster.pods_named(&id.namespace, &watch.pod);
             pods_of_name.iter().any(|p| p.end == Time::MAX)
         };
         Readiness::of_kind(self.learned_of(id), &id.kind, is_running)

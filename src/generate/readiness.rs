@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::learned::Learned;
-use crate::model::{Destination, Merge, Spans, Watch, WorkloadId};
+use crate::model::{Destination, Watch, WatchTotals, WorkloadId};
 
 /// Below this number of connections no chance is estimated: after three connections to one host the
 /// next one may go anywhere.
@@ -106,42 +106,33 @@ impl Readiness {
             connections = connections.saturating_add(d.tally.connections);
             seen_once += u64::from(d.tally.connections == 1);
         }
-        let folded =
-            learned.watches.iter().fold(0u64, |n, w| n.saturating_add(w.folded.connections()));
-        let mut out = Self { connections, seen_once, folded, ..Self::of_watches(&learned.watches) };
+        let watches = &learned.watches;
+        let totals = WatchTotals::of(watches);
+        let mut out = Self {
+            watched: totals.spans.total(),
+            unwatched: totals.gaps.total(),
+            gaps: totals.gaps.0.len() as u64,
+            lost: totals.lost,
+            start_seen: totals.from_start > 0,
+            from_start: totals.longest_from_start,
+            connections,
+            seen_once,
+            folded: watches.iter().fold(0, |n, w| n.saturating_add(w.folded.connections())),
+            ..Self::default()
+        };
         out.confidence = out.chance_that_next_is_new().map(|new| 1.0 - new);
         out
     }
 
-    /// What the watches of a workload's pods say.
-    pub(super) fn of_watches(watches: &[Watch]) -> Self {
-        let (mut watched, mut gaps) = (Spans::default(), Spans::default());
-        for spans in watches.iter().map(Watch::watched) {
-            gaps.merge(&spans.gaps());
-            watched.merge(&spans);
-        }
-        let starts = watches.iter().filter_map(Watch::span_from_start);
-        let from_start = starts.map(|span| span.to.since(span.from)).max();
-        Self {
-            watched: watched.total(),
-            unwatched: gaps.total(),
-            gaps: gaps.0.len() as u64,
-            lost: watches.iter().fold(0, |n, w| n.saturating_add(w.lost)),
-            start_seen: from_start.is_some(),
-            from_start: from_start.unwrap_or(0),
-            ..Self::default()
-        }
-    }
-
     /// The readiness of a workload of this kind. A workload that runs to an end is judged by its
-    /// completed runs; `is_running` says whether the pod of a name still runs.
-    pub fn of_kind(learned: &Learned, kind: &str, is_running: impl Fn(&str) -> bool) -> Self {
+    /// completed runs; `is_running` says whether a pod that was watched still runs.
+    pub fn of_kind(learned: &Learned, kind: &str, is_running: impl Fn(&Watch) -> bool) -> Self {
         let least = match kind {
             "CronJob" | "CronWorkflow" => LEAST_RUNS,
             "Job" | "Workflow" => 1,
             _ => return Self::of(learned),
         };
-        let done = learned.watches.iter().filter(|w| w.from_start() && !is_running(&w.pod));
+        let done = learned.watches.iter().filter(|w| w.from_start() && !is_running(w));
         Self { runs: Some(Runs { completed: done.count() as u64, least }), ..Self::of(learned) }
     }
 

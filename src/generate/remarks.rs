@@ -7,9 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::group::Group;
 use super::learned::Learned;
 use super::minimal::{FORCE_SCAN, Minimal, SILENT, Widening};
-use super::readiness::Readiness;
 use crate::mesh::{Mesh, TrafficMode};
-use crate::model::{Dependency, Destination, Protocol, valid};
+use crate::model::{Dependency, Destination, Protocol, WatchTotals, valid};
 use crate::scope::ScopeCall;
 
 /// Whether a dependency is reason for a host: it leads to a Service or a ServiceEntry over TCP, or
@@ -56,20 +55,20 @@ pub(super) fn of_dependencies(learned: &Learned, remarks: &mut Vec<String>) {
 
 /// Remarks on how a workload was watched.
 pub(super) fn of_watching(learned: &Learned) -> Vec<String> {
-    let readiness = Readiness::of_watches(&learned.watches);
+    let totals = WatchTotals::of(&learned.watches);
     let mut out = Vec::new();
-    if !learned.watches.is_empty() && !readiness.start_seen {
+    if !learned.watches.is_empty() && totals.from_start == 0 {
         out.push(
             "start not seen: no pod was watched from its start, so what it calls only then is \
              missing"
                 .to_owned(),
         );
     }
-    if readiness.lost > 0 {
+    if totals.lost > 0 {
         out.push(format!(
             "{} packets or observations of its pods' interfaces were lost; that time does not \
              count as watched",
-            readiness.lost
+            totals.lost
         ));
     }
     out

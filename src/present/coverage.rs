@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::model::{Merge, Source, Spans, Time, Watch, Workload, WorkloadId};
+use crate::model::{Source, Spans, Time, Watch, WatchTotals, Workload, WorkloadId};
 
 /// How long and how completely the pods of a workload were watched.
 #[derive(Debug, Serialize)]
@@ -28,20 +28,16 @@ pub(crate) struct WatchedPods {
 impl WatchedPods {
     /// Sums up the watches of one workload's pods.
     pub(super) fn of(watches: &[Watch]) -> Self {
-        let (mut spans, mut gaps) = (Spans::default(), Spans::default());
-        for watched in watches.iter().map(Watch::watched) {
-            gaps.merge(&watched.gaps());
-            spans.merge(&watched);
-        }
+        let WatchTotals { spans, gaps, packets, lost, from_start, .. } = WatchTotals::of(watches);
         Self {
             pods: watches.len() as u64,
-            pods_from_start: watches.iter().filter(|w| w.from_start()).count() as u64,
+            pods_from_start: from_start,
             nanoseconds: spans.total(),
             spans,
             gap_nanoseconds: gaps.total(),
             gaps: gaps.0.len() as u64,
-            packets: watches.iter().map(|w| w.packets).fold(0, u64::saturating_add),
-            lost: watches.iter().map(|w| w.lost).fold(0, u64::saturating_add),
+            packets,
+            lost,
         }
     }
 }
