@@ -211,17 +211,18 @@ impl Gatherer {
             return None;
         }
         let pod_index = self.pod(pod);
-        self.ask(AskedName {
-            pod: pod_index,
-            question: l.question.clone(),
-            answered: !l.addresses.is_empty(),
-            tally: Tally::new(1, Time(l.time), Time(l.time)),
-        })
+        let tally = Tally::new(1, Time(l.time), Time(l.time));
+        self.ask(pod_index, &l.question, !l.addresses.is_empty(), tally)
     }
 
-    fn ask(&mut self, asked: AskedName) -> Option<usize> {
-        let AskedName { pod: pod_index, question, answered, tally } = asked;
-        let hash = self.hasher.hash_one((pod_index, question.as_str()));
+    fn ask(
+        &mut self,
+        pod_index: u32,
+        question: &str,
+        answered: bool,
+        tally: Tally,
+    ) -> Option<usize> {
+        let hash = self.hasher.hash_one((pod_index, question));
         let is_same =
             |gathered: &AskedName| gathered.pod == pod_index && gathered.question == question;
         if let Some(i) = self.asked_index.find(hash, |i| is_same(&self.asked[*i as usize])) {
@@ -231,7 +232,7 @@ impl Gatherer {
             same.answered |= answered;
             return Some(i);
         }
-        let (has, bytes) = (self.bytes[pod_index as usize], lookup_bytes(&question));
+        let (has, bytes) = (self.bytes[pod_index as usize], lookup_bytes(question));
         if !self.has_room(has, has.lookups, self.budget.share / 4, bytes) {
             self.fold(pod_index, &Folded { names: tally.connections, ..Folded::default() });
             self.count(counter::NAMES_FOLDED, tally.connections);
@@ -240,6 +241,7 @@ impl Gatherer {
         self.bytes[pod_index as usize].lookups += bytes;
         self.total_bytes += bytes;
         let i = self.asked.len();
+        let question = question.to_owned();
         self.asked.push(AskedName { pod: pod_index, question, answered, tally });
         let (asked, hasher) = (&self.asked, &self.hasher);
         self.asked_index.insert_unique(hash, i as u32, |i| {

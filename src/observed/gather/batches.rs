@@ -130,8 +130,8 @@ impl Gatherer {
             self.merge(Edge { pod: pods[edge.pod as usize], ..edge.clone() });
         }
         for asked in &batch.asked {
-            let pod = pods[asked.pod as usize];
-            self.ask(AskedName { pod, ..asked.clone() });
+            let AskedName { pod, question, answered, tally } = asked;
+            self.ask(pods[*pod as usize], question, *answered, *tally);
         }
         for w in &batch.watching {
             let pod = pods[w.pod as usize];
