@@ -83,13 +83,11 @@ impl Baseline {
             Destination::Ambiguous { candidates } => {
                 !candidates.is_empty()
                     && candidates.iter().all(|one| {
-                        let service = AcceptedDependency {
+                        self.has(&AcceptedDependency {
                             destination: Destination::Service(one.clone()),
                             port: one.port,
                             protocol: dependency.protocol,
-                        };
-                        self.dependencies.contains(&service)
-                            || self.has_one_of(one, dependency.protocol)
+                        })
                     })
             }
             _ => false,
