@@ -53,7 +53,8 @@ pub(super) struct ReadyOptions {
     /// Least confidence, 0 to 1, that the next connection is of a known dependency
     /// (Good-Turing estimate, from 30 connections on; a workload with fewer must have been watched
     /// 7 times as long)
-    #[arg(long, value_name = "SHARE", default_value_t = 0.95, value_parser = share)]
+    #[arg(long, value_name = "SHARE", value_parser = share,
+        default_value_t = Thresholds::CAREFUL.min_confidence)]
     min_confidence: f64,
     /// Write Sidecars of workloads of which no pod was watched from its start: somebody knows what
     /// they call only then
@@ -325,4 +326,22 @@ fn write_file(dir: &Path, namespace: &str, name: &str, text: &str) -> anyhow::Re
     fs::write(&new, text)
         .and_then(|()| fs::rename(&new, &path))
         .with_context(|| format!("cannot write {}; nothing of it was changed", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    /// `status` says by these thresholds what `generate` would withhold.
+    #[test]
+    fn without_options_the_thresholds_are_the_careful_ones() {
+        #[derive(Parser)]
+        struct Options {
+            #[command(flatten)]
+            ready: ReadyOptions,
+        }
+        assert_eq!(Options::parse_from(["generate"]).ready.thresholds(), Thresholds::CAREFUL);
+    }
 }
