@@ -7,17 +7,13 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::json;
-
 use crate::netns::Net;
 use crate::world::{REQUEST, World, call, eventually, expected, possible, serve};
 
 /// One client, and three services of one pod.
 fn shop() -> (World, Net) {
     let mut world = World::new();
-    let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
-    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
-    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
+    let (web, cart) = (world.pod("web", 10), world.pod("cart", 11));
     for (name, n) in [("one", 1), ("two", 2), ("three", 3)] {
         world.service(name, &format!("10.96.0.{n}"), &[("10.244.1.11", 8080 + n)]);
         serve(&cart, &format!("0.0.0.0:{}", 8080 + n));

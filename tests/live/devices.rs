@@ -19,9 +19,7 @@ use crate::world::{REQUEST, World, call, expected, possible, serve};
 /// Sends the tagged frames of a call, as a pod with its own VLAN sends and receives them.
 fn tagged_frames_are_learned(tags: u8, more: &str) {
     let mut world = World::new();
-    let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
-    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
-    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
+    let (web, cart) = (world.pod("web", 10), world.pod("cart", 11));
     world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
     let (client, server) = (([10, 244, 1, 10], 40_000), ([10, 244, 1, 11], 8080));
     let agent = world.agent(more);

@@ -43,10 +43,9 @@ fn lies(victim: [u8; 4], target: [u8; 4]) -> Vec<Vec<u8>> {
 fn world() -> (World, [Net; 5]) {
     let mut world = World::new();
     let (web, cart) = world.web_and_cart();
-    let evil = world.node.bridged("evil", 12);
+    let evil = world.pod("evil", 12);
     let far = world.node.routed("far", "10.9.0.5");
     let mole = world.node.routed("mole", "10.9.0.6");
-    world.object("evil", "evil-1", &["10.244.1.12"], &json!({}));
     world.object("far", "far-1", &["10.9.0.5"], &json!({}));
     world.object("mole", "mole-1", &["10.9.0.6"], &json!({}));
     world.service("far", "10.96.0.12", &[("10.9.0.5", 9090)]);

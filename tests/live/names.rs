@@ -54,14 +54,8 @@ fn names_of_the_dns_are_evidence() {
         return;
     }
     let mut world = World::new();
-    let (web, cart, dns) = (
-        world.node.bridged("web", 10),
-        world.node.bridged("cart", 11),
-        world.node.bridged("dns", 53),
-    );
-    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
-    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
-    world.object("dns", "dns-1", &["10.244.1.53"], &json!({}));
+    let (web, cart) = (world.pod("web", 10), world.pod("cart", 11));
+    let dns = world.pod("dns", 53);
     world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
     world.service("never", "10.96.0.13", &[("10.244.1.13", 8080)]);
     serve(&cart, "0.0.0.0:8080");
@@ -151,9 +145,7 @@ fn handshake(net: &Net, port: u16, name: &str, more: &str) {
 /// evidence.
 fn hellos(more: &str) {
     let mut world = World::new();
-    let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
-    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
-    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
+    let (web, cart) = (world.pod("web", 10), world.pod("cart", 11));
     for (n, port) in [8443u16, 8444, 8445, 8446].into_iter().enumerate() {
         world.objects.push(json!({"apiVersion": "v1", "kind": "Service",
             "metadata": {"namespace": "shop", "name": format!("s{n}")},
@@ -262,9 +254,7 @@ fn no_name_is_lost_to_sampling_between_two_watched_pods() {
         return;
     }
     let mut world = World::new();
-    let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
-    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
-    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
+    let (web, cart) = (world.pod("web", 10), world.pod("cart", 11));
     for (n, (name, to)) in
         [("one", 11), ("two", 11), ("three", 10), ("four", 10)].into_iter().enumerate()
     {

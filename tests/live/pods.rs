@@ -59,8 +59,7 @@ fn the_first_connection_of_a_new_pod_is_learned() {
         return;
     }
     let mut world = World::new();
-    let cart = world.node.bridged("cart", 11);
-    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
+    let cart = world.pod("cart", 11);
     world.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
     for n in 0..4 {
         world.object(

@@ -94,8 +94,7 @@ impl Monitored {
     fn new() -> Self {
         let mut world = World::new();
         let (web, cart) = world.web_and_cart();
-        let db = world.node.bridged("db", 12);
-        world.object("db", "db-1", &["10.244.1.12"], &json!({}));
+        let db = world.pod("db", 12);
         world.service("db", "10.96.0.12", &[("10.244.1.12", 5432)]);
         serve(&db, "0.0.0.0:5432");
         let api = Api::start(&mut world);

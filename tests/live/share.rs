@@ -5,7 +5,7 @@
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use sidecarta_testkit::dns;
 use sidecarta_testkit::frame::{datagram, syn};
 
@@ -54,8 +54,7 @@ fn a_pod_that_scans_takes_neither_memory_nor_the_share_of_others() {
     }
     let mut world = World::new();
     let (web, _cart) = world.web_and_cart();
-    let scan = world.node.bridged("scan", 12);
-    world.object("scan", "scan-1", &["10.244.1.12"], &json!({}));
+    let scan = world.pod("scan", 12);
     let agent = world.agent("--sample 1 --listen 127.0.0.1:15099");
     call(&scan, "10.244.1.11:8080", REQUEST);
     let scanning = scan_all(&scan, world.node.mac("br0"));

@@ -47,20 +47,11 @@ fn shop() -> (World, Vec<Net>) {
     let mut world = World::new();
     for (n, name) in ["cart", "stock", "pay"].iter().enumerate() {
         let address = format!("10.244.1.{}", 50 + n);
-        let net = world.node.bridged(name, 50 + n as u8);
-        world.object(name, &format!("{name}-1"), &[&address], &json!({}));
+        let net = world.pod(name, 50 + n as u8);
         world.service(name, &format!("10.96.0.{}", 50 + n), &[(&address, 8080)]);
         serve_many(&net, "0.0.0.0:8080");
     }
-    let pods = (0..4u8).map(|n| world.node.bridged(&format!("web{n}"), 10 + n)).collect();
-    for n in 0..4 {
-        world.object(
-            &format!("web{n}"),
-            &format!("web{n}-1"),
-            &[&format!("10.244.1.{}", 10 + n)],
-            &json!({}),
-        );
-    }
+    let pods = (0..4).map(|n| world.pod(&format!("web{n}"), 10 + n)).collect();
     (world, pods)
 }
 
@@ -145,9 +136,7 @@ fn a_connection_older_than_the_agent_is_found() {
         return;
     }
     let mut world = World::new();
-    let (web, cart) = (world.node.bridged("web", 10), world.node.bridged("cart", 11));
-    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
-    world.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
+    let (web, cart) = (world.pod("web", 10), world.pod("cart", 11));
     // Its port is above the client's: only the snapshot shows which end is the server.
     world.service("cart", "10.96.0.11", &[("10.244.1.11", 61_999)]);
     serve(&cart, "0.0.0.0:61999");
@@ -285,9 +274,7 @@ fn a_single_datagram_is_seen_and_answers_are_no_calls() {
         return;
     }
     let mut world = World::new();
-    let (web, stats) = (world.node.bridged("web", 10), world.node.bridged("stats", 13));
-    world.object("web", "web-1", &["10.244.1.10"], &json!({}));
-    world.object("stats", "stats-1", &["10.244.1.13"], &json!({}));
+    let (web, stats) = (world.pod("web", 10), world.pod("stats", 13));
     let answering = inside(&stats.ns, || UdpSocket::bind("0.0.0.0:9125").unwrap()).join().unwrap();
     answering.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let server = std::thread::spawn(move || {
@@ -326,8 +313,7 @@ fn kernel_drops_are_counted_and_later_calls_are_learned() {
         return;
     }
     let (mut world, pods) = shop();
-    let slow = world.node.bridged("slow", 60);
-    world.object("slow", "slow-1", &["10.244.1.60"], &json!({}));
+    let slow = world.pod("slow", 60);
     serve(&slow, "0.0.0.0:9000");
     let agent = world.agent("--ring 512 --sample 8 --listen 127.0.0.1:15099");
     let rounds = Arc::<AtomicU64>::default();

@@ -70,10 +70,15 @@ impl World {
         self.objects.push(object);
     }
 
+    /// Adds the pod of an app on the bridge. Its address is 10.244.1.`last`.
+    pub fn pod(&mut self, app: &str, last: u8) -> Net {
+        self.object(app, &format!("{app}-1"), &[&format!("10.244.1.{last}")], &json!({}));
+        self.node.bridged(app, last)
+    }
+
     /// Adds the pod `cart` on the bridge. It answers calls, and has a Service of its name.
     pub fn cart(&mut self) -> Net {
-        let cart = self.node.bridged("cart", 11);
-        self.object("cart", "cart-1", &["10.244.1.11"], &json!({}));
+        let cart = self.pod("cart", 11);
         self.service("cart", "10.96.0.11", &[("10.244.1.11", 8080)]);
         serve(&cart, "0.0.0.0:8080");
         cart
@@ -81,9 +86,7 @@ impl World {
 
     /// Adds the pods `web`, which calls, and `cart`, which answers.
     pub fn web_and_cart(&mut self) -> (Net, Net) {
-        let web = self.node.bridged("web", 10);
-        self.object("web", "web-1", &["10.244.1.10"], &json!({}));
-        (web, self.cart())
+        (self.pod("web", 10), self.cart())
     }
 
     /// Adds a Service on TCP port 80 with these endpoints.
