@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use netns::{Net, Node, inside, installed};
 use serde_json::{Value, json};
+use sidecarta_testkit::memory;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: cart\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -221,16 +222,6 @@ fn cpu(stat: &str) -> f64 {
     // The name before it may hold anything.
     let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / TICKS
-}
-
-/// A line of /proc/PID/status in KiB.
-fn memory(pid: u32, what: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    text.lines()
-        .find_map(|l| {
-            l.strip_prefix(what)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok()
-        })
-        .unwrap_or(0)
 }
 
 /// Median of each mode, and its loss against the first: the median of what each round says, as a
@@ -589,7 +580,7 @@ fn resident() {
             inside(&net.ns, call).join().unwrap();
         }
         std::thread::sleep(Duration::from_secs(2));
-        let of = |what| memory(agent.pid(), what) as f64 / 1024.0;
+        let of = |what| memory::kib(agent.pid(), what).unwrap_or(0) as f64 / 1024.0;
         let stat = format!("/proc/{}/stat", agent.pid());
         let (used, start) = (cpu(&stat), Instant::now());
         let peak = of("VmHWM");

@@ -23,6 +23,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sidecarta_testkit::memory;
 
 /// Clients that send at the same time: as many batches as the recorder reads at once.
 const CLIENTS: usize = 4;
@@ -209,13 +210,9 @@ fn size(dir: &Path) -> u64 {
 }
 
 /// Resident memory of a process in KiB: now, and at its peak.
-fn memory(process: &str) -> (u64, u64) {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let field = |name| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap();
-        line.split_whitespace().next().unwrap().parse().unwrap()
-    };
-    (field("VmRSS:"), field("VmHWM:"))
+fn resident(process: u32) -> (u64, u64) {
+    let kib = |field| memory::kib(process, field).unwrap();
+    (kib("VmRSS"), kib("VmHWM"))
 }
 
 const MADE: &str = "2026-11-25T10:00:00Z";
@@ -443,7 +440,7 @@ impl Recorder {
     }
 
     fn memory(&self) -> String {
-        let (now, peak) = memory(&self.child.id().to_string());
+        let (now, peak) = resident(self.child.id());
         format!("{} MiB resident, {} MiB at its peak", now >> 10, peak >> 10)
     }
 

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sidecarta_testkit::pcap;
+use sidecarta_testkit::{memory, pcap};
 
 const WORKLOADS: u32 = 1_000;
 const PODS: u32 = 3;
@@ -163,10 +163,7 @@ fn timed(command: &mut Command) -> (Duration, u64) {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut peak = 0;
     loop {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-        peak = peak.max(line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0));
+        peak = peak.max(memory::kib(child.id(), "VmHWM").unwrap_or(0));
         if let Some(status) = child.try_wait().unwrap() {
             assert!(status.success(), "{command:?} failed: {status}");
             return (start.elapsed(), peak);

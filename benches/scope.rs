@@ -20,6 +20,7 @@ use sidecarta::mesh::Egress;
 use sidecarta::model::WorkloadId;
 use sidecarta::scope::{Client, Scope, TrafficMode};
 use sidecarta::snapshot::{self, Builders};
+use sidecarta_testkit::memory;
 
 const NAMESPACES: usize = 100;
 const PER_NAMESPACE: usize = 100;
@@ -168,8 +169,7 @@ fn main() {
         time.as_secs_f64() / parse.as_secs_f64(),
         bytes / 1_000_000
     );
-    let peak = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = peak.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or("?").trim().to_owned();
-    println!("peak memory    {peak}");
+    let peak = memory::kib(std::process::id(), "VmHWM").unwrap_or(0);
+    println!("peak memory    {peak} kB");
     assert_eq!(written, NAMESPACES * PER_NAMESPACE, "every workload has a Sidecar");
 }

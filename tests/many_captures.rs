@@ -6,13 +6,13 @@
 mod common;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::dependencies;
 use sidecarta_testkit::frame::Tcp;
-use sidecarta_testkit::pcap;
+use sidecarta_testkit::{memory, pcap};
 
 const CAPTURES: u32 = 3_000;
 /// Calls in each capture: with 11 packets each, 20 kB.
@@ -93,13 +93,9 @@ fn replay(cluster: &Path, captures: &Path, store: &Path) -> (Option<i32>, String
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
     let mut most = 0;
     while child.try_wait().unwrap().is_none() {
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let peak = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-        let kib = peak.and_then(|l| l.split_whitespace().next()?.parse().ok());
-        most = most.max(kib.unwrap_or(0));
+        most = most.max(memory::kib(child.id(), "VmHWM").unwrap_or(0));
         std::thread::sleep(Duration::from_millis(2));
     }
     let out = child.wait_with_output().unwrap();

@@ -14,7 +14,7 @@ use sidecarta::view::{Extent, View};
 use tokio::sync::watch;
 
 use super::fake::Server;
-use super::{address, memory, namespace, service, write};
+use super::{address, namespace, resident, service, write};
 
 /// Has the view of a snapshot measured.
 const SNAPSHOT: &str = "SIDECARTA_BENCH_VIEW";
@@ -143,11 +143,11 @@ fn whole(pod: &mut Value) {
 
 /// What a snapshot of 20,000 pods and 5,000 Services becomes.
 fn snapshot(path: &Path) {
-    let before = memory("self").0;
+    let before = resident(std::process::id()).0;
     let start = Instant::now();
     let (cluster, report) = sidecarta::snapshot::load(&[path.to_owned()], None).unwrap();
     let took = start.elapsed();
-    let (after, peak) = memory("self");
+    let (after, peak) = resident(std::process::id());
     assert_eq!(
         (cluster.pods().len(), cluster.services().len(), report.problems.as_slice()),
         (20_000, 5_000, &[][..])
@@ -166,9 +166,9 @@ fn snapshot(path: &Path) {
 /// The same of an API server, as the recorder has it.
 fn live(address: &str) {
     let more = {
-        let before = memory("self").0;
+        let before = resident(std::process::id()).0;
         move || {
-            let (now, peak) = memory("self");
+            let (now, peak) = resident(std::process::id());
             format!(
                 "{} MiB more in memory, {} MiB more at its peak",
                 (now - before) >> 10,

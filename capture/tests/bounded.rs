@@ -15,6 +15,7 @@ use files::{block, interface, packet, section};
 use sidecarta_capture::frame::FrameBatch;
 use sidecarta_capture::meter::{FlowConfig, ListeningPorts};
 use sidecarta_capture::source::{CaptureReader, Damage};
+use sidecarta_testkit::memory;
 
 /// Memory is measured for the whole process, so that only one test may run at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -23,20 +24,14 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A line of /proc/self/status, in KiB.
-fn kib(field: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|l| l.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// Result of `work`, and the MiB of memory that it took at most.
 fn measured<T>(work: impl FnOnce() -> T) -> (T, u64) {
     // Sets the peak back to what is used now (proc(5)).
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
-    let before = kib("VmRSS:");
+    let kib = |field| memory::kib(std::process::id(), field).unwrap();
+    let before = kib("VmRSS");
     let result = work();
-    (result, kib("VmHWM:").saturating_sub(before) / 1024)
+    (result, kib("VmHWM").saturating_sub(before) / 1024)
 }
 
 /// Reads a capture to its end: frames, what is wrong with it, and MiB of memory that it took at

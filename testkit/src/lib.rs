@@ -1,8 +1,9 @@
-//! Packets, messages and captures that the tests of several packages build: one builder for each.
+//! What the tests and benchmarks of several packages need: packets, messages and captures, one
+//! builder for each.
 //!
 //! Owns the bytes that tests write: frames ([`frame`]), DNS messages ([`dns`]), ClientHellos
-//! ([`tls`]), classic captures ([`pcap`]), and random numbers ([`random`]). Must never read what it
-//! writes, or import a package of the project: a builder that shares code with a parser shares its
+//! ([`tls`]), classic captures ([`pcap`]); random numbers ([`random`]); and how much memory a
+//! process has ([`memory`]). Must never read what it writes, or import a package of the project: a builder that shares code with a parser shares its
 //! faults.
 
 // A test that cannot go on should say where.
@@ -10,6 +11,7 @@
 
 pub mod dns;
 pub mod frame;
+pub mod memory;
 pub mod pcap;
 pub mod random;
 pub mod tls;

@@ -6,8 +6,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sidecarta_testkit::dns;
 use sidecarta_testkit::frame::{datagram, syn};
+use sidecarta_testkit::{dns, memory};
 
 use crate::common::expect;
 use crate::netns::{Net, inside};
@@ -16,13 +16,6 @@ use crate::world::{REQUEST, World, call, metric, possible};
 const SCAN: [u8; 4] = [10, 244, 1, 12];
 /// Destinations, and as many names.
 const MANY: u32 = 200_000;
-
-/// Most memory that a process has had, in kilobytes (proc_pid_status(5)).
-fn peak(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
 
 /// The pod calls [`MANY`] addresses and asks for as many names, through its gateway. Gives how long
 /// that took.
@@ -78,7 +71,7 @@ fn a_pod_that_scans_takes_neither_memory_nor_the_share_of_others() {
         std::thread::sleep(Duration::from_secs(4));
     }
     let interfaces = metric(&world.node, "sidecarta_agent_interfaces");
-    let peak = peak(agent.id());
+    let peak = memory::kib(agent.id(), "VmHWM").unwrap();
     assert_eq!(agent.end(), Some(0));
     eprintln!("{MANY} destinations and names in {took:?}; the agent took {} MB", peak / 1024);
     assert!(peak < 100 * 1024, "{peak} kB");

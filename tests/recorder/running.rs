@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sidecarta_testkit::memory;
 
 /// A running recorder.
 pub struct Recorder {
@@ -54,10 +55,7 @@ impl Recorder {
 
     /// Most memory that it has had at once, in KiB.
     pub fn peak(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
-        line.split_whitespace().next().unwrap().parse().unwrap()
+        memory::kib(self.child.id(), "VmHWM").unwrap()
     }
 
     /// How one is started.
