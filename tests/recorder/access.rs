@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::CART;
 use super::cluster::{Cluster, Says};
+use super::lines::json_of;
 use super::running::{Recorder, batch, shop};
 
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -43,9 +44,7 @@ impl Guarded {
 
     /// What a path gives `ann`, who may read it.
     fn read(&self, path: &str) -> Value {
-        let (status, body) = self.recorder.get(path, Some("ann"));
-        assert_eq!(status, 200, "{path}: {body}");
-        serde_json::from_str(&body).unwrap()
+        json_of(&self.recorder, path)
     }
 
     /// The same, as soon as it is so.

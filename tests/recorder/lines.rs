@@ -91,6 +91,7 @@ pub fn batch(node: &str, sequence: u64, pods: &[Value], lines: &[Value]) -> Vec<
     all.iter().map(|l| format!("{l}\n")).collect::<String>().into_bytes()
 }
 
+/// What a path gives `ann`, who may read it.
 pub fn json_of(recorder: &Recorder, path: &str) -> Value {
     let (status, body) = recorder.get(path, Some("ann"));
     assert_eq!(status, 200, "{path}: {body}");
