@@ -42,9 +42,7 @@ Y
 
 say "the shop's Sidecars, applied: every call has the same answer, by the same cluster"
 shop_marks >shop.marks; sleep 30; shop calls shop.marks >calls.before
-k get pods,services,endpointslices,namespaces,nodes,replicasets,deployments,statefulsets,daemonsets,jobs,cronjobs -A -o yaml >cluster.yaml
-k get serviceentries,virtualservices,destinationrules,sidecars,telemetries,authorizationpolicies,envoyfilters,wasmplugins,requestauthentications -A -o yaml >istio.yaml
-k get configmap istio -n istio-system -o yaml >meshconfig.yaml
+snapshot
 for n in shop shop-data; do
   # 5: a workload is withheld. That of the Sidecar that the shop has itself is.
   ask generate --include-unready --cluster cluster.yaml istio.yaml meshconfig.yaml -n $n --output shop-sidecars || [ $? -eq 5 ] || die "generate"

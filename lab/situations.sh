@@ -41,9 +41,7 @@ ask alerts -n cases -o json | grep -q scope-miss && { ask alerts -n cases; die "
 
 say "situations: Sidecars, applied: every call is treated as before"
 k -n cases delete sidecar strict >/dev/null
-k get pods,services,endpointslices,namespaces,nodes -A -o yaml >cluster.yaml
-k get serviceentries,workloadentries,virtualservices,destinationrules,sidecars,telemetries,authorizationpolicies,envoyfilters,wasmplugins,requestauthentications -A -o yaml >istio.yaml
-k get configmap istio -n istio-system -o yaml >meshconfig.yaml
+snapshot
 ask generate --include-unready --cluster cluster.yaml istio.yaml meshconfig.yaml -n cases --output situations
 k apply -R -f situations
 sleep 5
